@@ -1,0 +1,87 @@
+"""What every pipeline promises, whatever the ops: its own memory, clear errors, seeds that repeat."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from augment import BACKENDS, build, ops
+from augment.compose import to_dtype
+
+EAGER = [name for name, backend in BACKENDS.items() if not backend.compiled]
+
+
+@pytest.mark.parametrize("backend", EAGER)
+@pytest.mark.parametrize("op", [ops.HorizontalFlip(p=0.0), ops.CenterCrop(size=8), ops.RandomCrop(size=8, padding=0)])
+def test_result_shares_no_memory_with_the_input(op: ops.Op, backend: str, images: Tensor) -> None:
+    source = images.float() / 255
+    before = source.clone()
+    result = build(op, backend)(source)
+    result.zero_()
+    assert torch.equal(source, before)
+    assert result.is_contiguous()
+
+
+@pytest.mark.parametrize("backend", EAGER)
+def test_memory_layout_of_the_input_does_not_matter(backend: str, images: Tensor) -> None:
+    pipeline = build([ops.Contrast(low=0.6, high=0.6), ops.Normalize()], backend)
+    expected = pipeline(images)
+    assert torch.equal(pipeline(images.contiguous(memory_format=torch.channels_last)), expected)
+    strided = torch.zeros(8, 3, 32, 64, dtype=torch.uint8)
+    strided[..., ::2] = images
+    assert torch.equal(pipeline(strided[..., ::2]), expected)
+
+
+@pytest.mark.parametrize("backend", EAGER)
+def test_a_generator_repeats_and_leaves_the_global_one_alone(backend: str, images: Tensor) -> None:
+    state = torch.get_rng_state()
+    results = [
+        build("d2l", backend, generator=torch.Generator().manual_seed(seed))(images) for seed in (1, 1, 2)
+    ]  # fmt: skip
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_successive_batches_of_one_generator_differ(images: Tensor) -> None:
+    pipeline = build("d2l", "kornia", generator=torch.Generator().manual_seed(1))
+    assert not torch.equal(pipeline(images), pipeline(images))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.zeros(3, 32, 32), r"\[B, 3, H, W\]"),
+        (torch.zeros(2, 1, 32, 32), r"\[B, 3, H, W\]"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.int64), "uint8"),
+        (torch.zeros(0, 3, 32, 32), "empty"),
+    ],
+)
+@pytest.mark.parametrize("backend", EAGER)
+def test_wrong_images_are_refused_in_one_line(wrong: Tensor, message: str, backend: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        build("flip", backend)(wrong)
+    assert "\n" not in str(error.value)
+
+
+def test_uint8_survives_the_way_through_floats(images: Tensor) -> None:
+    every = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
+    for dtype in (torch.float32, torch.float16):
+        assert torch.equal(to_dtype(to_dtype(every, dtype), torch.uint8), every)
+    assert to_dtype(every, torch.float32).max() == 1.0
+    assert torch.equal(build("HorizontalFlip", "torchvision", dtype=torch.uint8)(every).sum(), every.sum())
+
+
+def test_compiled_pipeline_equals_the_eager_one(images: Tensor) -> None:
+    subject = [ops.Contrast(low=0.6, high=0.6), ops.Normalize()]
+    for library in ("torchvision", "kornia"):
+        compiled, eager = build(subject, f"{library}_compiled")(images), build(subject, library)(images)
+        # torchvision's eager path rounds to uint8 after contrast; compiled code keeps to the same dtypes
+        torch.testing.assert_close(compiled, eager, atol=1e-5 if library == "kornia" else 1 / 255 / 0.24, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", [name for name, b in BACKENDS.items() if b.on_device and not b.compiled])
+def test_runs_on_the_gpu(backend: str, images: Tensor) -> None:
+    result = build("d2l", backend, device="cuda")(images.cuda())
+    assert result.is_cuda
+    assert bool(result.isfinite().all())

@@ -1,0 +1,34 @@
+"""Images for all tests: a small batch with structure, made without files."""
+
+import pytest
+import torch
+from torch import Tensor
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def smooth_images(count: int, size: int, seed: int = 0) -> Tensor:
+    """[count, 3, size, size] uint8 with smooth structure, noise and flat parts: photographs in small."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 5, 5, generator=generator)
+    images = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)
+    images += 0.05 * torch.randn(images.shape, generator=generator)
+    images[:, :, : size // 4, : size // 4] = 0.7  # flat: ties in histograms
+    return images.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """[8, 3, 32, 32] uint8."""
+    return smooth_images(8, 32)
