@@ -1,0 +1,44 @@
+# make setup   the environment alone, in .venv (uv where it is installed, else venv and pip)
+# make test    the tests
+# make bench   benchmarks, training throughput, a short accuracy comparison and the report: ARGS="--preset standard --device cuda"
+# make lint    ruff and mypy
+
+VENV ?= .venv
+PYTHON ?= python3
+ARGS ?=
+# A pip constraints file, for a chosen set of versions: make setup VENV=.venv-old CONSTRAINT=.ci/floors.txt
+CONSTRAINT ?=
+PIP_INSTALL = $(if $(shell command -v uv),uv pip install --python $(VENV)/bin/python,$(VENV)/bin/python -m pip install --disable-pip-version-check) \
+  $(if $(CONSTRAINT),--constraint $(CONSTRAINT))
+
+.PHONY: setup test bench lint clean
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/.installed
+
+test: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+bench: $(VENV)/.installed
+	$(VENV)/bin/augbench run $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "augbench needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 2; }
+	if command -v uv >/dev/null; then uv venv --python "$$(command -v $(PYTHON))" $(VENV); else $(PYTHON) -m venv $(VENV); fi
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP_INSTALL) --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP_INSTALL) --quiet --editable '.[dev]'
+	@touch $@
