@@ -1,0 +1,63 @@
+"""Section on how images/s changes with batch size and image size, where more than one was measured."""
+
+from collections.abc import Sequence
+
+from bench.measurements import Measurement
+from bench.report.blocks import Block, Figure, Heading, Paragraph
+from bench.report.context import Context
+from bench.report.figures import growth_figure
+from bench.report.lanes import LANES, lane_of, rate, usual_size
+from bench.report.quantities import counted, listed
+
+Lines = dict[str, dict[str, list[tuple[int, Measurement]]]]
+"""subject -> backend -> [(size, measurement)], sizes rising."""
+
+AXES = {"batch": "batch size, images", "side": "side of the image, pixels"}
+
+
+def growth_section(context: Context) -> list[Block]:
+    """A figure for each suite, device, lane and size that was varied. Slopes, not ratios: lanes never share a figure."""
+    measured = [one for one in context.run.measurements if rate(one) is not None and one.draws is not None]
+    blocks: list[Block] = [Heading(text="How speed changes with batch and image size")]
+    groups = dict.fromkeys((m.case.suite, m.case.device, m.case.dtype, lane_of(m)) for m in measured)
+    for group in groups:
+        mine = [m for m in measured if (m.case.suite, m.case.device, m.case.dtype, lane_of(m)) == group]
+        for along in AXES:
+            lines = lines_along(mine, context.run.measurements, along)
+            if lines:
+                blocks.append(_picture(context, lines, group, along))
+    if len(blocks) == 1:
+        return [*blocks, Paragraph("Not measured: every case of this run has one size (other sizes: --grid full).")]
+    return blocks
+
+
+def _picture(context: Context, lines: Lines, group: tuple[str, str, str, str], along: str) -> Figure:
+    suite, device, _, lane = group
+    title = f"{suite} on {device} by {'batch' if along == 'batch' else 'image'} size: {LANES[lane]}"
+    alternative = (
+        f"Line plots, both axes logarithmic: images per second by {AXES[along]} for {counted(len(lines), 'subject')} "
+        f"({listed(lines)}) on {device}, {LANES[lane]}; a line a backend. Values are in measurements.csv."
+    )
+    name = "-".join(("growth", *group, along))
+    return context.figure(name, lambda path: growth_figure(lines, AXES[along], title, path), alternative)
+
+
+def lines_along(mine: Sequence[Measurement], planned: Sequence[Measurement], along: str) -> Lines:
+    """Lines of two points or more along one size, the other one at its usual value."""
+    usual = {
+        (one.case.suite, one.case.subject, one.case.device, one.case.dtype): (one.case.batch_size, one.case.image_size)
+        for one in usual_size(planned)
+    }
+    points: dict[str, dict[str, dict[int, Measurement]]] = {}
+    for one in mine:
+        case = one.case
+        batch, side = usual[case.suite, case.subject, case.device, case.dtype]
+        if along == "batch" and case.image_size == side:
+            points.setdefault(case.subject, {}).setdefault(case.backend, {})[case.batch_size] = one
+        elif along == "side" and case.batch_size == batch:
+            points.setdefault(case.subject, {}).setdefault(case.backend, {})[case.image_size] = one
+    lines = {
+        subject: {backend: sorted(by_size.items()) for backend, by_size in by_backend.items() if len(by_size) > 1}
+        for subject, by_backend in points.items()
+    }
+    return {subject: by_backend for subject, by_backend in lines.items() if by_backend}

@@ -1,0 +1,150 @@
+"""What a report ends with: what is missing and why, how it was measured, and where the records are."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from bench.measurements import Measurement, finite
+from bench.report.arms import Arm
+from bench.report.blocks import Block, Bullets, Code, Heading, Link, Paragraph, Table, Text
+from bench.report.context import FIGURES, Context
+from bench.report.lanes import LANES, passes, rate
+from bench.report.quantities import UNKNOWN, counted, half_range, listed, percent, word
+
+MOST_ROWS = 100
+
+TIMED = (
+    "What is timed: a batch that already lies on the device goes through the pipeline into memory of its own. Recipes start "
+    "from the same uint8 batch and end in the same normalised dtype for every backend; ops start from floats in [0, 1]."
+)
+RATE = (
+    "images/s of a pass is batch size times calls over the seconds of all calls, so batches that skipped an op of p < 1 "
+    "count as often as they happened; the figure quoted is the median of the passes."
+)
+CLOCKS = (
+    "Clocks: wall time with the device synchronised before and after each call; where a device has a clock of its own, the "
+    "same call by that one too. Building, compiling and warming up come before and are recorded apart."
+)
+LANES_WORDS = (
+    f"Lanes: {'; '.join(LANES.values())}. A library that draws once for a batch does less work and augments less, so lanes "
+    "are never ranked together."
+)
+RATIOS = (
+    "Ratios stand only within a lane, against the baseline named in the table, and only where both do the op as it is "
+    "defined; cells with a named difference show their own images/s and a footnote."
+)
+TRAINING = (
+    "Training: wall time over the steps, from a synchronised start to a synchronised end; waiting is the time in which the "
+    "CPU, or an accelerator, stood without a batch. Augmentation in workers therefore shows as waiting, on the device as a "
+    "longer step."
+)
+STATUS = {"failed": "failed", "not_run": "not run", "unsupported": "unsupported"}
+FILES = (
+    ("environment.json", "machine, devices, versions, commit, data set"),
+    ("plan.json", "every planned case and the order in which they ran"),
+    ("ops.json", "every case with all samples"),
+    ("ops.jsonl", "the journal of a run that has not ended"),
+    ("training.jsonl", "training throughput and accuracy, a record a line"),
+    ("measurements.csv", "a row a case"),
+)
+
+
+# ---- what is missing --------------------------------------------------------------------------------------------------
+
+
+def missing(context: Context) -> list[Block]:
+    """What failed, what is unsupported, what was not run, and why; nothing planned disappears."""
+    run = context.run
+    counts = Counter(one.status for one in run.measurements)
+    blocks: list[Block] = [Heading(text="What failed, is unsupported or was not run")]
+    planned = counted(len(run.measurements), "planned case")
+    became = f"{counts['ok']:,} measured, {counts['unsupported']:,} unsupported, {counts['failed']:,} failed"
+    blocks.append(Paragraph(f"{planned}: {became}, {counts['not_run']:,} not run. {_training_words(context)}"))
+    rows = [*_case_rows(run.measurements), *_training_rows(context)]
+    if rows:
+        header = ["what became of it", "suite", "subjects", "backend", "device", "batch and pixels", "why"]
+        blocks.append(Table(header=header, rows=rows[:MOST_ROWS]))
+    if len(rows) > MOST_ROWS:
+        blocks.append(Paragraph(f"{len(rows) - MOST_ROWS:,} more rows are in measurements.csv."))
+    if run.problems:
+        blocks.append(Paragraph("Could not be read:"))
+        blocks.append(Bullets(run.problems[:MOST_ROWS]))
+    return blocks
+
+
+def _training_words(context: Context) -> str:
+    every = [record for record in context.run.training if record.get("kind") in ("throughput", "accuracy")]
+    failed = sum(record.get("status", "ok") != "ok" for record in every)
+    return f"{counted(len(every), 'training record')}, {failed:,} of them failed."
+
+
+def _case_rows(measurements: Sequence[Measurement]) -> list[list[Text]]:
+    """A row for each reason, backend and device, the worst first; its subjects and sizes beside each other."""
+    groups: dict[tuple[str, str, str, str, str], list[Measurement]] = {}
+    for one in measurements:
+        if one.status in STATUS:
+            # "AugMix is not supported by kornia" is one reason for many ops, not one for each.
+            shared = _reason(one).replace(one.case.subject, "…")
+            place = (one.status, one.case.suite, one.case.backend, one.case.device, shared)
+            groups.setdefault(place, []).append(one)
+    order = list(STATUS)
+    rows: list[list[Text]] = []
+    for key in sorted(groups, key=lambda key: order.index(key[0])):
+        status, suite, backend, device, shared = key
+        cases = [one.case for one in groups[key]]
+        subjects = list(dict.fromkeys(case.subject for case in cases))
+        sizes = dict.fromkeys(f"{case.batch_size} of {case.image_size} x {case.image_size}" for case in cases)
+        reason = shared if len(subjects) > 1 else _reason(groups[key][0])
+        rows.append([STATUS[status], suite, listed(subjects), [Code(backend)], device, listed(sizes, 4), reason])
+    return rows
+
+
+def _reason(one: Measurement) -> str:
+    return one.reason or ("the run ended before it" if one.status == "not_run" else "no reason was kept")
+
+
+def _training_rows(context: Context) -> list[list[Text]]:
+    rows: list[list[Text]] = []
+    for record in context.run.training:
+        if record.get("kind") in ("throughput", "accuracy") and record.get("status", "ok") != "ok":
+            what = f"{word(record, 'recipe')}, {Arm(records=[record]).label}"
+            backend: Text = [Code(word(record, "backend"))]
+            rows.append(["failed", word(record, "kind"), what, backend, word(record, "device"), "", word(record, "reason")])
+    return rows
+
+
+# ---- how it was measured ----------------------------------------------------------------------------------------------
+
+
+def method(context: Context) -> list[Block]:
+    """What is timed, by which clock, how often, and how to read it; numbers from this run."""
+    items = [TIMED, RATE, CLOCKS, _passes_words(context), LANES_WORDS, RATIOS, TRAINING]
+    return [Heading(text="How it was measured, and how to read it"), Bullets(items)]
+
+
+def _passes_words(context: Context) -> str:
+    cells = [one for one in context.run.measurements if rate(one) is not None]
+    if not cells:
+        return "Passes: none was measured."
+    counts = sorted({len(passes(one)) for one in cells})
+    shares = sorted(share for one in cells if (share := half_range(passes(one))) is not None)
+    text = f"Passes: {listed(map(str, counts))}, each over the whole grid in a new order (compiled cases run theirs together)"
+    seconds = context.run.plan.get("case_seconds")
+    text += f", {seconds} s of samples a case and pass" if finite(seconds) else ""
+    text += f"; calls a case: {min(one.rounds for one in cells):,} to {max(one.rounds for one in cells):,}"
+    if shares:
+        middle = percent(shares[len(shares) // 2])
+        text += f". Half the range between passes: {middle} of the median in the middle case, {percent(shares[-1])} at most"
+    threads = sorted({one.threads for one in cells if one.threads is not None})
+    return f"{text}. Threads seen while timing: {listed(map(str, threads)) or UNKNOWN}."
+
+
+# ---- files ------------------------------------------------------------------------------------------------------------
+
+
+def files(context: Context) -> list[Block]:
+    """The records beside the report."""
+    folder = context.run.path
+    items: list[Text] = [[Link(name, name), f": {what}"] for name, what in FILES if (folder / name).exists()]
+    if (folder / FIGURES).is_dir():
+        items.append([Link(f"{FIGURES}/", f"{FIGURES}/"), ": the pictures above"])
+    return [Heading(text="Files"), Bullets(items) if items else Paragraph("None.")]
