@@ -427,6 +427,13 @@ def lane(ops: Sequence[Op], backend: str) -> Draws:
     return lanes.pop() if len(lanes) == 1 else "mixed"
 
 
+def known_differences(ops: Sequence[Op], backend: str) -> str | None:
+    """How the backend's version of these ops differs from their definitions, None where it is not known to."""
+    library = find_backend(backend).library
+    named = {op.name: ROWS[op.name].differs.get(library) for op in ops}
+    return "; ".join(f"{name}: {difference}" for name, difference in named.items() if difference) or None
+
+
 def check_supported(ops: Sequence[Op], backend: str, dtype: torch.dtype = torch.float32) -> None:
     """Raises UnsupportedOp for the first op that the backend lacks, or cannot do in that dtype."""
     library = find_backend(backend).library

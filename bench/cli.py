@@ -1,0 +1,113 @@
+"""The command line: ``augbench run | train | report | gallery``. Imports torch only once a command has been understood."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from bench.run import RunOptions
+from training.config import TrainConfig
+
+INTERRUPTED = 130
+USER_ERROR = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a ResNet with augmentation where you want it, as the book does by default; curves and figures at the end."""
+
+    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    out: Path | None = None
+    """Folder for the curves (train loss, train and test accuracy by epoch) as data and as a picture."""
+
+    def execute(self, console: Console) -> None:
+        from bench.report import curves_figure
+        from training.train import run
+
+        result = run(self.config, self.out)
+        if self.out is not None and result is not None:
+            console.print(f"curves: {curves_figure(result.as_record()['epochs'], self.out / 'curves.png')}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(RunOptions):
+    """Measure augmentation and training on this machine and write a report. Without options: at most ten minutes."""
+
+    def execute(self, console: Console) -> None:
+        from bench.run import run
+
+        run(self, console)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write report.md, its figures and measurements.csv anew from the records of a run."""
+
+    run: tyro.conf.Positional[Path]
+    """A folder that augbench run, or pytest --benchmark-only, wrote."""
+
+    def execute(self, console: Console) -> None:
+        from bench.records import load_run
+        from bench.report import write_report
+
+        console.print(f"report: {write_report(load_run(self.run))}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Draw 2 x 4 random results of every op and recipe for one image, a sheet a backend and one with all side by side."""
+
+    image: Path | None = None
+    """A photograph. Without it: an image of the data set."""
+    data: str = "auto"
+    """auto, cifar10, synthetic or an image folder."""
+    data_root: Path = Path("data")
+    """Where data sets lie and are cached."""
+    out: Path = Path("gallery")
+    """Folder for the sheets (PNG)."""
+    backends: tuple[str, ...] | None = None
+    """Backends to draw (default: all that are not compiled)."""
+    ops: tuple[str, ...] | None = None
+    """Ops to draw (default: all)."""
+    recipes: tuple[str, ...] | None = None
+    """Recipes to draw (default: all)."""
+    seed: int = 0
+    """Seed of the random results."""
+
+    def execute(self, console: Console) -> None:
+        from bench.gallery import gallery
+
+        for sheet in gallery(
+            image=self.image, data=self.data, data_root=self.data_root, out=self.out, backends=self.backends, ops=self.ops,
+            recipes=self.recipes, seed=self.seed,
+        ):  # fmt: skip
+            console.print(f"sheet: {sheet}")
+
+
+Command = (
+    Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Gallery, tyro.conf.subcommand("gallery")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. A user's mistake ends with one line on stderr and exit code 2; Ctrl-C with 130."""
+    command = tyro.cli(
+        Command,  # type: ignore[arg-type]  # a union of commands is what tyro takes
+        prog="augbench",
+        description="Where should image augmentation run, with which library, and what does it cost?",
+        args=arguments,
+    )
+    try:
+        command.execute(Console())
+    except (ValueError, OSError) as error:
+        print(f"augbench: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("augbench: interrupted; what was measured is kept", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,163 @@
+"""Where and with what a run was measured: machine, devices, versions, threads, commit, data. No names of users, no paths."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from bench.records import SCHEMA, machine_name
+
+PACKAGES = (
+    *("augbench", "torch", "torchvision", "kornia", "kornia_rs", "numpy", "pillow", "pillow-simd", "triton"),
+    *("pytest", "pytest-benchmark", "scipy", "pandas"),
+)
+# What changes speed without being seen in code; the values of other variables are nobody's business.
+SPEED_VARIABLES = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY"),
+    *("OMP_PROC_BIND", "OMP_PLACES", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_"),
+    *("CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    *("PYTORCH_ENABLE_MPS_FALLBACK", "TORCH_COMPILE_DISABLE", "TORCHINDUCTOR_MAX_AUTOTUNE", "TORCHINDUCTOR_FREEZING"),
+    *("NVIDIA_TF32_OVERRIDE", "PYTHONHASHSEED"),
+)
+
+
+def environment(dataset: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All that a reader must know to judge or repeat a measurement, as plain JSON values; unknown things are None.
+
+    ``dataset`` (name, fingerprint, fallback) is kept under that key.
+    """
+    return {
+        "schema": SCHEMA,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine_name(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "gpus": _gpus(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "variables": {name: os.environ[name] for name in SPEED_VARIABLES if name in os.environ},
+        "commit": commit(),
+        "dataset": dict(dataset) if dataset else None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> dict[str, Any]:
+    frequency = None
+    with contextlib.suppress(OSError, NotImplementedError, RuntimeError):  # not told in many containers
+        frequency = psutil.cpu_freq()
+    affinity = getattr(psutil.Process(), "cpu_affinity", None)  # macOS has none
+    return {
+        "model": _cpu_model(),
+        "cores": psutil.cpu_count(logical=False),
+        "logical_cores": psutil.cpu_count(),
+        "usable_cores": len(affinity()) if affinity else psutil.cpu_count(),
+        "max_mhz": (frequency.max or None) if frequency else None,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "load_1min": _load(),
+    }
+
+
+def _load() -> float | None:
+    try:
+        return psutil.getloadavg()[0]
+    except OSError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        if sys.platform == "darwin":
+            return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # no such file on this system
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[dict[str, Any]]:
+    if not torch.cuda.is_available():
+        return []
+    gpus = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        gpus.append(
+            {
+                "name": properties.name,
+                "memory_bytes": properties.total_memory,
+                "compute_capability": f"{properties.major}.{properties.minor}",
+                "multiprocessors": properties.multi_processor_count,
+                **_from_driver(str(getattr(properties, "uuid", ""))),
+            }
+        )
+    return gpus
+
+
+def _from_driver(uuid: str) -> dict[str, Any]:
+    """Driver version, clocks (MHz), power limit (W) and temperature by NVML; what it does not tell is left out.
+
+    NVML numbers all GPUs of the machine, torch the visible ones, so the GPU is asked for by its UUID.
+    """
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode())
+    except Exception:  # no driver, no NVML, a virtual GPU: its errors are many and none matters to a measurement
+        return {}
+    asked = {
+        "driver": lambda: pynvml.nvmlSystemGetDriverVersion(),
+        "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+        "max_sm_clock_mhz": lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+        "power_limit_w": lambda: pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1e3,
+        "temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+    }
+    told: dict[str, Any] = {}
+    for name, ask in asked.items():
+        try:
+            value = ask()
+        except pynvml.NVMLError:
+            continue  # not supported on this board
+        told[name] = value.decode() if isinstance(value, bytes) else value
+    return told
+
+
+def commit() -> dict[str, Any] | None:
+    """The commit of the code that runs and whether files differ from it; None outside a git checkout."""
+    here = Path(__file__).resolve().parent
+    revision = _output("git", "-C", str(here), "rev-parse", "HEAD")
+    if revision is None:
+        return None
+    status = _output("git", "-C", str(here), "status", "--porcelain")
+    return {"id": revision, "dirty": None if status is None else bool(status)}
+
+
+def _output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

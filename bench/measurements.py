@@ -1,0 +1,169 @@
+"""A measurement, and how it is joined from the plan and from the events of a run.
+
+Each pass of a case is an event when it starts and one when it ends; what became of a planned case is derived from its events
+alone, whether they were just seen, read from a journal, or stored with an earlier measurement. No torch here.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, cast
+
+from bench.cases import Case, PlannedCase
+
+Status = Literal["ok", "unsupported", "failed", "not_run"]
+
+
+# What a pass knows besides its samples; the first pass that knows it speaks for the case.
+PER_PASS = ("threads", "peak_bytes", "compile_s", "graph_breaks", "recompiles", "warmup_calls", "warmup_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What became of one planned case.
+
+    ``images_per_s`` is the median over passes of ``batch_size * calls / seconds`` of the pass (``images_per_s_passes``), so
+    that calls which skipped a p < 1 op count as often as they happened. ``wall_s_*`` are statistics over the calls of all
+    passes, in seconds of synchronised wall time; ``device_s_median`` is the same call on the device's own clock (None on a
+    CPU). ``samples_s`` holds each call's seconds, one list a pass. ``peak_bytes`` is what one call allocates at most beyond
+    its inputs; ``compile_s`` what the warm-up took beyond as many steady calls. A failed case keeps the passes that it ended.
+    """
+
+    case: Case
+    status: Status
+    reason: str | None = None
+    draws: str | None = None
+    images_per_s: float | None = None
+    images_per_s_passes: list[float] = field(default_factory=list)
+    wall_s_median: float | None = None
+    wall_s_mean: float | None = None
+    wall_s_p10: float | None = None
+    wall_s_p90: float | None = None
+    device_s_median: float | None = None
+    rounds: int = 0
+    samples_s: list[list[float]] = field(default_factory=list)
+    threads: int | None = None
+    peak_bytes: int | None = None
+    compile_s: float | None = None
+    graph_breaks: int | None = None
+    recompiles: int | None = None
+    warmup_calls: int | None = None
+    warmup_s: float | None = None
+
+
+def running(case: Case, number: int) -> dict[str, Any]:
+    """Event: pass ``number`` (from 0) of a case starts."""
+    return {"event": "running", "id": case.id, "pass": number}
+
+
+def done(case: Case, number: int, status: Literal["ok", "failed"], **result: Any) -> dict[str, Any]:
+    """Event: a pass of a case ended; ``result`` has ``reason`` or ``samples_s``, ``device_s_median`` and the like."""
+    return {"event": "done", "id": case.id, "pass": number, "status": status, **result}
+
+
+def is_event(row: Mapping[str, Any]) -> bool:
+    """Whether a line of a journal is one of the above, and not foreign."""
+    known = row.get("event") == "running" or (row.get("event") == "done" and row.get("status") in ("ok", "failed"))
+    return known and isinstance(row.get("id"), str) and isinstance(row.get("pass"), int)
+
+
+def join(entries: Iterable[Mapping[str, Any]], events: Sequence[Mapping[str, Any]], *, died: bool) -> list[Measurement]:
+    """Join the plan's entries with the journal's events: one measurement a planned case, whatever became of it.
+
+    ``died``: nobody ended this run, so a case that was started and not ended took the process with it.
+    """
+    by_case: dict[str, list[Mapping[str, Any]]] = {}
+    for event in events:
+        by_case.setdefault(str(event.get("id")), []).append(event)
+    measurements = []
+    for entry in entries:
+        planned = read_entry(entry)
+        happened = by_case.get(planned.case.id, [])
+        if died and happened and happened[-1].get("event") == "running":
+            happened = [*happened, done(planned.case, int(happened[-1].get("pass") or 0), "failed", reason="process died")]
+        measurements.append(_joined(planned, happened))
+    return measurements
+
+
+def _joined(planned: PlannedCase, events: Sequence[Mapping[str, Any]]) -> Measurement:
+    ended = [event for event in events if event.get("event") == "done"]
+    passes = sorted((e for e in ended if e.get("status") == "ok" and numbers(e.get("samples_s"))), key=lambda e: e["pass"])
+    failure = next((e for e in ended if e.get("status") == "failed"), None)
+    status: Status = "unsupported" if planned.status == "unsupported" else "not_run"
+    reason = planned.reason
+    if failure is not None:
+        status, reason = "failed", str(failure.get("reason") or "no reason was kept")
+    elif passes:
+        status, reason = "ok", None
+    samples = [numbers(event["samples_s"]) for event in passes]
+    known: dict[str, Any] = {name: next((e[name] for e in passes if e.get(name) is not None), None) for name in PER_PASS}
+    device = [float(e["device_s_median"]) for e in passes if finite(e.get("device_s_median"))]
+    return Measurement(
+        case=planned.case,
+        status=status,
+        reason=reason,
+        draws=planned.draws,
+        device_s_median=statistics.median(device) if device else None,
+        samples_s=samples,
+        **_statistics(planned.case.batch_size, samples),
+        **known,
+    )
+
+
+def _statistics(batch_size: int, samples: Sequence[Sequence[float]]) -> dict[str, Any]:
+    calls = sorted(second for one_pass in samples for second in one_pass)
+    if not calls:
+        return {}
+    rates = [batch_size * len(one_pass) / sum(one_pass) for one_pass in samples if sum(one_pass) > 0]
+    return {
+        "images_per_s": statistics.median(rates) if rates else None,
+        "images_per_s_passes": rates,
+        "wall_s_median": statistics.median(calls),
+        "wall_s_mean": statistics.fmean(calls),
+        "wall_s_p10": _quantile(calls, 0.1),
+        "wall_s_p90": _quantile(calls, 0.9),
+        "rounds": len(calls),
+    }
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    """Linear between the neighbouring order statistics (numpy's default)."""
+    position = share * (len(ordered) - 1)
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+def finite(value: Any) -> bool:
+    """A number that one can calculate with: neither NaN, infinite, missing nor a truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def numbers(value: Any) -> list[float]:
+    """The finite numbers of a list; none of anything else."""
+    return [float(item) for item in value if finite(item)] if isinstance(value, list) else []
+
+
+def events_of(measurement: Measurement) -> list[dict[str, Any]]:
+    """The journal that a stored measurement would have come from, so that a finished run can be resumed."""
+    case = measurement.case
+    known = {name: getattr(measurement, name) for name in (*PER_PASS, "device_s_median")}
+    events = [done(case, i, "ok", samples_s=samples, **known) for i, samples in enumerate(measurement.samples_s)]
+    if measurement.status == "failed":
+        events.append(done(case, len(events), "failed", reason=measurement.reason))
+    return events
+
+
+def read_case(data: Any) -> Case:
+    """Raises KeyError or TypeError for what is no stored case."""
+    case = Case(**{f.name: data[f.name] for f in fields(Case)})
+    if not (isinstance(case.batch_size, int) and isinstance(case.image_size, int)):
+        raise TypeError("sizes must be integers")
+    return case
+
+
+def read_entry(entry: Mapping[str, Any]) -> PlannedCase:
+    """A planned case as plan.json keeps it. Raises KeyError or TypeError for what is none."""
+    status = cast(Literal["planned", "unsupported"], entry.get("status") or "planned")
+    return PlannedCase(case=read_case(entry["case"]), draws=entry.get("draws"), status=status, reason=entry.get("reason"))

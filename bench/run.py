@@ -1,0 +1,210 @@
+"""``augbench run``: benchmarks, training throughput of every placement, a short accuracy comparison, and the report.
+
+The benchmarks run in a process of their own, because a compiled case can take the CUDA context, or the process, with it; the
+rest goes on in a fresh one. What was measured is on disk at once, so an interrupted run still gets its report.
+"""
+
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from bench.presets import Preset, PresetName, preset
+from bench.records import append_training, load_run, run_folder
+
+if TYPE_CHECKING:
+    from training.config import TrainConfig
+    from training.data import Dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+RESTARTS = 50
+PYTEST_INTERRUPTED, PYTEST_INTERNAL_ERROR, PYTEST_USAGE_ERROR = 2, 3, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What ``augbench run`` was asked for; None takes the default."""
+
+    preset: PresetName = "quick"
+    device: str | None = None
+    data: str = "auto"
+    data_root: Path = Path("data")
+    download: bool = False
+    results: Path | None = None
+    backends: tuple[str, ...] | None = None
+    recipes: tuple[str, ...] | None = None
+    passes: int | None = None
+
+
+def run(options: RunOptions, console: Console) -> Path:
+    """Measure everything that the options ask for and write the report. Returns the run's folder.
+
+    Raises ValueError (nothing was measured: a name, device or data set that does not exist), OSError (results cannot be
+    written), KeyboardInterrupt (after the report of what there is).
+    """
+    from bench.cases import check_device
+    from bench.report import write_report
+    from training.data import load
+    from training.distributed import resolve_device
+
+    device = str(resolve_device(options.device or "auto"))
+    check_device(device)
+    _check_options(options)
+    chosen = preset(options.preset, device)
+    dataset = load(
+        options.data, root=options.data_root, download=options.download, max_train=chosen.max_train, max_test=chosen.max_test
+    )
+    console.print(f"[bold]augbench[/] {options.preset} run on {device}, images: {dataset.name}")
+    if dataset.fallback:
+        console.print(f"[bold red]Not a real data set:[/] {dataset.fallback}")
+    folder = run_folder(options.results, device)
+    console.print(f"results go to {folder}")
+    try:
+        _benchmarks(options, chosen, folder)
+        configs = list(_training_configs(options, chosen, device))
+        _throughput(configs, chosen, dataset, folder, console)
+        _accuracy(options, chosen, dataset, device, folder, console)
+    finally:
+        report = write_report(load_run(folder))
+        console.print(f"report: {report}")
+    return folder
+
+
+def _check_options(options: RunOptions) -> None:
+    from augment import BACKENDS, RECIPES
+
+    for what, names, known in (("backend", options.backends, BACKENDS), ("recipe", options.recipes, RECIPES)):
+        for name in names or ():
+            if name not in known:
+                raise ValueError(f"unknown {what} {name!r}; known: {', '.join(known)}")
+
+
+# ---- benchmarks -------------------------------------------------------------------------------------------------------
+
+
+def _benchmarks(options: RunOptions, chosen: Preset, folder: Path) -> None:
+    # With "=": a folder that stands by itself pytest takes for a place to look for tests in.
+    command = [sys.executable, "-m", "pytest", "--benchmark-only", "-q", f"--results={folder.resolve()}", *chosen.grid]
+    command += [f"--data={_absolute_data(options)}", f"--data-root={options.data_root.resolve()}"]
+    if options.device is not None:
+        command += ["--device", options.device]
+    if options.backends is not None:
+        command += ["--backends", ",".join(options.backends)]
+    if options.passes is not None:
+        command += ["--passes", str(options.passes)]
+    for _ in range(RESTARTS):
+        status = subprocess.run(command, cwd=ROOT, check=False).returncode
+        if status == PYTEST_INTERRUPTED:
+            raise KeyboardInterrupt
+        if status == PYTEST_USAGE_ERROR:
+            raise ValueError("the benchmarks could not start; the reason stands above")
+        if status in (0, 1) and not _unfinished(folder):
+            return
+        command = [*command, "--resume"] if "--resume" not in command else command
+    raise OSError(f"the benchmarks died {RESTARTS} times; what they measured is in {folder}")
+
+
+def _absolute_data(options: RunOptions) -> str:
+    return str(Path(options.data).resolve()) if os.sep in options.data or Path(options.data).is_dir() else options.data
+
+
+def _unfinished(folder: Path) -> bool:
+    return any(measurement.status == "not_run" for measurement in load_run(folder).measurements)
+
+
+# ---- training ---------------------------------------------------------------------------------------------------------
+
+
+def _training_configs(options: RunOptions, chosen: Preset, device: str) -> Iterator["TrainConfig"]:
+    """Every placement whose throughput is compared: no augmentation (the ceiling), on the device, in loader workers."""
+    from augment.catalog import BACKENDS, RECIPES, UnsupportedOp, check_supported
+    from training.config import TrainConfig
+
+    base = TrainConfig(model=chosen.model, width=chosen.width, device=device, max_train=chosen.max_train)
+    workers = sorted({0, *(2**i for i in range(10) if 2**i <= (os.cpu_count() or 1)), os.cpu_count() or 1})
+    for recipe in options.recipes or chosen.throughput_recipes:
+        yield replace(base, augment_on="none", recipe=recipe)
+        for backend in BACKENDS.values():
+            if options.backends is not None and backend.name not in options.backends:
+                continue
+            try:
+                check_supported(RECIPES[recipe](base.image_size), backend.name)
+            except UnsupportedOp:
+                continue
+            if backend.on_device and not (backend.compiled and device == "cpu"):
+                yield replace(base, augment_on="device", recipe=recipe, backend=backend.name)
+            if not backend.on_device:
+                for count in workers:
+                    yield replace(base, augment_on="workers", recipe=recipe, backend=backend.name, num_workers=count)
+
+
+def _throughput(configs: list["TrainConfig"], chosen: Preset, dataset: "Dataset", folder: Path, console: Console) -> None:
+    from training.loop import measure_throughput
+
+    jobs = []
+    for number in range(chosen.throughput_rounds):
+        order = random.Random(number).sample(configs, len(configs))  # each round in its own order, against drift
+        jobs += [(number, config) for config in order]
+    with console.status("") as status:
+        for done, (number, config) in enumerate(jobs):
+            status.update(f"training throughput {done + 1}/{len(jobs)}: {_label(config)}")
+            measure = lambda config=config: measure_throughput(config, dataset, seconds=chosen.throughput_seconds)  # noqa: E731
+            record = _recorded("throughput", config, dataset, measure)
+            append_training(folder, {**record, "round": number})
+
+
+def _accuracy(options: RunOptions, chosen: Preset, dataset: "Dataset", device: str, folder: Path, console: Console) -> None:
+    from training.loop import train
+
+    jobs = [
+        replace(_accuracy_config(recipe, chosen, device), seed=seed)
+        for seed in chosen.seeds
+        for recipe in options.recipes or chosen.recipes
+    ]
+    with console.status("") as status:
+        for done, config in enumerate(jobs):
+            status.update(f"accuracy {done + 1}/{len(jobs)}: {config.recipe}, seed {config.seed}")
+            append_training(folder, _recorded("accuracy", config, dataset, lambda config=config: train(config, dataset)))
+
+
+def _accuracy_config(recipe: str, chosen: Preset, device: str) -> "TrainConfig":
+    """The recipe as it is meant: on a backend that draws it per image, batched on the device where one can."""
+    from augment.catalog import BACKENDS, RECIPES, check_supported, lane
+    from training.config import TrainConfig
+
+    config = TrainConfig(
+        model=chosen.model, width=chosen.width, device=device, epochs=chosen.epochs, max_train=chosen.max_train, recipe=recipe
+    )
+    ops = RECIPES[recipe](config.image_size)
+    for backend in ("kornia", "torchvision_loop"):
+        with contextlib.suppress(ValueError):  # UnsupportedOp
+            check_supported(ops, backend)
+            if lane(ops, backend) not in ("per_batch", "mixed"):
+                on_device = BACKENDS[backend].on_device
+                workers = 0 if on_device else os.cpu_count() or 1
+                return replace(config, backend=backend, augment_on="device" if on_device else "workers", num_workers=workers)
+    return replace(config, backend="torchvision_loop", augment_on="workers", num_workers=os.cpu_count() or 1)
+
+
+def _recorded(kind: str, config: "TrainConfig", dataset: "Dataset", measure: Callable[[], Any]) -> dict[str, Any]:
+    """The record of a measurement, or of its failure: one placement that fails must not cost the others."""
+    try:
+        record: dict[str, Any] = measure().as_record()
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
+        reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0][:300]
+        identity = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, "fallback": dataset.fallback}
+        record = {"kind": kind, "status": "failed", "reason": reason, **config.as_record(), **identity}
+    return record
+
+
+def _label(config: "TrainConfig") -> str:
+    workers = f" x{config.num_workers}" if config.augment_on == "workers" else ""
+    return f"{config.effective_recipe}, {config.effective_backend} on {config.augment_on}{workers}"
