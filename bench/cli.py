@@ -10,6 +10,7 @@ from rich.console import Console
 
 from bench.run import RunOptions
 from training.config import TrainConfig
+from training.train import describe
 
 INTERRUPTED = 130
 USER_ERROR = 2
@@ -98,16 +99,19 @@ Command = (
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. A user's mistake ends with one line on stderr and exit code 2; Ctrl-C with 130."""
     command = tyro.cli(
-        Command,  # type: ignore[arg-type]  # a union of commands is what tyro takes
+        Command,
         prog="augbench",
         description="Where should image augmentation run, with which library, and what does it cost?",
         args=arguments,
     )
     try:
         command.execute(Console())
-    except (ValueError, OSError) as error:
-        print(f"augbench: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print("augbench: interrupted; what was measured is kept", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        line = describe(error)
+        if line is None:  # a fault of ours, which needs its traceback
+            raise
+        print(f"augbench: {line}", file=sys.stderr)
+        sys.exit(USER_ERROR)

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,13 +126,14 @@ def _unfinished(folder: Path) -> bool:
 
 def _training_configs(options: RunOptions, chosen: Preset, device: str) -> Iterator["TrainConfig"]:
     """Every placement whose throughput is compared: no augmentation (the ceiling), on the device, in loader workers."""
-    from augment.catalog import BACKENDS, RECIPES, UnsupportedOp, check_supported
+    from augment import BACKENDS, RECIPES, UnsupportedOp
+    from augment.catalog import check_supported
     from training.config import TrainConfig
 
     base = TrainConfig(model=chosen.model, width=chosen.width, device=device, max_train=chosen.max_train)
     workers = sorted({0, *(2**i for i in range(10) if 2**i <= (os.cpu_count() or 1)), os.cpu_count() or 1})
+    yield replace(base, augment_on="none")
     for recipe in options.recipes or chosen.throughput_recipes:
-        yield replace(base, augment_on="none", recipe=recipe)
         for backend in BACKENDS.values():
             if options.backends is not None and backend.name not in options.backends:
                 continue
@@ -156,7 +158,7 @@ def _throughput(configs: list["TrainConfig"], chosen: Preset, dataset: "Dataset"
     with console.status("") as status:
         for done, (number, config) in enumerate(jobs):
             status.update(f"training throughput {done + 1}/{len(jobs)}: {_label(config)}")
-            measure = lambda config=config: measure_throughput(config, dataset, seconds=chosen.throughput_seconds)  # noqa: E731
+            measure = partial(measure_throughput, config, dataset, seconds=chosen.throughput_seconds)
             record = _recorded("throughput", config, dataset, measure)
             append_training(folder, {**record, "round": number})
 
@@ -172,12 +174,13 @@ def _accuracy(options: RunOptions, chosen: Preset, dataset: "Dataset", device: s
     with console.status("") as status:
         for done, config in enumerate(jobs):
             status.update(f"accuracy {done + 1}/{len(jobs)}: {config.recipe}, seed {config.seed}")
-            append_training(folder, _recorded("accuracy", config, dataset, lambda config=config: train(config, dataset)))
+            append_training(folder, _recorded("accuracy", config, dataset, partial(train, config, dataset)))
 
 
 def _accuracy_config(recipe: str, chosen: Preset, device: str) -> "TrainConfig":
     """The recipe as it is meant: on a backend that draws it per image, batched on the device where one can."""
-    from augment.catalog import BACKENDS, RECIPES, check_supported, lane
+    from augment import BACKENDS, RECIPES, lane
+    from augment.catalog import check_supported
     from training.config import TrainConfig
 
     config = TrainConfig(

@@ -1,0 +1,227 @@
+"""Training: it learns, repeats itself, counts right, and stops with a clear word when it diverges."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from augment.catalog import build
+from training import feed, loop, models
+from training.config import Placement, TrainConfig
+from training.data import Dataset, Split
+from training.distributed import Ranks, stream_seed
+from training.feed import Recipe
+from training.loop import EpochStats, TrainingDiverged, TrainResult, evaluate, measure_throughput, train
+
+
+def _without_times(result: TrainResult) -> list[dict[str, Any]]:
+    return [{k: v for k, v in dataclasses.asdict(stats).items() if not k.endswith("_s")} for stats in result.epochs]
+
+
+def test_the_loss_falls_and_accuracy_rises_above_chance(tiny: TrainConfig, shapes: Dataset) -> None:
+    config = dataclasses.replace(tiny, recipe="none", width=8, epochs=8, batch_size=16, learning_rate=5e-3)
+    epochs = train(config, shapes).epochs
+    assert epochs[-1].train_loss < 0.5 * epochs[0].train_loss
+    assert epochs[-1].train_accuracy > 0.8
+    # Chance is 0.1; with 100 test images its standard deviation is 0.03.
+    assert epochs[-1].test_accuracy > 0.1 + 3 * 0.03
+
+
+@pytest.mark.parametrize(("augment_on", "num_workers"), [("device", 0), ("workers", 2)])
+def test_equal_seeds_repeat_bit_for_bit(augment_on: Placement, num_workers: int, tiny: TrainConfig, shapes: Dataset) -> None:
+    config = dataclasses.replace(tiny, augment_on=augment_on, num_workers=num_workers)
+    first = _without_times(train(config, shapes))
+    torch.randn(7)  # what was drawn before makes no difference
+    assert _without_times(train(config, shapes)) == first
+    assert _without_times(train(dataclasses.replace(config, seed=1), shapes)) != first
+
+
+def test_one_epoch_is_that_of_a_plain_loop(tiny: TrainConfig, shapes: Dataset) -> None:
+    """The oracle: the same weights, order and images through a loop written out here."""
+    config = dataclasses.replace(tiny, recipe="none", augment_on="none", epochs=1)
+    (stats,) = train(config, shapes).epochs
+    torch.manual_seed(stream_seed(0, "weights"))
+    model = models.create("resnet8", 10, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    images = build("none", "torchvision", image_size=16)(shapes.train.images)
+    order = torch.randperm(160, generator=torch.Generator().manual_seed(stream_seed(0, "order", epoch=1)))
+    loss_sum, hits = 0.0, 0
+    for batch in order.split(48):
+        logits = model(images[batch])
+        loss = F.cross_entropy(logits, shapes.train.labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.item() * len(batch)
+        hits += int((logits.argmax(1) == shapes.train.labels[batch]).sum())
+    model.eval()
+    with torch.no_grad():
+        predicted = model(build("none", "torchvision", image_size=16)(shapes.test.images)).argmax(1)
+    assert stats.train_loss == pytest.approx(loss_sum / 160, rel=1e-5)  # sums of float32 against float64
+    assert stats.train_accuracy == hits / 160
+    assert stats.test_accuracy == (predicted == shapes.test.labels).sum().item() / 100
+    assert stats.examples == 160
+
+
+def test_warming_up_leaves_the_model_as_it_was(tiny: TrainConfig, shapes: Dataset) -> None:
+    for augment_on in ("device", "workers"):
+        trainer = loop._Trainer(dataclasses.replace(tiny, augment_on=augment_on), shapes, Ranks())
+        before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        trainer.warm_up()
+        assert all(value.equal(before[name]) for name, value in trainer.model.state_dict().items())
+        assert all(p.grad is None for p in trainer.model.parameters())
+
+
+def test_evaluation_counts_every_image_once_however_it_is_shared(shapes: Dataset) -> None:
+    recipe = Recipe(name="none", backend="torchvision", image_size=16, num_classes=10, dtype=torch.float32)
+    model = models.create("resnet8", 10, 4)
+    whole = evaluate(model, shapes, recipe, Ranks(), batch_size=32)
+    assert whole[1] == 100
+    # Each rank alone, with what it would add to the sum: shares of 34, 33 and 33.
+    shares = [evaluate(model, shapes, recipe, _Alone(rank=rank, world=3), batch_size=32) for rank in range(3)]
+    assert [count for _, count in shares] == [34, 33, 33]
+    assert sum(accuracy * count for accuracy, count in shares) == pytest.approx(whole[0] * 100)
+
+
+class _Alone(Ranks):
+    """A rank of many that is not connected to the others."""
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+def test_accuracy_with_mixed_targets_is_against_the_largest(tiny: TrainConfig, shapes: Dataset) -> None:
+    totals = loop._Totals(torch.device("cpu"))
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    totals.add(torch.tensor(1.5), logits, torch.tensor([[0.6, 0.4, 0.0], [0.0, 0.7, 0.3]]))
+    assert totals.read(Ranks()) == (1.5, 0.5, 2)
+    for recipe in ("mixup", "cutmix"):
+        last = train(dataclasses.replace(tiny, recipe=recipe, epochs=1), shapes).epochs[-1]
+        assert last.train_loss > 0
+        assert 0 <= last.train_accuracy <= 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "bfloat16", "channels_last": True},
+        {"optimizer": "sgd"},
+        {"augment_on": "none", "num_workers": 1},
+        {"backend": "pil", "augment_on": "workers"},
+        {"model": "resnet18"},
+    ],
+)
+def test_options_run_and_do_what_the_default_does_nearly(change: dict[str, Any], tiny: TrainConfig, shapes: Dataset) -> None:
+    last = train(dataclasses.replace(tiny, **change), shapes).epochs[-1]
+    # After two epochs of 4 steps a net is still near chance: ln 10 = 2.303; a broken path gives 0, inf or much more.
+    assert 1.5 < last.train_loss < 3.5
+
+
+def test_channels_last_computes_the_same(tiny: TrainConfig, shapes: Dataset) -> None:
+    plain, laid_out = (
+        train(dataclasses.replace(tiny, channels_last=value, epochs=1), shapes).epochs[0] for value in (False, True)
+    )
+    # Convolutions sum in another order: float32 rounding, amplified by four steps of Adam.
+    assert laid_out.train_loss == pytest.approx(plain.train_loss, rel=1e-2)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_epoch(tiny: TrainConfig, shapes: Dataset) -> None:
+    seen: list[EpochStats] = []
+    config = dataclasses.replace(tiny, learning_rate=1e30, optimizer="sgd", epochs=3)
+    with pytest.raises(TrainingDiverged, match=r"the loss of epoch \d is (nan|inf): take a smaller learning_rate than 1e\+30"):
+        train(config, shapes, on_epoch=seen.append)
+    assert len(seen) < 3
+
+
+def test_callbacks_tell_of_data_steps_and_epochs(tiny: TrainConfig, shapes: Dataset) -> None:
+    told: list[Any] = []
+    train(
+        tiny, shapes, on_data=lambda d: told.append(d.name), on_step=lambda step, steps: told.append((step, steps)),
+        on_epoch=lambda stats: told.append(stats.epoch),
+    )  # fmt: skip
+    steps = [(step, 4) for step in (1, 2, 3, 4)]
+    assert told == [shapes.name, *steps, 1, *steps, 2]
+
+
+def test_records_are_flat_plain_and_say_what_was_run(tiny: TrainConfig, shapes: Dataset) -> None:
+    said = dataclasses.replace(shapes, fallback="no network")
+    accuracy = train(tiny, said).as_record()
+    throughput = measure_throughput(tiny, said, steps=1).as_record()
+    assert json.loads(json.dumps([accuracy, throughput])) == [accuracy, throughput]
+    for record, kind in ((accuracy, "accuracy"), (throughput, "throughput")):
+        assert record["kind"] == kind
+        assert record["status"] == "ok"
+        assert record["dataset"] == shapes.name
+        assert record["fallback"] == "no network"
+        assert record["devices"] == ["cpu"]
+        assert record["draws"] == "per_image"
+        assert record["parameters"] == models.count_parameters(models.create("resnet8", 10, 4))
+        assert record["examples_per_s"] <= record["examples_per_s_without_wait"]
+    assert accuracy["test_accuracy"] == accuracy["epochs"][-1]["test_accuracy"]
+    assert len(accuracy["epochs"]) == 2
+    assert "epochs" not in throughput
+
+
+def test_data_that_does_not_fit_the_config_is_told(tiny: TrainConfig, shapes: Dataset) -> None:
+    with pytest.raises(ValueError, match="images of 16 pixels, image_size is 32"):
+        train(dataclasses.replace(tiny, image_size=32), shapes)
+    for wrong in ({"steps": 0}, {"seconds": -1.0}, {}, {"steps": 1, "seconds": 1.0}):
+        with pytest.raises(ValueError, match="takes either seconds or steps, a positive number"):
+            measure_throughput(tiny, shapes, **wrong)
+
+
+def test_data_is_loaded_as_the_config_says_when_none_is_given(tiny: TrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny, epochs=1, data_root=tmp_path, max_train=40, max_test=20)
+    result = train(config)
+    assert (result.train_images, result.test_images) == (40, 20)
+    # Another training seed sees the same images.
+    assert train(dataclasses.replace(config, seed=5)).dataset_fingerprint == result.dataset_fingerprint
+
+
+def test_a_compiled_step_computes_the_same(tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Traced but not compiled to machine code ("eager"): what is tested is our use of it, with the last batch left out.
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net, **options: compiled(net, backend="eager", **options))
+    whole = dataclasses.replace(
+        shapes, train=Split(images=shapes.train.images[:96], labels=shapes.train.labels[:96])
+    )  # fmt: skip
+    eager, traced = (train(dataclasses.replace(tiny, compile=value), whole) for value in (False, True))
+    assert traced.drop_last
+    assert not eager.drop_last
+    assert traced.epochs[-1].train_loss == pytest.approx(eager.epochs[-1].train_loss, rel=1e-4)
+    assert train(dataclasses.replace(tiny, compile=True, epochs=1), shapes).epochs[0].examples == 144  # 160 without the last 16
+
+
+def test_a_recipe_for_photographs_is_evaluated_as_photographs() -> None:
+    assert TrainConfig(recipe="imagenet").evaluation_recipe == "imagenet_eval"
+    assert TrainConfig(recipe="mixup").evaluation_recipe == "none"
+
+
+def test_no_step_reads_from_the_device(tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    for name in ("item", "tolist", "__bool__", "__int__", "__float__"):
+        original = getattr(torch.Tensor, name)
+
+        def spy(self: torch.Tensor, *args: Any, _name: str = name, _original: Any = original) -> Any:
+            reads.append(_name)
+            return _original(self, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, spy)
+    # Adam keeps its step numbers on the host and reads them there; SGD reads nothing at all.
+    trainer = loop._Trainer(dataclasses.replace(tiny, augment_on="none", optimizer="sgd"), shapes, Ranks())
+    batch = next(trainer.feed.epoch(1))
+    totals = loop._Totals(trainer.device)
+    trainer._step(batch, totals)
+    reads.clear()
+    trainer._step(batch, totals)
+    assert reads == []
+
+
+def test_what_a_worker_cannot_build_is_told_before_it_starts(tiny: TrainConfig, shapes: Dataset) -> None:
+    config = dataclasses.replace(tiny, recipe="augmix", backend="kornia", augment_on="workers", num_workers=2)
+    with pytest.raises(ValueError, match="AugMix is not supported by backend kornia"):
+        feed.Feed(config, shapes, Ranks())

@@ -1,0 +1,108 @@
+"""The entry point as a user calls it, alone and under torchrun."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training import train as entry
+from training.config import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    *("--data", "synthetic", "--image-size", "16", "--max-train", "90", "--max-test", "50", "--device", "cpu"),
+    *("--model", "resnet8", "--width", "4", "--epochs", "2", "--batch-size", "16"),
+    *("--backend", "kornia", "--recipe", "crop_flip"),
+]
+
+
+def _call(*arguments: str, processes: int = 0) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes else []
+    command = [sys.executable, *launcher, "-m", "training.train", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def _check_output(stdout: str, devices: str) -> None:
+    lines = stdout.splitlines()
+    assert re.fullmatch(r"loss \d\.\d{3}, train acc 0\.\d{3}, test acc 0\.\d{3}", lines[-2])
+    assert re.fullmatch(rf"\d+\.\d examples/sec on {re.escape(devices)}", lines[-1])
+    assert [line.split()[0] for line in lines[1:4]] == ["epoch", "1", "2"]  # plain lines, no control characters
+    assert "\x1b" not in stdout
+
+
+def test_a_run_prints_the_books_lines_and_keeps_its_curves(tmp_path: Path) -> None:
+    done = _call(*TINY, "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    _check_output(done.stdout, "['cpu']")
+    with open(tmp_path / "run" / "curves.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert [float(row["test_accuracy"]) for row in rows] == [epoch["test_accuracy"] for epoch in record["epochs"]]
+    assert [int(row["epoch"]) for row in rows] == [1, 2]
+    assert f"loss {record['loss']:.3f}, train acc {record['train_accuracy']:.3f}" in done.stdout
+
+
+def test_two_processes_train_one_model_and_count_each_test_image_once(tmp_path: Path) -> None:
+    done = _call(*TINY, "--out", str(tmp_path), processes=2)
+    assert done.returncode == 0, done.stderr
+    _check_output(done.stdout, "['cpu', 'cpu']")  # once: rank 0 alone prints
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["devices"] == ["cpu", "cpu"]
+    assert record["batch_per_device"] == 8
+    for epoch in record["epochs"]:
+        assert epoch["examples"] == 90
+        # 50 test images, each counted once: a share of 25 or 51 would not be whole here.
+        assert epoch["test_accuracy"] * 50 == pytest.approx(round(epoch["test_accuracy"] * 50))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "error: no folder "),
+        (["--recipe", "fliip"], "error: unknown recipe 'fliip'; known: "),
+        (["--batch-size", "0"], "error: batch_size must be at least 1, got 0"),
+        (["--data", "synthetic", "--out", "README.md/under-a-file"], "error: "),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "README.md").touch()
+    config = {name[2:].replace("-", "_"): value for name, value in zip(arguments[::2], arguments[1::2], strict=True)}
+    out = config.pop("out", None)
+    if "batch_size" in config:
+        config |= {"batch_size": int(config["batch_size"])}  # type: ignore[dict-item]
+    code = entry.main(TrainConfig(device="cpu", **config), tmp_path / out if out else None)  # type: ignore[arg-type]
+    stderr = capsys.readouterr().err
+    assert code == 2
+    assert stderr.startswith(message)
+    assert stderr.count("\n") == 1
+
+
+def test_faults_of_the_program_are_not_hidden() -> None:
+    assert entry.describe(RuntimeError("boom")) is None
+    assert entry.describe(ValueError("two\n lines")) == "two lines"
+    import torch
+
+    assert "out of memory" in (entry.describe(torch.OutOfMemoryError("CUDA out of memory")) or "")
+
+
+def test_epochs_are_kept_when_a_run_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(
+        data="synthetic", image_size=16, max_train=90, max_test=50, model="resnet8", width=4, epochs=5, device="cpu",
+        recipe="none", data_root=tmp_path,
+    )  # fmt: skip
+
+    def die_in_the_third(self: object, step: int, steps: int) -> None:
+        if self._epoch == 3:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry._Display, "step", die_in_the_third)
+    assert entry.main(config, tmp_path / "run") == 130
+    assert len((tmp_path / "run" / "curves.csv").read_text().splitlines()) == 1 + 2

@@ -1,0 +1,127 @@
+"""CIFAR-10 in its official layout, as torchvision reads and downloads it."""
+
+import contextlib
+import http.client
+import socket
+import tarfile
+import urllib.parse
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.datasets import CIFAR10
+
+from training.dataset import Dataset, Split, digest
+from training.decoded import FORMAT, Append, cached
+from training.photos import fit
+
+PROBE_TIMEOUT_S = 3.0
+STALL_TIMEOUT_S = 30.0
+
+
+def is_present(root: Path) -> bool:
+    """Whether the official folder lies under ``root``; whether it is whole is checked when it is decoded."""
+    return (root / CIFAR10.base_folder).is_dir()
+
+
+def load_cifar10(root: Path, *, image_size: int) -> Dataset:
+    """Read the official set under ``root``, or take it from the cache there.
+
+    Images are in the set's own order. Another ``image_size`` than 32 resizes them (bilinear, antialiased). Every file's MD5 is
+    checked when it is first read. Fingerprint: the image size and the MD5 of each file, as torchvision lists them.
+
+    Raises ValueError if the set is not there, or damaged.
+    """
+    folder = root / CIFAR10.base_folder
+    listed = [*CIFAR10.train_list, *CIFAR10.test_list]
+    paths = [folder / name for name, _ in listed]
+    missing = next((path for path in paths if not path.is_file()), None)
+    if missing is not None:
+        raise ValueError(
+            f"no CIFAR-10 under {root} ({missing.name} is missing): add --download, or put {CIFAR10.base_folder}/ there"
+        )
+    fingerprint = digest(image_size, listed)
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    key = digest(FORMAT, fingerprint, stats)
+    decoded = cached(root, key, image_size=image_size, fill=lambda append: _fill(root, image_size, append))
+    count = int(decoded.info["train"])
+    images, labels = torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels)
+    return Dataset(
+        name="cifar10",
+        fingerprint=fingerprint,
+        source="CIFAR-10, official files",
+        classes=tuple(decoded.info["classes"]),
+        train=Split(images=images[:count], labels=labels[:count]),
+        test=Split(images=images[count:], labels=labels[count:]),
+    )
+
+
+def _fill(root: Path, image_size: int, append: Append) -> tuple[np.ndarray, dict[str, Any]]:
+    labels: list[int] = []
+    counts: list[int] = []
+    for train in (True, False):
+        try:
+            part = CIFAR10(root, train=train)
+        except RuntimeError:  # torchvision's word for an MD5 that differs
+            raise ValueError(
+                f"CIFAR-10 under {root} is damaged: remove {CIFAR10.base_folder}/ there, or add --download"
+            ) from None
+        append(_resized(part.data, image_size).transpose(0, 3, 1, 2))
+        labels += part.targets
+        counts.append(len(part.targets))
+    return np.array(labels, np.int64), {"train": counts[0], "classes": list(part.classes)}
+
+
+def _resized(images_BHWC: np.ndarray, size: int) -> np.ndarray:
+    if images_BHWC.shape[1] == size:
+        return images_BHWC
+    return np.stack([np.asarray(fit(Image.fromarray(image), size)) for image in images_BHWC])
+
+
+# ---- download ---------------------------------------------------------------------------------------------------------
+
+
+def server_answers(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
+    """Whether a connection to the URL's host, or to the proxy that stands before it, opens within the time."""
+    target = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(target.scheme)
+    if proxy and target.hostname and not urllib.request.proxy_bypass(target.hostname):
+        target = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    port = target.port or (443 if target.scheme == "https" else 80)
+    try:
+        socket.create_connection((target.hostname or "", port), timeout=timeout_s).close()
+    except OSError:
+        return False
+    return True
+
+
+def download_cifar10(root: Path) -> None:
+    """Download and unpack the official archive into ``root``, unless it is there and whole.
+
+    Raises ValueError if the server fails or stalls, the disk does not take it, or the archive's MD5 is not the official one;
+    a wrong archive is removed.
+    """
+    archive = root / CIFAR10.filename
+    try:
+        with _socket_timeout(STALL_TIMEOUT_S):
+            CIFAR10(root, download=True)
+    except (OSError, RuntimeError, tarfile.TarError, http.client.HTTPException, EOFError, zlib.error) as error:
+        archive.unlink(missing_ok=True)  # else it would be in the way of the next attempt
+        reason = "the MD5 of the archive is not the official one" if isinstance(error, RuntimeError) else error
+        raise ValueError(f"CIFAR-10 could not be downloaded from {CIFAR10.url}: {reason}") from error
+
+
+@contextlib.contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    # torchvision's download knows no timeout: a stalled connection would hang for ever.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

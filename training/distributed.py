@@ -1,0 +1,170 @@
+"""Devices and processes: which device a name means, who the other ranks are, and who draws which random numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Purpose = Literal["weights", "order", "augment"]
+_PURPOSES: tuple[Purpose, ...] = ("weights", "order", "augment")
+
+
+def stream_seed(seed: int, purpose: Purpose, *, epoch: int = 0, rank: int = 0, worker: int | None = None) -> int:
+    """The seed of every random stream of a run; nothing else seeds anything.
+
+    - ``weights``: the initial weights, equal on all ranks.
+    - ``order``: the order of the training images in ``epoch``, equal on all ranks, which then take turns in it.
+    - ``augment``: what the training process (``worker=None``) or loader worker ``worker`` of ``rank`` draws in ``epoch``.
+      The stream is started anew in each epoch, so that an epoch does not depend on how the one before it was drawn.
+
+    The five numbers are hashed together (numpy's SeedSequence): neighbouring seeds, epochs, ranks and workers get unrelated
+    streams. Returns an int in [0, 2**63). With equal seed, ranks and workers a run on a CPU repeats bit for bit.
+    """
+    key = (seed, _PURPOSES.index(purpose), epoch, rank, 0 if worker is None else worker + 1)
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+# ---- devices ----------------------------------------------------------------------------------------------------------
+
+
+def _launched() -> bool:
+    """Whether torchrun started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0")) if _launched() else 0
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of this process: ``auto`` is the accelerator if there is one; under torchrun each process has its own.
+
+    Raises ValueError for a name that means nothing, or a device that this machine lacks.
+    """
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "auto":
+        name = accelerator.type if accelerator else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device {name!r}: take auto, cpu, cuda, cuda:1, mps, ...") from None
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if accelerator is None or device.type != accelerator.type:
+        here = f"the accelerator here is {accelerator.type}" if accelerator else "this machine has no accelerator"
+        raise ValueError(f"no device {name!r}: {here} (as torch {torch.__version__} sees it); take --device auto or cpu")
+    return _indexed(device, torch.accelerator.device_count())
+
+
+def _indexed(device: torch.device, count: int) -> torch.device:
+    local_rank = _local_rank()
+    if _launched() and local_rank >= count:
+        raise ValueError(f"process {local_rank} has no device: {count} here; start torchrun with --nproc-per-node={count}")
+    index = local_rank if _launched() else device.index or 0
+    if index >= count:
+        raise ValueError(f"no device '{device.type}:{index}': there are {count}, counted from 0")
+    return torch.device(device.type, index)
+
+
+def visible_devices(name: str) -> list[torch.device]:
+    """The devices that one process trains on: all GPUs for a plain ``cuda`` outside torchrun, else one."""
+    first = resolve_device(name)
+    if first.type != "cuda" or _launched() or torch.device("cuda" if name == "auto" else name).index is not None:
+        return [first]
+    return [torch.device("cuda", i) for i in range(torch.accelerator.device_count())]
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that was queued; nothing to do on a CPU."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+# ---- processes --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among all that train one model. A plain process is rank 0 of 1, and no exchange changes anything."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0 alone prints and writes."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over ranks of a tensor on the device, on every rank."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def largest(self, *values: float) -> list[float]:
+        """The largest of each value over ranks (the slowest rank's seconds), on every rank."""
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        return self._reduce(torch.tensor(values, dtype=dtype, device=self.device), dist.ReduceOp.MAX).tolist()
+
+    def agree(self, answer: bool) -> bool:
+        """Rank 0's answer, on every rank."""
+        return bool(self.largest(float(answer and self.is_main))[0])
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, by rank."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def wait_for_all(self) -> None:
+        """Return when every rank has come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def copy_buffers(self, module: nn.Module) -> None:
+        """Give every rank rank 0's running statistics, which each has gathered from its own images."""
+        if self.world > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+    def _reduce(self, values: Tensor, op: Any) -> Tensor:
+        if self.world > 1:
+            dist.all_reduce(values, op)
+        return values
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """The ranks of this run, connected while the block runs: NCCL between CUDA devices, Gloo otherwise."""
+    if not _launched():
+        yield Ranks(device=device)
+        return
+    if device.type != "cpu":
+        torch.accelerator.set_device_index(device.index or 0)
+    ours = not dist.is_initialized()
+    if ours:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(rank=dist.get_rank(), world=dist.get_world_size(), local_rank=_local_rank(), device=device)
+    finally:
+        if ours:
+            dist.destroy_process_group()
+
+
+def parallel(model: nn.Module, ranks: Ranks, devices: list[torch.device]) -> nn.Module:
+    """The model over many devices: DDP between processes, the book's DataParallel over the GPUs of one, else itself."""
+    if ranks.world > 1:
+        own = None if ranks.device.type == "cpu" else [ranks.device.index]
+        return nn.parallel.DistributedDataParallel(model, device_ids=own)
+    if len(devices) > 1:
+        return nn.DataParallel(model, device_ids=[device.index for device in devices])
+    return model

@@ -1,0 +1,66 @@
+"""From the bytes of one photograph to a square uint8 image."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
+
+DECODE_ERRORS = (
+    OSError,  # unknown or truncated files
+    ValueError,
+    SyntaxError,  # Pillow's word for a broken PNG
+    EOFError,
+    IndexError,
+    TypeError,  # damaged TIFF tags
+    KeyError,
+    OverflowError,
+    MemoryError,  # a damaged header that claims a huge size
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises for damaged files."""
+
+
+def decode(content: bytes, size: int) -> np.ndarray:
+    """The photograph as RGB uint8 [3, size, size], as it is meant to be looked at.
+
+    EXIF orientation is applied; grey, palette and CMYK become RGB, transparency is dropped, 16 bits are cut to their upper 8.
+    Another size: the shorter side is resized to ``size`` (bilinear, antialiased), then the centre is cut out.
+
+    Raises one of DECODE_ERRORS for what is damaged, has more than ``Image.MAX_IMAGE_PIXELS`` or float pixels.
+    """
+    with Image.open(io.BytesIO(content)) as image:
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            raise ValueError(f"{image.width} x {image.height} pixels, more than the {limit:,} that Pillow deems safe")
+        upright = ImageOps.exif_transpose(image)
+        return np.ascontiguousarray(np.asarray(fit(_to_rgb(upright), size)).transpose(2, 0, 1))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # 16 bits; convert() would clip what is above 255 to white
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("float pixels, whose scale is unknown")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """Resize the shorter side to ``size``, then cut out the central square. An image of that size is returned as it is."""
+    if image.size == (size, size):
+        return image
+    shorter = min(image.size)
+    if shorter != size:
+        width, height = (max(size, round(side * size / shorter)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))

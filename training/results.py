@@ -1,0 +1,136 @@
+"""What a run found, as values and as records."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from training.config import TrainConfig
+from training.dataset import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochStats:
+    """One epoch, counted from 1. Means and shares over the images of the epoch, as they were seen (augmented, weights moving).
+
+    ``train_accuracy`` is against the largest target where targets are mixed. ``test_accuracy`` is over each test image once.
+    ``wall_s`` is the training part, from a synchronised start to a synchronised end on the slowest rank, with the start of
+    loader workers in the first epoch, without evaluation. ``wait_s`` is what ``training.clock.WaitClock`` says, on the rank
+    that waited longest. ``examples`` is the number of images trained on, by all ranks.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    test_accuracy: float
+    examples: int
+    wall_s: float
+    wait_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What was run, on what: the part that results of all kinds share.
+
+    ``drop_last`` tells that the last, smaller batch of each epoch was left out, which is so where something is compiled.
+    ``batch_per_device`` is the number of images that one device gets a step.
+    """
+
+    config: TrainConfig
+    dataset_name: str
+    dataset_fingerprint: str
+    fallback: str | None
+    skipped: int
+    train_images: int
+    test_images: int
+    parameters: int
+    devices: tuple[str, ...]
+    batch_per_device: int
+    draws: str
+    drop_last: bool
+
+    def _identity(self, kind: str) -> dict[str, Any]:
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(Setting) if field.name != "config"}
+        own["dataset"], own["fingerprint"] = own.pop("dataset_name"), own.pop("dataset_fingerprint")
+        return {"kind": kind, "status": "ok"} | self.config.as_record() | own | {"devices": list(self.devices)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(Setting):
+    """A finished training run.
+
+    ``examples_per_s`` is all epochs' examples over their wall time, ``examples_per_s_without_wait`` the same without the wait,
+    ``wait_share`` the wait's share of the wall time. ``peak_bytes`` is the most memory that torch held on the first device,
+    None on a CPU.
+    """
+
+    epochs: tuple[EpochStats, ...]
+    examples_per_s: float
+    examples_per_s_without_wait: float
+    wait_share: float
+    peak_bytes: int | None
+
+    def as_record(self) -> dict[str, Any]:
+        """One flat, JSON-able dict, with the epochs as a list under ``epochs`` (their number is ``num_epochs``)."""
+        last = self.epochs[-1]
+        return self._identity("accuracy") | {
+            "num_epochs": len(self.epochs),
+            "epochs": [dataclasses.asdict(stats) for stats in self.epochs],
+            "loss": last.train_loss,
+            "train_accuracy": last.train_accuracy,
+            "test_accuracy": last.test_accuracy,
+            "examples_per_s": self.examples_per_s,
+            "examples_per_s_without_wait": self.examples_per_s_without_wait,
+            "wait_share": self.wait_share,
+            "peak_bytes": self.peak_bytes,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput(Setting):
+    """The speed of a training run, without evaluation; rates as in TrainResult, over ``steps`` steps after a warm-up."""
+
+    steps: int
+    examples: int
+    wall_s: float
+    wait_s: float
+    examples_per_s: float
+    examples_per_s_without_wait: float
+    wait_share: float
+    peak_bytes: int | None
+
+    def as_record(self) -> dict[str, Any]:
+        """One flat, JSON-able dict."""
+        names = {field.name for field in dataclasses.fields(self)} - {field.name for field in dataclasses.fields(Setting)}
+        record = self._identity("throughput") | {name: getattr(self, name) for name in names}
+        del record["epochs"]  # a setting of training to the end
+        return record
+
+
+def setting(
+    config: TrainConfig, dataset: Dataset, *, parameters: int, devices: list[str], draws: str, drop_last: bool
+) -> dict[str, Any]:
+    """The fields of Setting, for the constructors of results."""
+    return {
+        "config": config,
+        "dataset_name": dataset.name,
+        "dataset_fingerprint": dataset.fingerprint,
+        "fallback": dataset.fallback,
+        "skipped": len(dataset.skipped),
+        "train_images": len(dataset.train),
+        "test_images": len(dataset.test),
+        "parameters": parameters,
+        "devices": tuple(devices),
+        "batch_per_device": config.batch_size // len(devices),
+        "draws": draws,
+        "drop_last": drop_last,
+    }
+
+
+def rates(examples: int, wall_s: float, wait_s: float) -> dict[str, Any]:
+    """The three numbers of speed. Waits beyond the wall time (another rank's) leave no time to divide by: capped at 99.9 %."""
+    wait_s = min(wait_s, 0.999 * wall_s)
+    return {
+        "examples_per_s": examples / wall_s,
+        "examples_per_s_without_wait": examples / (wall_s - wait_s),
+        "wait_share": wait_s / wall_s,
+    }
