@@ -155,12 +155,14 @@ def _throughput(configs: list["TrainConfig"], chosen: Preset, dataset: "Dataset"
     for number in range(chosen.throughput_rounds):
         order = random.Random(number).sample(configs, len(configs))  # each round in its own order, against drift
         jobs += [(number, config) for config in order]
-    with console.status("") as status:
-        for done, (number, config) in enumerate(jobs):
-            status.update(f"training throughput {done + 1}/{len(jobs)}: {_label(config)}")
+    for done, (number, config) in enumerate(jobs, start=1):
+        with console.status(f"training throughput {done}/{len(jobs)}: {_label(config)}"):
             measure = partial(measure_throughput, config, dataset, seconds=chosen.throughput_seconds)
             record = _recorded("throughput", config, dataset, measure)
-            append_training(folder, {**record, "round": number})
+        append_training(folder, {**record, "round": number})
+        console.print(
+            f"throughput {done}/{len(jobs)}  {_label(config)}: {_outcome(record, 'examples_per_s', '{:,.0f} examples/s')}"
+        )
 
 
 def _accuracy(options: RunOptions, chosen: Preset, dataset: "Dataset", device: str, folder: Path, console: Console) -> None:
@@ -171,10 +173,12 @@ def _accuracy(options: RunOptions, chosen: Preset, dataset: "Dataset", device: s
         for seed in chosen.seeds
         for recipe in options.recipes or chosen.recipes
     ]
-    with console.status("") as status:
-        for done, config in enumerate(jobs):
-            status.update(f"accuracy {done + 1}/{len(jobs)}: {config.recipe}, seed {config.seed}")
-            append_training(folder, _recorded("accuracy", config, dataset, partial(train, config, dataset)))
+    for done, config in enumerate(jobs, start=1):
+        with console.status(f"accuracy {done}/{len(jobs)}: {config.recipe}, seed {config.seed}"):
+            record = _recorded("accuracy", config, dataset, partial(train, config, dataset))
+        append_training(folder, record)
+        outcome = _outcome(record, "test_accuracy", "test accuracy {:.1%}")
+        console.print(f"accuracy {done}/{len(jobs)}  {config.recipe}, seed {config.seed}: {outcome}")
 
 
 def _accuracy_config(recipe: str, chosen: Preset, device: str) -> "TrainConfig":
@@ -205,7 +209,12 @@ def _recorded(kind: str, config: "TrainConfig", dataset: "Dataset", measure: Cal
         reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0][:300]
         identity = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, "fallback": dataset.fallback}
         record = {"kind": kind, "status": "failed", "reason": reason, **config.as_record(), **identity}
+        record["num_epochs"] = record.pop("epochs")  # as in the records of runs that succeeded
     return record
+
+
+def _outcome(record: dict[str, Any], name: str, wording: str) -> str:
+    return wording.format(record[name]) if record["status"] == "ok" else f"failed ({record['reason']})"
 
 
 def _label(config: "TrainConfig") -> str:

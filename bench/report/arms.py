@@ -80,7 +80,10 @@ def gathered(records: Sequence[Record], names: Sequence[str]) -> list[list[Recor
 
 
 def settings(training: Sequence[Record], kind: str) -> list[list[Arm]]:
-    """Arms by setting: within one, only recipe, backend and placement differ. Without augmentation first, then by lane."""
+    """Arms by setting: within one, only recipe, backend and placement differ.
+
+    Without augmentation first, then by lane, the fastest first.
+    """
     order = list(LANES)
     # How long one trains decides what accuracy can be, but not how fast a step is.
     names = (*SETTING, "num_epochs", "max_train") if kind == "accuracy" else SETTING
@@ -88,7 +91,9 @@ def settings(training: Sequence[Record], kind: str) -> list[list[Arm]]:
     for group in gathered(succeeded(training, kind), names):
         manner = MANNER if kind == "throughput" else (*MANNER, "draws")
         arms = [Arm(records=records) for records in gathered(group, manner)]
-        result.append(sorted(arms, key=lambda arm: (not arm.is_ceiling, order.index(arm.lane))))
+        result.append(
+            sorted(arms, key=lambda arm: (not arm.is_ceiling, order.index(arm.lane), -(arm.median("examples_per_s") or 0)))
+        )
     return result
 
 
