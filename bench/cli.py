@@ -1,4 +1,4 @@
-"""The command line: ``augbench run | train | report | gallery``. Imports torch only once a command has been understood."""
+"""The command line: ``augbench run | train | audit | report | gallery``. torch is imported once a command is understood."""
 
 import sys
 from dataclasses import dataclass
@@ -41,6 +41,41 @@ class Run(RunOptions):
         from bench.run import run
 
         run(self, console)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Check whether the backends do the same augmentation: parity with torchvision's functionals, lanes, distributions."""
+
+    data: str = "auto"
+    """auto, cifar10, synthetic or an image folder: where the images come from that parameters are replayed on."""
+    data_root: Path = Path("data")
+    """Where data sets lie and are cached."""
+    out: Path = Path("audit")
+    """Folder for audit.json."""
+    backends: tuple[str, ...] | None = None
+    """Backends to audit (default: all that are not compiled)."""
+    ops: tuple[str, ...] | None = None
+    """Ops to audit (default: all)."""
+    recipes: tuple[str, ...] | None = None
+    """Recipes to audit (default: all)."""
+    device: str = "cpu"
+    """Where backends that can run there do."""
+    draws: int = 10_000
+    """Draws for each test of a distribution."""
+
+    def execute(self, console: Console) -> None:
+        from bench.audit import print_audit, run_audit
+        from bench.records import AUDIT
+        from training.data import load
+
+        dataset = load(self.data, root=self.data_root)
+        record = run_audit(
+            dataset, self.out, console, backends=self.backends, ops=self.ops, recipes=self.recipes, device=self.device,
+            draws=self.draws,
+        )  # fmt: skip
+        print_audit(record, console)
+        console.print(f"audit: {self.out / AUDIT}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +126,7 @@ class Gallery:
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Audit, tyro.conf.subcommand("audit")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Gallery, tyro.conf.subcommand("gallery")]
 )

@@ -24,6 +24,7 @@ from bench.measurements import Measurement, events_of, finite, is_event, join, n
 SCHEMA = 1
 JOURNAL = "ops.jsonl"
 TRAINING = "training.jsonl"
+AUDIT = "audit.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Run:
     training: list[dict[str, Any]]
     problems: list[str]
     plan: dict[str, Any] = field(default_factory=dict)
+    audit: dict[str, Any] = field(default_factory=dict)
 
 
 CSV_COLUMNS = (
@@ -178,7 +180,8 @@ def load_run(path: Path) -> Run:
     events = [event for event in _read_lines(path / JOURNAL, problems) if is_event(event)]
     training = _read_lines(path / TRAINING, problems)
     environment = _read_object(path / "environment.json", problems)
-    if not (plan or ops or events or training or environment or problems):
+    audit = _read_object(path / AUDIT, problems)
+    if not (plan or ops or events or training or environment or audit or problems):
         raise ValueError(f"{path} holds no run: no plan.json, ops.json or training.jsonl in it")
     measurements = _read_measurements(ops.get("measurements"), problems)
     if events or not measurements:
@@ -195,6 +198,7 @@ def load_run(path: Path) -> Run:
         training=training,
         problems=problems,
         plan=plan,
+        audit=audit,
     )
 
 

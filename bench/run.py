@@ -1,4 +1,4 @@
-"""``augbench run``: benchmarks, training throughput of every placement, a short accuracy comparison, and the report.
+"""``augbench run``: the audit, benchmarks, training throughput of every placement, a short accuracy comparison, and the report.
 
 The benchmarks run in a process of their own, because a compiled case can take the CUDA context, or the process, with it; the
 rest goes on in a fresh one. What was measured is on disk at once, so an interrupted run still gets its report.
@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -69,6 +70,7 @@ def run(options: RunOptions, console: Console) -> Path:
     folder = run_folder(options.results, device)
     console.print(f"results go to {folder}")
     try:
+        _audit(options, chosen, dataset, folder, console)
         _benchmarks(options, chosen, folder)
         configs = list(_training_configs(options, chosen, device))
         _throughput(configs, chosen, dataset, folder, console)
@@ -86,6 +88,19 @@ def _check_options(options: RunOptions) -> None:
         for name in names or ():
             if name not in known:
                 raise ValueError(f"unknown {what} {name!r}; known: {', '.join(known)}")
+
+
+def _audit(options: RunOptions, chosen: Preset, dataset: "Dataset", folder: Path, console: Console) -> None:
+    """Before speed: which backends do the same thing. On the CPU, where the oracle is."""
+    from augment import BACKENDS
+    from bench.audit import run_audit
+
+    if chosen.audit_draws is None:
+        return
+    backends = None if options.backends is None else [name for name in options.backends if not BACKENDS[name].compiled]
+    record = run_audit(dataset, folder, console, backends=backends, draws=chosen.audit_draws)
+    counts = Counter(one["verdict"] for one in record["verdicts"])
+    console.print(f"audit: {', '.join(f'{number} {verdict}' for verdict, number in counts.most_common())}")
 
 
 # ---- benchmarks -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from bench.report.arms import Arm, ceiling, settings, share_of
 from bench.report.blocks import Block, Bullets, Code, Heading, Inline, Strong, Table, Text, Warning
 from bench.report.context import Context
 from bench.report.lanes import LANES, LaneTable, lane_tables, passes, rate
+from bench.report.parity import summary
 from bench.report.quantities import UNKNOWN, counted, percent, rounded, spread, word
 from bench.report.runs import FEWEST_SEEDS, interval, number_of_epochs
 
@@ -142,7 +143,7 @@ def _mappings(value: Any) -> list[Mapping[str, Any]]:
 
 def answer(context: Context) -> list[Block]:
     """A few sentences from the data: how fast, what it costs in training, what it gives in accuracy."""
-    items = [*_fastest(context), *_cost(context), *_gain(context)]
+    items = [*_fastest(context), *_cost(context), *_gain(context), summary(context)]
     return [Heading(text="In short"), Bullets(items)]
 
 

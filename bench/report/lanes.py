@@ -4,7 +4,7 @@ A lane is what a backend really does: draws parameters for each image, once a ba
 at all. What lies in different lanes is different work, and no ratio is made of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,15 +31,38 @@ Differences = Mapping[tuple[str, str], str]
 """(subject, backend) -> the named difference from the op's definition."""
 
 
-def named_differences(run: Run) -> Differences | None:
-    """What the plan says of each cell's difference from the definition; None where it says nothing at all.
+COMPARABLE = ("exact", "close")
+"""The audit's verdicts that allow a ratio."""
 
-    Planned cases carry it as ``differs``. Without it equal work is not known, and no ratio is shown.
+
+def named_differences(run: Run) -> Differences | None:
+    """Where a cell is not the op as it is defined, and how: as the audit measured it, else as the plan declares it.
+
+    None where neither says anything at all: then equal work is not known, and no ratio is shown.
     """
+    audited = run.audit.get("verdicts")
+    if isinstance(audited, list):
+        return _measured(one for one in audited if isinstance(one, dict))
     cases = run.plan.get("cases")
+    return _declared(cases) if isinstance(cases, list) else None
+
+
+def _measured(verdicts: Iterable[Mapping[str, Any]]) -> Differences:
+    told: dict[tuple[str, str], str] = {}
+    for one in verdicts:
+        subject, backend, verdict = str(one.get("subject")), str(one.get("backend")), one.get("verdict")
+        lane = one.get("lane")
+        if verdict not in COMPARABLE:
+            told[subject, backend] = f"{subject}: {verdict}, {one.get('cause') or 'cause not known'}"
+        elif isinstance(lane, dict) and lane.get("declared") != lane.get("measured"):
+            told[subject, backend] = f"{subject}: declared {lane.get('declared')}, measured {lane.get('measured')}"
+    return told
+
+
+def _declared(cases: Sequence[Any]) -> Differences | None:
     told: dict[tuple[str, str], str] = {}
     known = False
-    for entry in cases if isinstance(cases, list) else ():
+    for entry in cases:
         if isinstance(entry, dict) and "differs" in entry and isinstance(entry.get("case"), dict):
             known = True
             if entry["differs"]:

@@ -9,6 +9,7 @@ from bench.report.blocks import Block
 from bench.report.context import Context
 from bench.report.growth import growth_section
 from bench.report.markdown import render
+from bench.report.parity import audit_section
 from bench.report.runs import accuracy_section, throughput_section
 from bench.report.speed import suite_section
 
@@ -18,6 +19,7 @@ def sections(context: Context) -> list[Block]:
     return [
         *head.title(context),
         *head.answer(context),
+        *audit_section(context),
         *suite_section(context, "recipes"),
         *suite_section(context, "ops"),
         *growth_section(context),

@@ -40,6 +40,7 @@ TRAINING = (
 STATUS = {"failed": "failed", "not_run": "not run", "unsupported": "unsupported"}
 FILES = (
     ("environment.json", "machine, devices, versions, commit, data set"),
+    ("audit.json", "whether the backends do the same: errors, lanes, distributions, a verdict a cell"),
     ("plan.json", "every planned case and the order in which they ran"),
     ("ops.json", "every case with all samples"),
     ("ops.jsonl", "the journal of a run that has not ended"),

@@ -316,7 +316,7 @@ STRANGE_TRAINING: list[dict[str, Any]] = [
 def test_a_report_is_always_whole(tmp_path: Path, measurements: Any, training: Any, environment: dict[str, Any]) -> None:
     text = write_report(a_run(tmp_path, measurements, training, environment=environment)).read_text()
     headings = re.findall(r"^#{1,2} .*", text, flags=re.MULTILINE)
-    assert len(headings) == 10
+    assert len(headings) == 11
     assert "not measured" in text.lower()
     assert not re.search(r"\bnan\b|\binf\b", text)
     with (tmp_path / "measurements.csv").open() as file:
@@ -430,3 +430,34 @@ def test_lane_tables_keep_what_was_planned() -> None:
     found: list[LaneTable] = lane_tables(cells, "recipes")
     assert sorted(m.case.id for table in found for m in table.cells.values()) == sorted(m.case.id for m in cells)
     assert [table.lane for table in found] == ["per_image", "per_batch", "fixed"]
+
+
+def verdict(backend: str, outcome: str, cause: str = "", measured: str = "per_image") -> dict[str, Any]:
+    lane = {"declared": "per_image", "measured": measured}
+    worst = {"max_error": 0.25, "mean_error": 0.1, "target_error": 0.0}
+    return {
+        **{"subject": "crop_flip", "kind": "recipe", "backend": backend, "verdict": outcome, "cause": cause},
+        **{"lane": lane, "worst": worst},
+    }
+
+
+@pytest.mark.parametrize(
+    ("kornia", "ratio_stands"),
+    [
+        (verdict("kornia", "exact"), True),
+        (verdict("kornia", "close", "border handling"), True),
+        (verdict("kornia", "different", "additive brightness"), False),
+        (verdict("kornia", "unaudited"), False),
+        (verdict("kornia", "exact", measured="per_batch"), False),
+    ],
+    ids=lambda value: f"{value['verdict']}-{value['lane']['measured']}" if isinstance(value, dict) else str(value),
+)
+def test_a_ratio_needs_the_audits_leave(tmp_path: Path, kornia: dict[str, Any], ratio_stands: bool) -> None:
+    cells = [measured("kornia", [10.0, 10.0], draws="per_image"), measured("torchvision_loop", [4.0, 4.0], draws="per_image")]
+    audit = {"verdicts": [kornia, verdict("torchvision_loop", "exact")], "findings": []}
+    run = replace(a_run(tmp_path, cells, []), audit=audit)
+    text = write_report(run).read_text()
+    assert ("2.50x" in text) == ratio_stands
+    if kornia["cause"]:
+        assert kornia["cause"] in text
+    assert f"{kornia['verdict']}" in text
