@@ -8,7 +8,8 @@ Adding an op: a dataclass in ``augment.ops`` and a row here. Adding a backend: a
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import kornia.augmentation as K
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 from torchvision.transforms import v2
 
-from augment import compose
+from augment import compose, fused
 from augment.compose import Pipeline, Runner, Step
 from augment.ops import (
     Affine,
@@ -56,7 +57,7 @@ from augment.ops import (
 )
 from augment.recipes import RECIPES
 
-Library = Literal["pil", "torchvision", "kornia"]
+Library = Literal["pil", "torchvision", "kornia", "fused"]
 Draws = Literal["per_image", "per_batch", "mixed", "fixed"]
 """The lane: parameters drawn for each image, once a batch, some ops this and some that way, or nothing is drawn at all."""
 
@@ -92,12 +93,17 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """A library and a way of driving it. ``on_device`` says whether it can take a batch on an accelerator."""
+    """A library and a way of driving it. ``on_device`` says whether it can take a batch on an accelerator.
+
+    ``compose`` makes a runner of ops built one by one; a backend with ``plan`` takes the ops themselves, all at once, and
+    draws from ``generator`` itself.
+    """
 
     name: str
     library: Library
     draws: Draws
-    compose: Callable[[Sequence[Step]], Runner]
+    compose: Callable[[Sequence[Step]], Runner] = compose.batched
+    plan: Callable[..., Runner] | None = None
     compiled: bool = False
     on_device: bool = True
     about: str = ""
@@ -115,6 +121,14 @@ class _Solarize(v2.RandomSolarize):
         is_float = isinstance(inpt, torch.Tensor) and inpt.is_floating_point()
         threshold = self.threshold if is_float else -(-self.threshold * 255 // 1)
         return self._call_kernel(v2.functional.solarize, inpt, threshold)
+
+
+class _Perspective(K.RandomPerspective):
+    """Kornia maps pixel centres, counted from 0; torchvision their corners, half a pixel before."""
+
+    def compute_transformation(self, input: Any, params: dict[str, Any], flags: dict[str, Any]) -> Any:
+        corners = {name: params[name] - 0.5 for name in ("start_points", "end_points")}
+        return super().compute_transformation(input, params | corners, flags)
 
 
 def _kornia_noise(op: GaussianNoise) -> nn.Module:
@@ -166,6 +180,7 @@ ROWS: dict[str, Row] = {
         pinned_at=lambda size: Rotate(degrees=(30.0, 30.0)),
         build=_torchvision(lambda op: v2.RandomRotation(op.degrees, interpolation=BILINEAR, fill=None))
         | {"kornia": lambda op: K.RandomRotation(op.degrees, p=1.0)},
+        differs={"pil": "the border is not blended with the black outside"},
     ),
     "Affine": Row(
         at=lambda size: Affine(),
@@ -180,14 +195,20 @@ ROWS: dict[str, Row] = {
                 op.degrees, translate=op.translate, scale=op.scale, shear=op.shear, align_corners=True, p=1.0
             )
         },
-        differs={"kornia": "shifts are not rounded to whole pixels"},
+        differs={
+            "kornia": "shifts are not rounded to whole pixels",
+            "pil": "the border is not blended with the black outside",
+        },
     ),
     "Perspective": Row(
         at=lambda size: Perspective(),
         pinned_at=None,
         build=_torchvision(lambda op: v2.RandomPerspective(op.distortion, p=op.p, fill=None))
-        | {"kornia": lambda op: K.RandomPerspective(op.distortion, p=op.p, align_corners=True)},
-        differs={"kornia": "corner shifts are continuous, torchvision's are whole pixels"},
+        | {"kornia": lambda op: _Perspective(op.distortion, p=op.p, align_corners=True)},
+        differs={
+            "kornia": "corner shifts are continuous, torchvision's are whole pixels",
+            "pil": "the border is not blended with the black outside",
+        },
     ),
     "Resize": Row(
         at=lambda size: Resize(size=size // 2),
@@ -240,7 +261,10 @@ ROWS: dict[str, Row] = {
                 brightness=op.brightness, contrast=op.contrast, saturation=op.saturation, hue=op.hue
             )
         },
-        differs={"kornia": "one order of the four ops for the whole batch"},
+        differs={
+            "kornia": "one order of the four ops for the whole batch",
+            "pil": "8-bit arithmetic, the hue on PIL's 8-bit wheel",
+        },
     ),
     "Grayscale": Row(
         at=lambda size: Grayscale(),
@@ -315,7 +339,7 @@ ROWS: dict[str, Row] = {
         pinned_at=lambda size: Normalize(),
         build=_torchvision(lambda op: v2.Normalize(op.mean, op.std)) | {"kornia": lambda op: K.Normalize(op.mean, op.std)},
         random=False,
-        needs_float=("pil", "torchvision"),
+        needs_float=("pil", "torchvision", "fused"),
     ),
     "AutoAugment": Row(
         at=lambda size: AutoAugment(),
@@ -357,8 +381,14 @@ ROWS: dict[str, Row] = {
         mixes_labels=True,
         needs_float=("pil", "torchvision"),
         draws={"pil": "per_batch", "torchvision": "per_batch"},
+        differs={"kornia": "the box lies wholly inside the image, not centred anywhere and cut off at the border"},
     ),
 }
+
+
+# Our own backend plans a recipe as a whole, so its cells are the ops themselves.
+for _name in fused.SUPPORTED:
+    ROWS[_name] = replace(ROWS[_name], build={**ROWS[_name].build, "fused": lambda op, *_: op})
 
 
 BACKENDS: dict[str, Backend] = {
@@ -391,6 +421,14 @@ BACKENDS: dict[str, Backend] = {
         Backend(
             name="kornia_compiled", library="kornia", draws="per_image", compose=compose.compiled, compiled=True,
             about="the kornia backend through torch.compile",
+        ),
+        Backend(
+            name="fused", library="fused", draws="per_image", plan=fused.compose,
+            about="ours: torchvision's ops with a draw for each image, the recipe planned as a whole",
+        ),
+        Backend(
+            name="fused_compiled", library="fused", draws="per_image", plan=partial(fused.compose, compile=True), compiled=True,
+            about="the fused backend through torch.compile",
         ),
     )
 }  # fmt: skip
@@ -471,19 +509,24 @@ def build(
     ops = resolve(subject, image_size)
     chosen = find_backend(backend)
     check_supported(ops, backend, dtype)
-    steps = [_build_step(op, chosen.library, torch.device(device), num_classes) for op in ops]
+    if chosen.plan is not None:
+        run = chosen.plan(ops, num_classes=num_classes, generator=generator)
+        generator = None  # the runner has it: the global one is neither seeded nor restored
+    else:
+        run = chosen.compose([build_step(op, chosen.library, torch.device(device), num_classes) for op in ops])
     return Pipeline(
         ops=ops,
         backend=backend,
         draws=lane(ops, backend),
-        mixes=any(step.mixes_labels for step in steps),
-        run=chosen.compose(steps),
+        mixes=any(ROWS[op.name].mixes_labels for op in ops),
+        run=run,
         dtype=dtype,
         generator=generator,
     )
 
 
-def _build_step(op: Op, library: Library, device: torch.device, num_classes: int) -> Step:
+def build_step(op: Op, library: Library, device: torch.device, num_classes: int) -> Step:
+    """One op as a library builds it, on the device; ``num_classes`` is for ops that mix labels."""
     row = ROWS[op.name]
     apply = row.build[library](op, num_classes) if row.mixes_labels else row.build[library](op)
     if isinstance(apply, nn.Module):

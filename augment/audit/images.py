@@ -1,0 +1,38 @@
+"""Images for the audit: given ones at the sizes wanted, noise, and drawn ones where none are given."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from augment.compose import to_float
+
+
+def drawn_images(count: int, size: int, seed: int = 0) -> Tensor:
+    """uint8 [count, 3, size, size]: smooth colour fields with hard-edged boxes, where no real images are given."""
+    generator = torch.Generator().manual_seed(seed)
+    fields = torch.rand(count, 3, 6, 6, generator=generator)
+    images = torch.nn.functional.interpolate(fields, (size, size), mode="bicubic", align_corners=False).clamp(0, 1)
+    for image in images:
+        top, left = (int(v) for v in torch.randint(0, max(size // 2, 1), (2,), generator=generator))
+        image[:, top : top + size // 3 + 1, left : left + size // 4 + 1] = torch.rand(3, 1, 1, generator=generator)
+    return images.mul(255).round().to(torch.uint8)
+
+
+def at_size(images: Sequence[Tensor], size: int) -> Tensor:
+    """uint8 images [3, H, W] of any sizes -> uint8 [N, 3, size, size]: centre square, antialiased."""
+    squares = []
+    for image in images:
+        side = min(image.shape[-2:])
+        top, left = (image.shape[-2] - side) // 2, (image.shape[-1] - side) // 2
+        square = to_float(image[None, :, top : top + side, left : left + side])
+        if side != size:
+            square = torch.nn.functional.interpolate(square, (size, size), mode="bilinear", antialias=True)
+        squares.append(square.mul(255).round().clamp(0, 255).to(torch.uint8))
+    return torch.cat(squares)
+
+
+def noise_images(count: int, size: int, seed: int = 0) -> Tensor:
+    """uint8 [count, 3, size, size], every value equally likely and independent."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)

@@ -1,0 +1,154 @@
+"""The fused backend: torchvision's ops with a draw for each image, planned as a whole recipe, over the batch at once.
+
+``plan(recipe)`` gives a ``Plan``: ``sample`` draws parameters (``augment.sampling``), ``apply`` does the work from them and
+nothing else (``augment.stages``), so that replaying parameters gives the same pixels. ``compose`` makes it a backend's runner.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from augment import kernels, ops, sampling, stages, threads
+from augment.compose import Runner
+from augment.ops import Op
+from augment.sampling import Params
+
+SUPPORTED = frozenset(kind.__name__ for kind in sampling.SAMPLERS)
+"""Names of the ops that this backend can do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Neighbouring ops that are done together, and what does them with the parameters of each."""
+
+    ops: tuple[Op, ...]
+    apply: Callable[[Sequence[Op], Tensor, Sequence[Params]], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A recipe in stages. Images are [B, 3, H, W] uint8, or float in [0, 1]; results float32, or uint8 if no op needs float."""
+
+    ops: tuple[Op, ...]
+    stages: tuple[Stage, ...]
+
+    @property
+    def mixes(self) -> bool:
+        """Whether labels become soft targets."""
+        return any(isinstance(op, stages.MIXING) for op in self.ops)
+
+    def sample(
+        self, batch: int, height: int, width: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+    ) -> tuple[Params, ...]:
+        """Draw for a batch of that size; see ``augment.sampling.sample``."""
+        with threads.enough_for(torch.device(device), batch * 3 * height * width):
+            return sampling.sample(self.ops, batch, height, width, generator, device)
+
+    def apply(self, images: Tensor, params: Sequence[Params]) -> Tensor:
+        """Do what was drawn. The input is not changed; the result may share its memory only if no op touched it."""
+        with threads.enough_for(images.device, images.numel()):
+            images = images.contiguous()
+            if images.is_floating_point():
+                images = images.to(torch.float32, copy=True)
+            start = 0
+            for stage in self.stages:
+                end = start + len(stage.ops)
+                images = stage.apply(stage.ops, images, params[start:end])
+                start = end
+            return images
+
+    def targets(self, labels: Tensor, params: Sequence[Params], num_classes: int) -> Tensor:
+        """Labels int64 [B] as the images were mixed: float32 [B, num_classes]; the labels themselves if nothing mixes."""
+        mixed = [drawn for op, drawn in zip(self.ops, params, strict=True) if isinstance(op, stages.MIXING)]
+        if not mixed:
+            return labels
+        targets = kernels.one_hot(labels, num_classes)
+        for drawn in mixed:
+            targets = kernels.mix_targets(targets, drawn["lam"])
+        return targets
+
+
+def plan(recipe: Sequence[Op]) -> Plan:
+    """Group a recipe into stages."""
+    grouped: list[Stage] = []
+    rest = list(recipe)
+    while rest:
+        taken = _count(rest)
+        head, rest = tuple(rest[:taken]), rest[taken:]
+        grouped.append(Stage(head, _stage_for(head[0])))
+    return Plan(tuple(recipe), tuple(grouped))
+
+
+def _count(rest: Sequence[Op]) -> int:
+    """How many of the coming ops make one stage."""
+    if not isinstance(rest[0], (*stages.EXACT, ops.RandomResizedCrop)):
+        return 1
+    may_crop = isinstance(rest[0], stages.FLIPS)
+    for index, op in enumerate(rest[1:], start=1):
+        if isinstance(op, stages.CROPS) and may_crop:
+            may_crop = False
+        elif not isinstance(op, stages.FLIPS):
+            return index
+    return len(rest)
+
+
+def _stage_for(first: Op) -> Callable[[Sequence[Op], Tensor, Sequence[Params]], Tensor]:
+    if isinstance(first, stages.EXACT):
+        return stages.take
+    if isinstance(first, ops.RandomResizedCrop):
+        return stages.resized_crop
+    alone = stages.STAGES[type(first)]
+    return lambda stage_ops, images, params: alone(stage_ops[0], images, params[0])
+
+
+def compose(
+    recipe: Sequence[Op], *, num_classes: int, generator: torch.Generator | None = None, compile: bool = False
+) -> Runner:
+    """The recipe as a runner for ``augment.compose.Pipeline``: draws, then applies, on the device of the images.
+
+    ``compile`` sends ``apply`` through ``torch.compile``; draws stay outside, where they come from PyTorch's own generators.
+    """
+    planned = plan(recipe)
+    apply = compile_whole(planned.apply) if compile else planned.apply
+
+    def run(images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if generator is not None and generator.device.type != images.device.type:
+            raise ValueError(f"the generator is on {generator.device}, the images on {images.device}: put both on one device")
+        batch, _, height, width = images.shape
+        params = planned.sample(batch, height, width, generator, images.device)
+        targets = None if labels is None else planned.targets(labels, params, num_classes)
+        return apply(images, params), targets
+
+    return run
+
+
+Applied = Callable[[Tensor, Sequence[Params]], Tensor]
+
+
+def compile_whole(apply: Applied, backend: Any = "inductor") -> Applied:
+    """``Plan.apply`` through ``torch.compile``: one graph, for all contents and batch sizes.
+
+    Where there is no compiler, one RuntimeWarning says so and the kernels run as they are.
+    """
+    fast: Applied | None = torch.compile(apply, fullgraph=True, backend=backend)
+
+    def run(images: Tensor, params: Sequence[Params]) -> Tensor:
+        nonlocal fast
+        if fast is None:
+            return apply(images, params)
+        for tensor in (images, *(value for drawn in params for value in drawn.values())):
+            # "maybe": a batch of one is compiled for itself, as PyTorch does with every size of 1.
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        try:
+            return fast(images, params)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            warnings.warn(f"torch.compile failed ({reason}): the fused backend runs without it", RuntimeWarning, stacklevel=2)
+            fast = None
+            return apply(images, params)
+
+    return run

@@ -1,0 +1,205 @@
+"""What AutoAugment, RandAugment, TrivialAugmentWide and AugMix choose from, as tables that a batch can be looked up in.
+
+A policy draws an op, a bin of its magnitudes and a sign. Whatever the op, that is in the end one of a dozen kernels with a few
+numbers, so that a whole batch is looked up at once: ``Space.lookup`` gives each image the kernel's index and its arguments.
+Sources: torchvision/transforms/v2/_auto_augment.py.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+KERNELS = (
+    "identity", "warp", "brightness", "contrast", "saturation", "sharpness", "posterize", "solarize", "autocontrast",
+    "equalize", "invert",
+)  # fmt: skip
+"""The kernels that policies use; ``Space.lookup`` gives indices into this list."""
+
+ARGUMENTS = 6
+"""Numbers that a kernel gets for an image: a matrix for ``warp``, else the strength, first, and zeros."""
+
+KERNEL_OF = {
+    "Identity": "identity", "ShearX": "warp", "ShearY": "warp", "TranslateX": "warp", "TranslateY": "warp", "Rotate": "warp",
+    "Brightness": "brightness", "Color": "saturation", "Contrast": "contrast", "Sharpness": "sharpness",
+    "Posterize": "posterize", "Solarize": "solarize", "AutoContrast": "autocontrast", "Equalize": "equalize",
+    "Invert": "invert",
+}  # fmt: skip
+
+UNSIGNED = frozenset({"Identity", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert"})
+
+Magnitudes = Callable[[int, int, int], Tensor]
+"""(bins, height, width) -> the magnitude of each bin, float32 [bins]."""
+
+
+def _up_to(high: float) -> Magnitudes:
+    return lambda bins, height, width: torch.linspace(0.0, high, bins)
+
+
+def _bits(most: int, span: int) -> Magnitudes:
+    return lambda bins, height, width: (most - (torch.arange(bins) / ((bins - 1) / span))).round()
+
+
+def _none(bins: int, height: int, width: int) -> Tensor:
+    return torch.zeros(bins)
+
+
+def _solarize(bins: int, height: int, width: int) -> Tensor:
+    return torch.linspace(1.0, 0.0, bins)
+
+
+def _share_of_width(share: float) -> Magnitudes:
+    return lambda bins, height, width: torch.linspace(0.0, share * width, bins)
+
+
+def _share_of_height(share: float) -> Magnitudes:
+    return lambda bins, height, width: torch.linspace(0.0, share * height, bins)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Space:
+    """Ops to choose from, in torchvision's order, and what their magnitudes are in each of ``bins`` bins."""
+
+    bins: int
+    magnitudes: Mapping[str, Magnitudes]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the ops; a drawn ``op`` is an index into them."""
+        return tuple(self.magnitudes)
+
+    def lookup(self, op: Tensor, bin: Tensor, negative: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Drawn op and bin (int64) and sign (bool), all [...] -> kernels int64 [...], arguments float32 [..., ARGUMENTS]."""
+        kernels, arguments = _tables(self, height, width, op.device)
+        row = (op * self.bins + bin) * 2 + negative
+        return kernels[op], arguments[row]
+
+
+@functools.lru_cache(maxsize=64)
+def _tables(space: Space, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Index of each op's kernel, and arguments for each op, bin and sign (in this order, flattened): rows [..., ARGUMENTS].
+
+    Made once an image size and kept on the device, so that a batch later asks the host for nothing.
+    """
+    rows = []
+    for name, magnitudes in space.magnitudes.items():
+        for magnitude in magnitudes(space.bins, height, width).tolist():
+            for sign in (1.0, 1.0 if name in UNSIGNED else -1.0):
+                rows.append(_arguments(name, sign * magnitude, height, width))
+    kernels = [KERNELS.index(KERNEL_OF[name]) for name in space.names]
+    return torch.tensor(kernels, device=device), torch.tensor(rows, device=device)
+
+
+def _arguments(name: str, magnitude: float, height: int, width: int) -> list[float]:
+    """The kernel's arguments for an op; matrices map a pixel of the result to its source, about the image's centre."""
+    angle = math.radians(magnitude)
+    matrices = {  # torchvision shears about the top left corner and truncates shifts to whole pixels
+        "ShearX": [1.0, magnitude, magnitude * height / 2, 0.0, 1.0, 0.0],
+        "ShearY": [1.0, 0.0, 0.0, magnitude, 1.0, magnitude * width / 2],
+        "TranslateX": [1.0, 0.0, -float(int(magnitude)), 0.0, 1.0, 0.0],
+        "TranslateY": [1.0, 0.0, 0.0, 0.0, 1.0, -float(int(magnitude))],
+        "Rotate": [math.cos(angle), -math.sin(angle), 0.0, math.sin(angle), math.cos(angle), 0.0],
+    }
+    if name in matrices:
+        return matrices[name]
+    is_blend = name in {"Brightness", "Color", "Contrast", "Sharpness"}
+    return [1.0 + magnitude if is_blend else magnitude] + [0.0] * (ARGUMENTS - 1)
+
+
+def _enhancements(most: float) -> dict[str, Magnitudes]:
+    return {name: _up_to(most) for name in ("Brightness", "Color", "Contrast", "Sharpness")}
+
+
+_RANDAUGMENT: dict[str, Magnitudes] = {
+    "Identity": _none,
+    "ShearX": _up_to(0.3),
+    "ShearY": _up_to(0.3),
+    "TranslateX": _share_of_width(150.0 / 331.0),
+    "TranslateY": _share_of_height(150.0 / 331.0),
+    "Rotate": _up_to(30.0),
+    **_enhancements(0.9),
+    "Posterize": _bits(8, 4),
+    "Solarize": _solarize,
+    "AutoContrast": _none,
+    "Equalize": _none,
+}
+
+RANDAUGMENT = Space(bins=31, magnitudes=_RANDAUGMENT)
+
+AUTOAUGMENT = Space(bins=10, magnitudes={**_RANDAUGMENT, "Invert": _none})
+
+TRIVIALAUGMENT = Space(
+    bins=31,
+    magnitudes={
+        "Identity": _none,
+        "ShearX": _up_to(0.99),
+        "ShearY": _up_to(0.99),
+        "TranslateX": _up_to(32.0),
+        "TranslateY": _up_to(32.0),
+        "Rotate": _up_to(135.0),
+        **_enhancements(0.99),
+        "Posterize": _bits(8, 6),
+        "Solarize": _solarize,
+        "AutoContrast": _none,
+        "Equalize": _none,
+    },
+)
+
+AUGMIX = Space(
+    bins=10,
+    magnitudes={
+        "ShearX": _up_to(0.3),
+        "ShearY": _up_to(0.3),
+        "TranslateX": _share_of_width(1 / 3),
+        "TranslateY": _share_of_height(1 / 3),
+        "Rotate": _up_to(30.0),
+        "Posterize": _bits(4, 4),
+        "Solarize": _solarize,
+        "AutoContrast": _none,
+        "Equalize": _none,
+        **_enhancements(0.9),
+        "Identity": _none,  # never drawn: fills chains that are shorter than three ops
+    },
+)
+
+CIFAR10_PAIRS: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...] = (
+    (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
+    (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
+    (("Sharpness", 0.8, 1), ("Sharpness", 0.9, 3)),
+    (("ShearY", 0.5, 8), ("TranslateY", 0.7, 9)),
+    (("AutoContrast", 0.5, 0), ("Equalize", 0.9, 0)),
+    (("ShearY", 0.2, 7), ("Posterize", 0.3, 7)),
+    (("Color", 0.4, 3), ("Brightness", 0.6, 7)),
+    (("Sharpness", 0.3, 9), ("Brightness", 0.7, 9)),
+    (("Equalize", 0.6, 0), ("Equalize", 0.5, 0)),
+    (("Contrast", 0.6, 7), ("Sharpness", 0.6, 5)),
+    (("Color", 0.7, 7), ("TranslateX", 0.5, 8)),
+    (("Equalize", 0.3, 0), ("AutoContrast", 0.4, 0)),
+    (("TranslateY", 0.4, 3), ("Sharpness", 0.2, 6)),
+    (("Brightness", 0.9, 6), ("Color", 0.2, 8)),
+    (("Solarize", 0.5, 2), ("Invert", 0.0, 0)),
+    (("Equalize", 0.2, 0), ("AutoContrast", 0.6, 0)),
+    (("Equalize", 0.2, 0), ("Equalize", 0.6, 0)),
+    (("Color", 0.9, 9), ("Equalize", 0.6, 0)),
+    (("AutoContrast", 0.8, 0), ("Solarize", 0.2, 8)),
+    (("Brightness", 0.1, 3), ("Color", 0.7, 0)),
+    (("Solarize", 0.4, 5), ("AutoContrast", 0.9, 0)),
+    (("TranslateY", 0.9, 9), ("TranslateY", 0.7, 9)),
+    (("AutoContrast", 0.9, 0), ("Solarize", 0.8, 3)),
+    (("Equalize", 0.8, 0), ("Invert", 0.1, 0)),
+    (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 0)),
+)
+"""AutoAugment's sub-policies for CIFAR-10: (op, probability, bin) twice; the bin is 0 where the op has no magnitude."""
+
+
+@functools.lru_cache(maxsize=8)
+def pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Ops (int64), probabilities (float32) and bins (int64) of ``CIFAR10_PAIRS``, each [25, 2], on the device."""
+    names = AUTOAUGMENT.names
+    chosen = [[names.index(name) for name, _, _ in pair] for pair in CIFAR10_PAIRS]
+    probability = [[p for _, p, _ in pair] for pair in CIFAR10_PAIRS]
+    bins = [[magnitude for _, _, magnitude in pair] for pair in CIFAR10_PAIRS]
+    return torch.tensor(chosen, device=device), torch.tensor(probability, device=device), torch.tensor(bins, device=device)
