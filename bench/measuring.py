@@ -94,6 +94,11 @@ class Bench:
         self._built.move_to_end(case)
         return self._built[case]
 
+    def close(self) -> None:
+        """Let go of everything: what stays frozen is not collected when Python ends, and extensions then report leaks."""
+        self.forget()
+        gc.unfreeze()
+
     def forget(self) -> None:
         """Give memory back after a case has failed, so that the next one does not fail for it."""
         self._built.clear()

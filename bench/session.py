@@ -279,6 +279,8 @@ class BenchSession:
         return join([plan_entry(planned) for planned in self.planned], self.events, died=False)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._bench is not None:
+            self._bench.close()
         if self.folder is None:
             return
         try:

@@ -78,7 +78,13 @@ def _cell(verdict: Mapping[str, Any] | None) -> Text:
     error = number(worst, "max_error") if isinstance(worst, dict) else None
     lane = verdict.get("lane")
     measured = LANE_MARKS.get(str(lane.get("measured")), "?") if isinstance(lane, dict) else "?"
-    return f"{kind} {measured}, {UNKNOWN if error is None else rounded(error, 2)}"
+    return f"{kind} {measured}, {_error(error)}"
+
+
+def _error(error: float | None) -> str:
+    if error is None:
+        return UNKNOWN
+    return "< 0.01" if 0 < error < 0.01 else rounded(error, 2)
 
 
 def _legend() -> str:
