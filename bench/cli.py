@@ -1,4 +1,4 @@
-"""The command line: ``augbench run | train | audit | report | gallery``. torch is imported once a command is understood."""
+"""The command line, ``augbench COMMAND``. Imports torch only once a command has been understood."""
 
 import sys
 from dataclasses import dataclass
@@ -123,11 +123,36 @@ class Gallery:
             console.print(f"sheet: {sheet}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Say case by case whether run B is faster or slower than run A; exit code 1 on a regression, for CI."""
+
+    a: tyro.conf.Positional[Path]
+    """The run folder to compare with, such as that of the main branch."""
+    b: tyro.conf.Positional[Path]
+    """The run folder in question."""
+    threshold: float = 0.05
+    """Share of images/s that may be lost: a regression is called slower and loses more; same is within it."""
+    level: float = 0.05
+    """Chance that anything is called faster or slower where nothing changed, over all cases together."""
+    across_machines: bool = False
+    """Compare runs of different machines, versions or data all the same, and say what differs."""
+
+    def execute(self, console: Console) -> None:
+        from bench.compare import compare
+
+        status = compare(
+            self.a, self.b, console, threshold=self.threshold, level=self.level, across_machines=self.across_machines
+        )
+        sys.exit(status)
+
+
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Audit, tyro.conf.subcommand("audit")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Gallery, tyro.conf.subcommand("gallery")]
 )
 

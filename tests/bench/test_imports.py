@@ -96,7 +96,11 @@ def test_only_the_catalog_and_the_audit_know_the_libraries(path: Path) -> None:
     assert not libraries or named(path).startswith(KNOW_LIBRARIES)
 
 
-@pytest.mark.parametrize("path", [*sources("bench/report"), ROOT / "bench" / "records.py"], ids=named)
+@pytest.mark.parametrize(
+    "path",
+    [*sources("bench/report"), *(ROOT / "bench" / name for name in ("records.py", "compare.py", "contrast.py"))],
+    ids=named,
+)
 def test_reports_and_records_never_import_torch(path: Path) -> None:
     """Not even late, and not by way of augment, whose package imports it."""
     assert not tops(imported(path)) & {"torch", "torchvision", "kornia", "augment", "training"}
