@@ -22,15 +22,23 @@ class Train:
 
     config: tyro.conf.OmitArgPrefixes[TrainConfig]
     out: Path | None = None
-    """Folder for the curves (train loss, train and test accuracy by epoch) as data and as a picture."""
+    """Folder for the curves (train loss, train and test accuracy by epoch) as data and as a picture
+    (default: results/<date>-<machine>-train)."""
 
     def execute(self, console: Console) -> None:
+        from bench.records import run_folder
         from bench.report import curves_figure
-        from training.train import run
+        from training.config import validate
+        from training.train import read_curves, run
 
-        result = run(self.config, self.out)
-        if self.out is not None and result is not None:
-            console.print(f"curves: {curves_figure(result.as_record()['epochs'], self.out / 'curves.png')}")
+        validate(self.config)
+        out = self.out or run_folder(None, "train")
+        try:
+            run(self.config, out)
+        finally:
+            history = read_curves(out)
+            if history:
+                console.print(f"curves: {curves_figure(history, out / 'curves.png')}")
 
 
 @dataclass(frozen=True, kw_only=True)

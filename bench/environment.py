@@ -63,12 +63,11 @@ def _cpu() -> dict[str, Any]:
     frequency = None
     with contextlib.suppress(OSError, NotImplementedError, RuntimeError):  # not told in many containers
         frequency = psutil.cpu_freq()
-    affinity = getattr(psutil.Process(), "cpu_affinity", None)  # macOS has none
     return {
         "model": _cpu_model(),
         "cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(),
-        "usable_cores": len(affinity()) if affinity else psutil.cpu_count(),
+        "usable_cores": usable_cores(),
         "max_mhz": (frequency.max or None) if frequency else None,
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -76,6 +75,12 @@ def _cpu() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "load_1min": _load(),
     }
+
+
+def usable_cores() -> int:
+    """Logical cores that this process may use: in a container fewer than the machine has."""
+    affinity = getattr(psutil.Process(), "cpu_affinity", None)  # macOS has none
+    return (len(affinity()) if affinity else psutil.cpu_count()) or 1
 
 
 def _load() -> float | None:

@@ -220,7 +220,7 @@ def _or_why_not(make: Callable[[], list[Panel]]) -> list[Panel]:
     except UnsupportedOp as error:
         reason = str(error).partition(": ")[2]
         return [Panel(image=None, words="unsupported" + (f": {reason}" if reason else ""))]
-    except (ValueError, RuntimeError, TypeError, IndexError, NotImplementedError) as error:
+    except Exception as error:  # whatever a library raises
         return [Panel(image=None, words=f"failed: {one_line(error)}")]
 
 

@@ -9,7 +9,6 @@ import os
 import random
 import subprocess
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from bench.cases import one_line
 from bench.presets import Preset, PresetName, preset
-from bench.records import append_training, load_run, run_folder
+from bench.records import AUDIT, SCHEMA, append_training, load_run, run_folder, write_json
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
@@ -75,15 +75,21 @@ def run(options: RunOptions, console: Console) -> Path:
         configs = list(_training_configs(options, chosen, device))
         _throughput(configs, chosen, dataset, folder, console)
         _accuracy(options, chosen, dataset, device, folder, console)
-    finally:
-        report = write_report(load_run(folder))
-        console.print(f"report: {report}")
+    except BaseException:
+        with contextlib.suppress(
+            ValueError, OSError
+        ):  # nothing measured yet, or a full disk: the first error is the one to tell
+            write_report(load_run(folder))
+        raise
+    console.print(f"report: {write_report(load_run(folder))}")
     return folder
 
 
 def _check_options(options: RunOptions) -> None:
     from augment import BACKENDS, RECIPES
 
+    if options.passes is not None and options.passes < 1:
+        raise ValueError(f"passes must be at least 1, got {options.passes}")
     for what, names, known in (("backend", options.backends, BACKENDS), ("recipe", options.recipes, RECIPES)):
         for name in names or ():
             if name not in known:
@@ -98,7 +104,13 @@ def _audit(options: RunOptions, chosen: Preset, dataset: "Dataset", folder: Path
     if chosen.audit_draws is None:
         return
     backends = None if options.backends is None else [name for name in options.backends if not BACKENDS[name].compiled]
-    record = run_audit(dataset, folder, console, backends=backends, draws=chosen.audit_draws)
+    try:
+        record = run_audit(dataset, folder, console, backends=backends, recipes=options.recipes, draws=chosen.audit_draws)
+    except Exception as error:  # a fault there must not cost the measurements; the report tells it
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        console.print(f"[bold red]the audit failed:[/] {reason}")
+        write_json(folder / AUDIT, {"schema": SCHEMA, "failed": reason})
+        return
     counts = Counter(one["verdict"] for one in record["verdicts"])
     console.print(f"audit: {', '.join(f'{number} {verdict}' for verdict, number in counts.most_common())}")
 
@@ -114,10 +126,12 @@ def _benchmarks(options: RunOptions, chosen: Preset, folder: Path) -> None:
         command += ["--device", options.device]
     if options.backends is not None:
         command += ["--backends", ",".join(options.backends)]
+    if options.recipes is not None:
+        command += ["--ops", "all", "--recipes", ",".join(options.recipes)]
     if options.passes is not None:
         command += ["--passes", str(options.passes)]
     for _ in range(RESTARTS):
-        status = subprocess.run(command, cwd=ROOT, check=False).returncode
+        status = _patiently(command)
         if status == PYTEST_INTERRUPTED:
             raise KeyboardInterrupt
         if status == PYTEST_USAGE_ERROR:
@@ -126,6 +140,18 @@ def _benchmarks(options: RunOptions, chosen: Preset, folder: Path) -> None:
             return
         command = [*command, "--resume"] if "--resume" not in command else command
     raise OSError(f"the benchmarks died {RESTARTS} times; what they measured is in {folder}")
+
+
+def _patiently(command: list[str]) -> int:
+    """Run and wait; after Ctrl-C, which the child gets too, wait until it has put away what it measured."""
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=30)
+            process.terminate()
+            raise
 
 
 def _absolute_data(options: RunOptions) -> str:
@@ -143,10 +169,12 @@ def _training_configs(options: RunOptions, chosen: Preset, device: str) -> Itera
     """Every placement whose throughput is compared: no augmentation (the ceiling), on the device, in loader workers."""
     from augment import BACKENDS, RECIPES, UnsupportedOp
     from augment.catalog import check_supported
+    from bench.environment import usable_cores
     from training.config import TrainConfig
 
     base = TrainConfig(model=chosen.model, width=chosen.width, device=device, max_train=chosen.max_train)
-    workers = sorted({0, *(2**i for i in range(10) if 2**i <= (os.cpu_count() or 1)), os.cpu_count() or 1})
+    cores = usable_cores()
+    workers = sorted({0, *(2**i for i in range(10) if 2**i <= cores), cores})
     yield replace(base, augment_on="none")
     for recipe in options.recipes or chosen.throughput_recipes:
         for backend in BACKENDS.values():
@@ -200,6 +228,7 @@ def _accuracy_config(recipe: str, chosen: Preset, device: str) -> "TrainConfig":
     """The recipe as it is meant: on a backend that draws it per image, batched on the device where one can."""
     from augment import BACKENDS, RECIPES, lane
     from augment.catalog import check_supported
+    from bench.environment import usable_cores
     from training.config import TrainConfig
 
     config = TrainConfig(
@@ -211,17 +240,17 @@ def _accuracy_config(recipe: str, chosen: Preset, device: str) -> "TrainConfig":
             check_supported(ops, backend)
             if lane(ops, backend) not in ("per_batch", "mixed"):
                 on_device = BACKENDS[backend].on_device
-                workers = 0 if on_device else os.cpu_count() or 1
+                workers = 0 if on_device else usable_cores()
                 return replace(config, backend=backend, augment_on="device" if on_device else "workers", num_workers=workers)
-    return replace(config, backend="torchvision_loop", augment_on="workers", num_workers=os.cpu_count() or 1)
+    return replace(config, backend="torchvision_loop", augment_on="workers", num_workers=usable_cores())
 
 
 def _recorded(kind: str, config: "TrainConfig", dataset: "Dataset", measure: Callable[[], Any]) -> dict[str, Any]:
     """The record of a measurement, or of its failure: one placement that fails must not cost the others."""
     try:
         record: dict[str, Any] = measure().as_record()
-    except (ValueError, RuntimeError, OSError, MemoryError) as error:
-        reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0][:300]
+    except Exception as error:  # whatever a library raises is this placement's result
+        reason = f"{type(error).__name__}: {one_line(error)}"
         identity = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, "fallback": dataset.fallback}
         record = {"kind": kind, "status": "failed", "reason": reason, **config.as_record(), **identity}
         record["num_epochs"] = record.pop("epochs")  # as in the records of runs that succeeded

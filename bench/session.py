@@ -49,7 +49,7 @@ def start(config: pytest.Config) -> None:
     try:
         session = _resumed(config) if config.getoption("resume") else _planned(config)
     except (ValueError, OSError) as error:
-        raise pytest.UsageError(one_line(error)) from None
+        raise pytest.UsageError(one_line(error, limit=2000)) from None
     config.stash[SESSION] = session
     # A case that fails before its first sample has not used it; that is told in its record.
     config.addinivalue_line("filterwarnings", "ignore:Benchmark fixture was not used")
@@ -172,7 +172,7 @@ class BenchSession:
         try:
             self._open(order)
         except (ValueError, OSError) as error:
-            raise pytest.UsageError(one_line(error)) from None
+            raise pytest.UsageError(one_line(error, limit=2000)) from None
         self._progress.begin([one for one in order if one.planned.status == "planned"], self.settings, self.folder)
 
     def _open(self, order: list[CasePass]) -> None:

@@ -94,6 +94,15 @@ class _Curves:
             csv.DictWriter(file, self._names).writerow(dataclasses.asdict(stats))
 
 
+def read_curves(out: Path) -> list[dict[str, float]]:
+    """The epochs in a folder's curves.csv, the fields of EpochStats as numbers; empty where none has ended."""
+    try:
+        with open(out / "curves.csv", newline="") as file:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+
+
 def run(config: TrainConfig, out: Path | None = None, dataset: Dataset | None = None) -> TrainResult:
     """Train with a live display, and print the book's two lines at the end; rank 0 alone prints and writes.
 
@@ -137,13 +146,17 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
 def describe(error: BaseException) -> str | None:
     """One line for what a user or the machine caused, None for what is a fault of the program."""
-    if isinstance(error, ValueError | OSError):
-        return " ".join(str(error).split())
-    if type(error).__name__ == "OutOfMemoryError":  # torch's; this module does without torch until a run starts
-        return "the device is out of memory: take a smaller batch_size, image_size or width"
-    return None
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in text.lower() for w in OUT_OF_MEMORY)):
+        return "out of memory: take a smaller batch_size, image_size or width"
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        return f"a loader worker died, as it does when memory runs out: take fewer num_workers ({text})"
+    return text if isinstance(error, ValueError | OSError) else None
 
 
 def main(

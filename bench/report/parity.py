@@ -23,6 +23,8 @@ def audit_section(context: Context) -> list[Block]:
     audit = context.run.audit
     verdicts = [one for one in audit.get("verdicts", []) if isinstance(one, dict)]
     blocks: list[Block] = [Heading(text="Is it the same augmentation?")]
+    if audit.get("failed"):
+        return [*blocks, Warning(f"The audit failed: {audit['failed']}. What follows rests on what the catalog declares.")]
     if not verdicts:
         declared = "named differences are those that the catalog declares, not measured ones"
         return [*blocks, Paragraph(f"Not audited in this run (augbench audit); {declared}.")]

@@ -26,12 +26,17 @@ def half_range(values: Sequence[float]) -> float | None:
     return None if len(values) < 2 or middle <= 0 else (max(values) - min(values)) / 2 / middle
 
 
+NOISY = 0.25
+"""Half a range between passes, as a share of the median, beyond which a figure is no more than an order of magnitude."""
+
+
 def spread(values: Sequence[float]) -> str:
-    """Such as "±1.6 %"; empty where fewer than two values tell nothing of it."""
+    """Such as "±1.6 %", or "noisy, ±38 %" beyond ``NOISY``; empty where fewer than two values tell nothing of it."""
     share = half_range(values)
     if share is None:
         return ""
-    return f"±{share:.1%}".replace("%", " %") if share < 0.0995 else f"±{share:.0%}".replace("%", " %")
+    words = f"±{share:.1%}".replace("%", " %") if share < 0.0995 else f"±{share:.0%}".replace("%", " %")
+    return f"noisy, {words}" if share > NOISY else words
 
 
 def percent(share: float, digits: int = 1) -> str:

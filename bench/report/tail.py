@@ -8,7 +8,7 @@ from bench.report.arms import Arm
 from bench.report.blocks import Block, Bullets, Code, Heading, Link, Paragraph, Table, Text
 from bench.report.context import FIGURES, Context
 from bench.report.lanes import LANES, passes, rate
-from bench.report.quantities import UNKNOWN, counted, half_range, listed, percent, word
+from bench.report.quantities import NOISY, UNKNOWN, counted, half_range, listed, percent, word
 
 MOST_ROWS = 100
 
@@ -136,7 +136,8 @@ def _passes_words(context: Context) -> str:
         middle = percent(shares[len(shares) // 2])
         text += f". Half the range between passes: {middle} of the median in the middle case, {percent(shares[-1])} at most"
     threads = sorted({one.threads for one in cells if one.threads is not None})
-    return f"{text}. Threads seen while timing: {listed(map(str, threads)) or UNKNOWN}."
+    text += f". Threads set while timing: {listed(map(str, threads)) or UNKNOWN}; fused itself keeps small batches on fewer"
+    return f"{text}. Called noisy: cells whose passes differ by more than {percent(NOISY, 0)} of the median either way."
 
 
 # ---- files ------------------------------------------------------------------------------------------------------------

@@ -90,7 +90,13 @@ def test_faults_of_the_program_are_not_hidden() -> None:
     assert entry.describe(ValueError("two\n lines")) == "two lines"
     import torch
 
-    assert "out of memory" in (entry.describe(torch.OutOfMemoryError("CUDA out of memory")) or "")
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
+    ):
+        assert "out of memory" in (entry.describe(error) or "")
+    assert "fewer num_workers" in (entry.describe(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")) or "")
 
 
 def test_epochs_are_kept_when_a_run_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
