@@ -184,3 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"augbench: {line}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+if __name__ == "__main__":
+    main()
