@@ -2,7 +2,8 @@
 
 One row an op (``ROWS``), one line a backend (``BACKENDS``); recipes stand in ``augment.recipes``; an absent cell *is*
 "unsupported". Parameters are equal in every cell and each default in which the libraries differ is pinned; where a library
-cannot do the canonical op but users meet its version, the cell stands and ``Row.differs`` names the difference.
+cannot do the canonical op but users meet its version, the cell stands and ``Row.differs`` names the difference. ``Default``
+rows are the exception: they give a library only what it must be given, so that its own defaults are met.
 
 Adding an op: a dataclass in ``augment.ops`` and a row here. Adding a backend: a line in ``BACKENDS`` and its cells.
 """
@@ -31,6 +32,12 @@ from augment.ops import (
     Contrast,
     CutMix,
     Cutout,
+    DefaultBrightness,
+    DefaultContrast,
+    DefaultRandomResizedCrop,
+    DefaultResize,
+    DefaultRotate,
+    DefaultSaturation,
     Equalize,
     GaussianBlur,
     GaussianNoise,
@@ -62,6 +69,9 @@ Draws = Literal["per_image", "per_batch", "mixed", "fixed"]
 """The lane: parameters drawn for each image, once a batch, some ops this and some that way, or nothing is drawn at all."""
 
 BILINEAR = v2.InterpolationMode.BILINEAR
+PIL_BORDER = "the border is not blended with the black outside"
+PIL_POLICY = f"{PIL_BORDER}; 8-bit arithmetic"
+PIL_HUE = "8-bit arithmetic, the hue on PIL's 8-bit wheel"
 
 
 class UnsupportedOp(ValueError):
@@ -180,7 +190,7 @@ ROWS: dict[str, Row] = {
         pinned_at=lambda size: Rotate(degrees=(30.0, 30.0)),
         build=_torchvision(lambda op: v2.RandomRotation(op.degrees, interpolation=BILINEAR, fill=None))
         | {"kornia": lambda op: K.RandomRotation(op.degrees, p=1.0)},
-        differs={"pil": "the border is not blended with the black outside"},
+        differs={"pil": PIL_BORDER},
     ),
     "Affine": Row(
         at=lambda size: Affine(),
@@ -197,7 +207,7 @@ ROWS: dict[str, Row] = {
         },
         differs={
             "kornia": "shifts are not rounded to whole pixels",
-            "pil": "the border is not blended with the black outside",
+            "pil": PIL_BORDER,
         },
     ),
     "Perspective": Row(
@@ -207,7 +217,7 @@ ROWS: dict[str, Row] = {
         | {"kornia": lambda op: _Perspective(op.distortion, p=op.p, align_corners=True)},
         differs={
             "kornia": "corner shifts are continuous, torchvision's are whole pixels",
-            "pil": "the border is not blended with the black outside",
+            "pil": PIL_BORDER,
         },
     ),
     "Resize": Row(
@@ -249,6 +259,7 @@ ROWS: dict[str, Row] = {
         pinned_at=lambda size: Hue(low=0.2, high=0.2),
         build=_torchvision(lambda op: v2.ColorJitter(hue=(op.low, op.high)))
         | {"kornia": lambda op: K.ColorJitter(hue=(op.low, op.high))},
+        differs={"pil": PIL_HUE},
     ),
     "ColorJitter": Row(
         at=lambda size: ColorJitter(),
@@ -263,7 +274,7 @@ ROWS: dict[str, Row] = {
         },
         differs={
             "kornia": "one order of the four ops for the whole batch",
-            "pil": "8-bit arithmetic, the hue on PIL's 8-bit wheel",
+            "pil": PIL_HUE,
         },
     ),
     "Grayscale": Row(
@@ -346,27 +357,28 @@ ROWS: dict[str, Row] = {
         build=_torchvision(lambda op: v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, interpolation=BILINEAR))
         | {"kornia": lambda op: KA.AutoAugment("cifar10")},
         draws={"kornia": "per_batch"},  # the sub-policy, though its magnitudes and signs are drawn per image
-        differs={"kornia": "one sub-policy for the whole batch; other magnitudes"},
+        differs={"kornia": "one sub-policy for the whole batch; other magnitudes", "pil": PIL_POLICY},
     ),
     "RandAugment": Row(
         at=lambda size: RandAugment(),
         build=_torchvision(lambda op: v2.RandAugment(op.num_ops, op.magnitude, interpolation=BILINEAR))
         | {"kornia": lambda op: KA.RandAugment(n=op.num_ops, m=op.magnitude)},
         draws={"kornia": "per_batch"},
-        differs={"kornia": "ops drawn once a batch and without replacement; no identity; other ranges"},
+        differs={"kornia": "ops drawn once a batch and without replacement; no identity; other ranges", "pil": PIL_POLICY},
     ),
     "TrivialAugmentWide": Row(
         at=lambda size: TrivialAugmentWide(),
         build=_torchvision(lambda op: v2.TrivialAugmentWide(interpolation=BILINEAR))
         | {"kornia": lambda op: KA.TrivialAugment()},
         draws={"kornia": "per_batch"},
-        differs={"kornia": "one op for the whole batch; no identity, no colour; narrower ranges"},
+        differs={"kornia": "one op for the whole batch; no identity, no colour; narrower ranges", "pil": PIL_POLICY},
     ),
     "AugMix": Row(
         at=lambda size: AugMix(),
         build=_torchvision(
             lambda op: v2.AugMix(severity=op.severity, mixture_width=op.width, alpha=op.alpha, interpolation=BILINEAR)
         ),
+        differs={"pil": "8-bit arithmetic"},  # torchvision turns the image into a tensor first: the border is blended
     ),
     "MixUp": Row(
         at=lambda size: MixUp(),
@@ -382,6 +394,52 @@ ROWS: dict[str, Row] = {
         needs_float=("pil", "torchvision"),
         draws={"pil": "per_batch", "torchvision": "per_batch"},
         differs={"kornia": "the box lies wholly inside the image, not centred anywhere and cut off at the border"},
+    ),
+    # Kornia's own p of 0.5 is not kept in DefaultRotate: it would hide the interpolation behind a coin
+    "DefaultRotate": Row(
+        at=lambda size: DefaultRotate(),
+        pinned_at=lambda size: DefaultRotate(degrees=(30.0, 30.0)),
+        build=_torchvision(lambda op: v2.RandomRotation(op.degrees))
+        | {"kornia": lambda op: K.RandomRotation(op.degrees, p=1.0)},
+        differs={
+            "kornia": "bilinear, torchvision takes the nearest pixel",
+            "pil": "points midway between two pixels may fall to the other one",
+        },
+    ),
+    "DefaultResize": Row(
+        at=lambda size: DefaultResize(size=size // 2),
+        pinned_at=lambda size: DefaultResize(size=size // 2),
+        build=_torchvision(lambda op: v2.Resize(op.size)) | {"kornia": lambda op: K.Resize(op.size)},
+        random=False,
+        differs={"kornia": "no antialias; align_corners=True"},
+    ),
+    "DefaultRandomResizedCrop": Row(
+        at=lambda size: DefaultRandomResizedCrop(size=size),
+        pinned_at=lambda size: DefaultRandomResizedCrop(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0)),
+        build=_torchvision(lambda op: v2.RandomResizedCrop(op.size, scale=op.scale, ratio=op.ratio))
+        | {"kornia": lambda op: K.RandomResizedCrop((op.size, op.size), scale=op.scale, ratio=op.ratio)},
+        differs={"kornia": "align_corners=True; no antialias; the fallback window is not centred"},
+    ),
+    "DefaultBrightness": Row(
+        at=lambda size: DefaultBrightness(),
+        pinned_at=lambda size: DefaultBrightness(low=1.3, high=1.3),
+        build=_torchvision(lambda op: v2.ColorJitter(brightness=(op.low, op.high)))
+        | {"kornia": lambda op: K.RandomBrightness((op.low, op.high))},
+        differs={"kornia": "additive brightness: the factor less 1 is added"},
+    ),
+    "DefaultContrast": Row(
+        at=lambda size: DefaultContrast(),
+        pinned_at=lambda size: DefaultContrast(low=0.6, high=0.6),
+        build=_torchvision(lambda op: v2.ColorJitter(contrast=(op.low, op.high)))
+        | {"kornia": lambda op: K.RandomContrast((op.low, op.high))},
+        differs={"kornia": "contrast about black, not about the mean"},
+    ),
+    "DefaultSaturation": Row(
+        at=lambda size: DefaultSaturation(),
+        pinned_at=lambda size: DefaultSaturation(low=0.4, high=0.4),
+        build=_torchvision(lambda op: v2.ColorJitter(saturation=(op.low, op.high)))
+        | {"kornia": lambda op: K.RandomSaturation((op.low, op.high))},
+        differs={"kornia": "the saturation of HSV is scaled, torchvision blends with grey"},
     ),
 }
 

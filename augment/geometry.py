@@ -167,7 +167,8 @@ def perspective(images: Tensor, corners: Tensor) -> Tensor:
 def _quad_to_rectangle(corners: Tensor, height: int, width: int) -> Tensor:
     """The projective map [B, 9] that takes the corners to those of the image; its last entry is 1.
 
-    The map from the unit square to a quadrilateral has a closed form (Heckbert 1989); this is its inverse, scaled.
+    The map from the unit square to a quadrilateral has a closed form (Heckbert 1989); this is its inverse, scaled. Corners
+    on one line, as those of an image of one pixel's width, have no such map: nothing moves.
     """
     # Determinants of whole numbers up to side**3: float32 would lose them. MPS has nothing wider.
     exact = torch.float32 if corners.device.type == "mps" else torch.float64
@@ -181,7 +182,9 @@ def _quad_to_rectangle(corners: Tensor, height: int, width: int) -> Tensor:
     u = torch.stack([e - f * h, c * h - b, b * f - c * e], 1) * (width - 1)
     v = torch.stack([f * g - d, a - c * g, c * d - a * f], 1) * (height - 1)
     w = torch.stack([d * h - e * g, b * g - a * h, a * e - b * d], 1)
-    return torch.cat([u, v, w], 1) / w[:, 2:]
+    found = torch.cat([u, v, w], 1) / w[:, 2:]
+    nothing_moves = torch.eye(3, device=corners.device, dtype=exact).view(1, 9)
+    return torch.where(found.isfinite().all(1, keepdim=True), found, nothing_moves)
 
 
 # ---- resizing ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ The docstring of an op *is* its definition; every backend is held to it. Convent
 - A pair ``(low, high)`` is drawn uniformly; ``low == high`` pins it.
 - Resampling is bilinear; what comes from outside the image is 0 (black).
 - The definitions are torchvision's (``torchvision.transforms.v2``) applied to one image, unless an op says otherwise.
+- Where the libraries' defaults differ, the op pins one of them, and a second op, ``Default...``, leaves each library its own.
 
 Nothing here knows a library; ``augment.catalog`` says how each one does each op.
 """
@@ -451,6 +452,78 @@ class CutMix(Op):
 
     def __post_init__(self) -> None:
         _check_range("alpha", (self.alpha, self.alpha), 1e-6)
+
+
+# ---- libraries' own defaults ------------------------------------------------------------------------------------------
+#
+# What a library does where only the parameters below are given: defined by torchvision's default, and not pinned elsewhere.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultRotate(Op):
+    """Rotate by an angle in ``degrees``, the interpolation left as it is: the nearest pixel in torchvision."""
+
+    degrees: Range = (-15.0, 15.0)
+
+    def __post_init__(self) -> None:
+        _check_range("degrees", self.degrees)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultResize(Op):
+    """Resize the shorter side to ``size`` pixels, nothing else given: bilinear and antialiased in torchvision."""
+
+    size: int = 32
+
+    def __post_init__(self) -> None:
+        _check_size("size", self.size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultRandomResizedCrop(Op):
+    """RandomResizedCrop of which only ``size``, ``scale`` and ``ratio`` are given: antialiased in torchvision."""
+
+    size: int = 32
+    scale: Range = (0.08, 1.0)
+    ratio: Range = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        _check_size("size", self.size)
+        _check_range("scale", self.scale, 0.0, 1.0)
+        _check_range("ratio", self.ratio, 1e-6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultBrightness(Op):
+    """A factor in [low, high] given to the library's class for brightness: torchvision multiplies by it."""
+
+    low: float = 0.5
+    high: float = 1.5
+
+    def __post_init__(self) -> None:
+        _check_range("low, high", (self.low, self.high), 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultContrast(Op):
+    """A factor in [low, high] given to the library's class for contrast: torchvision blends with the grey mean by it."""
+
+    low: float = 0.5
+    high: float = 1.5
+
+    def __post_init__(self) -> None:
+        _check_range("low, high", (self.low, self.high), 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultSaturation(Op):
+    """A factor in [low, high] given to the library's class for saturation: torchvision blends with the grey version by it."""
+
+    low: float = 0.5
+    high: float = 1.5
+
+    def __post_init__(self) -> None:
+        _check_range("low, high", (self.low, self.high), 0.0)
 
 
 def subclasses() -> Iterator[type[Op]]:

@@ -65,7 +65,9 @@ def determinism(ops: Sequence[Op], backend: str, *, device: torch.device, image_
     return (
         *checks,
         Check(name="two seeds differ", ok=_ever_differs(pipeline, images, (seed, seed + 1))),
-        Check(name="two ranks differ", ok=_ever_differs(pipeline, images, ranks)),
+        Check(
+            name="two ranks differ", ok=_ever_differs(pipeline, images, ranks), detail="by two derived seeds, in one process"
+        ),
     )
 
 
@@ -96,7 +98,8 @@ def two_workers(subjects: Sequence[tuple[tuple[Op, ...], str]], *, image_size: i
         return []
     loader = DataLoader(WorkerDraws(subjects, image_size), batch_size=None, num_workers=2)
     first, second = list(loader)
-    return [Check(name="two workers differ", ok=a != b) for a, b in zip(first, second, strict=True)]
+    detail = "two processes of a DataLoader"
+    return [Check(name="two workers differ", ok=a != b, detail=detail) for a, b in zip(first, second, strict=True)]
 
 
 # ---- safety -----------------------------------------------------------------------------------------------------------

@@ -11,9 +11,17 @@ Columns = dict[str, np.ndarray]
 
 WITHOUT_PARAMETERS = frozenset(
     {"HorizontalFlip", "VerticalFlip", "Resize", "CenterCrop", "Grayscale", "Solarize", "Posterize", "Equalize", "AutoContrast"}
-    | {"Invert", "Sharpness", "Normalize"}
+    | {"Invert", "Sharpness", "Normalize", "DefaultResize"}
 )
 """Ops that draw nothing but whether they are applied."""
+DRAWN_AS = {
+    "DefaultRotate": "Rotate",
+    "DefaultRandomResizedCrop": "RandomResizedCrop",
+    "DefaultBrightness": "Brightness",
+    "DefaultContrast": "Contrast",
+    "DefaultSaturation": "Saturation",
+}
+"""Libraries' defaults -> the op that draws the same parameters by the same laws; what is done with them is another matter."""
 POLICIES = frozenset({"AutoAugment", "RandAugment", "TrivialAugmentWide"})
 MIXES = frozenset({"MixUp", "CutMix"})
 

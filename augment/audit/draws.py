@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from augment.audit.columns import DRAWN_AS
 from augment.audit.definitions import chain_operations, magnitudes_of, sub_policies
 from augment.audit.laws import Continuous, Discrete, Law, Pinned, Rate, Reference, beta, integers, rounded_uniform, uniform
 from augment.ops import Op
@@ -170,6 +171,7 @@ LAWS: dict[str, Callable[[Any, tuple[int, int]], dict[str, Law]]] = {
     "MixUp": lambda op, shape: {"lam": beta(op.alpha)},
     "CutMix": lambda op, shape: {n: Reference(sample=v) for n, v in sample_boxes(shape, op.alpha).items()},
 }
+LAWS |= {name: LAWS[plain] for name, plain in DRAWN_AS.items()}
 
 
 def laws(op: Op, shape: tuple[int, int]) -> dict[str, Law]:

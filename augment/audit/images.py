@@ -19,6 +19,11 @@ def drawn_images(count: int, size: int, seed: int = 0) -> Tensor:
     return images.mul(255).round().to(torch.uint8)
 
 
+def plain_image(size: int) -> Tensor:
+    """uint8 [3, size, size], always the same one, that every op changes: without symmetry, and no channel fills 0 to 255."""
+    return drawn_images(1, size)[0].float().mul(0.75).add(32).round().to(torch.uint8)
+
+
 def at_size(images: Sequence[Tensor], size: int) -> Tensor:
     """uint8 images [3, H, W] of any sizes -> uint8 [N, 3, size, size]: centre square, antialiased."""
     squares = []

@@ -89,7 +89,7 @@ def _judge_pixels(facts: Facts, backend: str) -> tuple[Class, list[str], list[st
     causes = [facts.cause] if facts.cause else []
     floats = [p for p in facts.parity if p.setting == "fed floats"]
     if floats and classify(floats) == "exact" and max(means(deciding)) <= ROUNDING:
-        return "close", ["8-bit arithmetic between the ops, or rounding as bytes become floats (fed floats, it is exact)"], []
+        return "close", [f"8-bit rounding between ops, exact on floats (mean {max(means(deciding)):.2g})"], []
     if off := [p for p in deciding if p.target_error > TARGETS]:
         causes.append(f"label weights are off by up to {max(p.target_error for p in off):.2g}")
     drawn = [p for p in deciding if p.setting == "as drawn"]
@@ -101,6 +101,8 @@ def _judge_pixels(facts: Facts, backend: str) -> tuple[Class, list[str], list[st
     findings = []
     if (verdict == "different" or not causes) and facts.kind == "op" and not named:
         findings.append(f"pixels differ and the catalog does not say so ({facts.cause or 'unexplained'})")
+    elif named and not facts.cause:
+        findings.append(f"pixels differ, and no replay shows that it is as the catalog says: {named}")
     return verdict, causes or ["unexplained"], findings
 
 

@@ -144,6 +144,13 @@ ORACLES: dict[str, Oracle] = {
     "RandAugment": _policy,
     "TrivialAugmentWide": _policy,
     "AugMix": _augmix,
+    # libraries' defaults: the functionals with theirs
+    "DefaultRotate": lambda op, image, draw: F.rotate(image, float(draw["angle"])),
+    "DefaultResize": lambda op, image, draw: F.resize(image, [op.size]),
+    "DefaultRandomResizedCrop": lambda op, image, draw: F.resized_crop(image, *_window(draw), [op.size, op.size]),
+    "DefaultBrightness": lambda op, image, draw: F.adjust_brightness(image, float(draw["factor"])),
+    "DefaultContrast": lambda op, image, draw: F.adjust_contrast(image, float(draw["factor"])),
+    "DefaultSaturation": lambda op, image, draw: F.adjust_saturation(image, float(draw["factor"])),
 }
 
 
@@ -179,6 +186,25 @@ def _resize_corners(image: Tensor, height: int, width: int) -> Tensor:
     return torch.nn.functional.interpolate(image[None], (height, width), mode="bilinear", align_corners=True)[0]
 
 
+def _saturation_of_hsv(op: Any, image: Tensor, draw: Draw) -> Tensor:
+    # With hue and value kept, a channel's distance from the largest one is in proportion to the saturation.
+    largest, smallest = image.amax(0), image.amin(0)
+    possible = largest / (largest - smallest).clamp(min=1e-9)  # a saturation above 1 is cut off
+    return largest - (largest - image) * possible.clamp(max=float(draw["factor"]))
+
+
+def _nearest_of_pil(op: Any, image: Tensor, draw: Draw) -> Tensor:
+    # Pillow steps through the source in 1/65536 of a pixel, so points midway between two pixels fall to either.
+    height, width = image.shape[-2:]
+    cos, sin = math.cos(math.radians(-draw["angle"])), math.sin(math.radians(-draw["angle"]))
+    left, top = (width - cos * width - sin * height) / 2, (height + sin * width - cos * height) / 2
+    columns, rows = torch.arange(width)[None], torch.arange(height)[:, None]
+    start_x, start_y, c, s = (math.floor(v * 65536 + 0.5) for v in (left + (cos + sin) / 2, top + (cos - sin) / 2, cos, sin))
+    x, y = (start_x + c * columns + s * rows) >> 16, (start_y - s * columns + c * rows) >> 16
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return image[:, y.clamp(0, height - 1), x.clamp(0, width - 1)] * inside
+
+
 def _gaussian_then_resize(op: Any, image: Tensor, draw: Draw) -> Tensor:
     # Kornia's antialias: blur by sigma = (factor - 1) / 2 with a kernel of 4 sigma made odd, then sample.
     shorter = min(image.shape[-2:])
@@ -210,6 +236,15 @@ def _perspective_on_centres(op: Op, image: Tensor, draw: Draw) -> Tensor:
     return F.perspective(image, start, [[float(x) + 0.5, float(y) + 0.5] for x, y in draw["corners"]], BILINEAR)
 
 
+def _additive(op: Any, image: Tensor, draw: Draw) -> Tensor:
+    return (image + float(draw["factor"]) - 1).clamp(0, 1)
+
+
+def _about_black(op: Any, image: Tensor, draw: Draw) -> Tensor:
+    return (image * float(draw["factor"])).clamp(0, 1)
+
+
+ALIGNED = "align_corners=True, no antialias"
 ALTERNATIVES: dict[str, dict[str, Oracle]] = {
     "Hue": {PIL_COLOUR: _on_pil},
     "ColorJitter": {PIL_COLOUR: _on_pil},
@@ -234,12 +269,21 @@ ALTERNATIVES: dict[str, dict[str, Oracle]] = {
         "nearest": lambda op, image, draw: _affine(image, draw, interpolation=NEAREST),
     },
     "Brightness": {
-        "additive brightness": lambda op, image, draw: (image + float(draw["factor"]) - 1).clamp(0, 1),
+        "additive brightness": _additive,
         "brightness off by 3 %": lambda op, image, draw: F.adjust_brightness(image, 1.03 * float(draw["factor"])),
     },
-    "Contrast": {
-        "contrast about black, not about the mean": lambda op, image, draw: (image * float(draw["factor"])).clamp(0, 1),
+    "Contrast": {"contrast about black, not about the mean": _about_black},
+    "DefaultRotate": {
+        "the nearest pixel in 16-bit fixed point": _nearest_of_pil,
+        "bilinear, not the nearest pixel": lambda op, image, draw: F.rotate(image, float(draw["angle"]), BILINEAR),
     },
+    "DefaultResize": {ALIGNED: lambda op, image, draw: _resize_corners(image, op.size, op.size)},
+    "DefaultRandomResizedCrop": {
+        ALIGNED: lambda op, image, draw: _resize_corners(F.crop(image, *_window(draw)), op.size, op.size)
+    },
+    "DefaultBrightness": {"additive brightness": _additive},
+    "DefaultContrast": {"contrast about black, not about the mean": _about_black},
+    "DefaultSaturation": {"the saturation of HSV is scaled, not a blend with grey": _saturation_of_hsv},
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from augment.audit.columns import POLICIES, WITHOUT_PARAMETERS, Columns, NoRoute
+from augment.audit.columns import DRAWN_AS, POLICIES, WITHOUT_PARAMETERS, Columns, NoRoute
 from augment.ops import Op
 
 
@@ -71,6 +71,7 @@ for _name in ("RandomErasing", "Cutout"):
         "height": _column(params, "heights"),
         "width": _column(params, "widths"),
     }
+KORNIA_READERS |= {name: KORNIA_READERS[plain] for name, plain in DRAWN_AS.items()}
 
 KORNIA_POLICY_OPS: dict[str, tuple[str, str, Callable[[float], float]]] = {
     # Kornia's operation: the canonical name, its parameter, and that parameter in canonical units

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from augment.audit.columns import MIXES, POLICIES, WITHOUT_PARAMETERS, Columns, NoRoute, Recorder, stack_draws
+from augment.audit.columns import DRAWN_AS, MIXES, POLICIES, WITHOUT_PARAMETERS, Columns, NoRoute, Recorder, stack_draws
 from augment.ops import Op
 
 
@@ -56,6 +56,7 @@ for _name in ("RandomErasing", "Cutout"):
         "height": made["h"] if made["v"] is not None else 0,
         "width": made["w"] if made["v"] is not None else 0,
     }
+TORCHVISION_READERS |= {name: TORCHVISION_READERS[plain] for name, plain in DRAWN_AS.items()}
 
 
 @dataclass

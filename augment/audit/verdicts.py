@@ -8,7 +8,7 @@ from typing import Any, Literal
 Class = Literal["exact", "close", "different", "unaudited", "unsupported"]
 """exact: max error <= 1/255; close: mean error <= 1/255, with a named reason; different: anything else, named where known.
 
-A recipe that rounds to bytes between its ops, and is exact when fed floats, is close up to a mean of 2/255.
+A recipe that rounds to bytes between its ops, and is exact when fed floats, is close up to a mean of 2/255; its cause says so.
 """
 
 CLASSES: tuple[Class, ...] = ("exact", "close", "different", "unaudited", "unsupported")
@@ -20,8 +20,8 @@ class Parity:
     """Errors against the oracle with the same parameters, in units of 1/255, over all draws of one setting.
 
     ``setting``: "as drawn" (recipes from bytes, ops from floats), "pinned" (parameters known from the op alone, nothing read
-    from the backend), "shrinking" (images twice as large as the op's output) or "fed floats" (a recipe that is not exact
-    from bytes). ``target_error`` is the largest error of a label's weight.
+    from the backend), "shrinking" (images twice as large as the op's output) or "fed floats" (a recipe that is
+    off from bytes, by no more than rounding may cause). ``target_error`` is the largest error of a label's weight.
     """
 
     images: str

@@ -83,6 +83,57 @@ def test_lanes_are_measured(report: AuditReport, subject: str, backend: str, lan
     assert measured.ok
 
 
+DEFAULTS = {
+    "DefaultRotate": "bilinear, not the nearest pixel",
+    "DefaultResize": "align_corners=True, no antialias",
+    "DefaultRandomResizedCrop": "align_corners=True, no antialias",
+    "DefaultBrightness": "additive brightness",
+    "DefaultContrast": "contrast about black, not about the mean",
+    "DefaultSaturation": "the saturation of HSV is scaled, not a blend with grey",
+}
+
+
+@pytest.fixture(scope="module")
+def defaults() -> AuditReport:
+    return audit(["pil", "torchvision", "kornia", "fused"], list(DEFAULTS), [], n=500, alpha=1e-4, workers=False)
+
+
+def test_every_default_row_is_known_here() -> None:
+    assert list(DEFAULTS) == [name for name in catalog.ROWS if name.startswith("Default")]
+
+
+@pytest.mark.parametrize("name", list(DEFAULTS))
+def test_libraries_defaults_are_told_apart_by_replay(defaults: AuditReport, name: str) -> None:
+    assert _of(defaults, name, "torchvision").verdict == "exact"
+    kornia = _of(defaults, name, "kornia")
+    assert (kornia.verdict, kornia.cause) == ("different", DEFAULTS[name])
+    assert _of(defaults, name, "pil").verdict in ("exact", "close")
+    assert _of(defaults, name, "fused").verdict == "unsupported"
+    assert defaults.findings == ()
+
+
+def test_pillow_finds_the_nearest_pixel_in_fixed_point(defaults: AuditReport) -> None:
+    assert _of(defaults, "DefaultRotate", "pil").cause == "the nearest pixel in 16-bit fixed point"
+
+
+def test_rounding_between_ops_is_named_with_its_size(report: AuditReport) -> None:
+    d2l = _of(report, "d2l", "torchvision_loop")
+    assert d2l.verdict == "close"
+    assert d2l.cause.startswith("8-bit rounding between ops, exact on floats (mean 1.")
+    assert {p.images for p in d2l.parity if p.setting == "fed floats"} == {"noise", "photographs"}
+
+
+def test_one_draw_a_batch_is_tested_as_often_as_one_an_image(report: AuditReport) -> None:
+    for backend in ("kornia", "kornia_shared"):
+        assert {t.n for t in _of(report, "RandomResizedCrop", backend).tests if " at " not in t.parameter} == {500}
+
+
+def test_ranks_by_seed_and_workers_by_process_are_told_apart(report: AuditReport) -> None:
+    details = {check.name: check.detail for check in _of(report, "HorizontalFlip", "kornia").checks}
+    assert details["two ranks differ"] == "by two derived seeds, in one process"
+    assert details["two workers differ"] == "two processes of a DataLoader"
+
+
 def test_nothing_in_the_catalog_is_left_unsaid_on_torchvision_and_its_flips(report: AuditReport) -> None:
     assert [finding for finding in report.findings if " on torchvision" in finding] == []
 

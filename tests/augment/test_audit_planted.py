@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from augment import catalog, compose
 from augment.audit import AuditReport, Verdict, audit, comparable
-from augment.ops import Brightness, HorizontalFlip, MixUp, Rotate
+from augment.ops import Brightness, DefaultBrightness, HorizontalFlip, MixUp, Rotate
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +157,27 @@ def test_nan_is_a_difference_and_a_finding(monkeypatch: pytest.MonkeyPatch) -> N
     found = _verdict("Invert", "kornia", n=1000)
     assert found.verdict == "different"
     assert "finite" in {check.name for check in found.checks if not check.ok}
+
+
+def test_a_named_difference_does_not_cover_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def builder(op: DefaultBrightness) -> nn.Module:
+        return nn.Sequential(K.RandomBrightness((op.low, op.high)), Times(1.03))
+
+    _plant(monkeypatch, "DefaultBrightness", "kornia", builder)
+    found = _verdict("DefaultBrightness", "kornia", n=1000)
+    assert found.verdict == "different"
+    assert any("no replay shows" in finding for finding in found.findings)
+
+
+def test_a_cell_that_raises_is_unaudited_and_the_others_are_audited(monkeypatch: pytest.MonkeyPatch) -> None:
+    def apply(images: Tensor) -> Tensor:
+        raise AttributeError("no attribute 'flip'")
+
+    _plant(monkeypatch, "Invert", "torchvision", lambda op: apply)
+    report = audit(["torchvision"], ["Invert", "Solarize"], [], n=200, workers=False)
+    raised, sound = report.find("Invert", "torchvision"), report.find("Solarize", "torchvision")
+    assert raised is not None
+    assert sound is not None
+    assert raised.verdict == "unaudited"
+    assert "no attribute 'flip'" in raised.cause
+    assert sound.verdict == "exact"

@@ -37,6 +37,13 @@ ORACLES: dict[str, Callable[[Tensor], Tensor]] = {
     "Sharpness": lambda x: F.adjust_sharpness(x, 2.0),
     "GaussianBlur": lambda x: F.gaussian_blur(x, [5, 5], [1.0, 1.0]),
     "Normalize": lambda x: (x - torch.tensor(ops.CIFAR10_MEAN)[:, None, None]) / torch.tensor(ops.CIFAR10_STD)[:, None, None],
+    # torchvision's defaults
+    "DefaultRotate": lambda x: F.rotate(x, 30.0, interpolation=InterpolationMode.NEAREST),
+    "DefaultResize": lambda x: F.resize(x, [16, 16], antialias=True),
+    "DefaultRandomResizedCrop": lambda x: x,
+    "DefaultBrightness": lambda x: (x * 1.3).clamp(0, 1),
+    "DefaultContrast": lambda x: F.adjust_contrast(x, 0.6),
+    "DefaultSaturation": lambda x: F.adjust_saturation(x, 0.4),
 }
 
 # Largest error in 1/255. PIL rounds to 8 bits after each op; its hue is an 8-bit wheel on which a step moves a saturated
@@ -50,6 +57,11 @@ DIFFERENT = {
     ("kornia_shared", "Resize"): "Gaussian prefilter",
     ("pil", "Rotate"): "PIL does not blend the border with black",
     ("pil", "Affine"): "PIL does not blend the border with black",
+    **{
+        (backend, name): "Kornia's own default"
+        for backend in ("kornia", "kornia_shared")
+        for name in ("DefaultRotate", "DefaultResize", "DefaultBrightness", "DefaultContrast", "DefaultSaturation")
+    },
 }
 
 
@@ -64,6 +76,10 @@ def worst_error(subject: ops.Op, backend: str, images: Tensor, oracle: Callable[
 def test_pinned_ops_agree_with_torchvisions_functionals(name: str, backend: str, images: Tensor) -> None:
     pinned = ROWS[name].pinned_at
     assert pinned is not None
+    if BACKENDS[backend].library not in ROWS[name].build:
+        with pytest.raises(UnsupportedOp, match=f"{name} is not supported by backend {backend}"):
+            build(pinned(32), backend)
+        return
     error = worst_error(pinned(32), backend, images, ORACLES[name])
     if (backend, name) in DIFFERENT:
         assert error > 1.0, "no longer different: take it off the list"
@@ -76,6 +92,11 @@ def test_pinned_ops_agree_with_torchvisions_functionals(name: str, backend: str,
 def test_every_row_with_a_pinned_setting_has_an_oracle() -> None:
     assert {name for name, row in ROWS.items() if row.pinned_at is not None} == set(ORACLES)
     assert {cls.__name__ for cls in ops.subclasses()} == set(ROWS)
+
+
+def test_our_own_backend_has_no_defaults_of_its_own() -> None:
+    lacking = {name for name, row in ROWS.items() if "fused" not in row.build}
+    assert lacking == {name for name in ROWS if name.startswith("Default")}
 
 
 def test_pil_geometry_differs_only_at_the_border(images: Tensor) -> None:

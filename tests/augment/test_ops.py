@@ -34,6 +34,12 @@ def test_ops_are_frozen_values_with_a_definition(op: type[ops.Op]) -> None:
         (ops.RandAugment, {"magnitude": 31}, "magnitude"),
         (ops.MixUp, {"alpha": 0.0}, "alpha"),
         (ops.HorizontalFlip, {"p": float("nan")}, "p must lie"),
+        (ops.DefaultRotate, {"degrees": (2.0, 1.0)}, "degrees"),
+        (ops.DefaultResize, {"size": 0}, "size"),
+        (ops.DefaultRandomResizedCrop, {"ratio": (0.0, 1.0)}, "ratio"),
+        (ops.DefaultBrightness, {"low": -0.1}, "low"),
+        (ops.DefaultContrast, {"low": 2.0}, "low"),
+        (ops.DefaultSaturation, {"high": 0.1}, "low"),
     ],
 )
 def test_impossible_parameters_are_refused_by_name(op: type[ops.Op], parameters: dict[str, object], names: str) -> None:
