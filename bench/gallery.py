@@ -323,9 +323,9 @@ def _side_by_side(images: Tensor, rows: Sequence[Block], backends: Sequence[str]
     sheet = Sheet(halves * half_width + (halves + 1) * MARGIN, 2 * MARGIN + SIDE_HEADER + down * (PANEL + GAP))
     sheet.text(MARGIN, MARGIN, "Backends side by side", size=22, bold=True)
     note = (
-        "Ops in a pinned setting where they have one: there the columns agree where the libraries do (Default… ops: each library "
-        "as it comes). Otherwise the first draw that changes the image, from the same seed, which each library uses in its own "
-        "way. Normalisation is undone for showing."
+        "Ops in a pinned setting where they have one: there the columns agree where the libraries do (Default… ops: each "
+        "library as it comes). Otherwise the first draw that changes the image, from the same seed, which each library uses in "
+        "its own way. Normalisation is undone for showing."
     )
     sheet.lines(MARGIN, MARGIN + 34, note, half_width * halves - MARGIN, count=3, quiet=True)
     original = Panel(image=_array(images[0]))
