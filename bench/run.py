@@ -235,7 +235,7 @@ def _accuracy_config(recipe: str, chosen: Preset, device: str) -> "TrainConfig":
         model=chosen.model, width=chosen.width, device=device, epochs=chosen.epochs, max_train=chosen.max_train, recipe=recipe
     )
     ops = RECIPES[recipe](config.image_size)
-    for backend in ("kornia", "torchvision_loop"):
+    for backend in ("fused", "kornia", "torchvision_loop"):
         with contextlib.suppress(ValueError):  # UnsupportedOp
             check_supported(ops, backend)
             if lane(ops, backend) not in ("per_batch", "mixed"):
