@@ -79,10 +79,10 @@ def plan(grid: Grid, *, memory_bytes: Callable[[str], int] | None = None) -> lis
     """
     import augment
 
-    _check_names("backend", grid.backends, augment.BACKENDS)
-    _check_names("op", grid.ops, augment.ROWS)
-    _check_names("recipe", grid.recipes, augment.RECIPES)
-    _check_names("dtype", (grid.dtype,), DTYPES)
+    check_names("backend", grid.backends, augment.BACKENDS)
+    check_names("op", grid.ops, augment.ROWS)
+    check_names("recipe", grid.recipes, augment.RECIPES)
+    check_names("dtype", (grid.dtype,), DTYPES)
     for what, sizes in (("batch size", grid.batch_sizes), ("image size", grid.image_sizes)):
         if sizes is not None and (not sizes or min(sizes) < 1):
             raise ValueError(f"{what} must be at least 1, got {', '.join(map(str, sizes)) or 'none'}")
@@ -165,7 +165,8 @@ def one_line(error: BaseException | str, limit: int = 300) -> str:
     return message if len(message) <= limit else message[: limit - 1] + "…"
 
 
-def _check_names(what: str, names: Sequence[str] | None, known: Iterable[str]) -> None:
+def check_names(what: str, names: Sequence[str] | None, known: Iterable[str]) -> None:
+    """Raises ValueError, with the known names, for the first that is not among them; None stands for the default."""
     for name in names or ():
         if name not in known:
             raise ValueError(f"unknown {what} {name!r}; known: {', '.join(known)}")

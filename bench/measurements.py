@@ -166,4 +166,5 @@ def read_case(data: Any) -> Case:
 def read_entry(entry: Mapping[str, Any]) -> PlannedCase:
     """A planned case as plan.json keeps it. Raises KeyError or TypeError for what is none."""
     status = cast(Literal["planned", "unsupported"], entry.get("status") or "planned")
-    return PlannedCase(case=read_case(entry["case"]), draws=entry.get("draws"), status=status, reason=entry.get("reason"))
+    told = {name: entry.get(name) for name in ("draws", "reason", "differs")}
+    return PlannedCase(case=read_case(entry["case"]), status=status, **told)

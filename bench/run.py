@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bench.cases import one_line
+from bench.cases import check_names, one_line
 from bench.presets import Preset, PresetName, preset
 from bench.records import AUDIT, SCHEMA, append_training, load_run, run_folder, write_json
 
@@ -90,10 +90,8 @@ def _check_options(options: RunOptions) -> None:
 
     if options.passes is not None and options.passes < 1:
         raise ValueError(f"passes must be at least 1, got {options.passes}")
-    for what, names, known in (("backend", options.backends, BACKENDS), ("recipe", options.recipes, RECIPES)):
-        for name in names or ():
-            if name not in known:
-                raise ValueError(f"unknown {what} {name!r}; known: {', '.join(known)}")
+    check_names("backend", options.backends, BACKENDS)
+    check_names("recipe", options.recipes, RECIPES)
 
 
 def _audit(options: RunOptions, chosen: Preset, dataset: "Dataset", folder: Path, console: Console) -> None:

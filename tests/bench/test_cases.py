@@ -115,3 +115,11 @@ def test_cases_and_records_are_read_without_torch() -> None:
     code = "import sys, bench.cases, bench.records, bench.measurements; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_planned_case_comes_back_from_plan_json_whole() -> None:
+    from bench.measurements import read_entry
+    from bench.records import plan_entry
+
+    for planned in plan(Grid(ops=("Resize", "AugMix"), recipes=(), backends=("kornia", "torchvision"))):
+        assert read_entry(plan_entry(planned)) == planned
