@@ -238,19 +238,48 @@ def resized_crop(
         window: ``top``, ``left``, ``height``, ``width``: whole numbers [B].
         mirror_x: bool [B], left and right; ``mirror_y`` top and bottom; None mirrors none.
 
-    Returns: float32 [B, 3, size, size] in [0, 1].
+    Returns: float32 [B, 3, size, size] in [0, 1]; on a CPU large uint8 results stay uint8, as torchvision rounds them.
     """
+    on_cpu = images.device.type == "cpu" and not torch.compiler.is_compiling()
+    is_large = size * size >= LARGE
+    if on_cpu and is_large and images.dtype == torch.uint8:
+        return _resize_windows(images, window, size, antialias, mirror_x, mirror_y)
     rows = neighbours(window["height"], size, images.shape[2], antialias=antialias).mirrored(mirror_y)
     columns = neighbours(window["width"], size, images.shape[3], antialias=antialias).mirrored(mirror_x)
     if not images.is_floating_point():
         columns = Neighbours(columns.places, columns.weights / 255)
-    on_cpu = images.device.type == "cpu" and not torch.compiler.is_compiling()
-    if on_cpu and size * size >= LARGE:
+    if on_cpu and is_large:
         return _weigh_windows(images, window, rows, columns)
     rows = Neighbours(rows.places + window["top"].to(torch.int64)[:, None], rows.weights)
     columns = Neighbours(columns.places + window["left"].to(torch.int64)[:, None], columns.weights)
     images = images.to(torch.float32)
     return _weigh_by_matrices(images, rows, columns) if on_cpu else _weigh(_weigh(images, rows, 2), columns, 3)
+
+
+def _boxes(window: Mapping[str, Tensor]) -> list[list[int]]:
+    """(top, left, height, width) of each image."""
+    return torch.stack([window[key].to(torch.int64) for key in ("top", "left", "height", "width")], 1).tolist()
+
+
+def _resize_windows(
+    images: Tensor, window: Mapping[str, Tensor], size: int, antialias: bool, mirror_x: Tensor | None, mirror_y: Tensor | None
+) -> Tensor:
+    """uint8 windows by PyTorch's own kernel for bytes, which is what torchvision calls, image by image."""
+    result = images.new_empty((len(images), images.shape[1], size, size))
+    boxes = _boxes(window)
+    mirrored = [(axis, mirror.tolist()) for axis, mirror in ((3, mirror_x), (2, mirror_y)) if mirror is not None]
+
+    def work(part: range) -> None:
+        for index in part:
+            top, left, height, width = boxes[index]
+            # Contiguous: the kernel is much slower on a view.
+            image = images[index : index + 1, :, top : top + height, left : left + width].contiguous()
+            image = interpolate(image, (size, size), mode="bilinear", align_corners=False, antialias=antialias)
+            axes = [axis for axis, applied in mirrored if applied[index]]
+            result[index : index + 1] = image.flip(axes) if axes else image
+
+    threads.share(work, len(images))
+    return result
 
 
 def _weigh(images: Tensor, near: Neighbours, axis: int) -> Tensor:
@@ -285,7 +314,7 @@ def _weigh_windows(images: Tensor, window: Mapping[str, Tensor], rows: Neighbour
     """The same image by image on a CPU: the window is cut as a view, and what is worked on stays in the cache."""
     size = rows.places.shape[2]
     result = torch.empty((len(images), images.shape[1], size, size))
-    boxes = torch.stack([window[key].to(torch.int64) for key in ("top", "left", "height", "width")], 1).tolist()
+    boxes = _boxes(window)
     of_rows, of_columns = (list(zip(near.places.unbind(1), near.weights.unbind(1), strict=True)) for near in (rows, columns))
 
     def work(part: range) -> None:

@@ -25,9 +25,6 @@ Apply = Callable[[Any, Tensor, Params], Tensor]
 # ---- going different ways ---------------------------------------------------------------------------------------------
 
 
-AT_ONCE = 256 * 1024
-"""Values that a CPU takes through a kernel at once. 1 MiB: what kernels allocate stays in the cache, and calls stay few."""
-
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """(images [B, 3, H, W], arguments [B, ...]) -> images of the same shape."""
 
@@ -49,10 +46,9 @@ def branch(images: Tensor, choice: Tensor, ways: Sequence[Kernel | None], argume
 def _in_groups(images: Tensor, choice: Tensor, ways: Sequence[Kernel | None], arguments: Tensor) -> Tensor:
     counts = choice.bincount(minlength=len(ways)).tolist()
     groups = choice.argsort().split(counts)
-    at_once = max(AT_ONCE // images[0].numel(), 1)
     for way, group in zip(ways, groups, strict=True):
         if way is not None and len(group):
-            for some in group.split(at_once):
+            for some in group.split(kernels.at_once(images)):
                 images.index_copy_(0, some, way(images.index_select(0, some), arguments.index_select(0, some)))
     return images
 
