@@ -70,7 +70,11 @@ def gallery(
 def _some_images(data: str, root: Path) -> Tensor:
     """RESULTS images spread over the classes of a data set, uint8 [N, 3, S, S]."""
     dataset = load(data, root=root, image_size=_side(Path(data)))
-    images = dataset.train.images
+    return spread_out(dataset.train.images)
+
+
+def spread_out(images: Tensor) -> Tensor:
+    """RESULTS of a data set's images, or all where it has fewer, from its first to its last."""
     return images[torch.linspace(0, len(images) - 1, min(RESULTS, len(images))).long()]
 
 
@@ -124,7 +128,7 @@ def draw_gallery(
             drawn()
         paths.append(_backend_sheet(square, blocks, backend, seed, out / f"gallery-{backend}.png"))
     if len(chosen) > 1:
-        rows = [_row(square, subject, chosen, seed, drawn) for subject in subjects]
+        rows = [row(square, subject, chosen, seed, drawn) for subject in subjects]
         paths.append(_side_by_side(square, rows, chosen, out / "gallery-side-by-side.png"))
     return paths
 
@@ -232,7 +236,8 @@ def block(images: Tensor, subject: str, backend: str, seed: int) -> Block:
     return Block(title=subject, aside=aside, detail=_described(subject, ops), panels=panels)
 
 
-def _row(images: Tensor, subject: str, backends: Sequence[str], seed: int, drawn: Callable[[], object]) -> Block:
+def row(images: Tensor, subject: str, backends: Sequence[str], seed: int, drawn: Callable[[], object]) -> Block:
+    """An op or recipe with one result of each backend; ``drawn`` is called after each."""
     panels = []
     for backend in backends:
         panels.append(single(images, subject, backend, seed))

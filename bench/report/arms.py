@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.report.lanes import LANES
-from bench.report.quantities import UNKNOWN, number, word
+from bench.report.quantities import UNKNOWN, number, rounded, spread, word
 
 Record = Mapping[str, Any]
 
 # What must be equal for two runs to be told apart only by how they augment.
 SETTING = (
     *("model", "width", "batch_size", "image_size", "precision", "channels_last", "compile", "optimizer", "learning_rate"),
+    *("momentum", "weight_decay", "bias_rate", "label_smoothing", "schedule", "warm_up_epochs"),
     *("dataset", "fingerprint", "device"),
 )
-MANNER = ("recipe", "backend", "augment_on", "num_workers")
+MANNER = ("recipe", "backend", "augment_on", "num_workers", "decode", "resident", "augment_stream")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +41,22 @@ class Arm:
 
     @property
     def label(self) -> str:
-        """Such as "kornia on the device", "pil in 2 workers", "no augmentation"."""
-        if self.is_ceiling:
-            return "no augmentation"
-        backend, place, workers = word(self.first, "backend"), self.first.get("augment_on"), self.first.get("num_workers")
-        if place == "device":
-            return f"{backend} on the device"
-        if place != "workers":
-            return backend
-        if not workers:
-            return f"{backend} in the training process"
-        return f"{backend} in {workers} worker{'s' if workers != 1 else ''}"
+        """Such as "kornia on the device", "pil in 2 workers, which decode too", "no augmentation"."""
+        backend, place = word(self.first, "backend"), self.first.get("augment_on")
+        if place == "workers":
+            decoding = ", decoding too" if self.first.get("decode") == "workers" else ""
+            return f"{backend} in {self._fetcher}{decoding}"
+        told = self.first.get("kind") == "throughput" and self.first.get("resident") is False
+        verb = "decoded" if self.first.get("decode") == "workers" else "fetched"
+        fetched = f", {verb} in {self._fetcher}" if told else ""
+        stream = " on a second stream" if self.first.get("augment_stream") is True else ""
+        where = f"{backend} on the device{stream}" if place == "device" else backend
+        return ("no augmentation" if self.is_ceiling else where) + fetched
+
+    @property
+    def _fetcher(self) -> str:
+        workers = self.first.get("num_workers")
+        return f"{workers} worker{'s' if workers != 1 else ''}" if workers else "the training process"
 
     def values(self, name: str) -> list[float]:
         """The finite values of a field, in the order of the records."""
@@ -97,6 +103,12 @@ def settings(training: Sequence[Record], kind: str) -> list[list[Arm]]:
     return result
 
 
+def with_spread(arm: Arm, name: str) -> str:
+    """The median of a field and how far its values lie apart, such as "300 ±5.0 %"."""
+    middle = arm.median(name)
+    return UNKNOWN if middle is None else f"{rounded(middle)} {spread(arm.values(name))}".strip()
+
+
 def ceiling(arms: Sequence[Arm]) -> Arm | None:
     """The fastest arm without augmentation, where there is one with a value."""
     bare = [arm for arm in arms if arm.is_ceiling and arm.median("examples_per_s")]
@@ -125,13 +137,23 @@ def setting_words(arms: Sequence[Arm]) -> str:
         [
             f"{word(one, 'model')} of width {word(one, 'width')}",
             f"batch {word(one, 'batch_size')}",
-            f"{word(one, 'optimizer')} {word(one, 'learning_rate')}",
+            " ".join([word(one, "optimizer"), word(one, "learning_rate"), *_regime(one)]),
             word(one, "precision"),
             *extras,
             f"on {where}",
             f"data {word(one, 'dataset', UNKNOWN)}",
         ]
     )
+
+
+REGIME = {"weight_decay": "weight decay", "label_smoothing": "label smoothing", "warm_up_epochs": "warm-up epochs"}
+
+
+def _regime(record: Record) -> list[str]:
+    """What is beside the plain optimizer, such as "one_cycle (weight decay 0.0005)"; nothing where nothing is."""
+    schedule = [word(record, "schedule")] if record.get("schedule") not in (None, "constant") else []
+    extras = [f"{words} {word(record, name)}" for name, words in REGIME.items() if number(record, name)]
+    return [*schedule, *([f"({', '.join(extras)})"] if extras else [])]
 
 
 def paired(arm: Arm, other: Arm, name: str) -> list[float]:

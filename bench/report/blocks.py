@@ -1,4 +1,4 @@
-"""What a report is made of, before it becomes Markdown (or, one day, HTML).
+"""What a report is made of, before it becomes Markdown or HTML.
 
 Words from records stand in plain strings; the renderer escapes them, so no section can forget to.
 """
@@ -23,6 +23,13 @@ class Strong:
 
 
 @dataclass(frozen=True)
+class Quiet:
+    """Words beside a number that say how sure it is; the eye should find the number first."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Break:
     """A new line within a cell or paragraph."""
 
@@ -35,7 +42,7 @@ class Link:
     target: str
 
 
-Inline = str | Code | Strong | Break | Link
+Inline = str | Code | Strong | Quiet | Break | Link
 Text = Sequence[Inline] | str
 """A string, or pieces that stand side by side."""
 
@@ -56,6 +63,30 @@ class Warning:
     """Said loudly, before anything is concluded."""
 
     text: Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A question that readers come with, the answer in a few words, and what it rests on."""
+
+    question: str
+    answer: str
+    evidence: Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lead:
+    """The answers, before everything else, and what holds for all of them."""
+
+    answers: Sequence[Answer]
+    note: Text = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and what there is to say of each, such as the machine and the versions."""
+
+    items: Sequence[tuple[str, Text]]
 
 
 @dataclass(frozen=True)
@@ -80,4 +111,35 @@ class Figure:
     alternative: str
 
 
-Block = Heading | Paragraph | Warning | Bullets | Table | Figure
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """What one op or recipe does on several backends: a picture whose columns are those of the gallery."""
+
+    title: str
+    detail: str
+    path: Path
+    notes: Sequence[str]
+    alternative: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Strips below each other, in a picture of which each of the ``columns`` is ``cell`` pixels wide.
+
+    ``path`` of a strip is relative to the report.
+    """
+
+    columns: Sequence[str]
+    cell: int
+    strips: Sequence[Strip]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What few readers need: there, but folded away where that is possible."""
+
+    summary: str
+    blocks: Sequence["Block"]
+
+
+Block = Heading | Paragraph | Warning | Lead | Facts | Bullets | Table | Figure | Gallery | Details

@@ -1,36 +1,40 @@
-"""Pictures of images/s: a dot plot for each lane, and how speed changes with batch and image size."""
+"""Pictures of images/s: a dot plot for each lane; and how every figure is written to a file."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.measurements import Measurement
 from bench.report.lanes import LANES, LaneTable, passes, rate
-from bench.report.style import BAND, INK, fitting, log_axis, look
+from bench.report.style import BAND, PAPER, fitting, log_axis, look, marker_size
 
-WIDTH = 8.2
-PANELS_ACROSS = 4
+WIDTH = 7.0
 LEGEND_COLUMNS = 4
+CHARACTER = 0.075
+"""Inches that a character of a name takes, about."""
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG and forget it."""
+    """Write a figure as SVG or PNG, as the path's suffix says, and forget it. Raises OSError when it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)  # the same records, the same file
     plt.close(figure)
     return path
 
 
-def _legend(backends: Sequence[str], *, line: bool = False) -> list[Line2D]:
+def legend_of(backends: Sequence[str], *, line: bool = False) -> list[Line2D]:
+    """A legend's handles: the look of each backend."""
+    dashes: Literal["-", "none"] = "-" if line else "none"
+    looks = {backend: look(backend) for backend in backends}
     return [
-        Line2D([], [], color=look(b)[0], marker=look(b)[1], linestyle="-" if line else "none", markersize=6, label=fitting(b))
-        for b in backends
+        Line2D([], [], color=color, marker=marker, linestyle=dashes, markersize=marker_size(marker), label=fitting(backend))
+        for backend, (color, marker) in looks.items()
     ]
 
 
@@ -39,72 +43,45 @@ def rates_figure(table: LaneTable, path: Path) -> Path:
     subjects = [subject for subject in table.subjects if table.ok(subject)]
     measured = [b for b in table.backends if any(rate(table.cells.get((s, b))) for s in subjects)]
     legend_rows = math.ceil(len(measured) / LEGEND_COLUMNS)
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.15 + 0.2 * legend_rows + 0.27 * len(subjects)))
-    values: list[float] = []
-    for row, subject in enumerate(subjects):
-        if row % 2 == 0:
-            axes.axhspan(row - 0.5, row + 0.5, color=BAND, linewidth=0)
-        for cell in table.ok(subject):
-            values += _dot(axes, cell, row)
-    axes.set_yticks(range(len(subjects)), [fitting(subject) for subject in subjects])
+    names = [fitting(subject) for subject in subjects]
+    head = 0.36 + 0.2 * legend_rows
+    height = head + 0.27 * len(subjects) + 0.55
+    # Laid out by hand, and an artist a backend: a run has dozens of these figures.
+    figure = plt.figure(figsize=(WIDTH, height), layout="none")
+    left = (0.25 + CHARACTER * max(map(len, names))) / WIDTH
+    axes = figure.add_axes((left, 0.55 / height, 0.985 - left, 1 - (head + 0.55) / height))
+    bands = [[(-1, row - 0.5), (2, row - 0.5), (2, row + 0.5), (-1, row + 0.5)] for row in range(0, len(subjects), 2)]
+    across = axes.get_yaxis_transform()  # bands go from edge to edge, whatever the scale
+    axes.add_collection(PolyCollection(bands, facecolors=BAND, transform=across, zorder=0), autolim=False)
+    values = [end for backend in measured for end in _dots(axes, table, subjects, backend)]
+    axes.set_yticks(range(len(subjects)), names)
     axes.set_ylim(len(subjects) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     log_axis(axes, "x", values)
     axes.set_xlabel("images/s (log scale)")
-    title = f"{table.suite} on {fitting(table.device)}: {LANES[table.lane]}"
-    axes.set_title(title, pad=8 + 17 * legend_rows)
-    place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.4, "columnspacing": 1.4}
-    axes.legend(handles=_legend(measured), ncols=LEGEND_COLUMNS, handletextpad=0.2, fontsize=9, **place)
+    figure.text(
+        0.1 / WIDTH, 1 - 0.08 / height, f"{table.suite} on {fitting(table.device)}: {LANES[table.lane]}", va="top", size=11
+    )
+    place: Any = {"loc": "upper left", "bbox_to_anchor": (0.05 / WIDTH, 1 - 0.26 / height), "columnspacing": 1.4}
+    figure.legend(handles=legend_of(measured), ncols=LEGEND_COLUMNS, handletextpad=0.2, fontsize=9, **place)
     return save(figure, path)
 
 
-def _dot(axes: Axes, cell: Measurement, row: float) -> list[float]:
-    color, marker = look(cell.case.backend)
-    value = rate(cell)
-    if value is None:
-        return []
-    ends = [*passes(cell), value]
-    axes.plot([min(ends), max(ends)], [row, row], color=color, linewidth=1.6, zorder=2, solid_capstyle="butt")
-    edge: Any = {"markeredgecolor": "white", "markeredgewidth": 0.6}
-    axes.plot([value], [row], color=color, marker=marker, markersize=6.5, zorder=3, **edge)
-    return ends
-
-
-def growth_figure(lines: dict[str, dict[str, list[tuple[int, Measurement]]]], along: str, title: str, path: Path) -> Path:
-    """images/s against batch or image size, both log: a panel a subject, a line a backend.
-
-    ``lines`` maps subject -> backend -> [(size, measurement)]; ``along`` names the size.
-    """
-    across = min(PANELS_ACROSS, len(lines))
-    down = math.ceil(len(lines) / across)
-    backends = list(dict.fromkeys(b for by_backend in lines.values() for b in by_backend))
-    head = 0.65 + 0.2 * math.ceil(len(backends) / LEGEND_COLUMNS)
-    width, height = max(WIDTH, 2.35 * across), head + 0.5 + 1.95 * down
-    # Laid out by hand: thirty panels keep matplotlib's layout engine busy for seconds.
-    figure, grid = plt.subplots(down, across, figsize=(width, height), squeeze=False, sharex=True, sharey=True, layout="none")
-    edges: Any = {"left": 0.75 / width, "right": 1 - 0.15 / width, "top": 1 - head / height, "bottom": 0.6 / height}
-    figure.subplots_adjust(**edges, wspace=0.08, hspace=0.3)
-    found = [pair for by_backend in lines.values() for pairs in by_backend.values() for pair in pairs]
-    for axes, (subject, by_backend) in zip(grid.flat, lines.items(), strict=False):
-        for backend, pairs in by_backend.items():
-            color, marker = look(backend)
-            sizes, rates = [x for x, _ in pairs], [rate(m) or math.nan for _, m in pairs]
-            axes.plot(sizes, rates, color=color, marker=marker, markersize=4, linewidth=1.4)
-            ends = [passes(one) or [math.nan] for _, one in pairs]
-            axes.vlines(sizes, [min(e) for e in ends], [max(e) for e in ends], color=color, linewidth=1)
-        axes.set_title(fitting(subject, 24), fontsize=10)
-    log_axis(grid[0][0], "y", [value for _, one in found if (value := rate(one)) is not None])
-    log_axis(grid[0][0], "x", [float(x) for x, _ in found])
-    sizes = sorted({x for x, _ in found})
-    shown = sizes if len(sizes) <= 5 else sizes[:: math.ceil(len(sizes) / 5)]
-    grid[0][0].set_xticks(shown, [str(x) for x in shown])
-    for index in range(len(lines), down * across):
-        grid.flat[index].set_visible(False)
-        grid.flat[index - across].tick_params(labelbottom=True)  # nothing stands below it
-    figure.supxlabel(along, fontsize=10, color=INK, y=0.12 / height)
-    figure.supylabel("images/s (log scale)", fontsize=10, color=INK, x=0.1 / width)
-    figure.suptitle(fitting(title, 90), x=0.12 / width, y=1 - 0.08 / height, ha="left", va="top", fontsize=11)
-    place: Any = {"loc": "upper left", "bbox_to_anchor": (0.05 / width, 1 - 0.28 / height), "columnspacing": 1.2}
-    figure.legend(handles=_legend(backends, line=True), ncols=LEGEND_COLUMNS, fontsize=9, **place)
-    return save(figure, path)
+def _dots(axes: Axes, table: LaneTable, subjects: Sequence[str], backend: str) -> list[float]:
+    """A backend's dots and whiskers in all rows; returns the values that must be seen."""
+    color, marker = look(backend)
+    points: list[tuple[float, float]] = []
+    whiskers: list[list[tuple[float, float]]] = []
+    for row, subject in enumerate(subjects):
+        cell = table.cells.get((subject, backend))
+        value = rate(cell)
+        if cell is None or value is None:
+            continue
+        ends = [*passes(cell), value]
+        points.append((value, row))
+        whiskers.append([(min(ends), row), (max(ends), row)])
+    axes.add_collection(LineCollection(whiskers, colors=color, linewidths=1.6, zorder=2), autolim=False)
+    edge: Any = {"markeredgecolor": PAPER, "markeredgewidth": 0.6, "markersize": marker_size(marker)}
+    axes.plot(*zip(*points, strict=True), linestyle="none", color=color, marker=marker, zorder=3, **edge)
+    return [x for whisker in whiskers for x, _ in whisker]

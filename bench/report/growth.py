@@ -1,37 +1,38 @@
 """Section on how images/s changes with batch size and image size, where more than one was measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bench.measurements import Measurement
-from bench.report.blocks import Block, Figure, Heading, Paragraph
-from bench.report.context import Context
-from bench.report.figures import growth_figure
+from bench.report.blocks import Block, Heading, Paragraph
+from bench.report.context import MOST_OF_A_KIND, Context
+from bench.report.growth_figure import Lines, growth_figure
 from bench.report.lanes import LANES, lane_of, rate, usual_size
 from bench.report.quantities import counted, listed
-
-Lines = dict[str, dict[str, list[tuple[int, Measurement]]]]
-"""subject -> backend -> [(size, measurement)], sizes rising."""
 
 AXES = {"batch": "batch size, images", "side": "side of the image, pixels"}
 
 
 def growth_section(context: Context) -> list[Block]:
     """A figure for each suite, device, lane and size that was varied. Slopes, not ratios: lanes never share a figure."""
-    measured = [one for one in context.run.measurements if rate(one) is not None and one.draws is not None]
     blocks: list[Block] = [Heading(text="How speed changes with batch and image size")]
-    groups = dict.fromkeys((m.case.suite, m.case.device, m.case.dtype, lane_of(m)) for m in measured)
-    for group in groups:
-        mine = [m for m in measured if (m.case.suite, m.case.device, m.case.dtype, lane_of(m)) == group]
-        for along in AXES:
-            lines = lines_along(mine, context.run.measurements, along)
-            if lines:
-                blocks.append(_picture(context, lines, group, along))
-    if len(blocks) == 1:
+    usual = usual_sizes(context.run.measurements)
+    groups: dict[tuple[str, str, str, str], list[Measurement]] = {}
+    for one in context.run.measurements:
+        if rate(one) is not None and one.draws is not None:
+            groups.setdefault((one.case.suite, one.case.device, one.case.dtype, lane_of(one)), []).append(one)
+    every = [(lines_along(mine, usual, along), group, along) for group, mine in groups.items() for along in AXES]
+    found = [one for one in every if one[0]]
+    if not found:
         return [*blocks, Paragraph("Not measured: every case of this run has one size (other sizes: --grid full).")]
+    blocks += [_picture(context, *one) for one in found[:MOST_OF_A_KIND]]
+    if len(found) > MOST_OF_A_KIND:
+        blocks.append(
+            Paragraph(f"{len(found) - MOST_OF_A_KIND} more figures are not drawn; their values are in measurements.csv.")
+        )
     return blocks
 
 
-def _picture(context: Context, lines: Lines, group: tuple[str, str, str, str], along: str) -> Figure:
+def _picture(context: Context, lines: Lines, group: tuple[str, str, str, str], along: str) -> Block:
     suite, device, _, lane = group
     title = f"{suite} on {device} by {'batch' if along == 'batch' else 'image'} size: {LANES[lane]}"
     alternative = (
@@ -42,12 +43,20 @@ def _picture(context: Context, lines: Lines, group: tuple[str, str, str, str], a
     return context.figure(name, lambda path: growth_figure(lines, AXES[along], title, path), alternative)
 
 
-def lines_along(mine: Sequence[Measurement], planned: Sequence[Measurement], along: str) -> Lines:
-    """Lines of two points or more along one size, the other one at its usual value."""
-    usual = {
+Sizes = Mapping[tuple[str, str, str, str], tuple[int, int]]
+"""(suite, subject, device, dtype) -> usual batch and image size."""
+
+
+def usual_sizes(planned: Sequence[Measurement]) -> Sizes:
+    """The size at which each subject stands in the tables."""
+    return {
         (one.case.suite, one.case.subject, one.case.device, one.case.dtype): (one.case.batch_size, one.case.image_size)
         for one in usual_size(planned)
     }
+
+
+def lines_along(mine: Sequence[Measurement], usual: Sizes, along: str) -> Lines:
+    """Lines of two points or more along one size, the other one at its usual value."""
     points: dict[str, dict[str, dict[int, Measurement]]] = {}
     for one in mine:
         case = one.case

@@ -1,19 +1,16 @@
-"""What a report opens with: on what it was measured, what must be warned of, and the answer."""
+"""What a report opens with: what must be warned of, the answer, and on what it was measured."""
 
-import statistics
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from typing import Any
 
-from bench.measurements import Measurement, finite
-from bench.report.arms import Arm, ceiling, settings, share_of
-from bench.report.blocks import Block, Bullets, Code, Heading, Inline, Strong, Table, Text, Warning
+from bench.measurements import finite
+from bench.report.answer import lead
+from bench.report.blocks import Block, Code, Facts, Heading, Inline, Strong, Text, Warning
 from bench.report.context import Context
-from bench.report.lanes import LANES, LaneTable, lane_tables, passes, rate
-from bench.report.parity import summary
-from bench.report.quantities import UNKNOWN, counted, percent, rounded, spread, word
-from bench.report.runs import FEWEST_SEEDS, interval, number_of_epochs
+from bench.report.parity import verdict_words
+from bench.report.quantities import UNKNOWN, counted, word
 
-COMMON_RECIPES = ("crop_flip", "flip", "d2l", "imagenet")
 PACKAGES = ("augbench", "torch", "torchvision", "kornia", "numpy", "pillow", "triton")
 
 
@@ -21,11 +18,10 @@ PACKAGES = ("augbench", "torch", "torchvision", "kornia", "numpy", "pillow", "tr
 
 
 def title(context: Context) -> list[Block]:
-    """Heading, facts and warnings."""
+    """Heading, warnings, the answer and the facts."""
     here = context.run.environment
     heading = f"Image augmentation on {word(here, 'machine', context.run.name)}: {devices_words(context)}"
-    facts = [[[Strong(name)], text] for name, text in _facts(context)]
-    return [Heading(text=heading, level=1), *warnings(context), Table(header=["", ""], rows=facts)]
+    return [Heading(text=heading, level=1), *warnings(context), lead(context), Facts(_facts(context))]
 
 
 def devices_words(context: Context) -> str:
@@ -51,17 +47,31 @@ def _facts(context: Context) -> list[tuple[str, Text]]:
     versions = [f"{name} {packages[name]}" for name in PACKAGES if name in packages]
     versions += [f"{name} {here[key]}" for name, key in (("CUDA", "cuda"), ("Python", "python")) if here.get(key)]
     variables = _mapping(here.get("variables"))
+    if len({one.group for one in context.run.parts}) > 1:  # no processor, version or commit speaks for all
+        return [
+            ("Audit", verdict_words(context)),
+            ("Runs", f"{len(context.run.parts)} of several machines, versions or commits: a row each below"),
+            ("Date", date_words(word(here, "time"))),
+            ("Machines", word(here, "machine")),
+            ("Images", "; ".join(datasets(context)) or UNKNOWN),
+        ]
     return [
-        ("Run", [Code(context.run.name)]),
-        ("Date", word(here, "time")),
+        ("Audit", verdict_words(context)),
+        ("Images", "; ".join(datasets(context)) or UNKNOWN),
         ("Machine", ", ".join(filter(None, (word(here, "machine"), word(here, "platform", ""))))),
         ("CPU", _cpu_words(_mapping(here.get("cpu")))),
         ("GPU", "; ".join(map(_gpu_words, _mappings(here.get("gpus")))) or "none"),
-        ("Images", "; ".join(datasets(context)) or UNKNOWN),
         ("Versions", ", ".join(versions) or UNKNOWN),
         ("Variables", ", ".join(f"{name}={value}" for name, value in variables.items()) or "none that change speed"),
         ("Commit", _commit_words(here.get("commit"))),
+        ("Date", date_words(word(here, "time"))),
+        ("Run", [Code(context.run.name)]),
     ]
+
+
+def date_words(time: str) -> str:
+    """Such as "2026-11-24 11:17 UTC" from a time in ISO 8601; anything else as it is."""
+    return re.sub(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:\+00:00|Z)", r"\1 \2 UTC", time)
 
 
 def _cpu_words(cpu: Mapping[str, Any]) -> str:
@@ -136,93 +146,3 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _mappings(value: Any) -> list[Mapping[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-# ---- the answer -------------------------------------------------------------------------------------------------------
-
-
-def answer(context: Context) -> list[Block]:
-    """A few sentences from the data: how fast, what it costs in training, what it gives in accuracy."""
-    items = [*_fastest(context), *_cost(context), *_gain(context), summary(context)]
-    return [Heading(text="In short"), Bullets(items)]
-
-
-def _fastest(context: Context) -> list[Text]:
-    tables = [table for table in lane_tables(context.run.measurements, "recipes") if table.lane in ("per_image", "per_batch")]
-    measured = dict.fromkeys(subject for table in tables for subject in table.subjects if table.ok(subject))
-    recipe = next((name for name in (*COMMON_RECIPES, *measured) if name in measured), None)
-    if recipe is None:
-        return ["Images per second of recipes: not measured."]
-    return [_fastest_of_lane(context, tables, recipe, lane) for lane in ("per_image", "per_batch")]
-
-
-def _fastest_of_lane(context: Context, tables: Sequence[LaneTable], recipe: str, lane: str) -> Text:
-    cells = [cell for table in tables if table.lane == lane for cell in table.ok(recipe)]
-    equal = [cell for cell in cells if (recipe, cell.case.backend) not in (context.differences or {})]
-    ranked = sorted(equal, key=lambda cell: -(rate(cell) or 0))
-    if not ranked:
-        return [Code(recipe), f" with {LANES[lane]}: not measured."]
-    case = ranked[0].case
-    shape = f"batch {case.batch_size}, {case.image_size} x {case.image_size} pixels"
-    text: list[Inline] = [Code(recipe), f" with {LANES[lane]} ({shape}): fastest is ", *_speed(ranked[0])]
-    for device in dict.fromkeys(cell.case.device for cell in ranked if cell.case.device != case.device):
-        text += [f"; on {device} ", *_speed(next(cell for cell in ranked if cell.case.device == device))]
-    return [*text, *(["; slowest ", *_speed(ranked[-1])] if len(ranked) > 1 else []), "."]
-
-
-def _speed(cell: Measurement) -> list[Inline]:
-    values = passes(cell)
-    sure = ", ".join(filter(None, (spread(values), counted(len(values), "pass", "passes"))))
-    return [Code(cell.case.backend), f" on {cell.case.device}, {rounded(rate(cell) or 0)} images/s ({sure})"]
-
-
-def _cost(context: Context) -> list[Text]:
-    groups = [arms for arms in settings(context.run.training, "throughput") if ceiling(arms)]
-    if not groups:
-        return ["What placement costs in training: not measured."]
-    arms = max(groups, key=len)
-    top = ceiling(arms)
-    recipes = dict.fromkeys(word(arm.first, "recipe") for arm in arms if not arm.is_ceiling)
-    recipe = next((name for name in (*COMMON_RECIPES, *recipes) if name in recipes), None)
-    if top is None or recipe is None:
-        return ["What placement costs in training: not measured."]
-    ours = [arm for arm in arms if not arm.is_ceiling and word(arm.first, "recipe") == recipe and arm.median("examples_per_s")]
-    items: list[Text] = [f"Training {word(top.first, 'model')} without augmentation reaches {_trained(top)}."]
-    for lane in LANES:
-        ranked = sorted((arm for arm in ours if arm.lane == lane), key=lambda arm: -(arm.median("examples_per_s") or 0))
-        if not ranked:
-            continue
-        worst = f"; slowest {_placed(ranked[-1], top)}." if len(ranked) > 1 else "."
-        items.append(["Training with ", Code(recipe), f", {LANES[lane]}: fastest is {_placed(ranked[0], top)}{worst}"])
-    return items
-
-
-def _trained(arm: Arm) -> str:
-    values = arm.values("examples_per_s")
-    sure = ", ".join(filter(None, (spread(values), counted(len(values), "round"))))
-    return f"{rounded(statistics.median(values))} examples/s ({sure})"
-
-
-def _placed(arm: Arm, top: Arm) -> str:
-    return f"{arm.label} at {percent(share_of(arm, top) or 0, 0)} of that, {_trained(arm)}"
-
-
-def _gain(context: Context) -> list[Text]:
-    groups = settings(context.run.training, "accuracy")
-    scored: Sequence[Arm] = [arm for arm in max(groups, key=len, default=[]) if arm.values("test_accuracy")]
-    if not scored:
-        return ["Accuracy: not measured."]
-    ranked = sorted(scored, key=lambda arm: -statistics.fmean(arm.values("test_accuracy")))
-    bare = next((arm for arm in scored if word(arm.first, "recipe") == "none"), None)
-    shown = [arm for arm in ranked if arm in (ranked[0], ranked[-1], bare)]
-    first = ranked[0].first
-    epochs = counted(number_of_epochs(ranked[0]), "epoch")
-    text: list[Inline] = [f"Test accuracy of {word(first, 'model')} on {word(first, 'dataset')} after {epochs}: "]
-    for index, arm in enumerate(shown):
-        values = arm.values("test_accuracy")
-        name = "best " if arm is ranked[0] else "worst " if arm is ranked[-1] else ""
-        text += ["; " if index else "", name, Code(word(arm.first, "recipe")), " "]
-        text.append(f"{percent(statistics.fmean(values))}{interval(values)} ({counted(len(values), 'seed')})")
-    few = min(len(arm.values("test_accuracy")) for arm in shown) < FEWEST_SEEDS
-    text.append("; too few seeds for a confidence interval, so treat differences as hints." if few else ".")
-    return [text]

@@ -6,6 +6,7 @@ at all. What lies in different lanes is different work, and no ratio is made of 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from bench.measurements import Measurement, finite
@@ -84,7 +85,7 @@ class LaneTable:
     elsewhere: Mapping[tuple[str, str], str] = field(repr=False)
     """Why a cell of the table is empty: unsupported, or a dot for one that lies in another lane."""
 
-    @property
+    @cached_property  # every ratio of a table asks for it
     def baseline(self) -> str | None:
         """The backend that ratios are taken against; None where no ratio makes sense."""
         measured = {backend for (_, backend), cell in self.cells.items() if rate(cell) is not None}

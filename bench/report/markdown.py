@@ -1,5 +1,6 @@
 """Blocks as GitHub-flavoured Markdown. Everything that comes from records is escaped here and only here."""
 
+import html
 import re
 from collections.abc import Iterable
 from urllib.parse import quote
@@ -9,11 +10,16 @@ from bench.report.blocks import (
     Break,
     Bullets,
     Code,
+    Details,
+    Facts,
     Figure,
+    Gallery,
     Heading,
     Inline,
+    Lead,
     Link,
     Paragraph,
+    Quiet,
     Strong,
     Table,
     Text,
@@ -63,6 +69,8 @@ def _piece(piece: Inline) -> str:
             return code(text)
         case Strong(text):
             return f"**{escape(text)}**"
+        case Quiet(text):
+            return _piece(text)
         case Break():
             return "<br>"
         case Link(text, target):
@@ -77,12 +85,34 @@ def _block(block: Block) -> str:
             return inline(text)
         case Warning(text):
             return f"> [!WARNING]\n> {inline(text)}"
+        case Lead(answers=answers, note=note):
+            told = [f"{escape(one.question)} **{escape(one.answer)}**: {inline(one.evidence)}" for one in answers]
+            return "\n\n".join([*told, *([inline(note)] if note else [])])
+        case Facts(items):
+            rows = [[[Strong(name)], text] for name, text in items]
+            return _table(Table(header=["", ""], rows=rows))
         case Bullets(items):
             return "\n".join(f"- {inline(item)}" for item in items)
         case Table():
             return _table(block)
         case Figure(path=path, alternative=alternative):
             return f"![{escape(alternative)}]({quote(path.as_posix())})"
+        case Gallery():
+            return _gallery(block)
+        case Details(summary=summary, blocks=blocks):
+            inside = "\n\n".join(_block(one) for one in blocks)
+            return f"<details>\n<summary>{html.escape(summary)}</summary>\n\n{inside}\n\n</details>"
+
+
+def _gallery(gallery: Gallery) -> str:
+    """A table of pictures: the columns of each stand in the header, its notes under it."""
+    rows = []
+    for strip in gallery.strips:
+        picture = f"![{escape(strip.alternative)}]({quote(strip.path.as_posix())})"
+        notes = ", ".join(filter(None, (escape(note) for note in strip.notes)))
+        rows.append(f"| {code(strip.title)}<br>{escape(strip.detail)} | {picture}<br>{notes} |")
+    header = " · ".join(escape(column) for column in gallery.columns)
+    return "\n".join([f"|  | {header} |", "| --- | --- |", *rows])
 
 
 def _table(table: Table) -> str:

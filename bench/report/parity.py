@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.report.blocks import Block, Break, Bullets, Code, Heading, Inline, Paragraph, Table, Text, Warning
+from bench.report.blocks import Block, Break, Bullets, Code, Details, Heading, Inline, Paragraph, Table, Text, Warning
 from bench.report.context import Context
 from bench.report.lanes import LANES
-from bench.report.quantities import UNKNOWN, number, rounded, word
+from bench.report.quantities import UNKNOWN, counted, number, rounded, word
 
 CLASSES = ("exact", "close", "different", "unaudited", "unsupported")
 LANE_MARKS = {"per_image": "i", "per_batch": "b", "mixed": "m", "fixed": "f"}
@@ -21,7 +21,7 @@ METHOD = (
 def audit_section(context: Context) -> list[Block]:
     """A verdict a cell, the causes, and what contradicts the catalog."""
     audit = context.run.audit
-    verdicts = [one for one in audit.get("verdicts", []) if isinstance(one, dict)]
+    verdicts = _verdicts(context)
     blocks: list[Block] = [Heading(text="Is it the same augmentation?")]
     if audit.get("failed"):
         return [*blocks, Warning(f"The audit failed: {audit['failed']}. What follows rests on what the catalog declares.")]
@@ -45,12 +45,26 @@ def audit_section(context: Context) -> list[Block]:
 
 def summary(context: Context) -> Text:
     """The audit's verdict in a sentence."""
-    verdicts = [one for one in context.run.audit.get("verdicts", []) if isinstance(one, dict)]
-    if not verdicts:
+    if not _verdicts(context):
         return "Whether the backends do the same augmentation was not audited in this run."
+    return f"Audit of {verdict_words(context)}. Ratios need exact or close."
+
+
+def verdict_words(context: Context) -> str:
+    """How many cells got which verdict."""
+    verdicts = _verdicts(context)
+    if context.run.audit.get("failed"):
+        return "failed"
+    if not verdicts:
+        return "not audited in this run"
     counts = Counter(word(one, "verdict") for one in verdicts)
     parts = [f"{counts[name]} {name}" for name in CLASSES if counts[name]]
-    return f"Audit of {len(verdicts)} cells, an op or recipe on a backend: {', '.join(parts)}. Ratios need exact or close."
+    return f"{len(verdicts)} cells, an op or recipe on a backend: {', '.join(parts)}"
+
+
+def _verdicts(context: Context) -> list[Mapping[str, Any]]:
+    found = context.run.audit.get("verdicts")
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def _conditions(audit: Mapping[str, Any]) -> str:
@@ -108,4 +122,6 @@ def _causes(verdicts: Sequence[Mapping[str, Any]]) -> list[Block]:
         for index, backend in enumerate(backends):
             text += [", " if index else "", Code(backend)]
         items.append([*text, f": {cause}"])
-    return [Paragraph("Why not exact:"), Bullets(items)] if items else []
+    if not items:
+        return []
+    return [Details(summary=f"Why not exact: {counted(len(items), 'cause')}", blocks=[Bullets(items)])]

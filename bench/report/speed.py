@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from bench.measurements import Measurement, finite
-from bench.report.blocks import Block, Break, Code, Figure, Heading, Inline, Paragraph, Strong, Table, Text
+from bench.report.blocks import Block, Break, Code, Details, Heading, Inline, Paragraph, Quiet, Strong, Table, Text
 from bench.report.context import Context
 from bench.report.figures import rates_figure
 from bench.report.lanes import ELSEWHERE, LANES, LaneTable, lane_tables, passes, rate, ratio, usual_size
@@ -36,14 +36,15 @@ def _lane_section(context: Context, table: LaneTable) -> list[Block]:
     notes: dict[str, int] = {}
     blocks.append(_rates_table(context, table, notes))
     if notes:
-        text: list[Inline] = ["Not the op as it is defined, so no ratio:"]
+        text: list[Inline] = []
         for words, index in notes.items():
-            text += [Break(), f"{_mark(index)} {words}"]
-        blocks.append(Paragraph(text))
+            text += [*([Break()] if text else []), f"{_mark(index)} {words}"]
+        summary = f"Not the op as it is defined, so no ratio: {counted(len(notes), 'note')}"
+        blocks.append(Details(summary=summary, blocks=[Paragraph(text)]))
     return blocks
 
 
-def _rates_picture(context: Context, table: LaneTable) -> Figure:
+def _rates_picture(context: Context, table: LaneTable) -> Block:
     first = [row[0] for subject in table.subjects if (row := table.ok(subject))]
     fastest = [f"{cell.case.subject}: {cell.case.backend} {rounded(rate(cell) or 0)}" for cell in first]
     number = counted(len(first), table.suite.removesuffix("s"))
@@ -136,14 +137,14 @@ def _cell(
         return [STATUS_WORDS[cell.status]]
     beside = spread(passes(cell)) + (f" n={len(passes(cell))}" if with_n else "")
     words = rounded(value)
-    text: list[Inline] = [Strong(words) if bold else words, *([f" {beside.strip()}"] if beside.strip() else [])]
+    text: list[Inline] = [Strong(words) if bold else words, *([Quiet(f" {beside.strip()}")] if beside.strip() else [])]
     difference = (context.differences or {}).get((subject, backend))
     if difference:
         text.append(" " + _mark(notes.setdefault(difference, len(notes) + 1)))
     against = ratio(table, subject, backend, context.differences)
     if against is not None:
         span = f" ({rounded(against.low)} to {rounded(against.high)})" if against.low and against.high else ""
-        text += [Break(), f"{rounded(against.value)}x{span}"]
+        text += [Break(), f"{rounded(against.value)}x", *([Quiet(span)] if span else [])]
     return text
 
 

@@ -40,6 +40,7 @@ TRAINING = (
 STATUS = {"failed": "failed", "not_run": "not run", "unsupported": "unsupported"}
 FILES = (
     ("environment.json", "machine, devices, versions, commit, data set"),
+    ("gallery/gallery.json", "what the pictures show of each op on each backend"),
     ("audit.json", "whether the backends do the same: errors, lanes, distributions, a verdict a cell"),
     ("plan.json", "every planned case and the order in which they ran"),
     ("ops.json", "every case with all samples"),
@@ -73,7 +74,7 @@ def missing(context: Context) -> list[Block]:
 
 
 def _training_words(context: Context) -> str:
-    every = [record for record in context.run.training if record.get("kind") in ("throughput", "accuracy")]
+    every = context.run.training
     failed = sum(record.get("status", "ok") != "ok" for record in every)
     return f"{counted(len(every), 'training record')}, {failed:,} of them failed."
 
@@ -106,7 +107,7 @@ def _reason(one: Measurement) -> str:
 def _training_rows(context: Context) -> list[list[Text]]:
     rows: list[list[Text]] = []
     for record in context.run.training:
-        if record.get("kind") in ("throughput", "accuracy") and record.get("status", "ok") != "ok":
+        if record.get("status", "ok") != "ok":
             what = f"{word(record, 'recipe')}, {Arm(records=[record]).label}"
             backend: Text = [Code(word(record, "backend"))]
             rows.append(["failed", word(record, "kind"), what, backend, word(record, "device"), "", word(record, "reason")])
@@ -146,7 +147,8 @@ def _passes_words(context: Context) -> str:
 def files(context: Context) -> list[Block]:
     """The records beside the report."""
     folder = context.run.path
-    items: list[Text] = [[Link(name, name), f": {what}"] for name, what in FILES if (folder / name).exists()]
-    if (folder / FIGURES).is_dir():
-        items.append([Link(f"{FIGURES}/", f"{FIGURES}/"), ": the pictures above"])
+    found = [(folder / name, what) for name, what in FILES if (folder / name).exists()]
+    items: list[Text] = [[Link(path.relative_to(folder).as_posix(), context.beside(path)), f": {what}"] for path, what in found]
+    if (context.folder / FIGURES).is_dir():
+        items.append([Link(f"{FIGURES}/", f"{FIGURES}/"), ": the pictures above, as SVG"])
     return [Heading(text="Files"), Bullets(items) if items else Paragraph("None.")]

@@ -1,4 +1,4 @@
-"""Pictures of training: where the time goes by placement, accuracy by recipe, and curves by epoch."""
+"""Pictures of training: curves by epoch."""
 
 import math
 import statistics
@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib import pyplot as plt
-from matplotlib.patches import Patch
 
-from bench.report.arms import Arm, Record, ceiling, history
+from bench.report.arms import Arm, Record, history
 from bench.report.figures import WIDTH, save
-from bench.report.lanes import LANES
-from bench.report.quantities import number, rounded
-from bench.report.style import BAND, INK, QUIET, WAIT, WORK, epoch_axis, fitting, series_look
+from bench.report.quantities import number
+from bench.report.style import epoch_axis, fitting, series_look
 
 CURVES = (
     ("train_loss", "train loss", "-"),
@@ -42,74 +40,11 @@ def curves_figure(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
     return save(figure, path)
 
 
-def placement_figure(arms: Sequence[Arm], title: str, path: Path) -> Path:
-    """Milliseconds an example by arm, split into waiting for data and the rest, grouped by lane; the ceiling as a line."""
-    arms = [arm for arm in arms if arm.median("examples_per_s")]
-    lanes = list(dict.fromkeys(arm.lane for arm in arms))
-    rows = [index + 0.9 * lanes.index(arm.lane) for index, arm in enumerate(arms)]  # arms come sorted by lane
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.7 + 0.34 * (rows[-1] + 1)))
-    longest = max(1000 / (arm.median("examples_per_s") or 1) for arm in arms)
-    for row, arm in zip(rows, arms, strict=True):
-        total = 1000 / (arm.median("examples_per_s") or 1)
-        share = min(max(arm.median("wait_share") or 0.0, 0.0), 1.0)
-        axes.barh(row, total * (1 - share), color=WORK, height=0.7)
-        axes.barh(row, total * share, left=total * (1 - share), color=WAIT, height=0.7)
-        speed = f"{rounded(arm.median('examples_per_s') or 0)} examples/s"
-        axes.text(total + longest * 0.012, row, f"{speed}, {share:.0%} waiting", va="center", fontsize=9, color=INK)
-    _lane_words(axes, arms, rows)
-    top = ceiling(arms)
-    if top:
-        axes.axvline(1000 / (top.median("examples_per_s") or 1), color=INK, linewidth=1, linestyle=":", zorder=2)
-    axes.set_yticks(rows, [fitting(arm.label) for arm in arms])
-    axes.set_ylim(rows[-1] + 0.6, -1.2)
-    axes.set_xlim(0, longest * 1.65)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
-    axes.set_xlabel("milliseconds an example: shorter is faster" + (" (dotted: no augmentation)" if top else ""))
-    axes.set_title(fitting(title, 70), pad=24)
-    handles = [Patch(color=c) for c in (WORK, WAIT)]
-    words = ["step (with augmentation on the device)", "waiting for data"]
-    axes.legend(handles, words, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.3, fontsize=9)
-    return save(figure, path)
-
-
-def _lane_words(axes: Any, arms: Sequence[Arm], rows: Sequence[float]) -> None:
-    before = None
-    paper = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-    for row, arm in zip(rows, arms, strict=True):
-        if arm.lane != before:
-            axes.text(0, row - 0.62, LANES[arm.lane], fontsize=9, color=QUIET, style="italic", va="center", bbox=paper)
-        before = arm.lane
-
-
-def accuracy_figure(arms: Sequence[Arm], labels: Sequence[str], path: Path) -> Path:
-    """Final test accuracy by recipe: a dot a seed, a bar at the mean."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.2 + 0.36 * len(arms)))
-    found: list[float] = []
-    for row, arm in enumerate(arms):
-        if row % 2 == 0:
-            axes.axhspan(row - 0.5, row + 0.5, color=BAND, linewidth=0)
-        values = [100 * value for value in arm.values("test_accuracy")]
-        if not values:
-            continue
-        found += values
-        axes.plot(values, [row] * len(values), "o", color=WORK, markersize=6, alpha=0.75, markeredgecolor="white")
-        mean = statistics.fmean(values)
-        axes.plot([mean, mean], [row - 0.32, row + 0.32], color=INK, linewidth=2)
-    axes.set_yticks(range(len(arms)), [fitting(label) for label in labels])
-    axes.set_ylim(len(arms) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
-    margin = max(0.5, 0.08 * (max(found) - min(found)))
-    axes.set_xlim(min(found) - margin, max(found) + margin)
-    axes.set_xlabel("test accuracy after the last epoch, % (dot: a seed; bar: their mean)")
-    return save(figure, path)
-
-
 def learning_figure(arms: Sequence[Arm], labels: Sequence[str], path: Path) -> Path:
     """Train loss, train accuracy and test accuracy by epoch, a colour a recipe: each seed thin, their mean thick."""
-    figure, grid = plt.subplots(1, 3, figsize=(WIDTH + 1.4, 3.3))
-    for axes, (name, label, _) in zip(grid, CURVES, strict=True):
+    curves = [one for one in CURVES if any(_curve(record, one[0], 1) for arm in arms for record in arm.records)] or CURVES
+    figure, (grid,) = plt.subplots(1, len(curves), figsize=(WIDTH + 1.4, 3.3), squeeze=False)
+    for axes, (name, label, _) in zip(grid, curves, strict=True):
         factor = 1 if name == "train_loss" else 100
         for index, arm in enumerate(arms):
             color, dashes = series_look(index)

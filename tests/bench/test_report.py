@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -19,12 +20,12 @@ from scipy import stats
 
 from bench.cases import Case
 from bench.measurements import Measurement
-from bench.records import Run
+from bench.records import GALLERY, Run
 from bench.report import curves_figure, write_report
+from bench.report.accuracy import interval
 from bench.report.lanes import LaneTable, lane_tables, ratio
 from bench.report.markdown import escape
 from bench.report.quantities import rounded, spread
-from bench.report.runs import interval
 from bench.report.style import BACKEND_LOOKS
 
 CASE = Case(
@@ -71,6 +72,11 @@ def a_run(
     return Run(path=path, name=path.name, measurements=measurements, training=training or [], **values)
 
 
+def markdown_of(run: Run) -> str:
+    """The report's Markdown twin."""
+    return (write_report(run).parent / "report.md").read_text()
+
+
 def trained(kind: str, **fields: Any) -> dict[str, Any]:
     record = {
         "kind": kind,
@@ -115,7 +121,7 @@ def cell(text: str, row: str, column: str) -> str:
 
 def test_cells_hold_median_spread_and_ratio_of_their_lane(tmp_path: Path) -> None:
     """By hand: the median of the passes, half their range over it, and the ratio of medians with its extreme pairs."""
-    text = write_report(a_run(tmp_path, all_backends(), differs={})).read_text()
+    text = markdown_of(a_run(tmp_path, all_backends(), differs={}))
     assert cell(text, "crop_flip", "torchvision_loop") == "500 ±2.0 %"
     assert cell(text, "crop_flip", "pil") == "1,050 ±4.8 %<br>2.10x (1.96 to 2.24)"
     assert cell(text, "crop_flip", "kornia") == "**4,100** ±2.4 %<br>8.20x (7.84 to 8.57)"
@@ -125,7 +131,7 @@ def test_cells_hold_median_spread_and_ratio_of_their_lane(tmp_path: Path) -> Non
 
 def test_no_ratio_crosses_lanes(tmp_path: Path) -> None:
     """Every ratio in the text is one that two backends of one lane give; those across lanes are not among them."""
-    text = write_report(a_run(tmp_path, all_backends(), differs={})).read_text()
+    text = markdown_of(a_run(tmp_path, all_backends(), differs={}))
     medians = {backend: statistics.median(rates) for backend, rates in RATES.items()}
     within = {rounded(medians[a] / medians[b]) for a in medians for b in medians if LANES[a] == LANES[b]}
     across = {rounded(medians[a] / medians[b]) for a in medians for b in medians if LANES[a] != LANES[b]}
@@ -140,19 +146,19 @@ def test_no_ratio_crosses_lanes(tmp_path: Path) -> None:
 
 def test_a_named_difference_takes_the_ratio_and_leaves_the_number(tmp_path: Path) -> None:
     differs = {("crop_flip", "kornia"): "no antialias"}
-    text = write_report(a_run(tmp_path, all_backends(), differs=differs)).read_text()
+    text = markdown_of(a_run(tmp_path, all_backends(), differs=differs))
     assert cell(text, "crop_flip", "kornia") == "4,100 ±2.4 % ¹"
     assert "¹ no antialias" in text
     assert cell(text, "crop_flip", "pil").startswith("**1,050**"), "the fastest of those that do the op as defined"
 
 
 def test_a_difference_of_the_baseline_takes_all_ratios_of_its_row(tmp_path: Path) -> None:
-    text = write_report(a_run(tmp_path, all_backends(), differs={("crop_flip", "torchvision_loop"): "x"})).read_text()
+    text = markdown_of(a_run(tmp_path, all_backends(), differs={("crop_flip", "torchvision_loop"): "x"}))
     assert "x (" not in cell(text, "crop_flip", "pil")
 
 
 def test_without_known_differences_there_is_no_ratio(tmp_path: Path) -> None:
-    text = write_report(a_run(tmp_path, all_backends())).read_text()
+    text = markdown_of(a_run(tmp_path, all_backends()))
     assert not re.search(r"[\d.]+x \(", text)
     assert "no ratios are shown" in text
 
@@ -166,29 +172,29 @@ def test_the_mixed_lane_has_no_baseline() -> None:
 
 def test_one_pass_has_a_ratio_but_no_interval_and_no_winner(tmp_path: Path) -> None:
     once = [measured(backend, rates[:1]) for backend, rates in RATES.items()]
-    text = write_report(a_run(tmp_path, once, differs={})).read_text()
+    text = markdown_of(a_run(tmp_path, once, differs={}))
     assert cell(text, "crop_flip", "kornia") == "4,000<br>8.00x"
     assert "the spread between passes is not known" in text
 
 
 def test_overlapping_passes_have_no_winner(tmp_path: Path) -> None:
     close = [measured("pil", [100.0, 130.0]), measured("kornia", [120.0, 140.0])]
-    text = write_report(a_run(tmp_path, close, differs={})).read_text()
+    text = markdown_of(a_run(tmp_path, close, differs={}))
     assert "**" not in cell(text, "crop_flip", "pil") + cell(text, "crop_flip", "kornia")
 
 
 def test_tables_show_the_usual_size_and_pictures_the_others(tmp_path: Path) -> None:
     """The plan names the usual size first; the others become a line, and never a second row."""
     sizes = [measured("kornia", [100.0 * batch], batch_size=batch) for batch in (256, 32, 1024)]
-    report = write_report(a_run(tmp_path, sizes, differs={}))
-    assert cell(report.read_text(), "crop_flip", "kornia") == "25,600"
-    assert "growth-recipes-cpu-float32-per-image-batch.png" in report.read_text()
-    assert not (tmp_path / "figures" / "growth-recipes-cpu-float32-per-image-side.png").exists()
+    text = markdown_of(a_run(tmp_path, sizes, differs={}))
+    assert cell(text, "crop_flip", "kornia") == "25,600"
+    assert "growth-recipes-cpu-float32-per-image-batch.svg" in text
+    assert not (tmp_path / "report" / "figures" / "growth-recipes-cpu-float32-per-image-side.svg").exists()
 
 
 def test_the_answer_names_the_fastest_of_each_lane(tmp_path: Path) -> None:
     gpu = measured("kornia", [50_000.0, 50_000.0], device="cuda")
-    text = write_report(a_run(tmp_path, [*all_backends(), gpu], differs={})).read_text()
+    text = markdown_of(a_run(tmp_path, [*all_backends(), gpu], differs={}))
     short = text.partition("## In short")[2].partition("\n## ")[0]
     assert "fastest is `kornia` on cuda, 50,000 images/s (±0.0 %, 2 passes); on cpu `kornia` on cpu, 4,100 images/s" in short
     assert "fastest is `torchvision` on cpu, 91,000 images/s" in short
@@ -220,14 +226,13 @@ def test_placements_are_shares_of_the_ceiling(tmp_path: Path) -> None:
     ]
     training += [trained("throughput", examples_per_s=e) for e in (290.0, 300.0, 320.0)]
     training += [trained("throughput", backend="pil", augment_on="workers", num_workers=2, examples_per_s=100.0)]
-    report = write_report(a_run(tmp_path, training=training))
-    text = report.read_text()
+    text = markdown_of(a_run(tmp_path, training=training))
     assert cell(text, "no augmentation", "share of the ceiling") == "the ceiling"
     assert cell(text, "kornia` on the device", "share of the ceiling") == "75 %"
     assert cell(text, "kornia` on the device", "examples/s") == "300 ±5.0 %"
     assert cell(text, "kornia` on the device", "n, rounds") == "3"
     assert cell(text, "pil` in 2 workers", "share of the ceiling") == "25 %"
-    assert (tmp_path / "figures" / "throughput-1-crop-flip.png").exists()
+    assert (tmp_path / "report" / "figures" / "throughput-1-crop-flip.svg").exists()
     assert "fastest is kornia on the device at 75 % of that, 300 examples/s" in text
 
 
@@ -240,12 +245,17 @@ def test_accuracy_shows_seeds_and_pairs_them(tmp_path: Path) -> None:
         for recipe, values in both
         for seed, value in enumerate(values)
     ]
-    text = write_report(a_run(tmp_path, training=training)).read_text()
+    text = markdown_of(a_run(tmp_path, training=training))
     assert cell(text, "crop_flip", "test accuracy, mean") == "58.0 %"
     assert cell(text, "crop_flip", "each seed") == "57.0 %, 59.0 %"
-    assert cell(text, "crop_flip", "minus no augmentation, points") == "+6.0 (n = 2)"
+    assert cell(text, "crop_flip", "minus baseline, points") == "+6.00"
+    assert cell(text, "crop_flip", "n, pairs") == "2"
     assert "2 seeds a recipe: too few for a confidence interval" in text
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"accuracy-1.png", "curves-1.png"}
+    assert {path.name for path in (tmp_path / "report" / "figures").iterdir()} == {
+        "accuracy-1.svg",
+        "pareto-1.svg",
+        "curves-1.svg",
+    }
 
 
 def test_intervals_are_students_and_need_three_seeds() -> None:
@@ -266,7 +276,7 @@ def test_what_did_not_work_stays_visible(tmp_path: Path) -> None:
     ]
     failed = trained("throughput", status="failed", reason="worker died")
     run = a_run(tmp_path, [measured("pil", RATES["pil"]), *others], [failed], problems=["ops.jsonl, line 3 is cut off"])
-    text = write_report(run).read_text()
+    text = markdown_of(run)
     assert cell(text, "crop_flip", "kornia") == "failed"
     assert cell(text, "crop_flip", "torchvision_loop") == "not run"
     assert "4 planned cases: 1 measured, 1 unsupported, 1 failed, 1 not run. 1 training record, 1 of them failed." in text
@@ -302,6 +312,13 @@ STRANGE_TRAINING: list[dict[str, Any]] = [
 ]
 
 
+IN_ORDER = (
+    *("Image augmentation on", "In short", "Training", "Recipes", "Single ops", "How speed changes", "Accuracy"),
+    *("Is it the same augmentation?", "What each op looks like", "How it was measured", "Files"),
+    "What failed, is unsupported or was not run",
+)
+
+
 @pytest.mark.parametrize(
     ("measurements", "training", "environment"),
     [
@@ -314,9 +331,11 @@ STRANGE_TRAINING: list[dict[str, Any]] = [
     ids=["empty", "all failed", "only training", "only ops", "strange"],
 )
 def test_a_report_is_always_whole(tmp_path: Path, measurements: Any, training: Any, environment: dict[str, Any]) -> None:
-    text = write_report(a_run(tmp_path, measurements, training, environment=environment)).read_text()
-    headings = re.findall(r"^#{1,2} .*", text, flags=re.MULTILINE)
-    assert len(headings) == 11
+    text = markdown_of(a_run(tmp_path, measurements, training, environment=environment))
+    headings = re.findall(r"^#{1,2} (.*)", text, flags=re.MULTILINE)
+    places = [next(i for i, heading in enumerate(headings) if heading.startswith(words)) for words in IN_ORDER]
+    assert places == sorted(places)
+    assert headings[-1] == IN_ORDER[-1]
     assert "not measured" in text.lower()
     assert not re.search(r"\bnan\b|\binf\b", text)
     with (tmp_path / "measurements.csv").open() as file:
@@ -325,10 +344,10 @@ def test_a_report_is_always_whole(tmp_path: Path, measurements: Any, training: A
 
 def test_a_substitute_data_set_is_said_loudly(tmp_path: Path) -> None:
     environment = {"dataset": {"name": "synthetic", "fingerprint": "abc", "fallback": "no network"}}
-    text = write_report(a_run(tmp_path, all_backends(), environment=environment)).read_text()
+    text = markdown_of(a_run(tmp_path, all_backends(), environment=environment))
     assert "> [!WARNING]\n> **Not a real data set.** no network" in text.partition("## In short")[0]
     real = {"dataset": {"name": "cifar10", "fingerprint": "abc", "fallback": None}}
-    assert "[!WARNING]" not in write_report(a_run(tmp_path, all_backends(), environment=real)).read_text()
+    assert "[!WARNING]" not in markdown_of(a_run(tmp_path, all_backends(), environment=real))
 
 
 def test_the_head_names_machine_data_versions_and_commit(tmp_path: Path) -> None:
@@ -337,7 +356,7 @@ def test_the_head_names_machine_data_versions_and_commit(tmp_path: Path) -> None
         **{"commit": {"id": "0123456789abcdef", "dirty": True}, "gpus": [{"name": "A GPU", "driver": "570.1"}]},
         "dataset": {"name": "cifar10", "fingerprint": "abc"},
     }
-    text = write_report(a_run(tmp_path, all_backends(), environment=environment)).read_text()
+    text = markdown_of(a_run(tmp_path, all_backends(), environment=environment))
     head = text.partition("## In short")[0]
     for words in ("# Image augmentation on box: cpu (A CPU)", "2026-01-02", "torch 2.14.1", "`0123456789ab`"):
         assert words in head
@@ -351,6 +370,16 @@ PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 NASTY = "<img src=x onerror=alert(1)> | `a` *b* _c_ [d](http://e) ![f](g) &lt; \\ # $h$ ~i~\nj"
 
 
+def a_gallery(folder: Path) -> dict[str, Any]:
+    """One strip, whose every word has markup in it."""
+    (folder / GALLERY).parent.mkdir()
+    (folder / GALLERY).write_text("{}")
+    Image.new("RGBA", (20, 20)).save((folder / GALLERY).parent / "Flip.png")
+    cells = {NASTY: {"status": "failed", "reason": NASTY}}
+    strip = {"kind": "op", "subject": NASTY, "detail": NASTY, "file": "Flip.png", "cells": cells}
+    return {"columns": ["original", NASTY], "cell": 10, "subjects": [strip], "dataset": NASTY, "reference": NASTY}
+
+
 def test_names_with_markup_are_escaped(tmp_path: Path) -> None:
     """In every place that a record's words reach: tables keep their columns, and no tag, link, image or emphasis arises."""
     case = replace(CASE, subject=NASTY, backend=NASTY, device=NASTY)
@@ -361,14 +390,20 @@ def test_names_with_markup_are_escaped(tmp_path: Path) -> None:
     training = [trained("throughput", recipe=NASTY, backend=NASTY), trained("accuracy", recipe=NASTY, test_accuracy=0.5)]
     training += [trained("accuracy", status="failed", reason=NASTY, dataset=NASTY, fallback=NASTY)]
     environment = {"machine": NASTY, "dataset": {"name": NASTY, "fallback": NASTY}, "variables": {NASTY: NASTY}}
-    run = a_run(tmp_path, measurements, training, differs={}, environment=environment, problems=[NASTY])
-    text = write_report(run).read_text()
+    unequal = {"subject": NASTY, "kind": "op", "backend": NASTY, "verdict": "different", "cause": NASTY}
+    told = {"audit": {"verdicts": [unequal], "findings": [NASTY]}, "gallery": a_gallery(tmp_path)}
+    run = a_run(tmp_path, measurements, training, differs={}, environment=environment, problems=[NASTY], **told)
+    text = markdown_of(run)
     tokens = [child for token in PARSER.parse(text) for child in (token, *(token.children or []))]
-    assert {token.content for token in tokens if token.type in ("html_inline", "html_block")} <= {"<br>"}
-    assert all("alert(1)" not in token.content for token in tokens if token.type == "html_inline")
+    made = "".join(token.content for token in tokens if token.type in ("html_inline", "html_block"))
+    assert set(re.findall(r"<[^>]*>?", made)) == {"<br>", "<details>", "</details>", "<summary>", "</summary>"}
+    assert "alert(1)" not in made
     pictures = [str(token.attrGet("src")) for token in tokens if token.type == "image"]
-    assert sorted(pictures) == sorted(f"figures/{path.name}" for path in (tmp_path / "figures").iterdir())
-    assert {str(token.attrGet("href")) for token in tokens if token.type == "link_open"} == {"measurements.csv", "figures/"}
+    drawn = [f"figures/{path.name}" for path in (tmp_path / "report" / "figures").iterdir()]
+    assert sorted(pictures) == sorted([*drawn, "../gallery/Flip.png"])
+    assert {str(token.attrGet("href")) for token in tokens if token.type == "link_open"} == {
+        *("../measurements.csv", "../gallery/gallery.json", "figures/")
+    }
     assert not [token for token in tokens if token.type in ("em_open", "s_open")]
     assert all(len(row) == len(table[0]) for table in tables(text) for row in table)
 
@@ -381,23 +416,25 @@ def test_escaping_keeps_the_words(text: str) -> None:
 
 def test_every_picture_exists_and_has_words(tmp_path: Path) -> None:
     training = [trained("throughput"), trained("accuracy", test_accuracy=0.5, epochs=[{"epoch": 1, "train_loss": 1.0}])]
-    text = write_report(a_run(tmp_path, all_backends(), training, differs={})).read_text()
+    text = markdown_of(a_run(tmp_path, all_backends(), training, differs={}))
     pictures = re.findall(r"^!\[((?:[^\]\\]|\\.)*)\]\((.*)\)$", text, flags=re.MULTILINE)
     assert len(pictures) == 5
     for words, path in pictures:
         assert len(words) > 40
-        with Image.open(tmp_path / path) as picture:
-            assert picture.format == "PNG"
-            assert 400 <= picture.width <= 1200
-    assert sorted(path for _, path in pictures) == sorted(f"figures/{p.name}" for p in (tmp_path / "figures").iterdir())
+        root = ElementTree.parse(tmp_path / "report" / path).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert 400 <= float(root.attrib["width"].removesuffix("pt")) * 96 / 72 <= 1200
+    assert sorted(path for _, path in pictures) == sorted(
+        f"figures/{p.name}" for p in (tmp_path / "report" / "figures").iterdir()
+    )
 
 
 def test_links_lead_to_files(tmp_path: Path) -> None:
     (tmp_path / "training.jsonl").write_text(json.dumps(trained("throughput")) + "\n")
-    text = write_report(a_run(tmp_path, all_backends())).read_text()
+    text = markdown_of(a_run(tmp_path, all_backends()))
     links = re.findall(r"(?<!!)\[[^\]]+\]\(([^)]+)\)", text.partition("## Files")[2])
-    assert {"training.jsonl", "measurements.csv", "figures/"} <= set(links)
-    assert all((tmp_path / link).exists() for link in links)
+    assert {"../training.jsonl", "../measurements.csv", "figures/"} <= set(links)
+    assert all((tmp_path / "report" / link).exists() for link in links)
 
 
 def test_backends_look_different() -> None:
@@ -456,7 +493,7 @@ def test_a_ratio_needs_the_audits_leave(tmp_path: Path, kornia: dict[str, Any], 
     cells = [measured("kornia", [10.0, 10.0], draws="per_image"), measured("torchvision_loop", [4.0, 4.0], draws="per_image")]
     audit = {"verdicts": [kornia, verdict("torchvision_loop", "exact")], "findings": []}
     run = replace(a_run(tmp_path, cells, []), audit=audit)
-    text = write_report(run).read_text()
+    text = markdown_of(run)
     assert ("2.50x" in text) == ratio_stands
     if kornia["cause"]:
         assert kornia["cause"] in text

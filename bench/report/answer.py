@@ -1,0 +1,203 @@
+"""The answer in three sentences: where augmentation should run, with which backend, and what that costs in training."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.measurements import Measurement
+from bench.report.arms import Arm, ceiling, setting_words, settings, share_of
+from bench.report.blocks import Answer, Code, Inline, Lead
+from bench.report.context import Context
+from bench.report.lanes import LANES, lane_of, lane_tables, passes, rate
+from bench.report.quantities import counted, percent, rounded, spread, word
+
+COMMON_RECIPES = ("crop_flip", "flip", "d2l", "imagenet")
+WHERE, WITH, COST = "Where should augmentation run?", "With which backend?", "What does it cost?"
+PLACES = {
+    "device": "On the device ({device}), a batch at a time",
+    "workers": "In loader workers",
+    "process": "In the training process, image by image",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """The placements of one recipe in one lane and setting, the fastest first, against training without augmentation."""
+
+    recipe: str
+    lane: str
+    top: Arm
+    ranked: Sequence[Arm]
+
+    @property
+    def best(self) -> Arm:
+        return self.ranked[0]
+
+    @property
+    def here(self) -> list[Arm]:
+        """Those that augment in the same place as the fastest, itself first."""
+        return [arm for arm in self.ranked if place(arm) == place(self.best)]
+
+    @property
+    def elsewhere(self) -> list[Arm]:
+        return [arm for arm in self.ranked if place(arm) != place(self.best)]
+
+
+def usual_recipe(names: Iterable[str]) -> str | None:
+    """The recipe that an answer is given for: a common one where it was measured, else the first."""
+    known = list(names)
+    return next((name for name in (*COMMON_RECIPES, *known) if name in known), None)
+
+
+def place(arm: Arm) -> str:
+    """A key of ``PLACES``."""
+    where = arm.first.get("augment_on")
+    return "device" if where == "device" else "workers" if arm.first.get("num_workers") else "process"
+
+
+def lead(context: Context) -> Lead:
+    """The answers; what was not measured is said."""
+    contest = contest_of(context)
+    if contest is None:
+        unknown = "this run measured no training with and without augmentation"
+        return Lead(
+            answers=[
+                Answer(question=WHERE, answer="Not known from this run", evidence=f"{unknown}."),
+                _alone_answer(context),
+                Answer(question=COST, answer="Not measured", evidence=f"{unknown}."),
+            ]
+        )
+    lane = LANES[contest.lane]
+    setting = f"recipe {contest.recipe}, {lane}; {setting_words([contest.best])}"
+    note = f"Medians of the rounds, ± half the range between them; {setting}."
+    return Lead(answers=[_where(contest), _with(context, contest), _costs(contest)], note=note)
+
+
+def contest_of(context: Context) -> Contest | None:
+    """The usual recipe's placements in the setting with the most arms; of its lanes the first that was measured."""
+    groups = [arms for arms in settings(context.run.training, "throughput") if ceiling(arms)]
+    for arms in sorted(groups, key=len, reverse=True):
+        top = ceiling(arms)
+        tried = [arm for arm in arms if not arm.is_ceiling and arm.median("examples_per_s")]
+        recipe = usual_recipe(dict.fromkeys(word(arm.first, "recipe") for arm in tried))
+        mine = [arm for arm in tried if word(arm.first, "recipe") == recipe]
+        lane = next((name for name in LANES if any(arm.lane == name for arm in mine)), None)
+        if top is not None and recipe is not None and lane is not None:
+            ranked = sorted((arm for arm in mine if arm.lane == lane), key=lambda arm: -(arm.median("examples_per_s") or 0))
+            return Contest(recipe=recipe, lane=lane, top=top, ranked=ranked)
+    return None
+
+
+def trained(arm: Arm) -> str:
+    """Such as "1,820 examples/s (±3.6 %, 3 rounds)"."""
+    values = arm.values("examples_per_s")
+    sure = ", ".join(filter(None, (spread(values), counted(len(values), "round"))))
+    return f"{rounded(statistics.median(values))} examples/s ({sure})"
+
+
+def apart(faster: Sequence[float], slower: Sequence[float]) -> bool | None:
+    """Whether the slowest of the one lies beyond the fastest of the other; None where one of them has a single value."""
+    if len(faster) < 2 or len(slower) < 2:
+        return None
+    return min(faster) > max(slower)
+
+
+SURE = {
+    True: "slower beyond the spread between rounds",
+    False: "not told apart: their rounds overlap",
+    None: "of one round, so not certain",
+}
+
+
+def _sure(best: Arm, other: Arm) -> str:
+    return SURE[apart(best.values("examples_per_s"), other.values("examples_per_s"))]
+
+
+def _where(contest: Contest) -> Answer:
+    best, device = contest.best, word(contest.best.first, "device")
+    text: list[Inline] = ["There training with ", Code(contest.recipe), f" reaches {trained(best)}; "]
+    if contest.elsewhere:
+        other = contest.elsewhere[0]
+        there = PLACES[place(other)].format(device=device)
+        text.append(f"{there[0].lower()}{there[1:]}, at best {trained(other)}, {_sure(best, other)}.")
+    else:
+        text.append("no other place was measured.")
+    return Answer(question=WHERE, answer=PLACES[place(best)].format(device=device), evidence=text)
+
+
+def _with(context: Context, contest: Contest) -> Answer:
+    best, *others = contest.here
+    equal = [arm for arm in others if apart(best.values("examples_per_s"), arm.values("examples_per_s")) is not True]
+    names = list(dict.fromkeys(word(arm.first, "backend") for arm in (best, *equal)))
+    if equal:
+        speeds = " and ".join(rounded(arm.median("examples_per_s") or 0) for arm in (best, *equal))
+        text = f"In training {speeds} examples/s, {_sure(best, equal[0])}. "
+    elif others:
+        following, name = others[0], word(others[0].first, "backend")
+        text = f"In training the next, {name}, reaches {trained(following)}, {_sure(best, following)}. "
+    else:
+        text = "No other was measured there. "
+    return Answer(question=WITH, answer=" or ".join(names), evidence=[text, *_alone(_fastest_alone(context, contest))])
+
+
+def _fastest_alone(context: Context, contest: Contest | None) -> list[Measurement]:
+    """The backends that do the recipe as it is defined in one lane on one device, most images per second first."""
+    tables = [table for table in lane_tables(context.run.measurements, "recipes") if table.lane in ("per_image", "per_batch")]
+    if contest is not None:
+        device = word(contest.best.first, "device")
+        tables = [table for table in tables if table.lane == contest.lane and table.device == device]
+    measured = dict.fromkeys(name for table in tables for name in table.subjects if table.ok(name))
+    recipe = contest.recipe if contest is not None else usual_recipe(measured)
+    for table in tables if recipe else ():
+        ranked = [one for one in table.ok(recipe or "") if (recipe, one.case.backend) not in (context.differences or {})]
+        if ranked:
+            return ranked
+    return []
+
+
+def _alone_answer(context: Context) -> Answer:
+    """The second answer where nothing is known but images per second."""
+    ranked = _fastest_alone(context, None)
+    if not ranked:
+        return Answer(question=WITH, answer="Not measured", evidence="this run measured no recipe's images per second.")
+    case, lane = ranked[0].case, LANES[lane_of(ranked[0])]
+    return Answer(question=WITH, answer=case.backend, evidence=[Code(case.subject), f", {lane}. ", *_alone(ranked)])
+
+
+def _alone(ranked: Sequence[Measurement]) -> list[Inline]:
+    """Who augments most images per second without training, and how sure that is."""
+    if not ranked:
+        return []
+    best, *others = ranked
+    values = passes(best)
+    sure = ", ".join(filter(None, (spread(values), counted(len(values), "pass", "passes"))))
+    text: list[Inline] = ["By itself ", Code(best.case.backend), f" is fastest, {rounded(rate(best) or 0)} images/s ({sure})"]
+    if not others:
+        return [*text, "."]
+    words = {True: "", False: ", not told apart: their passes overlap", None: ", of one pass, so not certain"}
+    before: list[Inline] = [", before ", Code(others[0].case.backend), f" with {rounded(rate(others[0]) or 0)}"]
+    return [*text, *before, f"{words[apart(values, passes(others[0]))]}."]
+
+
+def _costs(contest: Contest) -> Answer:
+    best, top, worst = contest.best, contest.top, contest.ranked[-1]
+    text = f"Without augmentation training reaches {trained(top)}."
+    ours, theirs = best.values("examples_per_s"), top.values("examples_per_s")
+    separate = apart(theirs, ours)
+    if separate is not None:
+        low, high = 1 - max(ours) / min(theirs), 1 - min(ours) / max(theirs)
+        perhaps = "" if separate else ", so perhaps nothing"
+        text += f" Pairs of rounds lie between {_signed(low)} and {_signed(high)} %{perhaps}."
+    if worst is not best:
+        text += f" The slowest of {counted(len(contest.ranked), 'placement')}, {worst.label}, costs {_loss(worst, top)}."
+    lost = _loss(best, top)
+    return Answer(question=COST, answer=f"{lost[0].upper()}{lost[1:]} of the training speed", evidence=text)
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:.0f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _loss(arm: Arm, top: Arm) -> str:
+    lost = 1 - (share_of(arm, top) or 0)
+    return percent(lost, 0) if round(100 * lost) > 0 else "nothing"

@@ -1,0 +1,60 @@
+"""How near each backend comes to the machine's limit, which is a copy of the same bytes."""
+
+from collections.abc import Mapping
+
+from bench.measurements import Measurement, finite
+from bench.report.blocks import Block, Code, Heading, Paragraph, Quiet, Table, Text
+from bench.report.context import Context
+from bench.report.lanes import LANES, LaneTable, lane_tables
+from bench.report.quantities import counted, percent, rounded
+
+
+def limits_section(context: Context) -> list[Block]:
+    """Recipes by lane: the share of the limit, and on CUDA a call's kernel launches and waits; nothing for runs without it."""
+    blocks: list[Block] = []
+    for table in lane_tables(context.run.measurements, "recipes"):
+        if any(_share(cell) is not None for cell in table.cells.values()):
+            blocks += [Heading(text=f"Recipes on {table.device}: {LANES[table.lane]}", level=3), _table(table)]
+    if not blocks:
+        return []
+    return [Heading(text="Share of the machine's limit"), Paragraph(_method(context)), *blocks]
+
+
+def _method(context: Context) -> Text:
+    speeds = context.run.environment.get("copy_bytes_per_s")
+    known = speeds if isinstance(speeds, Mapping) else {}
+    told = [f"{device} {rounded(speed / 1e9)} GB/s" for device, speed in known.items() if finite(speed)]
+    return (
+        "A recipe must at least read its batch and write its result. The share is the time in which the device copies as many "
+        "bytes from and to its own memory, over the mean time of a call; n is the calls. "
+        f"Measured speed of a copy of 256 MiB, bytes read and written: {', '.join(told) or 'not kept'}. A batch that fits into "
+        "the caches can move faster than that."
+    )
+
+
+def _table(table: LaneTable) -> Table:
+    header: list[Text] = ["recipe", "MB in and out", *([Code(backend)] for backend in table.backends)]
+    rows: list[list[Text]] = []
+    for subject in table.subjects:
+        cells = [table.cells.get((subject, backend)) for backend in table.backends]
+        moved = next((one.bytes_moved for one in cells if one is not None and finite(one.bytes_moved)), None)
+        size = rounded(moved / 1e6) if moved else "not known"
+        rows.append([[Code(subject)], size, *(_cell(cell) for cell in cells)])
+    return Table(header=header, rows=rows, numeric=frozenset(range(1, len(header))))
+
+
+def _share(cell: Measurement | None) -> float | None:
+    share = None if cell is None or cell.status != "ok" else cell.roofline_share
+    return share if finite(share) else None
+
+
+def _cell(cell: Measurement | None) -> Text:
+    share = _share(cell)
+    if cell is None or share is None:
+        return ""
+    details = [f"n {cell.rounds:,}"]
+    if finite(cell.launches):
+        details.append(counted(int(cell.launches or 0), "launch", "launches"))
+    if finite(cell.syncs):
+        details.append(counted(int(cell.syncs or 0), "wait"))
+    return [percent(share), Quiet(" " + ", ".join(details))]

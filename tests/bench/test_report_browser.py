@@ -1,0 +1,350 @@
+"""The page as a browser shows it: nothing fetched, nothing overflowing, sorting and filtering, and what axe-core finds.
+
+Chromium is driven over a pipe with its DevTools protocol, so no driver or package is needed; where there is no Chromium these
+tests are skipped. axe-core is looked for in .cache/node_modules (npm install --prefix .cache axe-core).
+"""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from bench.records import GALLERY, load_run
+from bench.report import write_report
+
+ROOT = Path(__file__).resolve().parents[2]
+AXE = ROOT / ".cache" / "node_modules" / "axe-core" / "axe.min.js"
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--no-first-run", "--hide-scrollbars", "--remote-debugging-pipe"),
+)
+# Becomes the browser with the two ends as its descriptors 3 and 4, whichever numbers they come with.
+START = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for end, wanted in zip(ends, (3, 4)):
+    os.dup2(end, wanted)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+PHONE, DESK = (390, 844), (1440, 900)
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+
+class Browser:
+    """One headless tab. Commands are JSON with a zero byte after each, to the browser's descriptor 3 and from its 4."""
+
+    def __init__(self, profile: Path) -> None:
+        read_commands, self._write = os.pipe()
+        self._read, write_answers = os.pipe()
+        ends = (read_commands, write_answers)
+        command = [sys.executable, "-c", START, *map(str, ends), str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}"]
+        self._process = subprocess.Popen(command, pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.close(read_commands)
+        os.close(write_answers)
+        self._numbers = itertools.count(1)
+        self._rest = b""
+        self._session: str | None = None
+        self.events: list[dict[str, Any]] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """A command's result. Raises AssertionError with what the browser says against it."""
+        number = next(self._numbers)
+        message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        data = json.dumps(message).encode() + b"\0"
+        while data:
+            data = data[os.write(self._write, data) :]
+        while (answer := self._next()).get("id") != number:
+            self.events.append(answer)
+        assert "error" not in answer, answer["error"]
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            chunk = os.read(self._read, 1 << 20)
+            assert chunk, "the browser went away"
+            self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\0")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def show(self, page: Path, size: tuple[int, int], *, dark: bool = False, printed: bool = False) -> None:
+        """Open a file and wait until it is loaded."""
+        width, height = size
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", media="print" if printed else "screen", features=[scheme])
+        self.events.clear()
+        self.call("Page.navigate", url=page.as_uri())
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._next())
+
+    def value(self, expression: str) -> Any:
+        """What an expression is in the page, once it has settled. Raises AssertionError where it throws."""
+        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def close(self) -> None:
+        self._session = None
+        self.call("Browser.close")
+        os.close(self._write)
+        self._process.wait(timeout=20)
+        os.close(self._read)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    one = Browser(tmp_path_factory.mktemp("profile"))
+    yield one
+    one.close()
+
+
+OK: dict[str, Any] = {"status": "ok", "draws": "per_image", "rounds": 9}
+LANES = {"pil": "per_image", "torchvision_loop": "per_image", "kornia": "per_image", "fused": "per_image"}
+LANES |= {"torchvision": "per_batch", "kornia_shared": "per_batch"}
+OPS = (
+    *("HorizontalFlip", "RandomCrop", "RandomResizedCrop", "Rotate", "Affine", "Hue", "ColorJitter", "Grayscale"),
+    *("Solarize", "GaussianBlur", "AugMix", "DefaultRandomResizedCrop"),
+)
+TIMES_FASTER = {"pil": 1, "torchvision_loop": 2, "kornia": 20, "fused": 40, "torchvision": 100, "kornia_shared": 30}
+
+
+def rates(index: int, backend: str, batch: int) -> list[float]:
+    """images/s of three passes; no two ops have the same, and the order of rows is not that of speed."""
+    middle = 1000.0 * TIMES_FASTER[backend] * (1 + index * 7 % len(OPS)) * (batch / 256) ** 0.2
+    return [0.95 * middle, middle, 1.08 * middle]
+
+
+def stored_run(folder: Path) -> Path:
+    """A run's files with something in every section: two sizes, failures, training, accuracy, audit, pictures, odd names."""
+    (folder / GALLERY).parent.mkdir(parents=True)
+    measurements = []
+    for suite, subjects in (("recipes", ("crop_flip", "flip", "d<l> & co")), ("ops", OPS)):
+        for index, subject in enumerate(subjects):
+            for backend, draws in LANES.items():
+                for batch in (256, 1024):
+                    case = {"suite": suite, "subject": subject, "backend": backend, "device": "cpu", "batch_size": batch}
+                    case |= {"image_size": 32, "dtype": "float32"}
+                    if (subject, backend) == ("Affine", "kornia"):
+                        one: dict[str, Any] = {"status": "failed", "draws": draws, "reason": "a long reason " * 20 + "x" * 200}
+                    else:
+                        passes = rates(index, backend, batch)
+                        one = {**OK, "draws": draws, "images_per_s": passes[1], "images_per_s_passes": passes}
+                    measurements.append({"case": case, **one})
+    write = lambda name, data: (folder / name).write_text(json.dumps(data))  # noqa: E731
+    write("ops.json", {"schema": 1, "measurements": measurements})
+    write("environment.json", {"machine": "box", "cpu": {"model": "A CPU"}, "dataset": {"name": "x", "fallback": "no network"}})
+    write("audit.json", {"schema": 1, "verdicts": [verdict(op, backend) for op in OPS for backend in LANES]})
+    (folder / "training.jsonl").write_text("".join(json.dumps(record) + "\n" for record in training()))
+    cells = {backend: {"status": "ok", "max_error": 3, "mean_error": 0.25} for backend in LANES}
+    strip = {"kind": "op", "subject": "Rotate", "detail": "degrees 30", "file": "Rotate.png", "cells": cells}
+    write(GALLERY, {"columns": ["original", *LANES], "cell": 34, "subjects": [strip], "side": 32, "reference": "torchvision"})
+    Image.new("RGBA", (34 * 7, 68), (200, 90, 20, 255)).save((folder / GALLERY).parent / "Rotate.png")
+    return folder
+
+
+def verdict(subject: str, backend: str) -> dict[str, Any]:
+    lane = {"declared": LANES[backend], "measured": LANES[backend]}
+    different = (subject, backend) == ("Hue", "pil")
+    told = {"verdict": "different", "cause": "8-bit hue"} if different else {"verdict": "exact"}
+    return {"kind": "op", "subject": subject, "backend": backend, "lane": lane, "worst": {"max_error": 0.5}, **told}
+
+
+def training() -> list[dict[str, Any]]:
+    shared = {"status": "ok", "model": "resnet8", "width": 8, "batch_size": 256, "device": "cpu", "dataset": "x"}
+    places = (("none", "torchvision", 0, 400.0), ("device", "kornia", 0, 380.0), ("workers", "pil", 2, 200.0))
+    records: list[dict[str, Any]] = []
+    for place, backend, workers, speed in places:
+        recipe = "none" if place == "none" else "crop_flip"
+        one = {**shared, "recipe": recipe, "backend": backend, "augment_on": place, "num_workers": workers}
+        one |= {"draws": "fixed" if place == "none" else "per_image", "wait_share": 0.2}
+        records += [{**one, "kind": "throughput", "examples_per_s": speed + step, "round": step} for step in range(3)]
+        epochs = [{"epoch": 1, "train_loss": 2.0, "test_accuracy": 0.3}, {"epoch": 2, "train_loss": 1.0, "test_accuracy": 0.5}]
+        records += [
+            {**one, "kind": "accuracy", "seed": seed, "test_accuracy": 0.5 + 0.01 * seed, "epochs": epochs, "num_epochs": 2}
+            for seed in range(3)
+        ]
+    return records
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(load_run(stored_run(tmp_path_factory.mktemp("run") / "run")))
+
+
+def complaints(browser: Browser) -> list[str]:
+    """Errors on the console, and requests for anything but the page itself and data within it."""
+    found = []
+    for event in browser.events:
+        if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
+            found.append(json.dumps(event["params"]))
+        elif event["method"] == "Network.requestWillBeSent":
+            url = event["params"]["request"]["url"]
+            if not url.startswith("data:") and not url.endswith("/report/index.html"):
+                found.append(url)
+    return found
+
+
+PAPER = "getComputedStyle(document.body).backgroundColor"
+LIGHT, DARK = "rgb(255, 255, 255)", "rgb(21, 23, 27)"
+UNFOLD = "for (const one of document.querySelectorAll('main details')) one.open = true"
+
+OVERFLOWING = """
+[...document.querySelectorAll("body *")].filter((one) => {
+  const box = one.getBoundingClientRect();
+  const inside = one.closest(".scroll");
+  if (inside && inside !== one) return false;  // it scrolls in there
+  const width = document.documentElement.clientWidth;  // innerWidth grows with what overflows
+  return box.width && (box.right > width + 0.5 || box.left < -0.5) && !one.closest(".skip");
+}).map((one) => one.outerHTML.slice(0, 120))
+"""
+
+
+CUT_OFF = """
+[...document.querySelectorAll("figure svg text")].filter((one) => {
+  const [word, all] = [one.getBoundingClientRect(), one.ownerSVGElement.getBoundingClientRect()];
+  return word.left < all.left - 1 || word.right > all.right + 1 || word.top < all.top - 1 || word.bottom > all.bottom + 1;
+}).map((one) => one.textContent)
+"""
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_nothing_is_fetched_complained_of_or_wider_than_the_page(
+    browser: Browser, page: Path, size: tuple[int, int], dark: bool
+) -> None:
+    browser.show(page, size, dark=dark)
+    browser.value(UNFOLD)
+    assert browser.value(OVERFLOWING) == []
+    assert browser.value(CUT_OFF) == []
+    assert browser.value("document.documentElement.scrollWidth") == size[0]
+    assert complaints(browser) == []
+    assert browser.value(PAPER) == ("rgb(21, 23, 27)" if dark else "rgb(255, 255, 255)")
+
+
+def test_a_fetch_or_an_error_would_be_seen(browser: Browser, page: Path, tmp_path: Path) -> None:
+    """The same page without its policy, with a picture from elsewhere, a script that throws and words that do not wrap."""
+    planted = tmp_path / "report" / "index.html"
+    planted.parent.mkdir()
+    text = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text(encoding="utf-8"))
+    more = "<img src='http://127.0.0.1:9/x.png' alt=''><script>oops()</script><p style='width:2000px'>wide</p>"
+    planted.write_text(text.replace("</main>", f"{more}</main>"))
+    browser.show(planted, PHONE)
+    assert "http://127.0.0.1:9/x.png" in complaints(browser)
+    assert any("oops" in one for one in complaints(browser))
+    assert any("2000px" in one for one in browser.value(OVERFLOWING))
+
+
+TABLE = """
+window.table = [...document.querySelectorAll("table")].find((one) => one.tHead.textContent.includes("kornia")
+  && one.textContent.includes("HorizontalFlip") && one.textContent.includes("images/s") === false
+  && one.tHead.textContent.startsWith("op") && one.textContent.includes("x ("));
+window.column = [...table.tHead.rows[0].cells].findIndex((one) => one.textContent === "kornia");
+window.names = () => [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => row.cells[0].textContent);
+"""
+
+
+def press(browser: Browser, key: str) -> None:
+    text = "\r" if key == "Enter" else ""
+    code = 13 if key == "Enter" else 9
+    for kind in ("keyDown", "keyUp"):
+        browser.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, text=text, windowsVirtualKeyCode=code)
+
+
+def test_tables_sort_by_click_and_by_keyboard(browser: Browser, page: Path) -> None:
+    """Against the order of the stored rates; what has no number stays last, in both directions."""
+    browser.show(page, DESK)
+    browser.value(TABLE)
+    speed = {op: rates(index, "kornia", 256)[1] for index, op in enumerate(OPS) if op != "Affine"}
+    falling = sorted(speed, key=lambda op: -speed[op])
+    state = "table.tHead.rows[0].cells[column].getAttribute('aria-sort')"
+    assert browser.value("names()") == list(OPS)
+    assert browser.value(state) == "none"
+    browser.value("table.tHead.rows[0].cells[column].querySelector('button').click()")
+    assert browser.value("names()") == [*falling, "Affine"]
+    assert browser.value(state) == "descending"
+    browser.value("table.tHead.rows[0].cells[column - 1].querySelector('button').focus()")
+    press(browser, "Tab")
+    press(browser, "Enter")
+    assert browser.value("names()") == [*falling[::-1], "Affine"]
+    assert browser.value(state) == "ascending"
+    browser.value("table.tHead.rows[0].cells[0].querySelector('button').click()")
+    assert browser.value("names()") == sorted(OPS)
+    assert browser.value(state) == "none"
+
+
+def test_tables_filter_by_typing(browser: Browser, page: Path) -> None:
+    browser.show(page, DESK)
+    browser.value(TABLE)
+    browser.value("table.closest('.table').previousElementSibling.querySelector('input').focus()")
+    browser.call("Input.insertText", text="crop")
+    assert browser.value("names()") == ["RandomCrop", "RandomResizedCrop", "DefaultRandomResizedCrop"]
+    assert browser.value("table.closest('.table').previousElementSibling.querySelector('output').textContent") == "3 of 12 rows"
+
+
+def test_the_theme_can_be_chosen(browser: Browser, page: Path) -> None:
+    browser.show(page, DESK)
+    browser.value("localStorage.removeItem('augbench-theme')")
+    browser.show(page, DESK)
+    shown = []
+    for _ in range(3):
+        browser.value("document.getElementById('theme').click()")
+        shown.append(browser.value(PAPER))
+    assert shown == [LIGHT, DARK, LIGHT]
+
+
+def test_all_is_there_without_the_script(browser: Browser, page: Path) -> None:
+    """Tables, contents and folded parts are plain HTML; what only the script can do is not offered."""
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.show(page, PHONE)
+        document = browser.call("DOM.getDocument")["root"]["nodeId"]
+        count = lambda query: len(browser.call("DOM.querySelectorAll", nodeId=document, selector=query)["nodeIds"])  # noqa: E731
+        assert count("table tbody tr") > 40
+        assert count("nav a") > 8
+        assert count("button:not([hidden])") == 0
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_print_shows_what_is_folded_and_cuts_nothing_off(browser: Browser, page: Path) -> None:
+    """On paper nothing scrolls: figures shrink to the page, and folded parts stand open."""
+    browser.show(page, (720, 1000), dark=True, printed=True)
+    assert browser.value(PAPER) == LIGHT
+    assert browser.value("getComputedStyle(document.querySelector('nav')).display") == "none"
+    wide = "[...document.querySelectorAll('figure svg')].every((one) => one.getBoundingClientRect().right <= innerWidth)"
+    assert browser.value(wide)
+    heights = "[...document.querySelectorAll('main details')].map((one) => one.lastElementChild.getBoundingClientRect().height)"
+    assert all(height > 0 for height in browser.value(heights))
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="no axe-core here: npm install --prefix .cache axe-core")
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_no_violation(browser: Browser, page: Path, size: tuple[int, int], dark: bool) -> None:
+    """Contrast, names, roles and structure, with everything unfolded; and a planted fault is found."""
+    browser.show(page, size, dark=dark)
+    browser.value(UNFOLD)
+    browser.value(AXE.read_text(encoding="utf-8") + ";0")
+    found = "axe.run().then((all) => all.violations.map((one) => [one.id, one.nodes[0].html.slice(0, 200)]))"
+    assert browser.value(found) == []
+    browser.value("document.querySelector('main p').style.color = getComputedStyle(document.body).backgroundColor")
+    assert [name for name, _ in browser.value(found)] == ["color-contrast"]
