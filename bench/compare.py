@@ -1,24 +1,22 @@
 """Two runs, case by case: is B faster or slower than A, or can these passes not tell? From stored records, without torch.
 
 **What is compared.** The ratio is images/s of B over A, each the geometric mean over the passes of the run; below 1 means
-that B is slower. A pass is one observation: its calls share clocks, caches and neighbours, so a thousand of them are one.
+that B is slower. A pass is one observation: its calls share clocks, caches and neighbours, so a thousand of them are one. A way
+to train is a case too, with its examples/s, and its rounds for passes. Test accuracies are compared seed by seed.
 
-How sure that is: ``bench/contrast.py``.
+How sure that is: ``bench/contrast.py`` for speeds, ``bench/scores.py`` for accuracies; all verdicts together share one level.
 
 **What it cannot know.** What differs between two runs but not between the passes of one (heat, a neighbour for that hour)
 looks like a change of the code. Compare two runs of the same code first.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
-from scipy.special import ndtri, stdtrit
 
 from bench.contrast import (
     FEWEST_PASSES,
@@ -26,7 +24,6 @@ from bench.contrast import (
     Noise,
     Passes,
     Row,
-    Verdict,
     contrast,
     holm,
     judged,
@@ -35,72 +32,66 @@ from bench.contrast import (
     single,
     typical_noise,
 )
+from bench.machines import code_facts, differences, machine_facts
 from bench.records import Run, load_run
-from bench.report.quantities import counted, listed, percent, rounded
+from bench.report.quantities import listed, number
+from bench.scores import Score, ScoreRow, judged_score, score_row, shared_seeds
+from bench.seeds import FEWEST_SEEDS
+from bench.training_cases import KINDS, TrainingCase, training_cases
 
 REGRESSION = 1  # exit code
-
-POWER = 0.8
-COLOURS: dict[Verdict, str] = {"slower": "red", "faster": "green", "same": "", "unclear": "yellow"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Rows worst first; ``overall`` is the geometric mean over cases, None for fewer than ten."""
+    """Rows and scores worst first; ``overall`` is the geometric mean over benchmark cases, None for fewer than ten.
+
+    ``threshold`` is a share of images/s or examples/s, ``accuracy_threshold`` a share of test accuracy.
+    """
 
     names: tuple[str, str]
     threshold: float
+    accuracy_threshold: float
     level: float
     rows: list[Row]
+    scores: list[ScoreRow]
     overall: Row | None
     newly_failed: list[tuple[str, str]]
     """Cases that A measured and that failed in B, with the reason."""
     left_out: dict[str, list[str]]
     """Cases without a comparison, by why."""
+    lost: int
+    """How many of them A did measure."""
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
-    def regressions(self) -> list[Row]:
-        """What is called slower and by more than the threshold, all cases together among them."""
+    def regressions(self) -> list[Row | ScoreRow]:
+        """What is called slower or worse and by more than the threshold, all cases together among them."""
         rows = [*([self.overall] if self.overall else []), *self.rows]
-        return [row for row in rows if row.verdict == "slower" and row.ratio < 1 - self.threshold]
+        slower = [row for row in rows if row.verdict == "slower" and row.ratio < 1 - self.threshold]
+        return [*slower, *(row for row in self.scores if row.verdict == "worse" and row.difference < -self.accuracy_threshold)]
 
     @property
     def regressed(self) -> bool:
         return bool(self.regressions or self.newly_failed)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """What one run knows of a case. ``group``: cases that say something of each other's noise; ``settings``: what a way to
+    train was, beyond its name."""
+
+    status: str
+    reason: str | None
+    group: str
+    in_grid: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+    passes: Passes | None = None
+    score: Score | None = None
+
+
 # ---- may the runs be compared -------------------------------------------------------------------------------------------
-
-
-def machine_facts(environment: Mapping[str, Any]) -> dict[str, str]:
-    """What must agree for a ratio to be about the code: GPUs, driver, CPU, threads, versions, variables, dataset.
-
-    augbench's own version is not among them: it is what one compares.
-    """
-    facts: dict[str, str] = {}
-    gpus = environment.get("gpus")
-    for index, gpu in enumerate(gpus if isinstance(gpus, list) else []):
-        keys = ("name", "compute_capability", "multiprocessors", "driver", "max_sm_clock_mhz", "power_limit_w")
-        facts |= {f"GPU {index} {key}": str(_part(gpu).get(key)) for key in keys}
-    cpu, data = _part(environment.get("cpu")), _part(environment.get("dataset"))
-    for key in ("model", "cores", "logical_cores", "usable_cores", "capability", "threads", "interop_threads"):
-        facts[f"CPU {key}"] = str(cpu.get(key))
-    facts |= {key: str(environment.get(key)) for key in ("cuda", "cudnn", "python")}
-    facts |= {name: str(version) for name, version in _part(environment.get("packages")).items() if name != "augbench"}
-    facts |= {f"variable {name}": str(value) for name, value in _part(environment.get("variables")).items()}
-    return facts | {f"dataset {key}": str(data.get(key)) for key in ("name", "fingerprint")}
-
-
-def _part(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def differences(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:
-    """Such as "torch 2.11.0 -> 2.12.0", one a fact that is not the same in both."""
-    names = list(dict.fromkeys([*a, *b]))
-    return [f"{n} {a.get(n, 'none')} -> {b.get(n, 'none')}" for n in names if a.get(n) != b.get(n)]
 
 
 def _machine_differences(a: Run, b: Run) -> list[str]:
@@ -112,101 +103,192 @@ def _notes(a: Run, b: Run) -> list[str]:
     """What differs and may well: it is said, and refuses nothing."""
 
     def facts(run: Run) -> dict[str, str]:
-        commit = _part(run.environment.get("commit"))
-        known = {"machine": run.environment.get("machine"), "platform": run.environment.get("platform")}
-        known["commit"] = str(commit.get("id"))[:12] + (" with changes" if commit.get("dirty") else "")
-        known |= {"seconds a case and pass": run.plan.get("case_seconds"), "passes": run.plan.get("passes")}
-        return {name: str(value) for name, value in known.items()}
+        told = {"seconds a case and pass": run.plan.get("case_seconds"), "passes": run.plan.get("passes")}
+        return code_facts(run.environment) | {name: str(value) for name, value in told.items()}
 
     return differences(facts(a), facts(b))
+
+
+# ---- the cases of a run -------------------------------------------------------------------------------------------------
+
+
+def _cases(run: Run) -> dict[str, _Case]:
+    cases: dict[str, _Case] = {}
+    for one in run.measurements:
+        passes = read_passes(one) if one.status == "ok" else None
+        usable = passes if passes is not None and len(passes.logs) else None
+        cases[one.case.id] = _Case(status=one.status, reason=one.reason, group=one.case.device, in_grid=True, passes=usable)
+    for case in training_cases(run.training):
+        cases[case.name] = _trained(case)
+    return cases
+
+
+def _trained(case: TrainingCase) -> _Case:
+    kind = KINDS[case.kind]
+    group = f"{case.kind} on {case.first.get('device')}"
+    shared = _Case(status=case.status, reason=None if case.records else case.reason, group=group, settings=case.settings)
+    if kind.repeated == "seed":
+        return replace(shared, score=_score(case))
+    told = kind.quantities[0]
+    rates = [value for value in case.values(told.name) if value > 0]
+    # Of a quantity that should be small the inverse is compared, so that below 1 always means worse.
+    logs = np.log(np.array(rates, dtype=float)) * (-1 if told.better == "less" else 1)
+    passes = Passes(logs, 0.0) if rates else None
+    return replace(shared, passes=passes)
+
+
+def _score(case: TrainingCase) -> Score | None:
+    name = KINDS[case.kind].quantities[0].name
+    found = [(record.get("seed"), number(record, name)) for record in case.records]
+    by_seed = {seed: value for seed, value in found if isinstance(seed, int) and value is not None}
+    images = case.first.get("test_images")
+    return Score(by_seed=by_seed, images=images if isinstance(images, int) and images > 0 else None) if by_seed else None
 
 
 # ---- the comparison -----------------------------------------------------------------------------------------------------
 
 
-def compare_runs(a: Run, b: Run, *, threshold: float = 0.05, level: float = 0.05, across_machines: bool = False) -> Comparison:
+def compare_runs(
+    a: Run,
+    b: Run,
+    *,
+    threshold: float = 0.05,
+    accuracy_threshold: float = 0.005,
+    level: float = 0.05,
+    across_machines: bool = False,
+) -> Comparison:
     """Compare the cases that both runs measured.
 
-    ``threshold`` is the share of images/s that may be lost, ``level`` the chance of any wrong faster or slower.
-    Raises ValueError for runs of different machines, versions or data unless ``across_machines``, for runs without a case in
-    common, and for a threshold or level that is none.
+    ``threshold`` is the share of images/s or examples/s that may be lost, ``accuracy_threshold`` that of test accuracy,
+    ``level`` the chance of any wrong verdict that something changed. Raises ValueError for runs of different machines,
+    versions or data unless ``across_machines``, for runs without a case in common, and for a threshold or level that is none.
     """
-    if not 0 < threshold < 1:
-        raise ValueError(f"--threshold is a share of images/s between 0 and 1, such as 0.05; got {threshold:g}")
-    if not 0 < level < 0.5:
-        raise ValueError(f"--level is a chance between 0 and 0.5, such as 0.05; got {level:g}")
+    _check_limits(threshold, accuracy_threshold, level)
     differ = _machine_differences(a, b)
     if differ and not across_machines:
         raise ValueError(f"the runs differ in {listed(differ, 6)}: add --across-machines to compare them all the same")
-    measured_a, measured_b = _usable(a), _usable(b)
-    shared = [case for case in measured_a if case in measured_b]
-    if not shared:
+    in_a, in_b = _cases(a), _cases(b)
+    pairs = {name: (in_a[name], in_b[name]) for name in in_a if name in in_b and _comparable(in_a[name], in_b[name])}
+    if not pairs:
         raise ValueError(f"{a.path} and {b.path} have no measured case in common: measure the same cases in both")
-    rows, overall = _rows({case: (measured_a[case], measured_b[case]) for case in shared}, _devices(a), threshold, level)
-    failed, left_out = _left_out(a, b, measured_a, measured_b)
+    failed, left_out = _left_out(in_a, in_b, pairs)
+    rows, scores, overall = _judged(pairs, threshold, accuracy_threshold, level)
     return Comparison(
         names=(a.name, b.name) if a.name != b.name else (str(a.path), str(b.path)),
         threshold=threshold,
+        accuracy_threshold=accuracy_threshold,
         level=level,
         rows=sorted(rows, key=lambda row: row.ratio),
+        scores=sorted(scores, key=lambda row: row.difference),
         overall=overall,
         newly_failed=failed,
         left_out=left_out,
+        lost=sum(_usable(in_a.get(name)) for names in left_out.values() for name in names),
         differences=differ,
         notes=[*_notes(a, b), *(f"{run.path}: {problem}" for run in (a, b) for problem in run.problems)],
     )
 
 
-def _usable(run: Run) -> dict[str, Passes]:
-    every = {m.case.id: read_passes(m) for m in run.measurements if m.status == "ok"}
-    return {case: passes for case, passes in every.items() if len(passes.logs)}
+def _check_limits(threshold: float, accuracy_threshold: float, level: float) -> None:
+    if not 0 < threshold < 1:
+        raise ValueError(f"--threshold is a share of images/s between 0 and 1, such as 0.05; got {threshold:g}")
+    if not 0 < accuracy_threshold < 1:
+        raise ValueError(f"--accuracy-threshold is a share between 0 and 1, such as 0.005; got {accuracy_threshold:g}")
+    if not 0 < level < 0.5:
+        raise ValueError(f"--level is a chance between 0 and 0.5, such as 0.05; got {level:g}")
 
 
-def _devices(run: Run) -> dict[str, str]:
-    return {m.case.id: m.case.device for m in run.measurements}
+def _usable(case: _Case | None) -> bool:
+    return case is not None and (case.passes is not None or case.score is not None)
+
+
+def _comparable(a: _Case, b: _Case) -> bool:
+    if _otherwise(a, b):
+        return False
+    if a.score is not None and b.score is not None:
+        return bool(shared_seeds(a.score, b.score))
+    return a.passes is not None and b.passes is not None
+
+
+def _otherwise(a: _Case, b: _Case) -> list[str]:
+    """In which settings two ways to train of one name differ, among those that both records know."""
+    return [f"{n} {a.settings[n]} -> {b.settings[n]}" for n in a.settings if n in b.settings and a.settings[n] != b.settings[n]]
 
 
 def _left_out(
-    a: Run, b: Run, usable_a: Mapping[str, Passes], usable_b: Mapping[str, Passes]
+    in_a: Mapping[str, _Case], in_b: Mapping[str, _Case], compared: Mapping[str, object]
 ) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
     """Cases that B newly fails, with reasons; and those that cannot be compared, by why."""
-    in_a, in_b = ({m.case.id: m for m in run.measurements} for run in (a, b))
     failed: list[tuple[str, str]] = []
     groups: dict[str, list[str]] = {}
-    for case in dict.fromkeys([*in_a, *in_b]):
-        if case in usable_a and case in usable_b:
+    for name in dict.fromkeys([*in_a, *in_b]):
+        if name in compared:
             continue
-        there = (in_a.get(case), in_b.get(case))
-        if case in usable_a and there[1] is not None and there[1].status == "failed":
-            failed.append((case, there[1].reason or "no reason was kept"))
+        a, b = in_a.get(name), in_b.get(name)
+        if _usable(a) and b is not None and b.status == "failed":
+            failed.append((name, b.reason or "no reason was kept"))
             continue
-        states = ["not planned" if m is None else "no usable pass" if m.status == "ok" else m.status for m in there]
-        states = ["measured" if case in usable else state for usable, state in zip((usable_a, usable_b), states, strict=True)]
-        why = f"{states[0]} in both" if states[0] == states[1] else f"{states[0]} in A, {states[1]} in B"
-        groups.setdefault(why.replace("_", " "), []).append(case)
+        groups.setdefault(_why(a, b), []).append(name)
     return failed, groups
 
 
-def _rows(
-    pairs: Mapping[str, tuple[Passes, Passes]], devices: Mapping[str, str], threshold: float, level: float
-) -> tuple[list[Row], Row | None]:
-    typical: dict[str, tuple[Noise, Noise]] = {}
-    for device in {devices[case] for case in pairs}:
-        here = [pair for case, pair in pairs.items() if devices[case] == device]
-        typical[device] = (typical_noise([a for a, _ in here]), typical_noise([b for _, b in here]))
-    rows, noises = [], {}
-    for case, (a, b) in pairs.items():
-        if min(len(a.logs), len(b.logs)) < FEWEST_PASSES:
-            rows.append(single(case, a, b))
-            continue
-        of_a, of_b = typical[devices[case]]
-        noises[case] = (noise_of(a, of_a), noise_of(b, of_b))
-        rows.append(contrast(case, a, b, *noises[case], level))
-    overall = _overall({case: pairs[case] for case in noises}, noises, level)
+def _why(a: _Case | None, b: _Case | None) -> str:
+    """Why a case cannot be compared."""
+    if a is not None and b is not None and _usable(a) and _usable(b):
+        differ = _otherwise(a, b)
+        return f"with other settings ({listed(differ, 3)})" if differ else "with no seed in common"
+    states = [_state(one) for one in (a, b)]
+    return f"{states[0]} in both" if states[0] == states[1] else f"{states[0]} in A, {states[1]} in B"
+
+
+def _state(case: _Case | None) -> str:
+    if case is None:
+        return "not planned"
+    return "measured" if _usable(case) else "no usable pass" if case.status == "ok" else case.status.replace("_", " ")
+
+
+# ---- verdicts -----------------------------------------------------------------------------------------------------------
+
+
+def _judged(
+    pairs: Mapping[str, tuple[_Case, _Case]], threshold: float, accuracy_threshold: float, level: float
+) -> tuple[list[Row], list[ScoreRow], Row | None]:
+    """Speeds, accuracies, and all benchmark cases together, with one level for all verdicts."""
+    speeds = {name: (a.passes, b.passes) for name, (a, b) in pairs.items() if a.passes is not None and b.passes is not None}
+    noises = _noises(speeds, {name: pairs[name][0].group for name in speeds})
+    rows = [
+        contrast(name, *speeds[name], *noises[name], level) if name in noises else single(name, *speeds[name])
+        for name in speeds
+    ]
+    scores = [
+        score_row(name, a.score, b.score, level)
+        for name, (a, b) in pairs.items()
+        if a.score is not None and b.score is not None
+    ]
+    grid = {name: speeds[name] for name in noises if pairs[name][0].in_grid}
+    overall = _overall(grid, noises, level)
     share = 2 if overall else 1  # of the level, half for each question
-    adjusted = dict(zip(noises, holm([row.p for row in rows if row.name in noises]), strict=True))
-    rows = [judged(row, share * adjusted.get(row.name, 1.0), threshold, level) for row in rows]
-    return rows, overall and judged(overall, share * overall.p, threshold, level)
+    asked = [row for row in rows if row.name in noises] + [row for row in scores if row.n >= FEWEST_SEEDS]
+    p = {row.name: share * one for row, one in zip(asked, holm([row.p for row in asked]), strict=True)}
+    return (
+        [judged(row, p.get(row.name, 1.0), threshold, level) for row in rows],
+        [judged_score(row, p.get(row.name, 1.0), accuracy_threshold, level) for row in scores],
+        overall and judged(overall, share * overall.p, threshold, level),
+    )
+
+
+def _noises(speeds: Mapping[str, tuple[Passes, Passes]], groups: Mapping[str, str]) -> dict[str, tuple[Noise, Noise]]:
+    """The noise of each case in both runs, where both have enough passes, with what the cases of its group say of it."""
+    typical: dict[str, tuple[Noise, Noise]] = {}
+    for group in set(groups.values()):
+        here = [pair for name, pair in speeds.items() if groups[name] == group]
+        typical[group] = (typical_noise([a for a, _ in here]), typical_noise([b for _, b in here]))
+    noises = {}
+    for name, (a, b) in speeds.items():
+        if min(len(a.logs), len(b.logs)) >= FEWEST_PASSES:
+            of_a, of_b = typical[groups[name]]
+            noises[name] = (noise_of(a, of_a), noise_of(b, of_b))
+    return noises
 
 
 def _overall(pairs: Mapping[str, tuple[Passes, Passes]], noises: Mapping[str, tuple[Noise, Noise]], level: float) -> Row | None:
@@ -227,76 +309,26 @@ def _overall(pairs: Mapping[str, tuple[Passes, Passes]], noises: Mapping[str, tu
     return contrast(f"all {len(whole)} cases together", a, b, noise_a, noise_b, level)
 
 
-# ---- words --------------------------------------------------------------------------------------------------------------
-
-
-def print_comparison(result: Comparison, console: Console) -> None:
-    """One line a case, worst first, then what could not be compared and what it comes to."""
-
-    def say(text: str, style: str = "") -> None:
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-    say(f"A: {result.names[0]}\nB: {result.names[1]}\nimages/s of B over A; n = passes in A, B; below 1: B is slower")
-    say(f"{'ratio':>7}  {1 - result.level:.0%} interval  {'verdict':8} {'A images/s':>11} {'B images/s':>11}  n     case")
-    for row in result.rows:
-        say(_line(row), COLOURS[row.verdict])
-    for case, reason in result.newly_failed:
-        say(f"failed in B only: {case}: {reason}", "red")
-    for why, cases in result.left_out.items():
-        say(f"not compared, {why}: {listed(cases, 6)}")
-    for difference in result.differences:
-        say(f"the runs differ, and the ratios show that too: {difference}", "yellow")
-    for note in result.notes:
-        say(f"note: {note}")
-    for line in summary(result):
-        say(line)
-
-
-def _line(row: Row) -> str:
-    known = math.isfinite(row.high)
-    interval = f"[{row.low:.3f}, {row.high:.3f}]" if known else f"n < {FEWEST_PASSES}, none"
-    rates = f"{rounded(row.images_per_s_a):>11} {rounded(row.images_per_s_b):>11}"
-    return f"{row.ratio:7.3f}  {interval:14} {row.verdict:8} {rates}  {row.passes[0]}, {row.passes[1]}  {row.name}"
-
-
-def summary(result: Comparison) -> list[str]:
-    """What the comparison comes to, a sentence a line; the last is the one that the exit code goes by."""
-    verdicts = Counter(row.verdict for row in result.rows)
-    names: tuple[Verdict, ...] = ("slower", "faster", "same", "unclear")
-    lines = [f"{counted(len(result.rows), 'case')}: " + ", ".join(f"{verdicts[name]} {name}" for name in names)]
-    lines[0] += f" (level {result.level:g} for all cases together, Holm; same: within {percent(result.threshold)})"
-    if result.overall:
-        row = result.overall
-        lines.append(f"{row.name}: {row.ratio:.3f} [{row.low:.3f}, {row.high:.3f}], {row.verdict}")
-        if row.verdict in ("slower", "faster"):
-            lines[-1] += "; a shift of all is often the machine's: compare two runs of the same code before blaming it"
-    lines += _resolution(result) if verdicts["unclear"] else []
-    names_of = [row.name for row in result.regressions] + [case for case, _ in result.newly_failed]
-    found = f"{counted(len(names_of), 'regression')} beyond {percent(result.threshold)} or failed: {listed(names_of, 6)}"
-    return [*lines, found if names_of else f"no regression beyond {percent(result.threshold)} was found"]
-
-
-def _resolution(result: Comparison) -> list[str]:
-    """How small a change these passes could have shown, and how many would show one as small as the threshold."""
-    rows = [row for row in result.rows if math.isfinite(row.high)]
-    if not rows:
-        return [f"nothing can be told from so few passes: measure at least {FEWEST_PASSES} in both runs"]
-    level = result.level / (2 if result.overall else 1) / len(rows)
-    passes = [min(row.passes) for row in rows]
-    least = float(np.median([float(stdtrit(row.df, 1 - level / 2)) * row.standard_error for row in rows]))
-    # For two equal runs the variance of one pass is n/2 of that of the log ratio.
-    variance = float(np.median([row.standard_error**2 * n / 2 for row, n in zip(rows, passes, strict=True)]))
-    reach = (float(ndtri(1 - level / 2)) + float(ndtri(POWER))) / math.log1p(-result.threshold)
-    needed = max(FEWEST_PASSES, math.ceil(2 * variance * reach**2))
-    return [
-        f"with {listed(map(str, sorted(set(passes))))} passes, unclear is no all-clear: in a typical case only a loss above "
-        f"{percent(-math.expm1(-least))} can be called; one of {percent(result.threshold)} takes about {needed} passes a run"
-    ]
-
-
-def compare(a: Path, b: Path, console: Console, *, threshold: float, level: float, across_machines: bool) -> int:
+def compare(
+    a: Path,
+    b: Path,
+    console: Console,
+    *,
+    threshold: float,
+    accuracy_threshold: float,
+    level: float,
+    across_machines: bool,
+) -> int:
     """Compare two run folders, print it, and return the exit code: ``REGRESSION`` on a regression, else 0."""
-    runs = load_run(a), load_run(b)
-    result = compare_runs(*runs, threshold=threshold, level=level, across_machines=across_machines)
+    from bench.verdicts import print_comparison
+
+    result = compare_runs(
+        load_run(a),
+        load_run(b),
+        threshold=threshold,
+        accuracy_threshold=accuracy_threshold,
+        level=level,
+        across_machines=across_machines,
+    )
     print_comparison(result, console)
     return REGRESSION if result.regressed else 0

@@ -39,11 +39,12 @@ MOST_PRIOR_DF = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One case in both runs: ``ratio`` of images/s, B over A, its interval, and p corrected for the number of cases."""
+    """One case in both runs: ``ratio`` of rates (images/s, of training examples/s), B over A, its interval, and p corrected for
+    the number of cases."""
 
     name: str
-    images_per_s_a: float
-    images_per_s_b: float
+    rate_a: float
+    rate_b: float
     passes: tuple[int, int]
     ratio: float
     low: float
@@ -123,8 +124,8 @@ def single(name: str, a: Passes, b: Passes) -> Row:
     mean_a, mean_b = float(a.logs.mean()), float(b.logs.mean())
     return Row(
         name=name,
-        images_per_s_a=math.exp(mean_a),
-        images_per_s_b=math.exp(mean_b),
+        rate_a=math.exp(mean_a),
+        rate_b=math.exp(mean_b),
         passes=(len(a.logs), len(b.logs)),
         ratio=math.exp(mean_b - mean_a),
         low=0.0,

@@ -4,10 +4,12 @@ Each pass of a case is an event when it starts and one when it ends; what became
 alone, whether they were just seen, read from a journal, or stored with an earlier measurement. No torch here.
 """
 
+import itertools
 import math
 import statistics
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, cast
 
 from bench.cases import Case, PlannedCase
@@ -16,7 +18,10 @@ Status = Literal["ok", "unsupported", "failed", "not_run"]
 
 
 # What a pass knows besides its samples; the first pass that knows it speaks for the case.
-PER_PASS = ("threads", "peak_bytes", "compile_s", "graph_breaks", "recompiles", "warmup_calls", "warmup_s")
+PER_PASS = (
+    *("threads", "peak_bytes", "compile_s", "graph_breaks", "recompiles", "warmup_calls", "warmup_s"),
+    *("bytes_moved", "roofline_share", "launches", "syncs"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +32,9 @@ class Measurement:
     that calls which skipped a p < 1 op count as often as they happened. ``wall_s_*`` are statistics over the calls of all
     passes, in seconds of synchronised wall time; ``device_s_median`` is the same call on the device's own clock (None on a
     CPU). ``samples_s`` holds each call's seconds, one list a pass. ``peak_bytes`` is what one call allocates at most beyond
-    its inputs; ``compile_s`` what the warm-up took beyond as many steady calls. A failed case keeps the passes that it ended.
+    its inputs; ``compile_s`` what the warm-up took beyond as many steady calls. ``roofline_share`` is the time in which the
+    device would copy ``bytes_moved`` (those of the batch and of the result) over the mean time of a call; ``launches`` and
+    ``syncs`` are a call's kernels and the host's waits for them on CUDA. A failed case keeps the passes that it ended.
     """
 
     case: Case
@@ -50,6 +57,10 @@ class Measurement:
     recompiles: int | None = None
     warmup_calls: int | None = None
     warmup_s: float | None = None
+    bytes_moved: int | None = None
+    roofline_share: float | None = None
+    launches: int | None = None
+    syncs: int | None = None
 
 
 def running(case: Case, number: int) -> dict[str, Any]:
@@ -112,7 +123,7 @@ def _joined(planned: PlannedCase, events: Sequence[Mapping[str, Any]]) -> Measur
 
 
 def _statistics(batch_size: int, samples: Sequence[Sequence[float]]) -> dict[str, Any]:
-    calls = sorted(second for one_pass in samples for second in one_pass)
+    calls = sorted(itertools.chain.from_iterable(samples))
     if not calls:
         return {}
     rates = [batch_size * len(one_pass) / sum(one_pass) for one_pass in samples if sum(one_pass) > 0]
@@ -127,6 +138,31 @@ def _statistics(batch_size: int, samples: Sequence[Sequence[float]]) -> dict[str
     }
 
 
+# What a case counts as that several runs met with: the first of these that any of them has.
+BEST_FIRST: tuple[Status, ...] = ("ok", "failed", "unsupported", "not_run")
+
+
+def pooled(measurements: Sequence[Measurement]) -> Measurement:
+    """One case from several runs of the same code on the same machine: the passes of those that measured it, one after another.
+
+    What none of them measured is what became of it in the first that failed, else was unsupported, else did not run.
+    """
+    first = min(measurements, key=lambda one: BEST_FIRST.index(one.status))
+    alike = [one for one in measurements if one.status == first.status]
+    if first.status != "ok" or len(alike) == 1:
+        return first
+    samples = [calls for one in alike for calls in one.samples_s]
+    rates = [rate for one in alike for rate in one.images_per_s_passes]  # kept even where samples were not
+    device = [one.device_s_median for one in alike if one.device_s_median is not None]
+    known: dict[str, Any] = {
+        name: next((value for one in alike if (value := getattr(one, name)) is not None), None) for name in PER_PASS
+    }
+    known |= {"device_s_median": statistics.median(device) if device else None, "samples_s": samples}
+    known |= _statistics(first.case.batch_size, samples)
+    known |= {"images_per_s": statistics.median(rates), "images_per_s_passes": rates} if rates else {}
+    return replace(first, **known)
+
+
 def _quantile(ordered: Sequence[float], share: float) -> float:
     """Linear between the neighbouring order statistics (numpy's default)."""
     position = share * (len(ordered) - 1)
@@ -137,11 +173,14 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 def finite(value: Any) -> bool:
     """A number that one can calculate with: neither NaN, infinite, missing nor a truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def numbers(value: Any) -> list[float]:
     """The finite numbers of a list; none of anything else."""
+    # Millions of samples are read for a merged report: where all are floats and their sum is finite, so is each.
+    if isinstance(value, list) and {float}.issuperset(map(type, value)) and math.isfinite(sum(value)):
+        return list(value)
     return [float(item) for item in value if finite(item)] if isinstance(value, list) else []
 
 
@@ -155,11 +194,16 @@ def events_of(measurement: Measurement) -> list[dict[str, Any]]:
     return events
 
 
+CASE_FIELDS = tuple(f.name for f in fields(Case))
+
+
 def read_case(data: Any) -> Case:
     """Raises KeyError or TypeError for what is no stored case."""
-    case = Case(**{f.name: data[f.name] for f in fields(Case)})
-    if not (isinstance(case.batch_size, int) and isinstance(case.image_size, int)):
-        raise TypeError("sizes must be integers")
+    case = Case(**{name: data[name] for name in CASE_FIELDS})
+    for name in CASE_FIELDS:
+        kind = int if name in ("batch_size", "image_size") else str
+        if type(getattr(case, name)) is not kind:
+            raise TypeError(f"{name} must be of type {kind.__name__}")
     return case
 
 

@@ -17,10 +17,11 @@ from rich.console import Console
 from scipy import stats
 
 from bench.cases import Case, PlannedCase
-from bench.compare import compare, compare_runs, print_comparison, summary
+from bench.compare import compare, compare_runs
 from bench.contrast import Noise, Passes, contrast, holm, noise_of, read_passes, typical_noise
 from bench.measurements import Measurement
 from bench.records import SCHEMA, Run, finalise, load_run, plan_entry, write_json
+from bench.verdicts import print_comparison, summary
 
 CASE = Case(suite="ops", subject="Invert", backend="kornia", device="cpu", batch_size=100, image_size=32, dtype="float32")
 ENVIRONMENT: dict[str, Any] = {
@@ -91,7 +92,8 @@ def called(*runs: Run, **options: Any) -> dict[str, str]:
 
 def printed(a: Path, b: Path, **options: Any) -> tuple[int, str]:
     out = StringIO()
-    code = compare(a, b, Console(file=out, width=80), **{"threshold": 0.05, "level": 0.05, "across_machines": False, **options})
+    limits = {"threshold": 0.05, "accuracy_threshold": 0.005, "level": 0.05, "across_machines": False}
+    code = compare(a, b, Console(file=out, width=80), **{**limits, **options})
     return code, out.getvalue()
 
 
@@ -283,7 +285,7 @@ def test_what_one_compares_is_not_refused() -> None:
     gpus = [{**ENVIRONMENT["gpus"][0], "temperature_c": 70}]
     b = run(cases, name="B", packages=packages, gpus=gpus, commit={"id": "b" * 40, "dirty": True})
     result = compare_runs(run(cases), b)
-    assert result.notes == ["commit aaaaaaaaaaaa -> bbbbbbbbbbbb with changes"]
+    assert result.notes == ["augbench 0.1.0 -> 0.2.0", "commit aaaaaaaaaaaa -> bbbbbbbbbbbb with changes"]
 
 
 def test_an_unknown_environment_is_refused() -> None:
