@@ -9,16 +9,18 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     import torch
 
 Placement = Literal["workers", "device", "none"]
+Decode = Literal["ahead", "workers"]
 Optimizer = Literal["adam", "sgd"]
-Precision = Literal["float32", "bfloat16"]
+Schedule = Literal["constant", "cosine", "one_cycle", "trapezoid"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
-MODELS = ("resnet18", "resnet8")
+MODELS = ("resnet18", "resnet8", "speednet")
 EVALUATION_RECIPES = {"imagenet": "imagenet_eval", "imagenet_eval": "imagenet_eval"}
 """How images are prepared for evaluation, by training recipe; "none" (normalise only) for all others."""
 
@@ -39,8 +41,17 @@ class TrainConfig:
     """workers: in loader workers; device: one batched call where the model is; none: normalise only, which is the ceiling."""
     num_workers: int = 0
     """Loader processes; 0 fetches (and with augment_on=workers augments) in the training process."""
+    resident: bool = False
+    """All images lie on the device as uint8 and batches are picked there, without a loader; the same batches as a loader's."""
+    prefetch: bool = True
+    """On CUDA, copy a batch to the device on a stream of its own, while the step before runs. Elsewhere nothing changes."""
+    augment_stream: bool = False
+    """On CUDA, with augment_on=device: augment on that stream too. Elsewhere nothing changes."""
+    decode: Decode = "ahead"
+    """ahead: all images are decoded once, before training; workers: each batch is read from its files and decoded by whoever
+    fetches it, as is usual with sets that no memory holds."""
     model: str = "resnet18"
-    """resnet18 or resnet8, with a 3x3 stem."""
+    """resnet18 or resnet8, with a 3x3 stem, or speednet, a small net that trains in seconds on a GPU."""
     width: int = 64
     """Channels of the first stage."""
     epochs: int = 10
@@ -48,11 +59,24 @@ class TrainConfig:
     batch_size: int = 256
     """Images a step over all devices and processes together."""
     learning_rate: float = 1e-3
-    """Constant step size."""
+    """Largest step size of the schedule."""
     optimizer: Optimizer = "adam"
-    """adam, or sgd with momentum 0.9."""
+    """adam (with weight_decay: AdamW), or sgd with Nesterov momentum."""
+    momentum: float = 0.9
+    """Of sgd."""
+    weight_decay: float = 0.0
+    """Of weights; norms and biases are spared."""
+    bias_rate: float = 1.0
+    """Step size of norms and biases, as a multiple of that of weights."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread evenly over all classes."""
+    schedule: Schedule = "constant"
+    """How the step size goes on after warming up: constant, cosine to 0, one_cycle (in a line to 0), or trapezoid (constant,
+    the last 30 % of all steps in a line to 0)."""
+    warm_up_epochs: float = 0.0
+    """Epochs in which the step size rises in a line from 0."""
     precision: Precision = "float32"
-    """bfloat16 runs the model under autocast; weights stay float32."""
+    """bfloat16 runs the model under autocast, with weights in float32; auto takes it on accelerators, float32 on a CPU."""
     channels_last: bool = False
     """Store images and weights channels last."""
     compile: bool = False
@@ -114,6 +138,13 @@ def validate(config: TrainConfig) -> torch.device:
     return device
 
 
+def settled(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """The config with what is automatic decided for a device, as it is recorded."""
+    if config.precision != "auto":
+        return config
+    return dataclasses.replace(config, precision="float32" if device.type == "cpu" else "bfloat16")
+
+
 def _check_numbers(config: TrainConfig) -> None:
     for name in ("epochs", "batch_size", "width", "image_size"):
         if getattr(config, name) < 1:
@@ -125,8 +156,16 @@ def _check_numbers(config: TrainConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1 (leave it out for all images), got {value}")
-    if not (math.isfinite(config.learning_rate) and config.learning_rate > 0):
-        raise ValueError(f"learning_rate must be a positive number, got {config.learning_rate}")
+    for name in ("learning_rate", "bias_rate"):
+        if not (math.isfinite(getattr(config, name)) and getattr(config, name) > 0):
+            raise ValueError(f"{name} must be a positive number, got {getattr(config, name)}")
+    for name in ("momentum", "label_smoothing"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(config, name)}")
+    if not (math.isfinite(config.weight_decay) and config.weight_decay >= 0):
+        raise ValueError(f"weight_decay must not be negative, got {config.weight_decay}")
+    if not 0 <= config.warm_up_epochs <= config.epochs:
+        raise ValueError(f"warm_up_epochs must lie between 0 and epochs ({config.epochs}), got {config.warm_up_epochs}")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -141,9 +180,11 @@ def _check_names(config: TrainConfig) -> None:
     _one_of("model", config.model, MODELS)
     _one_of("recipe", config.recipe, tuple(RECIPES))
     _one_of("backend", config.backend, tuple(BACKENDS))
-    _one_of("augment_on", config.augment_on, ("workers", "device", "none"))
+    _one_of("augment_on", config.augment_on, get_args(Placement))
+    _one_of("decode", config.decode, get_args(Decode))
     _one_of("optimizer", config.optimizer, ("adam", "sgd"))
-    _one_of("precision", config.precision, ("float32", "bfloat16"))
+    _one_of("schedule", config.schedule, get_args(Schedule))
+    _one_of("precision", config.precision, get_args(Precision))
     check_supported(resolve(config.effective_recipe, config.image_size), config.effective_backend)
 
 
@@ -155,5 +196,9 @@ def _check_placement(config: TrainConfig, *, on_accelerator: bool) -> None:
         raise ValueError(
             f"backend {backend.name} works image by image on the CPU: take --augment-on workers, or another backend"
         )
+    if config.resident and (config.augment_on == "workers" or config.num_workers > 0 or config.decode == "workers"):
+        raise ValueError("resident images need no loader: take --augment-on device or none, --num-workers 0 and --decode ahead")
+    if config.augment_stream and config.augment_on != "device":
+        raise ValueError(f"augment_stream needs --augment-on device, not {config.augment_on}")
     if config.augment_on == "workers" and backend.compiled:
         raise ValueError(f"backend {backend.name} is compiled for whole batches: take --augment-on device, or another backend")

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,13 +12,21 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """``images`` uint8 [N, 3, H, W] and ``labels`` int64 [N], on the CPU, in the order of classes, then of file names."""
+    """``images`` uint8 [N, 3, H, W] and ``labels`` int64 [N], in the order of classes, then of file names.
+
+    ``files`` holds the file of each image, for who wants to decode it again; None where there is no such file.
+    """
 
     images: Tensor
     labels: Tensor
+    files: tuple[Path, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def to(self, device: torch.device) -> "Split":
+        """The same on a device: this one, if it is there already."""
+        return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,4 +80,5 @@ def _balanced(split: Split, most: int | None, classes: int, option: str, seed: i
     labels = split.labels.numpy()
     chosen = [rng.permutation(np.flatnonzero(labels == label))[: most // classes] for label in range(classes)]
     indices = torch.from_numpy(np.sort(np.concatenate(chosen)))
-    return Split(images=split.images[indices], labels=split.labels[indices])
+    files = None if split.files is None else tuple(split.files[index] for index in indices.tolist())
+    return Split(images=split.images[indices], labels=split.labels[indices], files=files)

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-FORMAT = 1
-"""Part of every key; to be raised when decoding changes."""
+FORMAT = 2
+"""Part of every key; to be raised when decoding, or what is noted of it, changes."""
 
 Append = Callable[[np.ndarray], None]
 """Takes the next images, uint8 [k, 3, H, W]."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from datetime import timedelta
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,6 +16,12 @@ from torch import Tensor, nn
 
 Purpose = Literal["weights", "order", "augment"]
 _PURPOSES: tuple[Purpose, ...] = ("weights", "order", "augment")
+T = TypeVar("T")
+
+PATIENCE = timedelta(minutes=5)
+"""How long a rank waits for the others in an exchange. One that dies is noticed at once, by its closed connection and by
+torchrun; this is for one that hangs, and for a machine that vanishes. It leaves time to compile, which ranks end apart."""
+LONG_PATIENCE = timedelta(hours=6)
 
 
 def stream_seed(seed: int, purpose: Purpose, *, epoch: int = 0, rank: int = 0, worker: int | None = None) -> int:
@@ -99,11 +106,17 @@ class Ranks:
     world: int = 1
     local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    patient: dist.ProcessGroup | None = None
+    """The same processes, for waits that may be long."""
 
     @property
     def is_main(self) -> bool:
         """Rank 0 alone prints and writes."""
         return self.rank == 0
+
+    @property
+    def _precise(self) -> torch.dtype:
+        return torch.float32 if self.device.type == "mps" else torch.float64
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over ranks of a tensor on the device, on every rank."""
@@ -111,8 +124,11 @@ class Ranks:
 
     def largest(self, *values: float) -> list[float]:
         """The largest of each value over ranks (the slowest rank's seconds), on every rank."""
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        return self._reduce(torch.tensor(values, dtype=dtype, device=self.device), dist.ReduceOp.MAX).tolist()
+        return self._reduce(torch.tensor(values, dtype=self._precise, device=self.device), dist.ReduceOp.MAX).tolist()
+
+    def total(self, *values: float) -> list[float]:
+        """The sum of each value over ranks, on every rank."""
+        return self.sum(torch.tensor(values, dtype=self._precise, device=self.device)).tolist()
 
     def agree(self, answer: bool) -> bool:
         """Rank 0's answer, on every rank."""
@@ -125,10 +141,34 @@ class Ranks:
             dist.all_gather_object(values, value)
         return values
 
-    def wait_for_all(self) -> None:
-        """Return when every rank has come here."""
+    def ask_main(self, question: Callable[[], T]) -> T:
+        """What rank 0 answers, on every rank; a ValueError or OSError of its is raised on every rank too."""
+        answer: list[Any] = [None]
+        if self.is_main:
+            try:
+                answer = [question()]
+            except (ValueError, OSError) as error:
+                answer = [error]
         if self.world > 1:
-            dist.barrier()
+            dist.broadcast_object_list(answer, 0, group=self.patient)
+        if isinstance(answer[0], ValueError | OSError):
+            raise answer[0]
+        return cast(T, answer[0])
+
+    def check_equal(self, what: str, value: Mapping[str, Any]) -> None:
+        """Raise ValueError, on every rank, where two ranks have different values."""
+        for rank, other in enumerate(self.gather(value)):
+            names = [name for name in value if other[name] != value[name]]
+            if names:
+                raise ValueError(
+                    f"ranks {self.rank} and {rank} have different {what}: {names[0]} is {value[names[0]]} and "
+                    f"{other[names[0]]}; start all with the same options on the same data"
+                )
+
+    def wait_for_all(self) -> None:
+        """Return when every rank has come here, however long another takes (to download or decode)."""
+        if self.world > 1:
+            dist.barrier(self.patient)
 
     def copy_buffers(self, module: nn.Module) -> None:
         """Give every rank rank 0's running statistics, which each has gathered from its own images."""
@@ -152,9 +192,12 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         torch.accelerator.set_device_index(device.index or 0)
     ours = not dist.is_initialized()
     if ours:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        yield Ranks(rank=dist.get_rank(), world=dist.get_world_size(), local_rank=_local_rank(), device=device)
+        yield Ranks(
+            rank=dist.get_rank(), world=dist.get_world_size(), local_rank=_local_rank(), device=device,
+            patient=cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=LONG_PATIENCE)),
+        )  # fmt: skip
     finally:
         if ours:
             dist.destroy_process_group()

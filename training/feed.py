@@ -1,21 +1,28 @@
 """From decoded images to batches on the device, wherever the augmentation runs."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from augment.catalog import BACKENDS, build
 from augment.compose import Pipeline
+from training.clock import Part
 from training.config import TrainConfig
 from training.dataset import Dataset, Split
 from training.distributed import Ranks, stream_seed
+from training.photos import decode
 
 Batch = tuple[Tensor, Tensor]
 """(images [B, 3, H, W], targets): uint8 and int64 labels before augmentation, float and labels or soft targets after."""
+Fetched = Batch | Tensor
+"""A batch on the host, or the indices [B] of a resident data set's images, on the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,21 +74,33 @@ class _Order:
 
 
 class _Images(torch.utils.data.Dataset[Batch]):
-    """Fetches a batch and, with a recipe, augments it where it is fetched, on the CPU."""
+    """Fetches a batch and, with a recipe, augments it where it is fetched, on the CPU.
 
-    def __init__(self, split: Split, recipe: Recipe | None, seed: int, rank: int) -> None:
-        self.split, self.recipe, self.seed, self.rank = split, recipe, seed, rank
+    With ``decoding`` it is read from its files and decoded there too. Raises ValueError where the split has no files.
+    """
+
+    def __init__(self, split: Split, recipe: Recipe | None, seed: int, rank: int, *, decoding: bool = False) -> None:
+        if decoding and split.files is None:
+            raise ValueError("decode=workers needs images in files: take --data FOLDER, or --decode ahead")
+        self.split, self.recipe, self.seed, self.rank, self.decoding = split, recipe, seed, rank, decoding
         self._pipeline: Pipeline | None = None
         self._epoch: int | None = None
 
     def __getitems__(self, request: _Request) -> Batch:
-        images, labels = self.split.images[request.indices], self.split.labels[request.indices]
+        images, labels = self._images(request.indices), self.split.labels[request.indices]
         if self.recipe is None:
             return images, labels
         if self._pipeline is None:
             self._pipeline = self.recipe.build(torch.device("cpu"))
         self._start_stream(request.epoch)
         return self._pipeline(images, labels)
+
+    def _images(self, indices: Tensor) -> Tensor:
+        files = self.split.files
+        if not self.decoding or files is None:
+            return self.split.images[indices]
+        size = self.split.images.shape[-1]
+        return torch.from_numpy(np.stack([decode(files[index].read_bytes(), size) for index in indices.tolist()]))
 
     def _start_stream(self, epoch: int) -> None:
         worker = get_worker_info()
@@ -100,8 +119,11 @@ class Feed:
     - augment_on=workers: loader workers (one thread each; the training process when there are none) fetch and augment.
     - augment_on=device, none: the raw uint8 batch is fetched, by loader workers if there are any, and moved to the device,
       where the pipeline runs on it in one call.
+    - With ``resident`` all images are moved to the device once, and a batch is picked there.
 
-    To a CUDA device batches travel through pinned memory without blocking. The last, smaller batch of an epoch is kept,
+    Batches and draws are the same in all cases where the same process draws. To a CUDA device batches travel through pinned
+    memory without blocking, with ``prefetch`` on a stream beside the one that trains: the host queues a step and goes on to the
+    next batch, whose copy then runs while the device is still at that step. The last, smaller batch of an epoch is kept,
     except (``drop_last``) where something is compiled, which would be compiled again for its size.
 
     Raises UnsupportedOp for a recipe that the backend lacks, ValueError for a batch that the ranks cannot share or that is
@@ -125,27 +147,91 @@ class Feed:
         self._order = _Order(len(dataset.train), per_rank, config.seed, ranks, drop_last=self.drop_last)
         if len(self._order) == 0:
             raise ValueError(f"batch_size {config.batch_size} is more than the {len(dataset.train)} training images: take less")
-        self.batch_shape = (min(per_rank, len(dataset.train)), *dataset.train.images.shape[1:])
+        self._shape = (min(per_rank, len(dataset.train)), *dataset.train.images.shape[1:])
+        beside = self.device.type == "cuda" and (config.augment_stream or (config.prefetch and not config.resident))
+        self._beside = torch.cuda.Stream(self.device) if beside else None
+        self._augment_beside = beside and config.augment_stream
+        self._resident = dataset.train.to(self.device) if config.resident else None
         self._loader = DataLoader(
-            _Images(dataset.train, self.recipe if in_workers else None, config.seed, ranks.rank),
+            _Images(
+                dataset.train, self.recipe if in_workers else None, config.seed, ranks.rank,
+                decoding=config.decode == "workers",
+            ),
             batch_sampler=self._order,  # type: ignore[arg-type]  # of requests: torch's type knows lists of indices only
             collate_fn=_as_it_is, num_workers=config.num_workers, persistent_workers=config.num_workers > 0,
             pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its own: it draws from it, and would shift what augmentation draws
         )  # fmt: skip
 
     def __len__(self) -> int:
         """Batches an epoch."""
         return len(self._order)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch on the host; starts the random streams of that epoch. ``place`` brings them to the device."""
+    def epoch(self, epoch: int) -> Iterator[Fetched]:
+        """What ``place`` makes the batches of an epoch from; starts the random streams of that epoch."""
         self._order.epoch = epoch
         torch.manual_seed(stream_seed(self.config.seed, "augment", epoch=epoch, rank=self.ranks.rank))
-        yield from self._loader
+        yield from self._loader if self._resident is None else self._picks()
 
-    def place(self, batch: Batch) -> Batch:
-        """Move a batch to the device, augment it there if that is the placement, and lay it out as the model wants it."""
+    def endless(self) -> Iterator[Fetched]:
+        """The epochs one after another, from the first on."""
+        for epoch in itertools.count(1):
+            yield from self.epoch(epoch)
+
+    def _picks(self) -> Iterator[Tensor]:
+        """The indices of each batch of a resident data set, on the device; an epoch's travel there together."""
+        requests = list(self._order)
+        order = torch.cat([request.indices for request in requests])
+        if self.device.type == "cuda":
+            order = order.pin_memory()
+        with self._stream():
+            order = order.to(self.device, non_blocking=True)
+        yield from order.split([len(request.indices) for request in requests])
+
+    def black(self) -> Batch:
+        """A full batch of black images of the first class, prepared and placed as all are."""
+        images, labels = torch.zeros(self._shape, dtype=torch.uint8), torch.zeros(self._shape[0], dtype=torch.int64)
+        if self._pipeline is None:
+            images, labels = self.recipe.build(torch.device("cpu"))(images, labels)
+        return self._finished(self._moved((images, labels)))
+
+    def place(self, fetched: Fetched, passed: Callable[[Part], None] = lambda part: None) -> Batch:
+        """Bring a batch to the device, augment it there if that is the placement, and lay it out as the model wants it.
+
+        ``passed`` is told when the copy, and when the augmentation, has been queued on the stream that trains.
+        """
+        with self._stream():
+            batch = self._moved(fetched) if isinstance(fetched, tuple) else self._picked(fetched)
+            if self._augment_beside:
+                batch = self._finished(batch)
+        self._catch_up(batch)
+        passed("copy")
+        if not self._augment_beside:
+            batch = self._finished(batch)
+        passed("augment")
+        return batch
+
+    def _stream(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._beside is None else torch.cuda.stream(self._beside)
+
+    def _catch_up(self, batch: Batch) -> None:
+        """Make training wait on the device, not on the host, for what the stream beside it has been given to do."""
+        if self._beside is not None:
+            training = torch.cuda.current_stream(self.device)
+            training.wait_stream(self._beside)
+            for tensor in batch:
+                tensor.record_stream(training)  # its memory is not to be used again before training has done with it
+
+    def _moved(self, batch: Batch) -> Batch:
         images, targets = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        return images, targets
+
+    def _picked(self, indices: Tensor) -> Batch:
+        assert self._resident is not None
+        return self._resident.images.index_select(0, indices), self._resident.labels.index_select(0, indices)
+
+    def _finished(self, batch: Batch) -> Batch:
+        images, targets = batch
         if self._pipeline is not None:
             images, targets = self._pipeline(images, targets)
         if self.config.channels_last:

@@ -69,13 +69,14 @@ def load_folder(folder: Path, *, root: Path, image_size: int) -> Dataset:
     decoded = cached(root, key, image_size=image_size, fill=fill)
     count = int(decoded.info["train"])
     images, labels = torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels)
+    paths = tuple(folder / relative for relative in decoded.info["files"])
     return Dataset(
         name=folder.name,
         fingerprint=decoded.info["fingerprint"],
         source=f"image folder {folder.name}, {test.name}/ for testing",
         classes=classes,
-        train=Split(images=images[:count], labels=labels[:count]),
-        test=Split(images=images[count:], labels=labels[count:]),
+        train=Split(images=images[:count], labels=labels[:count], files=paths[:count]),
+        test=Split(images=images[count:], labels=labels[count:], files=paths[count:]),
         skipped=(*skipped, *decoded.info["skipped"]),
     )
 
@@ -151,6 +152,7 @@ def _decode_all(
     info = {
         "train": sum(file.is_train for file in kept),
         "fingerprint": digest(image_size, classes, [(f.relative, h) for f, h in zip(kept, hashes, strict=True)]),
+        "files": [file.relative for file in kept],
         "skipped": skipped,
     }
     return np.array([file.label for file in kept], np.int64), info

@@ -1,12 +1,18 @@
-"""Residual networks for small images: 3x3 stem, no max pooling, Xavier initialisation as in the book."""
+"""Networks for small images by name: residual ones with 3x3 stem, no max pooling and Xavier initialisation as in the book, and
+``speednet``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from augment.catalog import build
+from training.speednet import SpeedNet
+
 BLOCKS: dict[str, tuple[int, ...]] = {"resnet18": (2, 2, 2, 2), "resnet8": (1, 1, 1)}
 """Blocks in each stage. Every stage after the first halves the image and doubles the channels."""
+SEEN_IMAGES = 1_000  # a million patches, for the covariance of 12 numbers
 
 
 class Block(nn.Module):
@@ -57,17 +63,29 @@ def _xavier(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
 
 
-def create(name: str, num_classes: int, width: int = 64) -> ResNet:
-    """A network with Xavier-uniform weights, drawn from torch's global generator.
+_NETWORKS: Mapping[str, Callable[[int, int], nn.Module]] = {
+    **{name: partial(ResNet, blocks) for name, blocks in BLOCKS.items()},
+    "speednet": SpeedNet,
+}
+
+
+def create(name: str, num_classes: int, width: int = 64) -> nn.Module:
+    """A network with random weights (Xavier-uniform in residual ones), drawn from torch's global generator.
 
     ``width`` is the number of channels of the first stage. ``resnet18`` with 64 and 10 classes has 11,173,962 parameters.
     Raises ValueError for an unknown name.
     """
-    if name not in BLOCKS:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(BLOCKS)}")
-    model = ResNet(BLOCKS[name], num_classes, width)
-    model.apply(_xavier)
-    return model
+    if name not in _NETWORKS:
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(_NETWORKS)}")
+    model = _NETWORKS[name](num_classes, width)
+    return model.apply(_xavier) if isinstance(model, ResNet) else model
+
+
+def look_at(model: nn.Module, images: Tensor) -> None:
+    """Show a new model the training images, uint8 [N, 3, H, W]: SpeedNet whitens 1,000 of them, evenly spaced."""
+    if isinstance(model, SpeedNet):
+        sample = images[:: max(1, len(images) // SEEN_IMAGES)][:SEEN_IMAGES]
+        model.whiten(build("none", "torchvision", image_size=images.shape[-1])(sample))
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""From the bytes of one photograph to a square uint8 image."""
+"""From the bytes of one photograph to uint8 pixels: all of it at its own size, or a square of a given one."""
 
 import io
 import struct
@@ -27,10 +27,19 @@ DECODE_ERRORS = (
 
 
 def decode(content: bytes, size: int) -> np.ndarray:
-    """The photograph as RGB uint8 [3, size, size], as it is meant to be looked at.
+    """The photograph as RGB uint8 [3, size, size], as it is meant to be looked at: see ``upright``.
+
+    Another size: the shorter side is resized to ``size`` (bilinear, antialiased), then the centre is cut out.
+
+    Raises one of DECODE_ERRORS for what is damaged, has more than ``Image.MAX_IMAGE_PIXELS`` or float pixels.
+    """
+    return channels_first(fit(upright(content), size))
+
+
+def upright(content: bytes) -> Image.Image:
+    """The photograph in RGB at its own size, as it is meant to be looked at.
 
     EXIF orientation is applied; grey, palette and CMYK become RGB, transparency is dropped, 16 bits are cut to their upper 8.
-    Another size: the shorter side is resized to ``size`` (bilinear, antialiased), then the centre is cut out.
 
     Raises one of DECODE_ERRORS for what is damaged, has more than ``Image.MAX_IMAGE_PIXELS`` or float pixels.
     """
@@ -38,8 +47,12 @@ def decode(content: bytes, size: int) -> np.ndarray:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise ValueError(f"{image.width} x {image.height} pixels, more than the {limit:,} that Pillow deems safe")
-        upright = ImageOps.exif_transpose(image)
-        return np.ascontiguousarray(np.asarray(fit(_to_rgb(upright), size)).transpose(2, 0, 1))
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def channels_first(image: Image.Image) -> np.ndarray:
+    """An RGB image as uint8 [3, H, W] in memory of its own."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -55,12 +68,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to ``size``, then cut out the central square. An image of that size is returned as it is."""
+    """Resize the shorter side to ``size``, then cut out the central square, both with torchvision's rounding.
+
+    An image of that size is returned as it is.
+    """
     if image.size == (size, size):
         return image
     shorter = min(image.size)
     if shorter != size:
-        width, height = (max(size, round(side * size / shorter)) for side in image.size)
+        width, height = (int(size * side / shorter) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
+    left, top = (round((side - size) / 2) for side in image.size)
     return image.crop((left, top, left + size, top + size))

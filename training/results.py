@@ -14,7 +14,7 @@ class EpochStats:
 
     ``train_accuracy`` is against the largest target where targets are mixed. ``test_accuracy`` is over each test image once.
     ``wall_s`` is the training part, from a synchronised start to a synchronised end on the slowest rank, with the start of
-    loader workers in the first epoch, without evaluation. ``wait_s`` is what ``training.clock.WaitClock`` says, on the rank
+    loader workers in the first epoch, without evaluation. ``wait_s`` is what ``training.clock.StepClock`` says, on the rank
     that waited longest. ``examples`` is the number of images trained on, by all ranks.
     """
 
@@ -32,7 +32,8 @@ class Setting:
     """What was run, on what: the part that results of all kinds share.
 
     ``drop_last`` tells that the last, smaller batch of each epoch was left out, which is so where something is compiled.
-    ``batch_per_device`` is the number of images that one device gets a step.
+    ``batch_per_device`` is the number of images that one device gets a step. ``parallel`` is how several devices train one
+    model: ddp (a process each), data_parallel (the book's: one process for all), or none.
     """
 
     config: TrainConfig
@@ -44,6 +45,7 @@ class Setting:
     test_images: int
     parameters: int
     devices: tuple[str, ...]
+    parallel: str
     batch_per_device: int
     draws: str
     drop_last: bool
@@ -60,7 +62,8 @@ class TrainResult(Setting):
 
     ``examples_per_s`` is all epochs' examples over their wall time, ``examples_per_s_without_wait`` the same without the wait,
     ``wait_share`` the wait's share of the wall time. ``peak_bytes`` is the most memory that torch held on the first device,
-    None on a CPU.
+    None on a CPU. ``resumed_after`` is the epoch after which the run went on from a checkpoint, 0 where it never stopped: the
+    times of epochs before it may be those of another machine.
     """
 
     epochs: tuple[EpochStats, ...]
@@ -68,6 +71,7 @@ class TrainResult(Setting):
     examples_per_s_without_wait: float
     wait_share: float
     peak_bytes: int | None
+    resumed_after: int = 0
 
     def as_record(self) -> dict[str, Any]:
         """One flat, JSON-able dict, with the epochs as a list under ``epochs`` (their number is ``num_epochs``)."""
@@ -82,12 +86,31 @@ class TrainResult(Setting):
             "examples_per_s_without_wait": self.examples_per_s_without_wait,
             "wait_share": self.wait_share,
             "peak_bytes": self.peak_bytes,
+            "resumed_after": self.resumed_after,
         }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput(Setting):
-    """The speed of a training run, without evaluation; rates as in TrainResult, over ``steps`` steps after a warm-up."""
+    """The speed of a training run, without evaluation; rates as in TrainResult, over ``steps`` steps after a warm-up.
+
+    ``split_s`` says where the wall time went, in seconds over all steps, the mean over ranks; its values add up to ``wall_s``:
+
+    - ``wait``: for a batch, as in ``training.clock.StepClock``.
+    - ``copy``: from host to device; with a resident data set, picking the batch's images on the device.
+    - ``augment``: augmentation (and the normalisation that every recipe ends with) where the model is; in loader workers, or in
+      the training process on their behalf, it is part of ``wait``.
+    - ``forward_backward``: the model forward, the loss, and the way back, with the exchange of gradients between ranks.
+    - ``optimizer``: the optimizer's step.
+    - ``other``: what is left: metrics, and the host's time between steps as far as the device stood idle for it.
+
+    Parts are on the device's own clock for an accelerator, along the stream that trains: what a second stream does meanwhile
+    (``prefetch``, ``augment_stream``) shows as far as training had to wait for it, under ``copy``.
+
+    ``gpu_utilisation`` (share of the time in which a kernel ran, mean over GPUs), ``power_w`` and ``energy_j`` (sums over GPUs)
+    are what NVIDIA's driver tells of the measured steps, None where it tells nothing; a record has
+    ``energy_j_per_1000_examples`` too.
+    """
 
     steps: int
     examples: int
@@ -97,17 +120,22 @@ class Throughput(Setting):
     examples_per_s_without_wait: float
     wait_share: float
     peak_bytes: int | None
+    split_s: dict[str, float]
+    gpu_utilisation: float | None
+    power_w: float | None
+    energy_j: float | None
 
     def as_record(self) -> dict[str, Any]:
-        """One flat, JSON-able dict."""
+        """One flat, JSON-able dict, but for ``split_s``, which is a dict of its own."""
         names = {field.name for field in dataclasses.fields(self)} - {field.name for field in dataclasses.fields(Setting)}
         record = self._identity("throughput") | {name: getattr(self, name) for name in names}
         del record["epochs"]  # a setting of training to the end
-        return record
+        energy_j = None if self.energy_j is None else 1000 * self.energy_j / self.examples
+        return record | {"energy_j_per_1000_examples": energy_j}
 
 
 def setting(
-    config: TrainConfig, dataset: Dataset, *, parameters: int, devices: list[str], draws: str, drop_last: bool
+    config: TrainConfig, dataset: Dataset, *, parameters: int, devices: list[str], parallel: str, draws: str, drop_last: bool
 ) -> dict[str, Any]:
     """The fields of Setting, for the constructors of results."""
     return {
@@ -120,6 +148,7 @@ def setting(
         "test_images": len(dataset.test),
         "parameters": parameters,
         "devices": tuple(devices),
+        "parallel": parallel,
         "batch_per_device": config.batch_size // len(devices),
         "draws": draws,
         "drop_last": drop_last,

@@ -10,6 +10,9 @@ import dataclasses
 import json
 import os
 import sys
+import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,11 +21,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from training.config import TrainConfig
+from training.presets import BOOK, PRESETS, PresetName, asked_for
 
 if TYPE_CHECKING:
     from training.dataset import Dataset
     from training.results import EpochStats, TrainResult
 
+CURVES, RESULT = "curves.csv", "result.json"
 HEADER = "epoch    loss  train acc  test acc  examples/s   wait"
 
 
@@ -72,63 +77,102 @@ class _Display:
             f"{stats.examples / stats.wall_s:10,.1f}  {stats.wait_s / stats.wall_s:5.1%}"
         )
 
+    def resume(self, epochs: Sequence[EpochStats]) -> None:
+        for stats in epochs:
+            self.epoch(stats)
+        self.line(f"going on after epoch {len(epochs)} of {self._epochs}" if epochs else "no checkpoint yet: from the start")
+
     def end(self) -> None:
         if self._bar is not None:
             self._bar.stop()
 
 
-class _Curves:
-    """curves.csv in a folder: a row an epoch, written as it ends, so that what was trained is kept whatever comes."""
+class _Folder:
+    """Where a run is kept: ``curves.csv``, a row an epoch, written as it ends, so that what was trained is kept whatever comes;
+    the checkpoint; and ``result.json`` at the end."""
 
     def __init__(self, out: Path) -> None:
+        from training.checkpoint import NAME
         from training.results import EpochStats
 
         out.mkdir(parents=True, exist_ok=True)
-        self._path = out / "curves.csv"
+        self.checkpoint = out / NAME
+        self._curves, self._result = out / CURVES, out / RESULT
         self._names = [field.name for field in dataclasses.fields(EpochStats)]
-        with open(self._path, "w", newline="") as file:
+
+    def clear(self) -> None:
+        """Make way for a new run; ValueError where one lies that may still go on, lest it be lost by forgetting a word."""
+        if self.checkpoint.exists() and not self._result.exists():
+            folder = self.checkpoint.parent
+            raise ValueError(f"{folder} has the checkpoint of a run that was not finished: add --resume, or take another --out")
+        self._result.unlink(missing_ok=True)
+        self.checkpoint.unlink(missing_ok=True)
+        self.begin(())
+
+    def begin(self, epochs: Sequence[EpochStats]) -> None:
+        """Start the curves with the epochs that a checkpoint holds: one that it does not is trained again."""
+        unfinished = self._curves.with_name(CURVES + ".tmp")
+        with open(unfinished, "w", newline="") as file:
             csv.writer(file).writerow(self._names)
+            csv.DictWriter(file, self._names).writerows(dataclasses.asdict(stats) for stats in epochs)
+        os.replace(unfinished, self._curves)
 
     def add(self, stats: EpochStats) -> None:
-        with open(self._path, "a", newline="") as file:
+        with open(self._curves, "a", newline="") as file:
             csv.DictWriter(file, self._names).writerow(dataclasses.asdict(stats))
+
+    def finish(self, result: TrainResult) -> None:
+        self._result.write_text(json.dumps(result.as_record(), indent=1) + "\n")
 
 
 def read_curves(out: Path) -> list[dict[str, float]]:
     """The epochs in a folder's curves.csv, the fields of EpochStats as numbers; empty where none has ended."""
     try:
-        with open(out / "curves.csv", newline="") as file:
+        with open(out / CURVES, newline="") as file:
             return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
 
 
-def run(config: TrainConfig, out: Path | None = None, dataset: Dataset | None = None) -> TrainResult:
+def run(config: TrainConfig, out: Path | None = None, dataset: Dataset | None = None, *, resume: bool = False) -> TrainResult:
     """Train with a live display, and print the book's two lines at the end; rank 0 alone prints and writes.
 
-    With ``out`` there are ``curves.csv`` (an EpochStats a row, appended as epochs end) and ``result.json`` (the record).
-    Raises what ``training.loop.train`` raises, and OSError where ``out`` cannot be written.
+    With ``out`` there are ``curves.csv`` (an EpochStats a row, appended as epochs end), ``checkpoint.pt`` (after each epoch)
+    and ``result.json`` (the record). ``resume`` goes on from that checkpoint, or from the start where there is none yet.
+    Raises what ``training.loop.train`` raises, OSError where ``out`` cannot be written, and ValueError for ``resume`` without
+    ``out``, or without ``resume`` where ``out`` has the checkpoint of a run that was not finished.
     """
     from training.loop import train
 
-    display, curves = _Display(config), None
-    if out is not None and _is_main():
-        curves = _Curves(out)
+    if resume and out is None:
+        raise ValueError("--resume needs --out, the folder of the run that is to go on")
+    display, folder = _Display(config), None if out is None else _Folder(out)
+    ours = folder if _is_main() else None
+    if ours is not None and not resume:
+        ours.clear()
 
     def on_epoch(stats: EpochStats) -> None:
         display.epoch(stats)
-        if curves is not None:
-            curves.add(stats)
+        if ours is not None:
+            ours.add(stats)
+
+    def on_resume(epochs: Sequence[EpochStats]) -> None:
+        display.resume(epochs)
+        if ours is not None:
+            ours.begin(epochs)
 
     try:
-        result = train(config, dataset, on_data=display.begin, on_step=display.step, on_epoch=on_epoch)
+        result = train(
+            config, dataset, checkpoint=folder.checkpoint if folder else None, resume=resume, on_data=display.begin,
+            on_step=display.step, on_epoch=on_epoch, on_resume=on_resume,
+        )  # fmt: skip
     finally:
         display.end()
     if _is_main():
         for line in summary(result):
             print(line, flush=True)
-    if out is not None and _is_main():
-        (out / "result.json").write_text(json.dumps(result.as_record(), indent=1) + "\n")
+    if ours is not None:
+        ours.finish(result)
     return result
 
 
@@ -147,11 +191,21 @@ def _is_main() -> bool:
 
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+PORT_IN_USE = ("eaddrinuse", "address already in use")
+LOST = ("gloo/transport", "connection reset by peer", "connection closed by peer")
+"""Words of what Gloo raises in a process that waits in vain for another; NCCL and the rendezvous have an error of their own."""
+LEAVE_AFTER_S = 10.0
+"""How long a process that has lost another stays. torchrun then ends it at once, and names the one that died first as the
+cause: had this one left too, it might be taken for that."""
 
 
 def describe(error: BaseException) -> str | None:
     """One line for what a user or the machine caused, None for what is a fault of the program."""
     text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and any(word in text.lower() for word in PORT_IN_USE):
+        return f"the port is in use: start torchrun with --standalone, or with another --master-port ({text})"
+    if _lost(error):
+        return f"lost contact with another process: see which one died or never came, then --resume ({text.split('. ')[0]})"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in text.lower() for w in OUT_OF_MEMORY)):
         return "out of memory: take a smaller batch_size, image_size or width"
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
@@ -159,18 +213,27 @@ def describe(error: BaseException) -> str | None:
     return text if isinstance(error, ValueError | OSError) else None
 
 
+def _lost(error: BaseException) -> bool:
+    named = any(kind.__name__ == "DistError" for kind in type(error).__mro__)  # by its name: torch is not imported here
+    return named or (isinstance(error, RuntimeError) and any(word in str(error).lower() for word in LOST))
+
+
 def main(
     config: Annotated[TrainConfig, tyro.conf.arg(name="")],
     out: Path | None = None,
+    resume: bool = False,
+    preset: PresetName = BOOK,
 ) -> int:
     """Train a ResNet on CIFAR-10, an image folder or drawn shapes.
 
     Args:
         config: The run.
-        out: Folder for curves.csv and result.json.
+        out: Folder for curves.csv, checkpoint.pt and result.json.
+        resume: Go on from the checkpoint in that folder.
+        preset: The settings to start from; every option overrides one. (It is read before the others, see training.presets.)
     """
     try:
-        run(config, out)
+        run(config, out, resume=resume)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -179,10 +242,13 @@ def main(
         if line is None:
             raise
         rank = os.environ.get("RANK", "0")
-        print(f"error: {line}" if rank == "0" else f"error on rank {rank}: {line}", file=sys.stderr)
+        print(f"error: {line}" if rank == "0" else f"error on rank {rank}: {line}", file=sys.stderr, flush=True)
+        if _lost(error):
+            time.sleep(LEAVE_AFTER_S)
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main, prog="python -m training.train"))
+    asked = asked_for(sys.argv[1:])
+    sys.exit(tyro.cli(partial(main, config=PRESETS[asked], preset=asked), prog="python -m training.train"))

@@ -10,6 +10,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("augment", "training", "bench")
+# What reads and judges records, of whatever kind.
+READERS = (
+    *("records", "measurements", "machines", "compare", "contrast", "scores", "seeds", "verdicts", "training_cases"),
+    *("merging", "export", "formats", "validation", "published"),
+)
 # The catalog is where libraries are called; the audit replays what the catalog built, against an oracle.
 KNOW_LIBRARIES = ("augment/catalog.py", "augment/audit.py", "augment/audit/")
 
@@ -98,7 +103,7 @@ def test_only_the_catalog_and_the_audit_know_the_libraries(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [*sources("bench/report"), *(ROOT / "bench" / name for name in ("records.py", "compare.py", "contrast.py"))],
+    [*sources("bench/report"), *(ROOT / "bench" / f"{name}.py" for name in READERS)],
     ids=named,
 )
 def test_reports_and_records_never_import_torch(path: Path) -> None:
@@ -106,7 +111,9 @@ def test_reports_and_records_never_import_torch(path: Path) -> None:
     assert not tops(imported(path)) & {"torch", "torchvision", "kornia", "augment", "training"}
 
 
-@pytest.mark.parametrize("file", ["bench/cli.py", "bench/run.py", "bench/cases.py", "training/config.py"])
+@pytest.mark.parametrize(
+    "file", ["bench/cli.py", "bench/run.py", "bench/throughput.py", "bench/scaling.py", "bench/cases.py", "training/config.py"]
+)
 def test_help_needs_no_torch(file: str) -> None:
     """What --help imports at once: of augment nothing, whose package imports torch."""
     assert not tops(at_import(ROOT / file)) & {"torch", "torchvision", "kornia", "augment"}

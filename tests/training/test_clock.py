@@ -12,7 +12,7 @@ from torch import Tensor
 from augment import catalog
 from augment.compose import Pipeline
 from training import feed
-from training.clock import WaitClock
+from training.clock import PARTS, StepClock
 from training.config import Placement, TrainConfig
 from training.data import Dataset
 from training.loop import measure_throughput, train
@@ -28,10 +28,10 @@ def test_on_a_cpu_the_wait_is_what_fetching_takes_and_not_what_the_step_takes() 
             time.sleep(SLEEP_S)
             yield i
 
-    clock = WaitClock(torch.device("cpu"))
+    clock = StepClock(torch.device("cpu"))
     for _ in clock.waiting_for(slow()):
         time.sleep(2 * SLEEP_S)
-    assert 4 * SLEEP_S <= clock.total_s() < 4 * (SLEEP_S + SLACK_S)  # with the steps it would be at least 12 SLEEP_S
+    assert 4 * SLEEP_S <= clock.wait_s() < 4 * (SLEEP_S + SLACK_S)  # with the steps it would be at least 12 SLEEP_S
 
 
 class _Event:
@@ -57,13 +57,71 @@ class _Event:
 def test_on_an_accelerator_only_what_it_stood_idle_counts(
     device_ms: list[tuple[float, float]], exposed_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = WaitClock(torch.device("cuda"))
+    clock = StepClock(torch.device("cuda"))
     marks = iter([_Event(at) for step in device_ms for at in step])
     monkeypatch.setattr(clock, "_mark", lambda: next(marks))
     for _ in clock.waiting_for(range(3)):
         pass
     clock._blocked_s = [1.0] * 3
-    assert clock.total_s() == pytest.approx(exposed_s)
+    assert clock.wait_s() == pytest.approx(exposed_s)
+
+
+def test_parts_of_a_step_are_told_apart_on_the_host() -> None:
+    clock = StepClock(torch.device("cpu"), split=True)
+    for _ in clock.waiting_for(range(3)):
+        for part, count in (("copy", 0), ("augment", 1), ("forward_backward", 3), ("optimizer", 2)):
+            time.sleep(count * SLEEP_S)
+            clock.passed(part)  # type: ignore[arg-type]
+        time.sleep(SLEEP_S)  # is nobody's part
+    spent = clock.split_s()
+    assert list(spent) == ["wait", "copy", "augment", "forward_backward", "optimizer"]
+    for part, count in (("wait", 0), ("copy", 0), ("augment", 1), ("forward_backward", 3), ("optimizer", 2)):
+        assert 3 * count * SLEEP_S <= spent[part] < 3 * (count * SLEEP_S + SLACK_S)
+
+
+def test_parts_of_a_step_are_on_the_devices_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    # (began, after the copy, augmentation, forward and backward, optimizer, ended): milliseconds on the device.
+    steps = [(0, 1, 3, 13, 14, 14), (20, 22, 25, 35, 37, 40)]
+    clock = StepClock(torch.device("cuda"), split=True)
+    marks = iter([_Event(at) for step in steps for at in step])
+    monkeypatch.setattr(clock, "_mark", lambda: next(marks))
+    for _ in clock.waiting_for(range(2)):
+        for part in PARTS:
+            clock.passed(part)
+    clock._blocked_s = [0.5, 0.001]
+    assert clock.split_s() == pytest.approx(
+        # Before the first step all of the host's time; then the host was blocked for 1 ms of the device's gap of 6.
+        {"wait": 0.5 + 0.001, "copy": 0.001 + 0.002, "augment": 0.002 + 0.003, "forward_backward": 0.020, "optimizer": 0.003}
+    )
+
+
+def test_without_a_split_no_moment_within_a_step_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = StepClock(torch.device("cpu"))
+    for _ in clock.waiting_for(range(2)):
+        monkeypatch.setattr(clock, "_mark", lambda: pytest.fail("a moment was noted"))
+        clock.passed("copy")
+        monkeypatch.undo()
+    assert set(clock.split_s().values()) - {clock.wait_s()} == {0.0}
+
+
+@pytest.mark.parametrize("augment_on", ["device", "workers"])
+@pytest.mark.usefixtures("_slow_pipelines")
+def test_the_split_of_a_run_adds_up_and_shows_where_augmentation_runs(
+    augment_on: Placement, tiny: TrainConfig, shapes: Dataset
+) -> None:
+    result = measure_throughput(dataclasses.replace(tiny, augment_on=augment_on), shapes, steps=6)
+    assert sum(result.split_s.values()) == pytest.approx(result.wall_s)
+    assert all(seconds > 0 for seconds in result.split_s.values())
+    assert (result.split_s["augment"] >= 6 * SLEEP_S) is (augment_on == "device")
+    assert (result.split_s["wait"] >= 6 * SLEEP_S) is (augment_on == "workers")
+    assert result.split_s["wait"] == result.wait_s
+    # What is left is metrics and the clock itself: no more than a share of a step that does so little.
+    assert result.split_s["other"] < 0.3 * result.wall_s
+    record = result.as_record()
+    assert record["split_s"] == result.split_s
+    if not torch.cuda.is_available():
+        unknown = ("gpu_utilisation", "power_w", "energy_j", "energy_j_per_1000_examples")
+        assert [record[name] for name in unknown] == [None] * 4
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 """Batches: who draws what, who gets which image, and that a placement changes the place only."""
 
+import contextlib
 import dataclasses
 import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from augment.catalog import build
-from training.config import Placement, TrainConfig
+from training.config import Placement, TrainConfig, validate
 from training.data import Dataset
 from training.distributed import Ranks, stream_seed
 from training.feed import Batch, Feed
@@ -65,6 +68,118 @@ def test_two_workers_draw_differently(tiny: TrainConfig, shapes: Dataset) -> Non
     assert len(batches) == 4  # two of each worker, in turn
     assert all(not a.equal(b) for a, b in itertools.combinations(batches, 2))
     # Had both workers one stream, the first batch of each would be the same.
+
+
+def test_resident_images_give_the_same_batches_as_a_loader(tiny: TrainConfig, shapes: Dataset) -> None:
+    changes: tuple[dict[str, Any], ...] = ({"augment_on": "none"}, {}, {"channels_last": True, "recipe": "mixup"})
+    for change in changes:
+        fetched = dataclasses.replace(tiny, **change)
+        resident = dataclasses.replace(fetched, resident=True)
+        for epoch, ranks in ((1, Ranks()), (2, Ranks(rank=1, world=3))):
+            batches = _epoch(resident, shapes, epoch, ranks)
+            assert _same(batches, _epoch(fetched, shapes, epoch, ranks))
+            for images, _ in batches:
+                assert images.is_contiguous(memory_format=torch.channels_last) == ("channels_last" in change)
+
+
+def test_the_order_of_resident_images_travels_once_an_epoch(tiny: TrainConfig, shapes: Dataset) -> None:
+    picks = list(Feed(dataclasses.replace(tiny, resident=True), shapes, Ranks()).epoch(1))
+    assert [len(pick) for pick in picks] == [48, 48, 48, 16]
+    assert len({pick.untyped_storage().data_ptr() for pick in picks}) == 1  # type: ignore[union-attr]
+    assert torch.cat(picks).sort().values.equal(torch.arange(160))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("augment_on", ["device", "workers", "none"])
+def test_black_images_are_prepared_as_all_are(augment_on: Placement, tiny: TrainConfig, shapes: Dataset) -> None:
+    config = dataclasses.replace(tiny, augment_on=augment_on, recipe="mixup", precision="bfloat16", channels_last=True)
+    feed = Feed(config, shapes, Ranks())
+    (images, targets), (other, like) = feed.black(), feed.place(next(feed.epoch(1)))
+    assert (images.shape, images.dtype, images.stride()) == (other.shape, other.dtype, other.stride())
+    assert (targets.shape, targets.dtype) == (like.shape, like.dtype)
+
+
+def test_who_places_a_batch_is_told_of_its_parts_in_order(tiny: TrainConfig, shapes: Dataset) -> None:
+    for config in (tiny, dataclasses.replace(tiny, resident=True), dataclasses.replace(tiny, augment_stream=True)):
+        feed = Feed(config, shapes, Ranks())
+        parts: list[str] = []
+        feed.place(next(feed.epoch(1)), parts.append)
+        assert parts == ["copy", "augment"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"resident": True, "num_workers": 2}, "resident images need no loader: take --augment-on device or none, "),
+        ({"resident": True, "augment_on": "workers"}, "resident images need no loader: take --augment-on device or none, "),
+        ({"augment_stream": True, "augment_on": "none"}, "augment_stream needs --augment-on device, not none"),
+    ],
+)
+def test_placements_that_exclude_each_other_are_told(change: dict[str, Any], message: str, tiny: TrainConfig) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        validate(dataclasses.replace(tiny, **change))
+
+
+class _Stream:
+    """Stands in for a CUDA stream: notes what it is told."""
+
+    def __init__(self, name: str, told: list[str]) -> None:
+        self.name, self.told = name, told
+
+    def wait_stream(self, other: "_Stream") -> None:
+        self.told.append(f"{self.name} waits for {other.name}")
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        self.told.append(f"on {self.name}")
+        yield
+        self.told.append(f"off {self.name}")
+
+
+@pytest.mark.parametrize("augment_stream", [False, True])
+def test_training_waits_on_the_device_for_the_stream_beside_it(
+    augment_stream: bool, tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = Feed(tiny, shapes, Ranks())
+    told: list[str] = []
+    beside, training = _Stream("beside", told), _Stream("training", told)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream.current())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: training)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: told.append(f"kept for {stream.name}"))
+    monkeypatch.setattr(feed, "_beside", beside)
+    monkeypatch.setattr(feed, "_augment_beside", augment_stream)
+    pipeline = feed._pipeline
+    assert pipeline is not None
+
+    def augment(*batch: torch.Tensor) -> Any:
+        told.append("augment")
+        return pipeline(*batch)
+
+    monkeypatch.setattr(feed, "_pipeline", augment)
+    feed.place(next(feed.epoch(1)), told.append)
+    copied = ["off beside", "training waits for beside", "kept for training", "kept for training", "copy"]
+    if augment_stream:
+        assert told == ["on beside", "augment", *copied, "augment"]
+    else:
+        assert told == ["on beside", *copied, "augment", "augment"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("resident", [False, True])
+def test_streams_beside_change_no_batch(resident: bool, tiny: TrainConfig, shapes: Dataset) -> None:
+    alone = dataclasses.replace(tiny, device="cuda:0", resident=resident, prefetch=False)
+    ranks = Ranks(device=torch.device("cuda", 0))
+    expected = _epoch(alone, shapes, ranks=ranks)
+    for prefetch, augment_stream in ((True, False), (False, True), (True, True)):
+        feed = Feed(dataclasses.replace(alone, prefetch=prefetch, augment_stream=augment_stream), shapes, ranks)
+        batches = []
+        for fetched in feed.epoch(1):
+            images, targets = feed.place(fetched)
+            busy = torch.randn(2048, 2048, device="cuda")
+            for _ in range(20):  # the stream that trains is behind: a batch whose memory was given away would be overwritten
+                busy = busy @ busy
+            batches.append((images.clone(), targets.clone()))
+            del images, targets
+        assert _same(batches, expected)
 
 
 def test_every_image_is_seen_once_and_ranks_share_evenly(tiny: TrainConfig, shapes: Dataset) -> None:

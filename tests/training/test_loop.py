@@ -1,7 +1,10 @@
 """Training: it learns, repeats itself, counts right, and stops with a clear word when it diverges."""
 
 import dataclasses
+import itertools
 import json
+import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,17 @@ import torch
 from torch.nn import functional as F
 
 from augment.catalog import build
-from training import feed, loop, models
+from training import feed, models, optimise
+from training import train as entry
+from training.checkpoint import load as load_checkpoint
+from training.clock import PARTS, StepClock
 from training.config import Placement, TrainConfig
 from training.data import Dataset, Split
 from training.distributed import Ranks, stream_seed
 from training.feed import Recipe
-from training.loop import EpochStats, TrainingDiverged, TrainResult, evaluate, measure_throughput, train
+from training.loop import EpochStats, TrainingDiverged, TrainResult, evaluate, measure_throughput, train, trainer
+from training.totals import Totals
+from training.trainer import Trainer
 
 
 def _without_times(result: TrainResult) -> list[dict[str, Any]]:
@@ -69,7 +77,7 @@ def test_one_epoch_is_that_of_a_plain_loop(tiny: TrainConfig, shapes: Dataset) -
 
 def test_warming_up_leaves_the_model_as_it_was(tiny: TrainConfig, shapes: Dataset) -> None:
     for augment_on in ("device", "workers"):
-        trainer = loop._Trainer(dataclasses.replace(tiny, augment_on=augment_on), shapes, Ranks())
+        trainer = Trainer(dataclasses.replace(tiny, augment_on=augment_on), shapes, Ranks())
         before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
         trainer.warm_up()
         assert all(value.equal(before[name]) for name, value in trainer.model.state_dict().items())
@@ -95,7 +103,7 @@ class _Alone(Ranks):
 
 
 def test_accuracy_with_mixed_targets_is_against_the_largest(tiny: TrainConfig, shapes: Dataset) -> None:
-    totals = loop._Totals(torch.device("cpu"))
+    totals = Totals()
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
     totals.add(torch.tensor(1.5), logits, torch.tensor([[0.6, 0.4, 0.0], [0.0, 0.7, 0.3]]))
     assert totals.read(Ranks()) == (1.5, 0.5, 2)
@@ -132,9 +140,46 @@ def test_channels_last_computes_the_same(tiny: TrainConfig, shapes: Dataset) -> 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_epoch(tiny: TrainConfig, shapes: Dataset) -> None:
     seen: list[EpochStats] = []
     config = dataclasses.replace(tiny, learning_rate=1e30, optimizer="sgd", epochs=3)
-    with pytest.raises(TrainingDiverged, match=r"the loss of epoch \d is (nan|inf): take a smaller learning_rate than 1e\+30"):
+    with pytest.raises(TrainingDiverged, match=r"the loss of step \d+ \(number \d of epoch \d\) is not finite"):
         train(config, shapes, on_epoch=seen.append)
     assert len(seen) < 3
+
+
+def test_the_first_step_whose_loss_is_not_finite_is_named_and_what_came_before_is_kept(
+    tiny: TrainConfig, shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls, honest = itertools.count(), optimise.loss  # call 0 warms up; an epoch has 4 steps
+
+    def planted(*arguments: Any) -> torch.Tensor:
+        return honest(*arguments) * (math.nan if next(calls) == 7 else 1)
+
+    monkeypatch.setattr(optimise, "loss", planted)
+    config = dataclasses.replace(tiny, epochs=3, max_train=160, max_test=100)
+    assert entry.main(config, tmp_path) == 2
+    message = "the loss of step 7 (number 3 of epoch 2) is not finite: take a smaller learning_rate than 0.001"
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert [row["epoch"] for row in entry.read_curves(tmp_path)] == [1]
+    assert len(load_checkpoint(tmp_path / "checkpoint.pt")["epochs"]) == 1
+
+
+def test_totals_keep_nothing_that_a_loader_worker_sent() -> None:
+    totals, labels = Totals(), torch.zeros(3, dtype=torch.int64)
+    sent = weakref.ref(labels)
+    totals.add(torch.tensor(1.0), torch.eye(3), labels)
+    del labels
+    assert sent() is None  # kept, each would hold a file open, and an epoch has more batches than a process may open files
+
+
+def test_totals_are_exact_and_name_the_first_bad_step() -> None:
+    totals = Totals()
+    steps = [(0.5, 2), (2.0, 1), (math.inf, 2), (math.nan, 1)]
+    for loss, size in steps[:2]:
+        totals.add(torch.tensor(loss), torch.eye(3)[:size], torch.zeros(size, dtype=torch.int64))
+    assert totals.read(Ranks()) == ((2 * 0.5 + 1 * 2.0) / 3, 2 / 3, 3)  # of classes 0, 1 and 0, all said to be 0
+    assert totals.first_not_finite(Ranks()) is None
+    for loss, size in steps[2:]:
+        totals.add(torch.tensor(loss), torch.eye(3)[:size], torch.zeros(size, dtype=torch.int64))
+    assert totals.first_not_finite(Ranks()) == 3
 
 
 def test_callbacks_tell_of_data_steps_and_epochs(tiny: TrainConfig, shapes: Dataset) -> None:
@@ -212,12 +257,12 @@ def test_no_step_reads_from_the_device(tiny: TrainConfig, shapes: Dataset, monke
 
         monkeypatch.setattr(torch.Tensor, name, spy)
     # Adam keeps its step numbers on the host and reads them there; SGD reads nothing at all.
-    trainer = loop._Trainer(dataclasses.replace(tiny, augment_on="none", optimizer="sgd"), shapes, Ranks())
+    trainer = Trainer(dataclasses.replace(tiny, augment_on="none", optimizer="sgd"), shapes, Ranks())
     batch = next(trainer.feed.epoch(1))
-    totals = loop._Totals(trainer.device)
-    trainer._step(batch, totals)
+    totals = Totals()
+    trainer.step(batch, totals)
     reads.clear()
-    trainer._step(batch, totals)
+    trainer.step(batch, totals)
     assert reads == []
 
 
@@ -225,3 +270,33 @@ def test_what_a_worker_cannot_build_is_told_before_it_starts(tiny: TrainConfig, 
     config = dataclasses.replace(tiny, recipe="augmix", backend="kornia", augment_on="workers", num_workers=2)
     with pytest.raises(ValueError, match="AugMix is not supported by backend kornia"):
         feed.Feed(config, shapes, Ranks())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("change", [{}, {"prefetch": False}, {"augment_stream": True}, {"resident": True}])
+def test_on_a_gpu_no_step_waits_for_the_device(change: dict[str, Any], tiny: TrainConfig, shapes: Dataset) -> None:
+    config = dataclasses.replace(tiny, device="cuda:0", backend="fused", precision="bfloat16", **change)
+    with trainer(config, shapes) as current:
+        current.warm_up()
+        totals, clock = Totals(), StepClock(current.device, split=True)
+        batches = clock.waiting_for(current.feed.endless())
+        for _ in range(5):
+            current.step(next(batches), totals, clock.passed)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(5):
+                current.step(next(batches), totals, clock.passed)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_split_adds_up_and_the_driver_tells_energy(tiny: TrainConfig, shapes: Dataset) -> None:
+    result = measure_throughput(dataclasses.replace(tiny, device="cuda:0", backend="fused"), shapes, seconds=2)
+    assert sum(result.split_s.values()) == pytest.approx(result.wall_s)
+    assert all(result.split_s[part] > 0 for part in PARTS)
+    # What is left is metrics, and the host between two steps: on the device's clock, never less than nothing but for rounding.
+    assert result.split_s["other"] > -0.01 * result.wall_s
+    if result.energy_j is not None and result.power_w is not None:
+        assert result.power_w == pytest.approx(result.energy_j / result.wall_s)
+        assert 10 < result.power_w < 2000  # no card takes less at work, and none takes more

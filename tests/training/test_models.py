@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.models import count_parameters, create
+from training.models import ResNet, count_parameters, create
 
 
 def test_resnet18_has_the_known_number_of_parameters() -> None:
@@ -36,6 +36,7 @@ def test_weights_are_xavier_uniform() -> None:
 def test_the_last_stage_sees_an_eighth_of_the_side_and_no_image_sees_another() -> None:
     model = create("resnet18", 10, 8).eval()
     images = torch.randn(3, 3, 32, 32)
+    assert isinstance(model, ResNet)
     assert model.stages(model.stem(images)).shape == (3, 64, 4, 4)
     alone = torch.cat([model(image[None]) for image in images])
     torch.testing.assert_close(model(images), alone, rtol=1e-4, atol=1e-5)  # float32 sums in another order

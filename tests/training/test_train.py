@@ -1,6 +1,7 @@
 """The entry point as a user calls it, alone and under torchrun."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -112,3 +113,46 @@ def test_epochs_are_kept_when_a_run_dies(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(entry._Display, "step", die_in_the_third)
     assert entry.main(config, tmp_path / "run") == 130
     assert len((tmp_path / "run" / "curves.csv").read_text().splitlines()) == 1 + 2
+
+
+def test_a_run_that_was_not_finished_is_not_overwritten_and_one_that_was_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TrainConfig(
+        data="synthetic", image_size=16, max_train=40, max_test=20, model="resnet8", width=4, epochs=2, device="cpu",
+        recipe="none", data_root=tmp_path,
+    )  # fmt: skip
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(entry._Folder, "add", lambda self, stats: pytest.fail("stopped") if stats.epoch == 2 else None)
+        with pytest.raises(BaseException, match="stopped"):
+            entry.main(config, out)
+    kept = (out / "checkpoint.pt").read_bytes()
+    assert entry.main(config, out) == 2
+    assert "has the checkpoint of a run that was not finished: add --resume, or take another --out" in capsys.readouterr().err
+    assert (out / "checkpoint.pt").read_bytes() == kept
+    assert entry.main(config, out, resume=True) == 0
+    # Epoch 1 was never written to the curves, and is there all the same: they are continued from the checkpoint.
+    assert [row["epoch"] for row in entry.read_curves(out)] == [1, 2]
+    first = json.loads((out / "result.json").read_text())
+    assert entry.main(config, out) == 0
+    again = json.loads((out / "result.json").read_text())
+    assert (first["resumed_after"], again["resumed_after"]) == (2, 0)
+    assert first["loss"] == again["loss"]
+    assert entry.main(config, None, resume=True) == 2
+    assert "error: --resume needs --out" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_run_leaves_the_folder_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = TrainConfig(
+        data="synthetic", image_size=16, max_train=40, max_test=20, model="resnet8", width=4, epochs=1, device="cpu",
+        recipe="none", data_root=tmp_path,
+    )  # fmt: skip
+    out = tmp_path / "run"
+    assert entry.main(config, out) == 0
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert sorted(before) == ["checkpoint.pt", "curves.csv", "result.json"]
+    capsys.readouterr()
+    assert entry.main(dataclasses.replace(config, model="resnet18"), out, resume=True) == 2
+    assert capsys.readouterr().err.endswith("is the checkpoint of another run: model is resnet8 there and resnet18 here\n")
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before

@@ -1,0 +1,60 @@
+"""What a sweep found, as tables for the terminal."""
+
+import statistics
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.records import Run
+from bench.report.accuracy import baseline, difference, interval, points_words, seeds_to_see
+from bench.report.arms import Arm, settings
+from bench.report.quantities import UNKNOWN, percent, rounded, word
+from bench.seeds import TO_BE_SEEN
+
+COLUMNS = ("n", "accuracy", "minus baseline", f"seeds {'/'.join(map(str, TO_BE_SEEN))}", "examples/s")
+
+
+def print_table(run: Run, console: Console) -> None:
+    """A table for each setting: accuracy with its interval, paired difference from the baseline, seeds needed for smaller."""
+    for arms in settings(run.training, "accuracy"):
+        base = baseline(arms, run.plan)
+        name = "" if base is None else f", baseline {_name(base)}"
+        table = Table(title=f"test accuracy after the last epoch{name}", box=None, title_justify="left")
+        table.add_column("recipe@backend", overflow="fold")
+        for column in COLUMNS:
+            table.add_column(column, justify="right", overflow="fold")  # no digit is lost in a narrow terminal
+        for arm in sorted(arms, key=lambda arm: -statistics.fmean(arm.values("test_accuracy") or [0.0])):
+            table.add_row(*_row(arm, base))
+        console.print(table)
+        console.print(
+            f"n: seeds; ±: 95 % interval; minus baseline: in points, over the same seeds; seeds: how many a difference of "
+            f"{', '.join(map(str, TO_BE_SEEN))} points takes"
+        )
+    failed = [record for record in run.training if record.get("status") == "failed"]
+    for record in failed:
+        console.print(
+            f"[red]failed:[/] {word(record, 'recipe')}@{word(record, 'backend')}, seed {word(record, 'seed')}: ", end=""
+        )
+        console.print(word(record, "reason"), markup=False, highlight=False)
+
+
+def _name(arm: Arm) -> str:
+    return f"{word(arm.first, 'recipe')}@{word(arm.first, 'backend')}"
+
+
+def _row(arm: Arm, base: Arm | None) -> list[str]:
+    values, speed = arm.values("test_accuracy"), arm.median("examples_per_s")
+    one = None if base is None else difference(arm, base)
+    needed = seeds_to_see(one)
+    compared = (
+        ["baseline", ""]
+        if arm is base
+        else [points_words(one), "/".join(dict.fromkeys(needed) if set(needed) == {UNKNOWN} else needed)]
+    )
+    return [
+        _name(arm),
+        str(len(values)),
+        percent(statistics.fmean(values)) + interval(values).removesuffix(" points") if values else UNKNOWN,
+        *compared,
+        rounded(speed) if speed else UNKNOWN,
+    ]

@@ -1,0 +1,240 @@
+"""Checkpoints: whole whatever happens, harmless to read, and a run that goes on from one ends as if it had never stopped."""
+
+import dataclasses
+import math
+import os
+import pickle
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.checkpoint import BadCheckpoint, load, save
+from training.config import Placement, TrainConfig
+from training.dataset import Dataset
+from training.loop import EpochStats, TrainResult, train
+
+
+class _Killed(Exception):
+    pass
+
+
+def _flat(value: Any) -> list[Any]:
+    """All leaves of nested dicts and lists, tensors as bytes."""
+    if isinstance(value, dict):
+        return [leaf for key in value for leaf in [key, *_flat(value[key])]]
+    if isinstance(value, list | tuple):
+        return [leaf for item in value for leaf in _flat(item)]
+    return [value.numpy().tobytes()] if isinstance(value, Tensor) else [value]
+
+
+def _outcome(result: TrainResult) -> list[tuple[float, ...]]:
+    return [(s.epoch, s.train_loss, s.train_accuracy, s.test_accuracy, s.examples) for s in result.epochs]
+
+
+def _die_at(epoch: int, step: int, epochs: list[EpochStats]) -> Callable[[int, int], None]:
+    def on_step(now: int, steps: int) -> None:
+        if (len(epochs) + 1, now) == (epoch, step):
+            raise _Killed
+
+    return on_step
+
+
+# ---- going on ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("augment_on", "num_workers", "change"),
+    [
+        ("device", 0, {}),
+        ("workers", 2, {}),
+        ("device", 0, {"resident": True, "optimizer": "sgd", "schedule": "cosine", "warm_up_epochs": 1.0}),
+    ],
+)
+def test_a_run_that_was_stopped_within_an_epoch_ends_as_if_it_had_not(
+    augment_on: Placement, num_workers: int, change: dict[str, Any], tiny: TrainConfig, shapes: Dataset, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(tiny, epochs=4, augment_on=augment_on, num_workers=num_workers, **change)
+    whole, stopped = tmp_path / "whole.pt", tmp_path / "stopped.pt"
+    expected = train(config, shapes, checkpoint=whole)
+    done: list[EpochStats] = []
+    with pytest.raises(_Killed):
+        train(config, shapes, checkpoint=stopped, on_epoch=done.append, on_step=_die_at(3, 2, done))
+    told: list[list[EpochStats]] = []
+    again: list[EpochStats] = []
+    result = train(
+        config, shapes, checkpoint=stopped, resume=True, on_epoch=again.append, on_resume=lambda e: told.append(list(e))
+    )
+    assert told == [done]
+    assert [stats.epoch for stats in again] == [3, 4]
+    assert result.resumed_after == 2
+    assert expected.resumed_after == 0
+    assert result.epochs[:2] == tuple(done)  # with their times
+    # Bit for bit: streams start anew each epoch, and everything else is in the checkpoint.
+    assert _outcome(result) == _outcome(expected)
+    found, wanted = load(stopped), load(whole)
+    assert wanted["steps"] == 4 * math.ceil(160 / 48)
+    for part in ("model", "optimizer", "steps", "identity"):
+        assert _flat(found[part]) == _flat(wanted[part])
+
+
+def test_resuming_where_there_is_nothing_yet_starts_and_where_all_is_done_trains_nothing(
+    tiny: TrainConfig, shapes: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "new" / "checkpoint.pt"
+    first = train(tiny, shapes, checkpoint=path, resume=True)
+    before = path.read_bytes()
+    steps: list[int] = []
+    second = train(tiny, shapes, checkpoint=path, resume=True, on_step=lambda step, _: steps.append(step))
+    assert steps == []
+    assert second.epochs == first.epochs
+    assert path.read_bytes() == before
+    with pytest.raises(ValueError, match="to resume, say from which checkpoint"):
+        train(tiny, shapes, resume=True)
+
+
+def test_moving_work_to_another_place_does_not_keep_a_run_from_going_on(
+    tiny: TrainConfig, shapes: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    train(tiny, shapes, checkpoint=path)
+    moved = dataclasses.replace(tiny, resident=True, prefetch=False, augment_stream=True)
+    assert train(moved, shapes, checkpoint=path, resume=True).resumed_after == 2
+
+
+# ---- another run's, and no checkpoint at all ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"width": 8}, "width is 4 there and 8 here"),
+        ({"model": "resnet18"}, "model is resnet8 there and resnet18 here"),
+        ({"seed": 7, "epochs": 3}, "epochs is 2 there and 3 here; seed is 0 there and 7 here"),
+    ],
+)
+def test_the_checkpoint_of_another_run_is_told_with_what_differs(
+    change: dict[str, Any], difference: str, tiny: TrainConfig, shapes: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    train(tiny, shapes, checkpoint=path)
+    with pytest.raises(BadCheckpoint) as caught:
+        train(dataclasses.replace(tiny, **change), shapes, checkpoint=path, resume=True)
+    assert str(caught.value) == f"{path} is the checkpoint of another run: {difference}"
+
+
+def test_other_images_are_another_run(tiny: TrainConfig, shapes: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    train(tiny, shapes, checkpoint=path)
+    with pytest.raises(BadCheckpoint, match=f"fingerprint is {shapes.fingerprint} there and other here"):
+        train(tiny, dataclasses.replace(shapes, fingerprint="other"), checkpoint=path, resume=True)
+
+
+def test_weights_that_do_not_fit_are_told(tiny: TrainConfig, shapes: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    train(tiny, shapes, checkpoint=path)
+    payload = load(path)
+    payload["model"]["head.weight"] = payload["model"]["head.weight"][:, :3].clone()
+    save(path, payload)
+    with pytest.raises(BadCheckpoint, match=r"checkpoint.pt holds the weights of another model$"):
+        train(tiny, shapes, checkpoint=path, resume=True)
+    save(path, {"weights": payload["model"]})
+    with pytest.raises(BadCheckpoint, match="is not the checkpoint of a training run, or that of another version"):
+        train(tiny, shapes, checkpoint=path, resume=True)
+
+
+def _one_line(path: Path) -> str:
+    with pytest.raises(BadCheckpoint) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+    return str(caught.value)
+
+
+def test_every_way_to_cut_or_change_a_file_is_noticed(tmp_path: Path) -> None:
+    path, broken = tmp_path / "whole.pt", tmp_path / "broken.pt"
+    values = torch.arange(64.0)
+    save(path, {"values": values, "words": ["a", 1, None, 2.5]})
+    assert _flat(load(path)) == _flat({"values": values, "words": ["a", 1, None, 2.5]})
+    content = path.read_bytes()
+    for length in (0, 1, len(content) // 2, len(content) - 1):
+        broken.write_bytes(content[:length])
+        assert "is no checkpoint, or only a part of one" in _one_line(broken)
+    # One bit among the values: torch alone would read it as other weights.
+    at = content.index(values.numpy().tobytes()) + 100
+    broken.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    assert "is damaged" in _one_line(broken)
+    broken.write_text("no archive at all" * 100)
+    assert "is no checkpoint" in _one_line(broken)
+    torch.save([values], broken)
+    assert "is not a checkpoint of ours: it holds a list" in _one_line(broken)
+
+
+class _Evil:
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.victim),)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "evil.pt"
+    torch.save({"model": _Evil(victim)}, path)
+    assert "holds more than weights and was not loaded: it asks for posix.mkdir" in _one_line(path)
+    path.write_bytes(pickle.dumps({"model": _Evil(victim)}))
+    assert "is no checkpoint" in _one_line(path)
+    assert not victim.exists()
+    pickle.loads(path.read_bytes())
+    assert victim.exists()  # what would have happened
+
+
+# ---- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save(path, {"epoch": 1, "weights": torch.ones(10)})
+    # A file may not grow beyond this: what a full disk does, without filling one.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*checkpoint\.pt, the one before is kept: File too large"):
+            save(path, {"epoch": 2, "weights": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load(path)["epoch"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+    save(path, {"epoch": 3})
+    assert load(path) == {"epoch": 3}
+
+
+def test_no_space_left_is_told(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "checkpoint.pt.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="the one before is kept: No space left on device"):
+        save(tmp_path / "checkpoint.pt", {"epoch": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_death_while_writing_leaves_the_checkpoint_before_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save(path, {"epoch": 1})
+
+    def die(*args: Any) -> None:
+        raise _Killed
+
+    for call in ("fsync", "replace"):  # before all is on the disk, and right before the new one takes its place
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, die)
+            with pytest.raises(_Killed):
+                save(path, {"epoch": 2, "weights": torch.ones(1000)})
+        assert load(path) == {"epoch": 1}
+    save(path, {"epoch": 2})  # what was left behind is no obstacle
+    assert load(path) == {"epoch": 2}
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]

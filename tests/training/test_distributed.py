@@ -1,0 +1,173 @@
+"""Several processes under torchrun: one that dies, ranks that do not fit together, ports and devices that are not there."""
+
+import contextlib
+import csv
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import psutil
+import pytest
+import torch.distributed as dist
+import tyro
+
+from training import train as entry
+from training.checkpoint import load
+from training.distributed import Ranks
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    *("--data", "synthetic", "--image-size", "16", "--max-train", "200", "--max-test", "50", "--device", "cpu"),
+    *("--model", "resnet8", "--width", "4", "--batch-size", "8", "--backend", "kornia", "--recipe", "crop_flip"),
+]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def _command(*arguments: str, processes: int = 0) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes else []
+    return [sys.executable, *launcher, "-m", "training.train", *TINY, *arguments]
+
+
+def _call(*arguments: str, processes: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _command(*arguments, processes=processes), cwd=ROOT, env=ENVIRONMENT | variables, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _started(*arguments: str, processes: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """A run in the background, which with all that it started is gone after the block."""
+    process = subprocess.Popen(
+        _command(*arguments, processes=processes), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+        process.kill()
+        process.wait()
+
+
+def _rows(out: Path) -> list[str]:
+    try:
+        with open(out / "curves.csv", newline="") as file:
+            return [row["epoch"] for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+
+
+def _until_an_epoch_is_done(out: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 90
+    while not _rows(out):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _rank(process: subprocess.Popen[str], rank: int) -> psutil.Process:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return next(child for child in children if child.environ().get("RANK") == str(rank))
+
+
+def _weights(out: Path) -> list[bytes]:
+    return [tensor.numpy().tobytes() for tensor in load(out / "checkpoint.pt")["model"].values()]
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_killed_process_ends_the_job_and_resuming_gives_the_weights_of_a_run_that_was_not(
+    processes: int, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    epochs = ("--epochs", "6")
+    if processes:
+        assert _call(*epochs, "--out", str(whole), processes=processes).returncode == 0
+    else:  # the same in this process, which is quicker
+        tyro.cli(entry.main, args=[*TINY, *epochs, "--out", str(whole)])
+    with _started(*epochs, "--out", str(killed), processes=processes) as job:
+        _until_an_epoch_is_done(killed, job)
+        victim = _rank(job, 1) if processes else psutil.Process(job.pid)
+        victim.kill()
+        died = time.monotonic()
+        _, said = job.communicate(timeout=60)  # a minute at most; the survivor does not wait for an answer for ever
+        assert time.monotonic() - died < 60
+    assert job.returncode != 0
+    if processes:
+        cause = said[said.index("Root Cause") :]
+        assert re.search(r"rank +: 1 \(local_rank: 1\)\s+exitcode +: -9 .*\(SIGKILL\)", cause), said
+    kept = _rows(killed)
+    assert "1" in kept
+    assert "6" not in kept
+    resumed = _call(*epochs, "--out", str(killed), "--resume", processes=processes)
+    assert resumed.returncode == 0, resumed.stderr
+    assert re.search(r"^going on after epoch [1-5] of 6$", resumed.stdout, re.MULTILINE)
+    assert _rows(killed) == ["1", "2", "3", "4", "5", "6"]
+    assert _weights(killed) == _weights(whole)
+    assert (killed / "result.json").exists()
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = _call(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: the port is in use: start torchrun with --standalone, or with another --master-port")
+    assert port in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+class _Among(Ranks):
+    """A rank that hears what others said, without any others."""
+
+    heard: ClassVar[list[dict[str, object]]] = []
+
+    def gather(self, value: object) -> list[Any]:
+        return self.heard
+
+
+def test_ranks_that_were_started_differently_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    same, other = {"width": 4, "fingerprint": "a"}, {"width": 4, "fingerprint": "b"}
+    monkeypatch.setattr(_Among, "heard", [same, same, other])
+    with pytest.raises(ValueError, match=r"^ranks 1 and 2 have different settings: fingerprint is a and b; start all with"):
+        _Among(rank=1, world=3).check_equal("settings", same)
+    monkeypatch.setattr(_Among, "heard", [same, same, same])
+    _Among(rank=1, world=3).check_equal("settings", same)
+
+
+def test_what_rank_0_cannot_answer_is_raised() -> None:
+    assert Ranks().ask_main(lambda: 3) == 3
+
+    def cannot() -> None:
+        raise ValueError("bad file")
+
+    with pytest.raises(ValueError, match=r"^bad file$"):
+        Ranks().ask_main(cannot)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "[../third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:38566: Connection reset by peer"
+        ),
+        RuntimeError("[../third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 300000ms for recv"),
+        dist.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:3690,\nremote process exited or there was a network error"),
+        dist.DistNetworkError("The client socket has timed out after 60000ms while trying to connect to (host, 29500)"),
+    ],
+)
+def test_a_lost_process_is_one_line_that_says_what_to_do(error: Exception) -> None:
+    said = entry.describe(error) or ""
+    assert said.startswith("lost contact with another process: see which one died or never came, then --resume (")
+    assert "\n" not in said
+    assert entry.describe(RuntimeError("NCCL is not built in")) is None

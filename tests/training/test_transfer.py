@@ -1,0 +1,175 @@
+"""Networks to fine-tune: the last layer found and replaced, weights from files, and one line for whatever does not fit."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import nn
+
+from training import checkpoint, models, transfer
+from training.transfer import create, load_weights
+
+HEADS = {
+    "resnet18": "fc",
+    "alexnet": "classifier.6",
+    "densenet121": "classifier",
+    "mobilenet_v3_small": "classifier.3",
+    "efficientnet_b0": "classifier.1",
+    "convnext_tiny": "classifier.2",
+    "squeezenet1_1": "classifier.1",
+    "vit_b_32": "heads.head",
+    "swin_t": "head",
+    "maxvit_t": "classifier.5",
+    "googlenet": "fc",
+}
+
+
+@pytest.mark.parametrize(("model", "head"), HEADS.items())
+def test_the_last_layer_is_found_and_gets_the_classes(model: str, head: str) -> None:
+    with torch.device("meta"):  # layers without values: the networks are large
+        network = create(model, width=None, init="scratch", num_classes=7)
+    assert network.head_name == head
+    outputs = network.head.out_channels if isinstance(network.head, nn.Conv2d) else network.head.out_features
+    assert outputs == 7
+
+
+def test_logits_and_features_of_a_torchvision_network() -> None:
+    network = create("resnet18", width=None, init="scratch", num_classes=3)
+    network.module.eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert network.logits(images).shape == (2, 3)
+        features = network.features(images)
+        assert features.shape == (2, 512)
+        torch.testing.assert_close(network.head(features), network.logits(images))
+    assert network.module.state_dict()["fc.bias"].eq(0).all()
+
+
+def test_a_network_that_goes_on_after_its_last_layer_has_no_features() -> None:
+    network = create("squeezenet1_1", width=None, init="scratch", num_classes=3)
+    network.module.eval()
+    with torch.no_grad(), pytest.raises(ValueError, match="is not the end of this network"):
+        network.features(torch.randn(2, 3, 64, 64))
+
+
+def test_training_googlenet_gives_the_main_logits() -> None:
+    network = create("googlenet", width=None, init="scratch", num_classes=3)
+    network.module.train()
+    assert network.logits(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+
+
+# ---- weights from files -----------------------------------------------------------------------------------------------
+
+
+def ours(num_classes: int = 2, width: int = 4) -> transfer.Network:
+    return create("resnet8", width=width, init="scratch", num_classes=num_classes)
+
+
+def test_weights_of_a_pretrained_network_come_with_another_last_layer(tmp_path: Path) -> None:
+    pretrained = models.create("resnet8", 10, 4)
+    checkpoint.save(tmp_path / "checkpoint.pt", {"model": pretrained.state_dict(), "epochs": [1, 2]})
+    torch.save({f"module.{name}": value for name, value in pretrained.state_dict().items()}, tmp_path / "parallel.pt")
+    torch.save(pretrained.state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    for name in ("checkpoint.pt", "parallel.pt", "old.pt"):
+        network = create("resnet8", width=4, init=str(tmp_path / name), num_classes=3)
+        theirs = pretrained.state_dict()
+        for layer, value in network.module.state_dict().items():
+            if not layer.startswith("head."):
+                assert value.equal(theirs[layer]), layer
+        assert network.module.state_dict()["head.weight"].shape == (3, 16)
+
+
+def spoil(path: Path, change: str) -> None:
+    state: Any = models.create("resnet8", 10, 4).state_dict()
+    if change == "shape":
+        state["stages.1.conv1.weight"] = torch.zeros(1, 2)
+    elif change == "missing":
+        del state["stages.0.norm2.bias"]
+    elif change == "more":
+        state["stages.9.conv1.weight"] = torch.zeros(1)
+    elif change == "list":
+        state = [1, 2]
+    elif change == "numbers":
+        state = {"a": 1}
+    elif change == "empty":
+        state = {}
+    torch.save(state, path)
+    if change == "cut":
+        path.write_bytes(path.read_bytes()[:2000])
+    elif change == "text":
+        path.write_text("no weights")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("shape", r"layer stages\.1\.conv1\.weight is \[1, 2\], the model's is \[8, 4, 3, 3\]"),
+        ("missing", r"no layer stages\.0\.norm2\.bias"),
+        ("more", r"a layer stages\.9\.conv1\.weight"),
+        ("list", "weights.pt"),
+        ("numbers", "no state dict"),
+        ("empty", "no state dict"),
+        ("cut", "weights.pt"),
+        ("text", "weights.pt"),
+    ],
+)
+def test_weights_that_do_not_fit_name_the_file_and_the_layer(change: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    spoil(path, change)
+    network = ours()
+    before = {name: value.clone() for name, value in network.module.state_dict().items()}
+    with pytest.raises(ValueError, match=words) as caught:
+        load_weights(network, path)
+    assert "\n" not in str(caught.value)
+    assert "weights.pt" in str(caught.value)
+    assert all(value.equal(before[name]) for name, value in network.module.state_dict().items()), "nothing was copied"
+
+
+class Attack:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_with_code_is_refused_and_not_run(zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if zipped:
+        torch.save({"model": Attack()}, "weights.pt")
+    else:
+        Path("weights.pt").write_bytes(pickle.dumps(Attack(), protocol=2))
+    with pytest.raises(ValueError, match=r"^weights\.pt[^\n]*$"):
+        load_weights(ours(), Path("weights.pt"))
+    assert not Path("executed").exists()
+
+
+def test_a_file_that_is_not_there_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="nowhere"):
+        create("resnet8", width=4, init=str(tmp_path / "nowhere.pt"), num_classes=2)
+
+
+def test_without_a_network_imagenet_weights_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    with pytest.raises(ValueError, match=r"^no ImageNet weights of resnet18 \([^\n]*no route[^\n]*: take --init PATH[^\n]*$"):
+        create("resnet18", width=None, init="imagenet", num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("model", "width", "init", "words"),
+    [
+        ("resnet8", None, "scratch", "resnet8 is this project's own network: give its --width"),
+        ("nonet", None, "scratch", "unknown model 'nonet'"),
+        ("nonet", 8, "scratch", "unknown model 'nonet'"),
+        ("fcn_resnet50", None, "scratch", "unknown model 'fcn_resnet50'"),  # torchvision's, but no classifier
+        ("resnet18", 8, "imagenet", "have no ImageNet weights"),
+    ],
+)
+def test_models_that_cannot_be_had(model: str, width: int | None, init: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        create(model, width=width, init=init, num_classes=2)

@@ -1,0 +1,85 @@
+"""How weights move: the loss, the optimizer, and the step size as a pure function of the step.
+
+Nothing here keeps a state of its own: a run that goes on from a checkpoint asks for the step that it has come to.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.config import Schedule, TrainConfig
+
+DECAY_SHARE = 0.3
+"""Share of all steps in which a trapezoid comes down."""
+
+
+def loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    """Mean cross entropy of logits [B, C] against labels [B] or soft targets [B, C].
+
+    Smoothing s makes (1 - s) t + s / C of a target t, with soft (mixed) targets too.
+    """
+    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+
+
+def optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Adam (AdamW's decoupled decay), or SGD with Nesterov momentum, over all parameters that are trained.
+
+    Two groups: weights, with weight decay; norms and biases (all that has fewer than two dimensions), without decay and
+    with ``bias_rate`` times the step size. ``rate`` of a group is its largest step size, which ``set_step_size`` scales.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = [parameter for parameter in trained if parameter.ndim >= 2]
+    others = [parameter for parameter in trained if parameter.ndim < 2]
+    rates = (config.learning_rate, config.learning_rate * config.bias_rate)
+    groups: list[dict[str, Any]] = [
+        {"params": weights, "lr": rates[0], "rate": rates[0], "weight_decay": config.weight_decay},
+        {"params": others, "lr": rates[1], "rate": rates[1], "weight_decay": 0.0},
+    ]
+    fused = any(parameter.is_cuda for parameter in trained)  # one kernel for all parameters
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
+    return torch.optim.AdamW(groups, fused=fused)
+
+
+def _cosine(progress: float, share: float) -> float:
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def _one_cycle(progress: float, share: float) -> float:
+    return 1 - progress
+
+
+def _trapezoid(progress: float, share: float) -> float:
+    return min(1.0, (1 - share) / DECAY_SHARE)
+
+
+_AFTER_WARM_UP: Mapping[Schedule, Callable[[float, float], float]] = {
+    "constant": lambda progress, share: 1.0,
+    "cosine": _cosine,
+    "one_cycle": _one_cycle,
+    "trapezoid": _trapezoid,
+}
+"""The factor from the share of the steps after warming up, and the share of all steps, that are done."""
+
+
+def step_size(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """The step size as a share of the largest one at ``step``, counted from 0 over all epochs.
+
+    While warming up (W = warm_up_epochs in steps, rounded) it is (step + 1) / (W + 1), so that no step is wasted on 0; after
+    that it is the schedule's, which comes to 0 right after the last step.
+    """
+    total = config.epochs * steps_per_epoch
+    warm_up = round(config.warm_up_epochs * steps_per_epoch)
+    if step < warm_up:
+        return (step + 1) / (warm_up + 1)
+    return _AFTER_WARM_UP[config.schedule]((step - warm_up) / max(1, total - warm_up), step / total)
+
+
+def set_step_size(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Scale the step size of each group. The numbers stay on the host: nothing is sent to a device or read from it."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["rate"] * share

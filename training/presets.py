@@ -1,0 +1,44 @@
+"""Named ways to train, as data: each is a whole TrainConfig of which single fields may be overridden. No torch here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
+
+from training.config import TrainConfig
+
+PresetName = Literal["book", "standard", "standard_200", "fast"]
+
+BOOK: PresetName = "book"
+
+_STANDARD = TrainConfig(
+    recipe="crop_flip", backend="fused", model="resnet18", epochs=30, batch_size=256, optimizer="sgd", learning_rate=0.2,
+    weight_decay=5e-4, label_smoothing=0.1, schedule="one_cycle", warm_up_epochs=6, precision="auto", channels_last=True,
+    compile=True, resident=True,
+)  # fmt: skip
+
+PRESETS: Mapping[PresetName, TrainConfig] = {
+    # Dive into Deep Learning, 14.1: ResNet-18, Adam, flips.
+    BOOK: TrainConfig(),
+    # The usual recipe for CIFAR-10, in a few minutes and as long as papers train.
+    "standard": _STANDARD,
+    "standard_200": replace(_STANDARD, epochs=200, schedule="cosine", warm_up_epochs=5),
+    # Made for seconds on a data-centre GPU, after cifar10-airbench, whose settings are of a loss summed over the batch: per
+    # mean loss its step size is 1.5 (11.5 / (1 + 1 / (1 - momentum))), and a step at that size decays weights by 0.002.
+    "fast": TrainConfig(
+        recipe="crop_flip", backend="fused", model="speednet", epochs=10, batch_size=1024, optimizer="sgd", learning_rate=1.5,
+        momentum=0.85, weight_decay=1.33e-3, bias_rate=64, label_smoothing=0.2, schedule="one_cycle", warm_up_epochs=2.3,
+        precision="auto", channels_last=True, compile=True, resident=True,
+    ),
+}  # fmt: skip
+
+
+def asked_for(arguments: Sequence[str]) -> PresetName:
+    """The value of ``--preset`` among a command line's arguments, ``book`` where there is none.
+
+    It is looked up before they are parsed, so that the preset's fields stand as the defaults of all other options, whether
+    these come before or after it. A name that is no preset is left to the parser to complain of.
+    """
+    given = [word.partition("=")[2] for word in arguments if word.startswith("--preset=")]
+    given += [value for name, value in pairwise(arguments) if name == "--preset"]
+    return next((name for name in PRESETS if given and name == given[-1]), BOOK)
