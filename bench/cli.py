@@ -1,15 +1,23 @@
 """The command line, ``augbench COMMAND``. Imports torch only once a command has been understood."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
+from bench.decoding import DecodeOptions
+from bench.formats import Format
 from bench.run import RunOptions
+from bench.scaling import ScalingOptions
+from bench.sweep import SweepOptions
+from bench.throughput import ThroughputOptions
 from training.config import TrainConfig
+from training.finetune_config import FinetuneConfig
+from training.presets import BOOK, PRESETS, PresetName, asked_for
 from training.train import describe
 
 INTERRUPTED = 130
@@ -21,9 +29,13 @@ class Train:
     """Train a ResNet with augmentation where you want it, as the book does by default; curves and figures at the end."""
 
     config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    preset: PresetName = BOOK
+    """The settings to start from; every option overrides one."""
     out: Path | None = None
     """Folder for the curves (train loss, train and test accuracy by epoch) as data and as a picture
     (default: results/<date>-<machine>-train)."""
+    resume: bool = False
+    """Go on from the checkpoint in --out."""
 
     def execute(self, console: Console) -> None:
         from bench.records import run_folder
@@ -32,9 +44,11 @@ class Train:
         from training.train import read_curves, run
 
         validate(self.config)
+        if self.resume and self.out is None:
+            raise ValueError("--resume needs --out, the folder of the run that is to go on")
         out = self.out or run_folder(None, "train")
         try:
-            run(self.config, out)
+            run(self.config, out, resume=self.resume)
         finally:
             history = read_curves(out)
             if history:
@@ -49,6 +63,36 @@ class Run(RunOptions):
         from bench.run import run
 
         run(self, console)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput(ThroughputOptions):
+    """Measure what augmentation costs a training run, by backend and place, and how many workers would keep up with it."""
+
+    def execute(self, console: Console) -> None:
+        from bench.throughput import throughput
+
+        throughput(self, console)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(SweepOptions):
+    """Train with every recipe, backend and seed: accuracies with intervals, paired differences, seeds that small ones need."""
+
+    def execute(self, console: Console) -> None:
+        from bench.sweep import sweep
+
+        sweep(self, console)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling(ScalingOptions):
+    """Measure training on 1, 2, 4 ... processes, and prove that no two draw the same; exit code 1 where a job failed."""
+
+    def execute(self, console: Console) -> None:
+        from bench.scaling import scaling
+
+        sys.exit(0 if scaling(self, console) else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +132,20 @@ class Audit:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write report.md, its figures and measurements.csv anew from the records of a run."""
+    """Write the report anew from the records of a run, or one report on several runs. Never mixes machines or versions."""
 
-    run: tyro.conf.Positional[Path]
-    """A folder that augbench run, or pytest --benchmark-only, wrote."""
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders that augbench run, or pytest --benchmark-only, wrote."""
+    out: Path | None = None
+    """Folder of the report (default: that of the run itself; for several, results/merged-<date>)."""
 
     def execute(self, console: Console) -> None:
+        from bench.merging import read_merged
         from bench.records import load_run
         from bench.report import write_report
 
-        console.print(f"report: {write_report(load_run(self.run))}")
+        alone = len(self.runs) == 1 and self.out is None
+        console.print(f"report: {write_report(load_run(self.runs[0]) if alone else read_merged(self.runs, self.out))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +189,10 @@ class Compare:
     """The run folder in question."""
     threshold: float = 0.05
     """Share of images/s that may be lost: a regression is called slower and loses more; same is within it."""
+    accuracy_threshold: float = 0.005
+    """Share of test accuracy that may be lost, the same way; 0.005 is half a point."""
     level: float = 0.05
-    """Chance that anything is called faster or slower where nothing changed, over all cases together."""
+    """Chance that anything is called changed where nothing did, over all cases together."""
     across_machines: bool = False
     """Compare runs of different machines, versions or data all the same, and say what differs."""
 
@@ -150,25 +200,118 @@ class Compare:
         from bench.compare import compare
 
         status = compare(
-            self.a, self.b, console, threshold=self.threshold, level=self.level, across_machines=self.across_machines
-        )
+            self.a, self.b, console, threshold=self.threshold, accuracy_threshold=self.accuracy_threshold, level=self.level,
+            across_machines=self.across_machines,
+        )  # fmt: skip
         sys.exit(status)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publish:
+    """Check that runs may be cited, copy their records to the published ones, and write the index page over all of those."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Run folders. Without any, only the index is written anew."""
+    folder: Path = Path("results/published")
+    """Where published runs lie."""
+
+    def execute(self, console: Console) -> None:
+        from bench.published import publish
+
+        console.print(f"index: {publish(self.runs, self.folder, console)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write the numbers of one run, or of several, for other programs; or check runs against the published schemas."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders that augbench run, or pytest --benchmark-only, wrote."""
+    format: Format = "csv"
+    """A row a quantity of a case (csv, json, parquet), or what a service for continuous benchmarking reads."""
+    out: Path | None = None
+    """File to write (default: the standard output)."""
+    validate: bool = False
+    """Export nothing: check every file against its schema, say each fault on a line, and exit with 2 if there is one."""
+
+    def execute(self, console: Console) -> None:
+        from bench.export import export_command
+
+        sys.exit(export_command(self.runs, self.format, self.out, validate=self.validate))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """Fine-tune a network on photographs; or compare what to train over seeds, or measure where the time goes by placement."""
+
+    config: tyro.conf.OmitArgPrefixes[FinetuneConfig]
+    compare: bool = False
+    """All layers, the last one (with augmentation, and on features computed once) and from scratch, with every seed."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of --compare."""
+    split: bool = False
+    """Time decoding, augmentation and the step in every placement instead."""
+    rounds: int = 3
+    """Of --split: epochs of each placement."""
+    resume: bool = False
+    """Go on from the checkpoint in --out (--compare does by itself)."""
+    out: Path | None = None
+    """Folder for weights, records and the report (default: results/<date>-<machine>-finetune)."""
+
+    def execute(self, console: Console) -> None:
+        from bench import finetune
+
+        if self.compare and self.split:
+            raise ValueError("--compare and --split are two measurements: ask for one at a time")
+        if self.compare:
+            finetune.compare(self.config, self.seeds, self.out, console)
+        elif self.split:
+            finetune.split(self.config, self.rounds, self.out, console)
+        else:
+            finetune.run_one(self.config, self.out, console, resume=self.resume)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode(DecodeOptions):
+    """Measure how fast JPEG files become pixels: by decoder, image size and number of processes."""
+
+    def execute(self, console: Console) -> None:
+        from bench.decoding import decode
+
+        decode(self, console)
 
 
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Throughput, tyro.conf.subcommand("throughput")]
+    | Annotated[Finetune, tyro.conf.subcommand("finetune")]
+    | Annotated[Decode, tyro.conf.subcommand("decode")]
+    | Annotated[Scaling, tyro.conf.subcommand("scaling")]
     | Annotated[Audit, tyro.conf.subcommand("audit")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Publish, tyro.conf.subcommand("publish")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Gallery, tyro.conf.subcommand("gallery")]
 )
+
+
+def commands(arguments: Sequence[str]) -> Any:
+    """All commands; those that train have the settings of the preset that was asked for as their defaults."""
+    preset = asked_for(arguments)
+    train = Train(config=PRESETS[preset], preset=preset)
+    sweep = Sweep(config=PRESETS[preset], preset=preset)
+    return (
+        Command
+        | Annotated[Train, tyro.conf.subcommand("train", default=train)]
+        | Annotated[Sweep, tyro.conf.subcommand("sweep", default=sweep)]
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. A user's mistake ends with one line on stderr and exit code 2; Ctrl-C with 130."""
     command = tyro.cli(
-        Command,
+        commands(sys.argv[1:] if arguments is None else arguments),
         prog="augbench",
         description="Where should image augmentation run, with which library, and what does it cost?",
         args=arguments,

@@ -1,23 +1,27 @@
-"""How the benchmarks are made: one item for each pass of each planned case, timed by a clock that synchronises."""
+"""How the benchmarks are made: one item for each pass of each planned case, timed by a clock that synchronises.
+
+The trainer's overhead is no case of the grid; its passes are items too.
+"""
 
 from typing import Any
 
 import pytest
 
-from bench.session import SESSION, BenchSession, CasePass
+from bench.items import CasePass, OverheadPass
+from bench.session import SESSION, BenchSession
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "case_pass" not in metafunc.fixturenames:
+    name = next((name for name in ("case_pass", "overhead_pass") if name in metafunc.fixturenames), None)
+    if name is None:
         return
     session = metafunc.config.stash.get(SESSION, None)
-    suite = metafunc.function.__name__.removeprefix("test_")
     if session is None:
         skip = pytest.mark.skip(reason="measured only with --benchmark-only")
-        metafunc.parametrize("case_pass", [pytest.param(None, marks=skip, id="not-measured")])
+        metafunc.parametrize(name, [pytest.param(None, marks=skip, id="not-measured")])
     else:
-        params = [pytest.param(one, id=one.id, marks=session.marks(one)) for one in session.passes(suite)]
-        metafunc.parametrize("case_pass", params)
+        passes = session.passes(metafunc.function.__name__.removeprefix("test_"))
+        metafunc.parametrize(name, [pytest.param(one, id=one.id, marks=session.marks(one)) for one in passes])
 
 
 @pytest.fixture
@@ -25,3 +29,10 @@ def measure_pass(case_pass: CasePass, benchmark: Any, pytestconfig: pytest.Confi
     """A function that measures this item's pass and keeps its record."""
     session: BenchSession = pytestconfig.stash[SESSION]
     return lambda: session.measure(case_pass, benchmark)
+
+
+@pytest.fixture
+def measure_overhead_pass(overhead_pass: OverheadPass, benchmark: Any, pytestconfig: pytest.Config) -> Any:
+    """A function that measures this item's pass of the trainer's overhead and keeps its record."""
+    session: BenchSession = pytestconfig.stash[SESSION]
+    return lambda: session.measure_overhead(overhead_pass, benchmark)

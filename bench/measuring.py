@@ -1,6 +1,8 @@
 """One pass of one case: build the pipeline (or take the one of the last pass), warm it up, time it."""
 
+import functools
 import gc
+import statistics
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +13,8 @@ import torch
 from augment import BACKENDS, build
 from bench.cases import Case, PlannedCase
 from bench.inputs import Inputs
-from bench.timing import Clock, CompilerWatch, Sampler, device_seconds, measure, peak_bytes
+from bench.limits import copy_bandwidth, launches, roofline_share, synchronisations
+from bench.timing import Clock, CompilerWatch, Sampler, Timing, device_seconds, measure, peak_bytes
 
 KEPT_PIPELINES = 4
 """Built pipelines kept between passes. Building is cheap, but Kornia's modules hold on to their last batch's parameters."""
@@ -20,6 +23,7 @@ KEPT_PIPELINES = 4
 @dataclass(kw_only=True)
 class _Built:
     call: Callable[[], object]
+    bytes_in: int
     watch: CompilerWatch | None
     fresh: bool = True
 
@@ -30,6 +34,7 @@ class Bench:
     def __init__(self, inputs: Inputs, seconds: float) -> None:
         self._inputs = inputs
         self._seconds = seconds
+        self.copy_bandwidth = functools.cache(copy_bandwidth)
         self._built: OrderedDict[Case, _Built] = OrderedDict()
         # The libraries' own objects stay: going through them again before each pass would take longer than the pass.
         gc.collect()
@@ -63,8 +68,20 @@ class Bench:
         if built.fresh:
             result["compile_s"] = timing.compile_s if built.watch else None
             result["peak_bytes"] = self._peak_bytes(planned, built.call, timing.median_s)
+            result |= self._use_of_the_device(case, built, timing)
         built.fresh = False
         return result
+
+    def _use_of_the_device(self, case: Case, built: _Built, timing: Timing) -> dict[str, Any]:
+        moved = built.bytes_in + _bytes_of(built.call())
+        # The mean: of calls that skip their work half of the time, the median may be one that did nothing.
+        seconds = statistics.fmean(timing.samples_s)
+        return {
+            "bytes_moved": moved,
+            "roofline_share": roofline_share(moved, seconds, self.copy_bandwidth(case.device)),
+            "launches": launches(built.call, case.device),
+            "syncs": synchronisations(built.call, case.device),
+        }
 
     def _peak_bytes(self, planned: PlannedCase, call: Callable[[], object], median_s: float) -> int | None:
         if planned.case.backend == "pil":
@@ -88,7 +105,7 @@ class Bench:
                 image_size=case.image_size,
             )
             call = (lambda: pipeline(images, labels)) if pipeline.mixes else (lambda: pipeline(images))
-            self._built[case] = _Built(call=call, watch=watch)
+            self._built[case] = _Built(call=call, bytes_in=_bytes_of(images), watch=watch)
             while len(self._built) > KEPT_PIPELINES:
                 self._built.popitem(last=False)
         self._built.move_to_end(case)
@@ -106,6 +123,12 @@ class Bench:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _bytes_of(result: object) -> int:
+    """Bytes of the images; labels are small change."""
+    images = result[0] if isinstance(result, tuple) else result
+    return images.nbytes if isinstance(images, torch.Tensor) else 0
 
 
 def device_works(device: str) -> bool:

@@ -37,8 +37,8 @@ class Progress:
         """Say what will be measured and about how long it takes."""
         self._total = len(items)
         self._started = self._said = time.monotonic()
-        cases = len({item.planned for item in items})
-        about = duration(self._total * (settings["case_seconds"] + OVERHEAD_S))
+        cases = len({item.id.rpartition("-pass")[0] for item in items})
+        about = duration(sum(item.length * settings["case_seconds"] + OVERHEAD_S for item in items))
         self.say(f"Measuring {cases} cases in {settings['passes']} passes, about {about}; records go to {folder}")
         if self._reporter is not None:
             self._reporter.showfspath = False  # items of both files alternate: their names would fill the screen

@@ -6,19 +6,18 @@ rest goes on in a fresh one. What was measured is on disk at once, so an interru
 
 import contextlib
 import os
-import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from bench.cases import check_names, one_line
+from bench.outcomes import outcome, recorded
 from bench.presets import Preset, PresetName, preset
 from bench.records import AUDIT, SCHEMA, append_training, load_run, run_folder, write_json
 
@@ -71,9 +70,9 @@ def run(options: RunOptions, console: Console) -> Path:
     console.print(f"results go to {folder}")
     try:
         _audit(options, chosen, dataset, folder, console)
+        _gallery(options, dataset, folder, console)
         _benchmarks(options, chosen, folder)
-        configs = list(_training_configs(options, chosen, device))
-        _throughput(configs, chosen, dataset, folder, console)
+        _throughput(options, chosen, dataset, device, folder, console)
         _accuracy(options, chosen, dataset, device, folder, console)
     except BaseException:
         with contextlib.suppress(
@@ -111,6 +110,19 @@ def _audit(options: RunOptions, chosen: Preset, dataset: "Dataset", folder: Path
         return
     counts = Counter(one["verdict"] for one in record["verdicts"])
     console.print(f"audit: {', '.join(f'{number} {verdict}' for verdict, number in counts.most_common())}")
+
+
+def _gallery(options: RunOptions, dataset: "Dataset", folder: Path, console: Console) -> None:
+    """Pictures of what is measured, for the report. Where they cannot be drawn, the measurements go on."""
+    from bench.gallery import spread_out
+    from bench.strips import draw_strips
+
+    with console.status("gallery: every op and recipe on every backend"):
+        try:
+            images = spread_out(dataset.train.images)
+            draw_strips(images, folder, dataset=dataset.name, backends=options.backends, recipes=options.recipes)
+        except Exception as error:  # whatever a library raises; the report says that there are none
+            console.print(f"[bold red]the gallery failed:[/] {type(error).__name__}: {one_line(error)}")
 
 
 # ---- benchmarks -------------------------------------------------------------------------------------------------------
@@ -163,47 +175,19 @@ def _unfinished(folder: Path) -> bool:
 # ---- training ---------------------------------------------------------------------------------------------------------
 
 
-def _training_configs(options: RunOptions, chosen: Preset, device: str) -> Iterator["TrainConfig"]:
-    """Every placement whose throughput is compared: no augmentation (the ceiling), on the device, in loader workers."""
-    from augment import BACKENDS, RECIPES, UnsupportedOp
-    from augment.catalog import check_supported
-    from bench.environment import usable_cores
-    from training.config import TrainConfig
+def _throughput(options: RunOptions, chosen: Preset, dataset: "Dataset", device: str, folder: Path, console: Console) -> None:
+    from bench.throughput import Axes, measure_arms, where_decoded, worker_counts
+    from training.config import TrainConfig, settled, validate
 
-    base = TrainConfig(model=chosen.model, width=chosen.width, device=device, max_train=chosen.max_train)
-    cores = usable_cores()
-    workers = sorted({0, *(2**i for i in range(10) if 2**i <= cores), cores})
-    yield replace(base, augment_on="none")
-    for recipe in options.recipes or chosen.throughput_recipes:
-        for backend in BACKENDS.values():
-            if options.backends is not None and backend.name not in options.backends:
-                continue
-            try:
-                check_supported(RECIPES[recipe](base.image_size), backend.name)
-            except UnsupportedOp:
-                continue
-            if backend.on_device and not (backend.compiled and device == "cpu"):
-                yield replace(base, augment_on="device", recipe=recipe, backend=backend.name)
-            if not backend.on_device:
-                for count in workers:
-                    yield replace(base, augment_on="workers", recipe=recipe, backend=backend.name, num_workers=count)
-
-
-def _throughput(configs: list["TrainConfig"], chosen: Preset, dataset: "Dataset", folder: Path, console: Console) -> None:
-    from training.loop import measure_throughput
-
-    jobs = []
-    for number in range(chosen.throughput_rounds):
-        order = random.Random(number).sample(configs, len(configs))  # each round in its own order, against drift
-        jobs += [(number, config) for config in order]
-    for done, (number, config) in enumerate(jobs, start=1):
-        with console.status(f"training throughput {done}/{len(jobs)}: {_label(config)}"):
-            measure = partial(measure_throughput, config, dataset, seconds=chosen.throughput_seconds)
-            record = _recorded("throughput", config, dataset, measure)
-        append_training(folder, {**record, "round": number})
-        console.print(
-            f"throughput {done}/{len(jobs)}  {_label(config)}: {_outcome(record, 'examples_per_s', '{:,.0f} examples/s')}"
-        )
+    base = TrainConfig(model=chosen.model, width=chosen.width, device=device, max_train=chosen.max_train, precision="auto")
+    base = settled(base, validate(base))
+    axes = Axes(
+        recipes=options.recipes or chosen.throughput_recipes,
+        backends=options.backends,
+        workers=worker_counts(),
+        decode=where_decoded(dataset),
+    )
+    measure_arms(base, axes, dataset, folder, console, seconds=chosen.throughput_seconds, rounds=chosen.throughput_rounds)
 
 
 def _accuracy(options: RunOptions, chosen: Preset, dataset: "Dataset", device: str, folder: Path, console: Console) -> None:
@@ -216,10 +200,10 @@ def _accuracy(options: RunOptions, chosen: Preset, dataset: "Dataset", device: s
     ]
     for done, config in enumerate(jobs, start=1):
         with console.status(f"accuracy {done}/{len(jobs)}: {config.recipe}, seed {config.seed}"):
-            record = _recorded("accuracy", config, dataset, partial(train, config, dataset))
+            record = recorded("accuracy", config, dataset, partial(train, config, dataset))
         append_training(folder, record)
-        outcome = _outcome(record, "test_accuracy", "test accuracy {:.1%}")
-        console.print(f"accuracy {done}/{len(jobs)}  {config.recipe}, seed {config.seed}: {outcome}")
+        words = outcome(record, "test_accuracy", "test accuracy {:.1%}")
+        console.print(f"accuracy {done}/{len(jobs)}  {config.recipe}, seed {config.seed}: {words}")
 
 
 def _accuracy_config(recipe: str, chosen: Preset, device: str) -> "TrainConfig":
@@ -241,24 +225,3 @@ def _accuracy_config(recipe: str, chosen: Preset, device: str) -> "TrainConfig":
                 workers = 0 if on_device else usable_cores()
                 return replace(config, backend=backend, augment_on="device" if on_device else "workers", num_workers=workers)
     return replace(config, backend="torchvision_loop", augment_on="workers", num_workers=usable_cores())
-
-
-def _recorded(kind: str, config: "TrainConfig", dataset: "Dataset", measure: Callable[[], Any]) -> dict[str, Any]:
-    """The record of a measurement, or of its failure: one placement that fails must not cost the others."""
-    try:
-        record: dict[str, Any] = measure().as_record()
-    except Exception as error:  # whatever a library raises is this placement's result
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        identity = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, "fallback": dataset.fallback}
-        record = {"kind": kind, "status": "failed", "reason": reason, **config.as_record(), **identity}
-        record["num_epochs"] = record.pop("epochs")  # as in the records of runs that succeeded
-    return record
-
-
-def _outcome(record: dict[str, Any], name: str, wording: str) -> str:
-    return wording.format(record[name]) if record["status"] == "ok" else f"failed ({record['reason']})"
-
-
-def _label(config: "TrainConfig") -> str:
-    workers = f" x{config.num_workers}" if config.augment_on == "workers" else ""
-    return f"{config.effective_recipe}, {config.effective_backend} on {config.augment_on}{workers}"

@@ -10,16 +10,28 @@ must forget one pipeline before it compiles the next (see ``CompilerWatch``) and
 import os
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bench.cases import Case, Grid, PlannedCase, default_devices, one_line, plan
+from bench.items import CasePass, Item, OverheadPass, pass_of
 from bench.measurements import Measurement, done, join, read_entry, running
 from bench.progress import Progress
-from bench.records import SCHEMA, Journal, finalise, load_events, load_plan, plan_entry, run_folder, write_json
+from bench.records import (
+    SCHEMA,
+    Journal,
+    append_training,
+    finalise,
+    load_events,
+    load_plan,
+    load_run,
+    plan_entry,
+    run_folder,
+    write_json,
+)
 from bench.summary import summary_lines
 
 if TYPE_CHECKING:
@@ -30,18 +42,6 @@ PASSES = 3
 CASE_SECONDS = 0.1
 # What the plan of a run is made of; with --resume it stands in the folder.
 GRID_OPTIONS = ("device", "backends", "ops", "recipes", "batch_sizes", "image_sizes", "dtype", "grid", "passes", "case_seconds")
-
-
-@dataclass(frozen=True, slots=True)
-class CasePass:
-    """A pytest item: pass ``number`` (from 0) of a planned case."""
-
-    planned: PlannedCase
-    number: int
-
-    @property
-    def id(self) -> str:
-        return f"{self.planned.case.id}-pass{self.number + 1}"
 
 
 def start(config: pytest.Config) -> None:
@@ -77,6 +77,8 @@ def _planned(config: pytest.Config) -> "BenchSession":
         "seed": random.randrange(2**32),
         "passes": ask("passes") or PASSES,
         "case_seconds": ask("case_seconds") or CASE_SECONDS,
+        # Of the whole only: who asks for some ops or recipes asks for nothing else.
+        "training_on": list(grid.devices) if ask("ops") is None and ask("recipes") is None else [],
     }
     return BenchSession(config, plan(grid), settings)
 
@@ -97,7 +99,8 @@ def _resumed(config: pytest.Config) -> "BenchSession":
 
 
 class BenchSession:
-    """The plugin. ``settings`` are seed, passes and case_seconds; ``events`` what a resumed run has already measured."""
+    """The plugin. ``settings`` are seed, passes, case_seconds and training_on, the devices on which the trainer's own step is
+    measured; ``events`` is what a resumed run has already measured."""
 
     def __init__(
         self,
@@ -121,8 +124,10 @@ class BenchSession:
 
     # ---- the items and their order
 
-    def passes(self, suite: str) -> Iterator[CasePass]:
+    def passes(self, suite: str) -> Iterator[Item]:
         """The items of a suite: each pass of each case that has no record yet; what is unsupported once, to be seen."""
+        if suite == "training":
+            yield from self._overhead_passes()
         measured = {(event["id"], event["pass"]) for event in self.events if event["event"] == "done"}
         for planned in self.planned:
             case = planned.case
@@ -131,11 +136,22 @@ class BenchSession:
                     if (case.id, number) not in measured:
                         yield CasePass(planned, number)
 
-    def marks(self, one: CasePass) -> pytest.MarkDecorator:
+    def _overhead_passes(self) -> Iterator[OverheadPass]:
+        known = load_run(self.config.getoption("results")).training if self.resuming else []
+        measured = {(r.get("device"), r.get("round")) for r in known if r.get("kind") == "overhead"}
+        for device in self.settings.get("training_on", ()):
+            for number in range(self.settings["passes"]):
+                if (device, number) not in measured:
+                    yield OverheadPass(device, number)
+
+    def marks(self, one: Item) -> pytest.MarkDecorator:
         """pytest-benchmark's clock for the item: one that waits for the device."""
         from bench.timing import Clock
 
-        clock = Clock("cpu" if one.planned.status == "unsupported" else one.planned.case.device)
+        if isinstance(one, OverheadPass):
+            clock = Clock(one.device)
+        else:
+            clock = Clock("cpu" if one.planned.status == "unsupported" else one.planned.case.device)
         return pytest.mark.benchmark(timer=clock, disable_gc=True)
 
     def _ordered(self, selected: list[CasePass]) -> list[CasePass]:
@@ -157,15 +173,18 @@ class BenchSession:
     @pytest.hookimpl(trylast=True)  # after -k has taken its choice
     def pytest_collection_modifyitems(self, items: list[pytest.Function]) -> None:
         # Of a suite without cases pytest makes one item that skips itself.
-        items[:] = [item for item in items if isinstance(item.callspec.params.get("case_pass"), CasePass)]
-        place = {one: index for index, one in enumerate(self._ordered([_case_pass(item) for item in items]))}
-        items.sort(key=lambda item: place[_case_pass(item)])
+        ours = {item: one for item in items if (one := pass_of(item)) is not None}
+        order: list[Item] = [*self._ordered([one for one in ours.values() if isinstance(one, CasePass)])]
+        order += [one for one in ours.values() if isinstance(one, OverheadPass)]  # a step of a model would disturb the cases
+        place = {one: index for index, one in enumerate(order)}
+        items[:] = sorted(ours, key=lambda item: place[ours[item]])
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         if self.config.getoption("collectonly") or not session.items:
             return
         self._pytest = session
-        order = [_case_pass(item) for item in session.items if isinstance(item, pytest.Function)]
+        every = [one for item in session.items if (one := pass_of(item)) is not None]
+        order = [one for one in every if isinstance(one, CasePass)]
         if not self.resuming:
             selected = {one.planned for one in order}
             self.planned = [planned for planned in self.planned if planned in selected]
@@ -173,7 +192,8 @@ class BenchSession:
             self._open(order)
         except (ValueError, OSError) as error:
             raise pytest.UsageError(one_line(error, limit=2000)) from None
-        self._progress.begin([one for one in order if one.planned.status == "planned"], self.settings, self.folder)
+        timed = [one for one in every if isinstance(one, OverheadPass) or one.planned.status == "planned"]
+        self._progress.begin(timed, self.settings, self.folder)
 
     def _open(self, order: list[CasePass]) -> None:
         from bench.environment import environment
@@ -196,7 +216,8 @@ class BenchSession:
                 "order": [[place[one.planned], one.number] for one in order],
             }
             write_json(self.folder / "plan.json", stored)
-            write_json(self.folder / "environment.json", environment(inputs.dataset))
+            speeds = {name: self._bench.copy_bandwidth(name) for name in dict.fromkeys(p.case.device for p in self.planned)}
+            write_json(self.folder / "environment.json", {**environment(inputs.dataset), "copy_bytes_per_s": speeds})
         assert self.folder is not None
         self._journal = Journal(self.folder)
         for event in self.events if self.resuming else ():
@@ -229,6 +250,22 @@ class BenchSession:
         benchmark.extra_info.update(
             {"images_per_s": rate, **asdict(case), "draws": planned.draws, "pass": one.number, "threads": result["threads"]}
         )
+
+    def measure_overhead(self, one: OverheadPass, benchmark: Any) -> None:
+        """Measure a pass of the trainer's overhead and keep its record; the item fails with one line when that fails."""
+        from bench.overhead import measure_pass
+
+        assert self.folder is not None, "measured before the run's folder was opened"
+        seconds = one.length * self.settings["case_seconds"]
+        record = measure_pass(
+            one.device, benchmark, self.config.getoption("data"), self.config.getoption("data_root"), seconds=seconds
+        )
+        try:
+            append_training(self.folder, {**record, "round": one.number})
+        except OSError as error:
+            self._stop(f"cannot write to {self.folder}: {error.strerror or error}; what was measured is printed below")
+        if record["status"] != "ok":
+            pytest.fail(record["reason"], pytrace=False)
 
     def _fail(self, case: Case, number: int, error: Exception) -> None:
         from bench.measuring import device_works
@@ -299,10 +336,3 @@ class BenchSession:
             terminalreporter.write_line(f"ERROR: {self.trouble}", red=True)
         else:
             terminalreporter.write_line(f"Results: {os.path.relpath(self.folder)}", bold=True)
-
-
-def _case_pass(item: pytest.Item) -> CasePass:
-    assert isinstance(item, pytest.Function)
-    case_pass = item.callspec.params["case_pass"]
-    assert isinstance(case_pass, CasePass)
-    return case_pass

@@ -1,8 +1,14 @@
-"""Images for all tests: a small batch with structure, made without files."""
+"""Images for all tests: a small batch with structure, made without files. Without CUDA, Triton interprets its kernels."""
+
+import os
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # is read when Triton is first imported, which is later than this
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,6 +22,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tensors as small as the tests' gain nothing from a second thread, and lose much where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def smooth_images(count: int, size: int, seed: int = 0) -> Tensor:
