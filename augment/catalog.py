@@ -550,6 +550,7 @@ def build(
     image_size: int = 32,
     num_classes: int = 10,
     generator: torch.Generator | None = None,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Pipeline:
     """Build a recipe (by name), an op (by name or value) or a sequence of ops for a backend.
 
@@ -559,6 +560,7 @@ def build(
         image_size: side of the square input images, from which named subjects take their sizes.
         num_classes: length of the soft targets of MixUp and CutMix.
         generator: source of randomness; without one the libraries draw from torch's global generator of the device.
+        memory_format: of the result: torch.contiguous_format or torch.channels_last.
 
     Raises:
         UnsupportedOp: the backend has no such op, or not in this dtype.
@@ -568,7 +570,7 @@ def build(
     chosen = find_backend(backend)
     check_supported(ops, backend, dtype)
     if chosen.plan is not None:
-        run = chosen.plan(ops, num_classes=num_classes, generator=generator)
+        run = chosen.plan(ops, num_classes=num_classes, generator=generator, device=torch.device(device), dtype=dtype)
         generator = None  # the runner has it: the global one is neither seeded nor restored
     else:
         run = chosen.compose([build_step(op, chosen.library, torch.device(device), num_classes) for op in ops])
@@ -580,6 +582,7 @@ def build(
         run=run,
         dtype=dtype,
         generator=generator,
+        memory_format=memory_format,
     )
 
 

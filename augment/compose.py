@@ -32,21 +32,23 @@ class Pipeline:
     """Ops on a backend, ready for batches.
 
     ``pipeline(images)`` takes [B, 3, H, W] uint8, or float in [0, 1], on any device and returns [B, 3, h, w] of ``dtype`` in
-    memory of its own: the input is never changed and never shared. ``pipeline(images, labels)`` takes int64 class indices
-    [B] too and returns ``(images, targets)``, where ``targets`` are the labels, or float [B, num_classes] when ``mixes``.
+    memory of its own, laid out as ``memory_format`` says: the input is never changed and never shared.
+    ``pipeline(images, labels)`` takes int64 class indices [B] too and returns ``(images, targets)``, where ``targets`` are the
+    labels, or float [B, num_classes] when ``mixes``.
 
     Raises ValueError for images of another shape or type, for an empty batch, and for missing labels when ``mixes``.
     """
 
     def __init__(
         self, *, ops: Sequence[Op], backend: str, draws: str, mixes: bool, run: Runner, dtype: torch.dtype,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None = None, memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:  # fmt: skip
         self.ops = tuple(ops)
         self.backend = backend
         self.draws = draws
         self.mixes = mixes
         self.dtype = dtype
+        self.memory_format = memory_format
         self._run = run
         self._generator = generator
 
@@ -60,7 +62,7 @@ class Pipeline:
             raise ValueError("this pipeline mixes labels: call it as pipeline(images, labels)")
         with _library_rng(self._generator, images.device):
             result, targets = self._run(images, labels)
-        result = _own_memory(to_dtype(result, self.dtype), images)
+        result = _own_memory(to_dtype(result, self.dtype), images, self.memory_format)
         return result if targets is None else (result, targets)
 
     def __repr__(self) -> str:
@@ -106,11 +108,17 @@ def to_dtype(images: Tensor, dtype: torch.dtype) -> Tensor:
     return to_float(images).to(dtype)
 
 
-def _own_memory(result: Tensor, images: Tensor) -> Tensor:
+def _shares(result: Tensor, images: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # addresses are not known; what has changed its type was copied
+        return result.dtype == images.dtype
+    return result.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()
+
+
+def _own_memory(result: Tensor, images: Tensor, memory_format: torch.memory_format) -> Tensor:
     # Flips and crops may be lazy views, and an op that is skipped returns its input: everyone pays for the copy here.
-    if result.untyped_storage().data_ptr() == images.untyped_storage().data_ptr():
-        return result.clone(memory_format=torch.contiguous_format)
-    return result.contiguous()
+    if _shares(result, images):
+        return result.clone(memory_format=memory_format)
+    return result.contiguous(memory_format=memory_format)
 
 
 # ---- ways to run ------------------------------------------------------------------------------------------------------

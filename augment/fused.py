@@ -1,9 +1,11 @@
 """The fused backend: torchvision's ops with a draw for each image, planned as a whole recipe, over the batch at once.
 
 ``plan(recipe)`` gives a ``Plan``: ``sample`` draws parameters (``augment.sampling``), ``apply`` does the work from them and
-nothing else (``augment.stages``), so that replaying parameters gives the same pixels. ``compose`` makes it a backend's runner.
+nothing else, so that replaying parameters gives the same pixels: by tensor kernels (``augment.stages``), and on a CPU with a
+compiler mostly in C (``augment.native``). ``compose`` makes it a backend's runner.
 """
 
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from augment import kernels, ops, sampling, stages, threads
+from augment import kernels, native, ops, sampling, stages, threads
 from augment.compose import Runner
 from augment.ops import Op
 from augment.sampling import Params
@@ -35,6 +37,8 @@ class Plan:
 
     ops: tuple[Op, ...]
     stages: tuple[Stage, ...]
+    runs: tuple[native.Run | native.Chains, ...] = ()
+    """What a CPU does image by image instead of those stages; tensor kernels do the rest, and define it all."""
 
     @property
     def mixes(self) -> bool:
@@ -53,13 +57,25 @@ class Plan:
         with threads.enough_for(images.device, images.numel()):
             images = images.contiguous()
             if images.is_floating_point():
-                images = images.to(torch.float32, copy=True)
-            start = 0
-            for stage in self.stages:
-                end = start + len(stage.ops)
+                images = images.to(torch.float32)
+            done = 0
+            for run in self.runs if not torch.compiler.is_compiling() and native.takes(images, params) else ():
+                images = self._staged(images, params, done, run.start)
+                result = run.apply(images, params)
+                images = self._staged(images, params, run.start, run.end) if result is None else result
+                done = run.end
+            return self._staged(images, params, done, len(self.ops))
+
+    def _staged(self, images: Tensor, params: Sequence[Params], first: int, last: int) -> Tensor:
+        """Ops ``first`` .. ``last`` - 1 by tensor kernels."""
+        if first == 0 < last and images.is_floating_point():
+            images = images.clone()  # stages overwrite floats, and these are the caller's
+        end = 0
+        for stage in self.stages:
+            start, end = end, end + len(stage.ops)
+            if first <= start < last:
                 images = stage.apply(stage.ops, images, params[start:end])
-                start = end
-            return images
+        return images
 
     def targets(self, labels: Tensor, params: Sequence[Params], num_classes: int) -> Tensor:
         """Labels int64 [B] as the images were mixed: float32 [B, num_classes]; the labels themselves if nothing mixes."""
@@ -80,7 +96,9 @@ def plan(recipe: Sequence[Op]) -> Plan:
         taken = _count(rest)
         head, rest = tuple(rest[:taken]), rest[taken:]
         grouped.append(Stage(head, _stage_for(head[0])))
-    return Plan(tuple(recipe), tuple(grouped))
+    edges = {0, *itertools.accumulate(len(stage.ops) for stage in grouped)}
+    runs = [run for run in native.runs(recipe) if {run.start, run.end} <= edges]  # else stages could not stand in for it
+    return Plan(tuple(recipe), tuple(grouped), tuple(runs))
 
 
 def _count(rest: Sequence[Op]) -> int:
@@ -106,14 +124,16 @@ def _stage_for(first: Op) -> Callable[[Sequence[Op], Tensor, Sequence[Params]], 
 
 
 def compose(
-    recipe: Sequence[Op], *, num_classes: int, generator: torch.Generator | None = None, compile: bool = False
-) -> Runner:
+    recipe: Sequence[Op], *, num_classes: int, generator: torch.Generator | None = None, compile: bool = False,
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+) -> Runner:  # fmt: skip
     """The recipe as a runner for ``augment.compose.Pipeline``: draws, then applies, on the device of the images.
 
     ``compile`` sends ``apply`` through ``torch.compile``; draws stay outside, where they come from PyTorch's own generators.
+    Without it, images on the ``device`` they are said to be on are done by what is made for it, and are ``dtype`` at once.
     """
     planned = plan(recipe)
-    apply = compile_whole(planned.apply) if compile else planned.apply
+    apply = compile_whole(planned.apply) if compile else for_device(planned, torch.device(device), dtype)
 
     def run(images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if generator is not None and generator.device.type != images.device.type:
@@ -127,6 +147,25 @@ def compose(
 
 
 Applied = Callable[[Tensor, Sequence[Params]], Tensor]
+
+
+def for_device(planned: Plan, device: torch.device, dtype: torch.dtype) -> Applied:
+    """``Plan.apply`` as a device has it: by Triton's kernels on CUDA, where the result may be ``dtype`` already, else as it is.
+
+    Where Triton is missing or cannot build its kernels, one RuntimeWarning says so and the tensor kernels run.
+    """
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return planned.apply
+    try:
+        from augment import triton_passes  # here: not every PyTorch brings Triton
+
+        triton_passes.check(device)
+    except (ImportError, RuntimeError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(f"no Triton ({reason}): the fused backend runs on tensor kernels", RuntimeWarning, stacklevel=2)
+        return planned.apply
+    apply = triton_passes.applied(planned, dtype)
+    return lambda images, params: apply(images, params) if images.is_cuda else planned.apply(images, params)
 
 
 def compile_whole(apply: Applied, backend: Any = "inductor") -> Applied:

@@ -63,6 +63,7 @@ def _share_of_height(share: float) -> Magnitudes:
 class Space:
     """Ops to choose from, in torchvision's order, and what their magnitudes are in each of ``bins`` bins."""
 
+    policy: str
     bins: int
     magnitudes: Mapping[str, Magnitudes]
 
@@ -73,9 +74,25 @@ class Space:
 
     def lookup(self, op: Tensor, bin: Tensor, negative: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Drawn op and bin (int64) and sign (bool), all [...] -> kernels int64 [...], arguments float32 [..., ARGUMENTS]."""
+        if torch.compiler.is_compiling():  # tables are made by Python's arithmetic on numbers, which cannot be traced
+            return _lookup(op, bin, negative, self.policy, height, width)
+        return self._lookup(op, bin, negative, height, width)
+
+    def _lookup(self, op: Tensor, bin: Tensor, negative: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         kernels, arguments = _tables(self, height, width, op.device)
         row = (op * self.bins + bin) * 2 + negative
         return kernels[op], arguments[row]
+
+
+@torch.library.custom_op("augment::policy_lookup", mutates_args=())
+def _lookup(op: Tensor, bin: Tensor, negative: Tensor, policy: str, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """``Space.lookup`` in the space of a policy."""
+    return SPACES[policy]._lookup(op, bin, negative, height, width)
+
+
+@_lookup.register_fake
+def _(op: Tensor, bin: Tensor, negative: Tensor, policy: str, height: int, width: int) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(op), op.new_empty((*op.shape, ARGUMENTS), dtype=torch.float32)
 
 
 @functools.lru_cache(maxsize=64)
@@ -127,11 +144,12 @@ _RANDAUGMENT: dict[str, Magnitudes] = {
     "Equalize": _none,
 }
 
-RANDAUGMENT = Space(bins=31, magnitudes=_RANDAUGMENT)
+RANDAUGMENT = Space(policy="RandAugment", bins=31, magnitudes=_RANDAUGMENT)
 
-AUTOAUGMENT = Space(bins=10, magnitudes={**_RANDAUGMENT, "Invert": _none})
+AUTOAUGMENT = Space(policy="AutoAugment", bins=10, magnitudes={**_RANDAUGMENT, "Invert": _none})
 
 TRIVIALAUGMENT = Space(
+    policy="TrivialAugmentWide",
     bins=31,
     magnitudes={
         "Identity": _none,
@@ -149,6 +167,7 @@ TRIVIALAUGMENT = Space(
 )
 
 AUGMIX = Space(
+    policy="AugMix",
     bins=10,
     magnitudes={
         "ShearX": _up_to(0.3),
@@ -164,6 +183,9 @@ AUGMIX = Space(
         "Identity": _none,  # never drawn: fills chains that are shorter than three ops
     },
 )
+
+SPACES = {space.policy: space for space in (RANDAUGMENT, AUTOAUGMENT, TRIVIALAUGMENT, AUGMIX)}
+"""Spaces by the name of the op that draws from them."""
 
 CIFAR10_PAIRS: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...] = (
     (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),

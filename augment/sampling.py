@@ -34,9 +34,15 @@ class Source:
     device: torch.device
     generator: torch.Generator | None = None
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """For PyTorch's random functions. Where sizes are symbols, they take no generator, not even None."""
+        given = {} if self.generator is None else {"generator": self.generator}
+        return {"device": self.device, **given}
+
     def unit(self, *shape: int) -> Tensor:
         """Uniform in [0, 1), float32 [B, *shape]."""
-        return torch.rand((self.batch, *shape), device=self.device, generator=self.generator)
+        return torch.rand((self.batch, *shape), **self.options)
 
     def uniform(self, bounds: Range, *shape: int) -> Tensor:
         """Uniform between the bounds, float32 [B, *shape]."""
@@ -45,7 +51,7 @@ class Source:
 
     def below(self, count: int, *shape: int) -> Tensor:
         """Uniform in 0 .. count - 1, int64 [B, *shape]."""
-        return torch.randint(count, (self.batch, *shape), device=self.device, generator=self.generator)
+        return torch.randint(count, (self.batch, *shape), **self.options)
 
     def below_each(self, counts: Tensor) -> Tensor:
         """Uniform in 0 .. count - 1, a count for each image; float32 whole numbers [B], exact below 2**24."""
@@ -58,7 +64,20 @@ class Source:
     def dirichlet(self, alpha: float, count: int, *shape: int) -> Tensor:
         """Symmetric Dirichlet weights, float32 [B, *shape, count]; the first of two is Beta(alpha, alpha)."""
         concentration = torch.full((self.batch, *shape, count), alpha, device=self.device)
+        if torch.compiler.is_compiling():
+            return _dirichlet(concentration)
         return torch._sample_dirichlet(concentration, generator=self.generator)
+
+
+@torch.library.custom_op("augment::dirichlet", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def _dirichlet(concentration: Tensor) -> Tensor:
+    """PyTorch's own, which cannot be traced; a compiled draw has no generator."""
+    return torch._sample_dirichlet(concentration)
+
+
+@_dirichlet.register_fake
+def _(concentration: Tensor) -> Tensor:
+    return torch.empty_like(concentration)
 
 
 def sample(
@@ -174,7 +193,7 @@ def _blur(op: ops.GaussianBlur, source: Source) -> Params:
 
 def _noise(op: ops.GaussianNoise, source: Source) -> Params:
     shape = (source.batch, 3, source.height, source.width)
-    return {"noise": torch.randn(shape, device=source.device, generator=source.generator).mul_(op.sigma)}
+    return {"noise": torch.randn(shape, **source.options).mul_(op.sigma)}
 
 
 # ---- erasing and mixing -----------------------------------------------------------------------------------------------

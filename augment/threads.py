@@ -40,9 +40,14 @@ def enough_for(device: torch.device, values: int) -> Iterator[None]:
         _idle.reset(token)
 
 
-def share(work: Callable[[range], None], count: int) -> None:
-    """``work`` on the numbers 0 .. count - 1, shared out between the threads that ``enough_for`` has left idle."""
-    parts = min(_idle.get(), count)
+def at_hand() -> int:
+    """All threads, those that PyTorch's kernels may use within ``enough_for`` and those that it has left idle."""
+    return torch.get_num_threads() * _idle.get()
+
+
+def share(work: Callable[[range], None], count: int, parts: int | None = None) -> None:
+    """``work`` on the numbers 0 .. count - 1, in ``parts`` at once: by default the threads that ``enough_for`` left idle."""
+    parts = max(min(_idle.get() if parts is None else parts, count), 1)
     ranges = [range(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
     inference = torch.is_inference_mode_enabled()  # is a thread's own affair; tensors made in it may be written to only in it
 
@@ -50,7 +55,7 @@ def share(work: Callable[[range], None], count: int) -> None:
         with torch.inference_mode(inference):
             work(part)
 
-    others = [_pool(os.getpid(), parts).submit(elsewhere, part) for part in ranges[1:]]
+    others = [_pool(os.getpid(), max(parts, at_hand())).submit(elsewhere, part) for part in ranges[1:]]
     work(ranges[0])
     for other in others:
         other.result()

@@ -7,20 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment import catalog, fused, policies
+from augment import catalog, fused
 from augment.audit.columns import Columns
 from augment.audit.traced import Traced
 from augment.compose import Pipeline
 from augment.geometry import output_size
 from augment.ops import Op
+from augment.policies import SPACES, UNSIGNED
 from augment.sampling import Params
 
-SPACES = {
-    "AutoAugment": policies.AUTOAUGMENT,
-    "RandAugment": policies.RANDAUGMENT,
-    "TrivialAugmentWide": policies.TRIVIALAUGMENT,
-    "AugMix": policies.AUGMIX,
-}
 FILLED = frozenset({"AutoAugment", "AugMix"})
 """Policies whose definition has no Identity: there it marks a place where nothing happens."""
 
@@ -40,7 +35,7 @@ def _chains(name: str, params: Params, shape: tuple[int, int]) -> np.ndarray:
         for which, level, sign in zip(chosen[index], bins[index], negative[index], strict=True):
             op = space.names[which]
             if op != "Identity" or name not in FILLED:
-                chain.append((op, (-1.0 if sign and op not in policies.UNSIGNED else 1.0) * tables[op][level] + 0.0))
+                chain.append((op, (-1.0 if sign and op not in UNSIGNED else 1.0) * tables[op][level] + 0.0))
         chains[index] = chain
     return chains
 
@@ -107,6 +102,8 @@ def trace_fused(ops: Sequence[Op], backend: str, *, device: torch.device, num_cl
     """A fused plan, watched."""
     catalog.check_supported(ops, backend)
     plan = fused.plan(ops)
+    is_compiled = catalog.find_backend(backend).compiled
+    apply = plan.apply if is_compiled else fused.for_device(plan, device, torch.float32)
     recorders = [FusedRecorder(op) for op in ops]
 
     def run(images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -116,7 +113,7 @@ def trace_fused(ops: Sequence[Op], backend: str, *, device: torch.device, num_cl
             recorder.keep(drawn, (height, width))
             height, width = output_size(op, height, width)
         targets = None if labels is None else plan.targets(labels, params, num_classes)
-        return plan.apply(images, params), targets
+        return apply(images, params), targets
 
     options: dict[str, Any] = {"draws": catalog.lane(ops, backend), "mixes": plan.mixes, "dtype": torch.float32}
     return Traced(Pipeline(ops=ops, backend=backend, run=run, **options), recorders, ())

@@ -1,7 +1,6 @@
 """The audit as a whole: verdicts that are known, the rule, the record, what users may get wrong."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,6 +15,8 @@ from augment.audit.oracle import oracle
 from augment.audit.pinned import pinned_draw
 from augment.audit.verdicts import Lane
 from augment.ops import Affine, Brightness, HorizontalFlip, Op, Resize, Rotate, Solarize
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 OPS = ["HorizontalFlip", "RandomResizedCrop", "Resize", "Hue", "GaussianNoise", "TrivialAugmentWide", "MixUp", "AugMix"]
 BACKENDS = ["pil", "torchvision_loop", "torchvision", "kornia", "kornia_shared"]
@@ -233,14 +234,6 @@ def test_random_settings_have_no_pinned_draw(op: Op) -> None:
 
 def test_ops_that_draw_nothing_have_no_laws_to_test() -> None:
     assert set(laws(Resize(), (32, 32))) <= {"applied"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small tensors: more threads only wait for each other
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_evidence_repeats_images_where_few_are_given() -> None:

@@ -19,15 +19,9 @@ from augment.audit.laws import Discrete, Law, Pinned, Rate, Reference, beta, hol
 from augment.audit.replay import trace
 from augment.ops import Affine, AugMix, AutoAugment, Op, RandAugment, TrivialAugmentWide
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = (32, 32)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small tensors: more threads only wait for each other
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("seed", range(5))

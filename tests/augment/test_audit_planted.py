@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import kornia.augmentation as K
@@ -15,13 +15,7 @@ from augment import catalog, compose
 from augment.audit import AuditReport, Verdict, audit, comparable
 from augment.ops import Brightness, DefaultBrightness, HorizontalFlip, MixUp, Rotate
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small tensors: more threads only wait for each other
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _plant(monkeypatch: pytest.MonkeyPatch, op: str, library: str, builder: Callable[..., Any]) -> None:

@@ -32,6 +32,17 @@ def test_memory_layout_of_the_input_does_not_matter(backend: str, images: Tensor
 
 
 @pytest.mark.parametrize("backend", EAGER)
+def test_memory_layout_of_the_result_is_the_one_asked_for(backend: str, images: Tensor) -> None:
+    subject = [ops.HorizontalFlip(p=0.0), ops.Normalize()]
+    channels_last = build(subject, backend, memory_format=torch.channels_last)(images)
+    assert channels_last.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(channels_last, build(subject, backend)(images))
+    source = images.float().contiguous(memory_format=torch.channels_last)
+    kept = build([ops.HorizontalFlip(p=0.0)], backend, memory_format=torch.channels_last)(source)
+    assert kept.data_ptr() != source.data_ptr()
+
+
+@pytest.mark.parametrize("backend", EAGER)
 def test_a_generator_repeats_and_leaves_the_global_one_alone(backend: str, images: Tensor) -> None:
     state = torch.get_rng_state()
     results = [

@@ -254,7 +254,10 @@ def test_recipes_are_their_ops_one_after_the_other(recipe: str) -> None:
     expected = images
     for op, drawn in zip(recipe_ops, params, strict=True):
         expected = fused.plan([op]).apply(expected, [drawn])
-    assert_same(planned.apply(images, params), expected, 5 * DEFAULT_TOLERANCE)  # divided by standard deviations
+    tolerance = 5 * DEFAULT_TOLERANCE  # divided by standard deviations
+    if recipe == "imagenet":  # on its own its crop rounds to bytes
+        tolerance = 1 / 255 / min(ops.IMAGENET_STD)
+    assert_same(planned.apply(images, params), expected, tolerance)
     assert planned.mixes is (recipe in {"mixup", "cutmix"})
     assert planned.targets(labels, params, 10).shape == ((6, 10) if planned.mixes else (6,))
 

@@ -1,0 +1,182 @@
+/* What happens to the values of an image: augment/kernels.py. Planes of ``count`` values, changed where they lie. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LANES 64 /* sums and ranges are kept that many times, so that the compiler can use wide registers */
+
+static inline float unit(float x) {
+    x = x > 0.0f ? x : 0.0f;
+    return x < 1.0f ? x : 1.0f;
+}
+
+static float mean_of(const float *restrict plane, int64_t count) {
+    double total = 0.0;
+    int64_t start = 0;
+    while (count - start >= LANES) { /* in blocks: floats hold the sum of 4096 values well enough */
+        int64_t end = count - start > 4096 ? start + 4096 : start + (count - start) / LANES * LANES;
+        float sums[LANES] = {0};
+        for (; start < end; start += LANES)
+            for (int lane = 0; lane < LANES; lane++) sums[lane] += plane[start + lane];
+        for (int lane = 0; lane < LANES; lane++) total += sums[lane];
+    }
+    for (; start < count; start++) total += plane[start];
+    return (float)(total / (double)count);
+}
+
+static void range_of(const float *restrict plane, int64_t count, float *lowest, float *highest) {
+    float low[LANES], high[LANES];
+    int64_t whole = count / LANES * LANES;
+    for (int lane = 0; lane < LANES; lane++) low[lane] = high[lane] = plane[0];
+    for (int64_t start = 0; start < whole; start += LANES)
+        for (int lane = 0; lane < LANES; lane++) {
+            float x = plane[start + lane];
+            low[lane] = x < low[lane] ? x : low[lane];
+            high[lane] = x > high[lane] ? x : high[lane];
+        }
+    *lowest = *highest = plane[0];
+    for (int lane = 0; lane < LANES; lane++) {
+        *lowest = low[lane] < *lowest ? low[lane] : *lowest;
+        *highest = high[lane] > *highest ? high[lane] : *highest;
+    }
+    for (int64_t i = whole; i < count; i++) {
+        *lowest = plane[i] < *lowest ? plane[i] : *lowest;
+        *highest = plane[i] > *highest ? plane[i] : *highest;
+    }
+}
+
+static inline float grey(float red, float green, float blue) { return red * LUMA_RED + green * LUMA_GREEN + blue * LUMA_BLUE; }
+
+/* Blends with one value; brightness is a blend with black. */
+static void blend_with(float *restrict values, int64_t count, float other, float factor) {
+    float rest = other * (1.0f - factor);
+    for (int64_t i = 0; i < count; i++) values[i] = unit(values[i] * factor + rest);
+}
+
+static void blend_with_grey(float *restrict red, float *restrict green, float *restrict blue, int64_t count, float factor) {
+    for (int64_t i = 0; i < count; i++) {
+        float rest = grey(red[i], green[i], blue[i]) * (1.0f - factor);
+        red[i] = unit(red[i] * factor + rest);
+        green[i] = unit(green[i] * factor + rest);
+        blue[i] = unit(blue[i] * factor + rest);
+    }
+}
+
+static inline float hue_share(float sixths, float chroma, float value, float offset) {
+    float turns = (sixths + offset) * (1.0f / 6.0f);
+    float place = (turns - floorf(turns)) * 6.0f;
+    return value - unit(2.0f - fabsf(place - 2.0f)) * chroma;
+}
+
+static void turn_hue(float *restrict red, float *restrict green, float *restrict blue, int64_t count, float factor) {
+    float sixths_more = factor * 6.0f;
+    for (int64_t i = 0; i < count; i++) {
+        float r = red[i], g = green[i], b = blue[i];
+        float value = r > g ? r : g, least = r < g ? r : g;
+        value = value > b ? value : b;
+        least = least < b ? least : b;
+        float chroma = value - least;
+        float from_green = b - r + chroma * 2.0f, from_blue = r - g + chroma * 4.0f;
+        float sixths = g == value ? from_green : from_blue;
+        sixths = r == value ? g - b : sixths;
+        sixths = sixths / (chroma > 1e-30f ? chroma : 1e-30f);
+        red[i] = hue_share(sixths, chroma, value, 17.0f + sixths_more);
+        green[i] = hue_share(sixths, chroma, value, 15.0f + sixths_more);
+        blue[i] = hue_share(sixths, chroma, value, 13.0f + sixths_more);
+    }
+}
+
+static void posterize(float *restrict values, int64_t count, float levels) {
+    for (int64_t i = 0; i < count; i++) {
+        float level = floorf(values[i] * levels);
+        level = level > 0.0f ? level : 0.0f;
+        values[i] = (level < levels - 1.0f ? level : levels - 1.0f) * (1.0f / levels);
+    }
+}
+
+static void solarize(float *restrict values, int64_t count, float threshold) {
+    for (int64_t i = 0; i < count; i++) values[i] = values[i] >= threshold ? 1.0f - values[i] : values[i];
+}
+
+static void invert(float *restrict values, int64_t count) {
+    for (int64_t i = 0; i < count; i++) values[i] = 1.0f - values[i];
+}
+
+static void stretch(float *restrict values, int64_t count) {
+    float low, high;
+    range_of(values, count, &low, &high);
+    float darkest = high == low ? 0.0f : low, span = high == low ? 1.0f : high - low;
+    for (int64_t i = 0; i < count; i++) values[i] = unit((values[i] - darkest) / span);
+}
+
+/* PIL's formula on 256 bins. ``bins`` is room for as many bytes. */
+static void equalize(float *restrict values, int64_t count, uint8_t *restrict bins) {
+    uint32_t counts[4][256] = {{0}}; /* four: equal neighbours would wait for one another */
+    float belows[256], levels[256];
+    for (int64_t i = 0; i < count; i++) {
+        float place = values[i] * 255.999f;
+        bins[i] = (uint8_t)(int32_t)(place < 255.0f ? (place > 0.0f ? place : 0.0f) : 255.0f);
+    }
+    int64_t whole = count / 4 * 4;
+    for (int64_t i = 0; i < whole; i += 4)
+        for (int k = 0; k < 4; k++) counts[k][bins[i + k]]++;
+    for (int64_t i = whole; i < count; i++) counts[0][bins[i]]++;
+    int64_t below = 0, before_brightest = 0;
+    for (int k = 0; k < 256; k++) {
+        int64_t here = (int64_t)counts[0][k] + counts[1][k] + counts[2][k] + counts[3][k];
+        before_brightest = here ? below : before_brightest;
+        belows[k] = (float)below;
+        below += here;
+    }
+    /* Whole numbers, below 2**24: floats divide them as well, and many at once. */
+    float step = floorf((float)before_brightest / 255.0f), half = floorf(step / 2.0f), divisor = step > 1.0f ? step : 1.0f;
+    for (int k = 0; k < 256; k++) {
+        float level = floorf((belows[k] + half) / divisor);
+        level = step > 0.0f ? level : (float)k;
+        levels[k] = (level < 255.0f ? level : 255.0f) / 255.0f;
+    }
+    for (int64_t i = 0; i < count; i++) values[i] = levels[bins[i]];
+}
+
+/* The outermost pixels stay. ``line`` is room for a row and a value at either end. */
+static void sharpen(const float *restrict from, int height, int width, float factor, float *restrict line, float *restrict to) {
+    float rest = 1.0f - factor;
+    line[0] = line[width + 1] = 0.0f;
+    for (int y = 0; y < height; y++) {
+        const float *restrict row = from + (int64_t)y * width;
+        float *restrict result = to + (int64_t)y * width;
+        if (y == 0 || y == height - 1) {
+            for (int x = 0; x < width; x++) result[x] = unit(row[x]);
+            continue;
+        }
+        for (int x = 0; x < width; x++) line[x + 1] = row[x - width] + row[x] + row[x + width];
+        for (int x = 0; x < width; x++) {
+            float smooth = (line[x] + line[x + 1] + line[x + 2] + 4.0f * row[x]) * (1.0f / 13.0f);
+            result[x] = unit(row[x] + (smooth - row[x]) * rest);
+        }
+        result[0] = unit(row[0]);
+        result[width - 1] = unit(row[width - 1]);
+    }
+}
+
+static void change(float *planes, int64_t count, int way, float strength, uint8_t *bins) {
+    float *red = planes, *green = planes + count, *blue = planes + 2 * count;
+    switch (way) {
+    case WAY_BRIGHTNESS: blend_with(planes, 3 * count, 0.0f, strength); break;
+    case WAY_CONTRAST:
+        blend_with(planes, 3 * count, grey(mean_of(red, count), mean_of(green, count), mean_of(blue, count)), strength);
+        break;
+    case WAY_SATURATION: blend_with_grey(red, green, blue, count, strength); break;
+    case WAY_GRAYSCALE: blend_with_grey(red, green, blue, count, 0.0f); break;
+    case WAY_HUE: turn_hue(red, green, blue, count, strength); break;
+    case WAY_POSTERIZE: posterize(planes, 3 * count, exp2f(strength)); break;
+    case WAY_SOLARIZE: solarize(planes, 3 * count, strength); break;
+    case WAY_INVERT: invert(planes, 3 * count); break;
+    case WAY_AUTOCONTRAST:
+        for (int c = 0; c < 3; c++) stretch(planes + c * count, count);
+        break;
+    case WAY_EQUALIZE:
+        for (int c = 0; c < 3; c++) equalize(planes + c * count, count, bins);
+        break;
+    }
+}
