@@ -57,7 +57,7 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Run(RunOptions):
-    """Measure augmentation and training on this machine and write a report. Without options: at most ten minutes."""
+    """Measure augmentation and training on this machine and write a report. Without options: about ten minutes."""
 
     def execute(self, console: Console) -> None:
         from bench.run import run

@@ -13,6 +13,7 @@ from bench.report.quantities import counted, percent, rounded, spread, word
 
 COMMON_RECIPES = ("crop_flip", "flip", "d2l", "imagenet")
 WHERE, WITH, COST = "Where should augmentation run?", "With which backend?", "What does it cost?"
+NOTHING = "nothing"
 PLACES = {
     "device": "On the device ({device}), a batch at a time",
     "workers": "In loader workers",
@@ -126,18 +127,25 @@ def _where(contest: Contest) -> Answer:
 
 
 def _with(context: Context, contest: Contest) -> Answer:
-    best, *others = contest.here
+    alone = _fastest_alone(context, contest)
+    firsts: dict[str, Arm] = {}  # of each backend its fastest arm
+    for arm in contest.here:
+        firsts.setdefault(word(arm.first, "backend"), arm)
+    best, *others = firsts.values()
     equal = [arm for arm in others if apart(best.values("examples_per_s"), arm.values("examples_per_s")) is not True]
-    names = list(dict.fromkeys(word(arm.first, "backend") for arm in (best, *equal)))
+    tied = [name for name, arm in firsts.items() if arm is best or arm in equal]
+    # What training cannot tell apart, augmenting alone may: the fastest by itself goes first.
+    order = [one.case.backend for one in alone]
+    tied.sort(key=lambda name: order.index(name) if name in order else len(order))
     if equal:
-        speeds = " and ".join(rounded(arm.median("examples_per_s") or 0) for arm in (best, *equal))
+        speeds = ", ".join(f"{name} {rounded(firsts[name].median('examples_per_s') or 0)}" for name in tied)
         text = f"In training {speeds} examples/s, {_sure(best, equal[0])}. "
     elif others:
         following, name = others[0], word(others[0].first, "backend")
         text = f"In training the next, {name}, reaches {trained(following)}, {_sure(best, following)}. "
     else:
         text = "No other was measured there. "
-    return Answer(question=WITH, answer=" or ".join(names), evidence=[text, *_alone(_fastest_alone(context, contest))])
+    return Answer(question=WITH, answer=" or ".join(tied), evidence=[text, *_alone(alone)])
 
 
 def _fastest_alone(context: Context, contest: Contest | None) -> list[Measurement]:
@@ -191,7 +199,11 @@ def _costs(contest: Contest) -> Answer:
     if worst is not best:
         text += f" The slowest of {counted(len(contest.ranked), 'placement')}, {worst.label}, costs {_loss(worst, top)}."
     lost = _loss(best, top)
-    return Answer(question=COST, answer=f"{lost[0].upper()}{lost[1:]} of the training speed", evidence=text)
+    if separate is False:
+        answer = "Nothing that shows" if lost == NOTHING else f"Perhaps {lost} of the training speed"
+    else:
+        answer = f"{lost[0].upper()}{lost[1:]} of the training speed"
+    return Answer(question=COST, answer=answer, evidence=text)
 
 
 def _signed(share: float) -> str:
@@ -200,4 +212,4 @@ def _signed(share: float) -> str:
 
 def _loss(arm: Arm, top: Arm) -> str:
     lost = 1 - (share_of(arm, top) or 0)
-    return percent(lost, 0) if round(100 * lost) > 0 else "nothing"
+    return percent(lost, 0) if round(100 * lost) > 0 else NOTHING
