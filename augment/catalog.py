@@ -564,8 +564,12 @@ def build(
 
     Raises:
         UnsupportedOp: the backend has no such op, or not in this dtype.
-        ValueError: unknown recipe, op or backend.
+        ValueError: unknown recipe, op or backend; a dtype that is no image's; no classes.
     """
+    if dtype != torch.uint8 and not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a float type, or torch.uint8, got {dtype}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     ops = resolve(subject, image_size)
     chosen = find_backend(backend)
     check_supported(ops, backend, dtype)

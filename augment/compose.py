@@ -36,7 +36,8 @@ class Pipeline:
     ``pipeline(images, labels)`` takes int64 class indices [B] too and returns ``(images, targets)``, where ``targets`` are the
     labels, or float [B, num_classes] when ``mixes``.
 
-    Raises ValueError for images of another shape or type, for an empty batch, and for missing labels when ``mixes``.
+    Raises ValueError for images of another shape or type, for an empty batch and, when ``mixes``, for labels that are missing
+    or not a class index an image.
     """
 
     def __init__(
@@ -58,11 +59,11 @@ class Pipeline:
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]: ...
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         _check_images(images)
-        if self.mixes and labels is None:
-            raise ValueError("this pipeline mixes labels: call it as pipeline(images, labels)")
+        if self.mixes:
+            _check_labels(labels, len(images))
         with _library_rng(self._generator, images.device):
             result, targets = self._run(images, labels)
-        result = _own_memory(to_dtype(result, self.dtype), images, self.memory_format)
+        result = _own_memory(result, images, self.dtype, self.memory_format)
         return result if targets is None else (result, targets)
 
     def __repr__(self) -> str:
@@ -70,12 +71,21 @@ class Pipeline:
 
 
 def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images must be a tensor [B, 3, H, W], got {type(images).__name__}")
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be [B, 3, H, W], got {list(images.shape)}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise ValueError(f"images must be uint8, or float in [0, 1], got {images.dtype}")
     if 0 in images.shape:
         raise ValueError(f"images must not be empty, got {list(images.shape)}")
+
+
+def _check_labels(labels: Tensor | None, batch: int) -> None:
+    if labels is None:
+        raise ValueError("this pipeline mixes labels: call it as pipeline(images, labels)")
+    if labels.shape != (batch,) or labels.is_floating_point():
+        raise ValueError(f"labels must be int64 [{batch}], a class index an image, got {labels.dtype} {list(labels.shape)}")
 
 
 @contextlib.contextmanager
@@ -114,7 +124,10 @@ def _shares(result: Tensor, images: Tensor) -> bool:
     return result.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()
 
 
-def _own_memory(result: Tensor, images: Tensor, memory_format: torch.memory_format) -> Tensor:
+def _own_memory(result: Tensor, images: Tensor, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
+    if dtype != result.dtype and dtype.is_floating_point and result.is_floating_point():
+        return result.to(dtype, memory_format=memory_format)  # one copy, not one for the type and one for the layout
+    result = to_dtype(result, dtype)
     # Flips and crops may be lazy views, and an op that is skipped returns its input: everyone pays for the copy here.
     if _shares(result, images):
         return result.clone(memory_format=memory_format)

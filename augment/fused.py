@@ -78,10 +78,17 @@ class Plan:
         return images
 
     def targets(self, labels: Tensor, params: Sequence[Params], num_classes: int) -> Tensor:
-        """Labels int64 [B] as the images were mixed: float32 [B, num_classes]; the labels themselves if nothing mixes."""
+        """Labels int64 [B] as the images were mixed: float32 [B, num_classes]; the labels themselves if nothing mixes.
+
+        On a CPU ValueError for labels that are no class; other devices are not asked, and give those targets of zeros.
+        """
         mixed = [drawn for op, drawn in zip(self.ops, params, strict=True) if isinstance(op, stages.MIXING)]
         if not mixed:
             return labels
+        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+            least, most = labels.min().item(), labels.max().item()
+            if least < 0 or most >= num_classes:
+                raise ValueError(f"labels must be 0 to {num_classes - 1} (num_classes={num_classes}), got {least} to {most}")
         targets = kernels.one_hot(labels, num_classes)
         for drawn in mixed:
             targets = kernels.mix_targets(targets, drawn["lam"])

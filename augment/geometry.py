@@ -102,15 +102,16 @@ def _copy_rows(images: Tensor, rows: Axis, columns: Axis) -> Tensor:
     if rows.start is None and rows.turned is None and columns.start is None and columns.turned is not None:
         # Mirrored or not and nothing else, the commonest case of all: whole images are copied.
         both = torch.cat([images, images.flip(3)])
-        return both.index_select(0, torch.arange(batch) + columns.turned * batch)
+        return both.index_select(0, torch.arange(batch, device=images.device) + columns.turned * batch)
     if rows.padding or columns.padding:
         images = pad(images, (columns.padding, columns.padding, rows.padding, rows.padding))
     height, width = images.shape[2:]
-    begin = torch.zeros(batch, dtype=torch.int64) if columns.start is None else columns.start
+    begin = torch.zeros(batch, dtype=torch.int64, device=images.device) if columns.start is None else columns.start
     if columns.turned is not None:  # a mirrored copy behind the images: a stretch read backwards is one read forwards there
         begin = torch.where(columns.turned, images.numel() + width - columns.size - begin, begin)
         images = torch.stack([images, images.flip(3)])
-    row = torch.arange(batch * channels).view(batch, channels, 1) * height + rows.places(batch, images.device)[:, None, :]
+    planes = torch.arange(batch * channels, device=images.device).view(batch, channels, 1)
+    row = planes * height + rows.places(batch, images.device)[:, None, :]
     stretches = images.reshape(-1).as_strided((images.numel() - columns.size + 1, columns.size), (1, 1))
     taken = stretches.index_select(0, (row * width + begin[:, None, None]).view(-1))
     return taken.view(batch, channels, rows.size, columns.size)
@@ -127,7 +128,8 @@ def centred_pixels(side: int, device: torch.device) -> Tensor:
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Affine sampling: float [B, 3, H, W], matrices [B, 6] (row by row) -> the same shape; black comes from outside."""
     height, width = images.shape[-2:]
-    half = torch.arange(2, device=images.device) * (height - width) / 2 + width / 2  # grid_sample: half a side is 1
+    # grid_sample: half a side is 1
+    half = torch.arange(2, device=images.device, dtype=torch.float32) * (height - width) / 2 + width / 2
     x_weight, y_weight, shift = (matrices.to(torch.float32).view(-1, 2, 3) / half[:, None]).unbind(2)
     along = x_weight[:, :, None] * centred_pixels(width, images.device)
     down = y_weight[:, :, None] * centred_pixels(height, images.device) + shift[:, :, None]
@@ -154,8 +156,8 @@ def perspective(images: Tensor, corners: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     to_source = _quad_to_rectangle(corners, height, width).to(torch.float32)
     # torchvision evaluates the map, which takes corner pixel 0 to 0, half a pixel further: at the pixels' centres.
-    x = (torch.arange(width, device=images.device) + 0.5)[None, None, :]
-    y = (torch.arange(height, device=images.device) + 0.5)[None, :, None]
+    x = (torch.arange(width, device=images.device, dtype=torch.float32) + 0.5)[None, None, :]
+    y = (torch.arange(height, device=images.device, dtype=torch.float32) + 0.5)[None, :, None]
     rows = to_source[:, :, None, None].unbind(1)
     below = rows[6] * x + rows[7] * y + rows[8]
     grid = images.new_empty((len(images), height, width, 2), dtype=torch.float32)
@@ -218,7 +220,7 @@ def neighbours(length: Tensor, size: int, side: int, *, antialias: bool) -> Neig
     length = length.to(torch.float32)[:, None]
     step = length / size
     reach = step.clamp(min=1.0) if antialias else torch.ones_like(step)
-    centre = (torch.arange(size, device=length.device) + 0.5) * step
+    centre = (torch.arange(size, device=length.device, dtype=torch.float32) + 0.5) * step
     # The widest window is the whole side, whatever was drawn: the number of neighbours must not depend on values.
     count = math.ceil(2 * max(side / size, 1.0)) if antialias else 2
     places = (centre - reach + 0.5).floor() + torch.arange(count, device=length.device)[:, None, None]
@@ -241,6 +243,8 @@ def resized_crop(
     Returns: float32 [B, 3, size, size] in [0, 1]; on a CPU large uint8 results stay uint8, as torchvision rounds them.
     """
     on_cpu = images.device.type == "cpu" and not torch.compiler.is_compiling()
+    if torch.is_grad_enabled() and images.requires_grad:
+        on_cpu = False  # results that are written into have no gradients
     is_large = size * size >= LARGE
     if on_cpu and is_large and images.dtype == torch.uint8:
         return _resize_windows(images, window, size, antialias, mirror_x, mirror_y)
@@ -303,17 +307,18 @@ def _weigh_by_matrices(images: Tensor, rows: Neighbours, columns: Neighbours) ->
         matrices.append(matrix.scatter_add_(2, near.places.permute(1, 2, 0), near.weights.permute(1, 2, 0)))
     size = rows.places.shape[2]
     result = images.new_empty((batch, channels, size, size))
-    # In parts: what is between the two products stays in the cache.
-    for some, by_row, by_column, out in zip(*(each.split(32) for each in (images, *matrices, result)), strict=True):
-        across = torch.bmm(some.view(-1, channels * height, width), by_column.transpose(1, 2))
-        torch.matmul(by_row[:, None], across.view(-1, channels, height, size), out=out)
+    with torch.autocast("cpu", enabled=False):  # pixels are float32, whatever the network computes in
+        # In parts: what is between the two products stays in the cache.
+        for some, by_row, by_column, out in zip(*(each.split(32) for each in (images, *matrices, result)), strict=True):
+            across = torch.bmm(some.view(-1, channels * height, width), by_column.transpose(1, 2))
+            torch.matmul(by_row[:, None], across.view(-1, channels, height, size), out=out)
     return result
 
 
 def _weigh_windows(images: Tensor, window: Mapping[str, Tensor], rows: Neighbours, columns: Neighbours) -> Tensor:
     """The same image by image on a CPU: the window is cut as a view, and what is worked on stays in the cache."""
     size = rows.places.shape[2]
-    result = torch.empty((len(images), images.shape[1], size, size))
+    result = images.new_empty((len(images), images.shape[1], size, size), dtype=torch.float32)
     boxes = _boxes(window)
     of_rows, of_columns = (list(zip(near.places.unbind(1), near.weights.unbind(1), strict=True)) for near in (rows, columns))
 

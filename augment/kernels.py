@@ -116,7 +116,7 @@ def equalize(images: Tensor) -> Tensor:
     """Equalise each channel's histogram of 256 bins by PIL's formula; values come out as whole 255ths."""
     bins = (images * (256 - 1e-3)).to(torch.int64).flatten(2)  # torchvision's float to uint8
     # Whole numbers below 2**24: sums and floors of quotients are exact in float32.
-    counts = torch.zeros((*bins.shape[:2], 256), device=images.device)
+    counts = torch.zeros((*bins.shape[:2], 256), dtype=torch.float32, device=images.device)
     counts.scatter_add_(2, bins, counts.new_ones(1).expand_as(bins))
     below = counts.cumsum(2).sub_(counts)
     # Pixels of the brightest value present do not count: what is below that bin.
@@ -210,7 +210,7 @@ def normalize_(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
     bias = _per_channel(tuple(-m / s for m, s in zip(mean, std, strict=True)), images.device)
     if images.device.type != "cpu" or images.is_floating_point() or torch.compiler.is_compiling():
         return images.to(torch.float32).mul_(gain).add_(bias)
-    result = torch.empty(images.shape)
+    result = torch.empty_like(images, dtype=torch.float32)
     parts = list(zip(result.split(at_once(images)), images.split(at_once(images)), strict=True))
 
     def work(some: range) -> None:
@@ -223,11 +223,12 @@ def normalize_(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
 
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     # A copy to an accelerator makes the host wait, so there is one for each set of values, not one a batch.
-    return (
-        _constants(values, device) if not torch.compiler.is_compiling() else torch.tensor(values, device=device).view(-1, 1, 1)
-    )
+    if torch.compiler.is_compiling():
+        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+    return _constants(values, device)
 
 
 @functools.lru_cache(maxsize=64)
 def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device).view(-1, 1, 1)
+    with torch.inference_mode(False):  # kept for later calls, which may want gradients
+        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)

@@ -49,6 +49,8 @@ def takes(images: Tensor, params: Sequence[Params]) -> bool:
     if type(images) is not Tensor or images.device.type != "cpu":
         return False
     drawn = [value for each in params for value in each.values()]
+    if any(each.device != images.device for each in drawn):
+        return False  # addresses of another device
     if torch.is_grad_enabled() and any(each.requires_grad for each in (images, *drawn)):
         return False
     return native_build.library() is not None
@@ -77,7 +79,7 @@ class Run:
         if any(value.numel() != batch * size for value, size in zip(drawn, program.drawn_sizes, strict=True)):
             return None
         drawn = [(value if value.dtype in TYPES else value.to(torch.float32)).contiguous() for value in drawn]
-        result = torch.empty((batch, 3, *program.result_size))
+        result = images.new_empty((batch, 3, *program.result_size), dtype=torch.float32)
         values = max(images.numel(), result.numel())
         parts = values // (LIGHT_VALUES_A_THREAD if self.is_light else VALUES_A_THREAD)
         _call(program, images, drawn, result, min(parts, threads.at_hand()))
@@ -103,6 +105,7 @@ class Chains:
             if changed is None:
                 return None
             result.addcmul_(changed, weight)
+            del changed  # else it stays beside the next one
         return result
 
 

@@ -1,9 +1,9 @@
-"""A recipe as few passes over the batch, for devices that would rather compute a pixel again than store it.
+"""A recipe as few passes over the batch, for kernels that do all of a pass to an image before they store it.
 
 A pass reads an image once and writes one: whole-pixel moves, then at most one resampling, mirrored where asked, then any number
-of changes of values. ``passes(plan)`` cuts a recipe where that cannot go on: at a second resampling, at one behind changed
+of changes of values. ``passes(recipe)`` cuts a recipe where that cannot go on: at a second resampling, at one behind changed
 values, and at a second op that needs the whole image (a mean, a range, a histogram) first. Ops that no pass can do stay stages
-of tensor kernels. ``encode`` puts a pass into numbers for ``augment.triton_kernels``; nothing here needs Triton.
+of tensor kernels. ``encode`` puts a pass into numbers for ``augment.native`` and ``augment.triton_kernels``.
 """
 
 import functools

@@ -35,28 +35,32 @@ Magnitudes = Callable[[int, int, int], Tensor]
 """(bins, height, width) -> the magnitude of each bin, float32 [bins]."""
 
 
+def _steps(first: float, last: float, bins: int) -> Tensor:
+    return torch.linspace(first, last, bins, dtype=torch.float32)
+
+
 def _up_to(high: float) -> Magnitudes:
-    return lambda bins, height, width: torch.linspace(0.0, high, bins)
+    return lambda bins, height, width: _steps(0.0, high, bins)
 
 
 def _bits(most: int, span: int) -> Magnitudes:
-    return lambda bins, height, width: (most - (torch.arange(bins) / ((bins - 1) / span))).round()
+    return lambda bins, height, width: (most - (torch.arange(bins, dtype=torch.float32) / ((bins - 1) / span))).round()
 
 
 def _none(bins: int, height: int, width: int) -> Tensor:
-    return torch.zeros(bins)
+    return _steps(0.0, 0.0, bins)
 
 
 def _solarize(bins: int, height: int, width: int) -> Tensor:
-    return torch.linspace(1.0, 0.0, bins)
+    return _steps(1.0, 0.0, bins)
 
 
 def _share_of_width(share: float) -> Magnitudes:
-    return lambda bins, height, width: torch.linspace(0.0, share * width, bins)
+    return lambda bins, height, width: _steps(0.0, share * width, bins)
 
 
 def _share_of_height(share: float) -> Magnitudes:
-    return lambda bins, height, width: torch.linspace(0.0, share * height, bins)
+    return lambda bins, height, width: _steps(0.0, share * height, bins)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,12 +106,13 @@ def _tables(space: Space, height: int, width: int, device: torch.device) -> tupl
     Made once an image size and kept on the device, so that a batch later asks the host for nothing.
     """
     rows = []
-    for name, magnitudes in space.magnitudes.items():
-        for magnitude in magnitudes(space.bins, height, width).tolist():
-            for sign in (1.0, 1.0 if name in UNSIGNED else -1.0):
-                rows.append(_arguments(name, sign * magnitude, height, width))
+    with torch.device("cpu"):
+        bins = {name: magnitudes(space.bins, height, width).tolist() for name, magnitudes in space.magnitudes.items()}
+    for name, magnitude in ((name, magnitude) for name, each in bins.items() for magnitude in each):
+        for sign in (1.0, 1.0 if name in UNSIGNED else -1.0):
+            rows.append(_arguments(name, sign * magnitude, height, width))
     kernels = [KERNELS.index(KERNEL_OF[name]) for name in space.names]
-    return torch.tensor(kernels, device=device), torch.tensor(rows, device=device)
+    return torch.tensor(kernels, device=device), torch.tensor(rows, dtype=torch.float32, device=device)
 
 
 def _arguments(name: str, magnitude: float, height: int, width: int) -> list[float]:
@@ -217,11 +222,23 @@ CIFAR10_PAIRS: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...]
 """AutoAugment's sub-policies for CIFAR-10: (op, probability, bin) twice; the bin is 0 where the op has no magnitude."""
 
 
-@functools.lru_cache(maxsize=8)
 def pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Ops (int64), probabilities (float32) and bins (int64) of ``CIFAR10_PAIRS``, each [25, 2], on the device."""
+    return _pair_tables(device) if torch.compiler.is_compiling() else _kept_pair_tables(device)
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    return _pair_tables(device)
+
+
+def _pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     names = AUTOAUGMENT.names
     chosen = [[names.index(name) for name, _, _ in pair] for pair in CIFAR10_PAIRS]
     probability = [[p for _, p, _ in pair] for pair in CIFAR10_PAIRS]
     bins = [[magnitude for _, _, magnitude in pair] for pair in CIFAR10_PAIRS]
-    return torch.tensor(chosen, device=device), torch.tensor(probability, device=device), torch.tensor(bins, device=device)
+    return (
+        torch.tensor(chosen, device=device),
+        torch.tensor(probability, dtype=torch.float32, device=device),
+        torch.tensor(bins, device=device),
+    )

@@ -42,7 +42,7 @@ class Source:
 
     def unit(self, *shape: int) -> Tensor:
         """Uniform in [0, 1), float32 [B, *shape]."""
-        return torch.rand((self.batch, *shape), **self.options)
+        return torch.rand((self.batch, *shape), dtype=torch.float32, **self.options)
 
     def uniform(self, bounds: Range, *shape: int) -> Tensor:
         """Uniform between the bounds, float32 [B, *shape]."""
@@ -63,7 +63,7 @@ class Source:
 
     def dirichlet(self, alpha: float, count: int, *shape: int) -> Tensor:
         """Symmetric Dirichlet weights, float32 [B, *shape, count]; the first of two is Beta(alpha, alpha)."""
-        concentration = torch.full((self.batch, *shape, count), alpha, device=self.device)
+        concentration = torch.full((self.batch, *shape, count), alpha, dtype=torch.float32, device=self.device)
         if torch.compiler.is_compiling():
             return _dirichlet(concentration)
         return torch._sample_dirichlet(concentration, generator=self.generator)
@@ -193,7 +193,7 @@ def _blur(op: ops.GaussianBlur, source: Source) -> Params:
 
 def _noise(op: ops.GaussianNoise, source: Source) -> Params:
     shape = (source.batch, 3, source.height, source.width)
-    return {"noise": torch.randn(shape, **source.options).mul_(op.sigma)}
+    return {"noise": torch.randn(shape, dtype=torch.float32, **source.options).mul_(op.sigma)}
 
 
 # ---- erasing and mixing -----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import ContextVar
 
 import torch
@@ -24,7 +24,8 @@ _idle: ContextVar[int] = ContextVar("idle threads", default=1)
 def enough_for(device: torch.device, values: int) -> Iterator[None]:
     """Within: as many of PyTorch's threads as work on ``values`` values is worth; the others are left to ``share``.
 
-    Does nothing on other devices than a CPU, and while ``torch.compile`` captures.
+    Does nothing on other devices than a CPU, and while ``torch.compile`` captures. The number is the calling thread's own, but
+    a thread that first uses PyTorch meanwhile starts with it and keeps it.
     """
     if device.type != "cpu" or torch.compiler.is_compiling():
         yield
@@ -49,14 +50,18 @@ def share(work: Callable[[range], None], count: int, parts: int | None = None) -
     """``work`` on the numbers 0 .. count - 1, in ``parts`` at once: by default the threads that ``enough_for`` left idle."""
     parts = max(min(_idle.get() if parts is None else parts, count), 1)
     ranges = [range(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
-    inference = torch.is_inference_mode_enabled()  # is a thread's own affair; tensors made in it may be written to only in it
+    # Modes are a thread's own affair. Tensors made in inference mode may be written to only in it, others not with gradients.
+    inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
     def elsewhere(part: range) -> None:
-        with torch.inference_mode(inference):
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
             work(part)
 
     others = [_pool(os.getpid(), max(parts, at_hand())).submit(elsewhere, part) for part in ranges[1:]]
-    work(ranges[0])
+    try:
+        work(ranges[0])
+    finally:
+        wait(others)  # also after an error: they write where the caller's memory is
     for other in others:
         other.result()
 

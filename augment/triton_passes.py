@@ -24,7 +24,7 @@ def check(device: torch.device) -> None:
     """Run a kernel on one pixel. Raises RuntimeError or OSError where Triton cannot build or launch kernels for the device."""
     nothing = fused.plan([ops.Normalize()])
     try:
-        applied(nothing, torch.float32)(torch.zeros(1, 3, 1, 1, device=device), [{}])
+        applied(nothing, torch.float32)(torch.zeros(1, 3, 1, 1, dtype=torch.float32, device=device), [{}])
     except (subprocess.SubprocessError, TritonError) as error:  # of its C compiler, of its own
         raise RuntimeError(str(error)) from error
 

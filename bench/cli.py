@@ -1,5 +1,6 @@
 """The command line, ``augbench COMMAND``. Imports torch only once a command has been understood."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class Train:
             history = read_curves(out)
             if history:
                 console.print(f"curves: {curves_figure(history, out / 'curves.png')}")
+            elif self.out is None:
+                shutil.rmtree(out, ignore_errors=True)  # it was made for a run that came to nothing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,6 +66,11 @@ def _measurement_rows(one: Measurement) -> Iterator[dict[str, Any]]:
         _quantity("device_s_median", "s", "less", "median", one.device_s_median) | {"n": one.rounds},
         _quantity("peak_bytes", "bytes", "less", "single", one.peak_bytes) | {"n": 1},
         _quantity("compile_s", "s", "less", "single", one.compile_s) | {"n": 1},
+        # It grows with images_per_s and says no more of a change, so no service should warn of both.
+        _quantity("roofline_share", "1", "neither", "single", one.roofline_share) | {"n": 1},
+        _quantity("bytes_moved", "bytes", "neither", "single", one.bytes_moved) | {"n": 1},
+        _quantity("launches", "kernels", "less", "single", one.launches) | {"n": 1},
+        _quantity("syncs", "waits", "less", "single", one.syncs) | {"n": 1},
     ]
     known = [row for row in measured if one.status == "ok" and row["value"] is not None]
     yield from ({**shared, **row} for row in known or [{}])

@@ -15,6 +15,8 @@ from bench.records import TRAINING, append_training, load_run, run_folder, write
 from training.finetune_config import FinetuneConfig, validate
 
 if TYPE_CHECKING:
+    import torch
+
     from training.dataset import Dataset
     from training.finetune import Finetuner
     from training.finetune_results import FinetuneEpoch
@@ -38,7 +40,7 @@ def run_one(config: FinetuneConfig, out: Path | None, console: Console, *, resum
     """
     from training.finetune import BEST, finetune
 
-    validate(config)
+    _check(config)
     folder = _folder(out, "finetune")
 
     def begin(dataset: "Dataset") -> None:
@@ -49,7 +51,9 @@ def run_one(config: FinetuneConfig, out: Path | None, console: Console, *, resum
         config, out=folder, resume=resume, on_data=begin,
         on_epoch=lambda stats: console.print(_epoch_line(stats), highlight=False),
     )  # fmt: skip
-    append_training(folder, result.as_record())
+    record = result.as_record()
+    if result.resumed_after < config.epochs or _key(record) not in _already_done(folder):  # a run that is over counts once
+        append_training(folder, record)
     console.print(
         f"last epoch {result.test_accuracy:.1%}, best {result.best_accuracy:.1%} (epoch {result.best_epoch}, kept in "
         f"{folder / BEST}; chosen on the photographs that it is measured on)"
@@ -68,8 +72,7 @@ def compare(config: FinetuneConfig, seeds: tuple[int, ...], out: Path | None, co
     if not seeds:
         raise ValueError("seeds must not be empty")
     jobs = list(_jobs(config, seeds))
-    for job in jobs:
-        validate(job)
+    _check(*jobs)
     dataset = load_photographs(config)
     folder = _folder(out, "finetune")
     _begin(dataset, folder, console)
@@ -84,6 +87,16 @@ def compare(config: FinetuneConfig, seeds: tuple[int, ...], out: Path | None, co
         shutil.rmtree(unfinished, ignore_errors=True)
         console.print(f"{number}/{len(jobs)}  {_label(job)}: {_outcome(record)}", highlight=False)
     return _report(folder, console)
+
+
+def _check(*configs: FinetuneConfig) -> "torch.device":
+    """Find what is wrong with settings and weights before photographs are decoded and others run; the first one's device."""
+    from training import transfer
+
+    devices = [validate(config) for config in configs]
+    for model, width, init in dict.fromkeys((one.model, one.width, one.effective_init) for one in configs):
+        transfer.create(model, width=width, init=init, num_classes=2)
+    return devices[0]
 
 
 def _jobs(config: FinetuneConfig, seeds: tuple[int, ...]) -> Iterator[FinetuneConfig]:
@@ -116,12 +129,12 @@ def split(config: FinetuneConfig, rounds: int, out: Path | None, console: Consol
 
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
-    device = validate(config)
+    device = _check(config)
     dataset = load_photographs(config)
     folder = _folder(out, "finetune")
     _begin(dataset, folder, console)
     tuners: list[tuple[FinetuneConfig, Finetuner]] = []
-    for placement in _placements(config, on_cpu=device.type == "cpu"):
+    for placement in _placements(config):
         try:
             validate(placement)
             tuners.append((placement, Finetuner(placement, dataset, device)))
@@ -129,8 +142,16 @@ def split(config: FinetuneConfig, rounds: int, out: Path | None, console: Consol
             append_training(folder, _failure("photographs", placement, dataset, error))
     for number in range(rounds + 1):
         for placement, tuner in random.Random(number).sample(tuners, len(tuners)):
-            with console.status(f"round {number}/{rounds}: {_label(placement)}"):
-                stats = tuner.run_epoch(number + 1, evaluate=False)
+            try:
+                with console.status(f"round {number}/{rounds}: {_label(placement)}"):
+                    stats = tuner.run_epoch(number + 1, evaluate=False)
+            except OSError:
+                raise
+            except Exception as error:  # whatever a library raises is the result of this placement
+                tuners.remove((placement, tuner))
+                append_training(folder, _failure("photographs", placement, dataset, error))
+                console.print(f"round {number}/{rounds}  {_label(placement)}: failed ({one_line(error)})", highlight=False)
+                continue
             if number > 0:
                 append_training(folder, _split_record(placement, dataset, tuner, stats, number))
                 speed = stats.examples / stats.wall_s
@@ -138,7 +159,7 @@ def split(config: FinetuneConfig, rounds: int, out: Path | None, console: Consol
     return _report(folder, console)
 
 
-def _placements(config: FinetuneConfig, *, on_cpu: bool) -> Iterator[FinetuneConfig]:
+def _placements(config: FinetuneConfig) -> Iterator[FinetuneConfig]:
     """No augmentation, on the device and in workers by backend, and without workers."""
     from augment import BACKENDS
 
@@ -191,7 +212,7 @@ def _already_done(folder: Path) -> set[str]:
 
 def _key(record: dict[str, Any]) -> str:
     fields = {field.name for field in dataclasses.fields(FinetuneConfig)} - {"data_root", "epochs", "device"}
-    return repr([(name, record.get(name)) for name in sorted(fields | {"num_epochs", "fingerprint"})])
+    return repr([(name, record.get(name)) for name in sorted(fields | {"num_epochs", "fingerprint", "init_digest"})])
 
 
 def _folder(out: Path | None, what: str) -> Path:
@@ -209,7 +230,7 @@ def _begin(dataset: "Dataset", folder: Path, console: Console) -> None:
         highlight=False,
     )
     if dataset.skipped:
-        console.print(f"skipped {len(dataset.skipped)} files, first {dataset.skipped[0]}", highlight=False, markup=False)
+        console.print(f"skipped: {len(dataset.skipped)}, first {dataset.skipped[0]}", highlight=False, markup=False)
     if not (folder / "environment.json").exists():
         known = {"name": dataset.name, "fingerprint": dataset.fingerprint, "fallback": dataset.fallback}
         write_json(folder / "environment.json", environment(known))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from rich.progress import Progress
 from torch import Tensor
 
@@ -23,13 +23,12 @@ from augment.recipes import RECIPES
 from bench.cases import one_line
 from bench.sheets import BLOCK_GAP, BLOCK_HEIGHT, BLOCK_WIDTH, GAP, LINE, MARGIN, PANEL, Block, Panel, Sheet
 from training.data import load
+from training.photos import DECODE_ERRORS, PHOTO_SUFFIXES, channels_first, upright
 
 RESULTS = 8
 SMALLEST, LARGEST = 16, 128
 USUAL = 32
 """Sides in pixels: smaller images are refused, larger ones reduced, so that panels show each pixel (noise, blur)."""
-
-PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 BLOCKS_ACROSS = 3
 HEADER = PANEL + 2 * LINE
@@ -80,18 +79,16 @@ def spread_out(images: Tensor) -> Tensor:
 
 def _side(folder: Path) -> int:
     """The size at which to decode a data set: the usual one, or for a folder of larger images that of its first image."""
-    first = next((path for path in sorted(folder.glob("train/*/*")) if path.suffix.lower() in PHOTOGRAPHS), None)
+    first = next((path for path in sorted(folder.glob("train/*/*")) if path.suffix.lower() in PHOTO_SUFFIXES), None)
     return USUAL if first is None else min(LARGEST, max(USUAL, min(load_photograph(first).shape[-2:])))
 
 
 def load_photograph(path: Path) -> Tensor:
     """Read an image file as uint8 [1, 3, H, W], upright. Raises ValueError with one line if it cannot be read."""
     try:
-        with Image.open(path) as image:
-            array = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        return torch.from_numpy(channels_first(upright(path.read_bytes())))[None]
+    except DECODE_ERRORS as error:
         raise ValueError(f"cannot read an image from {path}: {one_line(error)}") from None
-    return torch.from_numpy(array).permute(2, 0, 1)[None]
 
 
 def draw_gallery(

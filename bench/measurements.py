@@ -177,10 +177,10 @@ def finite(value: Any) -> bool:
 
 
 def numbers(value: Any) -> list[float]:
-    """The finite numbers of a list; none of anything else."""
+    """The finite numbers of a list, which may be the list itself; none of anything else."""
     # Millions of samples are read for a merged report: where all are floats and their sum is finite, so is each.
     if isinstance(value, list) and {float}.issuperset(map(type, value)) and math.isfinite(sum(value)):
-        return list(value)
+        return value
     return [float(item) for item in value if finite(item)] if isinstance(value, list) else []
 
 

@@ -75,13 +75,17 @@ def read_merged(paths: Sequence[Path], out: Path | None) -> Run:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """Reading makes millions of lists and no cycles; to look for some among them again and again takes a third of the time."""
+    """Reading makes millions of lists and no cycles; to look for some among them again and again takes a third of the time.
+
+    Later collections leave out what was read, too: it lives as long as the report is written.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_on:
+            gc.freeze()
             gc.enable()
 
 

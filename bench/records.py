@@ -205,7 +205,7 @@ def load_run(path: Path) -> Run:
     plan = _read_object(path / "plan.json", problems)
     ops = _read_object(path / "ops.json", problems)
     events = [event for event in _read_lines(path / JOURNAL, problems) if is_event(event)]
-    training = _read_lines(path / TRAINING, problems)
+    training = _plain_records(_read_lines(path / TRAINING, problems), problems)
     environment = _read_object(path / "environment.json", problems)
     audit = _read_object(path / AUDIT, problems)
     gallery = _read_object(path / GALLERY, problems)
@@ -258,7 +258,7 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
         return {}
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{path.name} cannot be read: {error}")
         return {}
     if not isinstance(data, dict):
@@ -283,13 +283,25 @@ def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             rows.append(row)
         else:
             problems.append(f"{path.name}, line {number} is cut off or foreign and was left out")
     return rows
+
+
+def _plain_records(rows: Sequence[dict[str, Any]], problems: list[str]) -> list[dict[str, Any]]:
+    """Training records without those that have a list or an object where a word or a number tells them apart."""
+    plain_ones = []
+    for row in rows:
+        wrong = [name for name in _WORDS if isinstance(row.get(name), list | dict)]
+        if wrong:
+            problems.append(f"{TRAINING}, a record whose {wrong[0]} is {row[wrong[0]]!r:.40} was left out")
+        else:
+            plain_ones.append(row)
+    return plain_ones
 
 
 def _checked_entries(cases: Any, problems: list[str]) -> list[Mapping[str, Any]]:
@@ -329,5 +341,6 @@ def _read_measurements(rows: Any, problems: list[str]) -> list[Measurement]:
     return measurements
 
 
+_WORDS = ("kind", "status", "recipe", "backend", "augment_on", "num_workers", "decode", "draws", "device", "round", "seed")
 _KNOWN = tuple(f.name for f in fields(Measurement) if f.name not in ("case", "status", "samples_s"))
 _NOT_NUMBERS = ("reason", "draws", "images_per_s_passes")

@@ -4,6 +4,7 @@ local ones, or to torchrun's; each is on disk as it ends, and ``--resume`` goes 
 import contextlib
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from bench.cases import check_names
 from bench.outcomes import outcome, recorded
 from bench.presets import COMMON
 from bench.records import SCHEMA, append_training, load_run, run_folder, write_json
+from bench.sweep_plan import await_plan, check_same, failures, finished, planned, shared_settings
 from training.config import TrainConfig
 from training.presets import BOOK, PresetName
 
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from training.sweep import Cell
 
 CLAIMS = "claims"
-PLAN_WAIT_S = 1800.0
-"""How long torchrun's other processes wait for the first to load the data and write down the plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,8 @@ class SweepOptions:
     """Processes that train cells at the same time on this machine (default: one a GPU, else one)."""
     resume: bool = False
     """Go on with the sweep in --results; more seeds, recipes and backends may be asked for than before."""
+    retry_failed: bool = False
+    """With --resume: train again the cells that failed. Without it they are left as they are."""
     results: Path | None = None
     """Folder of the run (default: results/<date>-<machine>-<device>)."""
 
@@ -74,8 +76,9 @@ def sweep(options: SweepOptions, console: Console) -> Path:
     Raises ValueError (nothing was trained: a wrong name, setting or folder), OSError (results cannot be written, or a process
     died and left cells undone), KeyboardInterrupt (after the report of what there is).
     """
+    from augment import UnsupportedOp
     from training.config import settled, validate
-    from training.sweep import cells, on_its_own
+    from training.sweep import cell_config, cells, on_its_own
 
     rank, index = os.environ.get("RANK"), int(os.environ.get("LOCAL_RANK", "0"))
     at_once = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if rank is not None else options.workers
@@ -84,15 +87,22 @@ def sweep(options: SweepOptions, console: Console) -> Path:
     device = validate(replace(own, recipe="none", backend="torchvision", augment_on="device"))
     base = settled(options.config, device)
     todo = cells(options.recipes, options.backends, range(base.seed, base.seed + options.seeds))
-    if rank not in (None, "0"):
-        _await_plan(options)
-    dataset = _load(base)
+    for cell in todo[: len(todo) // options.seeds]:
+        with contextlib.suppress(UnsupportedOp):  # which is a record; what no cell can be is told at once
+            validate(cell_config(replace(base, device=own.device), cell))
     folder = options.results or Path()
+    if rank not in (None, "0"):
+        await_plan(folder)
+    dataset = _load(base)
+    settings = shared_settings(base, dataset, device.type)
     if rank in (None, "0"):
-        folder = _prepare(options, base, todo, baseline, dataset, device.type, console)
-    share = _Share(
-        base=base, todo=todo, folder=folder, index=index, at_once=at_once or _default_workers(own, base), parent=None
-    )
+        folder = _prepare(options, settings, todo, baseline, dataset, device.type, console)
+    else:
+        check_same(folder, planned(folder), settings)
+    if rank is None:
+        unfinished = len(set(todo) - finished(folder))
+        at_once = max(1, min(at_once or _default_workers(own, base), unfinished))  # cores are shared among those that have work
+    share = _Share(base=base, todo=todo, folder=folder, index=index, at_once=at_once or 1, parent=None)
     try:
         if rank is not None or share.at_once == 1:
             _work(replace(share, base=replace(base, device=own.device)), dataset)
@@ -127,6 +137,8 @@ def _check(options: SweepOptions, *, launched: bool) -> str:
         raise ValueError("--seeds and --workers must be at least 1")
     check_names("recipe", options.recipes, RECIPES)
     check_names("backend", options.backends, BACKENDS)
+    if options.retry_failed and not options.resume:
+        raise ValueError("--retry-failed goes with --resume")
     if options.results is None and (launched or options.resume):
         raise ValueError("give --results: the folder that all processes share, or that is to be resumed")
     if launched and options.workers is not None:
@@ -154,7 +166,7 @@ def _load(base: TrainConfig) -> "Dataset":
 
 def _prepare(
     options: SweepOptions,
-    base: TrainConfig,
+    settings: Mapping[str, Any],
     todo: Sequence["Cell"],
     baseline: str,
     dataset: "Dataset",
@@ -164,48 +176,22 @@ def _prepare(
     """Make the run's folder, or find that of the sweep that is resumed, and write down what is planned."""
     from bench.environment import environment
 
+    plan = {"baseline": baseline, "settings": settings, "cells": [[cell.recipe, cell.backend, cell.seed] for cell in todo]}
     if options.resume and options.results is not None:
-        folder, before = options.results, _planned(options.results)
+        folder, before = options.results, planned(options.results)
+        check_same(folder, before, settings)
+        plan["cells"] = [*before["cells"], *(cell for cell in plan["cells"] if cell not in before["cells"])]
+        plan["baseline"] = options.baseline or before.get("baseline", baseline)
+        plan["retried"] = failures(folder) if options.retry_failed else before.get("retried", [])
     else:
-        folder, before = run_folder(options.results, device), None
-    identity = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, "fallback": dataset.fallback}
-    settings = {k: v for k, v in base.as_record().items() if k not in ("recipe", "backend", "seed", "device", "num_workers")}
-    planned = [[cell.recipe, cell.backend, cell.seed] for cell in todo]
-    if before is not None:
-        _check_same(folder, before, {**settings, **identity})
-        planned = [*before["cells"], *(cell for cell in planned if cell not in before["cells"])]
-    plan = {"baseline": baseline, "settings": {**settings, **identity}, "cells": planned}
-    if before is None:
-        write_json(folder / "environment.json", environment({"name": dataset.name, **identity}))
+        folder = run_folder(options.results, device)
+        data = {"name": dataset.name, "fingerprint": dataset.fingerprint, "fallback": dataset.fallback}
+        write_json(folder / "environment.json", environment(data))
     write_json(folder / "plan.json", {"schema": SCHEMA, "sweep": plan})
     console.print(f"[bold]augbench[/] sweep of {len(todo)} cells on {device}, images: {dataset.name}; results go to {folder}")
     if dataset.fallback:
         console.print(f"[bold red]Not a real data set:[/] {dataset.fallback}")
     return folder
-
-
-def _planned(folder: Path) -> dict[str, Any]:
-    sweep = load_run(folder).plan.get("sweep")
-    if not isinstance(sweep, dict) or not isinstance(sweep.get("settings"), dict) or not isinstance(sweep.get("cells"), list):
-        raise ValueError(f"{folder} cannot be resumed: it holds no plan of a sweep")
-    return sweep
-
-
-def _check_same(folder: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    kept = before["settings"]
-    for name in settings:
-        if kept.get(name) != settings[name]:
-            raise ValueError(f"{folder} holds another sweep: its {name} is {kept.get(name)}, not {settings[name]}")
-
-
-def _await_plan(options: SweepOptions) -> None:
-    """Until the first process has written the plan, and so has loaded the data, which lie in a cache then."""
-    assert options.results is not None, "checked before"
-    deadline = time.monotonic() + PLAN_WAIT_S
-    while not (options.results / "plan.json").exists():
-        if time.monotonic() > deadline:
-            raise ValueError(f"no plan in {options.results}: --results must be a folder that all processes share")
-        time.sleep(0.2)
 
 
 # ---- the work ---------------------------------------------------------------------------------------------------------
@@ -233,8 +219,12 @@ def _worker(share: _Share) -> None:
     from training.sweep import on_its_own
 
     base = on_its_own(share.base, share.index)
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         _work(replace(share, base=base), _load(base))
+    except KeyboardInterrupt:
+        pass
+    except (ValueError, OSError) as error:  # a full disk, say; the parent tells what is left
+        print(f"error in worker {share.index}: {error}", file=sys.stderr, flush=True)
 
 
 def _work(share: _Share, dataset: "Dataset") -> None:
@@ -257,7 +247,7 @@ def _work(share: _Share, dataset: "Dataset") -> None:
         progress.tell(record)
 
     run_cells(
-        share.todo, partial(_attempt, share, dataset), claims=claims, finished=partial(_finished, share.folder), write=write,
+        share.todo, partial(_attempt, share, dataset), claims=claims, finished=partial(finished, share.folder), write=write,
         go_on=partial(_go_on, device, share.parent),
     )  # fmt: skip
 
@@ -287,14 +277,6 @@ def _go_on(device: Any, parent: int | None) -> bool:
     return True
 
 
-def _finished(folder: Path) -> set["Cell"]:
-    """The cells that have a record, whatever became of them."""
-    from training.sweep import Cell
-
-    done = [record for record in load_run(folder).training if record.get("kind") == "accuracy"]
-    return {Cell.of(record) for record in done if {"recipe", "backend", "seed"} <= record.keys()}
-
-
 class _Progress:
     """A line for each cell that this process ends, with the time that is left for all."""
 
@@ -303,7 +285,7 @@ class _Progress:
         self._before = len(self._done())
 
     def _done(self) -> set["Cell"]:
-        return _finished(self._share.folder) & set(self._share.todo)
+        return finished(self._share.folder) & set(self._share.todo)
 
     def tell(self, record: Mapping[str, Any]) -> None:
         from bench.progress import duration  # brings pytest, which --help need not wait for
@@ -327,7 +309,7 @@ def _report(folder: Path, todo: Sequence["Cell"], console: Console, *, alone: bo
     from bench.sweep_table import print_table
     from training.sweep import Claims
 
-    left = [cell for cell in todo if cell not in _finished(folder)]
+    left = [cell for cell in todo if cell not in finished(folder)]
     claims = Claims(folder / CLAIMS)
     if not alone and (left or not claims.exist):
         return []  # others are at it, or have done it

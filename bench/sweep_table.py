@@ -7,7 +7,7 @@ from rich.table import Table
 
 from bench.records import Run
 from bench.report.accuracy import baseline, difference, interval, points_words, seeds_to_see
-from bench.report.arms import Arm, settings
+from bench.report.arms import Arm, Record, settings
 from bench.report.quantities import UNKNOWN, percent, rounded, word
 from bench.seeds import TO_BE_SEEN
 
@@ -30,12 +30,20 @@ def print_table(run: Run, console: Console) -> None:
             f"n: seeds; ±: 95 % interval; minus baseline: in points, over the same seeds; seeds: how many a difference of "
             f"{', '.join(map(str, TO_BE_SEEN))} points takes"
         )
-    failed = [record for record in run.training if record.get("status") == "failed"]
-    for record in failed:
+    done = {_cell(record) for record in run.training if record.get("status") == "ok"}
+    failed = {_cell(record): record for record in run.training if record.get("status") == "failed"}
+    open_cells = [record for cell, record in failed.items() if cell not in done]
+    for record in open_cells:
         console.print(
             f"[red]failed:[/] {word(record, 'recipe')}@{word(record, 'backend')}, seed {word(record, 'seed')}: ", end=""
         )
         console.print(word(record, "reason"), markup=False, highlight=False)
+    if open_cells:
+        console.print("trained again by the same command with --resume --retry-failed")
+
+
+def _cell(record: Record) -> tuple[str, str, str]:
+    return word(record, "recipe"), word(record, "backend"), word(record, "seed")
 
 
 def _name(arm: Arm) -> str:

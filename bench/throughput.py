@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
 from bench.cases import check_names
+from bench.machines import code_facts, differences, machine_facts
 from bench.outcomes import outcome, recorded
 from bench.presets import Preset, preset
-from bench.records import TRAINING, append_training, load_run, run_folder, write_json
+from bench.records import TRAINING, append_training, load_run, plain, run_folder, write_json
 from training.config import Decode, Precision, TrainConfig
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from training.data import Dataset
 
+T = TypeVar("T")
 MOST_WORKERS = 1024
 BEST_ON_DEVICE = ("fused", "kornia", "torchvision")
 """Who augments on the device what workers only fetch: the first of these that can do the recipe."""
@@ -238,16 +240,19 @@ def throughput(options: ThroughputOptions, console: Console) -> Path:
         raise ValueError(f"{dataset.name} has no files to decode in workers: take --data FOLDER, or leave out --decode workers")
     folder = _folder(options, str(device))
     axes = Axes(
-        recipes=options.recipes or chosen.throughput_recipes,
-        backends=options.backends,
-        workers=options.workers or worker_counts(),
-        decode=options.decode or where_decoded(dataset),
+        recipes=_once(options.recipes or chosen.throughput_recipes),
+        backends=None if options.backends is None else _once(options.backends),
+        workers=_once(options.workers or worker_counts()),
+        decode=_once(options.decode or where_decoded(dataset)),
     )
     console.print(f"[bold]augbench throughput[/] on {device}, images: {dataset.name}; results go to {folder}")
     if dataset.fallback:
         console.print(f"[bold red]Not a real data set:[/] {dataset.fallback}")
     data = {"name": dataset.name, "fingerprint": dataset.fingerprint, "source": dataset.source, "fallback": dataset.fallback}
-    write_json(folder / "environment.json", environment(data))
+    if options.resume:
+        _check_same(folder, environment(data), str(device))
+    else:
+        write_json(folder / "environment.json", environment(data))
     try:
         measure_arms(
             base, axes, dataset, folder, console, seconds=options.seconds or chosen.throughput_seconds,
@@ -256,6 +261,11 @@ def throughput(options: ThroughputOptions, console: Console) -> Path:
     finally:
         console.print(f"report: {write_report(load_run(folder))}")
     return folder
+
+
+def _once(values: tuple[T, ...]) -> tuple[T, ...]:
+    """What is named twice is measured once."""
+    return tuple(dict.fromkeys(values))
 
 
 def _base(options: ThroughputOptions, chosen: Preset, device: "torch.device") -> TrainConfig:
@@ -281,6 +291,17 @@ def _check(options: ThroughputOptions) -> None:
     wrong = [count for count in options.workers or () if not 0 <= count <= MOST_WORKERS]
     if wrong:
         raise ValueError(f"workers must lie between 0 and {MOST_WORKERS}, got {wrong[0]}")
+
+
+def _check_same(folder: Path, environment: dict[str, Any], device: str) -> None:
+    """Raise ValueError where a run that is to go on was measured on other images, another machine or device, or other code."""
+    run = load_run(folder)
+    before, now = ({**machine_facts(one), **code_facts(one)} for one in (run.environment, plain(environment)))
+    changed = differences(before, now)
+    devices = {str(record.get("device")) for record in run.training if record.get("kind") in ("throughput", "feed")}
+    changed += [f"device {other} -> {device}" for other in sorted(devices - {device})]
+    if changed:
+        raise ValueError(f"{folder} cannot be gone on with here ({changed[0]}): choose another folder")
 
 
 def _folder(options: ThroughputOptions, device: str) -> Path:

@@ -186,7 +186,8 @@ def peak_bytes(function: Function, device: str | torch.device, *, calls: int = 1
     """Bytes that a call has allocated at most at one moment, beyond what there was before; the largest of ``calls``.
 
     From the caching allocator's statistics on CUDA, from the profiler's record of torch's allocations on a CPU (tensors and
-    the kernels' scratch memory; what PIL or numpy allocate by themselves is not seen). None on other devices.
+    the kernels' scratch memory; what PIL or numpy allocate by themselves is not seen, nor the fused backend's room in C for the
+    one image that a thread works on). None on other devices.
     """
     device = torch.device(device)
     if device.type == "cuda":

@@ -37,7 +37,7 @@ TRAINED = (*MANNER, *SETTING, "num_epochs", "max_train")
 TUNED = (
     *("mode", "model", "width", "init", "recipe", "backend", "augment_on", "num_workers", "image_size", "num_epochs"),
     *("batch_size", "learning_rate", "head_rate", "momentum", "decay_every", "max_train", "max_test", "dataset"),
-    *("fingerprint", "device"),
+    *("fingerprint", "device", "keep_statistics", "init_digest"),
 )
 DECODED = ("decoder", "image_size", "num_workers", "quality", "dataset", "fingerprint", "device")
 SPEED = (Quantity("examples_per_s", "examples/s", "more"), Quantity("wait_share", "1", "less"))

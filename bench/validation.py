@@ -96,12 +96,17 @@ def _parsed(text: str) -> Any:
     def refuse(constant: str) -> None:
         raise _NotANumber(constant)
 
-    return json.loads(text, parse_constant=refuse)
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _broken(error: ValueError, text: str) -> tuple[int, str]:
     if isinstance(error, json.JSONDecodeError):
         return error.lineno, f"no JSON: {error.msg}"
+    if not isinstance(error, _NotANumber):
+        return 1, f"no JSON of ours: {one_line(str(error), 160)}"
     number = next((i for i, line in enumerate(text.splitlines(), start=1) if str(error) in line), 1)
     return number, f"{error} is no JSON: unknown numbers are null"
 

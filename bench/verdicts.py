@@ -31,7 +31,7 @@ def print_comparison(result: Comparison, console: Console) -> None:
     if result.rows:
         say(
             "images/s of B over A (of training examples/s, of overhead the speed as a share of a bare loop's); "
-            "n = passes or rounds in A, B; below 1: B is slower"
+            "n = passes or rounds in A, B; below 1: B is slower; intervals are of one case alone, verdicts allow for all"
         )
         say(f"{'ratio':>7}  {1 - result.level:.0%} interval  {'verdict':8} {'A per s':>11} {'B per s':>11}  n     case")
     for row in result.rows:

@@ -4,6 +4,7 @@
 """
 
 import io
+import math
 import os
 import pickle
 import re
@@ -136,9 +137,11 @@ def read(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
             identity=dict(payload["identity"]), model=payload["model"], optimizer=payload["optimizer"],
             steps=int(payload["steps"]), epochs=tuple(EpochStats(**stats) for stats in payload["epochs"]),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError):
+        if not all(math.isfinite(value) for stats in found.epochs for value in asdict(stats).values()):
+            raise ValueError
+        differences = _differences(found.identity, identity)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):  # of values that are none of ours
         raise BadCheckpoint(f"{path} is not the checkpoint of a training run, or that of another version") from None
-    differences = _differences(found.identity, identity)
     if differences:
         raise BadCheckpoint(f"{path} is the checkpoint of another run: {'; '.join(differences)}")
     return found

@@ -21,6 +21,8 @@ Schedule = Literal["constant", "cosine", "one_cycle", "trapezoid"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 MODELS = ("resnet18", "resnet8", "speednet")
+SMALLEST_FOR_SPEEDNET = 9
+"""Its poolings leave nothing of smaller images."""
 EVALUATION_RECIPES = {"imagenet": "imagenet_eval", "imagenet_eval": "imagenet_eval"}
 """How images are prepared for evaluation, by training recipe; "none" (normalise only) for all others."""
 
@@ -67,7 +69,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     """Of weights; norms and biases are spared."""
     bias_rate: float = 1.0
-    """Step size of norms and biases, as a multiple of that of weights."""
+    """Step size of batch norms, as a multiple of that of all else."""
     label_smoothing: float = 0.0
     """Share of each target that is spread evenly over all classes."""
     schedule: Schedule = "constant"
@@ -164,6 +166,8 @@ def _check_numbers(config: TrainConfig) -> None:
             raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(config, name)}")
     if not (math.isfinite(config.weight_decay) and config.weight_decay >= 0):
         raise ValueError(f"weight_decay must not be negative, got {config.weight_decay}")
+    if config.model == "speednet" and config.image_size < SMALLEST_FOR_SPEEDNET:
+        raise ValueError(f"model speednet needs an image_size of at least {SMALLEST_FOR_SPEEDNET}, got {config.image_size}")
     if not 0 <= config.warm_up_epochs <= config.epochs:
         raise ValueError(f"warm_up_epochs must lie between 0 and epochs ({config.epochs}), got {config.warm_up_epochs}")
 

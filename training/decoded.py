@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-FORMAT = 2
+FORMAT = 3
 """Part of every key; to be raised when decoding, or what is noted of it, changes."""
 
 Append = Callable[[np.ndarray], None]

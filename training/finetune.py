@@ -105,6 +105,8 @@ class Finetuner:
     def __init__(self, config: FinetuneConfig, dataset: Dataset, device: torch.device) -> None:
         self.config, self.dataset, self.device = config, dataset, device
         self._started, self._resident, self._features_s = time.perf_counter(), psutil.Process(), 0.0
+        self._spent_s = 0.0  # before an interruption
+        self.peak_resident = 0
         if device.type == "cuda":
             torch.accelerator.reset_peak_memory_stats(device)
         torch.manual_seed(stream_seed(config.seed, "weights"))
@@ -123,7 +125,6 @@ class Finetuner:
         self.feed: PhotoFeed | StoredFeed = self._make_feed()
         self.optimizer = self._make_optimizer()
         self.schedule = torch.optim.lr_scheduler.StepLR(self.optimizer, config.decay_every, gamma=0.1)
-        self.peak_resident = 0
 
     # ---- making -------------------------------------------------------------------------------------------------------
 
@@ -147,8 +148,14 @@ class Finetuner:
     @torch.no_grad()
     def _features(self, images: Tensor) -> Tensor:
         self.network.module.eval()
-        parts = [self.network.features(self._prepare(some.to(self.device))) for some in images.split(EVALUATED_AT_ONCE)]
+        parts = []
+        for some in images.split(EVALUATED_AT_ONCE):
+            parts.append(self.network.features(self._prepare(some.to(self.device))))
+            self._see_memory()
         return torch.cat(parts)
+
+    def _see_memory(self) -> None:
+        self.peak_resident = max(self.peak_resident, self._resident.memory_info().rss)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         config, head = self.config, list(self.network.head.parameters())
@@ -186,7 +193,7 @@ class Finetuner:
             loss += mean.detach() * len(labels)
             hits += (logits.detach().argmax(1) == labels).sum()
             examples, fetched = examples + len(labels), fetched + batch.seconds
-            self.peak_resident = max(self.peak_resident, self._resident.memory_info().rss)
+            self._see_memory()
         synchronise(self.device)
         wall_s = time.perf_counter() - start
         self.schedule.step()
@@ -208,6 +215,7 @@ class Finetuner:
         for values, some in zip(self._test.split(EVALUATED_AT_ONCE), labels.split(EVALUATED_AT_ONCE), strict=True):
             logits = self._call(self._prepare(values.to(self.device)))
             hits += (logits.argmax(1) == some.to(self.device)).sum()
+            self._see_memory()
         return int(hits) / len(labels)
 
     # ---- keeping ------------------------------------------------------------------------------------------------------
@@ -230,6 +238,7 @@ class Finetuner:
             "epochs": [asdict(stats) for stats in progress.epochs],
             "best": progress.best,
             "best_epoch": progress.best_epoch,
+            "spent_s": self._total_s(),
         }
         checkpoint.save(out / checkpoint.NAME, state)
 
@@ -242,12 +251,19 @@ class Finetuner:
             differing = [name for name, value in own.items() if not isinstance(there, dict) or there.get(name) != value]
             raise checkpoint.BadCheckpoint(f"{path} is the checkpoint of another run: {', '.join(differing)} differ")
         progress = _Progress()
-        progress.epochs = [FinetuneEpoch(**stats) for stats in state["epochs"]]
-        progress.best, progress.best_epoch = state["best"], state["best_epoch"]
-        self.network.module.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        try:
+            progress.epochs = [FinetuneEpoch(**stats) for stats in state["epochs"]]
+            progress.best, progress.best_epoch = state["best"], state["best_epoch"]
+            self.network.module.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self._spent_s = float(state["spent_s"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+            raise checkpoint.BadCheckpoint(f"{path} is the checkpoint of another version: start anew") from None
         return progress
+
+    def _total_s(self) -> float:
+        return self._spent_s + time.perf_counter() - self._started
 
     def facts(self) -> dict[str, Any]:
         """The fields of FinetuneResult that are this run's, not an epoch's."""
@@ -259,7 +275,7 @@ class Finetuner:
             "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
             "device": str(self.device),
             "draws": self.feed.draws,
-            "total_s": time.perf_counter() - self._started,
+            "total_s": self._total_s(),
             "features_s": self._features_s,
             "peak_bytes": torch.accelerator.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
             "resident_bytes": self.peak_resident,

@@ -1,7 +1,10 @@
 """What a fine-tuning run found, as values and as a record."""
 
 import dataclasses
+import functools
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from training.dataset import Dataset
@@ -37,7 +40,7 @@ class FinetuneResult:
     ``best_accuracy`` was chosen on the photographs that it is measured on, so it flatters. ``test_accuracy`` is the last
     epoch's. ``examples_per_s`` is over the training parts of all epochs, ``total_s`` from the first step of preparation to the
     last evaluation, ``features_s`` what of that computing features once took. ``peak_bytes`` is the most memory that torch held
-    on an accelerator, ``resident_bytes`` the largest resident size of the training process as seen after each step.
+    on an accelerator, ``resident_bytes`` the largest resident size of the training process as seen after each batch.
     """
 
     config: FinetuneConfig
@@ -85,6 +88,9 @@ def identity(config: FinetuneConfig, dataset: Dataset) -> dict[str, Any]:
     """What was run, on what: the part of a record that is known before the run."""
     record = config.as_record()
     record["num_epochs"] = record.pop("epochs")
+    weights = Path(config.effective_init).expanduser()
+    if config.effective_init not in ("imagenet", "scratch") and weights.is_file():
+        record["init_digest"] = _digest(weights)  # most are called best.pt or checkpoint.pt, which says little
     return {"kind": "finetune"} | record | {
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
@@ -93,3 +99,8 @@ def identity(config: FinetuneConfig, dataset: Dataset) -> dict[str, Any]:
         "skipped": len(dataset.skipped),
         "skipped_files": list(dataset.skipped),
     }  # fmt: skip
+
+
+@functools.cache  # the checkpoint of every epoch asks for it
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -121,7 +120,10 @@ def _list_files(folder: Path, test: Path, classes: Sequence[str]) -> tuple[list[
                 relative = f"{split.name}/{name}/{entry.name}"
                 if entry.name.startswith("."):
                     continue
-                if not entry.is_file() or Path(entry.name).suffix.lower() not in PHOTO_SUFFIXES:
+                if not entry.is_file():
+                    skipped.append(f"{relative}: not a file")
+                    continue
+                if Path(entry.name).suffix.lower() not in PHOTO_SUFFIXES:
                     skipped.append(f"{relative}: not a photograph's file type")
                     continue
                 stat = entry.stat()
@@ -159,9 +161,10 @@ def _decode_all(
 
 
 def _chunks(files: Sequence[_File], image_size: int) -> Iterator[_Chunk]:
-    # Pillow lets go of the interpreter while it decodes, so that threads do. It warns of large images, which are skipped here.
+    # Pillow lets go of the interpreter while it decodes, so that threads do. It warns of large images, which are skipped here,
+    # and of damaged tags, without a word of which file.
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")
         parts = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
         yield from pool.map(lambda part: _decode_some(part, image_size), parts)
 
@@ -187,7 +190,7 @@ def _check_every_class(kept: Sequence[_File], classes: Sequence[str], folder: Pa
         for label, name in enumerate(classes):
             if label not in there:
                 split = "train" if is_train else "test (or val)"
-                why = f"; {len(skipped)} files could not be read, first {skipped[0]}" if skipped else ""
+                why = f"; skipped were {len(skipped)}, first {skipped[0]}" if skipped else ""
                 raise ValueError(f"no readable image of class {name!r} for {split} in {folder}{why}")
 
 

@@ -28,17 +28,22 @@ def loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
 def optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Adam (AdamW's decoupled decay), or SGD with Nesterov momentum, over all parameters that are trained.
 
-    Two groups: weights, with weight decay; norms and biases (all that has fewer than two dimensions), without decay and
-    with ``bias_rate`` times the step size. ``rate`` of a group is its largest step size, which ``set_step_size`` scales.
+    Three groups: weights, with weight decay; without it, what batch norms learn, with ``bias_rate`` times the step size, and
+    the biases of other layers. ``rate`` of a group is its largest step size, which ``set_step_size`` scales.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    of_norms = {id(p) for module in model.modules() if isinstance(module, nn.BatchNorm2d) for p in module.parameters()}
     weights = [parameter for parameter in trained if parameter.ndim >= 2]
-    others = [parameter for parameter in trained if parameter.ndim < 2]
-    rates = (config.learning_rate, config.learning_rate * config.bias_rate)
+    norms = [parameter for parameter in trained if id(parameter) in of_norms]
+    biases = [parameter for parameter in trained if parameter.ndim < 2 and id(parameter) not in of_norms]
+    rate = config.learning_rate
     groups: list[dict[str, Any]] = [
-        {"params": weights, "lr": rates[0], "rate": rates[0], "weight_decay": config.weight_decay},
-        {"params": others, "lr": rates[1], "rate": rates[1], "weight_decay": 0.0},
-    ]
+        {"params": parameters, "lr": own, "rate": own, "weight_decay": decay}
+        for parameters, own, decay in (
+            (weights, rate, config.weight_decay), (norms, rate * config.bias_rate, 0.0), (biases, rate, 0.0)
+        )
+        if parameters
+    ]  # fmt: skip
     fused = any(parameter.is_cuda for parameter in trained)  # one kernel for all parameters
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)

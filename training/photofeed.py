@@ -5,11 +5,13 @@ augments, a worker therefore decodes a photograph, draws the window of the recip
 width (``augment.sampling``, as the fused backend does) and sends that window alone, in the corner of a black frame as large as
 the batch's largest window needs, at most ``MOST_SIDE`` pixels. The device resizes each image's own window by
 ``augment.geometry``, which is torchvision's ``resized_crop`` with antialiasing. A window with a longer side is resized by the
-worker with the same function and rounded to 8 bits, which the device then only copies: at most half a level of 255 from the
-definition, where the audit calls up to one exact.
+worker with the same function and rounded to 8 bits, which the device then only copies. That is what torchvision makes of 8-bit
+images too; on a CPU its kernel for bytes rounds after each direction, so that it is about a level of 255 from the definition in
+floats at most.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,12 +140,14 @@ class _Photographs(torch.utils.data.Dataset[Any]):
         self._start_stream(request.epoch)
         start = time.perf_counter()
         photographs = []
-        for index in request.indices:
-            try:
-                photographs.append(torch.from_numpy(channels_first(upright(self.files[index].read_bytes()))))
-            except DECODE_ERRORS as error:
-                name = "/".join(self.files[index].parts[-3:])
-                return f"{name} could be read before training and no longer can: {' '.join(str(error).split())}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of damaged tags, without a word of which file
+            for index in request.indices:
+                try:
+                    photographs.append(torch.from_numpy(channels_first(upright(self.files[index].read_bytes()))))
+                except DECODE_ERRORS as error:
+                    name = "/".join(self.files[index].parts[-3:])
+                    return f"{name} could be read before training and no longer can: {' '.join(str(error).split())}"
         decoded = time.perf_counter()
         images, windows = self._augmented(photographs)
         seconds = torch.tensor([decoded - start, time.perf_counter() - decoded], dtype=torch.float64)

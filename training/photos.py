@@ -5,7 +5,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
 
@@ -43,11 +43,18 @@ def upright(content: bytes) -> Image.Image:
 
     Raises one of DECODE_ERRORS for what is damaged, has more than ``Image.MAX_IMAGE_PIXELS`` or float pixels.
     """
-    with Image.open(io.BytesIO(content)) as image:
+    with _opened(content) as image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise ValueError(f"{image.width} x {image.height} pixels, more than the {limit:,} that Pillow deems safe")
         return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def _opened(content: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:  # Pillow would name the place of the bytes in memory
+        raise ValueError("empty" if not content else "no image of a kind that Pillow knows") from None
 
 
 def channels_first(image: Image.Image) -> np.ndarray:

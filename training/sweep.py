@@ -40,10 +40,9 @@ class Cell:
 
 
 def cells(recipes: Sequence[str], backends: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
-    """Every combination, seed after seed, so that a sweep that is cut short has whole pairs."""
-    return [
-        Cell(recipe=recipe, backend=backend, seed=seed) for seed in seeds for recipe in recipes for backend in backends
-    ]  # fmt: skip
+    """Every combination once, seed after seed, so that a sweep that is cut short has whole pairs."""
+    every = (Cell(recipe=recipe, backend=backend, seed=seed) for seed in seeds for recipe in recipes for backend in backends)
+    return list(dict.fromkeys(every))
 
 
 def cell_config(base: TrainConfig, cell: Cell) -> TrainConfig:

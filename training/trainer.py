@@ -203,12 +203,23 @@ class Trainer:
         found = self.ranks.ask_main(lambda: checkpoint.read(path, self.identity()) if path.exists() else None)
         if found is None:
             return []
+        if len(found.epochs) > self.config.epochs or found.steps != self.steps_before(len(found.epochs) + 1):
+            raise checkpoint.BadCheckpoint(f"{path} holds {len(found.epochs)} epochs of {found.steps} steps, which cannot be")
+        settings = self._optimizer_settings()
         try:
             self.model.load_state_dict(found.model)
             self.optimizer.load_state_dict(dict(found.optimizer))
-        except (RuntimeError, ValueError, KeyError, TypeError):
-            raise checkpoint.BadCheckpoint(f"{path} holds the weights of another model") from None
+            moments = [(p, m) for p, kept in self.optimizer.state.items() for m in kept.values() if isinstance(m, Tensor)]
+            fits = settings == self._optimizer_settings() and all(m.shape in (p.shape, ()) for p, m in moments)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+            fits = False
+        if not fits:
+            raise checkpoint.BadCheckpoint(f"{path} holds the weights of another model")
         return list(found.epochs)
+
+    def _optimizer_settings(self) -> list[dict[str, Any]]:
+        """Of each group, without what changes from step to step."""
+        return [{name: v for name, v in group.items() if name not in ("params", "lr")} for group in self.optimizer.param_groups]
 
     def peak_bytes(self) -> int | None:
         """The most memory that torch held on the device so far, None on a CPU."""

@@ -1,6 +1,5 @@
 """Networks to fine-tune: by name, with weights from elsewhere, and a new last layer for the data's classes."""
 
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -171,5 +170,5 @@ def _read_old(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, AttributeError):
+    except Exception:  # whatever a file that is none makes the reader raise
         raise ValueError(f"{path} is no file of weights, or a damaged one: a state dict by torch.save is expected") from None

@@ -14,6 +14,10 @@ from bench.report.quantities import UNKNOWN, counted, listed, percent, rounded, 
 from bench.report.training_figures import learning_figure
 from bench.seeds import FEWEST_SEEDS, TO_BE_SEEN, Estimate, estimate, sd_range, seeds_needed
 
+MEANING = (
+    "Accuracy is that after the last epoch, never the best. Train accuracy and loss are over the last epoch as it was trained "
+    "on: augmented images, while the weights move; a mixed image counts for the larger of its labels."
+)
 MOST_LISTED = 5  # seeds whose accuracies are written out
 MOST_SEEDS = 10_000  # beyond, the number of seeds needed is only said to be more
 
@@ -28,9 +32,7 @@ def accuracy_section(context: Context) -> list[Block]:
         arms = sorted(arms, key=lambda arm: word(arm.first, "recipe") != "none")
         base = baseline(arms, context.run.plan)
         epochs = counted(number_of_epochs(arms[0]), "epoch")
-        blocks.append(
-            Paragraph(f"Setting: {setting_words(arms)}, {epochs}. Accuracy is that after the last epoch, never the best.")
-        )
+        blocks.append(Paragraph(f"Setting: {setting_words(arms)}, {epochs}. {MEANING}"))
         blocks.append(Paragraph(seeds_words(arms) + _at_once(arms)))
         blocks += _pictures(context, arms, index)
         blocks += [_table(arms), *_differences(arms, base), *_backends(arms, context.run.audit)]
@@ -169,7 +171,7 @@ def seeds_to_see(one: Estimate | None) -> list[str]:
     """The number of seeds for each of ``TO_BE_SEEN``; unknown where fewer than three pairs, or none that differ, tell of it."""
     if one is None or not one.sd or one.half is None:
         return [UNKNOWN] * len(TO_BE_SEEN)
-    needed = [seeds_needed(one.sd, points) for points in TO_BE_SEEN]
+    needed = [max(FEWEST_SEEDS, seeds_needed(one.sd, points)) for points in TO_BE_SEEN]
     return [f"{n:,}" if n <= MOST_SEEDS else f">{MOST_SEEDS:,}" for n in needed]
 
 
@@ -194,6 +196,8 @@ def _differences(arms: Sequence[Arm], base: Arm | None) -> list[Block]:
         "the standard deviation is what was measured; from few seeds that is itself uncertain, as its 95 % interval in "
         "brackets tells."
     )
+    if any("±" in str(row[2]) for row in rows):
+        words += " Each interval is for itself: of twenty recipes that change nothing, one leaves zero out by chance alone."
     return [Paragraph(words), Table(header=header, rows=rows, numeric=frozenset(range(2, 8)))]
 
 

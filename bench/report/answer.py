@@ -71,7 +71,9 @@ def lead(context: Context) -> Lead:
     lane = LANES[contest.lane]
     setting = f"recipe {contest.recipe}, {lane}; {setting_words([contest.best])}"
     note = f"Medians of the rounds, ± half the range between them; {setting}."
-    return Lead(answers=[_where(contest), _with(context, contest), _costs(contest)], note=note)
+    alone = _fastest_alone(context, contest)
+    tied = _tied(contest, alone)
+    return Lead(answers=[_where(contest), _with(contest, tied, alone), _costs(contest, tied[0])], note=note)
 
 
 def contest_of(context: Context) -> Contest | None:
@@ -114,38 +116,89 @@ def _sure(best: Arm, other: Arm) -> str:
     return SURE[apart(best.values("examples_per_s"), other.values("examples_per_s"))]
 
 
+def _against(one: Arm, other: Arm) -> str:
+    """How ``one`` stands to ``other``, whichever is faster."""
+    ours, theirs = one.values("examples_per_s"), other.values("examples_per_s")
+    return "faster than that beyond the spread between rounds" if apart(ours, theirs) else SURE[apart(theirs, ours)]
+
+
 def _where(contest: Contest) -> Answer:
     best, device = contest.best, word(contest.best.first, "device")
-    text: list[Inline] = ["There training with ", Code(contest.recipe), f" reaches {trained(best)}; "]
+    text: list[Inline] = ["There training with ", Code(contest.recipe), f" reaches {trained(best)} by "]
+    text += [Code(word(best.first, "backend")), "; "]
+    answer = PLACES[place(best)].format(device=device)
     if contest.elsewhere:
         other = contest.elsewhere[0]
-        there = PLACES[place(other)].format(device=device)
-        text.append(f"{there[0].lower()}{there[1:]}, at best {trained(other)}, {_sure(best, other)}.")
+        there = _lower(PLACES[place(other)].format(device=device))
+        text.append(f"{there}, at best {trained(other)} by ")
+        text += [Code(word(other.first, "backend")), f", {_sure(best, other)}."]
+        if _has_images(best) and other.first.get("resident") is False:
+            answer += ", where the images lie"
+            text.append(_fed_alike(contest, other))
+        firsts = {place(arm): arm for arm in reversed(contest.elsewhere)}  # of each place its fastest
+        ties = {name for name, arm in firsts.items() if _overlap(best, arm)}
+        answer += "".join(f", or {_lower(words)}" for name, words in PLACES.items() if name in ties)
     else:
         text.append("no other place was measured.")
-    return Answer(question=WHERE, answer=PLACES[place(best)].format(device=device), evidence=text)
+    return Answer(question=WHERE, answer=answer, evidence=text)
 
 
-def _with(context: Context, contest: Contest) -> Answer:
-    alone = _fastest_alone(context, contest)
-    firsts: dict[str, Arm] = {}  # of each backend its fastest arm
+def _has_images(arm: Arm) -> bool:
+    """Whether it trains on images that lie decoded on the device, which spares it more than augmentation."""
+    return arm.first.get("resident") is True
+
+
+def _fed_alike(contest: Contest, other: Arm) -> str:
+    """What augmenting in the best place reaches where images have to come there, as they do for ``other``."""
+    alike = next((arm for arm in contest.here if arm.first.get("resident") is False), None)
+    if alike is None:
+        return " Where images have to be brought there first it was not measured."
+    return f" Where images have to be brought there first, {alike.label} reaches {trained(alike)}, {_against(alike, other)}."
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
+
+
+def _overlap(best: Arm, other: Arm) -> bool:
+    return apart(best.values("examples_per_s"), other.values("examples_per_s")) is False
+
+
+def _tied(contest: Contest, alone: Sequence[Measurement]) -> list[Arm]:
+    """In the best place the fastest arm of each backend that training cannot tell from the fastest of all.
+
+    What training cannot tell apart, augmenting ``alone`` may: the fastest by itself goes first.
+    """
+    order = [one.case.backend for one in alone]
+    best = contest.best.values("examples_per_s")
+    equal = [arm for arm in _of_each_backend(contest) if apart(best, arm.values("examples_per_s")) is not True]
+    names = [word(arm.first, "backend") for arm in equal]
+    ranks = [order.index(name) if name in order else len(order) for name in names]
+    return [arm for _, arm in sorted(zip(ranks, equal, strict=True), key=lambda pair: pair[0])]
+
+
+def _of_each_backend(contest: Contest) -> list[Arm]:
+    """The fastest arm of each backend in the best place, the fastest first."""
+    firsts: dict[str, Arm] = {}
     for arm in contest.here:
         firsts.setdefault(word(arm.first, "backend"), arm)
-    best, *others = firsts.values()
-    equal = [arm for arm in others if apart(best.values("examples_per_s"), arm.values("examples_per_s")) is not True]
-    tied = [name for name, arm in firsts.items() if arm is best or arm in equal]
-    # What training cannot tell apart, augmenting alone may: the fastest by itself goes first.
-    order = [one.case.backend for one in alone]
-    tied.sort(key=lambda name: order.index(name) if name in order else len(order))
-    if equal:
-        speeds = ", ".join(f"{name} {rounded(firsts[name].median('examples_per_s') or 0)}" for name in tied)
-        text = f"In training {speeds} examples/s, {_sure(best, equal[0])}. "
+    return list(firsts.values())
+
+
+def _with(contest: Contest, tied: Sequence[Arm], alone: Sequence[Measurement]) -> Answer:
+    names = [word(arm.first, "backend") for arm in tied]
+    best, *others = _of_each_backend(contest)
+    if len(tied) > 1:
+        pairs = zip(names, tied, strict=True)
+        speeds = " and ".join(f"{name} {rounded(arm.median('examples_per_s') or 0)}" for name, arm in pairs)
+        second = next(arm for arm in others if arm in tied)
+        text = f"In training {speeds} examples/s, {_sure(best, second)}. "
     elif others:
         following, name = others[0], word(others[0].first, "backend")
         text = f"In training the next, {name}, reaches {trained(following)}, {_sure(best, following)}. "
     else:
         text = "No other was measured there. "
-    return Answer(question=WITH, answer=" or ".join(tied), evidence=[text, *_alone(alone)])
+    return Answer(question=WITH, answer=" or ".join(names), evidence=[text, *_alone(alone)])
 
 
 def _fastest_alone(context: Context, contest: Contest | None) -> list[Measurement]:
@@ -187,22 +240,24 @@ def _alone(ranked: Sequence[Measurement]) -> list[Inline]:
     return [*text, *before, f"{words[apart(values, passes(others[0]))]}."]
 
 
-def _costs(contest: Contest) -> Answer:
-    best, top, worst = contest.best, contest.top, contest.ranked[-1]
-    text = f"Without augmentation training reaches {trained(top)}."
-    ours, theirs = best.values("examples_per_s"), top.values("examples_per_s")
+def _costs(contest: Contest, chosen: Arm) -> Answer:
+    """What the backend that the second answer names first costs: the fastest by luck alone would seem to cost less."""
+    top, worst = contest.top, contest.ranked[-1]
+    text: list[Inline] = [f"Without augmentation training reaches {trained(top)}."]
+    ours, theirs = chosen.values("examples_per_s"), top.values("examples_per_s")
     separate = apart(theirs, ours)
     if separate is not None:
         low, high = 1 - max(ours) / min(theirs), 1 - min(ours) / max(theirs)
         perhaps = "" if separate else ", so perhaps nothing"
-        text += f" Pairs of rounds lie between {_signed(low)} and {_signed(high)} %{perhaps}."
-    if worst is not best:
-        text += f" The slowest of {counted(len(contest.ranked), 'placement')}, {worst.label}, costs {_loss(worst, top)}."
-    lost = _loss(best, top)
-    if separate is False:
-        answer = "Nothing that shows" if lost == NOTHING else f"Perhaps {lost} of the training speed"
-    else:
+        text += [" With ", Code(word(chosen.first, "backend"))]
+        text.append(f" pairs of rounds lie between {_signed(low)} and {_signed(high)} %{perhaps}.")
+    if worst is not chosen:
+        text.append(f" The slowest of {counted(len(contest.ranked), 'placement')}, {worst.label}, costs {_loss(worst, top)}.")
+    lost = _loss(chosen, top)
+    if separate:
         answer = f"{lost[0].upper()}{lost[1:]} of the training speed"
+    else:
+        answer = "Nothing that shows" if lost == NOTHING else f"Perhaps {lost} of the training speed"
     return Answer(question=COST, answer=answer, evidence=text)
 
 

@@ -9,6 +9,7 @@ from bench.report.answer import trained, usual_recipe
 from bench.report.arms import Arm, ceiling, settings, share_of
 from bench.report.blocks import Block, Bullets, Code, Heading, Inline, Text
 from bench.report.context import Context
+from bench.report.finetune import finetune_findings
 from bench.report.lanes import LANES, LaneTable, lane_tables, passes, rate
 from bench.report.parity import summary
 from bench.report.quantities import counted, percent, rounded, spread, word
@@ -17,7 +18,7 @@ from bench.seeds import FEWEST_SEEDS
 
 def findings(context: Context) -> list[Block]:
     """A sentence on each thing that was measured: how fast, what it costs in training, what it gives in accuracy."""
-    items = [*_fastest(context), *_cost(context), *_gain(context), summary(context)]
+    items = [*_fastest(context), *_cost(context), *_gain(context), *finetune_findings(context), summary(context)]
     return [Heading(text="In short"), Bullets(items)]
 
 

@@ -9,12 +9,13 @@ from bench.report.blocks import Block, Bullets, Code, Heading, Paragraph, Table,
 from bench.report.context import Context
 from bench.report.finetune_figures import decoding_figure, finetune_figure, photographs_figure, placement_words
 from bench.report.quantities import UNKNOWN, counted, listed, number, percent, rounded, word
+from bench.seeds import FEWEST_SEEDS, Estimate
 
 SETTING = (
     *("model", "width", "image_size", "batch_size", "num_epochs", "learning_rate", "head_rate", "momentum", "decay_every"),
     *("keep_statistics", "dataset", "fingerprint", "train_images", "test_images", "device"),
 )
-START = ("mode", "init", "recipe", "backend", "augment_on", "num_workers")
+START = ("mode", "init", "init_digest", "recipe", "backend", "augment_on", "num_workers")
 MODES = {
     "full": "all layers",
     "frozen": "the last layer",
@@ -26,8 +27,8 @@ ACCURACIES = (
     "kept. The best epoch is chosen on the photographs that it is measured on, so its accuracy flatters: compare the last."
 )
 MEMORY = (
-    "Memory: the most that torch held on an accelerator, else the largest resident size of the training process, without its "
-    "loader workers; what earlier runs of the same process left behind is part of that."
+    "Memory: the most that torch held on an accelerator, else the largest resident size of the training process as seen after "
+    "each batch, without its loader workers; what earlier runs of the same process left behind is part of that."
 )
 SPLIT = (
     "Milliseconds a photograph. Waiting, copying, augmenting and the step add up to the wall time of the training process, an "
@@ -37,12 +38,34 @@ SPLIT = (
 BOUNDED = (
     "On the device: a worker draws the window of RandomResizedCrop from a photograph's own height and width and sends that "
     "window; the device resizes each image's window as torchvision's resized_crop with antialiasing does, "
-    "for every backend alike, and the backend does the rest of the recipe."
+    "for every backend alike, and the backend does the rest of the recipe. A window longer than 512 pixels, which would make "
+    "batches too large, is resized by the worker, in 8 bits as torchvision does it with 8-bit images: about a level of 255 "
+    "from floats at most."
 )
 DECODING = (
     "Whole files from memory to RGB pixels; megapixels and bytes are those of the file, whatever was decoded of it. Median of "
     "the rounds, ± half the range between them. Photographs of the set, resized to the shorter side, saved as JPEG of quality"
 )
+
+
+# ---- in short ----------------------------------------------------------------------------------------------------------
+
+
+def finetune_findings(context: Context) -> list[Text]:
+    """What every arm of the largest setting reached, scratch too; nothing where nothing was fine-tuned."""
+    group: Sequence[Record] = max(gathered(succeeded(context.run.training, "finetune"), SETTING), key=len, default=[])
+    arms = [arm for own in gathered(group, START) if (arm := Arm(records=own)).values("test_accuracy")]
+    if not arms:
+        return []
+    told = [
+        f"{arm_words(arm)} {percent(statistics.fmean(values))}{interval(values)} ({counted(len(values), 'seed')})"
+        for arm, values in ((arm, arm.values("test_accuracy")) for arm in arms)
+    ]
+    one = arms[0].first
+    return [
+        f"Fine-tuning {word(one, 'model')} on {word(one, 'dataset')}, validation accuracy after epoch "
+        f"{word(one, 'num_epochs')}: {', '.join(told)}."
+    ]
 
 
 # ---- fine-tuning ------------------------------------------------------------------------------------------------------
@@ -59,6 +82,7 @@ def finetune_section(context: Context) -> list[Block]:
         blocks.append(Paragraph(f"Setting: {_setting_words(arms[0].first)}."))
         blocks.append(_curves(context, arms, index))
         blocks.append(_finetune_table(arms))
+        blocks += _verdicts(arms)
         blocks += _skipped(arms[0].first)
     return [*blocks, Paragraph(MEMORY)]
 
@@ -66,7 +90,8 @@ def finetune_section(context: Context) -> list[Block]:
 def _setting_words(one: Record) -> str:
     own = "" if one.get("width") is None else f" of width {one['width']}"
     kept = ", batch norm keeps its statistics" if one.get("keep_statistics") is True else ""
-    steps = f"SGD {word(one, 'learning_rate')}, the last layer {word(one, 'head_rate')} times that, a tenth every"
+    fast = f"the last layer (from random weights all of them) {word(one, 'head_rate')} times that"
+    steps = f"SGD {word(one, 'learning_rate')}, {fast}, a tenth every"
     return (
         f"{word(one, 'model')}{own} at {word(one, 'image_size')} pixels, {word(one, 'num_epochs')} epochs, batch "
         f"{word(one, 'batch_size')}, {steps} {word(one, 'decay_every')} epochs{kept}, on {word(one, 'device')}; data "
@@ -94,12 +119,39 @@ def _curves(context: Context, arms: Sequence[Arm], index: int) -> Block:
     return context.figure(f"finetune-{index}", lambda path: finetune_figure(arms, labels, path), alternative)
 
 
+def _verdicts(arms: Sequence[Arm]) -> list[Block]:
+    """Whether each arm is ahead of training from scratch, in words; nothing where scratch was not trained."""
+    scratch = _scratch(arms)
+    if scratch is None:
+        return []
+    return [Bullets([f"{arm_words(arm)}: {_verdict(difference(arm, scratch))}." for arm in arms if not _is_scratch(arm)])]
+
+
+def _verdict(one: Estimate | None) -> str:
+    if one is None:
+        return "shares no seed with training from scratch, so nothing is said of which is ahead"
+    told = f"{points_words(one)} points, {counted(one.n, 'pair')} of runs of the same seed"
+    if one.half is None:
+        return f"too few seeds to tell it from training from scratch ({told}; an interval takes {FEWEST_SEEDS})"
+    if not one.excludes_zero:
+        return f"not to be told from training from scratch ({told}; the interval includes zero)"
+    return f"{'ahead of' if one.mean > 0 else 'behind'} training from scratch after the last epoch ({told})"
+
+
+def _is_scratch(arm: Arm) -> bool:
+    return arm.first.get("mode") == "scratch"
+
+
+def _scratch(arms: Sequence[Arm]) -> Arm | None:
+    return next((arm for arm in arms if _is_scratch(arm)), None)
+
+
 def _finetune_table(arms: Sequence[Arm]) -> Table:
     header = [
         *("what is trained", "starting from", "augmented by", "last epoch, mean", "each seed", "n, seeds"),
         *("minus scratch, points (same seeds)", "best epoch, mean", "examples/s", "seconds a run", "memory"),
     ]
-    scratch = next((arm for arm in arms if arm.first.get("mode") == "scratch"), None)
+    scratch = _scratch(arms)
     return Table(header=header, rows=[_finetune_row(arm, scratch) for arm in arms], numeric=frozenset(range(3, 11)))
 
 

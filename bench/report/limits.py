@@ -26,7 +26,7 @@ def _method(context: Context) -> Text:
     told = [f"{device} {rounded(speed / 1e9)} GB/s" for device, speed in known.items() if finite(speed)]
     return (
         "A recipe must at least read its batch and write its result. The share is the time in which the device copies as many "
-        "bytes from and to its own memory, over the mean time of a call; n is the calls. "
+        "bytes from and to its own memory, over the mean time of a call in the first pass; n is the calls of all passes. "
         f"Measured speed of a copy of 256 MiB, bytes read and written: {', '.join(told) or 'not kept'}. A batch that fits into "
         "the caches can move faster than that."
     )

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bench.measurements import Measurement, finite
-from bench.report.arms import Arm
+from bench.report.arms import Arm, Record
 from bench.report.blocks import Block, Bullets, Code, Heading, Link, Paragraph, Table, Text
 from bench.report.context import FIGURES, Context
+from bench.report.finetune import arm_words
 from bench.report.lanes import LANES, passes, rate
 from bench.report.quantities import NOISY, UNKNOWN, counted, half_range, listed, percent, word
 
@@ -75,8 +76,10 @@ def missing(context: Context) -> list[Block]:
 
 def _training_words(context: Context) -> str:
     every = context.run.training
-    failed = sum(record.get("status", "ok") != "ok" for record in every)
-    return f"{counted(len(every), 'training record')}, {failed:,} of them failed."
+    counts = Counter(str(record.get("status", "ok")) for record in every)
+    failed = len(every) - counts["ok"] - counts["unsupported"]
+    others = f" and {counts['unsupported']:,} unsupported" if counts["unsupported"] else ""
+    return f"{counted(len(every), 'training record')}, {failed:,} of them failed{others}."
 
 
 def _case_rows(measurements: Sequence[Measurement]) -> list[list[Text]]:
@@ -107,11 +110,22 @@ def _reason(one: Measurement) -> str:
 def _training_rows(context: Context) -> list[list[Text]]:
     rows: list[list[Text]] = []
     for record in context.run.training:
-        if record.get("status", "ok") != "ok":
-            what = f"{word(record, 'recipe')}, {Arm(records=[record]).label}"
-            backend: Text = [Code(word(record, "backend"))]
-            rows.append(["failed", word(record, "kind"), what, backend, word(record, "device"), "", word(record, "reason")])
+        status = str(record.get("status", "ok"))
+        if status != "ok":
+            became = STATUS.get(status, "failed")
+            what, backend = _training_what(record)
+            reason = word(record, "reason")
+            rows.append([became, word(record, "kind"), what, [Code(backend)], word(record, "device"), "", reason])
     return rows
+
+
+def _training_what(record: Record) -> tuple[str, str]:
+    """What was trained, or decoded, and by which library."""
+    if record.get("kind") == "decoding":
+        return "", word(record, "decoder")
+    arm = Arm(records=[record])
+    trained = f"{arm_words(arm)}, seed {word(record, 'seed')}" if record.get("kind") == "finetune" else arm.label
+    return f"{word(record, 'recipe')}, {trained}", word(record, "backend")
 
 
 # ---- how it was measured ----------------------------------------------------------------------------------------------

@@ -179,6 +179,31 @@ def test_missing_labels_are_asked_for(images: Tensor) -> None:
         build("mixup", "torchvision")(images)
 
 
+@pytest.mark.parametrize("backend", EAGER)
+@pytest.mark.parametrize("labels", [torch.arange(7), torch.arange(1), torch.zeros(8), torch.zeros(8, 10, dtype=torch.int64)])
+def test_labels_that_do_not_fit_are_refused(labels: Tensor, backend: str, images: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"labels must be int64 \[8\]"):
+        build("mixup", backend)(images, labels)
+
+
+@pytest.mark.parametrize("wrong", [-1, 10])
+def test_labels_that_are_no_class_do_not_become_targets_of_zeros(wrong: int, images: Tensor) -> None:
+    labels = torch.arange(8)
+    labels[3] = wrong
+    with pytest.raises(ValueError, match=rf"labels must be 0 to 9 .*got {min(wrong, 0)} to"):
+        build("cutmix", "fused")(images, labels)
+
+
+def test_what_is_no_image_is_refused(images: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"must be a tensor .* got ndarray"):
+        build("flip", "fused")(images.numpy())  # type: ignore[call-overload]
+    for dtype in (torch.int32, torch.bool, torch.complex64):
+        with pytest.raises(ValueError, match="dtype must be a float type"):
+            build("flip", "fused", dtype=dtype)
+    with pytest.raises(ValueError, match="num_classes"):
+        build("mixup", "fused", num_classes=0)
+
+
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"unknown recipe or op 'flop'.*crop_flip.*HorizontalFlip"):
         build("flop", "torchvision")

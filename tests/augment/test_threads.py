@@ -1,6 +1,7 @@
 """Who works on what: threads are limited, restored, and whole images shared out."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -69,6 +70,22 @@ def test_work_is_shared_out_whole_and_errors_come_back() -> None:
         threads.share(work, 7)
     assert sorted(done) == list(range(7))
     assert len(by) > 1
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_nobody_works_on_after_an_error(failing: int) -> None:
+    """They write to memory of the caller, who lets go of it."""
+    done: list[int] = []
+
+    def work(part: range) -> None:
+        if part.start == failing:
+            raise KeyboardInterrupt if failing == 0 else ValueError
+        time.sleep(0.05)
+        done.append(part.start)
+
+    with pytest.raises((KeyboardInterrupt, ValueError)):
+        threads.share(work, 3, 3)
+    assert len(done) == 2
 
 
 def test_outside_nobody_is_known_to_be_idle() -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from bench.export import export, export_command, left_out, rows
 from bench.formats import COLUMNS
+from bench.measurements import Measurement
 from bench.merging import load_runs, merge
-from bench.records import load_run
+from bench.records import Run, load_run
 from bench.training_cases import training_cases
 from bench.validation import faults_of, schema
 from tests.bench.stored import CASE, OTHER, store, trained
@@ -57,6 +58,19 @@ def check(found: list[dict[str, Any]]) -> None:
     score = cell[NAME.replace("throughput", "accuracy"), "test_accuracy"]
     assert (score["value"], score["n"], score["statistic"]) == (pytest.approx(0.6), 3, "mean")
     assert cell[NAME.replace("kornia", "pil"), None]["reason"] == "no room"
+
+
+def test_what_a_call_moves_and_launches_is_exported(tmp_path: Path) -> None:
+    known = {"bytes_moved": 4096, "roofline_share": 0.25, "launches": 7, "syncs": 2}
+    run = Run(path=tmp_path, name="run", environment={}, training=[], problems=[], measurements=[ok(**known)])
+    found = {row["quantity"]: row for row in rows(run) if row["quantity"] in known}
+    assert {name: row["value"] for name, row in found.items()} == known
+    assert {row["better"] for row in found.values()} == {"neither", "less"}, "no second line for what images/s says already"
+    assert not faults_of(json.loads(export(run, "json", None) or ""), "export")
+
+
+def ok(**known: Any) -> Measurement:
+    return Measurement(case=CASE, status="ok", draws="per_image", images_per_s=5.0, images_per_s_passes=[5.0], **known)
 
 
 def as_values(row: dict[str, str]) -> dict[str, Any]:

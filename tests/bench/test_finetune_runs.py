@@ -1,6 +1,7 @@
 """``augbench finetune``: comparisons that can be interrupted, the split of the time, and what the report says of both."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from bench import finetune
 from bench.records import TRAINING, append_training, load_run
 from bench.report import finetune as section
 from bench.report.arms import Arm
-from bench.report.blocks import Bullets, Figure, Heading, Table
+from bench.report.blocks import Bullets, Figure, Heading, Paragraph, Table
 from bench.report.context import Context
 from bench.report.finetune_figures import parts
+from bench.report.tail import missing
 from training import checkpoint, models
 from training.finetune_config import FinetuneConfig
+from training.photofeed import MOST_SIDE
 
 QUIET = Console(quiet=True)
 
@@ -72,6 +75,9 @@ def test_a_comparison_runs_every_arm_with_every_seed_and_goes_on_where_it_stoppe
     text = (report.parent / "report.md").read_text()
     assert "Fine-tuning on photographs" in text
     assert "train/ant/x.gif: not a photograph's file type" in text
+    short = text.partition("## In short")[2].partition("\n## ")[0]
+    assert "Fine-tuning resnet8 on photos, validation accuracy after epoch 1: " in short
+    assert all(f"{words}; fused on the device " in short for words in section.MODES.values())
 
 
 def test_without_augmentation_frozen_is_one_arm(config: FinetuneConfig) -> None:
@@ -137,6 +143,7 @@ def test_the_split_measures_every_placement_in_every_round(config: FinetuneConfi
         assert (one["worker_augment_s"] > 0) == (one["augment_on"] != "none")
     text = (tmp_path / "out/report/report.md").read_text()
     assert "Photographs: where the time goes" in text
+    assert f"longer than {MOST_SIDE} pixels" in section.BOUNDED
 
 
 def test_one_run_keeps_its_weights_and_its_record(config: FinetuneConfig, tmp_path: Path) -> None:
@@ -145,6 +152,61 @@ def test_one_run_keeps_its_weights_and_its_record(config: FinetuneConfig, tmp_pa
     assert record["mode"] == "full"
     assert checkpoint.load(tmp_path / "out/best.pt")["classes"] == ["ant", "bee"]
     assert report.exists()
+
+
+def test_weights_that_do_not_fit_are_told_before_anything_runs(config: FinetuneConfig, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "wide.pt", {"model": models.create("resnet8", 10, 4).state_dict()})
+    wide = dataclasses.replace(config, init=str(tmp_path / "wide.pt"))
+    for measure in (
+        lambda: finetune.compare(wide, (0,), tmp_path / "out", QUIET),
+        lambda: finetune.split(wide, 1, tmp_path / "out", QUIET),
+        lambda: finetune.run_one(wide, tmp_path / "out", QUIET),
+    ):
+        with pytest.raises(ValueError, match=r"wide\.pt: layer stem\.0\.weight is \[4, 3, 3, 3\]"):
+            measure()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_over_counts_once_when_it_is_resumed(config: FinetuneConfig, tmp_path: Path) -> None:
+    finetune.run_one(config, tmp_path / "out", QUIET)
+    finetune.run_one(config, tmp_path / "out", QUIET, resume=True)
+    assert len(records(tmp_path / "out")) == 1
+    (tmp_path / "out" / TRAINING).unlink()  # killed between its last checkpoint and its record
+    finetune.run_one(config, tmp_path / "out", QUIET, resume=True)
+    assert len(records(tmp_path / "out")) == 1
+
+
+def test_other_weights_of_the_same_name_are_another_run(config: FinetuneConfig, tmp_path: Path) -> None:
+    """Most files of weights are called best.pt."""
+    other = tmp_path / "other/weights.pt"
+    checkpoint.save(other, {"model": models.create("resnet8", 10, 2).state_dict()})
+    changed = dataclasses.replace(config, init=str(other))
+    finetune.run_one(config, tmp_path / "one", QUIET)
+    with pytest.raises(checkpoint.BadCheckpoint, match="another run: init_digest"):
+        finetune.run_one(changed, tmp_path / "one", QUIET, resume=True)
+    for some in (config, config, changed):
+        finetune.compare(some, (0,), tmp_path / "all", QUIET)
+    done = [(one["mode"], one["augment_on"], one.get("init_digest")) for one in records(tmp_path / "all")]
+    assert len(done) == len(set(done)) == 7, "scratch starts from neither"
+    digests = {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] for path in (config.init, other)}
+    assert {digest for *_, digest in done} == {None, *digests}
+
+
+def test_a_placement_that_fails_costs_no_other(config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.finetune import Finetuner
+
+    run_epoch = Finetuner.run_epoch
+
+    def sometimes(tuner: Finetuner, epoch: int, **options: Any) -> Any:
+        if tuner.config.augment_on == "none" and epoch == 2:
+            raise RuntimeError("out of memory")
+        return run_epoch(tuner, epoch, **options)
+
+    monkeypatch.setattr(Finetuner, "run_epoch", sometimes)
+    report = finetune.split(config, 2, tmp_path / "out", QUIET)
+    (failed,) = [one for one in records(tmp_path / "out") if one["status"] != "ok"]
+    assert (failed["augment_on"], failed["reason"]) == ("none", "RuntimeError: out of memory")
+    assert "| failed | photographs | none, no augmentation |" in (report.parent / "report.md").read_text()
 
 
 # ---- the report, from made records ------------------------------------------------------------------------------------
@@ -180,11 +242,49 @@ def test_means_intervals_and_paired_differences_of_the_table(tmp_path: Path) -> 
     assert rows["all layers, from random weights"][6] == ""
     assert rows["all layers"][7] == "97.0 % ±5.0 points", "the best epoch's, beside the last one's"
     assert rows["all layers"][10] == "3.00 MiB"
-    (bullets,) = [block for block in blocks if isinstance(block, Bullets)]
+    (_, bullets) = [block for block in blocks if isinstance(block, Bullets)]
     assert len(bullets.items) == section.MOST_SKIPPED + 1
     assert bullets.items[-1] == "and 5 more"
     (figure,) = [block for block in blocks if isinstance(block, Figure)]
     assert "92.0 %" in figure.alternative
+
+
+@pytest.mark.parametrize(
+    ("full", "verdict"),
+    [
+        ((0.90, 0.92, 0.94), "ahead of training from scratch after the last epoch (+10.00 ±4.97 points, 3 pairs"),
+        ((0.70, 0.72, 0.74), "behind training from scratch after the last epoch (-10.00 ±4.97 points, 3 pairs"),
+        ((0.80, 0.82, 0.85), "not to be told from training from scratch (+0.33 ±6.25 points, 3 pairs"),
+        ((0.90, 0.92), "too few seeds to tell it from training from scratch (+9.00 points, 2 pairs"),
+    ],
+)
+def test_the_report_says_whether_fine_tuning_is_ahead_of_scratch(full: tuple[float, ...], verdict: str, tmp_path: Path) -> None:
+    """Differences with scratch of 0.80, 0.84, 0.82 by hand; of (0, -2, 3) sd 2.517: 4.303 * 2.517 / sqrt(3) = 6.25 points."""
+    both = [made("full", i, one) for i, one in enumerate(full)]
+    both += [made("scratch", i, one) for i, one in enumerate((0.80, 0.84, 0.82))]
+    blocks = section.finetune_section(context_of(tmp_path / "run", *both))
+    ((item,), _) = [block.items for block in blocks if isinstance(block, Bullets)]
+    assert isinstance(item, str)
+    assert item.startswith(f"all layers; fused on the device: {verdict}")
+
+
+def test_failed_runs_stand_among_what_is_missing_with_what_was_trained(tmp_path: Path) -> None:
+    failed = {"status": "failed", "reason": "RuntimeError: x"}
+    context = context_of(
+        tmp_path / "run",
+        made("frozen", 3, 0.9, augment_on="none", **failed),
+        made("full", 0, 0.9, kind="photographs", **failed),
+        {"kind": "decoding", "status": "unsupported", "decoder": "nvjpeg", "reason": "no CUDA"},
+    )
+    _, words, table = missing(context)
+    assert isinstance(words, Paragraph)
+    assert isinstance(table, Table)
+    assert "3 training records, 2 of them failed and 1 unsupported." in str(words.text)
+    assert [row[:3] for row in table.rows] == [
+        ["failed", "finetune", "imagenet, the last layer; no augmentation, features computed once, seed 3"],
+        ["failed", "photographs", "imagenet, fused on the device"],
+        ["unsupported", "decoding", ""],
+    ]
 
 
 def test_other_settings_stand_in_tables_of_their_own(tmp_path: Path) -> None:

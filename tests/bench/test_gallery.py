@@ -145,6 +145,13 @@ def test_images_are_read_upright_and_in_colour(tmp_path: Path) -> None:
     assert upright[0, :, 5, 10].tolist() == [255, 0, 0]
 
 
+def test_photographs_are_decoded_as_in_training(tmp_path: Path) -> None:
+    """16 bits: the upper 8, where Pillow's own conversion would make all but the darkest white."""
+    Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 150).save(tmp_path / "deep.png")
+    expected = torch.arange(400).mul(150).div(256, rounding_mode="floor").view(1, 1, 20, 20).expand(-1, 3, -1, -1)
+    assert load_photograph(tmp_path / "deep.png").equal(expected.to(torch.uint8))
+
+
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     text = tmp_path / "words.jpg"
     text.write_text("no image")

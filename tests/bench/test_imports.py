@@ -1,6 +1,7 @@
 """The arrows between the packages, read from the sources: bench -> training -> augment, and what stays free of torch."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,6 +84,15 @@ def test_the_readers_see_what_they_should(tmp_path: Path) -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_packages_have_sources(package: str) -> None:
     assert sources(package)
+
+
+def test_the_picture_of_the_house_names_every_room() -> None:
+    """CONTRIBUTING shows newcomers where things are; those within audit/ and report/ stand in their own docstrings."""
+    picture = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")[1]
+    rooms = [path for package in PACKAGES for path in (ROOT / package).glob("*.py") if path.name != "__init__.py"]
+    assert [named(path) for path in rooms if path.name not in picture] == []
+    files = {path.name for package in (*PACKAGES, "tests") for path in (ROOT / package).rglob("*")}
+    assert [name for name in re.findall(r"\w+\.(?:py|c|h)\b", picture) if name not in files] == []
 
 
 @pytest.mark.parametrize("path", sources("augment"), ids=named)

@@ -25,6 +25,7 @@ from bench.records import (
     run_folder,
     write_json,
 )
+from bench.report import write_report
 
 CASE = Case(suite="ops", subject="Invert", backend="torchvision", device="cpu", batch_size=100, image_size=32, dtype="float32")
 OTHER = replace(CASE, backend="kornia")
@@ -140,7 +141,9 @@ def test_the_case_on_which_a_process_died_is_not_tried_again(tmp_path: Path) -> 
     assert (last["event"], last["status"], last["reason"], last["pass"]) == ("done", "failed", "process died", 1)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1, 2]", '"text"', '{"cases": 3, "measurements": {}}', "\x00\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1, 2]", '"text"', '{"cases": 3, "measurements": {}}', "\x00\xff", "[" * 100_000]
+)
 @pytest.mark.parametrize("name", ["plan.json", "ops.json", "environment.json"])
 def test_foreign_files_become_problems(tmp_path: Path, name: str, content: str) -> None:
     write_plan(tmp_path)
@@ -178,6 +181,20 @@ def test_training_lines_are_read_one_by_one(tmp_path: Path) -> None:
     run = load_run(tmp_path)
     assert [row["kind"] for row in run.training] == ["accuracy", "throughput"]
     assert len(run.problems) == 1
+
+
+def test_a_training_record_with_a_list_for_a_word_is_left_out(tmp_path: Path) -> None:
+    """Nothing can tell such records apart; the lists that belong there, such as devices, stay."""
+    rows: list[dict[str, Any]] = [{"seed": [1]}, {"recipe": {"a": 1}}, {"seed": 1, "devices": ["cpu"]}]
+    lines = [json.dumps({"kind": "accuracy", **row}) for row in rows]
+    (tmp_path / "training.jsonl").write_text("\n".join([*lines, "[" * 100_000]))
+    run = load_run(tmp_path)
+    assert run.training == [{"kind": "accuracy", "seed": 1, "devices": ["cpu"]}]
+    assert [problem[:45] for problem in run.problems[1:]] == [
+        "training.jsonl, a record whose seed is [1] wa",
+        "training.jsonl, a record whose recipe is {'a'",
+    ]
+    write_report(run)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

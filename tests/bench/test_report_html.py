@@ -231,60 +231,6 @@ def test_cells_hold_the_records_numbers(tmp_path: Path) -> None:
     assert all(cells[name].attributes.get("class") == "number" for name in ("pil", "kornia"))
 
 
-def answers(root: Element) -> dict[str, tuple[str, str]]:
-    """The first screen's questions with their answers and what these rest on."""
-    (lead,) = (one for one in root.every() if one.attributes.get("class") == "lead")
-    parts = [[lines(p.text) for p in card.all("p")] for card in lead.all("div")[1:]]
-    return {question: (answer, evidence) for question, answer, evidence in parts}
-
-
-def test_the_answer_where_placements_are_apart(tmp_path: Path) -> None:
-    """By hand: 400 without; 380 on the device, so 5 %; pairs 1 - 390/395 = 1 % to 1 - 370/410 = 10 %; 100 is 75 % less."""
-    training = [*trained("none", "torchvision", [395.0, 400.0, 410.0]), *trained("device", "kornia", [370.0, 380.0, 390.0])]
-    training += trained("device", "fused", [360.0, 361.0, 365.0])
-    training += trained("workers", "pil", [90.0, 100.0, 110.0], num_workers=2)
-    told = answers(page_of(a_run(tmp_path, training=training)))
-    answer, evidence = told["Where should augmentation run?"]
-    assert answer == "On the device (cpu), a batch at a time"
-    assert "reaches 380 examples/s (±2.6 %, 3 rounds)" in evidence
-    assert "in loader workers, at best 100 examples/s (±10 %, 3 rounds), slower beyond the spread" in evidence
-    answer, evidence = told["With which backend?"]
-    assert answer == "kornia"
-    assert "the next, fused, reaches 361 examples/s" in evidence
-    assert "By itself kornia is fastest, 4,100 images/s (±2.4 %, 3 passes), before pil with 1,050." in evidence
-    answer, evidence = told["What does it cost?"]
-    assert answer == "5 % of the training speed"
-    assert "Pairs of rounds lie between 1 and 10 %." in evidence
-    assert "The slowest of 3 placements, pil in 2 workers, costs 75 %." in evidence
-
-
-def test_the_answer_where_rounds_overlap(tmp_path: Path) -> None:
-    """400 and 404 with overlapping rounds: both are named, and the cost is perhaps nothing."""
-    training = [*trained("none", "torchvision", [395.0, 405.0, 420.0]), *trained("device", "kornia", [390.0, 404.0, 410.0])]
-    training += trained("device", "fused", [380.0, 400.0, 412.0])
-    told = answers(page_of(a_run(tmp_path, training=training)))
-    assert told["With which backend?"][0] == "kornia or fused"
-    assert "404 and 400 examples/s, not told apart: their rounds overlap" in told["With which backend?"][1]
-    assert told["What does it cost?"][0] == "Nothing of the training speed"
-    assert "between −4 and 7 %, so perhaps nothing" in told["What does it cost?"][1]  # noqa: RUF001
-
-
-def test_the_answer_stays_in_one_lane(tmp_path: Path) -> None:
-    """A draw for the batch is faster, and not what is compared with a draw for each image."""
-    training = [*trained("none", "torchvision", [400.0, 401.0]), *trained("device", "kornia", [300.0, 301.0])]
-    training += trained("device", "torchvision", [399.0, 399.5], draws="per_batch")
-    told = answers(page_of(a_run(tmp_path, training=training)))
-    assert told["With which backend?"][0] == "kornia"
-    assert told["What does it cost?"][0] == "25 % of the training speed"
-
-
-def test_what_was_not_measured_has_no_answer(tmp_path: Path) -> None:
-    told = answers(page_of(a_run(tmp_path, [], environment={}, plan={})))
-    assert [answer for answer, _ in told.values()] == ["Not known from this run", "Not measured", "Not measured"]
-    told = answers(page_of(a_run(tmp_path)))
-    assert told["With which backend?"][0] == "kornia"
-
-
 # ---- pictures ---------------------------------------------------------------------------------------------------------
 
 

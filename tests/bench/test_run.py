@@ -70,6 +70,7 @@ def test_a_whole_smoke_run_leaves_a_report(tmp_path: Path) -> None:
         (["audit", "--ops", "Flop", "--data", "synthetic"], "Flop"),
         (["gallery", "--backends", "dali", "--data", "synthetic"], "dali"),
         (["train", "--recipe", "flop"], "flop"),
+        (["train", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
         (["report", "/nowhere/at/all"], "/nowhere/at/all"),
     ],
     ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "",
@@ -84,4 +85,4 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     assert stopped.value.code == 2
     assert message in told
     assert "\n" not in told
-    assert not (tmp_path / "results").exists()
+    assert list(tmp_path.glob("results/*")) == []

@@ -103,6 +103,31 @@ def test_a_cell_that_fails_is_a_record_and_the_others_go_on(tmp_path: Path) -> N
     assert run(tmp_path, recipes=("augmix", "none"), backends=("kornia",), seeds=1, resume=True)[0] == records
 
 
+def test_cells_that_failed_are_tried_again_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training import loop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train", lambda config, dataset: [][config.seed])  # as a GPU that another process has filled
+        failed, said = run(tmp_path, recipes=("none",))
+    assert [record["status"] for record in failed] == ["failed", "failed"]
+    assert "--retry-failed" in said
+    assert run(tmp_path, recipes=("none",), resume=True)[0] == failed
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train", lambda config, dataset: [][config.seed])
+        assert len(run(tmp_path, recipes=("none",), resume=True, retry_failed=True)[0]) == 4  # once each, not for ever
+    records, said = run(tmp_path, recipes=("none",), resume=True, retry_failed=True)
+    assert records[:2] == failed
+    assert [(record["seed"], record["status"]) for record in records[4:]] == [(0, "ok"), (1, "ok")]
+    assert "failed:" not in said
+    assert run(tmp_path, recipes=("none",), resume=True, retry_failed=True)[0] == records
+
+
+def test_more_workers_than_cells_leave_nobody_idle(tmp_path: Path) -> None:
+    """Processes without a cell would only take cores from those that have one."""
+    records, _ = run(tmp_path, recipes=("none", "none"), seeds=1, workers=9)  # named twice, it is one cell
+    assert [(record["seed"], record["cells_at_once"]) for record in records] == [(0, 1)]
+
+
 def test_a_training_that_diverges_is_a_record(tmp_path: Path) -> None:
     wild = dataclasses.replace(TINY, data_root=tmp_path / "root", learning_rate=1e30, optimizer="sgd")
     records, _ = run(tmp_path, config=wild, recipes=("none",), seeds=1)
@@ -174,6 +199,18 @@ def test_under_torchrun_each_process_takes_cells_and_one_reports(
         run(tmp_path, workers=2)
 
 
+def test_a_workers_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    from bench import sweep as module
+
+    def full(share: Any, dataset: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_work", full)
+    base = dataclasses.replace(TINY, data_root=tmp_path)
+    module._worker(module._Share(base=base, todo=(), folder=tmp_path, index=1, at_once=2, parent=None))
+    assert capfd.readouterr().err == "error in worker 1: [Errno 28] No space left on device\n"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -185,6 +222,8 @@ def test_under_torchrun_each_process_takes_cells_and_one_reports(
         ({"config": dataclasses.replace(TINY, recipe="mixup")}, "take --recipes and --backends instead of --recipe"),
         ({"config": dataclasses.replace(TINY, augment_on="none")}, "take --recipes none"),
         ({"config": dataclasses.replace(TINY, batch_size=0)}, "batch_size must be at least 1"),
+        ({"config": dataclasses.replace(TINY, resident=True, augment_on="workers")}, "resident images need no loader"),
+        ({"retry_failed": True}, "--retry-failed goes with --resume"),
         ({"resume": True, "results": None}, "give --results"),
         ({"resume": True}, "cannot be resumed|is no run folder"),
     ],
@@ -203,6 +242,22 @@ def test_another_sweep_is_not_gone_on_with(tmp_path: Path) -> None:
         run(tmp_path, recipes=("none",), seeds=1, resume=True, config=other)
     with pytest.raises(ValueError, match="already holds a run"):
         run(tmp_path, recipes=("none",), seeds=1)
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    plan["sweep"]["settings"]["device"] = "cuda"
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match="holds another sweep: its device is cuda, not cpu"):
+        run(tmp_path, recipes=("none",), seeds=1, resume=True)
+
+
+def test_a_rank_that_finds_the_plan_of_another_sweep_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan lies there before rank 0, which refuses it too, has come to read it."""
+    records, _ = run(tmp_path, recipes=("none",), seeds=1)
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    other = dataclasses.replace(TINY, data_root=tmp_path / "root", epochs=2)
+    with pytest.raises(ValueError, match="holds another sweep: its epochs is 1, not 2"):
+        run(tmp_path, recipes=("none",), seeds=2, resume=True, config=other)
+    assert load_run(tmp_path / "run").training == records
 
 
 def test_the_command_ends_with_one_line_for_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:

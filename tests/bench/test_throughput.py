@@ -131,6 +131,29 @@ def test_a_broken_off_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert json.loads((folder / "environment.json").read_text())["dataset"]["name"].startswith("synthetic")
 
 
+def test_a_run_is_not_gone_on_with_where_its_numbers_would_not_compare(tmp_path: Path) -> None:
+    """Its arms have the same names there: they would be taken for measured already."""
+    console, folder = Console(file=io.StringIO()), tmp_path / "run"
+    options = ThroughputOptions(
+        data="synthetic", data_root=tmp_path, recipes=("none", "none"), backends=("torchvision",), workers=(0, 0), seconds=0.01,
+        rounds=1, model="resnet8", width=4, max_train=100, batch_size=16, device="cpu", results=folder,
+    )  # fmt: skip
+    throughput(options, console)
+    path = folder / "environment.json"
+    told, measured = path.read_text(), (folder / "training.jsonl").read_text()
+    assert len(measured.splitlines()) == 3 + 1  # the ceiling, resident, fetched; one worker alone: named twice, measured once
+    with pytest.raises(ValueError, match=r"cannot be gone on with here \(dataset name synthetic \(100 .* -> synthetic \(50 "):
+        throughput(replace(options, resume=True, max_train=50), console)
+    path.write_text(told.replace('"machine": "', '"machine": "not-'))
+    with pytest.raises(ValueError, match=r"cannot be gone on with here \(machine not-"):
+        throughput(replace(options, resume=True), console)
+    path.write_text(told)
+    (folder / "training.jsonl").write_text(measured.replace('"device": "cpu"', '"device": "cuda:0"'))
+    with pytest.raises(ValueError, match=r"\(device cuda:0 -> cpu\): choose another folder"):
+        throughput(replace(options, resume=True), console)
+    assert path.read_text() == told
+
+
 def test_a_lone_worker_delivers_what_was_counted(shapes: Dataset) -> None:
     record = measure_feed(replace(BASE, augment_on="workers", backend="pil", num_workers=1), shapes, seconds=0.05).as_record()
     assert record["kind"] == "feed"

@@ -203,6 +203,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda run: (run / "environment.json").write_text('{"schema": 1,\n"load": NaN}'),
         "environment.json, line 2: NaN is no JSON: unknown numbers are null",
     ),
+    "too deep": (lines("training.jsonl", "[" * 100_000), "training.jsonl, line 1: no JSON of ours: nested too deeply"),
     "a line cut off": (lines("training.jsonl", '{"kind": "accu'), "training.jsonl, line 1: no JSON: "),
     "an unknown kind": (
         lines("training.jsonl", "", '{"kind": "magic", "status": "ok"}'),

@@ -147,6 +147,33 @@ def test_weights_that_do_not_fit_are_told(tiny: TrainConfig, shapes: Dataset, tm
         train(tiny, shapes, checkpoint=path, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda kept: kept["model"].update({"head.weight": "x"}), "holds the weights of another model"),
+        (lambda kept: kept["model"].update({1: torch.ones(1)}), "holds the weights of another model"),
+        (lambda kept: kept["optimizer"]["param_groups"][0].update(rate=math.nan), "holds the weights of another model"),
+        (lambda kept: kept["optimizer"]["param_groups"][0].pop("eps"), "holds the weights of another model"),
+        (lambda kept: kept["optimizer"]["state"][0].update(exp_avg=torch.ones(1, 2, 3)), "holds the weights of another model"),
+        (lambda kept: kept["identity"].update(width=torch.ones(3)), "is not the checkpoint of a training run"),
+        (lambda kept: kept["identity"].update({3: 1}), "is not the checkpoint of a training run"),
+        (lambda kept: kept["epochs"][0].update(wall_s="long"), "is not the checkpoint of a training run"),
+        (lambda kept: kept["epochs"].extend(kept["epochs"] * 9), "holds 20 epochs of 8 steps, which cannot be"),
+    ],
+)
+def test_a_file_whose_content_was_made_up_is_told_in_one_line(
+    change: Callable[[Any], None], message: str, tiny: TrainConfig, shapes: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    train(tiny, shapes, checkpoint=path)
+    payload = load(path)
+    change(payload)
+    save(path, payload)
+    with pytest.raises(BadCheckpoint, match=message) as caught:
+        train(tiny, shapes, checkpoint=path, resume=True)
+    assert "\n" not in str(caught.value)
+
+
 def _one_line(path: Path) -> str:
     with pytest.raises(BadCheckpoint) as caught:
         load(path)

@@ -33,6 +33,7 @@ from training.distributed import resolve_device
         ({"max_train": 0}, "max_train must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be a positive number"),
         ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
+        ({"model": "speednet", "image_size": 8}, "model speednet needs an image_size of at least 9, got 8"),
         ({"bias_rate": -1.0}, "bias_rate must be a positive number, got -1.0"),
         ({"momentum": 1.0}, "momentum must be at least 0 and less than 1, got 1.0"),
         ({"label_smoothing": float("nan")}, "label_smoothing must be at least 0 and less than 1, got nan"),

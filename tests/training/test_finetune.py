@@ -197,6 +197,14 @@ def test_going_on_after_an_interruption_changes_nothing(augment_on: str, config:
         assert value.equal(whole_module.state_dict()[name]), name
     with pytest.raises(ValueError, match="is the checkpoint of another run: seed differ"):
         finetune(changed(config, seed=1), out=tmp_path / "out", resume=True)
+    path = tmp_path / "out/checkpoint.pt"
+    state = checkpoint.load(path)
+    checkpoint.save(path, state | {"spent_s": 1000.0})
+    again, _ = finetune(config, out=tmp_path / "out", resume=True)
+    assert 1000 < again.total_s < 1100, "what was spent before the interruption counts"
+    checkpoint.save(path, state | {"epochs": [{"epoch": 1, "word": 2}]})
+    with pytest.raises(checkpoint.BadCheckpoint, match="of another version"):
+        finetune(config, out=tmp_path / "out", resume=True)
 
 
 def test_a_record_is_plain_and_lists_what_was_skipped(config: FinetuneConfig) -> None:

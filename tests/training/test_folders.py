@@ -98,7 +98,24 @@ def test_what_cannot_be_decoded_is_skipped_and_listed(
     assert len(dataset.train) == 7  # 2 classes x 3, and whole.jpg
     assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
     assert all("\n" not in entry for entry in dataset.skipped)
+    why = dict(entry.removeprefix("train/bee/").split(": ", 1) for entry in dataset.skipped)
+    assert why["text.jpg"] == "no image of a kind that Pillow knows", "without an address in memory"
+    assert (why["empty.png"], why["folder.jpg"]) == ("empty", "not a file")
     assert _load(folder, tmp_path).skipped == dataset.skipped  # from the cache
+
+
+def test_damaged_tags_are_no_warnings_that_name_no_file(
+    make_folder: MakeFolder, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder = make_folder(each=1)
+    Image.new("RGB", (8, 8)).save(folder / "train/ant/0.jpg")
+    whole = (folder / "train/ant/0.jpg").read_bytes()
+    # One tag is announced, of a value that lies behind the end.
+    tags = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x05\0\0\0\x01\xff\xff"
+    segment = b"\xff\xe1" + (len(tags) + 2).to_bytes(2, "big") + tags
+    (folder / "train/ant/0.jpg").write_bytes(whole[:2] + segment + whole[2:])
+    assert len(_load(folder, tmp_path).train) == 3
+    assert not [one for one in recwarn if "PIL" in str(one.filename)]
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -100,6 +100,24 @@ def test_windows_beyond_the_bound_are_resized_before_and_differ_by_half_a_level(
     assert difference.max() <= 0.5 / 255 + 1e-5
 
 
+def test_at_the_usual_size_windows_beyond_the_bound_are_torchvisions_of_8_bit_images() -> None:
+    """At 224 pixels a CPU takes PyTorch's kernel for bytes, which rounds after each direction, as torchvision does."""
+    crop = RandomResizedCrop(size=224)
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((300, 200), (260, 333))]
+    torch.manual_seed(2)
+    expected = []
+    for image in images:
+        (drawn,) = sampling.sample((crop,), 1, *image.shape[1:])
+        box = [int(drawn[name]) for name in ("top", "left", "height", "width")]
+        expected.append(v2.functional.resized_crop(image, *box, [224, 224], antialias=crop.antialias) / 255)
+    torch.manual_seed(2)
+    frames, windows = bounded(images, crop, most_side=64)
+    assert windows[:, 2:].eq(224).all(), "both were resized by the worker"
+    found = OnDevice((crop, NORMALIZE), "kornia", CPU)(frames, windows)
+    normalised = v2.functional.normalize(torch.stack(expected), list(NORMALIZE.mean), list(NORMALIZE.std))
+    torch.testing.assert_close(found, normalised, atol=2e-5, rtol=0)
+
+
 def test_batches_are_no_larger_than_their_largest_window_needs() -> None:
     frames, windows = bounded([torch.zeros(3, 2000, 30, dtype=torch.uint8)], CROP)
     assert frames.shape == (1, 3, 64, 64), "a window of at most 30 x 40 in a frame of one step"

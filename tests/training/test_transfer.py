@@ -101,6 +101,8 @@ def spoil(path: Path, change: str) -> None:
         path.write_bytes(path.read_bytes()[:2000])
     elif change == "text":
         path.write_text("no weights")
+    elif change == "letters":
+        path.write_text("abc")  # "c" is an instruction to pickle
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,7 @@ def spoil(path: Path, change: str) -> None:
         ("empty", "no state dict"),
         ("cut", "weights.pt"),
         ("text", "weights.pt"),
+        ("letters", "no file of weights"),
     ],
 )
 def test_weights_that_do_not_fit_name_the_file_and_the_layer(change: str, words: str, tmp_path: Path) -> None:
