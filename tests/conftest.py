@@ -1,6 +1,7 @@
 """Images for all tests: a small batch with structure, made without files. Without CUDA, Triton interprets its kernels."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -31,6 +32,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_works() -> None:
+    """A shell that puts a job in the background has it ignore Ctrl-C, and so would every process that a test starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def smooth_images(count: int, size: int, seed: int = 0) -> Tensor:

@@ -224,20 +224,15 @@ def _overhead(context: Context) -> list[Block]:
     """What the trainer's own step costs over a bare loop, where ``pytest --benchmark-only`` has measured it."""
     blocks: list[Block] = []
     for records in gathered(succeeded(context.run.training, "overhead"), SETTING):
-        shares = [ratio - 1 for record in records if (ratio := number(record, "step_over_bare")) is not None]
-        if not shares:
+        ratios = [ratio for record in records if (ratio := number(record, "step_over_bare")) is not None]
+        if not ratios:
             continue
         one = Arm(records=records)
         blocks.append(
             Paragraph(
-                f"The trainer itself: its step takes {_signed(statistics.median(shares))} of the time of a bare loop over the "
-                f"same batches and the same model more, without metrics, clocks or progress "
-                f"({_signed(min(shares))} to {_signed(max(shares))} in {counted(len(shares), 'pass', 'passes')}, their steps "
-                f"in turns; {setting_words([one])})."
+                f"The trainer itself: its step takes {statistics.median(ratios):.3f} times as long as that of a bare loop over "
+                f"the same batches with the same model, without metrics, clocks or progress ({min(ratios):.3f} to "
+                f"{max(ratios):.3f} in {counted(len(ratios), 'pass', 'passes')}, their steps in turns; {setting_words([one])})."
             )
         )
     return blocks
-
-
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f} %"

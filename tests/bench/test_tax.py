@@ -143,10 +143,10 @@ def test_a_split_that_cannot_be_read_leaves_the_wait(strange: dict[str, Any], tm
     section(tmp_path, one)
 
 
-def test_the_overhead_is_a_share_with_its_passes(tmp_path: Path) -> None:
+def test_the_overhead_is_a_ratio_with_its_passes(tmp_path: Path) -> None:
     passes = [record("overhead", rate=1.0, number=n, step_over_bare=ratio) for n, ratio in enumerate((1.012, 0.997, 1.02))]
-    assert "takes +1.2 % of the time of a bare loop" in words(section(tmp_path, CEILING + passes))
-    assert "(-0.3 % to +2.0 % in 3 passes" in words(section(tmp_path, CEILING + passes))
+    assert "takes 1.012 times as long as that of a bare loop" in words(section(tmp_path, CEILING + passes))
+    assert "(0.997 to 1.020 in 3 passes" in words(section(tmp_path, CEILING + passes))
 
 
 def test_arms_of_different_manner_have_different_labels() -> None:
