@@ -295,8 +295,8 @@ def test_many_machines_have_all_tables_and_some_figures(tmp_path: Path) -> None:
     root = page_of(a_run(tmp_path, cells))
     headings = [one.text for one in root.all("h3")]
     assert all(f"Recipes on cpu of host{i}: a draw for each image" in headings for i in range(20))
-    assert len(root.all("svg")) == 24
-    assert "8 more figures are not drawn" in root.text
+    assert len(root.all("svg")) == 16
+    assert "12 more figures are not drawn" in root.text
 
 
 def test_a_report_replaces_the_one_before(tmp_path: Path) -> None:
