@@ -9,10 +9,11 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from bench.report.arms import Arm, Record, history
+from bench.report.arms import Arm
 from bench.report.figures import WIDTH, save
 from bench.report.quantities import counted, number, rounded, word
 from bench.report.style import GRID, INK, QUIET, SERIES, WAIT, WORK, epoch_axis, fitting, series_look, short
+from bench.report.training_figures import curve, mean_curve
 
 CURVES = (("train_loss", "train loss", 1), ("test_accuracy", "validation accuracy, %", 100))
 PARTS: Mapping[str, tuple[str, str]] = {
@@ -35,10 +36,10 @@ def finetune_figure(arms: Sequence[Arm], labels: Sequence[str], path: Path) -> P
     for axes, (name, title, factor) in zip(grid, CURVES, strict=True):
         for index, arm in enumerate(arms):
             color, dashes = series_look(index)
-            runs = [_curve(record, name, factor) for record in arm.records]
+            runs = [curve(record, name, factor) for record in arm.records]
             for run in runs if len(runs) > 1 else ():
                 axes.plot(list(run), list(run.values()), dashes, color=color, linewidth=0.8, alpha=0.45)
-            mean = _mean(runs)
+            mean = mean_curve(runs)
             marker = "o" if len(mean) == 1 else ""
             axes.plot(list(mean), list(mean.values()), dashes, color=color, linewidth=1.9, marker=marker, label=labels[index])
         axes.set_title(title)
@@ -46,17 +47,6 @@ def finetune_figure(arms: Sequence[Arm], labels: Sequence[str], path: Path) -> P
     handles, words = grid[0].get_legend_handles_labels()
     figure.legend(handles, [fitting(one, 90) for one in words], loc="outside lower center", ncols=1, fontsize=9)
     return save(figure, path)
-
-
-def _curve(record: Record, name: str, factor: float) -> dict[float, float]:
-    rows = enumerate(history(record), start=1)
-    pairs = [(number(row, "epoch") or index, number(row, name)) for index, row in rows]
-    return {epoch: factor * value for epoch, value in pairs if value is not None}
-
-
-def _mean(runs: Sequence[Mapping[float, float]]) -> dict[float, float]:
-    epochs = sorted({epoch for run in runs for epoch in run})
-    return {epoch: statistics.fmean(run[epoch] for run in runs if epoch in run) for epoch in epochs}
 
 
 def photographs_figure(arms: Sequence[Arm], path: Path) -> Path:

@@ -42,16 +42,16 @@ def curves_figure(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 def learning_figure(arms: Sequence[Arm], labels: Sequence[str], path: Path) -> Path:
     """Train loss, train accuracy and test accuracy by epoch, a colour a recipe: each seed thin, their mean thick."""
-    curves = [one for one in CURVES if any(_curve(record, one[0], 1) for arm in arms for record in arm.records)] or CURVES
+    curves = [one for one in CURVES if any(curve(record, one[0], 1) for arm in arms for record in arm.records)] or CURVES
     figure, (grid,) = plt.subplots(1, len(curves), figsize=(WIDTH + 1.4, 3.3), squeeze=False)
     for axes, (name, label, _) in zip(grid, curves, strict=True):
         factor = 1 if name == "train_loss" else 100
         for index, arm in enumerate(arms):
             color, dashes = series_look(index)
-            runs = [_curve(record, name, factor) for record in arm.records]
+            runs = [curve(record, name, factor) for record in arm.records]
             for run in runs if len(runs) > 1 else ():
                 axes.plot(list(run), list(run.values()), dashes, color=color, linewidth=0.8, alpha=0.45)
-            mean = _mean_curve(runs)
+            mean = mean_curve(runs)
             marker = "o" if len(mean) == 1 else ""
             axes.plot(
                 list(mean), list(mean.values()), dashes, color=color, linewidth=1.9, marker=marker, label=fitting(labels[index])
@@ -63,12 +63,14 @@ def learning_figure(arms: Sequence[Arm], labels: Sequence[str], path: Path) -> P
     return save(figure, path)
 
 
-def _curve(record: Record, name: str, factor: float) -> dict[float, float]:
+def curve(record: Record, name: str, factor: float) -> dict[float, float]:
+    """A record's values of a field by epoch, times ``factor``."""
     rows = enumerate(history(record), start=1)
     pairs = [(number(row, "epoch") or index, number(row, name)) for index, row in rows]
     return {epoch: factor * value for epoch, value in pairs if value is not None}
 
 
-def _mean_curve(runs: Sequence[Mapping[float, float]]) -> dict[float, float]:
+def mean_curve(runs: Sequence[Mapping[float, float]]) -> dict[float, float]:
+    """The mean by epoch over the runs that have it."""
     epochs = sorted({epoch for run in runs for epoch in run})
     return {epoch: statistics.fmean(run[epoch] for run in runs if epoch in run) for epoch in epochs}

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from bench import scaling as scaling_module
 from bench.cli import main
@@ -22,18 +21,12 @@ from training.config import TrainConfig
 from training.data import Dataset, load
 from training.distributed import Ranks, stream_seed
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BASE = TrainConfig(
     data="synthetic", model="resnet8", width=4, device="cpu", batch_size=32, recipe="crop_flip", backend="fused",
     max_train=100, max_test=10, resident=True,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from bench.throughput import Axes, ThroughputOptions, arms, label, lone_workers,
 from training.config import TrainConfig, settled, validate
 from training.data import Dataset, load
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BASE = TrainConfig(model="resnet8", width=4, device="cpu", batch_size=16)
 FLIP = Axes(recipes=("flip",), backends=None, workers=(0, 3), decode=("workers",))
 
@@ -24,14 +26,6 @@ FLIP = Axes(recipes=("flip",), backends=None, workers=(0, 3), decode=("workers",
 @pytest.fixture
 def shapes(tmp_path: Path) -> Dataset:
     return load("synthetic", root=tmp_path, max_train=100, max_test=10)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def manner(config: TrainConfig) -> tuple[Any, ...]:
