@@ -44,7 +44,8 @@ def save(path: Path, payload: Mapping[str, Any]) -> None:
         os.replace(unfinished, path)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
-        raise OSError(error.errno, f"cannot write {path}, the one before is kept: {error.strerror}") from None
+        kept = ", the one before is kept" if path.exists() else ""
+        raise OSError(error.errno, f"cannot write {path}{kept}: {error.strerror}") from None
     _sync_folder(path.parent)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 if TYPE_CHECKING:
     import torch
 
-Placement = Literal["workers", "device", "none"]
+Placement = Literal["workers", "device", "none", "frozen"]
 Decode = Literal["ahead", "workers"]
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine", "one_cycle", "trapezoid"]
@@ -40,7 +40,8 @@ class TrainConfig:
     backend: str = "torchvision"
     """The library that augments, by its name in the catalog."""
     augment_on: Placement = "device"
-    """workers: in loader workers; device: one batched call where the model is; none: normalise only, which is the ceiling."""
+    """workers: in loader workers; device: one batched call where the model is; none: normalise only; frozen (measure only): no
+    step prepares anything, all are given the one batch that was prepared before, as with "synthetic data": the ceiling."""
     num_workers: int = 0
     """Loader processes; 0 fetches (and with augment_on=workers augments) in the training process."""
     resident: bool = False
@@ -78,7 +79,8 @@ class TrainConfig:
     warm_up_epochs: float = 0.0
     """Epochs in which the step size rises in a line from 0."""
     precision: Precision = "float32"
-    """bfloat16 runs the model under autocast, with weights in float32; auto takes it on accelerators, float32 on a CPU."""
+    """bfloat16 runs the model, all but its last layer, under autocast, with weights in float32; auto takes it on accelerators,
+    float32 on a CPU."""
     channels_last: bool = False
     """Store images and weights channels last."""
     compile: bool = False
@@ -93,18 +95,25 @@ class TrainConfig:
     """Train on a class-balanced subset of at most this many images."""
     max_test: int | None = None
     """Evaluate on a class-balanced subset of at most this many images."""
+    target_accuracy: float | None = None
+    """Test accuracy, a share of one, to which the seconds of training are told; nothing else follows from it."""
     download: bool = False
     """Download CIFAR-10 if it is not under data_root."""
 
     @property
+    def augments(self) -> bool:
+        """Whether the training images undergo the recipe."""
+        return self.augment_on in ("workers", "device")
+
+    @property
     def effective_recipe(self) -> str:
-        """What the training images undergo: augment_on=none sets the recipe aside."""
-        return "none" if self.augment_on == "none" else self.recipe
+        """What the training images undergo: without augmentation the recipe is set aside."""
+        return self.recipe if self.augments else "none"
 
     @property
     def effective_backend(self) -> str:
-        """Who prepares them: with augment_on=none always plain torchvision, so that there is one ceiling for all."""
-        return "torchvision" if self.augment_on == "none" else self.backend
+        """Who prepares them: without augmentation always plain torchvision, so that there is one ceiling for all."""
+        return self.backend if self.augments else "torchvision"
 
     @property
     def evaluation_recipe(self) -> str:
@@ -132,7 +141,7 @@ def validate(config: TrainConfig) -> torch.device:
     _check_numbers(config)
     _check_names(config)
     device = resolve_device(config.device)
-    _check_placement(config, on_accelerator=device.type != "cpu")
+    _check_placement(config, device)
     if config.compile and len(visible_devices(config.device)) > 1:
         raise ValueError(
             "compile does not work with several GPUs in one process: start it with torchrun, or take --device cuda:0"
@@ -164,6 +173,8 @@ def _check_numbers(config: TrainConfig) -> None:
     for name in ("momentum", "label_smoothing"):
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(config, name)}")
+    if config.target_accuracy is not None and not 0 < config.target_accuracy <= 1:
+        raise ValueError(f"target_accuracy must be above 0 and at most 1, such as 0.94, got {config.target_accuracy}")
     if not (math.isfinite(config.weight_decay) and config.weight_decay >= 0):
         raise ValueError(f"weight_decay must not be negative, got {config.weight_decay}")
     if config.model == "speednet" and config.image_size < SMALLEST_FOR_SPEEDNET:
@@ -178,7 +189,7 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _check_names(config: TrainConfig) -> None:
-    from augment.catalog import BACKENDS, check_supported, resolve
+    from augment.catalog import BACKENDS
     from augment.recipes import RECIPES
 
     _one_of("model", config.model, MODELS)
@@ -189,19 +200,24 @@ def _check_names(config: TrainConfig) -> None:
     _one_of("optimizer", config.optimizer, ("adam", "sgd"))
     _one_of("schedule", config.schedule, get_args(Schedule))
     _one_of("precision", config.precision, get_args(Precision))
-    check_supported(resolve(config.effective_recipe, config.image_size), config.effective_backend)
 
 
-def _check_placement(config: TrainConfig, *, on_accelerator: bool) -> None:
-    from augment.catalog import BACKENDS
+def _check_placement(config: TrainConfig, device: torch.device) -> None:
+    from augment.catalog import BACKENDS, check_supported, resolve
 
+    ops = resolve(config.effective_recipe, config.image_size)
+    check_supported(ops, config.effective_backend, device=device if config.augment_on == "device" else "cpu")
     backend = BACKENDS[config.backend]
-    if config.augment_on == "device" and on_accelerator and not backend.on_device:
+    if config.augment_on == "device" and device.type != "cpu" and not backend.on_device:
         raise ValueError(
             f"backend {backend.name} works image by image on the CPU: take --augment-on workers, or another backend"
         )
     if config.resident and (config.augment_on == "workers" or config.num_workers > 0 or config.decode == "workers"):
         raise ValueError("resident images need no loader: take --augment-on device or none, --num-workers 0 and --decode ahead")
+    if config.augment_on == "frozen" and (config.resident or config.num_workers > 0 or config.decode == "workers"):
+        raise ValueError(
+            "a frozen batch needs neither data set nor loader: take --no-resident, --num-workers 0, --decode ahead"
+        )
     if config.augment_stream and config.augment_on != "device":
         raise ValueError(f"augment_stream needs --augment-on device, not {config.augment_on}")
     if config.augment_on == "workers" and backend.compiled:

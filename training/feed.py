@@ -22,7 +22,7 @@ from training.photos import decode
 Batch = tuple[Tensor, Tensor]
 """(images [B, 3, H, W], targets): uint8 and int64 labels before augmentation, float and labels or soft targets after."""
 Fetched = Batch | Tensor
-"""A batch on the host, or the indices [B] of a resident data set's images, on the device."""
+"""A batch on the host (the frozen one on the device), or the indices [B] of a resident data set's images, on the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,8 @@ class Feed:
     - augment_on=device, none: the raw uint8 batch is fetched, by loader workers if there are any, and moved to the device,
       where the pipeline runs on it in one call.
     - With ``resident`` all images are moved to the device once, and a batch is picked there.
+    - augment_on=frozen: the first batch of the first epoch is moved, normalised and laid out once, and every step is given that
+      one. It is for measuring: a net soon knows it by heart, though in no fewer operations.
 
     Batches and draws are the same in all cases where the same process draws. To a CUDA device batches travel through pinned
     memory without blocking, with ``prefetch`` on a stream beside the one that trains: the host queues a step and goes on to the
@@ -148,7 +150,8 @@ class Feed:
         if len(self._order) == 0:
             raise ValueError(f"batch_size {config.batch_size} is more than the {len(dataset.train)} training images: take less")
         self._shape = (min(per_rank, len(dataset.train)), *dataset.train.images.shape[1:])
-        beside = self.device.type == "cuda" and (config.augment_stream or (config.prefetch and not config.resident))
+        fetches = not config.resident and config.augment_on != "frozen"
+        beside = self.device.type == "cuda" and (config.augment_stream or (config.prefetch and fetches))
         self._beside = torch.cuda.Stream(self.device) if beside else None
         self._augment_beside = beside and config.augment_stream
         self._resident = dataset.train.to(self.device) if config.resident else None
@@ -162,6 +165,7 @@ class Feed:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own: it draws from it, and would shift what augmentation draws
         )  # fmt: skip
+        self._frozen = self._prepared(dataset.train) if config.augment_on == "frozen" else None
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -171,7 +175,10 @@ class Feed:
         """What ``place`` makes the batches of an epoch from; starts the random streams of that epoch."""
         self._order.epoch = epoch
         torch.manual_seed(stream_seed(self.config.seed, "augment", epoch=epoch, rank=self.ranks.rank))
-        yield from self._loader if self._resident is None else self._picks()
+        if self._frozen is not None:
+            yield from itertools.repeat(self._frozen, len(self))
+        else:
+            yield from self._loader if self._resident is None else self._picks()
 
     def endless(self) -> Iterator[Fetched]:
         """The epochs one after another, from the first on."""
@@ -188,6 +195,11 @@ class Feed:
             order = order.to(self.device, non_blocking=True)
         yield from order.split([len(request.indices) for request in requests])
 
+    def _prepared(self, train: Split) -> Batch:
+        self._order.epoch = 1
+        indices = next(iter(self._order)).indices
+        return self._finished(self._moved((train.images[indices], train.labels[indices])))
+
     def black(self) -> Batch:
         """A full batch of black images of the first class, prepared and placed as all are."""
         images, labels = torch.zeros(self._shape, dtype=torch.uint8), torch.zeros(self._shape[0], dtype=torch.int64)
@@ -200,6 +212,10 @@ class Feed:
 
         ``passed`` is told when the copy, and when the augmentation, has been queued on the stream that trains.
         """
+        if self._frozen is not None:
+            passed("copy")
+            passed("augment")
+            return self._frozen
         with self._stream():
             batch = self._moved(fetched) if isinstance(fetched, tuple) else self._picked(fetched)
             if self._augment_beside:

@@ -16,10 +16,11 @@ from augment.catalog import build
 from training import checkpoint, models, transfer
 from training.clock import StepClock
 from training.dataset import Dataset
-from training.distributed import stream_seed, synchronise
+from training.distributed import Ranks, stream_seed, synchronise
 from training.finetune_config import FinetuneConfig, validate
 from training.finetune_results import FinetuneEpoch, FinetuneResult, identity
 from training.photofeed import PhotoFeed, StoredFeed, evaluation_ops, load_files, prepared_size, training_ops
+from training.totals import Totals, Watch
 from training.transfer import Network
 
 BEST = "best.pt"
@@ -53,7 +54,7 @@ def finetune(
     the run after each epoch, from which ``resume`` goes on; both are whole whenever the process dies. ``dataset`` is what
     ``load_photographs`` gives.
 
-    Raises ValueError for a config, weights or photographs that cannot be used, and at the end of an epoch whose loss is not
+    Raises ValueError for a config, weights or photographs that cannot be used, and a few steps after one whose loss is not
     finite; OSError where ``out`` cannot be written.
     """
     device = validate(config)
@@ -177,8 +178,8 @@ class Finetuner:
             for layer in self.network.module.modules():
                 if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                     layer.eval()
-        clock, loss, hits = StepClock(self.device, split=True), *torch.zeros(2, device=self.device)
-        examples, fetched = 0, torch.zeros(2, dtype=torch.float64)
+        clock, totals, ranks = StepClock(self.device, split=True), Totals(), Ranks(device=self.device)
+        watch, fetched = Watch(totals, ranks), torch.zeros(2, dtype=torch.float64)
         synchronise(self.device)
         start = time.perf_counter()
         for batch in clock.waiting_for(self.feed.epoch(epoch)):
@@ -190,18 +191,21 @@ class Finetuner:
             clock.passed("forward_backward")
             self.optimizer.step()
             clock.passed("optimizer")
-            loss += mean.detach() * len(labels)
-            hits += (logits.detach().argmax(1) == labels).sum()
-            examples, fetched = examples + len(labels), fetched + batch.seconds
+            totals.add(mean, logits, labels)
+            fetched += batch.seconds
             self._see_memory()
+            if not watch.all_well():
+                break
         synchronise(self.device)
         wall_s = time.perf_counter() - start
         self.schedule.step()
+        loss, accuracy, examples = totals.read(ranks)
         if not math.isfinite(loss):
-            raise ValueError(f"the loss of epoch {epoch} is not finite: take a smaller learning_rate")
+            step = totals.first_not_finite(ranks)
+            raise ValueError(f"the loss of step {step} of epoch {epoch} is not finite: take a smaller learning_rate")
         split_s = clock.split_s()
         return FinetuneEpoch(
-            epoch=epoch, train_loss=float(loss) / examples, train_accuracy=float(hits) / examples,
+            epoch=epoch, train_loss=loss, train_accuracy=accuracy,
             test_accuracy=self._evaluated() if evaluate else math.nan, examples=examples, wall_s=wall_s,
             split_s=split_s | {"other": max(0.0, wall_s - sum(split_s.values()))},
             decode_s=float(fetched[0]), worker_augment_s=float(fetched[1]),

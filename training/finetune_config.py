@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from training.config import Placement
-
 if TYPE_CHECKING:
     import torch
 
 Mode = Literal["full", "frozen", "scratch"]
+Placement = Literal["workers", "device", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +104,7 @@ def validate(config: FinetuneConfig) -> torch.device:
     device = resolve_device(config.device)
     if config.augment_on != "none":
         ops = training_ops(config.recipe, config.image_size)
-        _check_backend(config, ops, on_accelerator=device.type != "cpu")
+        _check_backend(config, ops, device)
     return device
 
 
@@ -129,14 +128,14 @@ def _check_numbers(config: FinetuneConfig) -> None:
         raise ValueError(f"momentum must be at least 0 and less than 1, got {config.momentum}")
 
 
-def _check_backend(config: FinetuneConfig, ops: Any, *, on_accelerator: bool) -> None:
+def _check_backend(config: FinetuneConfig, ops: Any, device: torch.device) -> None:
     from augment.catalog import check_supported, find_backend
 
     backend = find_backend(config.backend)
     if backend.compiled:
         raise ValueError(f"backend {backend.name} is compiled for batches of one size: take one that is not compiled")
-    if config.augment_on == "device" and on_accelerator and not backend.on_device:
+    if config.augment_on == "device" and device.type != "cpu" and not backend.on_device:
         raise ValueError(
             f"backend {backend.name} works image by image on the CPU: take --augment-on workers, or another backend"
         )
-    check_supported(ops, config.backend)
+    check_supported(ops, config.backend, device=device if config.augment_on == "device" else "cpu")

@@ -55,11 +55,7 @@ def load_folder(folder: Path, *, root: Path, image_size: int) -> Dataset:
     Raises ValueError, in one line, for a folder that is not laid out so, has one class or none, or a class without images.
     """
     folder = folder.resolve()
-    test = _check_layout(folder)
-    classes = _check_classes(folder, test)
-    files, skipped = _list_files(folder, test, classes)
-    if not files:
-        raise ValueError(f"no images in {folder}: expected {LAYOUT}")
+    test, classes, files, skipped = _listed(folder)
     key = digest(FORMAT, image_size, [(f.relative, f.size, f.mtime_ns) for f in files])
 
     def fill(append: Append) -> tuple[np.ndarray, dict[str, Any]]:
@@ -80,7 +76,23 @@ def load_folder(folder: Path, *, root: Path, image_size: int) -> Dataset:
     )
 
 
+def training_files(folder: Path) -> tuple[Path, ...]:
+    """The files of the training images by class and name, none of them opened. Raises as ``load_folder`` for the layout."""
+    _, _, files, _ = _listed(folder.resolve())
+    return tuple(file.path for file in files if file.is_train)
+
+
 # ---- layout -----------------------------------------------------------------------------------------------------------
+
+
+def _listed(folder: Path) -> tuple[Path, tuple[str, ...], list[_File], list[str]]:
+    """The folder of test images, the classes, the files, and what is no image and why."""
+    test = _check_layout(folder)
+    classes = _check_classes(folder, test)
+    files, skipped = _list_files(folder, test, classes)
+    if not files:
+        raise ValueError(f"no images in {folder}: expected {LAYOUT}")
+    return test, classes, files, skipped
 
 
 def _check_layout(folder: Path) -> Path:

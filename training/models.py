@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augment.catalog import build
+from training.head import Head
 from training.speednet import SpeedNet
 
 BLOCKS: dict[str, tuple[int, ...]] = {"resnet18": (2, 2, 2, 2), "resnet8": (1, 1, 1)}
@@ -50,7 +51,7 @@ class ResNet(nn.Module):
                 stages.append(Block(channels_in, channels, stride=2 if stage > 0 and i == 0 else 1))
                 channels_in = channels
         self.stages = nn.Sequential(*stages)
-        self.head = nn.Linear(channels_in, num_classes)
+        self.head = Head(channels_in, num_classes)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         features: Tensor = self.stages(self.stem(x_BCHW)).mean(dim=(2, 3))

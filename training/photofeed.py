@@ -58,15 +58,20 @@ def training_ops(recipe: str, image_size: int) -> tuple[Op, ...]:
     return ops
 
 
+def photo_folder(data: str) -> Path:
+    """The folder that ``data`` names. Raises ValueError for data that are no files."""
+    if data in ("auto", "cifar10", "synthetic"):
+        raise ValueError(f"photographs in files are needed, not {data}: take --data FOLDER")
+    return Path(data).expanduser()
+
+
 def load_files(data: str, *, root: Path, image_size: int, max_train: int | None = None, max_test: int | None = None) -> Dataset:
     """``training.data.load`` for an image folder, whose splits have files.
 
     Raises ValueError, in one line, for other data, and for a folder that is not laid out so, whose classes differ between train
     and test, or that has fewer than two.
     """
-    if data in ("auto", "cifar10", "synthetic"):
-        raise ValueError(f"photographs in files are needed, not {data}: take --data FOLDER")
-    return load(data, root=root, image_size=image_size, max_train=max_train, max_test=max_test)
+    return load(str(photo_folder(data)), root=root, image_size=image_size, max_train=max_train, max_test=max_test)
 
 
 def prepared_size(image_size: int) -> int:
@@ -199,7 +204,7 @@ class OnDevice:
     def __init__(self, ops: tuple[Op, ...], backend: str, device: torch.device) -> None:
         fuses = BACKENDS[backend].plan is not None
         self._own, others = (ops, ()) if fuses else (ops[:1], ops[1:])  # the fused backend flips as it resizes
-        self._plan = fused.plan(self._own)
+        self._plan, self._draws = fused.plan(self._own), fused.plan(self._own[1:])
         self._rest = build(others, backend, device=device) if others else None
 
     def __call__(self, images: Tensor, windows: Tensor) -> Tensor:
@@ -207,7 +212,7 @@ class OnDevice:
         crop = self._own[0]
         assert isinstance(crop, RandomResizedCrop)
         window = dict(zip(("top", "left", "height", "width"), windows.unbind(1), strict=True))
-        drawn = sampling.sample(self._own[1:], len(images), crop.size, crop.size, device=images.device)
+        drawn = self._draws.sample(len(images), crop.size, crop.size, device=images.device)
         resized = self._plan.apply(images, (window, *drawn))
         return resized if self._rest is None else self._rest(resized)
 

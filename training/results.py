@@ -1,6 +1,7 @@
 """What a run found, as values and as records."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,8 @@ class Setting:
 
     ``drop_last`` tells that the last, smaller batch of each epoch was left out, which is so where something is compiled.
     ``batch_per_device`` is the number of images that one device gets a step. ``parallel`` is how several devices train one
-    model: ddp (a process each), data_parallel (the book's: one process for all), or none.
+    model: ddp (a process each), data_parallel (the book's: one process for all), or none. ``flops_per_example`` is what
+    ``training.flops`` counts for a step, an image; None where it cannot.
     """
 
     config: TrainConfig
@@ -49,6 +51,7 @@ class Setting:
     batch_per_device: int
     draws: str
     drop_last: bool
+    flops_per_example: int | None
 
     def _identity(self, kind: str) -> dict[str, Any]:
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(Setting) if field.name != "config"}
@@ -64,9 +67,15 @@ class TrainResult(Setting):
     ``wait_share`` the wait's share of the wall time. ``peak_bytes`` is the most memory that torch held on the first device,
     None on a CPU. ``resumed_after`` is the epoch after which the run went on from a checkpoint, 0 where it never stopped: the
     times of epochs before it may be those of another machine.
+
+    Apart from the epochs' wall time stand ``warm_up_s``, the pass before the first epoch that loads libraries and compiles, and
+    ``evaluation_s``, that of all epochs since the run was started or resumed. A record has ``train_s``, the wall time of all
+    epochs, and ``seconds_to_target``.
     """
 
     epochs: tuple[EpochStats, ...]
+    warm_up_s: float
+    evaluation_s: float
     examples_per_s: float
     examples_per_s_without_wait: float
     wait_share: float
@@ -87,7 +96,17 @@ class TrainResult(Setting):
             "wait_share": self.wait_share,
             "peak_bytes": self.peak_bytes,
             "resumed_after": self.resumed_after,
+            "warm_up_s": self.warm_up_s,
+            "evaluation_s": self.evaluation_s,
+            "train_s": sum(stats.wall_s for stats in self.epochs),
+            "seconds_to_target": self.seconds_to_target,
         }
+
+    @property
+    def seconds_to_target(self) -> float | None:
+        """``seconds_to`` the config's target; None without one, and for a run that was resumed, maybe on another machine."""
+        target = self.config.target_accuracy
+        return None if target is None or self.resumed_after else seconds_to(self.epochs, target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +154,15 @@ class Throughput(Setting):
 
 
 def setting(
-    config: TrainConfig, dataset: Dataset, *, parameters: int, devices: list[str], parallel: str, draws: str, drop_last: bool
+    config: TrainConfig,
+    dataset: Dataset,
+    *,
+    parameters: int,
+    devices: list[str],
+    parallel: str,
+    draws: str,
+    drop_last: bool,
+    flops_per_example: int | None,
 ) -> dict[str, Any]:
     """The fields of Setting, for the constructors of results."""
     return {
@@ -152,7 +179,21 @@ def setting(
         "batch_per_device": config.batch_size // len(devices),
         "draws": draws,
         "drop_last": drop_last,
+        "flops_per_example": flops_per_example,
     }
+
+
+def seconds_to(epochs: Sequence[EpochStats], accuracy: float) -> float | None:
+    """Seconds of training, without evaluation, up to the end of the first epoch with at least such a test accuracy.
+
+    None where no epoch reached it. It is looked at after epochs only, so the moment itself lies up to an epoch earlier.
+    """
+    spent = 0.0
+    for stats in epochs:
+        spent += stats.wall_s
+        if stats.test_accuracy >= accuracy:
+            return spent
+    return None
 
 
 def rates(examples: int, wall_s: float, wait_s: float) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.head import Head
+
 PATCH = 2
 LOGIT_SCALE = 1 / 9
 EPSILON = 5e-4
@@ -60,7 +62,7 @@ class SpeedNet(nn.Module):
         nn.init.zeros_(self.first.bias)  # type: ignore[arg-type]  # bias=True, so there is one
         channels = (2 * directions, width, 4 * width, 4 * width)
         self.groups = nn.Sequential(*(_Group(before, after) for before, after in itertools.pairwise(channels)))
-        self.head = nn.Linear(channels[-1], num_classes, bias=False)
+        self.head = Head(channels[-1], num_classes, bias=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         features: Tensor = self.groups(F.gelu(self.first(x_BCHW))).amax(dim=(2, 3))

@@ -1,4 +1,4 @@
-"""What a training step leaves to count: loss and hits, kept on the device until the epoch has ended."""
+"""What a training step leaves to count, kept on the device until the epoch has ended; and an eye on the losses meanwhile."""
 
 import math
 
@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from training.distributed import Ranks
+
+LOOK_EVERY = 10  # steps; a look is a handful of small kernels, with several processes an exchange of one number
 
 
 def hits(logits: Tensor, targets: Tensor) -> Tensor:
@@ -37,9 +39,49 @@ class Totals:
         loss, right, examples = ranks.total(total, int(torch.cat(self._hits).sum()), float(sizes.sum()))
         return loss / examples, right / examples, round(examples)
 
+    def any_not_finite(self, steps: int) -> Tensor:
+        """Whether a loss of the last so many steps is not finite: 1 or 0, on the device."""
+        return torch.stack(self._losses[-steps:]).isfinite().logical_not().any().float()
+
     def first_not_finite(self, ranks: Ranks) -> int | None:
         """The first step, counted from 1, whose loss was not finite on any rank; None where there is none."""
         bad = torch.stack(self._losses).cpu().isfinite().logical_not().nonzero()
         mine = float(bad[0]) + 1 if len(bad) else math.inf
         (earliest,) = ranks.largest(-mine)
         return None if math.isinf(earliest) else round(-earliest)
+
+
+class Watch:
+    """Tells within twice ``LOOK_EVERY`` steps that the loss of a step was not finite on a rank, to all ranks at the same step.
+
+    The device is never waited for at the step at hand: on CUDA the answer of a look travels to the host beside the training,
+    and is read at the next look, when it has long come unless the host is more than ``LOOK_EVERY`` steps ahead. Elsewhere it
+    is read at once, which on a CPU costs nothing.
+    """
+
+    def __init__(self, totals: Totals, ranks: Ranks) -> None:
+        self._totals, self._ranks, self._steps = totals, ranks, 0
+        self._asked: tuple[Tensor, torch.Event] | None = None
+
+    def all_well(self) -> bool:
+        """Asked after each step: False once a loss is known not to be finite."""
+        self._steps += 1
+        if self._steps % LOOK_EVERY:
+            return True
+        bad = self._ranks.sum(self._totals.any_not_finite(LOOK_EVERY))
+        if bad.device.type != "cuda":
+            return not bool(bad)
+        before, self._asked = self._asked, _on_its_way(bad)
+        if before is None:
+            return True
+        answer, arrived = before
+        arrived.synchronize()
+        return not bool(answer)
+
+
+def _on_its_way(value: Tensor) -> tuple[Tensor, torch.Event]:
+    """A number of the device in the host's memory, and the event after which it is there."""
+    answer = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+    arrived = torch.Event(value.device)
+    arrived.record(torch.accelerator.current_stream(value.device))
+    return answer, arrived

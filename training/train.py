@@ -100,13 +100,11 @@ class _Folder:
         self._curves, self._result = out / CURVES, out / RESULT
         self._names = [field.name for field in dataclasses.fields(EpochStats)]
 
-    def clear(self) -> None:
-        """Make way for a new run; ValueError where one lies that may still go on, lest it be lost by forgetting a word."""
-        if self.checkpoint.exists() and not self._result.exists():
-            folder = self.checkpoint.parent
-            raise ValueError(f"{folder} has the checkpoint of a run that was not finished: add --resume, or take another --out")
-        self._result.unlink(missing_ok=True)
-        self.checkpoint.unlink(missing_ok=True)
+    def start(self) -> None:
+        """Begin a new run; ValueError where there is one, finished or not, lest it be lost by forgetting a word."""
+        folder = self.checkpoint.parent
+        if self._result.exists() or self.checkpoint.exists() or read_curves(folder):
+            raise ValueError(f"{folder} already holds a run: add --resume to go on with it, or take another --out")
         self.begin(())
 
     def begin(self, epochs: Sequence[EpochStats]) -> None:
@@ -125,6 +123,14 @@ class _Folder:
         self._result.write_text(json.dumps(result.as_record(), indent=1) + "\n")
 
 
+def _opened(out: Path, *, resume: bool) -> _Folder:
+    """The folder of a run that begins or goes on."""
+    folder = _Folder(out)
+    if not resume:
+        folder.start()
+    return folder
+
+
 def read_curves(out: Path) -> list[dict[str, float]]:
     """The epochs in a folder's curves.csv, the fields of EpochStats as numbers; empty where none has ended."""
     try:
@@ -135,21 +141,28 @@ def read_curves(out: Path) -> list[dict[str, float]]:
 
 
 def run(config: TrainConfig, out: Path | None = None, dataset: Dataset | None = None, *, resume: bool = False) -> TrainResult:
-    """Train with a live display, and print the book's two lines at the end; rank 0 alone prints and writes.
+    """Train with a live display, and print the book's two lines at the end and one about a target; rank 0 prints and writes.
 
     With ``out`` there are ``curves.csv`` (an EpochStats a row, appended as epochs end), ``checkpoint.pt`` (after each epoch)
     and ``result.json`` (the record). ``resume`` goes on from that checkpoint, or from the start where there is none yet.
     Raises what ``training.loop.train`` raises, OSError where ``out`` cannot be written, and ValueError for ``resume`` without
-    ``out``, or without ``resume`` where ``out`` has the checkpoint of a run that was not finished.
+    ``out``, or without ``resume`` where ``out`` holds a run already.
     """
-    from training.loop import train
+    from training.config import validate
+    from training.distributed import joined
 
     if resume and out is None:
         raise ValueError("--resume needs --out, the folder of the run that is to go on")
-    display, folder = _Display(config), None if out is None else _Folder(out)
-    ours = folder if _is_main() else None
-    if ours is not None and not resume:
-        ours.clear()
+    with joined(validate(config)) as ranks:
+        # Opened by rank 0 for all: each of the others stops too where it cannot be.
+        folder = None if out is None else ranks.ask_main(lambda: _opened(out, resume=resume))
+        return _run(config, folder, dataset, is_main=ranks.is_main, resume=resume)
+
+
+def _run(config: TrainConfig, folder: _Folder | None, dataset: Dataset | None, *, is_main: bool, resume: bool) -> TrainResult:
+    from training.loop import train
+
+    display, ours = _Display(config), folder if is_main else None
 
     def on_epoch(stats: EpochStats) -> None:
         display.epoch(stats)
@@ -168,8 +181,8 @@ def run(config: TrainConfig, out: Path | None = None, dataset: Dataset | None = 
         )  # fmt: skip
     finally:
         display.end()
-    if _is_main():
-        for line in summary(result):
+    if is_main:
+        for line in (*summary(result), *target_words(result)):
             print(line, flush=True)
     if ours is not None:
         ours.finish(result)
@@ -185,9 +198,18 @@ def summary(result: TrainResult) -> tuple[str, str]:
     )
 
 
-def _is_main() -> bool:
-    # Asked before processes are connected and after they have parted.
-    return os.environ.get("RANK", "0") == "0"
+def target_words(result: TrainResult) -> list[str]:
+    """How many seconds of training the target accuracy took, in a line; nothing without a target."""
+    target = result.config.target_accuracy
+    if target is None:
+        return []
+    apart = f"apart from that: warming up {result.warm_up_s:.1f} s, evaluation {result.evaluation_s:.1f} s"
+    if result.resumed_after:
+        return [f"no seconds to test acc {target:.3f}: the run was resumed"]
+    if result.seconds_to_target is None:
+        spent = sum(stats.wall_s for stats in result.epochs)
+        return [f"test acc {target:.3f} was not reached in {spent:.1f} s of training ({apart})"]
+    return [f"test acc {target:.3f} after {result.seconds_to_target:.1f} s of training ({apart})"]
 
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -242,7 +264,9 @@ def main(
         if line is None:
             raise
         rank = os.environ.get("RANK", "0")
-        print(f"error: {line}" if rank == "0" else f"error on rank {rank}: {line}", file=sys.stderr, flush=True)
+        # In one piece, lest ranks write into each other's lines.
+        sys.stderr.write(f"error: {line}\n" if rank == "0" else f"error on rank {rank}: {line}\n")
+        sys.stderr.flush()
         if _lost(error):
             time.sleep(LEAVE_AFTER_S)
         return 2

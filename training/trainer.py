@@ -16,14 +16,16 @@ from training.config import TrainConfig
 from training.dataset import Dataset
 from training.distributed import Ranks, parallel, stream_seed, synchronise, visible_devices
 from training.feed import Batch, Feed, Fetched, Recipe
+from training.flops import flops_per_example
 from training.power import Power, PowerMeter
 from training.results import EpochStats, setting
-from training.totals import Totals, hits
+from training.totals import Totals, Watch, hits
 
 WARM_UP_STEPS = 5
 CHECK_EVERY = 10  # steps between two questions to rank 0 whether time is up; alone, a process looks at each step
-NO_MATTER = ("resident", "prefetch", "augment_stream")
-"""Settings with which a run may go on that began with others: they move work to another place and change no number."""
+NO_MATTER = ("resident", "prefetch", "augment_stream", "target_accuracy")
+"""Settings with which a run may go on that began with others: they move work to another place, or name a goal, and change no
+number."""
 
 
 class TrainingDiverged(ValueError):
@@ -60,6 +62,7 @@ class Trainer:
             name=config.evaluation_recipe, backend="torchvision", image_size=config.image_size,
             num_classes=len(dataset.classes), dtype=self.feed.recipe.dtype,
         )  # fmt: skip
+        self.warm_up_s = self.evaluation_s = 0.0
         if self.device.type == "cuda":
             torch.accelerator.reset_peak_memory_stats(self.device)
 
@@ -85,6 +88,7 @@ class Trainer:
 
     def warm_up(self) -> None:
         """One pass forward and back on black images, so that libraries are loaded and compiled; the model stays as it is."""
+        start = time.perf_counter()
         self.model.train()
         before = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         loss, _ = self.loss(self.feed.black())
@@ -93,13 +97,15 @@ class Trainer:
         for name, buffer in self.model.named_buffers():
             buffer.copy_(before[name])
         synchronise(self.device)
+        self.warm_up_s += time.perf_counter() - start
 
     # ---- many -----------------------------------------------------------------------------------------------------------
 
     def run_epoch(self, epoch: int, on_step: Callable[[int, int], None] | None) -> EpochStats:
-        """Train on every image once, evaluate. Raises TrainingDiverged at the end where a step's loss was not finite."""
+        """Train on every image once, evaluate. Raises TrainingDiverged a few steps after one whose loss was not finite."""
         self.model.train()
         totals, clock = Totals(), StepClock(self.device)
+        watch = Watch(totals, self.ranks)
         self._start_together()
         start = time.perf_counter()
         before = self.steps_before(epoch)
@@ -108,13 +114,17 @@ class Trainer:
             self.step(fetched, totals)
             if on_step is not None:
                 on_step(step, len(self.feed))
+            if not watch.all_well():
+                break
         synchronise(self.device)
         wall_s, wait_s = self.ranks.largest(time.perf_counter() - start, clock.wait_s())
         loss, accuracy, examples = totals.read(self.ranks)
         if not math.isfinite(loss):
             raise self._diverged(epoch, totals.first_not_finite(self.ranks))
+        start = time.perf_counter()
         self.ranks.copy_buffers(self.model)
         test_accuracy, tested = evaluate(self.model, self.dataset, self.evaluation, self.ranks, self.config.batch_size)
+        self.evaluation_s += time.perf_counter() - start
         assert tested == len(self.dataset.test), f"evaluated {tested} of {len(self.dataset.test)} test images"
         return EpochStats(
             epoch=epoch, train_loss=loss, train_accuracy=accuracy, test_accuracy=test_accuracy,
@@ -190,12 +200,13 @@ class Trainer:
         }  # fmt: skip
 
     def keep(self, path: Path, epochs: list[EpochStats]) -> None:
-        """Write a checkpoint; rank 0 alone does. Raises OSError with the one before still whole."""
-        if self.ranks.is_main:
-            checkpoint.Checkpoint(
+        """Write a checkpoint; rank 0 alone does. Raises OSError, on every rank, with the one before still whole."""
+        self.ranks.ask_main(
+            lambda: checkpoint.Checkpoint(
                 identity=self.identity(), model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
                 steps=self.steps_before(len(epochs) + 1), epochs=tuple(epochs),
-            ).write(path)  # fmt: skip
+            ).write(path)
+        )  # fmt: skip
 
     def go_on(self, path: Path) -> list[EpochStats]:
         """Take up the run from the checkpoint that rank 0 finds at ``path``, on every rank: the epochs that are done; none if
@@ -231,12 +242,19 @@ class Trainer:
         return setting(
             self.config, self.dataset, parameters=models.count_parameters(self.model), devices=self.devices,
             parallel=several if len(self.devices) > 1 else "none", draws=self.feed.draws, drop_last=self.feed.drop_last,
+            flops_per_example=flops_per_example(
+                self.config.model, len(self.dataset.classes), self.config.width, self.config.image_size
+            ),
         )  # fmt: skip
 
 
 @torch.inference_mode()
 def evaluate(model: torch.nn.Module, dataset: Dataset, recipe: Recipe, ranks: Ranks, batch_size: int) -> tuple[float, int]:
-    """(accuracy, images) over the test images, each counted once: the ranks share them without padding."""
+    """(accuracy, images) over the test images, each counted once: the ranks share them without padding.
+
+    With a bfloat16 recipe the model runs under autocast as in training; its last layer is in float32 (``training.head``), so
+    that the largest of its logits is one.
+    """
     model.eval()
     pipeline = recipe.build(ranks.device)
     right = torch.zeros((), dtype=torch.int64, device=ranks.device)

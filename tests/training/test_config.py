@@ -61,7 +61,7 @@ def test_image_by_image_backends_run_on_a_cpu_device_but_not_on_a_gpu() -> None:
     for_loops = TrainConfig(backend="pil", augment_on="device", device="cpu")
     assert validate(for_loops) == torch.device("cpu")
     with pytest.raises(ValueError, match="backend pil works image by image on the CPU: take --augment-on workers"):
-        config_module._check_placement(for_loops, on_accelerator=True)
+        config_module._check_placement(for_loops, torch.device("cuda"))
 
 
 def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,53 @@ def test_a_killed_process_ends_the_job_and_resuming_gives_the_weights_of_a_run_t
     assert (killed / "result.json").exists()
 
 
+PLANTED = """
+import itertools, math, os, sys
+import tyro
+from training import optimise, train
+
+calls, honest, bad = itertools.count(), optimise.loss, int(sys.argv[1])
+
+def planted(*arguments):  # on rank 1 alone; call 0 warms up
+    spoilt = next(calls) == bad and os.environ["RANK"] == "1"
+    return honest(*arguments) * (math.nan if spoilt else 1)
+
+optimise.loss = planted
+train._Display.step = lambda self, number, steps: print("step", number, flush=True)
+sys.exit(tyro.cli(train.main, args=sys.argv[2:]))
+"""
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> None:
+    """200 images, 8 a step: 25 steps an epoch. Step 28 is the third of epoch 2, and step 35 the next look."""
+    script = tmp_path / "planted.py"
+    script.write_text(PLANTED)
+    command = _command("--epochs", "3", "--out", str(tmp_path / "run"), processes=2)
+    command[command.index("-m", 2) : command.index("-m", 2) + 2] = [str(script), "28"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode != 0
+    said = "the loss of step 28 (number 3 of epoch 2) is not finite: take a smaller learning_rate than 0.001"
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert lines, done.stderr
+    assert set(lines) <= {f"error on rank 1: {said}", f"error: {said}"}  # torchrun may end a rank before it has said so too
+    steps = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("step ")]
+    assert steps == [*range(1, 26), *range(1, 11)]
+    assert _rows(tmp_path / "run") == ["1"]
+
+
+def test_ranks_do_not_write_over_a_run(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("{}")
+    done = _call("--out", str(tmp_path), processes=2)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    said = f"{tmp_path} already holds a run: add --resume to go on with it, or take another --out"
+    assert lines, done.stderr
+    assert set(lines) <= {f"error on rank 1: {said}", f"error: {said}"}
+    assert "training/train.py" not in done.stderr, "torchrun's own traceback is the only one"
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
 def test_a_port_in_use_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])

@@ -89,7 +89,25 @@ def test_the_order_of_resident_images_travels_once_an_epoch(tiny: TrainConfig, s
     assert torch.cat(picks).sort().values.equal(torch.arange(160))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("augment_on", ["device", "workers", "none"])
+@pytest.mark.parametrize("change", [{}, {"precision": "bfloat16", "channels_last": True}])
+def test_a_frozen_batch_is_prepared_once_and_fed_at_every_step(
+    change: dict[str, Any], tiny: TrainConfig, shapes: Dataset
+) -> None:
+    """The oracle: the first batch that is picked and normalised where nothing is augmented."""
+    bare = dataclasses.replace(tiny, augment_on="none", resident=True, **change)
+    feed = Feed(dataclasses.replace(tiny, augment_on="frozen", **change), shapes, Ranks())
+    batches = [feed.place(batch) for batch in itertools.islice(feed.endless(), 6)]
+    assert _same(batches[:1], _epoch(bare, shapes)[:1])
+    assert batches[0][0].stride() == _epoch(bare, shapes)[0][0].stride()
+    assert all(images is batches[0][0] and labels is batches[0][1] for images, labels in batches)
+    assert feed.draws == "fixed"
+    # Ranks have a share each, as of any batch.
+    shares = [Feed(feed.config, shapes, Ranks(rank=rank, world=2)) for rank in (0, 1)]
+    assert [len(next(share.epoch(1))[1]) for share in shares] == [24, 24]
+    assert not next(shares[0].epoch(1))[0].equal(next(shares[1].epoch(1))[0])
+
+
+@pytest.mark.parametrize("augment_on", ["device", "workers", "none", "frozen"])
 def test_black_images_are_prepared_as_all_are(augment_on: Placement, tiny: TrainConfig, shapes: Dataset) -> None:
     config = dataclasses.replace(tiny, augment_on=augment_on, recipe="mixup", precision="bfloat16", channels_last=True)
     feed = Feed(config, shapes, Ranks())
@@ -99,7 +117,8 @@ def test_black_images_are_prepared_as_all_are(augment_on: Placement, tiny: Train
 
 
 def test_who_places_a_batch_is_told_of_its_parts_in_order(tiny: TrainConfig, shapes: Dataset) -> None:
-    for config in (tiny, dataclasses.replace(tiny, resident=True), dataclasses.replace(tiny, augment_stream=True)):
+    changes: tuple[dict[str, Any], ...] = ({}, {"resident": True}, {"augment_stream": True}, {"augment_on": "frozen"})
+    for config in (dataclasses.replace(tiny, **change) for change in changes):
         feed = Feed(config, shapes, Ranks())
         parts: list[str] = []
         feed.place(next(feed.epoch(1)), parts.append)

@@ -22,7 +22,7 @@ from training.data import Dataset, Split
 from training.distributed import Ranks, stream_seed
 from training.feed import Recipe
 from training.loop import EpochStats, TrainingDiverged, TrainResult, evaluate, measure_throughput, train, trainer
-from training.totals import Totals
+from training.totals import LOOK_EVERY, Totals, Watch
 from training.trainer import Trainer
 
 
@@ -160,6 +160,77 @@ def test_the_first_step_whose_loss_is_not_finite_is_named_and_what_came_before_i
     assert capsys.readouterr().err == f"error: {message}\n"
     assert [row["epoch"] for row in entry.read_curves(tmp_path)] == [1]
     assert len(load_checkpoint(tmp_path / "checkpoint.pt")["epochs"]) == 1
+
+
+def test_a_loss_that_is_not_finite_ends_a_long_epoch_within_ten_steps(
+    tiny: TrainConfig, shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """160 images in batches of 2: 80 steps an epoch. Planted in the second, and in nothing else: later losses are finite."""
+    calls, honest = itertools.count(), optimise.loss  # call 0 warms up
+
+    def planted(logits: torch.Tensor, *others: Any) -> torch.Tensor:
+        number = next(calls)
+        loss = honest(logits.detach() if number == 80 + 33 else logits, *others)  # no gradient of it spoils the weights
+        return loss + logits.sum() * 0 + (math.inf if number == 80 + 33 else 0)
+
+    monkeypatch.setattr(optimise, "loss", planted)
+    steps: list[int] = []
+    config = dataclasses.replace(tiny, epochs=3, batch_size=2, recipe="none")
+    with pytest.raises(TrainingDiverged, match=r"the loss of step 113 \(number 33 of epoch 2\) is not finite"):
+        train(config, shapes, checkpoint=tmp_path / "checkpoint.pt", on_step=lambda step, _: steps.append(step))
+    assert steps[:80] == list(range(1, 81))
+    assert steps[80:] == list(range(1, 40 + 1)), "the next look is at step 40"
+    assert len(load_checkpoint(tmp_path / "checkpoint.pt")["epochs"]) == 1
+
+
+def _steps_until_seen(device: torch.device, bad_step: int) -> int:
+    totals = Totals()
+    watch = Watch(totals, Ranks(device=device))
+    logits, labels = torch.eye(3, device=device), torch.arange(3, device=device)
+    losses = [torch.full((), math.nan if step == bad_step else 1.0, device=device) for step in range(1, 100)]
+    for step, loss in enumerate(losses, start=1):
+        totals.add(loss, logits, labels)
+        if not watch.all_well():
+            return step
+    raise AssertionError("not seen")
+
+
+@pytest.mark.parametrize("bad_step", [1, 9, 10, 11, 20])
+def test_a_look_sees_every_loss_since_the_last_one(bad_step: int) -> None:
+    assert _steps_until_seen(torch.device("cpu"), bad_step) == -(-bad_step // LOOK_EVERY) * LOOK_EVERY
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bad_step", [1, 10, 11])
+def test_on_a_gpu_a_look_is_read_at_the_next_and_nothing_else_is_waited_for(bad_step: int) -> None:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        seen = _steps_until_seen(torch.device("cuda", 0), bad_step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert seen == (-(-bad_step // LOOK_EVERY) + 1) * LOOK_EVERY
+
+
+def test_one_batch_over_and_over_leaves_neither_nan_nor_denormals(tiny: TrainConfig, shapes: Dataset) -> None:
+    """Such numbers would make its steps faster or slower than those that it is the measure of."""
+    smallest = torch.finfo(torch.float32).tiny
+    for change in ({"optimizer": "adam"}, {"optimizer": "sgd", "learning_rate": 0.1}):
+        with trainer(dataclasses.replace(tiny, augment_on="frozen", **change), shapes) as current:
+            totals = Totals()
+            current.model.train()
+            for fetched in itertools.islice(current.feed.endless(), 200):
+                current.step(fetched, totals)
+            assert totals.read(Ranks())[1] > 0.8, "it knows the batch by heart"
+            kept = [value for state in current.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+            for values in (*current.model.parameters(), *(p.grad for p in current.model.parameters()), *kept):
+                assert values is not None
+                assert values.isfinite().all()
+                assert not ((values != 0) & (values.abs() < smallest)).any()
+
+
+def test_a_frozen_batch_trains_nothing(tiny: TrainConfig, shapes: Dataset) -> None:
+    with pytest.raises(ValueError, match="a frozen batch is for measuring speed"):
+        train(dataclasses.replace(tiny, augment_on="frozen"), shapes)
 
 
 def test_totals_keep_nothing_that_a_loader_worker_sent() -> None:

@@ -89,3 +89,15 @@ def test_where_no_driver_tells_anything_nothing_is_known(monkeypatch: pytest.Mon
     with PowerMeter([torch.device("cuda", 0)]) as meter:
         pass
     assert (meter.power.utilisation, meter.power.energy_j) == (None, None)
+
+
+def test_without_the_drivers_library_nothing_is_known_and_nothing_is_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it raises ImportError
+    for _ in range(2):
+        with PowerMeter([torch.device("cuda", 0)]) as meter:
+            pass
+        assert (meter.power.utilisation, meter.power.energy_j) == (None, None)
+    assert capfd.readouterr() == ("", "")
+    assert len(recwarn) == 0

@@ -115,7 +115,7 @@ def test_epochs_are_kept_when_a_run_dies(tmp_path: Path, monkeypatch: pytest.Mon
     assert len((tmp_path / "run" / "curves.csv").read_text().splitlines()) == 1 + 2
 
 
-def test_a_run_that_was_not_finished_is_not_overwritten_and_one_that_was_is(
+def test_a_run_is_not_overwritten_whether_it_was_finished_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = TrainConfig(
@@ -127,18 +127,22 @@ def test_a_run_that_was_not_finished_is_not_overwritten_and_one_that_was_is(
         patch.setattr(entry._Folder, "add", lambda self, stats: pytest.fail("stopped") if stats.epoch == 2 else None)
         with pytest.raises(BaseException, match="stopped"):
             entry.main(config, out)
-    kept = (out / "checkpoint.pt").read_bytes()
+    kept = {file.name: file.read_bytes() for file in out.iterdir()}
+    refused = f"error: {out} already holds a run: add --resume to go on with it, or take another --out\n"
     assert entry.main(config, out) == 2
-    assert "has the checkpoint of a run that was not finished: add --resume, or take another --out" in capsys.readouterr().err
-    assert (out / "checkpoint.pt").read_bytes() == kept
+    assert capsys.readouterr().err == refused
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == kept
     assert entry.main(config, out, resume=True) == 0
     # Epoch 1 was never written to the curves, and is there all the same: they are continued from the checkpoint.
     assert [row["epoch"] for row in entry.read_curves(out)] == [1, 2]
-    first = json.loads((out / "result.json").read_text())
+    assert json.loads((out / "result.json").read_text())["resumed_after"] == 2
+    for gone in ("", "checkpoint.pt", "result.json"):
+        (out / gone).unlink() if gone else None
+        assert entry.main(config, out) == 2, "the rows of the curves are a run too"
+        assert capsys.readouterr().err == refused
+    (out / "curves.csv").write_text("epoch,train_loss\n")  # killed in its first epoch: nothing to lose
     assert entry.main(config, out) == 0
-    again = json.loads((out / "result.json").read_text())
-    assert (first["resumed_after"], again["resumed_after"]) == (2, 0)
-    assert first["loss"] == again["loss"]
+    assert [row["epoch"] for row in entry.read_curves(out)] == [1, 2]
     assert entry.main(config, None, resume=True) == 2
     assert "error: --resume needs --out" in capsys.readouterr().err
 
