@@ -1,104 +1,42 @@
 """The table: which library does which op, and how.
 
-One row an op (``ROWS``), one line a backend (``BACKENDS``); recipes stand in ``augment.recipes``; an absent cell *is*
-"unsupported". Parameters are equal in every cell and each default in which the libraries differ is pinned; where a library
-cannot do the canonical op but users meet its version, the cell stands and ``Row.differs`` names the difference. ``Default``
-rows are the exception: they give a library only what it must be given, so that its own defaults are met.
+One row an op (``ROWS``, written in ``augment.rows`` by theme), one line a backend (``BACKENDS``); recipes stand in
+``augment.recipes``; an absent cell *is* "unsupported". Parameters are equal in every cell and each default in which the
+libraries differ is pinned; where a library cannot do the canonical op but users meet its version, the cell stands and
+``Row.differs`` names the difference. ``Default`` rows are the exception: they give a library only what it must be given, so
+that its own defaults are met.
 
-Adding an op: a dataclass in ``augment.ops`` and a row here. Adding a backend: a line in ``BACKENDS`` and its cells.
+Adding an op: a dataclass in ``augment.ops`` and a row of its theme. Adding a backend: a line in ``BACKENDS`` and its cells.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
 
-import kornia.augmentation as K
-import kornia.augmentation.auto as KA
 import torch
 from torch import nn
-from torchvision.transforms import v2
 
-from augment import compose, fused
+from augment import compose, fused, triton_augment
 from augment.compose import Pipeline, Runner, Step
-from augment.ops import (
-    Affine,
-    AugMix,
-    AutoAugment,
-    AutoContrast,
-    Brightness,
-    CenterCrop,
-    ColorJitter,
-    Contrast,
-    CutMix,
-    Cutout,
-    DefaultBrightness,
-    DefaultContrast,
-    DefaultRandomResizedCrop,
-    DefaultResize,
-    DefaultRotate,
-    DefaultSaturation,
-    Equalize,
-    GaussianBlur,
-    GaussianNoise,
-    Grayscale,
-    HorizontalFlip,
-    Hue,
-    Invert,
-    MixUp,
-    Normalize,
-    Op,
-    Perspective,
-    Posterize,
-    RandAugment,
-    RandomCrop,
-    RandomErasing,
-    RandomResizedCrop,
-    Resize,
-    Rotate,
-    Saturation,
-    Sharpness,
-    Solarize,
-    TrivialAugmentWide,
-    VerticalFlip,
-)
+from augment.ops import Op
 from augment.recipes import RECIPES
+from augment.rows import colour, defaults, erasing, geometry, mixing, policies
+from augment.rows.row import Draws, Library, Row, UnsupportedOp
 
-Library = Literal["pil", "torchvision", "kornia", "fused"]
-Draws = Literal["per_image", "per_batch", "mixed", "fixed"]
-"""The lane: parameters drawn for each image, once a batch, some ops this and some that way, or nothing is drawn at all."""
+ROWS: dict[str, Row] = {
+    **geometry.ROWS,
+    **colour.ROWS,
+    **erasing.ROWS,
+    **policies.ROWS,
+    **mixing.ROWS,
+    **defaults.ROWS,
+}
 
-BILINEAR = v2.InterpolationMode.BILINEAR
-PIL_BORDER = "the border is not blended with the black outside"
-PIL_POLICY = f"{PIL_BORDER}; 8-bit arithmetic"
-PIL_HUE = "8-bit arithmetic, the hue on PIL's 8-bit wheel"
-
-
-class UnsupportedOp(ValueError):
-    """The backend has no such op (or not with these parameters); known when building, before anything runs."""
-
-    def __init__(self, op: str, backend: str, reason: str = "") -> None:
-        super().__init__(f"{op} is not supported by backend {backend}" + (f": {reason}" if reason else ""))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One op of the catalog.
-
-    ``at(image_size)`` is the benchmarked setting for square images of that side, ``pinned_at`` a setting without randomness on
-    which all backends must agree (None where there is none). ``build`` maps a library to a builder of the op; builders of
-    rows that mix labels take the number of classes as well. ``draws`` overrides a backend's lane where the library does not
-    keep to it in this op, ``differs`` names known differences from the definition.
-    """
-
-    at: Callable[[int], Op]
-    pinned_at: Callable[[int], Op] | None = None
-    build: Mapping[Library, Callable[..., Any]]
-    random: bool = True
-    mixes_labels: bool = False
-    needs_float: Collection[str] = ()
-    draws: Mapping[Library, Draws] = field(default_factory=dict)
-    differs: Mapping[Library, str] = field(default_factory=dict)
+# Two backends plan a recipe as a whole, so that their cells are the ops themselves.
+for _name in fused.SUPPORTED:
+    ROWS[_name] = replace(ROWS[_name], build={**ROWS[_name].build, "fused": lambda op, *_: op})
+for _name in triton_augment.PARTS:
+    ROWS[_name] = replace(ROWS[_name], build={**ROWS[_name].build, "triton_augment": triton_augment.accepted})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +44,7 @@ class Backend:
     """A library and a way of driving it. ``on_device`` says whether it can take a batch on an accelerator.
 
     ``compose`` makes a runner of ops built one by one; a backend with ``plan`` takes the ops themselves, all at once, and
-    draws from ``generator`` itself.
+    draws from ``generator`` itself. ``why_not`` says why it cannot run on a device of this machine, None where it can.
     """
 
     name: str
@@ -116,337 +54,8 @@ class Backend:
     plan: Callable[..., Runner] | None = None
     compiled: bool = False
     on_device: bool = True
+    why_not: Callable[[torch.device], str | None] = lambda device: None
     about: str = ""
-
-
-def _torchvision(builder: Callable[..., Any]) -> dict[Library, Callable[..., Any]]:
-    """Cells for PIL images and for tensors: torchvision's v2 classes take both."""
-    return {"pil": builder, "torchvision": builder}
-
-
-class _Solarize(v2.RandomSolarize):
-    """torchvision's threshold is on the scale of the dtype; ours is a share of it. ``>=`` on uint8 needs the ceiling."""
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        is_float = isinstance(inpt, torch.Tensor) and inpt.is_floating_point()
-        threshold = self.threshold if is_float else -(-self.threshold * 255 // 1)
-        return self._call_kernel(v2.functional.solarize, inpt, threshold)
-
-
-class _Perspective(K.RandomPerspective):
-    """Kornia maps pixel centres, counted from 0; torchvision their corners, half a pixel before."""
-
-    def compute_transformation(self, input: Any, params: dict[str, Any], flags: dict[str, Any]) -> Any:
-        corners = {name: params[name] - 0.5 for name in ("start_points", "end_points")}
-        return super().compute_transformation(input, params | corners, flags)
-
-
-def _kornia_noise(op: GaussianNoise) -> nn.Module:
-    # Kornia's noise is not clamped; the definition is.
-    return nn.Sequential(K.RandomGaussianNoise(mean=0.0, std=op.sigma, p=1.0), compose.Clamp())
-
-
-def _kornia_mixup(op: MixUp, num_classes: int) -> Callable[..., Any]:
-    if op.alpha != 1.0:  # Kornia draws lam uniformly, which is Beta(1, 1) and no other Beta
-        raise UnsupportedOp("MixUp", "kornia", f"its lam is uniform, so alpha must be 1, got {op.alpha}")
-    return compose.KorniaMix(
-        K.RandomMixUpV2(lambda_val=(0.0, 1.0), data_keys=["input", "class"]), num_classes, weight_of_partner=True
-    )
-
-
-def _kornia_cutmix(op: CutMix, num_classes: int) -> Callable[..., Any]:
-    mix = K.RandomCutMixV2(beta=op.alpha, use_correct_lambda=True, data_keys=["input", "class"])
-    return compose.KorniaMix(mix, num_classes, weight_of_partner=False)
-
-
-ROWS: dict[str, Row] = {
-    "HorizontalFlip": Row(
-        at=lambda size: HorizontalFlip(),
-        pinned_at=lambda size: HorizontalFlip(p=1.0),
-        build=_torchvision(lambda op: v2.RandomHorizontalFlip(op.p)) | {"kornia": lambda op: K.RandomHorizontalFlip(p=op.p)},
-    ),
-    "VerticalFlip": Row(
-        at=lambda size: VerticalFlip(),
-        pinned_at=lambda size: VerticalFlip(p=1.0),
-        build=_torchvision(lambda op: v2.RandomVerticalFlip(op.p)) | {"kornia": lambda op: K.RandomVerticalFlip(p=op.p)},
-    ),
-    "RandomCrop": Row(
-        at=lambda size: RandomCrop(size=size, padding=size // 8),
-        pinned_at=lambda size: RandomCrop(size=size, padding=0),
-        build=_torchvision(lambda op: v2.RandomCrop(op.size, padding=op.padding))
-        | {"kornia": lambda op: K.RandomCrop((op.size, op.size), padding=op.padding)},
-    ),
-    "RandomResizedCrop": Row(
-        at=lambda size: RandomResizedCrop(size=size),
-        pinned_at=lambda size: RandomResizedCrop(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0)),
-        build=_torchvision(lambda op: v2.RandomResizedCrop(op.size, scale=op.scale, ratio=op.ratio, antialias=op.antialias))
-        | {  # torchvision samples at pixel centres, which is Kornia's align_corners=False
-            "kornia": lambda op: K.RandomResizedCrop((op.size, op.size), scale=op.scale, ratio=op.ratio, align_corners=False)
-        },
-        differs={"kornia": "no antialias; the fallback window is not centred"},
-    ),
-    "Rotate": Row(
-        at=lambda size: Rotate(),
-        pinned_at=lambda size: Rotate(degrees=(30.0, 30.0)),
-        build=_torchvision(lambda op: v2.RandomRotation(op.degrees, interpolation=BILINEAR, fill=None))
-        | {"kornia": lambda op: K.RandomRotation(op.degrees, p=1.0)},
-        differs={"pil": PIL_BORDER},
-    ),
-    "Affine": Row(
-        at=lambda size: Affine(),
-        pinned_at=lambda size: Affine(degrees=(20.0, 20.0), translate=(0.0, 0.0), scale=(1.2, 1.2), shear=(8.0, 8.0)),
-        build=_torchvision(
-            lambda op: v2.RandomAffine(
-                op.degrees, translate=op.translate, scale=op.scale, shear=op.shear, interpolation=BILINEAR, fill=None
-            )
-        )
-        | {
-            "kornia": lambda op: K.RandomAffine(
-                op.degrees, translate=op.translate, scale=op.scale, shear=op.shear, align_corners=True, p=1.0
-            )
-        },
-        differs={
-            "kornia": "shifts are not rounded to whole pixels",
-            "pil": PIL_BORDER,
-        },
-    ),
-    "Perspective": Row(
-        at=lambda size: Perspective(),
-        pinned_at=None,
-        build=_torchvision(lambda op: v2.RandomPerspective(op.distortion, p=op.p, fill=None))
-        | {"kornia": lambda op: _Perspective(op.distortion, p=op.p, align_corners=True)},
-        differs={
-            "kornia": "corner shifts are continuous, torchvision's are whole pixels",
-            "pil": PIL_BORDER,
-        },
-    ),
-    "Resize": Row(
-        at=lambda size: Resize(size=size // 2),
-        pinned_at=lambda size: Resize(size=size // 2),
-        build=_torchvision(lambda op: v2.Resize(op.size, antialias=op.antialias))
-        | {"kornia": lambda op: K.Resize(op.size, align_corners=False, antialias=op.antialias)},
-        random=False,
-        differs={"kornia": "antialias blurs with a Gaussian, torchvision integrates a triangle"},
-    ),
-    "CenterCrop": Row(
-        at=lambda size: CenterCrop(size=size * 7 // 8),
-        pinned_at=lambda size: CenterCrop(size=size * 7 // 8),
-        build=_torchvision(lambda op: v2.CenterCrop(op.size)) | {"kornia": lambda op: K.CenterCrop(op.size)},
-        random=False,
-    ),
-    "Brightness": Row(
-        at=lambda size: Brightness(),
-        pinned_at=lambda size: Brightness(low=1.3, high=1.3),
-        build=_torchvision(lambda op: v2.ColorJitter(brightness=(op.low, op.high)))
-        | {  # Kornia's RandomBrightness adds; its ColorJitter multiplies, as the definition does
-            "kornia": lambda op: K.ColorJitter(brightness=(op.low, op.high))
-        },
-    ),
-    "Contrast": Row(
-        at=lambda size: Contrast(),
-        pinned_at=lambda size: Contrast(low=0.6, high=0.6),
-        build=_torchvision(lambda op: v2.ColorJitter(contrast=(op.low, op.high)))
-        | {"kornia": lambda op: K.ColorJitter(contrast=(op.low, op.high))},
-    ),
-    "Saturation": Row(
-        at=lambda size: Saturation(),
-        pinned_at=lambda size: Saturation(low=0.4, high=0.4),
-        build=_torchvision(lambda op: v2.ColorJitter(saturation=(op.low, op.high)))
-        | {"kornia": lambda op: K.ColorJitter(saturation=(op.low, op.high))},
-    ),
-    "Hue": Row(
-        at=lambda size: Hue(),
-        pinned_at=lambda size: Hue(low=0.2, high=0.2),
-        build=_torchvision(lambda op: v2.ColorJitter(hue=(op.low, op.high)))
-        | {"kornia": lambda op: K.ColorJitter(hue=(op.low, op.high))},
-        differs={"pil": PIL_HUE},
-    ),
-    "ColorJitter": Row(
-        at=lambda size: ColorJitter(),
-        pinned_at=None,
-        build=_torchvision(
-            lambda op: v2.ColorJitter(brightness=op.brightness, contrast=op.contrast, saturation=op.saturation, hue=op.hue)
-        )
-        | {
-            "kornia": lambda op: K.ColorJitter(
-                brightness=op.brightness, contrast=op.contrast, saturation=op.saturation, hue=op.hue
-            )
-        },
-        differs={
-            "kornia": "one order of the four ops for the whole batch",
-            "pil": PIL_HUE,
-        },
-    ),
-    "Grayscale": Row(
-        at=lambda size: Grayscale(),
-        pinned_at=lambda size: Grayscale(p=1.0),
-        build=_torchvision(lambda op: v2.RandomGrayscale(op.p)) | {"kornia": lambda op: K.RandomGrayscale(p=op.p)},
-    ),
-    "Solarize": Row(
-        at=lambda size: Solarize(),
-        pinned_at=lambda size: Solarize(p=1.0),
-        build=_torchvision(lambda op: _Solarize(op.threshold, op.p))
-        | {  # a single threshold t would be drawn from 0.5 -/+ t, and something would be added first
-            "kornia": lambda op: K.RandomSolarize((op.threshold, op.threshold), additions=(0.0, 0.0), p=op.p)
-        },
-    ),
-    "Posterize": Row(
-        at=lambda size: Posterize(),
-        pinned_at=lambda size: Posterize(p=1.0),
-        build=_torchvision(lambda op: v2.RandomPosterize(op.bits, op.p))
-        | {"kornia": lambda op: K.RandomPosterize((op.bits, op.bits), p=op.p)},
-    ),
-    "Equalize": Row(
-        at=lambda size: Equalize(),
-        pinned_at=lambda size: Equalize(p=1.0),
-        build=_torchvision(lambda op: v2.RandomEqualize(op.p)) | {"kornia": lambda op: K.RandomEqualize(p=op.p)},
-    ),
-    "AutoContrast": Row(
-        at=lambda size: AutoContrast(),
-        pinned_at=lambda size: AutoContrast(p=1.0),
-        build=_torchvision(lambda op: v2.RandomAutocontrast(op.p)) | {"kornia": lambda op: K.RandomAutoContrast(p=op.p)},
-    ),
-    "Invert": Row(
-        at=lambda size: Invert(),
-        pinned_at=lambda size: Invert(p=1.0),
-        build=_torchvision(lambda op: v2.RandomInvert(op.p)) | {"kornia": lambda op: K.RandomInvert(p=op.p)},
-    ),
-    "Sharpness": Row(
-        at=lambda size: Sharpness(),
-        pinned_at=lambda size: Sharpness(p=1.0),
-        build=_torchvision(lambda op: v2.RandomAdjustSharpness(op.factor, op.p))
-        | {"kornia": lambda op: K.RandomSharpness((op.factor, op.factor), p=op.p)},
-    ),
-    "GaussianBlur": Row(
-        at=lambda size: GaussianBlur(),
-        pinned_at=lambda size: GaussianBlur(sigma=(1.0, 1.0)),
-        build=_torchvision(lambda op: v2.GaussianBlur(op.kernel_size, op.sigma))
-        | {"kornia": lambda op: K.RandomGaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0)},
-    ),
-    "GaussianNoise": Row(
-        at=lambda size: GaussianNoise(),
-        pinned_at=None,
-        build=_torchvision(lambda op: v2.GaussianNoise(sigma=op.sigma)) | {"kornia": _kornia_noise},
-        needs_float=("pil", "torchvision"),
-        draws={"torchvision": "per_image"},  # drawn anew for every pixel of the batch
-    ),
-    "RandomErasing": Row(
-        at=lambda size: RandomErasing(),
-        pinned_at=None,
-        build=_torchvision(lambda op: v2.RandomErasing(op.p, scale=op.scale, ratio=op.ratio, value=op.value))
-        | {"kornia": lambda op: K.RandomErasing(scale=op.scale, ratio=op.ratio, value=op.value, p=op.p)},
-        needs_float=("pil",),  # torchvision erases tensors only
-        differs={"kornia": "the ratio is uniform on either side of 1, not log-uniform"},
-    ),
-    "Cutout": Row(
-        at=lambda size: Cutout(),
-        pinned_at=None,
-        build=_torchvision(lambda op: v2.RandomErasing(1.0, scale=(op.side**2,) * 2, ratio=(1.0, 1.0)))
-        | {"kornia": lambda op: K.RandomErasing(scale=(op.side**2,) * 2, ratio=(1.0, 1.0), p=1.0)},
-        needs_float=("pil",),
-    ),
-    "Normalize": Row(
-        at=lambda size: Normalize(),
-        pinned_at=lambda size: Normalize(),
-        build=_torchvision(lambda op: v2.Normalize(op.mean, op.std)) | {"kornia": lambda op: K.Normalize(op.mean, op.std)},
-        random=False,
-        needs_float=("pil", "torchvision", "fused"),
-    ),
-    "AutoAugment": Row(
-        at=lambda size: AutoAugment(),
-        build=_torchvision(lambda op: v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, interpolation=BILINEAR))
-        | {"kornia": lambda op: KA.AutoAugment("cifar10")},
-        draws={"kornia": "per_batch"},  # the sub-policy, though its magnitudes and signs are drawn per image
-        differs={"kornia": "one sub-policy for the whole batch; other magnitudes", "pil": PIL_POLICY},
-    ),
-    "RandAugment": Row(
-        at=lambda size: RandAugment(),
-        build=_torchvision(lambda op: v2.RandAugment(op.num_ops, op.magnitude, interpolation=BILINEAR))
-        | {"kornia": lambda op: KA.RandAugment(n=op.num_ops, m=op.magnitude)},
-        draws={"kornia": "per_batch"},
-        differs={"kornia": "ops drawn once a batch and without replacement; no identity; other ranges", "pil": PIL_POLICY},
-    ),
-    "TrivialAugmentWide": Row(
-        at=lambda size: TrivialAugmentWide(),
-        build=_torchvision(lambda op: v2.TrivialAugmentWide(interpolation=BILINEAR))
-        | {"kornia": lambda op: KA.TrivialAugment()},
-        draws={"kornia": "per_batch"},
-        differs={"kornia": "one op for the whole batch; no identity, no colour; narrower ranges", "pil": PIL_POLICY},
-    ),
-    "AugMix": Row(
-        at=lambda size: AugMix(),
-        build=_torchvision(
-            lambda op: v2.AugMix(severity=op.severity, mixture_width=op.width, alpha=op.alpha, interpolation=BILINEAR)
-        ),
-        differs={"pil": "8-bit arithmetic"},  # torchvision turns the image into a tensor first: the border is blended
-    ),
-    "MixUp": Row(
-        at=lambda size: MixUp(),
-        build=_torchvision(lambda op, classes: v2.MixUp(alpha=op.alpha, num_classes=classes)) | {"kornia": _kornia_mixup},
-        mixes_labels=True,
-        needs_float=("pil", "torchvision"),
-        draws={"pil": "per_batch", "torchvision": "per_batch"},
-    ),
-    "CutMix": Row(
-        at=lambda size: CutMix(),
-        build=_torchvision(lambda op, classes: v2.CutMix(alpha=op.alpha, num_classes=classes)) | {"kornia": _kornia_cutmix},
-        mixes_labels=True,
-        needs_float=("pil", "torchvision"),
-        draws={"pil": "per_batch", "torchvision": "per_batch"},
-        differs={"kornia": "the box lies wholly inside the image, not centred anywhere and cut off at the border"},
-    ),
-    # Kornia's own p of 0.5 is not kept in DefaultRotate: it would hide the interpolation behind a coin
-    "DefaultRotate": Row(
-        at=lambda size: DefaultRotate(),
-        pinned_at=lambda size: DefaultRotate(degrees=(30.0, 30.0)),
-        build=_torchvision(lambda op: v2.RandomRotation(op.degrees))
-        | {"kornia": lambda op: K.RandomRotation(op.degrees, p=1.0)},
-        differs={
-            "kornia": "bilinear, torchvision takes the nearest pixel",
-            "pil": "points midway between two pixels may fall to the other one",
-        },
-    ),
-    "DefaultResize": Row(
-        at=lambda size: DefaultResize(size=size // 2),
-        pinned_at=lambda size: DefaultResize(size=size // 2),
-        build=_torchvision(lambda op: v2.Resize(op.size)) | {"kornia": lambda op: K.Resize(op.size)},
-        random=False,
-        differs={"kornia": "no antialias; align_corners=True"},
-    ),
-    "DefaultRandomResizedCrop": Row(
-        at=lambda size: DefaultRandomResizedCrop(size=size),
-        pinned_at=lambda size: DefaultRandomResizedCrop(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0)),
-        build=_torchvision(lambda op: v2.RandomResizedCrop(op.size, scale=op.scale, ratio=op.ratio))
-        | {"kornia": lambda op: K.RandomResizedCrop((op.size, op.size), scale=op.scale, ratio=op.ratio)},
-        differs={"kornia": "align_corners=True; no antialias; the fallback window is not centred"},
-    ),
-    "DefaultBrightness": Row(
-        at=lambda size: DefaultBrightness(),
-        pinned_at=lambda size: DefaultBrightness(low=1.3, high=1.3),
-        build=_torchvision(lambda op: v2.ColorJitter(brightness=(op.low, op.high)))
-        | {"kornia": lambda op: K.RandomBrightness((op.low, op.high))},
-        differs={"kornia": "additive brightness: the factor less 1 is added"},
-    ),
-    "DefaultContrast": Row(
-        at=lambda size: DefaultContrast(),
-        pinned_at=lambda size: DefaultContrast(low=0.6, high=0.6),
-        build=_torchvision(lambda op: v2.ColorJitter(contrast=(op.low, op.high)))
-        | {"kornia": lambda op: K.RandomContrast((op.low, op.high))},
-        differs={"kornia": "contrast about black, not about the mean"},
-    ),
-    "DefaultSaturation": Row(
-        at=lambda size: DefaultSaturation(),
-        pinned_at=lambda size: DefaultSaturation(low=0.4, high=0.4),
-        build=_torchvision(lambda op: v2.ColorJitter(saturation=(op.low, op.high)))
-        | {"kornia": lambda op: K.RandomSaturation((op.low, op.high))},
-        differs={"kornia": "the saturation of HSV is scaled, torchvision blends with grey"},
-    ),
-}
-
-
-# Our own backend plans a recipe as a whole, so its cells are the ops themselves.
-for _name in fused.SUPPORTED:
-    ROWS[_name] = replace(ROWS[_name], build={**ROWS[_name].build, "fused": lambda op, *_: op})
 
 
 BACKENDS: dict[str, Backend] = {
@@ -488,10 +97,14 @@ BACKENDS: dict[str, Backend] = {
             name="fused_compiled", library="fused", draws="per_image", plan=partial(fused.compose, compile=True), compiled=True,
             about="the fused backend through torch.compile",
         ),
+        Backend(
+            name="triton_augment", library="triton_augment", draws="per_image", plan=triton_augment.compose,
+            why_not=triton_augment.why_not, about="the package triton-augment: ops in its order are one fused kernel, on CUDA",
+        ),
     )
 }  # fmt: skip
 
-FLOAT_LIBRARIES: Collection[str] = ("kornia",)
+FLOAT_LIBRARIES: Collection[str] = ("kornia", "triton_augment")
 """Libraries that refuse integer images in every op."""
 
 
@@ -513,6 +126,23 @@ def find_backend(name: str) -> Backend:
     return BACKENDS[name]
 
 
+def place(backend: str, wanted: torch.device) -> torch.device:
+    """Where to run a backend when its results are wanted and not its speed: elsewhere only if it cannot use that device.
+
+    That is the CPU for a backend that is not for accelerators, and CUDA for one that runs nowhere else.
+    """
+    chosen = find_backend(backend)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    if not chosen.on_device:
+        return cpu
+    return cuda if chosen.why_not(wanted) is not None and chosen.why_not(cuda) is None else wanted
+
+
+def eager_backends(wanted: torch.device) -> list[str]:
+    """The backends that are not compiled and can run in their ``place``."""
+    return [b.name for b in BACKENDS.values() if not b.compiled and b.why_not(place(b.name, wanted)) is None]
+
+
 def lane(ops: Sequence[Op], backend: str) -> Draws:
     """Whether a backend draws these ops' parameters per image or per batch, some so and some so, or nothing is drawn."""
     chosen = find_backend(backend)
@@ -530,15 +160,26 @@ def known_differences(ops: Sequence[Op], backend: str) -> str | None:
     return "; ".join(f"{name}: {difference}" for name, difference in named.items() if difference) or None
 
 
-def check_supported(ops: Sequence[Op], backend: str, dtype: torch.dtype = torch.float32) -> None:
-    """Raises UnsupportedOp for the first op that the backend lacks, or cannot do in that dtype."""
-    library = find_backend(backend).library
+def check_supported(
+    ops: Sequence[Op], backend: str, dtype: torch.dtype = torch.float32, device: str | torch.device | None = None
+) -> None:
+    """Raises UnsupportedOp for the first op that the backend lacks, or cannot do with its parameters or in that dtype.
+
+    With a ``device``, also where the backend cannot run on it here.
+    """
+    chosen = find_backend(backend)
+    library = chosen.library
+    reason = None if device is None else chosen.why_not(torch.device(device))
     for op in ops:
         row = ROWS[op.name]
         if library not in row.build:
             raise UnsupportedOp(op.name, backend)
+        if chosen.plan is not None:
+            row.build[library](op)  # the op itself, or UnsupportedOp for its parameters
         if dtype == torch.uint8 and (library in FLOAT_LIBRARIES or library in row.needs_float):
             raise UnsupportedOp(op.name, backend, "it needs float images")
+        if reason is not None:
+            raise UnsupportedOp(op.name, backend, reason)
 
 
 def build(
@@ -563,7 +204,7 @@ def build(
         memory_format: of the result: torch.contiguous_format or torch.channels_last.
 
     Raises:
-        UnsupportedOp: the backend has no such op, or not in this dtype.
+        UnsupportedOp: the backend has no such op, not with these parameters, in this dtype or on this device.
         ValueError: unknown recipe, op or backend; a dtype that is no image's; no classes.
     """
     if dtype != torch.uint8 and not dtype.is_floating_point:
@@ -572,9 +213,22 @@ def build(
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     ops = resolve(subject, image_size)
     chosen = find_backend(backend)
-    check_supported(ops, backend, dtype)
+    check_supported(ops, backend, dtype, device)
+    again = partial(
+        build,
+        ops,
+        backend,
+        device=device,
+        dtype=dtype,
+        num_classes=num_classes,
+        generator=generator,
+        memory_format=memory_format,
+    )
     if chosen.plan is not None:
-        run = chosen.plan(ops, num_classes=num_classes, generator=generator, device=torch.device(device), dtype=dtype)
+        run = chosen.plan(
+            ops, num_classes=num_classes, generator=generator, device=torch.device(device), dtype=dtype,
+            memory_format=memory_format,
+        )  # fmt: skip
         generator = None  # the runner has it: the global one is neither seeded nor restored
     else:
         run = chosen.compose([build_step(op, chosen.library, torch.device(device), num_classes) for op in ops])
@@ -587,6 +241,7 @@ def build(
         dtype=dtype,
         generator=generator,
         memory_format=memory_format,
+        again=again,
     )
 
 

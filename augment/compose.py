@@ -38,11 +38,15 @@ class Pipeline:
 
     Raises ValueError for images of another shape or type, for an empty batch and, when ``mixes``, for labels that are missing
     or not a class index an image.
+
+    What ``augment.build`` made can be pickled: loader workers that are spawned build it ``again``. A generator travels in its
+    present state, so that every copy draws what this one would: give each worker a seed of its own.
     """
 
     def __init__(
         self, *, ops: Sequence[Op], backend: str, draws: str, mixes: bool, run: Runner, dtype: torch.dtype,
         generator: torch.Generator | None = None, memory_format: torch.memory_format = torch.contiguous_format,
+        again: "Callable[[], Pipeline] | None" = None,
     ) -> None:  # fmt: skip
         self.ops = tuple(ops)
         self.backend = backend
@@ -52,6 +56,12 @@ class Pipeline:
         self.memory_format = memory_format
         self._run = run
         self._generator = generator
+        self._again = again
+
+    def __reduce__(self) -> "tuple[Callable[[], Pipeline], tuple[()]]":
+        if self._again is None:
+            raise TypeError("only a pipeline that augment.build made can be pickled")
+        return self._again, ()
 
     @overload
     def __call__(self, images: Tensor) -> Tensor: ...
@@ -61,7 +71,7 @@ class Pipeline:
         _check_images(images)
         if self.mixes:
             _check_labels(labels, len(images))
-        with _library_rng(self._generator, images.device):
+        with library_rng(self._generator, images.device):
             result, targets = self._run(images, labels)
         result = _own_memory(result, images, self.dtype, self.memory_format)
         return result if targets is None else (result, targets)
@@ -89,7 +99,7 @@ def _check_labels(labels: Tensor | None, batch: int) -> None:
 
 
 @contextlib.contextmanager
-def _library_rng(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
+def library_rng(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
     """The libraries draw from torch's global generators: seed those from ``generator`` and restore them afterwards."""
     if generator is None:
         yield

@@ -3,18 +3,21 @@
 ``plan(recipe)`` gives a ``Plan``: ``sample`` draws parameters (``augment.sampling``), ``apply`` does the work from them and
 nothing else, so that replaying parameters gives the same pixels: by tensor kernels (``augment.stages``), and on a CPU with a
 compiler mostly in C (``augment.native``). ``compose`` makes it a backend's runner.
+
+What becomes of the numbers drawn is one step where that is possible: in C on a CPU, by a Triton kernel on CUDA.
 """
 
+import functools
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from augment import kernels, native, ops, sampling, stages, threads
+from augment import kernels, native, native_build, native_draws, ops, parts, sampling, stages, threads
 from augment.compose import Runner
 from augment.ops import Op
 from augment.sampling import Params
@@ -37,7 +40,7 @@ class Plan:
 
     ops: tuple[Op, ...]
     stages: tuple[Stage, ...]
-    runs: tuple[native.Run | native.Chains, ...] = ()
+    runs: tuple[native.Run, ...] = ()
     """What a CPU does image by image instead of those stages; tensor kernels do the rest, and define it all."""
 
     @property
@@ -49,33 +52,52 @@ class Plan:
         self, batch: int, height: int, width: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
     ) -> tuple[Params, ...]:
         """Draw for a batch of that size; see ``augment.sampling.sample``."""
-        with threads.enough_for(torch.device(device), batch * 3 * height * width):
+        device = torch.device(device)
+        run = draws_on(device)
+        if run is not None:
+            return sampling.sample(self.ops, batch, height, width, generator, device, run)
+        with threads.enough_for(device, batch * 3 * height * width):  # many short kernels
             return sampling.sample(self.ops, batch, height, width, generator, device)
 
-    def apply(self, images: Tensor, params: Sequence[Params]) -> Tensor:
-        """Do what was drawn. The input is not changed; the result may share its memory only if no op touched it."""
+    def apply(self, images: Tensor, params: Sequence[Params], dtype: torch.dtype | None = None) -> Tensor:
+        """Do what was drawn. The input is not changed; the result may share its memory only if no op touched it.
+
+        The result is ``dtype`` already where that spares the batch another copy.
+        """
         with threads.enough_for(images.device, images.numel()):
-            images = images.contiguous()
-            if images.is_floating_point():
-                images = images.to(torch.float32)
-            done = 0
+            done, count = 0, len(self.ops)
             for run in self.runs if not torch.compiler.is_compiling() and native.takes(images, params) else ():
                 images = self._staged(images, params, done, run.start)
-                result = run.apply(images, params)
-                images = self._staged(images, params, run.start, run.end) if result is None else result
+                result = run.apply(images, params, dtype if run.end == count else None)
+                images = self._staged(images, params, run.start, run.end, dtype) if result is None else result
                 done = run.end
-            return self._staged(images, params, done, len(self.ops))
+            return self._staged(images, params, done, count, dtype)
 
-    def _staged(self, images: Tensor, params: Sequence[Params], first: int, last: int) -> Tensor:
-        """Ops ``first`` .. ``last`` - 1 by tensor kernels."""
-        if first == 0 < last and images.is_floating_point():
-            images = images.clone()  # stages overwrite floats, and these are the caller's
-        end = 0
-        for stage in self.stages:
-            start, end = end, end + len(stage.ops)
-            if first <= start < last:
-                images = stage.apply(stage.ops, images, params[start:end])
+    def _staged(
+        self, images: Tensor, params: Sequence[Params], first: int, last: int, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Ops ``first`` .. ``last`` - 1 by tensor kernels; ``dtype`` is that of the recipe's result."""
+        if first == last:
+            return images
+        mine = [stage for stage, start in self._starting() if first <= start < last]
+        is_callers, can_split = first == 0, parts.are_wanted(images, params)
+        while mine:
+            count = _together(mine, images.dtype) if can_split else 0
+            some, mine = mine[: count or 1], mine[count or 1 :]
+            end = first + sum(len(stage.ops) for stage in some)
+            wanted = dtype if end == len(self.ops) and can_split else None
+            work = functools.partial(_done, some, is_callers)
+            if count:
+                images = parts.in_parts(work, images, params[first:end], wanted, may_overwrite=not is_callers)
+            else:
+                images = work(images, params[first:end])
+                images = images if wanted in (None, images.dtype) else parts.in_parts(lambda x, _: x, images, (), wanted)
+            first, is_callers = end, False
         return images
+
+    def _starting(self) -> Iterator[tuple[Stage, int]]:
+        """Stages, each with the number of ops before it."""
+        return zip(self.stages, itertools.accumulate((len(stage.ops) for stage in self.stages), initial=0), strict=False)
 
     def targets(self, labels: Tensor, params: Sequence[Params], num_classes: int) -> Tensor:
         """Labels int64 [B] as the images were mixed: float32 [B, num_classes]; the labels themselves if nothing mixes.
@@ -93,6 +115,25 @@ class Plan:
         for drawn in mixed:
             targets = kernels.mix_targets(targets, drawn["lam"])
         return targets
+
+
+def _together(some: Sequence[Stage], dtype: torch.dtype) -> int:
+    """How many of the coming stages go through the batch in parts, together; none where the first takes little memory."""
+    if stages.is_thrifty(some[0].ops[0], dtype):
+        return 0
+    apart = (*stages.APPLIED, *stages.MIXING)
+    return 1 + sum(1 for _ in itertools.takewhile(lambda stage: not isinstance(stage.ops[0], apart), some[1:]))
+
+
+def _done(some: Sequence[Stage], is_callers: bool, images: Tensor, params: Sequence[Params]) -> Tensor:
+    """Stages on images, with the parameters of their ops. Float images are overwritten unless they are the caller's."""
+    images, start = images.contiguous(), 0
+    if images.is_floating_point():
+        images = images.to(torch.float32, copy=is_callers)
+    for stage in some:
+        images = stage.apply(stage.ops, images, params[start : start + len(stage.ops)])
+        start += len(stage.ops)
+    return images
 
 
 def plan(recipe: Sequence[Op]) -> Plan:
@@ -133,6 +174,7 @@ def _stage_for(first: Op) -> Callable[[Sequence[Op], Tensor, Sequence[Params]], 
 def compose(
     recipe: Sequence[Op], *, num_classes: int, generator: torch.Generator | None = None, compile: bool = False,
     device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Runner:  # fmt: skip
     """The recipe as a runner for ``augment.compose.Pipeline``: draws, then applies, on the device of the images.
 
@@ -140,7 +182,7 @@ def compose(
     Without it, images on the ``device`` they are said to be on are done by what is made for it, and are ``dtype`` at once.
     """
     planned = plan(recipe)
-    apply = compile_whole(planned.apply) if compile else for_device(planned, torch.device(device), dtype)
+    apply = compile_whole(planned.apply) if compile else for_device(planned, torch.device(device), dtype, memory_format)
 
     def run(images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if generator is not None and generator.device.type != images.device.type:
@@ -153,26 +195,56 @@ def compose(
     return run
 
 
+def draws_on(device: torch.device) -> sampling.Run | None:
+    """What does a recipe's draws in one step on the device; None where tensor formulas do, also under ``torch.compile``."""
+    if torch.compiler.is_compiling():
+        return None
+    if device.type == "cpu":
+        return None if native_build.library() is None else native_draws.run
+    return _triton_draws(device) if device.type == "cuda" else None
+
+
+@functools.cache
+def _triton_draws(device: torch.device) -> sampling.Run | None:
+    if _without_triton(device):
+        return None  # without a warning: ``for_device`` gives it
+    from augment import triton_draws
+
+    return triton_draws.run
+
+
 Applied = Callable[[Tensor, Sequence[Params]], Tensor]
 
 
-def for_device(planned: Plan, device: torch.device, dtype: torch.dtype) -> Applied:
-    """``Plan.apply`` as a device has it: by Triton's kernels on CUDA, where the result may be ``dtype`` already, else as it is.
+def for_device(
+    planned: Plan, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format = torch.contiguous_format
+) -> Applied:
+    """``Plan.apply`` as a device has it, by Triton's kernels on CUDA; the result may be ``dtype`` and so laid out already.
 
     Where Triton is missing or cannot build its kernels, one RuntimeWarning says so and the tensor kernels run.
     """
+    by_tensors = functools.partial(planned.apply, dtype=dtype)
     if device.type != "cuda" or not torch.cuda.is_available():
-        return planned.apply
+        return by_tensors
+    reason = _without_triton(device)
+    if reason:
+        warnings.warn(f"no Triton ({reason}): the fused backend runs on tensor kernels", RuntimeWarning, stacklevel=2)
+        return by_tensors
+    from augment import triton_passes
+
+    apply = triton_passes.applied(planned, dtype, memory_format)
+    return lambda images, params: apply(images, params) if images.is_cuda else by_tensors(images, params)
+
+
+def _without_triton(device: torch.device) -> str:
+    """Why Triton's kernels cannot run on the device; nothing where they can."""
     try:
         from augment import triton_passes  # here: not every PyTorch brings Triton
 
         triton_passes.check(device)
     except (ImportError, RuntimeError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        warnings.warn(f"no Triton ({reason}): the fused backend runs on tensor kernels", RuntimeWarning, stacklevel=2)
-        return planned.apply
-    apply = triton_passes.applied(planned, dtype)
-    return lambda images, params: apply(images, params) if images.is_cuda else planned.apply(images, params)
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ""
 
 
 def compile_whole(apply: Applied, backend: Any = "inductor") -> Applied:

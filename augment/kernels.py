@@ -160,9 +160,9 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
 # ---- noise, erasing, mixing, normalisation ----------------------------------------------------------------------------
 
 
-def add_noise(images: Tensor, noise: Tensor) -> Tensor:
-    """Add ``noise`` [B, 3, H, W] and clamp."""
-    return (images + noise.to(images.dtype)).clamp_(0.0, 1.0)
+def add_noise_(images: Tensor, noise: Tensor) -> Tensor:
+    """Add ``noise`` [B, 3, H, W] and clamp; the images are overwritten."""
+    return images.add_(noise).clamp_(0.0, 1.0)
 
 
 def inside(window: dict[str, Tensor], height: int, width: int) -> Tensor:
@@ -180,15 +180,16 @@ def erase(images: Tensor, window: dict[str, Tensor], value: float) -> Tensor:
     return images.masked_fill(inside(window, *images.shape[2:]), value)
 
 
-def mixup(images: Tensor, lam: Tensor) -> Tensor:
-    """lam * image + (1 - lam) * partner; the partner is the image before it in the batch."""
+def mixup(images: Tensor, lam: Tensor, partners: Tensor | None = None) -> Tensor:
+    """lam * image + (1 - lam) * partner; the partner is the image before it in the batch, unless others are given."""
     weight = _per_image(lam, images)
-    return (images * weight).add_(images.roll(1, 0).mul_(1 - weight))
+    partners = images.roll(1, 0) if partners is None else partners
+    return (images * weight).add_(partners * (1 - weight))
 
 
-def cutmix(images: Tensor, window: dict[str, Tensor]) -> Tensor:
-    """Each image's rectangle from its partner, the image before it in the batch; any dtype."""
-    return torch.where(inside(window, *images.shape[2:]), images.roll(1, 0), images)
+def cutmix(images: Tensor, window: dict[str, Tensor], partners: Tensor | None = None) -> Tensor:
+    """Each image's rectangle from its partner, the image before it in the batch, unless others are given; any dtype."""
+    return torch.where(inside(window, *images.shape[2:]), images.roll(1, 0) if partners is None else partners, images)
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

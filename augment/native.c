@@ -5,76 +5,15 @@
  * and it is tested against them. Images are planar: three planes of height x width values. What was drawn is not trusted:
  * windows are cut at the image's border, and unknown ways do nothing.
  */
-#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "native_draws.h"
+#include "native_pixels.h"
 #include "native_places.h"
+#include "native_tasks.h"
 #include "native_values.h"
-
-#define RADIANS 0.017453292519943295
-
-typedef struct {
-    const void *values;
-    int32_t type;
-} Drawn;
-
-typedef struct {
-    int32_t sizes[6]; /* height and width of the source, after the moves, of the result */
-    int32_t first_drawn, move_count, step_count;
-    const double (*moves)[4];
-    const double (*steps)[13];
-} Pass;
-
-typedef struct {
-    const Pass *pass;
-    const Drawn *drawn;
-    int64_t image;
-    Scratch *scratch;
-} Task;
-
-static double number(const Task *task, int which, int64_t place) {
-    const Drawn *drawn = task->drawn + task->pass->first_drawn + which;
-    switch (drawn->type) {
-    case TYPE_BOOL: return ((const uint8_t *)drawn->values)[place];
-    case TYPE_INT64: return (double)((const int64_t *)drawn->values)[place];
-    default: return ((const float *)drawn->values)[place];
-    }
-}
-
-/* Flips and crops along an axis: 0 rows and 1 columns before the resampling, 2 and 3 those behind it. */
-static Axis move(const Task *task, Axis axis, int which) {
-    for (int n = 0; n < task->pass->move_count; n++) {
-        const double *record = task->pass->moves[n];
-        if ((int)record[0] != which) continue;
-        int offset = (int)record[3];
-        if ((int)record[1] == MOVE_FLIP) {
-            if (number(task, (int)record[2], task->image) != 0.0) {
-                axis.origin += axis.direction * offset;
-                axis.direction = -axis.direction;
-            }
-        } else {
-            double start = (int)record[1] == MOVE_CROP ? number(task, (int)record[2], task->image) : 0.0;
-            axis.origin += axis.direction * (within(start, -(1 << 28), 1 << 28) + offset);
-        }
-    }
-    return axis;
-}
-
-/* Pixels first .. first + count - 1 of an axis. */
-static Axis from_place(Axis axis, int first) { return (Axis){axis.origin + axis.direction * first, axis.direction}; }
-
-/* The way that an image drew in a record, and its strength. */
-static int drawn_way(const Task *task, const double *step, int kind, float *strength) {
-    int first = (int)step[1];
-    int64_t place = task->image * (int64_t)step[4] + (int64_t)step[3];
-    switch (kind) {
-    case DRAW_FACTOR: *strength = (float)number(task, first, task->image); return (int)step[5];
-    case DRAW_APPLIED: *strength = (float)step[6]; return number(task, first, task->image) != 0.0 ? (int)step[5] : 0;
-    default: *strength = (float)number(task, first + 1, place * 6); return within(number(task, first, place), 0, 255);
-    }
-}
 
 static const int JITTERS[4] = {WAY_BRIGHTNESS, WAY_CONTRAST, WAY_SATURATION, WAY_HUE};
 
@@ -84,19 +23,6 @@ static void jitter(const Task *task, const double *step, float *planes, int64_t 
         float strength = (float)number(task, (int)step[1] + 1, task->image * 4 + kind);
         change(planes, count, JITTERS[kind], strength, (uint8_t *)task->scratch->pixels);
     }
-}
-
-typedef struct {
-    int32_t top, left, height, width;
-} Window;
-
-/* The rectangle (top, left, height, width) drawn from ``first`` on, cut at the border of height x width pixels. */
-static Window window_of(const Task *task, int first, int height, int width) {
-    double top = number(task, first, task->image), left = number(task, first + 1, task->image);
-    int y = within(ceil(top), 0, height), x = within(ceil(left), 0, width);
-    int bottom = within(ceil(top + number(task, first + 2, task->image)), y, height);
-    int right = within(ceil(left + number(task, first + 3, task->image)), x, width);
-    return (Window){y, x, bottom - y, right - x};
 }
 
 static void erase(const Task *task, const double *step, float *planes, const float *value) {
@@ -114,39 +40,6 @@ static void normalize(const double *numbers, float *planes, int64_t count) {
         float gain = (float)numbers[2 * c], bias = (float)numbers[2 * c + 1], *restrict plane = planes + c * count;
         for (int64_t i = 0; i < count; i++) plane[i] = plane[i] * gain + bias;
     }
-}
-
-static void affine_of(const Task *task, int first, float matrix[6]) {
-    double angle = number(task, first, task->image) * RADIANS, tangent = tan(number(task, first + 4, task->image) * RADIANS);
-    double x = number(task, first + 1, task->image), y = number(task, first + 2, task->image);
-    double scale = number(task, first + 3, task->image);
-    double a = (cos(angle) - sin(angle) * tangent) / scale, b = (cos(angle) * tangent + sin(angle)) / scale;
-    double c = -sin(angle) / scale, d = cos(angle) / scale;
-    double all[6] = {a, b, -(a * x + b * y), c, d, -(c * x + d * y)};
-    for (int i = 0; i < 6; i++) matrix[i] = (float)all[i];
-}
-
-/* Whether an image is warped in this pass, and by which matrix. */
-static int warped(const Task *task, float matrix[6]) {
-    const double *step = task->pass->steps[0];
-    int first = (int)step[1];
-    switch ((int)step[0]) {
-    case SAMPLER_AFFINE: affine_of(task, first, matrix); return 1;
-    case SAMPLER_ROTATE: {
-        double angle = number(task, first, task->image) * RADIANS;
-        float turn[6] = {(float)cos(angle), (float)-sin(angle), 0.0f, (float)sin(angle), (float)cos(angle), 0.0f};
-        memcpy(matrix, turn, sizeof(turn));
-        return 1;
-    }
-    case SAMPLER_CHOSEN: {
-        float strength;
-        if (drawn_way(task, step, (int)step[7], &strength) != WAY_WARP) return 0;
-        int64_t place = task->image * (int64_t)step[4] + (int64_t)step[3];
-        for (int i = 0; i < 6; i++) matrix[i] = (float)number(task, first + 1, place * 6 + i);
-        return 1;
-    }
-    }
-    return 0;
 }
 
 static void resized_window(const Task *task, Image from, Axis rows, Axis columns, float *to) {
@@ -186,6 +79,69 @@ static void mix(const Task *task, Image partner, int64_t other, float *to) {
     for (int64_t i = 0; i < 3 * count; i++) result[i] = result[i] * share + moved[i] * (1.0f - share);
 }
 
+/* One op of a policy on the image in scratch->moved. */
+static void change_moved(Scratch *s, int height, int width, int way, const float arguments[6]) {
+    int64_t count = (int64_t)height * width;
+    if (way == WAY_WARP) {
+        warp(s, height, width, arguments, FORWARDS, FORWARDS, s->spare);
+    } else if (way == WAY_SHARPNESS && height > 2 && width > 2) {
+        for (int c = 0; c < 3; c++)
+            sharpen(s->moved + c * count, height, width, arguments[0], s->line, s->spare + c * count);
+    } else {
+        change(s->moved, count, way, arguments[0], (uint8_t *)s->pixels);
+        return;
+    }
+    float *before = s->moved;
+    s->moved = s->spare;
+    s->spare = before;
+}
+
+/* AugMix: chains of ops, each on the image itself, summed with their weights. */
+static void mix_chains(const Task *task, Image from, Axis rows, Axis columns, float *to) {
+    const double *step = task->pass->steps[0];
+    int height = task->pass->sizes[2], width = task->pass->sizes[3], first = (int)step[1], chains = (int)step[5];
+    int64_t count = (int64_t)height * width, place = task->image * (1 + chains);
+    float *restrict result = to, share = (float)number(task, first + 2, place);
+    read_image(from, rows, columns, height, width, to, count, width, NULL);
+    for (int64_t i = 0; i < 3 * count; i++) result[i] *= share;
+    for (int chain = 0; chain < chains; chain++) {
+        read_image(from, rows, columns, height, width, task->scratch->moved, count, width, NULL);
+        for (int n = 0; n < CHAIN; n++) {
+            int64_t at = (task->image * chains + chain) * CHAIN + n;
+            float arguments[6];
+            for (int i = 0; i < 6; i++) arguments[i] = (float)number(task, first + 1, at * 6 + i);
+            change_moved(task->scratch, height, width, within(number(task, first, at), 0, 255), arguments);
+        }
+        const float *restrict changed = task->scratch->moved;
+        share = (float)number(task, first + 2, place + 1 + chain);
+        for (int64_t i = 0; i < 3 * count; i++) result[i] += changed[i] * share;
+    }
+}
+
+/* Samplers that look at pixels beside: whether the pass has one, and its result. */
+static int sample_beside(const Task *task, Image from, Axis rows, Axis columns, float *to) {
+    const double *step = task->pass->steps[0];
+    int height = task->pass->sizes[2], width = task->pass->sizes[3], first = (int)step[1];
+    int64_t count = (int64_t)height * width;
+    float *moved = task->scratch->moved, strength;
+    if ((int)step[0] == SAMPLER_CHOSEN && height > 2 && width > 2 &&
+        drawn_way(task, step, (int)step[7], &strength) == WAY_SHARPNESS) {
+        read_image(from, rows, columns, height, width, moved, count, width, NULL);
+        for (int c = 0; c < 3; c++) sharpen(moved + c * count, height, width, strength, task->scratch->line, to + c * count);
+        return 1;
+    }
+    if ((int)step[0] == SAMPLER_BLUR) {
+        float *weights = task->scratch->weights[0];
+        int taps = (int)step[5];
+        gaussian((float)number(task, first, task->image), taps, weights);
+        read_image(from, rows, columns, height, width, moved, count, width, NULL);
+        for (int c = 0; c < 3; c++)
+            blur(moved + c * count, height, width, weights, taps, task->scratch->line, task->scratch->starts[0], to + c * count);
+        return 1;
+    }
+    return 0;
+}
+
 /* Pixels before any change of values. */
 static void sample(const Task *task, Image from, Image partner, int64_t other, float *to, const float *normal) {
     const int32_t *sizes = task->pass->sizes;
@@ -193,7 +149,7 @@ static void sample(const Task *task, Image from, Image partner, int64_t other, f
     int sampler = (int)step[0], height = sizes[2], width = sizes[3];
     int64_t count = (int64_t)height * width;
     Axis rows = move(task, FORWARDS, 0), columns = move(task, FORWARDS, 1);
-    float matrix[6], strength;
+    float matrix[6];
     if (sampler == SAMPLER_WINDOW || sampler == SAMPLER_RESIZE) {
         resized_window(task, from, rows, columns, to);
         return;
@@ -203,15 +159,22 @@ static void sample(const Task *task, Image from, Image partner, int64_t other, f
         warp(task->scratch, height, width, matrix, move(task, FORWARDS, 2), move(task, FORWARDS, 3), to);
         return;
     }
-    rows = move(task, rows, 2);
-    columns = move(task, columns, 3);
-    int is_sharper = sampler == SAMPLER_CHOSEN && drawn_way(task, step, (int)step[7], &strength) == WAY_SHARPNESS;
-    if (is_sharper && height > 2 && width > 2) {
-        float *moved = task->scratch->moved;
-        read_image(from, rows, columns, height, width, moved, count, width, NULL);
-        for (int c = 0; c < 3; c++) sharpen(moved + c * count, height, width, strength, task->scratch->line, to + c * count);
+    if (sampler == SAMPLER_AUGMIX) {
+        mix_chains(task, from, rows, columns, to);
         return;
     }
+    if (sampler == SAMPLER_PERSPECTIVE && number(task, (int)step[1], task->image) != 0.0) {
+        double corners[8];
+        float map[9];
+        for (int i = 0; i < 8; i++) corners[i] = number(task, (int)step[1] + 1, task->image * 8 + i);
+        map_of(corners, height, width, map);
+        read_image(from, rows, columns, height, width, task->scratch->moved, count, width, NULL);
+        project(task->scratch, height, width, map, move(task, FORWARDS, 2), move(task, FORWARDS, 3), to);
+        return;
+    }
+    rows = move(task, rows, 2);
+    columns = move(task, columns, 3);
+    if (sample_beside(task, from, rows, columns, to)) return;
     read_image(from, rows, columns, height, width, to, count, width, normal);
     if (sampler == SAMPLER_MIXUP || sampler == SAMPLER_CUTMIX) mix(task, partner, other, to);
 }
@@ -248,6 +211,9 @@ static void run_pass(const Task *task, Image from, Image partner, int64_t other,
             if (!simple) normalize(step + 7, to, count);
         } else if (kind == DRAW_JITTER) {
             jitter(task, step, to, count);
+        } else if (kind == DRAW_NOISE) {
+            const float *noise = task->drawn[pass->first_drawn + (int)step[1]].values;
+            add_noise(to, noise + task->image * 3 * count, 3 * count);
         } else {
             float strength;
             int way = drawn_way(task, step, kind, &strength);
@@ -256,16 +222,10 @@ static void run_pass(const Task *task, Image from, Image partner, int64_t other,
     }
 }
 
-static Image image_of(const void *images, int is_bytes, const Pass *pass, int64_t image) {
-    int64_t size = 3 * (int64_t)pass->sizes[0] * pass->sizes[1];
-    const char *at = (const char *)images + image * size * (is_bytes ? 1 : (int64_t)sizeof(float));
-    return (Image){at, is_bytes, pass->sizes[0], pass->sizes[1]};
-}
-
-/* Images first .. end - 1 of a batch through all passes; only the first pass may mix images. ``images`` are bytes or floats
- * [batch, 3, height, width], ``to`` floats of the last pass's size. Returns 0, or 1 where memory is short. */
-int augment_images(const Pass *passes, int32_t pass_count, const Drawn *drawn, const void *images, int32_t is_bytes,
-                   int64_t batch, int64_t first, int64_t end, float *to) {
+/* Images first .. end - 1 of a batch through all passes; only the first pass may mix images. ``to`` are values of ``type``
+ * [batch, 3, height, width] of the last pass's size. Returns 0, or 1 where memory is short. */
+int augment_images(const Pass *passes, int32_t pass_count, const Drawn *drawn, const Batch *images, int64_t batch,
+                   int64_t first, int64_t end, int32_t type, void *to) {
     int64_t height = 0, width = 0;
     for (int n = 0; n < pass_count; n++)
         for (int i = 0; i < 6; i += 2) {
@@ -275,10 +235,11 @@ int augment_images(const Pass *passes, int32_t pass_count, const Drawn *drawn, c
     width += BLOCK; /* rows may be filled up to whole blocks */
     int64_t planes = 3 * height * width, longer = (height > width ? height : width) + 2 * EDGE;
     int64_t pixels = 4 * (height + 2 * EDGE) * (width + 2 * EDGE) + 8 * longer, taps = 6 * longer;
-    float *memory = malloc((size_t)(3 * planes + pixels + 4 * longer + 4 * taps) * sizeof(float));
+    float *memory = malloc((size_t)(4 * planes + pixels + 4 * longer + 4 * taps) * sizeof(float));
     if (!memory) return 1;
     float *next = memory, *between[2];
     Scratch scratch = {.moved = next};
+    scratch.spare = next += planes;
     between[0] = next += planes;
     between[1] = next += planes;
     scratch.pixels = next += planes;
@@ -288,16 +249,22 @@ int augment_images(const Pass *passes, int32_t pass_count, const Drawn *drawn, c
     scratch.starts[0] = (int32_t *)(next += taps);
     scratch.starts[1] = (int32_t *)(next += taps);
     const Pass *last = passes + pass_count - 1;
+    int sampler = (int)passes->steps[0][0], mixes = sampler == SAMPLER_MIXUP || sampler == SAMPLER_CUTMIX;
     for (int64_t image = first; image < end; image++) {
         int64_t other = image ? image - 1 : batch - 1;
-        Image from = image_of(images, is_bytes, passes, image), partner = image_of(images, is_bytes, passes, other);
+        /* In room that the first pass does not write to. */
+        Image from = image_of(images, image, passes->sizes[0], passes->sizes[1], between[1]), partner = from;
+        if (mixes) partner = image_of(images, other, passes->sizes[0], passes->sizes[1], scratch.spare);
+        int64_t count = 3 * (int64_t)last->sizes[4] * last->sizes[5];
         for (int n = 0; n < pass_count; n++) {
             const Pass *pass = passes + n;
-            float *result = pass == last ? to + image * 3 * pass->sizes[4] * pass->sizes[5] : between[n % 2];
+            int is_there = pass == last && type == PIXEL_FLOAT32;
+            float *result = is_there ? place_in(to, type, image * count) : between[n % 2];
             Task task = {pass, drawn, image, &scratch};
             run_pass(&task, from, partner, other, result);
             from = (Image){result, 0, pass->sizes[4], pass->sizes[5]};
         }
+        if (type != PIXEL_FLOAT32) store(from.values, count, type, place_in(to, type, image * count));
     }
     free(memory);
     return 0;

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from augment import geometry, native_build, ops, passes, policies, stages, threads
-from augment.compose import to_float
 from augment.ops import Op
 from augment.passes import Pass
 from augment.sampling import Params
@@ -27,7 +26,10 @@ LIGHT_VALUES_A_THREAD = 4 * VALUES_A_THREAD
 TYPES = {getattr(torch, name): number for number, name in enumerate(native_build.TYPES)}
 """Types of drawn numbers that the library reads; others are converted."""
 
-SIZES = {"order": 4, "factors": 4, "arguments": policies.ARGUMENTS}
+PIXELS = {getattr(torch, name): number for number, name in enumerate(native_build.PIXELS)}
+"""Types of images that the library reads and writes."""
+
+SIZES = {"order": 4, "factors": 4, "arguments": policies.ARGUMENTS, "corners": 8}
 """Numbers that are drawn for an image, or for each op of its policy, by parameter; 1 for all others."""
 
 ERASING = (ops.RandomErasing, ops.Cutout)
@@ -35,6 +37,10 @@ ERASING = (ops.RandomErasing, ops.Cutout)
 
 class _Drawn(ctypes.Structure):
     _fields_ = (("values", ctypes.c_void_p), ("type", ctypes.c_int32))
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = (("values", ctypes.c_void_p), ("type", ctypes.c_int32), ("is_interleaved", ctypes.c_int32))
 
 
 class _Pass(ctypes.Structure):
@@ -46,7 +52,7 @@ class _Pass(ctypes.Structure):
 
 def takes(images: Tensor, params: Sequence[Params]) -> bool:
     """Whether the library may be asked: plain images on a CPU, no gradients wanted, and a compiler was there."""
-    if type(images) is not Tensor or images.device.type != "cpu":
+    if type(images) is not Tensor or images.device.type != "cpu" or images.dtype not in PIXELS:
         return False
     drawn = [value for each in params for value in each.values()]
     if any(each.device != images.device for each in drawn):
@@ -66,69 +72,42 @@ class Run:
     makes_float: bool
     is_light: bool
 
-    def apply(self, images: Tensor, params: Sequence[Params]) -> Tensor | None:
-        """uint8 or float32 contiguous images -> float32 in memory of its own; ``params`` are those of the whole recipe.
+    def apply(self, images: Tensor, params: Sequence[Params], dtype: torch.dtype | None = None) -> Tensor | None:
+        """Images contiguous or channels_last -> contiguous ``dtype`` in memory of its own; ``params`` are the whole recipe's.
 
-        None where tensor kernels are for it: bytes that stay bytes, and parameters that are not those of this batch.
+        Without a ``dtype`` float32, but None where bytes can stay bytes: tensor kernels move those. None also for parameters
+        that are not those of this batch.
         """
         batch, _, height, width = images.shape
-        if images.dtype == torch.uint8 and not self.makes_float:
+        if images.dtype == torch.uint8 and not self.makes_float and dtype in (None, torch.uint8):
             return None
         program = _program(self.passes, height, width)
         drawn = [params[index][name] for index, name in program.needed]
         if any(value.numel() != batch * size for value, size in zip(drawn, program.drawn_sizes, strict=True)):
             return None
-        drawn = [(value if value.dtype in TYPES else value.to(torch.float32)).contiguous() for value in drawn]
-        result = images.new_empty((batch, 3, *program.result_size), dtype=torch.float32)
+        drawn = [
+            (value if value.dtype in TYPES and name != "noise" else value.to(torch.float32)).contiguous()
+            for value, (_, name) in zip(drawn, program.needed, strict=True)
+        ]
+        if not (images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last)):
+            images = images.contiguous()
+        dtype = dtype if dtype in PIXELS else torch.float32
+        result = images.new_empty((batch, 3, *program.result_size), dtype=dtype)
         values = max(images.numel(), result.numel())
         parts = values // (LIGHT_VALUES_A_THREAD if self.is_light else VALUES_A_THREAD)
         _call(program, images, drawn, result, min(parts, threads.at_hand()))
         return result
 
 
-@dataclass(frozen=True, slots=True)
-class Chains:
-    """An AugMix, op ``start``: the library does its chains, one after the other, each as it does a policy's ops."""
-
-    start: int
-    end: int
-    chain: Run
-
-    def apply(self, images: Tensor, params: Sequence[Params]) -> Tensor | None:
-        """As ``Run.apply``."""
-        drawn = params[self.start]
-        images = to_float(images)
-        own, *weights = drawn["weights"][:, :, None, None, None].unbind(1)
-        result = images * own
-        for weight, kernel, arguments in zip(weights, drawn["kernel"].unbind(1), drawn["arguments"].unbind(1), strict=True):
-            changed = self.chain.apply(images, [{"kernel": kernel, "arguments": arguments}])
-            if changed is None:
-                return None
-            result.addcmul_(changed, weight)
-            del changed  # else it stays beside the next one
-        return result
-
-
-def runs(recipe: Sequence[Op]) -> tuple[Run | Chains, ...]:
+def runs(recipe: Sequence[Op]) -> tuple[Run, ...]:
     """The stretches of a recipe that the library can do. A pass that mixes images starts one: it needs all of them at once."""
     found: list[list[Pass]] = [[]]
-    chains: list[Run | Chains] = []
     for one in passes.passes(recipe):
-        if not isinstance(one, Pass):
-            found.append([])
-            if isinstance(one.op, ops.AugMix):
-                chains.append(Chains(one.index, one.index + 1, _chain()))
-        elif one.sampler is not None and isinstance(one.sampler.op, stages.MIXING):
+        if one.mixes:
             found.append([one])
         else:
             found[-1].append(one)
-    return tuple(sorted([_run_of(tuple(each), recipe) for each in found if each] + chains, key=lambda each: each.start))
-
-
-def _chain() -> Run:
-    """Three ops of a policy, drawn beforehand: what AugMix puts into each chain."""
-    three = ops.RandAugment(num_ops=3)
-    return _run_of(tuple(one for one in passes.passes([three]) if isinstance(one, Pass)), [three])
+    return tuple(_run_of(tuple(each), recipe) for each in found if each)
 
 
 def _run_of(some: tuple[Pass, ...], recipe: Sequence[Op]) -> Run:
@@ -175,8 +154,8 @@ def _program(some: tuple[Pass, ...], height: int, width: int) -> _Program:
         )
         alive += [moves, steps]
         needed += one.parameters()
-        sizes += _sizes(one)
         height, width = one.output_size(height, width)
+        sizes += _sizes(one, height, width)
     return _Program((_Pass * len(structures))(*structures), tuple(needed), tuple(sizes), (height, width), tuple(alive))
 
 
@@ -186,21 +165,28 @@ def _table(records: Sequence[passes.Record], width: int) -> ctypes.Array[ctypes.
     return (ctypes.c_double * max(len(numbers), 1))(*numbers)
 
 
-def _sizes(one: Pass) -> list[int]:
-    """Numbers for each image in each of the pass's parameters."""
-    places = {part.index: passes.places(part.op) for part in (*one.moves, *one.colours, *one.mirrors)}
-    return [places.get(index, 1) * SIZES.get(name, 1) for index, name in one.parameters()]
+def _sizes(one: Pass, height: int, width: int) -> list[int]:
+    """Numbers for each image in each of the pass's parameters; ``height`` and ``width`` of its results."""
+    places, only = {}, {"noise": 3 * height * width}
+    for part in (*one.colours, *([one.sampler] if one.sampler else [])):
+        chains = part.op.width if isinstance(part.op, ops.AugMix) else 0
+        places[part.index] = chains * passes.CHAIN or passes.places(part.op)
+        if chains:
+            only["weights"] = 1 + chains
+    return [only.get(name) or places.get(index, 1) * SIZES.get(name, 1) for index, name in one.parameters()]
 
 
 def _call(program: _Program, images: Tensor, drawn: Sequence[Tensor], result: Tensor, parts: int) -> None:
     library = native_build.library()
     assert library is not None
     given = (_Drawn * max(len(drawn), 1))(*[_Drawn(each.data_ptr(), TYPES[each.dtype]) for each in drawn])
-    is_bytes, batch, count = images.dtype == torch.uint8, len(images), len(program.passes)
-    source, target = images.data_ptr(), result.data_ptr()
+    batch, count, type, target = len(images), len(program.passes), PIXELS[result.dtype], result.data_ptr()
+    source = _Batch(images.data_ptr(), PIXELS[images.dtype], not images.is_contiguous())
 
     def work(part: range) -> None:  # without Python's lock, as ctypes calls
-        if library.augment_images(program.passes, count, given, source, is_bytes, batch, part.start, part.stop, target):
+        if library.augment_images(
+            program.passes, count, given, ctypes.byref(source), batch, part.start, part.stop, type, target
+        ):
             raise MemoryError("no memory for the work on one image")
 
     threads.share(work, batch, parts)

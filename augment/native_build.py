@@ -17,9 +17,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from augment import kernels, passes
+from augment import draws, kernels, passes, policies
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.c", "native_values.h", "native_places.h"))
+SOURCES = tuple(
+    Path(__file__).with_name(name)
+    for name in ("native.c", "native_draws.h", "native_values.h", "native_places.h", "native_pixels.h", "native_tasks.h")
+)
 
 # No fused multiply-add where tensor kernels round twice; nothing is done with errno and traps, which would keep loops scalar.
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
@@ -30,6 +33,10 @@ SECONDS = 120
 """How long a compiler may take."""
 
 TYPES = ("bool", "int64", "float32")
+"""Of what was drawn."""
+
+PIXELS = ("uint8", "float32", "bfloat16", "float16")
+"""Types of images."""
 
 
 class CannotBuild(Exception):
@@ -48,8 +55,10 @@ def library() -> ctypes.CDLL | None:
         )  # fmt: skip
         return None
     pointer, long, short = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-    made.augment_images.argtypes = (pointer, short, pointer, pointer, short, long, long, long, pointer)
+    made.augment_images.argtypes = (pointer, short, pointer, pointer, long, long, long, short, pointer)
     made.augment_images.restype = ctypes.c_int
+    made.draw_parameters.argtypes = (pointer, short, short, pointer, pointer, long)
+    made.draw_parameters.restype = None
     return made
 
 
@@ -87,9 +96,12 @@ def _definitions() -> list[str]:
     """The numbers of Python's tables as the compiler's definitions."""
     tables: dict[str, Sequence[str]] = {
         "WAY": passes.WAYS, "SAMPLER": passes.SAMPLERS, "DRAW": passes.DRAWS, "MOVE": passes.MOVES, "TYPE": TYPES,
+        "PIXEL": PIXELS, "KIND": draws.KINDS,
     }  # fmt: skip
     numbers = {f"{table}_{name.upper()}": str(i) for table, names in tables.items() for i, name in enumerate(names)}
     numbers |= {f"LUMA_{name}": f"{weight!r}f" for name, weight in zip(("RED", "GREEN", "BLUE"), kernels.LUMA, strict=True)}
+    numbers |= {"TRIES": str(draws.TRIES), "CONSTANTS": str(draws.CONSTANTS), "ARGUMENTS": str(policies.ARGUMENTS)}
+    numbers["CHAIN"] = str(passes.CHAIN)
     return [f"-D{name}={number}" for name, number in numbers.items()]
 
 

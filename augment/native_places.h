@@ -3,11 +3,6 @@
 #include <stdint.h>
 #include <string.h>
 
-typedef struct {
-    const void *values;
-    int32_t is_bytes, height, width;
-} Image;
-
 /* Pixel p of a row or column of the result is pixel origin + direction * p of what it was made from. */
 typedef struct {
     int32_t origin, direction;
@@ -16,7 +11,7 @@ typedef struct {
 static const Axis FORWARDS = {0, 1};
 
 typedef struct {
-    float *moved, *pixels, *line, *weights[2];
+    float *moved, *spare, *pixels, *line, *weights[2];
     int32_t *starts[2];
 } Scratch;
 
@@ -61,7 +56,8 @@ static void seen(Axis axis, int side, int count, int *first, int *end) {
     *end = (int)(high < *first ? *first : (high > count ? count : high));
 }
 
-static void read_row(Image from, int64_t at, int step, int count, float *to, const float *normal) {
+/* Inline, whatever the compiler thinks: flips and crops spend a tenth of their time on calls of it otherwise. */
+static inline __attribute__((always_inline)) void read_row(Image from, int64_t at, int step, int count, float *to, const float *normal) {
     const uint8_t *bytes = (const uint8_t *)from.values + at;
     if (!from.is_bytes)
         read_floats((const float *)from.values + at, step, count, to);
@@ -233,6 +229,30 @@ static void shift_rows(Scratch *s, int height, int width, const float matrix[6],
     }
 }
 
+/* The pixels in scratch->moved to scratch->pixels, with a black edge. */
+static void add_edge(Scratch *s, int height, int width) {
+    int stride = width + 2 * EDGE;
+    int64_t count = (int64_t)height * width;
+    memset(s->pixels, 0, (size_t)(height + 2 * EDGE) * stride * 4 * sizeof(float));
+    for (int y = 0; y < height; y++) {
+        const float *row = s->moved + (int64_t)y * width;
+        interleave(row, row + count, row + 2 * count, width, s->pixels + 4 * ((int64_t)(y + EDGE) * stride + EDGE));
+    }
+}
+
+/* A row of the result, whose places are in scratch, from scratch->pixels. */
+static void blend_row(Scratch *s, int width, float *row, int64_t count) {
+    int stride = width + 2 * EDGE;
+    for (int x = 0; x < width; x++) {
+        const float *from = s->pixels + 4 * (int64_t)s->starts[0][x];
+        Pixel above = *(const Pixel *)from, below = *(const Pixel *)(from + 4 * (int64_t)stride);
+        above += (*(const Pixel *)(from + 4) - above) * s->weights[0][x];
+        below += (*(const Pixel *)(from + 4 * (int64_t)stride + 4) - below) * s->weights[0][x];
+        *(Pixel *)(s->line + 4 * (int64_t)x) = above + (below - above) * s->weights[1][x];
+    }
+    separate(s->line, width, row, row + count, row + 2 * count);
+}
+
 /* Bilinear sampling of scratch->moved by a matrix about the centre; black comes from outside. */
 static void warp(Scratch *s, int height, int width, const float matrix[6], Axis rows, Axis columns, float *to) {
     int stride = width + 2 * EDGE;
@@ -241,12 +261,7 @@ static void warp(Scratch *s, int height, int width, const float matrix[6], Axis 
         shift_rows(s, height, width, matrix, rows, to);
         return;
     }
-    int64_t count = (int64_t)height * width;
-    memset(s->pixels, 0, (size_t)(height + 2 * EDGE) * stride * 4 * sizeof(float));
-    for (int y = 0; y < height; y++) {
-        const float *row = s->moved + (int64_t)y * width;
-        interleave(row, row + count, row + 2 * count, width, s->pixels + 4 * ((int64_t)(y + EDGE) * stride + EDGE));
-    }
+    add_edge(s, height, width);
     float centre_x = (float)(width - 1) / 2.0f, centre_y = (float)(height - 1) / 2.0f;
     float u = (float)columns.origin - centre_x, direction = (float)columns.direction;
     for (int y = 0; y < height; y++) {
@@ -254,14 +269,54 @@ static void warp(Scratch *s, int height, int width, const float matrix[6], Axis 
         places_of(width, stride, (float)height, (float)width, matrix[0] * u + matrix[1] * v + matrix[2] + centre_x,
                   matrix[0] * direction, matrix[3] * u + matrix[4] * v + matrix[5] + centre_y, matrix[3] * direction,
                   s->starts[0], s->weights[0], s->weights[1]);
-        for (int x = 0; x < width; x++) {
-            const float *from = s->pixels + 4 * (int64_t)s->starts[0][x];
-            Pixel above = *(const Pixel *)from, below = *(const Pixel *)(from + 4 * (int64_t)stride);
-            above += (*(const Pixel *)(from + 4) - above) * s->weights[0][x];
-            below += (*(const Pixel *)(from + 4 * (int64_t)stride + 4) - below) * s->weights[0][x];
-            *(Pixel *)(s->line + 4 * (int64_t)x) = above + (below - above) * s->weights[1][x];
-        }
-        float *row = to + (int64_t)y * width;
-        separate(s->line, width, row, row + count, row + 2 * count);
+        blend_row(s, width, to + (int64_t)y * width, (int64_t)height * width);
+    }
+}
+
+/* The projective map that takes corners (x, y, clockwise from top left) to those of the image: geometry._quad_to_rectangle. */
+static void map_of(const double corners[8], int height, int width, float map[9]) {
+    double x0 = corners[0], y0 = corners[1], x1 = corners[2], y1 = corners[3];
+    double x2 = corners[4], y2 = corners[5], x3 = corners[6], y3 = corners[7];
+    double sum_x = x0 - x1 + x2 - x3, sum_y = y0 - y1 + y2 - y3;
+    double dx1 = x1 - x2, dx2 = x3 - x2, dy1 = y1 - y2, dy2 = y3 - y2, det = dx1 * dy2 - dx2 * dy1;
+    double g = (sum_x * dy2 - dx2 * sum_y) / det, h = (dx1 * sum_y - sum_x * dy1) / det;
+    double a = x1 - x0 + g * x1, b = x3 - x0 + h * x3, c = x0, d = y1 - y0 + g * y1, e = y3 - y0 + h * y3, f = y0;
+    double all[9] = {e - f * h, c * h - b, b * f - c * e, f * g - d, a - c * g, c * d - a * f, d * h - e * g, b * g - a * h,
+                     a * e - b * d};
+    double last = all[8];
+    int is_finite = 1;
+    for (int i = 0; i < 9; i++) {
+        all[i] = all[i] * (i < 3 ? width - 1 : (i < 6 ? height - 1 : 1)) / last;
+        is_finite = is_finite && isfinite(all[i]);
+    }
+    for (int i = 0; i < 9; i++) map[i] = is_finite ? (float)all[i] : (float)(i % 4 == 0); /* else nothing moves */
+}
+
+/* As ``places_of``, where the map of a perspective takes the centres of pixels. */
+static void places_through(int width, int stride, float height_limit, float width_limit, const float map[9], Axis columns,
+                           float y, int32_t *restrict at, float *restrict share_x, float *restrict share_y) {
+    float right = map[1] * y + map[2], down = map[4] * y + map[5], away = map[7] * y + map[8];
+    float origin = (float)columns.origin + 0.5f, direction = (float)columns.direction;
+    for (int i = 0; i < width; i++) {
+        float x = origin + direction * (float)i, below = map[6] * x + away;
+        float px = (map[0] * x + right) / below - 0.5f, py = (map[3] * x + down) / below - 0.5f;
+        px = px > -2.0f ? px : -2.0f; /* before rounding: a place may be nowhere */
+        py = py > -2.0f ? py : -2.0f;
+        px = px < width_limit ? px : width_limit;
+        py = py < height_limit ? py : height_limit;
+        float left = floorf(px), top = floorf(py);
+        share_x[i] = px - left;
+        share_y[i] = py - top;
+        at[i] = ((int32_t)top + EDGE) * stride + ((int32_t)left + EDGE);
+    }
+}
+
+/* Bilinear sampling of scratch->moved by a projective map; black comes from outside. */
+static void project(Scratch *s, int height, int width, const float map[9], Axis rows, Axis columns, float *to) {
+    add_edge(s, height, width);
+    for (int y = 0; y < height; y++) {
+        places_through(width, width + 2 * EDGE, (float)height, (float)width, map, columns,
+                       (float)(rows.origin + rows.direction * y) + 0.5f, s->starts[0], s->weights[0], s->weights[1]);
+        blend_row(s, width, to + (int64_t)y * width, (int64_t)height * width);
     }
 }

@@ -159,6 +159,60 @@ static void sharpen(const float *restrict from, int height, int width, float fac
     }
 }
 
+/* The ``taps`` weights of a Gaussian. */
+static void gaussian(float sigma, int taps, float *weights) {
+    float total = 0.0f;
+    for (int k = 0; k < taps; k++) {
+        float distance = (float)(k - taps / 2) / sigma;
+        total += weights[k] = expf(-distance * distance / 2.0f);
+    }
+    for (int k = 0; k < taps; k++) weights[k] /= total;
+}
+
+static inline int reflected(int place, int side) {
+    place = place < 0 ? -place : place;
+    return place < side ? place : 2 * (side - 1) - place;
+}
+
+/* Sums of ``taps`` stretches of ``count`` values, at their offsets, weighted. In blocks, which stay in registers. */
+static void weigh_stretches(const float *restrict from, const int32_t *restrict offsets, const float *restrict weights, int taps,
+                            int count, float *restrict to) {
+    int x = 0;
+    for (; x + BLOCK <= count; x += BLOCK) {
+        float sums[BLOCK] = {0};
+        for (int k = 0; k < taps; k++)
+            for (int lane = 0; lane < BLOCK; lane++) sums[lane] += from[offsets[k] + x + lane] * weights[k];
+        memcpy(to + x, sums, sizeof(sums));
+    }
+    for (; x < count; x++) {
+        float sum = 0.0f;
+        for (int k = 0; k < taps; k++) sum += from[offsets[k] + x] * weights[k];
+        to[x] = sum;
+    }
+}
+
+/* Weighted down the columns, then along the rows; borders are reflected. ``line`` is room for a row and ``taps`` values,
+ * ``offsets`` for as many twice. */
+static void blur(const float *restrict from, int height, int width, const float *restrict weights, int taps,
+                 float *restrict line, int32_t *restrict offsets, float *restrict to) {
+    int half = taps / 2;
+    float *middle = line + half;
+    for (int k = 0; k < taps; k++) offsets[taps + k] = k;
+    for (int y = 0; y < height; y++) {
+        for (int k = 0; k < taps; k++) offsets[k] = reflected(y + k - half, height) * width;
+        weigh_stretches(from, offsets, weights, taps, width, middle);
+        for (int x = 1; x <= half; x++) {
+            line[half - x] = middle[reflected(-x, width)];
+            middle[width - 1 + x] = middle[reflected(width - 1 + x, width)];
+        }
+        weigh_stretches(line, offsets + taps, weights, taps, width, to + (int64_t)y * width);
+    }
+}
+
+static void add_noise(float *restrict values, const float *restrict noise, int64_t count) {
+    for (int64_t i = 0; i < count; i++) values[i] = unit(values[i] + noise[i]);
+}
+
 static void change(float *planes, int64_t count, int way, float strength, uint8_t *bins) {
     float *red = planes, *green = planes + count, *blue = planes + 2 * count;
     switch (way) {

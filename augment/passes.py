@@ -2,8 +2,8 @@
 
 A pass reads an image once and writes one: whole-pixel moves, then at most one resampling, mirrored where asked, then any number
 of changes of values. ``passes(recipe)`` cuts a recipe where that cannot go on: at a second resampling, at one behind changed
-values, and at a second op that needs the whole image (a mean, a range, a histogram) first. Ops that no pass can do stay stages
-of tensor kernels. ``encode`` puts a pass into numbers for ``augment.native`` and ``augment.triton_kernels``.
+values, and at a second op that needs the whole image (a mean, a range, a histogram) first. ``encode`` puts a pass into numbers
+for ``augment.native`` and ``augment.triton_kernels``.
 """
 
 import functools
@@ -21,9 +21,12 @@ WAYS = (*policies.KERNELS, "hue", "grayscale")
 MEASURING = ("contrast", "autocontrast", "equalize")
 """Ways that need something of the whole image before they can change its first pixel."""
 
-SAMPLERS = ("take", "window", "resize", "rotate", "affine", "chosen", "mixup", "cutmix")
-DRAWS = ("factor", "applied", "jitter", "policy", "erase", "normalize")
+SAMPLERS = ("take", "window", "resize", "rotate", "affine", "chosen", "mixup", "cutmix", "perspective", "blur", "augmix")
+DRAWS = ("factor", "applied", "jitter", "policy", "erase", "normalize", "noise")
 MOVES = ("flip", "crop", "shift")
+
+CHAIN = 3
+"""Ops of each chain of an AugMix."""
 
 STATISTICS = 8
 """Numbers that are measured of an image: the mean of its grey version, each channel's least and greatest value, and a spare."""
@@ -33,7 +36,7 @@ LEVELS = 3 * 256
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One op of a pass, by its place in the recipe; ``place`` counts the ops that a policy draws for an image."""
+    """One op of a pass, by its place in the recipe; ``place`` counts the ops that a policy draws, the axes of a blur."""
 
     index: int
     op: Op
@@ -58,6 +61,11 @@ class Pass:
         for part in (*self.moves, *([self.sampler] if self.sampler else [])):
             height, width = output_size(part.op, height, width)
         return height, width
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it reads other images of the batch too."""
+        return self.sampler is not None and isinstance(self.sampler.op, stages.MIXING)
 
     def parameters(self) -> tuple[tuple[int, str], ...]:
         """Which drawn tensors it needs, as (place of the op in the recipe, name), in the order in which ``encode`` counts."""
@@ -99,14 +107,18 @@ NAMES: dict[type[Op], tuple[str, ...]] = {
     ops.AutoAugment: _POLICY,
     ops.RandAugment: _POLICY,
     ops.TrivialAugmentWide: _POLICY,
+    ops.AugMix: (*_POLICY, "weights"),
+    ops.Perspective: ("applied", "corners"),
+    ops.GaussianBlur: ("sigma",),
+    ops.GaussianNoise: ("noise",),
 }
-"""What a pass reads of what was drawn for an op. Absent: Perspective (solves for its map in float64), GaussianBlur (as many
-taps as it likes), GaussianNoise (noise of the size of the batch) and AugMix (chains beside one another)."""
+"""What a pass reads of what was drawn for an op."""
 
 SAMPLED: dict[type[Op], str] = {
     ops.RandomResizedCrop: "window", ops.Resize: "resize", ops.Rotate: "rotate", ops.Affine: "affine",
     ops.MixUp: "mixup", ops.CutMix: "cutmix", ops.Sharpness: "chosen",
     ops.AutoAugment: "chosen", ops.RandAugment: "chosen", ops.TrivialAugmentWide: "chosen",
+    ops.AugMix: "augmix", ops.Perspective: "perspective", ops.GaussianBlur: "blur",
 }  # fmt: skip
 
 WAYS_OF: dict[type[Op], tuple[str, ...]] = {
@@ -127,26 +139,19 @@ def _measures(op: Op) -> bool:
     return any(way in MEASURING for way in WAYS_OF.get(type(op), ()))
 
 
-def passes(recipe: Sequence[Op], *, is_rounded: bool = False) -> tuple["Pass | Part", ...]:
-    """The recipe in passes; a ``Part`` on its own is an op for the tensor kernels.
-
-    ``is_rounded``: results become uint8, so that the last bit before may matter.
-    """
-    found: list[Pass | Part] = []
+def passes(recipe: Sequence[Op], *, is_rounded: bool = False) -> tuple[Pass, ...]:
+    """The recipe in passes. ``is_rounded``: results become uint8, so that the last bit before may matter."""
+    found: list[Pass] = []
     for part in _parts(recipe):
-        if type(part.op) not in NAMES:
-            found.append(part)
-            continue
-        last = found[-1] if found else None
-        joined = _joined(last, part) if isinstance(last, Pass) else None
+        joined = _joined(found[-1], part) if found else None
         if joined is not None:
             found[-1] = joined
         else:
             first = _joined(Pass(), part)
             assert first is not None
             found.append(first)
-    is_exact = is_rounded or any("solarize" in WAYS_OF.get(type(op), ()) for op in recipe)
-    return tuple(replace(each, is_exact=is_exact) if isinstance(each, Pass) else each for each in found)
+    is_exact = is_rounded or any("solarize" in WAYS_OF.get(type(op), ()) or isinstance(op, ops.AugMix) for op in recipe)
+    return tuple(replace(each, is_exact=is_exact) for each in found)
 
 
 def _parts(recipe: Sequence[Op]) -> Iterator[Part]:
@@ -162,6 +167,21 @@ def places(op: Op) -> int:
     return 2 if isinstance(op, ops.AutoAugment) else 1
 
 
+def by_axes(one: Pass) -> tuple[Pass, ...]:
+    """The pass, or two where it blurs: along columns, then along rows and whatever follows."""
+    if one.sampler is None or not isinstance(one.sampler.op, ops.GaussianBlur):
+        return (one,)
+    down = Pass(moves=one.moves, sampler=one.sampler, is_exact=one.is_exact)
+    return down, replace(one, moves=(), sampler=replace(one.sampler, place=1))
+
+
+def chains_first(one: Pass) -> tuple[Pass, ...]:
+    """The pass, or two where it is an AugMix: the chains, then whatever follows."""
+    if one.sampler is None or not isinstance(one.sampler.op, ops.AugMix):
+        return (one,)
+    return replace(one, colours=()), Pass(colours=one.colours, is_exact=one.is_exact)
+
+
 def _joined(so_far: Pass, part: Part) -> Pass | None:
     """The pass with one more op, None where the op needs a pass of its own."""
     is_fresh = so_far.sampler is None and not so_far.colours
@@ -169,7 +189,8 @@ def _joined(so_far: Pass, part: Part) -> Pass | None:
         has_crop = any(isinstance(each.op, stages.CROPS) for each in so_far.moves)
         if is_fresh and not (has_crop and isinstance(part.op, stages.CROPS)):  # a second crop sees black at the first's edge
             return replace(so_far, moves=(*so_far.moves, part))
-        if not so_far.colours and isinstance(part.op, stages.FLIPS):
+        is_upright = so_far.sampler is not None and isinstance(so_far.sampler.op, ops.AugMix)  # its ops see no mirrored image
+        if not so_far.colours and not is_upright and isinstance(part.op, stages.FLIPS):
             return replace(so_far, mirrors=(*so_far.mirrors, part))
         return None
     if _measures(part.op) and any(_measures(each.op) for each in so_far.colours):
@@ -192,21 +213,27 @@ class Encoded:
     ``sizes``: height and width of the source, after the moves, and of the result. ``moves``: records (axis, kind, parameter,
     number), where axes 0 and 1 are rows and columns before the resampling, 2 and 3 those behind it. ``steps``: the resampling,
     then each change of values, as records (kind, first parameter, ways as bits, place, places, number, number, ...).
-    ``measured``: how many numbers are measured of each image first, 0 where none are needed.
+    ``measured``: how many numbers are measured of each image first, 0 where none are needed, for the record ``at``.
     """
 
     sizes: tuple[int, ...]
     moves: tuple[Record, ...]
     steps: tuple[Record, ...]
     measured: int
+    at: int
     is_exact: bool
+
+    @property
+    def pixels(self) -> int:
+        """Of a result."""
+        return self.sizes[4] * self.sizes[5]
 
 
 @functools.lru_cache(maxsize=256)
-def encode(one: Pass, height: int, width: int) -> Encoded:
-    """The pass for images of that size."""
+def encode(one: Pass, height: int, width: int, start: int = 0) -> Encoded:
+    """The pass for images of that size; its parameters are counted from ``start`` on."""
     first: dict[int, int] = {}
-    for place, (index, _) in enumerate(one.parameters()):
+    for place, (index, _) in enumerate(one.parameters(), start):
         first.setdefault(index, place)
     moves: list[Record] = []
     moved, result = (height, width), one.output_size(height, width)
@@ -221,8 +248,20 @@ def encode(one: Pass, height: int, width: int) -> Encoded:
         moves=tuple(moves),
         steps=(_sampler(one.sampler, first), *(_colour(part, first) for part in one.colours)),
         measured=(STATISTICS + LEVELS * ("equalize" in ways)) * any(way in MEASURING for way in ways),
+        at=next((place for place, part in enumerate(one.colours, 1) if _measures(part.op)), 0),
         is_exact=one.is_exact,
     )
+
+
+def op_of_chains(one: Encoded) -> Encoded | None:
+    """An op of an AugMix's chains, as if it were the one of a policy that draws all of them; None for other passes."""
+    kind, first, _, _, _, width, *_ = one.steps[0]
+    if kind != SAMPLERS.index("augmix"):
+        return None
+    policy, ways = DRAWS.index("policy"), sum(1 << WAYS.index(way) for way in policies.KERNELS)
+    record = (first, ways, 0, CHAIN * width, 0, 0.0)
+    steps = ((SAMPLERS.index("chosen"), *record, policy), (policy, *record))
+    return Encoded(one.sizes[4:] * 3, (), steps, STATISTICS + LEVELS, 1, one.is_exact)
 
 
 def _axes(op: Op) -> tuple[int, ...]:
@@ -259,13 +298,16 @@ def _sampler(part: Part | None, first: dict[int, int]) -> Record:
     kind = SAMPLERS.index(SAMPLED[type(part.op)])
     if type(part.op) in WAYS_OF:
         return (kind, *_drawn(part, first)[1:], _drawn(part, first)[0])
-    return (kind, first.get(part.index, 0), 0, 0, 0, int(getattr(part.op, "antialias", False)), 0.0)
+    number = next((int(getattr(part.op, name)) for name in ("antialias", "kernel_size", "width") if hasattr(part.op, name)), 0)
+    return (kind, first.get(part.index, 0), 0, part.place, 0, number, 0.0)
 
 
 def _colour(part: Part, first: dict[int, int]) -> Record:
     match part.op:
         case ops.RandomErasing() | ops.Cutout():
             return (DRAWS.index("erase"), first[part.index], 0, 0, 0, 0, float(getattr(part.op, "value", 0.0)))
+        case ops.GaussianNoise():
+            return (DRAWS.index("noise"), first[part.index], 0, 0, 0, 0, 0.0)
         case ops.Normalize(mean=mean, std=std):
             numbers = [(1 / s, -m / s) for m, s in zip(mean, std, strict=True)]
             return (DRAWS.index("normalize"), 0, 0, 0, 0, 0, 0.0, *(each for pair in numbers for each in pair))

@@ -222,6 +222,20 @@ CIFAR10_PAIRS: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...]
 """AutoAugment's sub-policies for CIFAR-10: (op, probability, bin) twice; the bin is 0 where the op has no magnitude."""
 
 
+TABLES = {**dict.fromkeys(SPACES, 2), AUTOAUGMENT.policy: 5}
+"""How many ``tables`` a policy has."""
+
+
+def tables(policy: str, height: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
+    """What a policy's draws are looked up in, contiguous, on the device, for images of that size.
+
+    Each op's kernel, int64 [ops]; the arguments for each op, bin and sign, float32 [ops * bins * 2, ARGUMENTS]; and for
+    AutoAugment its ``pair_tables``.
+    """
+    pairs = pair_tables(device) if policy == AUTOAUGMENT.policy else ()
+    return (*_tables(SPACES[policy], height, width, device), *pairs)
+
+
 def pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Ops (int64), probabilities (float32) and bins (int64) of ``CIFAR10_PAIRS``, each [25, 2], on the device."""
     return _pair_tables(device) if torch.compiler.is_compiling() else _kept_pair_tables(device)

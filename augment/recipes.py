@@ -11,6 +11,7 @@ from augment.ops import (
     ColorJitter,
     CutMix,
     Cutout,
+    Grayscale,
     HorizontalFlip,
     MixUp,
     Normalize,
@@ -36,6 +37,13 @@ RECIPES: dict[str, Callable[[int], tuple[Op, ...]]] = {
     "flip": lambda size: (HorizontalFlip(), Normalize()),
     "crop_flip": lambda size: (*_crop_flip(size), Normalize()),
     "crop_flip_cutout": lambda size: (*_crop_flip(size), Cutout(), Normalize()),
+    "crop_jitter": lambda size: (
+        RandomCrop(size=max(size * 7 // 8, 1), padding=0),
+        HorizontalFlip(),
+        ColorJitter(hue=(0.0, 0.0)),
+        Grayscale(),
+        Normalize(),
+    ),
     "d2l": lambda size: (
         HorizontalFlip(),
         ColorJitter(),

@@ -1,100 +1,79 @@
 """The draws of the fused backend: for each op what torchvision draws for one image, drawn for a whole batch at once.
 
 ``sample(ops, ...)`` gives one dict of tensors an op, the batch first in every tensor; ``augment.fused`` applies them. All draws
-are made on the device by tensor operations without asking it for a value, from the generator if one is given. The names are
-torchvision's: an auditor can hand a row of them to its functionals.
+are made on the device without asking it for a value, from the generator if one is given. The names are torchvision's: an
+auditor can hand a row of them to its functionals.
+
+All uniform numbers come from one call; the tensor formulas here define what becomes of them. They run on any device, and under
+``torch.compile``; ``augment.native_draws`` and ``augment.triton_draws`` do the same in one step, from the same numbers.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from augment import ops, policies
+from augment import draws, ops, policies
+from augment.draws import TRIES, Program
 from augment.geometry import output_size
 from augment.ops import Op, Range
+from augment.source import Source
 
 Params = dict[str, Tensor]
 """What was drawn for one op; every tensor is [B, ...]. Empty where nothing is random."""
 
-TRIES = 10
-"""Windows that torchvision draws before it falls back (RandomResizedCrop) or gives up (RandomErasing)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Random numbers for a batch of ``batch`` images of ``height`` x ``width``."""
-
-    batch: int
-    height: int
-    width: int
-    device: torch.device
-    generator: torch.Generator | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """For PyTorch's random functions. Where sizes are symbols, they take no generator, not even None."""
-        given = {} if self.generator is None else {"generator": self.generator}
-        return {"device": self.device, **given}
-
-    def unit(self, *shape: int) -> Tensor:
-        """Uniform in [0, 1), float32 [B, *shape]."""
-        return torch.rand((self.batch, *shape), dtype=torch.float32, **self.options)
-
-    def uniform(self, bounds: Range, *shape: int) -> Tensor:
-        """Uniform between the bounds, float32 [B, *shape]."""
-        low, high = bounds
-        return self.unit(*shape).mul_(high - low).add_(low)
-
-    def below(self, count: int, *shape: int) -> Tensor:
-        """Uniform in 0 .. count - 1, int64 [B, *shape]."""
-        return torch.randint(count, (self.batch, *shape), **self.options)
-
-    def below_each(self, counts: Tensor) -> Tensor:
-        """Uniform in 0 .. count - 1, a count for each image; float32 whole numbers [B], exact below 2**24."""
-        return self.unit().mul_(counts).floor_()
-
-    def chance(self, p: float, *shape: int) -> Tensor:
-        """True with probability ``p``, bool [B, *shape]."""
-        return self.unit(*shape) < p
-
-    def dirichlet(self, alpha: float, count: int, *shape: int) -> Tensor:
-        """Symmetric Dirichlet weights, float32 [B, *shape, count]; the first of two is Beta(alpha, alpha)."""
-        concentration = torch.full((self.batch, *shape, count), alpha, dtype=torch.float32, device=self.device)
-        if torch.compiler.is_compiling():
-            return _dirichlet(concentration)
-        return torch._sample_dirichlet(concentration, generator=self.generator)
-
-
-@torch.library.custom_op("augment::dirichlet", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def _dirichlet(concentration: Tensor) -> Tensor:
-    """PyTorch's own, which cannot be traced; a compiled draw has no generator."""
-    return torch._sample_dirichlet(concentration)
-
-
-@_dirichlet.register_fake
-def _(concentration: Tensor) -> Tensor:
-    return torch.empty_like(concentration)
+Run = Callable[[Program, Tensor, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], None]
+"""(program, uniforms, given, tables, outputs): fills the outputs with what the program makes of all the others."""
 
 
 def sample(
     recipe: Sequence[Op], batch: int, height: int, width: int, generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "cpu", run: Run | None = None,
 ) -> tuple[Params, ...]:  # fmt: skip
     """Draw the parameters of a sequence of ops for ``batch`` images of ``height`` x ``width``, a dict for each op.
 
-    Without a generator the device's global one is used; with one it is never touched. Raises ValueError where an op cannot be
-    done on images of that size.
+    ``run`` does in one step what becomes of the uniform numbers; None: by tensor formulas. Without a generator the device's
+    global one is used; with one it is never touched. Raises ValueError where an op cannot be done on images of that size.
     """
+    source = Source(batch=batch, device=torch.device(device), generator=generator, height=height, width=width)
+    if run is None:
+        source.draw(draws.count(recipe))
+        return _by_tensors(recipe, source)
+    program = draws.encode(tuple(recipe), height, width)
+    source.draw(program.rows)
+    if type(source.uniforms) is not Tensor:  # nothing to do, or a stand-in without memory
+        return _by_tensors(recipe, source)
+    return _by_program(program, source.uniforms, len(recipe), source, run)
+
+
+def _by_tensors(recipe: Sequence[Op], source: Source) -> tuple[Params, ...]:
     params = []
     for op in recipe:
-        source = Source(batch=batch, height=height, width=width, device=torch.device(device), generator=generator)
-        height, width = output_size(op, height, width)  # first: it says what is wrong with sizes that cannot be
+        size = output_size(op, source.height, source.width)  # first: it says what is wrong with sizes that cannot be
         params.append(SAMPLERS[type(op)](op, source))
+        source.height, source.width = size
     return tuple(params)
+
+
+def _by_program(program: Program, uniforms: Tensor, length: int, source: Source, run: Run) -> tuple[Params, ...]:
+    params: tuple[Params, ...] = tuple([{} for _ in range(length)])
+    given = []
+    for each in program.given:
+        tensor = getattr(source, each.method)(*each.arguments)
+        given.append(tensor)
+        if each.name:
+            params[each.index][each.name] = tensor
+    outputs = []
+    for output in program.outputs:
+        tensor = torch.empty((source.batch, *output.shape), dtype=output.dtype, device=source.device)
+        outputs.append(tensor)
+        params[output.index][output.name] = tensor
+    if source.batch:
+        tables = [table for which in program.tables for table in policies.tables(*which, source.device)]
+        run(program, uniforms, given, tables, outputs)
+    return params
 
 
 # ---- geometry ---------------------------------------------------------------------------------------------------------
@@ -115,9 +94,9 @@ def _random_crop(op: ops.RandomCrop, source: Source) -> Params:
 
 def _windows(source: Source, scale: Range, ratio: Range) -> tuple[Tensor, Tensor]:
     """Sides [B, TRIES] of windows with the given share of the image's area and the given ratio of first to second side."""
-    area = source.uniform(scale, TRIES).mul_(source.height * source.width)
-    aspect = source.uniform((math.log(ratio[0]), math.log(ratio[1])), TRIES).exp_()
-    return (area * aspect).sqrt_().round_(), (area / aspect).sqrt_().round_()
+    area = source.uniform(scale, TRIES) * (source.height * source.width)
+    aspect = source.uniform((math.log(ratio[0]), math.log(ratio[1])), TRIES).exp()
+    return (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
 
 
 def _first(valid: Tensor, values: Tensor, otherwise: float) -> Tensor:
@@ -126,19 +105,10 @@ def _first(valid: Tensor, values: Tensor, otherwise: float) -> Tensor:
     return values.gather(1, first).squeeze(1).where(valid.any(1), otherwise)
 
 
-def _largest_window(height: int, width: int, ratio: Range) -> tuple[int, int]:
-    """Sides of the largest window of the image whose width over height is allowed: torchvision's fallback."""
-    if width / height < min(ratio):
-        return round(width / min(ratio)), width
-    if width / height > max(ratio):
-        return height, round(height * max(ratio))
-    return height, width
-
-
 def _resized_crop(op: ops.RandomResizedCrop, source: Source) -> Params:
     widths, heights = _windows(source, op.scale, op.ratio)
     fits = (widths > 0) & (widths <= source.width) & (heights > 0) & (heights <= source.height)
-    fallback_height, fallback_width = _largest_window(source.height, source.width, op.ratio)
+    fallback_height, fallback_width = draws.largest_window(source.height, source.width, op.ratio)
     height = _first(fits, heights, fallback_height)
     width = _first(fits, widths, fallback_width)
     found = fits.any(1)
@@ -164,8 +134,7 @@ def _affine(op: ops.Affine, source: Source) -> Params:
 
 def _perspective(op: ops.Perspective, source: Source) -> Params:
     """``corners`` [B, 4, 2]: where (x, y) of top left, top right, bottom right and bottom left go, whole pixels."""
-    reach_x = int(op.distortion * (source.width // 2)) + 1
-    reach_y = int(op.distortion * (source.height // 2)) + 1
+    reach_x, reach_y = draws.reaches(op, source.height, source.width)
     inwards_x, inwards_y = source.below(reach_x, 4), source.below(reach_y, 4)
     right, bottom = source.width - 1, source.height - 1
     x = torch.stack([inwards_x[:, 0], right - inwards_x[:, 1], right - inwards_x[:, 2], inwards_x[:, 3]], 1)
@@ -184,7 +153,7 @@ def _color_jitter(op: ops.ColorJitter, source: Source) -> Params:
     """``order`` [B, 4]: 0 brightness, 1 contrast, 2 saturation, 3 hue; ``factors`` [B, 4] in that numbering."""
     bounds = (op.brightness, op.contrast, op.saturation, op.hue)
     factors = torch.stack([source.uniform(each) for each in bounds], 1)
-    return {"order": source.unit(4).argsort(1), "factors": factors}
+    return {"order": source.unit(4).argsort(dim=1, stable=True), "factors": factors}
 
 
 def _blur(op: ops.GaussianBlur, source: Source) -> Params:
@@ -192,41 +161,40 @@ def _blur(op: ops.GaussianBlur, source: Source) -> Params:
 
 
 def _noise(op: ops.GaussianNoise, source: Source) -> Params:
-    shape = (source.batch, 3, source.height, source.width)
-    return {"noise": torch.randn(shape, dtype=torch.float32, **source.options).mul_(op.sigma)}
+    return {"noise": source.noise(op.sigma, source.height, source.width)}
 
 
 # ---- erasing and mixing -----------------------------------------------------------------------------------------------
 
 
-def _rectangle(source: Source, scale: Range, ratio: Range, p: float) -> Params:
-    """A rectangle for each image; one of height 0 where nothing is to be erased."""
-    heights, widths = _windows(source, scale, ratio)
-    fits = (heights < source.height) & (widths < source.width)
-    height = _first(fits, heights, 0).where(source.chance(p), 0)
-    width = _first(fits, widths, 0)
-    return {
-        "top": source.below_each(source.height + 1 - height), "left": source.below_each(source.width + 1 - width),
-        "height": height, "width": width,
-    }  # fmt: skip
-
-
 def _erasing(op: ops.RandomErasing, source: Source) -> Params:
-    return _rectangle(source, op.scale, op.ratio, op.p)
+    """A rectangle for each image; one of height 0 where nothing is to be erased."""
+    heights, widths = _windows(source, op.scale, op.ratio)
+    fits = (heights < source.height) & (widths < source.width)
+    height = _first(fits, heights, 0).where(source.chance(op.p), 0)
+    return _placed(height, _first(fits, widths, 0), source)
 
 
 def _cutout(op: ops.Cutout, source: Source) -> Params:
-    return _rectangle(source, (op.side**2, op.side**2), (1.0, 1.0), 1.0)
+    side = draws.square(op, source.height, source.width)
+    sides = torch.full((source.batch,), side, dtype=torch.float32, device=source.device)
+    return _placed(sides, sides, source)
+
+
+def _placed(height: Tensor, width: Tensor, source: Source) -> Params:
+    """A rectangle of that size, whole float32 numbers [B], anywhere inside the image."""
+    top, left = source.below_each(source.height + 1 - height), source.below_each(source.width + 1 - width)
+    return {"top": top, "left": left, "height": height, "width": width}
 
 
 def _mixup(op: ops.MixUp, source: Source) -> Params:
     """``lam`` [B]: the weight of the image itself, the partner's is 1 - lam."""
-    return {"lam": source.dirichlet(op.alpha, 2)[:, 0]}
+    return {"lam": source.weight(op.alpha)}
 
 
 def _cutmix(op: ops.CutMix, source: Source) -> Params:
     """The visible rectangle, and ``lam`` [B]: the share of the image that it leaves."""
-    half = (1 - source.dirichlet(op.alpha, 2)[:, 0]).sqrt_().mul_(0.5)
+    half = (1 - source.weight(op.alpha)).sqrt() * 0.5
     edges = []
     for side in (source.height, source.width):
         centre, reach = source.below(side), (half * side).floor_()
@@ -285,8 +253,8 @@ def _augmix(op: ops.AugMix, source: Source) -> Params:
         "bin": source.below(op.severity, *chains),
         "negative": source.chance(0.5, *chains),
     }
-    share = source.dirichlet(op.alpha, 2)
-    weights = torch.cat([share[:, :1], share[:, 1:] * source.dirichlet(op.alpha, op.width)], 1)
+    own = source.weight(op.alpha)[:, None]
+    weights = torch.cat([own, (1 - own) * source.dirichlet(op.alpha, op.width)], 1)
     return {**_looked_up(space, source, drawn), "weights": weights}
 
 

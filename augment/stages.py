@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from augment import geometry, kernels, ops, policies
+from augment import geometry, kernels, ops, parts, policies
 from augment.compose import to_float
 from augment.ops import Op
 from augment.sampling import Params
@@ -48,7 +48,7 @@ def _in_groups(images: Tensor, choice: Tensor, ways: Sequence[Kernel | None], ar
     groups = choice.argsort().split(counts)
     for way, group in zip(ways, groups, strict=True):
         if way is not None and len(group):
-            for some in group.split(kernels.at_once(images)):
+            for some in group.split(min(kernels.at_once(images), parts.size_of_part(images))):
                 images.index_copy_(0, some, way(images.index_select(0, some), arguments.index_select(0, some)))
     return images
 
@@ -136,6 +136,29 @@ def _color_jitter(op: ops.ColorJitter, images: Tensor, params: Params) -> Tensor
     return images
 
 
+Mix = Callable[[Tensor, Tensor, slice], Tensor]
+"""(images, their partners, which images of the batch these are) -> mixed images."""
+
+
+def _mixed(mix: Mix, images: Tensor, params: Params) -> Tensor:
+    """Each image with the one before it in the batch."""
+    if parts.are_wanted(images, [params]):
+        return parts.with_partners(mix, images)
+    return mix(images, images.roll(1, 0), slice(None))
+
+
+def _mixup(op: ops.MixUp, images: Tensor, params: Params) -> Tensor:
+    lam = params["lam"]
+    return _mixed(lambda own, partners, which: kernels.mixup(own, lam[which], partners), to_float(images), params)
+
+
+def _cutmix(op: ops.CutMix, images: Tensor, params: Params) -> Tensor:
+    def mix(own: Tensor, partners: Tensor, which: slice) -> Tensor:
+        return kernels.cutmix(own, {key: value[which] for key, value in params.items()}, partners)
+
+    return _mixed(mix, images if images.is_floating_point() else images.clone(), params)
+
+
 def _erase(op: ops.RandomErasing, images: Tensor, params: Params) -> Tensor:
     # Black is the same in every dtype; other values may lie between two steps of uint8.
     return kernels.erase(images if op.value == 0 else to_float(images), params, op.value)
@@ -218,7 +241,7 @@ STAGES: dict[type[Op], Apply] = {
     ops.Invert: _where_applied(lambda op, images: kernels.invert(images)),
     ops.Sharpness: _where_applied(lambda op, images: kernels.sharpness(images, images.new_full((len(images),), op.factor))),
     ops.GaussianBlur: lambda op, images, params: kernels.gaussian_blur(to_float(images), params["sigma"], op.kernel_size),
-    ops.GaussianNoise: lambda op, images, params: kernels.add_noise(to_float(images), params["noise"]),
+    ops.GaussianNoise: lambda op, images, params: kernels.add_noise_(to_float(images), params["noise"]),
     ops.RandomErasing: _erase,
     ops.Cutout: lambda op, images, params: kernels.erase(images, params, 0.0),
     ops.Normalize: lambda op, images, params: kernels.normalize_(images, op.mean, op.std),
@@ -226,7 +249,24 @@ STAGES: dict[type[Op], Apply] = {
     ops.RandAugment: _policy,
     ops.TrivialAugmentWide: _policy,
     ops.AugMix: _augmix,
-    ops.MixUp: lambda op, images, params: kernels.mixup(to_float(images), params["lam"]),
-    ops.CutMix: lambda op, images, params: kernels.cutmix(images, params),
+    ops.MixUp: _mixup,
+    ops.CutMix: _cutmix,
 }
 """Ops that make a stage of their own. With ``EXACT`` and RandomResizedCrop: all that this backend supports."""
+
+APPLIED = (
+    *(ops.Grayscale, ops.Solarize, ops.Posterize, ops.Equalize, ops.AutoContrast, ops.Invert, ops.Sharpness, ops.ColorJitter),
+    *(ops.AutoAugment, ops.RandAugment, ops.TrivialAugmentWide, ops.Perspective),
+)
+"""Ops whose images go different ways."""
+
+
+def is_thrifty(first: Op, dtype: torch.dtype) -> bool:
+    """Whether a stage, which starts with that op, takes little memory beside its images and its result on images of a type."""
+    if isinstance(first, APPLIED):
+        return True  # by ``branch``, a few images at a time
+    if isinstance(first, (*MIXING, ops.Normalize)):
+        return True
+    if isinstance(first, ops.RandomResizedCrop) and first.size**2 < geometry.LARGE:
+        return False  # weights as matrices, for every image
+    return dtype == torch.uint8 and isinstance(first, (*EXACT, ops.RandomResizedCrop, ops.RandomErasing, ops.Cutout))

@@ -1,106 +1,73 @@
-"""One pass of ``augment.passes`` as a Triton kernel: a program does a tile of one image, each image going its own way.
+"""The passes of ``augment.passes`` as Triton kernels: a program does a tile of an image, or an image from first pass to last.
 
-What a pass does is compiled into the kernel (``Encoded`` and the image's size); what was drawn is read by each program for its
+What passes do is compiled into a kernel (``Encoded``, with the images' size); what was drawn is read by each program for its
 image, so that images of a batch branch apart at no cost to one another and nothing depends on the size of the batch.
 
-Launches: one a pass; one more, before it, where an image is larger than ``WHOLE`` pixels and an op needs its mean, range or
-histogram, which otherwise stay in the program that holds the image. Of the recipes, without the draws: ``none``, ``flip``,
-``crop_flip``, ``crop_flip_cutout``, ``mixup``, ``cutmix`` and ``imagenet`` 1; ``trivialaugment`` 1 (2 in larger images);
-``d2l`` 2 (3); ``randaugment`` and ``autoaugment`` 2 (4); ``imagenet_eval`` 2; ``augmix`` 2, and its chains, which stay on
-tensor kernels.
+``image_pass`` is a single pass, a program a tile. ``image_passes`` is any number of them in one launch: a program takes an
+image through all, keeps what lies between passes in scratch memory of its own, and finds what is needed of the whole image (a
+mean, a range, a histogram) by itself: at once if it holds the image (``WHOLE``), else by going over its tiles twice.
+``image_measures`` finds that where passes have launches of their own. ``augment.triton_passes`` chooses.
+
+Why a program reads what it wrote: its threads are one block, and ``tl.debug_barrier`` is ``bar.sync`` (``__syncthreads``),
+behind which all threads of a block see what any of them did to global memory before it. No other block touches a program's
+scratch. Loads are plain ``ld.global``, to which that applies, not ``ld.global.nc``, to which it does not: a test looks at what
+the compiler makes. All threads meet the same barriers, since what is decided around one is the same for the whole program.
 
 Arguments with a type are constants that a kernel is compiled for; Triton takes no other types, and gives constants conditions
 of their own. ``augment.kernels`` and ``augment.geometry`` are what these kernels are tested against. Values are float32
 throughout.
 """
 
-# ruff: noqa: SIM102
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 import triton
 import triton.language as tl
 
-from augment.passes import DRAWS, MEASURING, WAYS
-from augment.triton_places import drawn, sampled, within
-from augment.triton_values import (
-    AUTOCONTRAST,
-    CONTRAST,
-    EQUALIZE,
-    FIRST_LEVEL,
-    bins_of,
-    changed,
-    grey,
-    levels_of,
-    unit,
-    widened,
-)
+from augment.passes import CHAIN, SAMPLERS
+from augment.triton_places import sampled
+from augment.triton_steps import measure, scaled, stepped
+from augment.triton_values import unit
 
 WHOLE = 4096
-"""Pixels of an image that one program can hold: what is needed of the whole image is then known without another launch."""
+"""Pixels of an image that one program can hold: what is needed of the whole image is then known without reading it twice."""
 
 TILE = 1024
 """Pixels of a tile of larger images."""
 
 
 def tile(pixels: int, whole: bool) -> int:
-    """Pixels that a program does: all of them if ``whole``, else so many that tiles stay below 2**16, as GPUs demand."""
+    """Pixels that a program of one pass does: all if ``whole``, else so many that tiles stay below 2**16, as GPUs demand."""
     return triton.next_power_of_2(pixels if whole else min(pixels, max(TILE, pixels // 2**15)))
 
 
 ROUND = tl.constexpr(1.5 * 2**23)
-PLAIN = sum(1 << index for index, way in enumerate(WAYS) if way not in MEASURING)
-JITTER = tl.constexpr(DRAWS.index("jitter"))
-ERASE = tl.constexpr(DRAWS.index("erase"))
-NORMALIZE = tl.constexpr(DRAWS.index("normalize"))
+AUGMIX = tl.constexpr(SAMPLERS.index("augmix"))
+OPS = tl.constexpr(CHAIN)
 
 
 @triton.constexpr_function
-def simple(ways: int) -> int:
-    """The bits of ways that need nothing of the whole image."""
-    return ways & PLAIN
+def part(constants, place):
+    """An item of a tuple as a constant; of one that is a tuple itself plain indexing makes none."""
+    return constants[place]
 
 
 @triton.jit
-def scaled(red, green, blue, white: tl.constexpr, is_exact: tl.constexpr):
-    """To a scale where white is 1; by the division that PyTorch does, where the last bit matters."""
-    if white == 1:
-        return red, green, blue
-    elif is_exact:
-        return tl.div_rn(red, white * 1.0), tl.div_rn(green, white * 1.0), tl.div_rn(blue, white * 1.0)
-    else:
-        return red * (1 / white), green * (1 / white), blue * (1 / white)
+def planes(image, height: tl.constexpr, width: tl.constexpr):
+    """Strides of scratch memory: of images, of which it holds one, channels, rows and columns."""
+    zero = (image * 0).to(tl.int32)
+    return zero, zero + height * width, zero + width, zero + 1
 
 
 @triton.jit
-def stepped(
-    draws,
-    image,
-    index,
-    red,
-    green,
-    blue,
-    mask,
-    measured,
-    steps: tl.constexpr,
-    n: tl.constexpr,
-    sizes: tl.constexpr,
-    whole: tl.constexpr,
-):
-    """Values after record n."""
-    if steps[n][0] == ERASE:
-        hidden = within(draws, image, index // sizes[5], index % sizes[5], steps, n)
-        red, green = tl.where(hidden, steps[n][6], red), tl.where(hidden, steps[n][6], green)
-        blue = tl.where(hidden, steps[n][6], blue)
-    elif steps[n][0] == NORMALIZE:
-        red, green = red * steps[n][7] + steps[n][8], green * steps[n][9] + steps[n][10]
-        blue = blue * steps[n][11] + steps[n][12]
-    elif steps[n][0] == JITTER:
-        for turn in range(4):
-            way, strength = drawn(draws, image, turn, steps[n][0], steps, n)
-            red, green, blue = changed(way, strength, red, green, blue, mask, measured, steps[n][2], sizes, whole)
-    else:
-        way, strength = drawn(draws, image, 0, steps[n][0], steps, n)
-        red, green, blue = changed(way, strength, red, green, blue, mask, measured, steps[n][2], sizes, whole)
-    return red, green, blue
+def stored(target, strides, index, width: tl.constexpr, red, green, blue, mask, to_bytes: tl.constexpr):
+    if to_bytes:
+        # Adding 1.5 * 2**23 leaves no bits for a fraction: rounds half to even, as torch.round does.
+        red = (unit(red) * 255 + ROUND) - ROUND
+        green = (unit(green) * 255 + ROUND) - ROUND
+        blue = (unit(blue) * 255 + ROUND) - ROUND
+    place = target + index // width * strides[2] + index % width * strides[3]
+    tl.store(place, red.to(target.dtype.element_ty), mask=mask)
+    tl.store(place + strides[1], green.to(target.dtype.element_ty), mask=mask)
+    tl.store(place + 2 * strides[1], blue.to(target.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -113,119 +80,213 @@ def image_pass(
     image = tl.program_id(0).to(tl.int64)
     index = tl.program_id(1) * tile + tl.arange(0, tile)
     mask = index < sizes[4] * sizes[5]
-    red, green, blue = sampled(images, strides, draws, image, batch, index, mask, moves, sizes, steps, white)
+    red, green, blue = sampled(images, strides, draws, image, batch, 0, index, mask, moves, sizes, steps, white, False)
     red, green, blue = scaled(red, green, blue, white, is_exact)
     for n in tl.static_range(1, len(steps)):
         red, green, blue = stepped(
-            draws, image, index, red, green, blue, mask, measured + image * count, steps, n, sizes, whole
+            draws, image, 0, index, red, green, blue, mask, measured + image * count, steps, n, sizes, whole
         )
-    if to_bytes:
-        # Adding 1.5 * 2**23 leaves no bits for a fraction: rounds half to even, as torch.round does.
-        red, green, blue = (
-            (unit(red) * 255 + ROUND) - ROUND,
-            (unit(green) * 255 + ROUND) - ROUND,
-            (unit(blue) * 255 + ROUND) - ROUND,
-        )
-    place = out + image * out_strides[0] + index // sizes[5] * out_strides[2] + index % sizes[5] * out_strides[3]
-    tl.store(place, red.to(out.dtype.element_ty), mask=mask)
-    tl.store(place + out_strides[1], green.to(out.dtype.element_ty), mask=mask)
-    tl.store(place + 2 * out_strides[1], blue.to(out.dtype.element_ty), mask=mask)
-
-
-# ---- what is needed of a whole image ----------------------------------------------------------------------------------
-
-
-@triton.jit
-def measured_in(draws, image, steps: tl.constexpr, n: tl.constexpr):
-    """The way in record n that needs the whole of this image, 0 if none does."""
-    if steps[n][0] == ERASE or steps[n][0] == NORMALIZE:
-        return image * 0
-    elif steps[n][0] == JITTER:
-        return image * 0 + CONTRAST
-    else:
-        way, _ = drawn(draws, image, 0, steps[n][0], steps, n)
-        return tl.where((way == CONTRAST) | (way == AUTOCONTRAST) | (way == EQUALIZE), way, 0)
-
-
-@triton.jit
-def turn_until(
-    found, before, draws, image, turn, red, green, blue, mask, steps: tl.constexpr, n: tl.constexpr, sizes: tl.constexpr
-):
-    """Values after one draw, as long as ``before`` says that the way to be measured is still to come."""
-    way, strength = drawn(draws, image, turn, steps[n][0], steps, n)
-    before = tl.where(way == found, 0, before)
-    if before == 1:
-        red, green, blue = changed(way, strength, red, green, blue, mask, draws[0], simple(steps[n][2]), sizes, False)
-    return before, red, green, blue
-
-
-@triton.jit
-def stepped_until(
-    found, before, draws, image, index, red, green, blue, mask, steps: tl.constexpr, n: tl.constexpr, sizes: tl.constexpr
-):
-    if steps[n][0] == ERASE or steps[n][0] == NORMALIZE:
-        if before == 1:
-            red, green, blue = stepped(draws, image, index, red, green, blue, mask, draws[0], steps, n, sizes, False)
-    elif steps[n][0] == JITTER:
-        for turn in range(4):
-            before, red, green, blue = turn_until(found, before, draws, image, turn, red, green, blue, mask, steps, n, sizes)
-    else:
-        before, red, green, blue = turn_until(found, before, draws, image, 0, red, green, blue, mask, steps, n, sizes)
-    return before, red, green, blue
+    stored(out + image * out_strides[0], out_strides, index, sizes[5], red, green, blue, mask, to_bytes)
 
 
 @triton.jit(do_not_specialize=["batch"])
 def image_measures(
     images, measured, draws, strides, batch,
-    sizes: tl.constexpr, moves: tl.constexpr, steps: tl.constexpr, count: tl.constexpr, white: tl.constexpr,
-    is_exact: tl.constexpr, tile: tl.constexpr,
+    sizes: tl.constexpr, moves: tl.constexpr, steps: tl.constexpr, count: tl.constexpr, at: tl.constexpr,
+    white: tl.constexpr, is_exact: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
-    """Program (image): what is needed of one image, as far as it needs something, tile after tile.
-
-    ``measured`` float32 [B, count]: mean of grey, least and greatest of each channel, and from ``FIRST_LEVEL`` on what levels
-    become.
-    """
+    """Program (image): what is needed of one image; ``measured`` is float32 [B, count]."""
     image = tl.program_id(0).to(tl.int64)
-    found = image * 0
+    measure(
+        images, strides, measured + image * count, draws, image, batch, 0,
+        sizes, moves, steps, count, at, white, is_exact, tile,
+    )  # fmt: skip
+
+
+# ---- an image from the first pass to the last -------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["batch"])
+def image_passes(
+    images, out, scratch, measured, draws, strides, out_strides, batch,
+    chain: tl.constexpr, count: tl.constexpr, white: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
+    is_exact: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """Program: one image after the other, each through all of ``chain``.
+
+    ``chain``: of each pass sizes, moves, steps, count and the record that needs them; then the same of an op of its chains.
+    A program's ``scratch``: ``buffers`` of ``room`` numbers, into which passes write by turns; its ``measured``: ``count``.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    scratch += program * (buffers * room)
+    measured += program * count
+    for number in range(program, batch, tl.num_programs(0)):
+        image = program * 0 + number  # the interpreter counts in plain numbers, without a type
+        for p in tl.static_range(len(chain)):
+            source, source_strides = source_of(images, strides, scratch, image, p, room, buffers, part(part(chain, p), 0))
+            target, target_strides = target_of(
+                out, out_strides, scratch, image, p, len(chain), room, buffers, part(part(chain, p), 0)
+            )
+            one_pass(
+                source, source_strides, target, target_strides, scratch, measured, draws, image, batch, 0, p, part(chain, p),
+                white if p == 0 else 1, room, buffers, is_exact, to_bytes and p == len(chain) - 1, tile,
+            )  # fmt: skip
+
+
+@triton.jit
+def buffer_of(scratch, p: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr):
+    """Where pass p writes: its image is read from the other buffer, or from the same one where programs hold images whole."""
+    return scratch + (p % 2 if buffers > 1 else 0) * room
+
+
+@triton.jit
+def source_of(images, strides, scratch, image, p: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr, sizes: tl.constexpr):
+    if p == 0:
+        return images, strides
+    else:
+        return buffer_of(scratch, p - 1, room, buffers), planes(image, sizes[0], sizes[1])
+
+
+@triton.jit
+def target_of(
+    out, strides, scratch, image,
+    p: tl.constexpr, passes: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr, sizes: tl.constexpr,
+):  # fmt: skip
+    if p == passes - 1:
+        return out + image * strides[0], strides
+    else:
+        return buffer_of(scratch, p, room, buffers), planes(image, sizes[4], sizes[5])
+
+
+@triton.jit
+def one_pass(
+    source, strides, target, target_strides, scratch, row, draws, image, batch, turn,
+    p: tl.constexpr, one: tl.constexpr, white: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
+    is_exact: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """All of one pass over an image. Its last barrier makes the result, and the row, free to be read and written again."""
+    if one[0][4] * one[0][5] <= tile:
+        held_pass(
+            source, strides, target, target_strides, buffer_of(scratch, p, room, buffers), row, draws, image, batch, turn,
+            part(one, 0), part(one, 1), part(one, 2), part(one, 5), white, is_exact, to_bytes, tile,
+        )  # fmt: skip
+    elif part(part(part(one, 2), 0), 0) == AUGMIX:
+        tiled_chains(
+            source, strides, scratch, row, draws, image, batch,
+            p, part(one, 0), part(one, 1), part(one, 2), part(one, 5), white, room, buffers, is_exact, tile,
+        )  # fmt: skip
+    else:
+        tiled_pass(
+            source, strides, target, target_strides, row, draws, image, batch, turn,
+            part(one, 0), part(one, 1), part(one, 2), one[3], one[4], white, is_exact, to_bytes, tile,
+        )  # fmt: skip
+    tl.debug_barrier()
+
+
+@triton.jit
+def held_pass(
+    source, strides, target, target_strides, scratch, row, draws, image, batch, turn,
+    sizes: tl.constexpr, moves: tl.constexpr, steps: tl.constexpr, chained: tl.constexpr, white: tl.constexpr,
+    is_exact: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """A pass of an image that is one tile."""
+    index = tl.arange(0, tile)
+    mask = index < sizes[4] * sizes[5]
+    red, green, blue = sampled(source, strides, draws, image, batch, turn, index, mask, moves, sizes, steps, white, False)
+    red, green, blue = scaled(red, green, blue, white, is_exact)
+    tl.debug_barrier()  # all is read: it may be overwritten
+    if steps[0][0] == AUGMIX:
+        red, green, blue = held_chains(red, green, blue, scratch, row, draws, image, batch, index, mask, sizes, steps, chained)
     for n in tl.static_range(1, len(steps)):
-        found = tl.maximum(found, measured_in(draws, image, steps, n))
-    total = 0.0
-    low_r, low_g, low_b, high_r, high_g, high_b = 2.0, 2.0, 2.0, -1.0, -1.0, -1.0  # values are in [0, 1]
-    counts_r = tl.zeros((256,), tl.int32)
-    counts_g = tl.zeros((256,), tl.int32)
-    counts_b = tl.zeros((256,), tl.int32)
-    for start in range(0, tl.where(found > 0, sizes[4] * sizes[5], 0), tile):
+        red, green, blue = stepped(draws, image, turn, index, red, green, blue, mask, row, steps, n, sizes, True)
+    stored(target, target_strides, index, sizes[5], red, green, blue, mask, to_bytes)
+
+
+@triton.jit
+def tiled_pass(
+    source, strides, target, target_strides, row, draws, image, batch, turn,
+    sizes: tl.constexpr, moves: tl.constexpr, steps: tl.constexpr, count: tl.constexpr, at: tl.constexpr,
+    white: tl.constexpr, is_exact: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """A pass of a larger image, for which ``source`` and ``target`` must be apart."""
+    if at > 0:
+        measure(source, strides, row, draws, image, batch, turn, sizes, moves, steps, count, at, white, is_exact, tile)
+        tl.debug_barrier()
+    for start in range(0, sizes[4] * sizes[5], tile):
         index = start + tl.arange(0, tile)
         mask = index < sizes[4] * sizes[5]
-        red, green, blue = sampled(images, strides, draws, image, batch, index, mask, moves, sizes, steps, white)
+        red, green, blue = sampled(source, strides, draws, image, batch, turn, index, mask, moves, sizes, steps, white, False)
         red, green, blue = scaled(red, green, blue, white, is_exact)
-        before = tl.where(found > 0, 1, 0)
         for n in tl.static_range(1, len(steps)):
-            before, red, green, blue = stepped_until(
-                found, before, draws, image, index, red, green, blue, mask, steps, n, sizes
+            red, green, blue = stepped(draws, image, turn, index, red, green, blue, mask, row, steps, n, sizes, False)
+        stored(target, target_strides, index, sizes[5], red, green, blue, mask, to_bytes)
+
+
+# ---- AugMix -----------------------------------------------------------------------------------------------------------
+# Chains of three ops of a policy, one op after the other, all in one loop: the code of one op is compiled, not of nine.
+
+
+@triton.jit
+def held_chains(
+    red, green, blue, scratch, row, draws, image, batch, index, mask,
+    sizes: tl.constexpr, steps: tl.constexpr, one: tl.constexpr,
+):  # fmt: skip
+    """The image and its chains, weighed, all in registers; ``scratch`` holds what the next op looks around in."""
+    strides = planes(image, sizes[4], sizes[5])
+    weights = draws[steps[0][1] + 2] + image * (steps[0][5] + 1)
+    weight = tl.load(weights)
+    total_r, total_g, total_b = red * weight, green * weight, blue * weight
+    for chain in range(steps[0][5]):
+        r, g, b = red, green, blue
+        for place in range(OPS):
+            turn = chain * OPS + place
+            stored(scratch, strides, index, sizes[5], r, g, b, mask, False)
+            tl.debug_barrier()
+            r, g, b = sampled(
+                scratch, strides, draws, image, batch, turn, index, mask, part(one, 1), sizes, part(one, 2), 1, False
             )
-        if found == CONTRAST:
-            total += tl.sum(tl.where(mask, grey(red, green, blue), 0.0), 0)
-        if found == AUTOCONTRAST:
-            low_r, high_r = widened(low_r, high_r, red, mask)
-            low_g, high_g = widened(low_g, high_g, green, mask)
-            low_b, high_b = widened(low_b, high_b, blue, mask)
-        if count > FIRST_LEVEL:
-            if found == EQUALIZE:
-                counts_r += tl.histogram(bins_of(red), 256, mask)
-                counts_g += tl.histogram(bins_of(green), 256, mask)
-                counts_b += tl.histogram(bins_of(blue), 256, mask)
-    row = measured + image * count
-    tl.store(row, total / (sizes[4] * sizes[5]))
-    tl.store(row + 1, low_r)
-    tl.store(row + 2, low_g)
-    tl.store(row + 3, low_b)
-    tl.store(row + 4, high_r)
-    tl.store(row + 5, high_g)
-    tl.store(row + 6, high_b)
-    if count > FIRST_LEVEL:
-        if found == EQUALIZE:
-            levels = row + FIRST_LEVEL + tl.arange(0, 256)
-            tl.store(levels, levels_of(counts_r))
-            tl.store(levels + 256, levels_of(counts_g))
-            tl.store(levels + 512, levels_of(counts_b))
+            tl.debug_barrier()
+            r, g, b = stepped(draws, image, turn, index, r, g, b, mask, row, part(one, 2), 1, sizes, True)
+        weight = tl.load(weights + chain + 1)
+        total_r, total_g, total_b = total_r + r * weight, total_g + g * weight, total_b + b * weight
+    return total_r, total_g, total_b
+
+
+@triton.jit
+def tiled_chains(
+    source, strides, scratch, row, draws, image, batch,
+    p: tl.constexpr, sizes: tl.constexpr, moves: tl.constexpr, steps: tl.constexpr, one: tl.constexpr, white: tl.constexpr,
+    room: tl.constexpr, buffers: tl.constexpr, is_exact: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """The same in tiles, in four buffers: the sum, to which pass p's result goes, the image, and two for ops by turns.
+
+    One of these is that which ``source`` may lie in, once the image has been moved out of it.
+    """
+    inside = planes(image, sizes[4], sizes[5])
+    total, moved, last = scratch + p % 2 * room, scratch + 2 * room, scratch + 3 * room
+    weights = draws[steps[0][1] + 2] + image * (steps[0][5] + 1)
+    weight = tl.load(weights)
+    for start in range(0, sizes[4] * sizes[5], tile):
+        index = start + tl.arange(0, tile)
+        mask = index < sizes[4] * sizes[5]
+        red, green, blue = sampled(source, strides, draws, image, batch, 0, index, mask, moves, sizes, steps, white, False)
+        red, green, blue = scaled(red, green, blue, white, is_exact)
+        stored(moved, inside, index, sizes[5], red, green, blue, mask, False)
+        stored(total, inside, index, sizes[5], red * weight, green * weight, blue * weight, mask, False)
+    tl.debug_barrier()
+    for chain in range(steps[0][5]):
+        for place in range(OPS):  # from 2 to 3, to the source's, to 3
+            here = tl.where(place == 0, 2, tl.where(place == 1, 3, (p + 1) % 2))
+            there = tl.where(place == 1, (p + 1) % 2, 3)
+            tiled_pass(
+                scratch + here * room, inside, scratch + there * room, inside, row, draws, image, batch, chain * OPS + place,
+                part(one, 0), part(one, 1), part(one, 2), one[3], one[4], 1, is_exact, False, tile,
+            )  # fmt: skip
+            tl.debug_barrier()
+        weight = tl.load(weights + chain + 1)
+        for start in range(0, 3 * sizes[4] * sizes[5], tile):
+            index = start + tl.arange(0, tile)
+            mask = index < 3 * sizes[4] * sizes[5]
+            before = tl.load(total + index, mask=mask)
+            tl.store(total + index, before + tl.load(last + index, mask=mask) * weight, mask=mask)
+        tl.debug_barrier()

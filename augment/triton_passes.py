@@ -1,13 +1,21 @@
 """The fused backend on CUDA: a plan's passes through Triton's kernels, as an op that ``torch.compile`` takes whole.
 
-``fused.for_device`` asks for ``applied(plan, dtype)``. Ops that no pass can do run as stages of tensor kernels between the
-passes. Nothing waits for the device, and all memory comes from PyTorch's allocator: calls can be captured in CUDA graphs once a
-first one has compiled the kernels.
+``fused.for_device`` asks for ``applied(plan, dtype)``. Nothing waits for the device, and all memory comes from PyTorch's
+allocator: calls can be captured in CUDA graphs once a first one has compiled the kernels.
+
+Launches: one for each stretch of passes, at any image size, and a stretch ends only before an op that mixes images; so one for
+every recipe and every op. What lies between passes takes one float copy of the batch at most: where a program needs several
+buffers (three passes or more, or AugMix, of images larger than ``kernels.WHOLE`` pixels), there are fewer programs than images.
+More launches are made in one case: images larger than that, fewer of them than the GPU has processors, and two passes or one
+that measures. Programs that take whole images would leave processors idle, so each pass gets a launch with a program a tile,
+and one before it if it measures: ``d2l`` 3, ``randaugment`` and ``autoaugment`` 4, ``trivialaugment`` and ``imagenet_eval`` 2.
 """
 
 import functools
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +23,7 @@ from triton.errors import TritonError
 
 from augment import fused, ops, passes
 from augment import triton_kernels as kernels
-from augment.passes import Part, Pass
+from augment.passes import Encoded, Pass
 from augment.sampling import Params
 
 
@@ -29,83 +37,196 @@ def check(device: torch.device) -> None:
         raise RuntimeError(str(error)) from error
 
 
-_NAMED: dict[str, Pass] = {}
+_NAMED: dict[str, tuple[Pass, ...]] = {}
 """Passes by name: an op's arguments are tensors and plain values."""
 
 
-def applied(plan: fused.Plan, dtype: torch.dtype) -> fused.Applied:
-    """``Plan.apply`` by Triton's kernels; the result is ``dtype`` in memory of its own where the last op is a pass.
+def applied(
+    plan: fused.Plan, dtype: torch.dtype, memory_format: torch.memory_format = torch.contiguous_format
+) -> fused.Applied:
+    """``Plan.apply`` by Triton's kernels; the result is ``dtype``, laid out as ``memory_format`` says, in memory of its own.
 
     Images are [B, 3, H, W] uint8 or float in any memory layout; they are not changed.
     """
     found = passes.passes(plan.ops, is_rounded=dtype == torch.uint8)
-    steps = [_pass(each) if isinstance(each, Pass) else _stage(each) for each in found]
+    steps = [_step(stretch) for stretch in _stretches([part for one in found for part in passes.by_axes(one)])]
 
     def apply(images: Tensor, params: Sequence[Params]) -> Tensor:
         for step in steps[:-1]:
-            images = step(images, params, torch.float32)
+            images = step(images, params, torch.float32, torch.contiguous_format)
         for step in steps[-1:]:
-            images = step(images, params, dtype)
+            images = step(images, params, dtype, memory_format)
         return images
 
     return apply
 
 
-Step = Callable[[Tensor, Sequence[Params], torch.dtype], Tensor]
+def _stretches(found: Sequence[Pass]) -> list[tuple[Pass, ...]]:
+    """Passes that follow one another in one launch. What mixes images starts one: it needs all of them at once."""
+    stretches: list[tuple[Pass, ...]] = []
+    for one in found:
+        if stretches and not one.mixes:
+            stretches[-1] += (one,)
+        else:
+            stretches.append((one,))
+    return stretches
 
 
-def _pass(one: Pass) -> Step:
-    name = repr(one)
-    _NAMED[name] = one
-    needed = one.parameters()
+Step = Callable[[Tensor, Sequence[Params], torch.dtype, torch.memory_format], Tensor]
 
-    def step(images: Tensor, params: Sequence[Params], dtype: torch.dtype) -> Tensor:
-        return image_pass(images, [params[index][key] for index, key in needed], name, dtype)
+
+def _step(stretch: tuple[Pass, ...]) -> Step:
+    name = repr(stretch)
+    _NAMED[name] = stretch
+    needed = [each for one in stretch for each in one.parameters()]
+
+    def step(images: Tensor, params: Sequence[Params], dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
+        drawn = [params[index][key] for index, key in needed]
+        return image_passes(images, drawn, name, dtype, memory_format == torch.channels_last)
 
     return step
 
 
-def _stage(part: Part) -> Step:
-    alone = fused.plan([part.op])
-    return lambda images, params, dtype: alone.apply(images, [params[part.index]])
-
-
-@torch.library.custom_op("augment::image_pass", mutates_args=())
-def image_pass(images: Tensor, params: Sequence[Tensor], name: str, dtype: torch.dtype) -> Tensor:
-    """One pass over [B, 3, H, W] images: a new contiguous tensor of ``dtype``. ``name`` is the ``repr`` of a known ``Pass``."""
-    one = _NAMED[name]
-    batch, _, height, width = images.shape
-    out = images.new_empty((batch, 3, *one.output_size(height, width)), dtype=dtype)
-    if batch:
+@torch.library.custom_op("augment::image_passes", mutates_args=())
+def image_passes(images: Tensor, params: Sequence[Tensor], name: str, dtype: torch.dtype, channels_last: bool) -> Tensor:
+    """Passes over [B, 3, H, W] images: a new tensor of ``dtype``. ``name`` is the ``repr`` of known passes."""
+    out = _empty(images, name, dtype, channels_last)
+    if len(images):
         with torch.cuda.device_of(images):  # Triton launches on the current device
-            _launch(one, images, [each.contiguous() for each in params], out)
+            _launch(name, images, tuple(each.contiguous() for each in params), out)
     return out
 
 
-@image_pass.register_fake
-def _(images: Tensor, params: Sequence[Tensor], name: str, dtype: torch.dtype) -> Tensor:
-    batch, _, height, width = images.shape
-    return images.new_empty((batch, 3, *_NAMED[name].output_size(height, width)), dtype=dtype)
+@image_passes.register_fake
+def _(images: Tensor, params: Sequence[Tensor], name: str, dtype: torch.dtype, channels_last: bool) -> Tensor:
+    return _empty(images, name, dtype, channels_last)
 
 
-def _launch(one: Pass, images: Tensor, params: Sequence[Tensor], out: Tensor) -> None:
+def _empty(images: Tensor, name: str, dtype: torch.dtype, channels_last: bool) -> Tensor:
     batch, _, height, width = images.shape
-    encoded = passes.encode(one, height, width)
-    pixels = encoded.sizes[4] * encoded.sizes[5]
-    whole = pixels <= kernels.WHOLE and encoded.measured > 0
+    for one in _NAMED[name]:
+        height, width = one.output_size(height, width)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty((batch, 3, height, width), dtype=dtype, device=images.device, memory_format=layout)
+
+
+# ---- launches ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Passes for images of one size, and what a program needs that takes an image through all of them.
+
+    ``constants``: the passes as ``kernels.image_passes`` has them. ``tile``: pixels that a program holds at once; ``buffers``
+    of ``room`` numbers for what lies between passes, ``count`` numbers for what is measured.
+    """
+
+    chain: tuple[Encoded, ...]
+    constants: tuple[tuple[Any, ...], ...]
+    tile: int
+    buffers: int
+    room: int
+    count: int
+
+    @property
+    def can_be_apart(self) -> bool:
+        """Whether passes in launches of their own gain something in small batches, and take no more memory."""
+        return self.buffers <= 1 and _most(self.chain) > self.tile and not any(map(passes.op_of_chains, self.chain))
+
+
+def _most(chain: Sequence[Encoded]) -> int:
+    return max((one.pixels for one in chain), default=0)
+
+
+@functools.lru_cache(maxsize=256)
+def _layout(name: str, height: int, width: int, whole: int, tile: int) -> Layout:
+    """Of the passes of that name. Programs hold images of up to ``whole`` pixels, and of larger ones ``tile`` at a time."""
+    stretch = _NAMED[name]
+    chain = _encoded(stretch, height, width)
+    if _most(chain) <= whole:
+        tile = kernels.tile(_most(chain), True)
+    else:
+        parted = [passes.chains_first(one) if done.pixels > tile else (one,) for one, done in zip(stretch, chain, strict=True)]
+        chain = _encoded([part for parts in parted for part in parts], height, width)
+    chains = [each for each in map(passes.op_of_chains, chain) if each]
+    room = 3 * max(_most(chain[:-1]), _most(chains))
+    buffers = 4 if _most(chains) > tile else 2 if len(chain) > 2 and _most(chain) > tile else int(room > 0)
+    constants = tuple((*_constants(one), _constants(passes.op_of_chains(one))) for one in chain)
+    return Layout(tuple(chain), constants, tile, buffers, room, max(one.measured for one in (*chain, *chains)))
+
+
+def _constants(one: Encoded | None) -> tuple[Any, ...]:
+    return () if one is None else (one.sizes, one.moves, one.steps, one.measured, one.at)
+
+
+def _encoded(stretch: Sequence[Pass], height: int, width: int) -> list[Encoded]:
+    chain: list[Encoded] = []
+    first = 0
+    for one in stretch:
+        chain.append(passes.encode(one, height, width, first))
+        height, width = one.output_size(height, width)
+        first += len(one.parameters())
+    return chain
+
+
+def _launch(name: str, images: Tensor, drawn: tuple[Tensor, ...], out: Tensor) -> None:
+    laid_out = _layout(name, *images.shape[2:], kernels.WHOLE, kernels.TILE)
+    chain = laid_out.chain
+    is_by_tiles = not laid_out.buffers and not (chain[0].measured and chain[0].pixels > laid_out.tile)
+    if not is_by_tiles and not (laid_out.can_be_apart and len(images) < _processors(images.device)):
+        _launch_programs(laid_out, images, drawn, out)
+        return
+    for one in chain[:-1]:
+        result = images.new_empty((len(images), 3, *one.sizes[4:]), dtype=torch.float32)
+        _launch_tiles(one, images, drawn, result)
+        images = result
+    _launch_tiles(chain[-1], images, drawn, out)
+
+
+def _processors(device: torch.device) -> int:
+    """How many programs a device can run at least at once."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def _launch_programs(laid_out: Layout, images: Tensor, drawn: tuple[Tensor, ...], out: Tensor) -> None:
+    """One launch: programs of which each takes images through all passes, as many as fit one float copy of the batch."""
+    batch, chain = len(images), laid_out.chain
+    programs = max(batch // max(laid_out.buffers, 1), 1)
+    scratch, measured = (
+        torch.empty(programs * each, dtype=torch.float32, device=images.device)
+        for each in (laid_out.buffers * laid_out.room, laid_out.count)
+    )
+    kernels.image_passes[(programs,)](
+        images, out, scratch, measured, drawn or (images,), images.stride(), out.stride(), batch,
+        chain=laid_out.constants, count=laid_out.count, white=_white(images), room=laid_out.room,
+        buffers=laid_out.buffers, is_exact=chain[0].is_exact,
+        to_bytes=out.dtype == torch.uint8, tile=laid_out.tile, num_warps=_warps(laid_out.tile),
+        enable_fp_fusion=not chain[0].is_exact,
+    )  # fmt: skip
+
+
+def _launch_tiles(one: Encoded, images: Tensor, drawn: tuple[Tensor, ...], out: Tensor) -> None:
+    """A pass by a program for each tile; before it, a launch for what is measured of images that no program holds."""
+    batch, pixels = len(images), one.pixels
+    whole = pixels <= max(kernels.WHOLE, kernels.TILE) and one.measured > 0
     tile = kernels.tile(pixels, whole)
-    pointers = tuple(params) or (images,)
-    white = 255 if images.dtype == torch.uint8 else 1
     common = {
-        "sizes": encoded.sizes, "moves": encoded.moves, "steps": encoded.steps, "count": encoded.measured, "white": white,
-        "is_exact": encoded.is_exact, "tile": tile, "num_warps": min(max(tile // 128, 1), 8),
-        "enable_fp_fusion": not encoded.is_exact,
+        "sizes": one.sizes, "moves": one.moves, "steps": one.steps, "count": one.measured, "white": _white(images),
+        "is_exact": one.is_exact, "tile": tile, "num_warps": _warps(tile), "enable_fp_fusion": not one.is_exact,
     }  # fmt: skip
     measured = out  # not looked at
-    if encoded.measured and not whole:
-        measured = images.new_empty((batch, encoded.measured), dtype=torch.float32)
-        kernels.image_measures[(batch,)](images, measured, pointers, images.stride(), batch, **common)
+    if one.measured and not whole:
+        measured = images.new_empty((batch, one.measured), dtype=torch.float32)
+        kernels.image_measures[(batch,)](images, measured, drawn, images.stride(), batch, at=one.at, **common)
     kernels.image_pass[(batch, -(-pixels // tile))](
-        images, out, measured, pointers, images.stride(), out.stride(), batch,
+        images, out, measured, drawn or (images,), images.stride(), out.stride(), batch,
         whole=whole, to_bytes=out.dtype == torch.uint8, **common,
     )  # fmt: skip
+
+
+def _white(images: Tensor) -> int:
+    return 255 if images.dtype == torch.uint8 else 1
+
+
+def _warps(tile: int) -> int:
+    return min(max(tile // 128, 1), 16)

@@ -23,6 +23,7 @@ from augment.audit.replay import trace
 from augment.audit.verdicts import Check, Lane, Parity
 from augment.ops import Op
 from augment.recipes import PHOTOGRAPH_RECIPES
+from augment.rows.row import UnsupportedOp
 
 SIZES = (32, 224)
 PHOTOGRAPH_SIZE = 256
@@ -106,9 +107,9 @@ class Evidence:
 
     def _supported(self, facts: Facts, backend: str) -> bool:
         try:
-            catalog.check_supported(facts.ops, backend)
+            catalog.check_supported(facts.ops, backend, device=self.device)
             trace(facts.ops, backend, device=self.device)
-        except catalog.UnsupportedOp as problem:
+        except UnsupportedOp as problem:
             facts.unsupported = str(problem)
         except NoRoute:
             pass  # said, as unaudited, where the parameters are needed
@@ -268,7 +269,7 @@ class Evidence:
             key
             for key, facts in self.facts.items()
             if facts.lane is not None and facts.lane.declared != "fixed" and not catalog.find_backend(key[1]).compiled
-            and key[0] not in PHOTOGRAPH_RECIPES
+            and key[0] not in PHOTOGRAPH_RECIPES and catalog.find_backend(key[1]).why_not(torch.device("cpu")) is None
         ]  # fmt: skip
         checks = two_workers([(self.facts[key].ops, key[1]) for key in wanted])
         for key, check in zip(wanted, checks, strict=True):

@@ -24,6 +24,8 @@ BILINEAR = InterpolationMode.BILINEAR
 NEAREST = InterpolationMode.NEAREST
 ORDER_OF_JITTER = ("brightness", "contrast", "saturation", "hue")
 """ColorJitter's draw holds ``order``: indices into this tuple."""
+NEUTRAL = dict.fromkeys(ORDER_OF_JITTER[:3], (1.0, 1.0)) | {"hue": (0.0, 0.0)}
+"""Ranges that change nothing: torchvision neither draws from them nor runs what would go through HSV and back for nothing."""
 
 
 def _policy_op(image: Tensor, name: str, magnitude: float) -> Tensor:
@@ -82,7 +84,9 @@ def _augmix(op: Op, image: Tensor, draw: Draw) -> Tensor:
 def _color_jitter(op: Op, image: Tensor, draw: Draw) -> Tensor:
     adjust: tuple[Callable[..., Tensor], ...] = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     for index in draw["order"]:
-        image = adjust[int(index)](image, float(draw[ORDER_OF_JITTER[int(index)]]))
+        name = ORDER_OF_JITTER[int(index)]
+        if getattr(op, name) != NEUTRAL[name]:
+            image = adjust[int(index)](image, float(draw[name]))
     return image
 
 
@@ -244,10 +248,25 @@ def _about_black(op: Any, image: Tensor, draw: Draw) -> Tensor:
     return (image * float(draw["factor"])).clamp(0, 1)
 
 
+def _about_mid_grey(op: Any, image: Tensor, draw: Draw) -> Tensor:
+    return ((image - 0.5) * float(draw["factor"]) + 0.5).clamp(0, 1)
+
+
+def _jitter_about_mid_grey(op: Any, image: Tensor, draw: Draw) -> Tensor:
+    for index in draw["order"]:
+        name = ORDER_OF_JITTER[int(index)]
+        if name == "contrast":
+            image = _about_mid_grey(op, image, {"factor": draw[name]})
+        else:
+            image = _color_jitter(op, image, {"order": [index], name: draw[name]})
+    return image
+
+
+MID_GREY = "contrast about mid-grey, not about the mean"
 ALIGNED = "align_corners=True, no antialias"
 ALTERNATIVES: dict[str, dict[str, Oracle]] = {
     "Hue": {PIL_COLOUR: _on_pil},
-    "ColorJitter": {PIL_COLOUR: _on_pil},
+    "ColorJitter": {PIL_COLOUR: _on_pil, MID_GREY: _jitter_about_mid_grey},
     "Perspective": {"the homography acts on pixel centres, not on pixel corners (half a pixel)": _perspective_on_centres},
     "RandomResizedCrop": {
         "no antialias": lambda op, image, draw: F.resized_crop(image, *_window(draw), [op.size] * 2, BILINEAR, False),
@@ -272,7 +291,7 @@ ALTERNATIVES: dict[str, dict[str, Oracle]] = {
         "additive brightness": _additive,
         "brightness off by 3 %": lambda op, image, draw: F.adjust_brightness(image, 1.03 * float(draw["factor"])),
     },
-    "Contrast": {"contrast about black, not about the mean": _about_black},
+    "Contrast": {"contrast about black, not about the mean": _about_black, MID_GREY: _about_mid_grey},
     "DefaultRotate": {
         "the nearest pixel in 16-bit fixed point": _nearest_of_pil,
         "bilinear, not the nearest pixel": lambda op, image, draw: F.rotate(image, float(draw["angle"]), BILINEAR),
@@ -290,6 +309,8 @@ ALTERNATIVES: dict[str, dict[str, Oracle]] = {
 def alternatives(op: Op) -> dict[str, Oracle]:
     """Named other ways to do an op, 8-bit arithmetic among them where torchvision has the op for bytes."""
     known = dict(ALTERNATIVES.get(op.name, {}))
+    if getattr(op, "hue", None) == NEUTRAL["hue"]:  # a jitter without hue never sees PIL's HSV
+        known[f"{EIGHT_BITS}, of PIL"] = known.pop(PIL_COLOUR)
     if op.name not in {"GaussianNoise", "Normalize", "MixUp", "CutMix"}:
         known[EIGHT_BITS] = _in_8_bits
     return known

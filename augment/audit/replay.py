@@ -1,7 +1,8 @@
 """Replay: run a backend and learn which parameters each image of the batch got.
 
-Each library has its own route (``replay_torchvision``, ``replay_kornia``, ``replay_fused``). ``TRACERS`` maps a library to
-its route, so a new library is one adapter. Where there is no route, ``NoRoute`` is raised and the audit says ``unaudited``.
+Each library has its own route (``replay_torchvision``, ``replay_kornia``, ``replay_fused``, ``replay_triton_augment``).
+``TRACERS`` maps a library to its route, so a new library is one adapter. Where there is no route, ``NoRoute`` is raised and the
+audit says ``unaudited``.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from augment.audit.columns import NoRoute, Recorder
 from augment.audit.replay_fused import trace_fused
 from augment.audit.replay_kornia import KorniaRecorder
 from augment.audit.replay_torchvision import torchvision_recorder
+from augment.audit.replay_triton_augment import trace_triton_augment
 from augment.audit.traced import Traced
 from augment.compose import Pipeline, Step
 from augment.ops import Op
@@ -55,6 +57,7 @@ TRACERS: dict[str, Callable[..., Traced]] = {
     "torchvision": trace_steps,
     "kornia": trace_steps,
     "fused": trace_fused,
+    "triton_augment": trace_triton_augment,
 }
 """Library -> how to watch its pipelines. A new library's adapter goes here."""
 

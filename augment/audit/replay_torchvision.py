@@ -22,6 +22,9 @@ def _corners_from_coefficients(coefficients: Sequence[float], shape: tuple[int, 
     return ends[:, :2] / ends[:, 2:]
 
 
+JITTER = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
+"""ColorJitter's parameters, with the factor that changes nothing."""
+
 TorchvisionReader = Callable[[dict[str, Any], tuple[int, int]], dict[str, Any]]
 
 TORCHVISION_READERS: dict[str, TorchvisionReader] = {
@@ -42,7 +45,8 @@ TORCHVISION_READERS: dict[str, TorchvisionReader] = {
     "Hue": lambda made, shape: {"factor": made["hue_factor"]},
     "ColorJitter": lambda made, shape: {
         "order": made["fn_idx"].numpy().astype(float),
-        **{name: made[f"{name}_factor"] for name in ("brightness", "contrast", "saturation", "hue")},
+        # None: a range that changes nothing is not drawn from
+        **{name: neutral if made[f"{name}_factor"] is None else made[f"{name}_factor"] for name, neutral in JITTER.items()},
     },
     "GaussianBlur": lambda made, shape: {"sigma": made["sigma"][0]},
     "MixUp": lambda made, shape: {"lam": made["lam"]},

@@ -4,7 +4,7 @@ import contextlib
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ ALPHA = 0.01
 
 def _versions() -> dict[str, str]:
     packages = {name: version(name) for name in ("torch", "torchvision", "kornia", "pillow")}
+    with contextlib.suppress(PackageNotFoundError):  # an optional extra
+        packages["triton-augment"] = version("triton-augment")
     return {"python": platform.python_version(), **packages}
 
 
@@ -45,7 +47,7 @@ def audit(
     """Audit ops and recipes on backends; by default all of them, on the backends that are not compiled.
 
     A compiled backend costs a compilation for each op and setting and is audited only where it is named. Backends that cannot
-    use ``device`` run on the CPU.
+    use ``device`` run on the CPU, those that can use CUDA alone run there.
 
     Args:
         n: draws for each test of a distribution, at least 100. An op that happens with probability p has n * p of the others.
@@ -58,20 +60,22 @@ def audit(
     Raises ValueError for unknown names and for images or n that cannot be used.
     """
     started = time.perf_counter()
-    backends = [b.name for b in catalog.BACKENDS.values() if not b.compiled] if backends is None else list(backends)
+    backends = catalog.eager_backends(torch.device(device)) if backends is None else list(backends)
     ops = list(catalog.ROWS) if ops is None else list(ops)
     recipes = list(RECIPES) if recipes is None else list(recipes)
     _check_arguments(backends, ops, recipes, n, images)
     report = on_progress or (lambda done, total, what: None)
     total = len(backends) * (len(ops) + len(recipes)) + int(workers)
     given = list(drawn_images(16, 256, seed)) if images is None else list(images)
-    with torch.random.fork_rng(devices=None if torch.device(device).type == "cuda" else []), _one_thread():
+    places = {backend: catalog.place(backend, torch.device(device)) for backend in backends}
+    on_cuda = any(place.type == "cuda" for place in places.values())
+    with torch.random.fork_rng(devices=None if on_cuda else []), _one_thread():
         state = Evidence(n=n, seed=seed, device=torch.device("cpu"), images=given)
         wanted = [(state.op, name, b) for b in backends for name in ops]
         wanted += [(state.recipe, name, b) for b in backends for name in recipes]
         for done, (measure, name, backend) in enumerate(wanted):
             report(done, total, f"{name} on {backend}")
-            state.device = torch.device(device if catalog.find_backend(backend).on_device else "cpu")
+            state.device = places[backend]
             try:
                 measure(name, backend)
             except Exception as error:  # whatever a library raises: this cell is not audited, the others are

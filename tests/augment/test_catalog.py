@@ -12,7 +12,7 @@ from augment import BACKENDS, RECIPES, ROWS, UnsupportedOp, build, lane, ops
 from augment.catalog import resolve
 
 BILINEAR = InterpolationMode.BILINEAR
-EAGER = [name for name, backend in BACKENDS.items() if not backend.compiled]
+EAGER = [name for name, b in BACKENDS.items() if not b.compiled and b.library != "triton_augment"]  # has tests of its own
 
 # Parameters are written out here a second time on purpose: the catalog's pinned settings are what is tested.
 ORACLES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -146,7 +146,7 @@ def test_recipes_give_normalised_float_of_the_right_shape(recipe: str, backend: 
     pipeline = build(recipe, backend, dtype=torch.bfloat16)
     before = images.clone()
     result, targets = pipeline(images, labels)
-    size = 224 if recipe.startswith("imagenet") else 32
+    size = 224 if recipe.startswith("imagenet") else {"crop_jitter": 28}.get(recipe, 32)
     assert result.shape == (8, 3, size, size)
     assert result.dtype == torch.bfloat16
     assert result.is_contiguous()

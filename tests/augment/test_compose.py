@@ -1,13 +1,17 @@
 """What every pipeline promises, whatever the ops: its own memory, clear errors, seeds that repeat."""
 
+import multiprocessing
+import pickle
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from augment import BACKENDS, build, ops
-from augment.compose import to_dtype
+from augment.compose import Pipeline, to_dtype
 
-EAGER = [name for name, backend in BACKENDS.items() if not backend.compiled]
+EAGER = [name for name, b in BACKENDS.items() if not b.compiled and b.library != "triton_augment"]  # has tests of its own
 
 
 @pytest.mark.parametrize("backend", EAGER)
@@ -90,8 +94,42 @@ def test_compiled_pipeline_equals_the_eager_one(images: Tensor) -> None:
         torch.testing.assert_close(compiled, eager, atol=1e-5 if library == "kornia" else 1 / 255 / 0.24, rtol=0)
 
 
+@pytest.mark.parametrize("backend", EAGER)
+def test_a_pickled_pipeline_goes_on_where_the_generator_is(backend: str, images: Tensor) -> None:
+    options: dict[str, Any] = {"dtype": torch.float16, "memory_format": torch.channels_last, "num_classes": 8}
+    pipeline = build("mixup", backend, generator=torch.Generator().manual_seed(1), **options)
+    labels = torch.arange(8)
+    pipeline(images, labels)
+    copy = pickle.loads(pickle.dumps(pipeline))
+    (ours, targets), (theirs, their_targets) = pipeline(images, labels), copy(images, labels)
+    assert torch.equal(ours, theirs)
+    assert torch.equal(targets, their_targets)
+    assert theirs.dtype == torch.float16
+    assert theirs.is_contiguous(memory_format=torch.channels_last)
+    assert repr(copy) == repr(pipeline)
+
+
+@pytest.mark.parametrize("backend", list(BACKENDS.keys() - EAGER - {"triton_augment"}))
+def test_compiled_pipelines_can_be_pickled(backend: str) -> None:
+    copy = pickle.loads(pickle.dumps(build("flip", backend)))
+    assert (copy.backend, copy.ops) == (backend, build("flip", backend).ops)
+
+
+def test_a_spawned_process_runs_a_pipeline_that_it_was_sent(images: Tensor) -> None:
+    pipeline = build("crop_jitter", "fused", generator=torch.Generator().manual_seed(1))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        there = pool.apply(pipeline, (images,))
+    torch.testing.assert_close(there, pipeline(images), atol=1e-5, rtol=0)  # it may have other threads, which add up otherwise
+
+
+def test_pipelines_of_unknown_making_say_that_they_cannot_be_pickled() -> None:
+    ours = Pipeline(ops=(), backend="fused", draws="fixed", mixes=False, run=lambda *both: both, dtype=torch.float32)
+    with pytest.raises(TypeError, match=r"only a pipeline that augment\.build made can be pickled"):
+        pickle.dumps(ours)
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", [name for name, b in BACKENDS.items() if b.on_device and not b.compiled])
+@pytest.mark.parametrize("backend", [name for name in EAGER if BACKENDS[name].on_device])
 def test_runs_on_the_gpu(backend: str, images: Tensor) -> None:
     result = build("d2l", backend, device="cuda")(images.cuda())
     assert result.is_cuda

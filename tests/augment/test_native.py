@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from augment import RECIPES, fused, native, native_build, ops, passes, policies, threads
 from augment.catalog import resolve
+from augment.compose import to_dtype
 from augment.ops import Op
-from augment.sampling import Params
+from augment.sampling import SAMPLERS, Params
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
@@ -26,7 +27,8 @@ AFTER_A_JUMP = 4e-3
 
 SIZED = (ops.RandomCrop, ops.RandomResizedCrop, ops.CenterCrop, ops.Resize)
 EVERY_OP: list[Op] = [kind() for kind in passes.NAMES if kind not in SIZED] + [
-    ops.AugMix(), ops.AugMix(width=1, severity=10),
+    ops.AugMix(width=1, severity=10), ops.AugMix(width=5), ops.Perspective(p=1.0), ops.Perspective(p=1.0, distortion=1.0),
+    ops.GaussianBlur(kernel_size=1), ops.GaussianBlur(kernel_size=17, sigma=(0.01, 9.0)), ops.GaussianNoise(sigma=0.5),
     ops.RandomCrop(size=20, padding=12), ops.RandomCrop(size=7, padding=6), ops.CenterCrop(size=9), ops.CenterCrop(size=44),
     ops.RandomResizedCrop(size=19), ops.RandomResizedCrop(size=8, antialias=False), ops.RandomResizedCrop(size=70),
     ops.Resize(size=5), ops.Resize(size=50), ops.Resize(size=11, antialias=False), ops.RandomErasing(p=1.0, value=0.3),
@@ -42,13 +44,11 @@ CHAINS: dict[str, Sequence[Op]] = {
     "mixing after values": [ops.Brightness(), ops.HorizontalFlip(), ops.MixUp(), ops.CutMix(), ops.Hue(), ops.Normalize()],
     "moved partners": [ops.RandomCrop(size=21, padding=10), ops.VerticalFlip(), ops.CutMix(), ops.Invert()],
     "erased before and after": [ops.Cutout(), ops.RandomErasing(value=0.7), ops.Normalize(), ops.RandomErasing(p=1.0)],
-    "between tensor kernels": [
-        ops.ColorJitter(),
-        ops.Perspective(),
-        ops.HorizontalFlip(),
-        ops.GaussianNoise(),
-        ops.Saturation(),
-    ],
+    "mirrors behind a perspective": [ops.RandomCrop(size=15, padding=4), ops.Perspective(p=1.0), ops.HorizontalFlip()],
+    "mirrors about a blur": [ops.VerticalFlip(), ops.GaussianBlur(), ops.HorizontalFlip(), ops.VerticalFlip(), ops.Hue()],
+    "mirrors behind chains": [ops.HorizontalFlip(), ops.AugMix(), ops.VerticalFlip(), ops.HorizontalFlip()],
+    "every neighbourhood": [ops.ColorJitter(), ops.Perspective(), ops.GaussianNoise(), ops.GaussianBlur(), ops.AugMix()],
+    "noise of a crop's size": [ops.CenterCrop(size=14), ops.GaussianNoise(), ops.VerticalFlip(), ops.GaussianNoise()],
     "two measures": [ops.Contrast(), ops.AutoContrast(p=1.0), ops.Grayscale(p=0.5), ops.Contrast()],
 }
 SUBJECTS: dict[str, Sequence[Op]] = {**{str(op): [op] for op in EVERY_OP}, **CHAINS}
@@ -115,7 +115,7 @@ def test_recipes_are_the_tensor_kernels(recipe: str, dtype: torch.dtype) -> None
 
 
 @pytest.mark.parametrize(
-    "recipe", ["flip", "crop_flip", "d2l", "autoaugment", "randaugment", "trivialaugment", "mixup", "imagenet"]
+    "recipe", ["flip", "crop_flip", "d2l", "autoaugment", "randaugment", "trivialaugment", "augmix", "mixup", "imagenet"]
 )
 def test_the_library_does_the_whole_recipe(recipe: str) -> None:
     """Else all of these tests could compare tensor kernels with themselves."""
@@ -126,12 +126,50 @@ def test_the_library_does_the_whole_recipe(recipe: str) -> None:
     assert planned.runs[0].apply(images, planned.sample(4, 32, 32)) is not None
 
 
-def test_what_no_pass_can_do_stays_with_the_tensor_kernels() -> None:
-    planned = fused.plan(CHAINS["between tensor kernels"])
-    assert [(run.start, run.end) for run in planned.runs] == [(0, 1), (2, 3), (4, 5)]
-    assert [(run.start, run.end) for run in fused.plan(resolve("augmix", 32)).runs] == [(0, 2), (2, 3), (3, 4)]
+def test_every_op_has_a_place_in_a_run() -> None:
+    for op in (kind() for kind in SAMPLERS):
+        assert [(run.start, run.end) for run in fused.plan([op]).runs] == [(0, 1)], op
+
+
+def test_where_runs_are_cut() -> None:
+    """Only where images mix, which needs all of them at once."""
+    planned = fused.plan(CHAINS["mixing after values"])
+    assert [(run.start, run.end) for run in planned.runs] == [(0, 1), (1, 3), (3, 6)]
+    assert [(run.start, run.end) for run in fused.plan(CHAINS["every neighbourhood"]).runs] == [(0, 5)]
     moves = fused.plan([ops.HorizontalFlip(), ops.Cutout()])
-    assert moves.runs[0].apply(images_of(2, 8, 8), moves.sample(2, 8, 8)) is None  # bytes stay bytes
+    images, params = images_of(2, 8, 8), moves.sample(2, 8, 8)
+    assert moves.runs[0].apply(images, params) is None  # bytes stay bytes
+    assert moves.runs[0].apply(images, params, torch.uint8) is None
+    floats = moves.runs[0].apply(images, params, torch.float32)
+    assert floats is not None
+    assert torch.equal(floats, moves.apply(images, params) / 255)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.uint8])
+def test_results_are_rounded_as_pytorch_rounds(dtype: torch.dtype) -> None:
+    """Of many sizes, subnormal ones, ties and halves too large for the type among them."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(1, 3, 64, 64, generator=generator) * torch.logspace(-9, 5, 64)
+    ties = torch.arange(3 * 64 * 64).view(1, 3, 64, 64) / 510 + 1  # 8 and 11 bits are not enough for all of these
+    for images in (values, -values, ties, ties / 2**16, (ties - 1) / 25):
+        planned = fused.plan([ops.HorizontalFlip(p=0.0)])
+        result = planned.apply(images, planned.sample(1, 64, 64), dtype)
+        assert result.dtype == dtype
+        assert torch.equal(result, to_dtype(images, dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("recipe", [[ops.Brightness()], [ops.HorizontalFlip(), ops.MixUp(), ops.Normalize()]])
+def test_types_and_layouts_of_images_are_read_as_they_lie(recipe: list[Op], dtype: torch.dtype) -> None:
+    images = images_of(5, 7, 12)
+    images = images if dtype == torch.uint8 else (images / 255).to(dtype)
+    planned = fused.plan(recipe)
+    params = planned.sample(5, 7, 12)
+    interleaved = images.to(memory_format=torch.channels_last)
+    expected = planned.apply(images if dtype == torch.uint8 else images.float(), params)
+    for given in (images, interleaved):
+        assert planned.runs[0].apply(given, params) is not None
+        assert torch.equal(planned.apply(given, params), expected)
 
 
 def test_bytes_become_what_a_division_makes_of_them() -> None:
@@ -223,6 +261,16 @@ def test_parameters_out_of_range_reach_no_foreign_memory() -> None:
         ops.RandomResizedCrop: {key: torch.tensor([100.0, float("nan")]) for key in ("top", "left", "height", "width")},
         ops.RandomCrop: {"top": torch.tensor([-(10**12), 50]), "left": torch.tensor([10**12, -50])},
         ops.TrivialAugmentWide: {"kernel": torch.tensor([[99], [1]]), "arguments": torch.full((2, 1, 6), 1e30)},
+        ops.AugMix: {
+            "kernel": torch.full((2, 3, 3), -7),
+            "arguments": torch.full((2, 3, 3, 6), float("nan")),
+            "weights": torch.ones(2, 4),
+        },
+        ops.Perspective: {
+            "applied": torch.ones(2, dtype=torch.bool),
+            "corners": torch.tensor([[10**9, -(10**9)] * 4, [0, 1] * 4]),
+        },
+        ops.GaussianBlur: {"sigma": torch.tensor([float("nan"), 0.0])},
         ops.ColorJitter: {"order": torch.full((2, 4), 9), "factors": torch.ones(2, 4)},
     }
     for kind, drawn in far.items():

@@ -5,21 +5,18 @@ import pytest
 from augment import fused, ops, passes
 from augment.catalog import resolve
 from augment.ops import Op
-from augment.passes import MOVES, Part, Pass
-from augment.sampling import SAMPLERS
+from augment.passes import DRAWS, MOVES, SAMPLERS, Pass
+from augment.sampling import SAMPLERS as DRAWN
 
 FLIP, CROP, SHIFT = (MOVES.index(name) for name in ("flip", "crop", "shift"))
 
 
 def shape(recipe: list[Op]) -> list[str]:
-    """A word a pass: moves, "*" for a resampling, mirrors, "+" for each change of values; "-" for a tensor stage."""
-    words = []
-    for each in passes.passes(recipe):
-        if isinstance(each, Part):
-            words.append("-")
-        else:
-            words.append("m" * len(each.moves) + "*" * bool(each.sampler) + "m" * len(each.mirrors) + "+" * len(each.colours))
-    return words
+    """A word a pass: moves, "*" for a resampling, mirrors, "+" for each change of values."""
+    return [
+        "m" * len(each.moves) + "*" * bool(each.sampler) + "m" * len(each.mirrors) + "+" * len(each.colours)
+        for each in passes.passes(recipe)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +30,7 @@ def shape(recipe: list[Op]) -> list[str]:
         ("imagenet_eval", ["*", "m+"]),  # a crop sees the resized image's own edge
         ("trivialaugment", ["mm*++"]),
         ("randaugment", ["mm*+", "*++"]),
-        ("augmix", ["mm", "-", "+"]),
+        ("augmix", ["mm*+"]),
         ("mixup", ["mm*+"]),
     ],
 )
@@ -47,18 +44,18 @@ def test_what_ends_a_pass() -> None:
     assert shape([turn, flip, flip, turn]) == ["*mm", "*"]
     assert shape([ops.Invert(), flip]) == ["+", "m"]
     assert shape([ops.Contrast(), ops.Hue(), ops.Equalize()]) == ["++", "+"]  # two that need the whole image
-    assert shape([ops.Contrast(), ops.GaussianBlur(), ops.Contrast()]) == ["+", "-", "+"]
+    assert shape([ops.Contrast(), ops.GaussianBlur(), flip, ops.Contrast()]) == ["+", "*m+"]
+    assert shape([flip, ops.AugMix(), flip]) == ["m*", "m"]  # its ops see the image as it is, not mirrored
     assert shape([ops.RandAugment(num_ops=3)]) == ["*+", "*+", "*+"]
     assert shape([]) == []
 
 
-def test_every_op_is_a_pass_or_a_stage_and_reads_only_what_is_drawn() -> None:
-    for kind in SAMPLERS:
+def test_every_op_is_a_pass_and_reads_only_what_is_drawn() -> None:
+    for kind in DRAWN:
         planned = fused.plan([kind()])
         params = planned.sample(2, 64, 64)
         for each in passes.passes(planned.ops):
-            if isinstance(each, Pass):
-                assert {name for _, name in each.parameters()} <= set(params[0])
+            assert {name for _, name in each.parameters()} <= set(params[0])
 
 
 def test_a_crop_between_flips_in_numbers() -> None:
@@ -69,7 +66,6 @@ def test_a_crop_between_flips_in_numbers() -> None:
         ops.Normalize(mean=(0.5,) * 3, std=(0.25,) * 3),
     ]
     (one,) = passes.passes(recipe)
-    assert isinstance(one, Pass)
     assert one.parameters() == ((0, "applied"), (1, "top"), (1, "left"), (2, "applied"))
     encoded = passes.encode(one, 24, 30)
     assert encoded.sizes == (24, 30, 20, 20, 20, 20)
@@ -89,14 +85,12 @@ def test_center_crops_round_as_torchvision() -> None:
         (16, -2),
     ):  # round((side - 20) / 2); half of what is missing
         (one,) = passes.passes([ops.CenterCrop(size=20)])
-        assert isinstance(one, Pass)
         assert passes.encode(one, side, side).moves[0] == (0, SHIFT, 0, expected)
 
 
 def test_what_is_measured_and_what_must_be_exact() -> None:
     def encoded(*recipe: Op) -> passes.Encoded:
         first = passes.passes(recipe)[0]
-        assert isinstance(first, Pass)
         return passes.encode(first, 8, 8)
 
     assert encoded(ops.Hue()).measured == 0
@@ -106,3 +100,36 @@ def test_what_is_measured_and_what_must_be_exact() -> None:
     assert encoded(
         ops.RandomCrop(size=8), ops.CenterCrop(size=4), ops.Solarize()
     ).is_exact  # two passes; the threshold is later
+
+
+def test_a_blur_by_axes() -> None:
+    (one,) = passes.passes([ops.HorizontalFlip(), ops.GaussianBlur(kernel_size=3), ops.VerticalFlip(), ops.Contrast()])
+    down, across = passes.by_axes(one)
+    assert (len(down.moves), len(down.mirrors), len(down.colours)) == (1, 0, 0)
+    assert (len(across.moves), len(across.mirrors), len(across.colours)) == (0, 1, 1)
+    assert [each.parameters() for each in (down, across)] == [
+        ((0, "applied"), (1, "sigma")),
+        ((1, "sigma"), (2, "applied"), (3, "factor")),
+    ]
+    kind = SAMPLERS.index("blur")
+    assert passes.encode(down, 9, 7).steps[0] == (kind, 1, 0, 0, 0, 3, 0.0)
+    encoded = passes.encode(across, 9, 7, start=2)  # behind the two of the first
+    assert encoded.steps[0] == (kind, 2, 0, 1, 0, 3, 0.0)
+    assert (encoded.moves, encoded.at, encoded.steps[1][1]) == (((2, FLIP, 3, 8),), 1, 4)
+    assert passes.by_axes(Pass()) == (Pass(),)
+
+
+def test_chains_and_what_follows() -> None:
+    (one,) = passes.passes([ops.RandomCrop(size=8), ops.AugMix(width=4), ops.Contrast(), ops.Normalize()])
+    chains, rest = passes.chains_first(one)
+    assert chains.parameters() + rest.parameters() == one.parameters()
+    assert (len(chains.colours), len(rest.colours)) == (0, 2)
+    op = passes.op_of_chains(passes.encode(chains, 10, 11))
+    assert op is not None
+    assert op.sizes == (8, 8) * 3
+    chosen, policy = op.steps
+    # behind top and left: the kernel and its arguments, of 4 chains of 3 ops
+    assert chosen[:5] == (SAMPLERS.index("chosen"), 2, 2**11 - 1, 0, 12)
+    assert policy[:5] == (DRAWS.index("policy"), 2, 2**11 - 1, 0, 12)
+    assert (op.measured, op.at) == (passes.STATISTICS + passes.LEVELS, 1)
+    assert passes.op_of_chains(passes.encode(rest, 8, 8)) is None

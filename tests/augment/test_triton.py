@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -49,8 +48,8 @@ TOLERANCE = 4e-5
 AFTER_A_JUMP = 2e-3
 """Share of values that may differ in chains: a last-bit difference before a threshold (posterize, solarize, equalize) is a
 whole step behind it."""
-HALF_A_STEP = {torch.float32: TOLERANCE, torch.float16: 2**-10, torch.bfloat16: 2**-7}
-"""Normalised values lie within 3, and formats with 11 and 8 bits keep these to half a last place; one is allowed."""
+A_STEP = {torch.float32: TOLERANCE, torch.float16: 2**-9, torch.bfloat16: 2**-6}
+"""Normalised values lie within 3, where formats with 11 and 8 bits have these steps; the interpreter cuts off, GPUs round."""
 
 SINGLE: list[Op] = [kind() for kind in passes.NAMES] + [
     ops.RandomErasing(p=1.0, value=0.3), ops.RandomResizedCrop(size=6), ops.RandomResizedCrop(size=30, antialias=False),
@@ -93,8 +92,8 @@ def check(
     if expected.dtype == torch.uint8:
         expected = expected.float() / 255
     assert result.shape == expected.shape
-    assert result.dtype == (dtype if isinstance(passes.passes(recipe)[-1], passes.Pass) else torch.float32)
-    wrong = (result.cpu().float() - expected).abs() > HALF_A_STEP[dtype]
+    assert result.dtype == dtype
+    wrong = (result.cpu().float() - expected).abs() > A_STEP[dtype]
     assert float(wrong.float().mean()) <= excused, f"{int(wrong.sum())} of {wrong.numel()} values differ"
 
 
@@ -241,41 +240,7 @@ def test_a_grey_value_stays_grey_and_a_full_batch_of_black_stays_black() -> None
     assert float(result.abs().max()) == 0.0
 
 
-# ---- how many launches, and under a compiler --------------------------------------------------------------------------
-
-
-class Counted:
-    """A kernel that counts its launches."""
-
-    def __init__(self, kernel: Any) -> None:
-        self.kernel, self.launches = kernel, 0
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        self.launches += 1
-        return self.kernel[grid]
-
-
-LAUNCHES = {
-    "none": (1, 1), "flip": (1, 1), "crop_flip": (1, 1), "crop_flip_cutout": (1, 1), "mixup": (1, 1), "cutmix": (1, 1),
-    "d2l": (2, 3), "trivialaugment": (1, 2), "randaugment": (2, 4), "autoaugment": (2, 4),
-}  # fmt: skip
-"""Of images that a program can hold, and of larger ones."""
-
-
-@pytest.mark.parametrize("recipe", list(LAUNCHES))
-def test_launches(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted = Counted(triton_kernels.image_pass), Counted(triton_kernels.image_measures)
-    monkeypatch.setattr(triton_kernels, "image_pass", counted[0])
-    monkeypatch.setattr(triton_kernels, "image_measures", counted[1])
-    planned = fused.plan(resolve(recipe, 8))
-    images = pictures(3, 8, 8)
-    apply = triton_passes.applied(planned, torch.float32)
-    launched = []
-    for whole in (64, 0):
-        monkeypatch.setattr(triton_kernels, "WHOLE", whole)
-        apply(images.to(DEVICE), on_device(drawn(planned, images)))
-        launched.append(sum(kernel.launches for kernel in counted))
-    assert (launched[0], launched[1] - launched[0]) == LAUNCHES[recipe]
+# ---- under a compiler -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("recipe", ["randaugment"])

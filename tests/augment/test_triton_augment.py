@@ -1,0 +1,316 @@
+"""The package triton-augment as a backend: what it is asked for, what it computes, and what is said where it cannot run.
+
+Tests marked ``real`` run the package's own kernels: on CUDA, or on a CPU in Triton's interpreter. They are skipped where the
+package is not installed. The others need no package, and ``Package`` stands in for it where calls are counted.
+"""
+
+import sys
+from importlib.metadata import PackageNotFoundError
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.transforms.v2 import functional as F
+
+from augment import RECIPES, ROWS, UnsupportedOp, build, ops, triton_augment
+from augment.audit import audit, evidence, lanes
+from augment.audit.replay import trace
+from augment.audit.replay_triton_augment import watched
+from augment.catalog import check_supported, eager_backends
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CPU = torch.device("cpu")
+HINDRANCE = triton_augment.why_not(torch.device(DEVICE))
+real = pytest.mark.skipif(HINDRANCE is not None, reason=str(HINDRANCE))
+GREY_STEP = 1 / 255
+
+
+class Package:
+    """Stands in for the package: a class that is asked for gives its own name and what it was built with."""
+
+    def __getattr__(self, kind: str) -> Any:
+        return lambda **arguments: (kind, arguments)
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton_augment", Package())
+
+
+def asked(recipe: list[ops.Op] | tuple[ops.Op, ...]) -> list[Any]:
+    return [call.module for call in triton_augment.plan(recipe)]
+
+
+# ---- what the package is asked for ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("package")
+def test_its_own_pipeline_is_one_call_of_its_fused_kernel() -> None:
+    assert asked(RECIPES["crop_jitter"](256)) == [
+        (
+            "TritonFusedAugment",
+            {
+                **{"crop_size": 224, "horizontal_flip_p": 0.5, "brightness": (0.5, 1.5), "contrast": (0.5, 1.5)},
+                **{"saturation": (0.5, 1.5), "grayscale_p": 0.2, "mean": ops.CIFAR10_MEAN, "std": ops.CIFAR10_STD},
+            },
+        )
+    ]
+    assert [kind for kind, _ in asked(RECIPES["flip"](32))] == ["TritonFusedAugment"]
+
+
+@pytest.mark.usefixtures("package")
+def test_an_op_by_itself_goes_to_its_own_class() -> None:
+    assert asked(RECIPES["none"](32)) == [("TritonNormalize", {"mean": ops.CIFAR10_MEAN, "std": ops.CIFAR10_STD})]
+    # positive degrees are counter-clockwise in the definition, clockwise in the package
+    assert asked([ops.Rotate(degrees=(-10.0, 30.0))]) == [
+        ("TritonRandomRotation", {"degrees": (-30.0, 10.0), "interpolation": "bilinear"})
+    ]
+
+
+@pytest.mark.usefixtures("package")
+def test_ops_out_of_the_kernels_order_take_another_call() -> None:
+    recipe = [ops.Grayscale(), ops.Contrast(), ops.Normalize(), ops.CenterCrop(size=8), ops.HorizontalFlip(), ops.Brightness()]
+    grouped = [tuple(op.name for op in call.ops) for call in triton_augment.plan(recipe)]
+    assert grouped == [("Grayscale",), ("Contrast", "Normalize"), ("CenterCrop",), ("HorizontalFlip", "Brightness")]
+
+
+@pytest.mark.parametrize(
+    ("subject", "says"),
+    [
+        ("d2l", "ColorJitter is not supported by backend triton_augment: it has no hue, so hue must be (0, 0)"),
+        ("crop_flip", "RandomCrop is not supported by backend triton_augment: it crops without padding, so padding must be 0"),
+        ("imagenet", "RandomResizedCrop is not supported by backend triton_augment"),
+        ("AugMix", "AugMix is not supported by backend triton_augment"),
+        ("mixup", "RandomCrop is not supported by backend triton_augment: it crops without padding, so padding must be 0"),
+    ],
+)
+def test_what_it_lacks_is_said_without_the_package(subject: str, says: str) -> None:
+    recipe = RECIPES[subject](32) if subject in RECIPES else (ROWS[subject].at(32),)
+    with pytest.raises(UnsupportedOp) as error:
+        check_supported(recipe, "triton_augment")
+    assert str(error.value) == says
+
+
+def test_bytes_are_refused_as_the_package_would_misread_them() -> None:
+    with pytest.raises(UnsupportedOp, match="it needs float images"):
+        check_supported([ops.HorizontalFlip()], "triton_augment", torch.uint8)
+
+
+# ---- where it cannot run ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets the version that is found; None: no package. Triton is said to interpret, as on machines without CUDA."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+    def install(found: str | None) -> None:
+        def version(name: str) -> str:
+            assert name == "triton-augment"
+            if found is None:
+                raise PackageNotFoundError(name)
+            return found
+
+        monkeypatch.setattr(triton_augment, "version", version)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (None, "its package is missing: pip install 'augbench[triton-augment]'"),
+        ("0.2.0", "it needs triton-augment 0.3, not 0.2.0: pip install 'augbench[triton-augment]'"),
+        ("0.30.1", "it needs triton-augment 0.3, not 0.30.1: pip install 'augbench[triton-augment]'"),
+    ],
+)
+def test_a_missing_or_other_release_is_said_in_one_line_with_how_to_get_it(
+    found: str | None, says: str, installed: Any
+) -> None:
+    installed(found)
+    with pytest.raises(UnsupportedOp) as error:
+        build("flip", "triton_augment")
+    assert str(error.value) == f"HorizontalFlip is not supported by backend triton_augment: {says}"
+    assert "triton_augment" not in eager_backends(CPU)
+
+
+def test_later_releases_of_the_series_are_taken(installed: Any) -> None:
+    installed("0.3.4")
+    assert triton_augment.why_not(CPU) is None
+
+
+def test_a_package_that_cannot_be_imported_is_said(installed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed("0.3.0")
+    monkeypatch.setitem(sys.modules, "triton_augment", None)
+    with pytest.raises(UnsupportedOp, match=r"its package cannot be imported \(.*\): pip install") as error:
+        build("flip", "triton_augment")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_it_runs_on_cuda_only(device: str, installed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed("0.3.0")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(UnsupportedOp, match="HorizontalFlip is not supported by backend triton_augment: it runs on CUDA only"):
+        build("flip", "triton_augment", device=device)
+
+
+# ---- what it computes -------------------------------------------------------------------------------------------------
+
+
+def run(subject: Any, images: Tensor, **options: Any) -> Tensor:
+    return build(subject, "triton_augment", device=DEVICE, **options)(images.to(DEVICE)).cpu()
+
+
+@real
+@pytest.mark.parametrize("name", [name for name in triton_augment.PARTS if ROWS[name].pinned_at is not None])
+def test_pinned_ops_are_torchvisions(name: str, images: Tensor) -> None:
+    pinned = ROWS[name].pinned_at
+    assert pinned is not None
+    source = images.float() / 255
+    error = float((run(pinned(32), source) - build(pinned(32), "torchvision")(source)).abs().max()) / GREY_STEP
+    if name == "Contrast":
+        assert error > 1.0, "no longer different: take it off the list"
+        factor = getattr(pinned(32), "low")  # noqa: B009
+        wanted = ((source - 0.5) * factor + 0.5).clamp(0, 1)
+        assert (run(pinned(32), source) - wanted).abs().max() < 1e-6  # float32, one operation
+    else:
+        assert error <= 0.05 * (1 / 0.24 if name == "Normalize" else 1.0)  # as in test_catalog
+
+
+@real
+def test_its_own_pipeline_by_hand(images: Tensor) -> None:
+    recipe = [
+        ops.RandomCrop(size=32, padding=0),
+        ops.HorizontalFlip(p=1.0),
+        ops.ColorJitter(brightness=(1.2, 1.2), contrast=(0.7, 0.7), saturation=(1.4, 1.4), hue=(0.0, 0.0)),
+        ops.Grayscale(p=0.0),
+        ops.Normalize(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)),
+    ]
+    x = ((images.float() / 255).flip(-1) * 1.2).clamp(0, 1)
+    x = ((x - 0.5) * 0.7 + 0.5).clamp(0, 1)
+    grey = (0.2989 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]).expand(-1, 3, -1, -1)
+    x = (1.4 * x - 0.4 * grey).clamp(0, 1)
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
+    torch.testing.assert_close(run(recipe, images), (x - mean) / std, atol=1e-5, rtol=0)  # float32, ten operations
+
+
+@real
+def test_a_centre_that_falls_between_two_pixels_is_taken_to_the_upper_left(images: Tensor) -> None:
+    # torchvision rounds half of 3 to 2, the package down to 1
+    source = images.float() / 255
+    assert torch.equal(run(ops.CenterCrop(size=29), source), source[:, :, 1:30, 1:30])
+    assert torch.equal(F.center_crop(source, [29, 29]), source[:, :, 2:31, 2:31])
+
+
+@real
+@pytest.mark.parametrize("subject", ["flip", "crop_jitter", "Grayscale"])
+def test_layout_and_strides_do_not_matter_and_the_input_stays(subject: str, images: Tensor) -> None:
+    before = images.clone()
+    torch.manual_seed(3)
+    wanted = run(subject, images)
+    strided = torch.zeros(8, 3, 32, 64, dtype=torch.uint8)
+    strided[..., ::2] = images
+    for given in (images.contiguous(memory_format=torch.channels_last), strided[..., ::2]):
+        torch.manual_seed(3)
+        assert torch.equal(run(subject, given), wanted)
+    assert torch.equal(images, before)
+    torch.manual_seed(3)
+    laid_out = build(subject, "triton_augment", device=DEVICE, memory_format=torch.channels_last)(images.to(DEVICE))
+    assert laid_out.is_contiguous(memory_format=torch.channels_last)
+    assert type(laid_out) is Tensor
+
+
+@real
+def test_a_generator_repeats_and_leaves_the_global_one_alone(images: Tensor) -> None:
+    state = torch.get_rng_state()
+    first, again, other = (run("crop_jitter", images, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@real
+def test_the_fused_call_draws_for_each_image_and_by_the_laws() -> None:
+    count = 4000
+    recipe = [
+        *(ops.RandomCrop(size=24, padding=0), ops.HorizontalFlip(p=0.3)),
+        *(ops.ColorJitter(hue=(0.0, 0.0)), ops.Grayscale(p=0.2), ops.Normalize()),
+    ]
+    (call,) = triton_augment.plan(recipe)
+    with watched(without_pixels=True) as seen:
+        triton_augment.run_all([call], torch.empty(1, device=DEVICE).expand(count, 3, 32, 32))
+    (given,) = seen
+    # each law is rejected by chance once in 10,000 runs
+    for name, p in (("flip_horizontal", 0.3), ("grayscale", 0.2)):
+        assert stats.binomtest(int(given[name].sum()), count, p).pvalue > 1e-4
+    for name in ("top", "left"):
+        assert stats.chisquare(np.bincount(given[name].cpu().long().numpy(), minlength=9)).pvalue > 1e-4
+    for name in ("brightness_factor", "contrast_factor", "saturation_factor"):
+        assert stats.kstest(given[name].cpu().numpy(), stats.uniform(0.5, 1.0).cdf).pvalue > 1e-4
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often a value is fetched from the device, for which the host waits."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@real
+def test_its_own_pipeline_is_one_kernel_for_which_the_host_waits_four_times() -> None:
+    # are all factors 1? brightness, contrast and saturation; is any image grey?
+    calls = triton_augment.plan(RECIPES["crop_jitter"](32))
+    images = torch.zeros(4, 3, 32, 32, device=DEVICE)
+    with watched() as seen, Waits() as waits:
+        triton_augment.run_all(calls, images)
+    assert (len(seen), waits.count) == (1, 4)
+
+
+@real
+def test_what_is_read_is_what_happened(images: Tensor) -> None:
+    source = images.float() / 255
+    traced = trace([ops.RandomCrop(size=20, padding=0), ops.HorizontalFlip()], "triton_augment", device=DEVICE)
+    call = traced(source.to(DEVICE))
+    crop, flip = call.columns
+    assert crop is not None
+    assert flip is not None
+    for image, got, top, left, flipped in zip(
+        source, call.outputs.cpu(), crop["top"], crop["left"], flip["applied"], strict=True
+    ):
+        window = image[:, int(top) : int(top) + 20, int(left) : int(left) + 20]
+        assert torch.equal(got, window.flip(-1) if flipped else window)
+
+
+@real
+def test_the_audit_names_the_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "EAGER", ((32, 8, 2),))  # what is exact is so for every image
+    monkeypatch.setattr(lanes, "LANE_BATCH", 8)
+    report = audit(["triton_augment"], ["HorizontalFlip", "Contrast"], [], n=300, alpha=1e-6, workers=False, device=DEVICE)
+    flip, contrast = report.verdicts
+    assert (flip.verdict, contrast.verdict) == ("exact", "different")
+    assert contrast.cause == "contrast about mid-grey, not about the mean"
+    assert report.findings == ()
+    assert report.versions["triton-augment"].startswith("0.3.")
+
+
+@real
+def test_images_smaller_than_the_crop_are_refused() -> None:
+    small = torch.zeros(2, 3, 20, 40, device=DEVICE)
+    for recipe in ([ops.RandomCrop(size=24, padding=0), ops.Normalize()], [ops.CenterCrop(size=24)]):
+        with pytest.raises(ValueError, match=r"images must be at least 24 x 24 for a crop without padding, got 20 x 40"):
+            build(recipe, "triton_augment", device=DEVICE)(small)
+
+
+@real
+def test_batches_that_its_kernels_cannot_count_are_refused() -> None:
+    images = torch.zeros(1, device=DEVICE).expand(2**20, 3, 32, 32)
+    with pytest.raises(ValueError, match="triton-augment takes at most 2147483647 values a batch, got 3221225472"):
+        build("flip", "triton_augment", device=DEVICE)(images)
