@@ -51,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--ops", type=_names, metavar="NAMES", help="ops to measure, all or none (default: all, unless --recipes is given)")
     add("--recipes", type=_names, metavar="NAMES", help="recipes to measure, or all (default: all, unless --ops is given)")
     add("--batch-sizes", type=_sizes, metavar="SIZES", help="images a batch (default: 256; 16 for imagenet recipes)")
-    add("--image-sizes", type=_sizes, metavar="SIZES", help="sides of the input in pixels (default: 32; imagenet recipes 256)")
+    add("--image-sizes", type=_sizes, metavar="SIZES", help="heights of the input in pixels (default: 32; imagenet 256)")
     add("--dtype", metavar="NAME", help="dtype of the result: float32 (default), float16, bfloat16, uint8")
     add("--grid", choices=("default", "full"), help="full adds batch sizes 32 to 4096 and image sizes 32 to 512")
     add("--passes", type=_at_least_one, metavar="N", help="passes over the grid, each in its own order (default: 3)")

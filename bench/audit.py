@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -67,10 +68,12 @@ def print_audit(record: dict[str, Any], console: Console) -> None:
     console.print(table)
     causes: dict[str, list[str]] = {}
     for one in verdicts:
-        if one["cause"] and one["verdict"] != "unsupported":
-            causes.setdefault(f"{one['verdict']}: {one['cause']}", []).append(f"{one['subject']} on {one['backend']}")
+        # "Hue is not supported by backend x" stands in the table; what follows it is the reason, where there is one.
+        cause = one["cause"].partition(": ")[2] if one["verdict"] == "unsupported" else one["cause"]
+        if cause:
+            causes.setdefault(f"{one['verdict']}: {cause}", []).append(f"{one['subject']} on {one['backend']}")
     for cause, where in causes.items():
-        console.print(f"[bold]{cause}[/]: {', '.join(where)}", highlight=False)
+        console.print(f"[bold]{escape(cause)}[/]: {', '.join(where)}", highlight=False)
     for finding in record["findings"]:
         console.print(f"[red]not as the catalog says:[/] {finding}", highlight=False)
 

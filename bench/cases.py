@@ -21,8 +21,9 @@ WORKING_COPIES = 8
 class Case:
     """One cell of the grid: a subject on a backend, at a size, in a place.
 
-    ``subject`` is an op's or a recipe's name; ``image_size`` the side of the square input in pixels; ``dtype`` that of the
-    result (ops with a float dtype also start from that dtype, recipes always start from uint8).
+    ``subject`` is an op's or a recipe's name; ``image_size`` the height of the input in pixels, and its width where
+    ``image_width`` is None; ``dtype`` that of the result (ops with a float dtype also start from that dtype, recipes always
+    start from uint8).
     """
 
     suite: Suite
@@ -32,11 +33,23 @@ class Case:
     batch_size: int
     image_size: int
     dtype: str
+    image_width: int | None = None
+
+    @property
+    def width(self) -> int:
+        """Of the input, in pixels."""
+        return self.image_size if self.image_width is None else self.image_width
+
+    @property
+    def pixels(self) -> str:
+        """Height and width as people write them: "32 x 32"."""
+        return f"{self.image_size} x {self.width}"
 
     @property
     def id(self) -> str:
         """Unique name, as pytest's ``-k`` and the records use it."""
-        size = f"b{self.batch_size}-s{self.image_size}"
+        side = str(self.image_size) if self.image_width is None else f"{self.image_size}x{self.image_width}"
+        size = f"b{self.batch_size}-s{side}"
         return f"{self.suite}-{self.subject}-{self.backend}-{self.device}-{size}-{self.dtype}"
 
 
@@ -54,8 +67,10 @@ class PlannedCase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """What the user asked for. None means the default: all subjects, eager backends (compiled ones too on an accelerator),
-    batch 256 of 32 x 32 images, batch 16 of 256 x 256 for the ``imagenet`` recipes.
+    """What the user asked for. None means the default: all subjects, eager backends (compiled ones too on an accelerator) that
+    can run there,
+    batch 256 of 32 x 32 images, batch 16 of 256 x 320 photographs for the ``imagenet`` recipes. Image sizes are heights of
+    photographs, which are a quarter wider than high.
 
     ``full`` varies one size at a time from there (all batch sizes at the usual image size, all image sizes at the usual
     batch), because the product of both would take a day and show no more. Sizes that are given make a product.
@@ -94,6 +109,7 @@ def plan(grid: Grid, *, memory_bytes: Callable[[str], int] | None = None) -> lis
 
 def _cases(grid: Grid, backends: Any) -> Iterator[Case]:
     from augment import RECIPES, ROWS
+    from augment.recipes import PHOTOGRAPH_RECIPES
 
     ops = tuple(ROWS) if grid.ops is None else grid.ops
     recipes = tuple(RECIPES) if grid.recipes is None else grid.recipes
@@ -110,6 +126,7 @@ def _cases(grid: Grid, backends: Any) -> Iterator[Case]:
                             device=device,
                             batch_size=batch_size,
                             image_size=image_size,
+                            image_width=image_size * 5 // 4 if subject in PHOTOGRAPH_RECIPES else None,
                             dtype=grid.dtype,
                         )
 
@@ -118,8 +135,10 @@ def _backends_on(device: str, grid: Grid, backends: Any) -> list[str]:
     if grid.backends is not None:
         # A loop over images on the CPU has no cell on an accelerator, unless there is no CPU column to put it in.
         return [name for name in grid.backends if backends[name].on_device or device == "cpu" or "cpu" not in grid.devices]
-    on_cpu = device == "cpu"
-    return [name for name, backend in backends.items() if (not backend.compiled if on_cpu else backend.on_device)]
+    import torch
+
+    here = [name for name, backend in backends.items() if backend.why_not(torch.device(device)) is None]
+    return [name for name in here if (not backends[name].compiled if device == "cpu" else backends[name].on_device)]
 
 
 def _shapes(grid: Grid, subject: str) -> list[tuple[int, int]]:
@@ -146,10 +165,11 @@ def _planned(case: Case, room_bytes: int) -> PlannedCase:
         reason = f"{case.backend} works image by image on the CPU: use --device cpu"
         return PlannedCase(case=case, draws=None, status="unsupported", reason=reason)
     try:
-        pipeline = build(case.subject, case.backend, dtype=getattr(torch, case.dtype), image_size=case.image_size)
+        dtype = getattr(torch, case.dtype)
+        pipeline = build(case.subject, case.backend, device=case.device, dtype=dtype, image_size=case.image_size)
     except ValueError as error:  # UnsupportedOp among them; names were checked before
         return PlannedCase(case=case, draws=None, status="unsupported", reason=one_line(error))
-    needs = WORKING_COPIES * 4 * 3 * case.batch_size * case.image_size**2
+    needs = WORKING_COPIES * 4 * 3 * case.batch_size * case.image_size * case.width
     if needs > room_bytes:
         reason = f"needs about {needs / 2**30:.1f} GiB, {case.device} has {room_bytes / 2**30:.1f} GiB to spare"
         return PlannedCase(case=case, draws=pipeline.draws, status="unsupported", reason=reason)

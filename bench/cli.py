@@ -48,11 +48,12 @@ class Train:
         if self.resume and self.out is None:
             raise ValueError("--resume needs --out, the folder of the run that is to go on")
         out = self.out or run_folder(None, "train")
+        before = read_curves(out)
         try:
             run(self.config, out, resume=self.resume)
         finally:
             history = read_curves(out)
-            if history:
+            if history != before:
                 console.print(f"curves: {curves_figure(history, out / 'curves.png')}")
             elif self.out is None:
                 shutil.rmtree(out, ignore_errors=True)  # it was made for a run that came to nothing
@@ -60,32 +61,39 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Run(RunOptions):
-    """Measure augmentation and training on this machine and write a report. Without options: about ten minutes."""
+    """Measure augmentation and training on this machine and write a report. Without options: about ten minutes. Exit code 1
+    where a training failed."""
 
     def execute(self, console: Console) -> None:
+        from bench.outcomes import exit_code
         from bench.run import run
 
-        run(self, console)
+        sys.exit(exit_code(run(self, console), "throughput", "feed", "accuracy"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput(ThroughputOptions):
-    """Measure what augmentation costs a training run, by backend and place, and how many workers would keep up with it."""
+    """Measure what augmentation costs a training run, by backend and place, and how many workers would keep up with it.
+    Exit code 1 where an arm failed."""
 
     def execute(self, console: Console) -> None:
+        from bench.outcomes import exit_code
         from bench.throughput import throughput
 
-        throughput(self, console)
+        sys.exit(exit_code(throughput(self, console), "throughput", "feed"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(SweepOptions):
-    """Train with every recipe, backend and seed: accuracies with intervals, paired differences, seeds that small ones need."""
+    """Train with every recipe, backend and seed: accuracies with intervals, paired differences, seeds that small ones need.
+    Exit code 1 where a cell failed, also before --resume (under torchrun: of the process that reports)."""
 
     def execute(self, console: Console) -> None:
+        from bench.outcomes import exit_code
         from bench.sweep import sweep
 
-        sweep(self, console)
+        folder = sweep(self, console)
+        sys.exit(0 if folder is None else exit_code(folder, "accuracy"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +253,8 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """Fine-tune a network on photographs; or compare what to train over seeds, or measure where the time goes by placement."""
+    """Fine-tune a network on photographs; or compare what to train over seeds, or measure where the time goes by placement.
+    Exit code 1 where one of several runs failed."""
 
     config: tyro.conf.OmitArgPrefixes[FinetuneConfig]
     compare: bool = False
@@ -263,25 +272,27 @@ class Finetune:
 
     def execute(self, console: Console) -> None:
         from bench import finetune
+        from bench.outcomes import exit_code
 
         if self.compare and self.split:
             raise ValueError("--compare and --split are two measurements: ask for one at a time")
         if self.compare:
-            finetune.compare(self.config, self.seeds, self.out, console)
-        elif self.split:
-            finetune.split(self.config, self.rounds, self.out, console)
-        else:
-            finetune.run_one(self.config, self.out, console, resume=self.resume)
+            sys.exit(exit_code(finetune.compare(self.config, self.seeds, self.out, console), "finetune"))
+        if self.split:
+            sys.exit(exit_code(finetune.split(self.config, self.rounds, self.out, console), "photographs"))
+        finetune.run_one(self.config, self.out, console, resume=self.resume)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decode(DecodeOptions):
-    """Measure how fast JPEG files become pixels: by decoder, image size and number of processes."""
+    """Measure how fast JPEG files become pixels: by decoder, image size and number of processes. Exit code 1 where a cell
+    failed."""
 
     def execute(self, console: Console) -> None:
         from bench.decoding import decode
+        from bench.outcomes import exit_code
 
-        decode(self, console)
+        sys.exit(exit_code(decode(self, console), "decoding"))
 
 
 Command = (

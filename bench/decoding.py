@@ -4,6 +4,7 @@ The photographs of a set are resized and encoded again at each size, so that all
 are not measured. All cells take turns in rounds, each in its own shuffled order, the first to warm up.
 """
 
+import hashlib
 import importlib.util
 import io
 import random
@@ -122,8 +123,6 @@ class DecodeOptions:
 
     data: str
     """An image folder with train/<class>/* and val/<class>/* (or test/<class>/*)."""
-    data_root: Path = Path("data")
-    """Where decoded photographs are cached."""
     sizes: tuple[int, ...] = (256, 512, 1024)
     """Shorter sides that the photographs are brought to; those that were smaller are enlarged."""
     workers: tuple[int, ...] | None = None
@@ -139,33 +138,62 @@ class DecodeOptions:
 
 
 def decode(options: DecodeOptions, console: Console) -> Path:
-    """Measure what the options ask for, add it to the folder, and write the report, whose path is returned.
+    """Measure what the options ask for, add it to the run's folder, which is returned, and write the report.
 
     Raises ValueError for photographs, numbers or sizes that cannot be used, OSError where nothing can be written.
     """
     from bench.environment import environment, usable_cores
     from bench.report import write_report
-    from training.photofeed import load_files
+    from training.folders import training_files
+    from training.photofeed import photo_folder
 
     if min(options.files, options.rounds, *options.sizes, *(options.workers or (1,))) < 1 or not options.seconds > 0:
         raise ValueError("files, rounds, sizes, workers and seconds must be positive")
     cores = usable_cores()
     workers = options.workers or tuple(sorted({*(2**i for i in range(10) if 2**i <= cores), cores}))
-    dataset = load_files(options.data, root=options.data_root, image_size=256)
-    assert dataset.train.files is not None
-    files = dataset.train.files[:: max(1, len(dataset.train) // options.files)][: options.files]
+    chosen = choose(training_files(photo_folder(options.data)), options.files, console)
+    dataset = {"dataset": photo_folder(options.data).resolve().name, "fingerprint": _fingerprint(chosen)}
     folder = options.out if options.out is not None else run_folder(None, "decode")
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "environment.json").exists():
-        known = {"name": dataset.name, "fingerprint": dataset.fingerprint, "fallback": dataset.fallback}
+        known = {"name": dataset["dataset"], "fingerprint": dataset["fingerprint"], "fallback": None}
         write_json(folder / "environment.json", environment(known))
     measure_decoding(
-        files, folder, console, sizes=options.sizes, workers=workers, rounds=options.rounds, seconds=options.seconds,
-        dataset={"dataset": dataset.name, "fingerprint": dataset.fingerprint},
+        list(chosen.values()), folder, console, sizes=options.sizes, workers=workers, rounds=options.rounds,
+        seconds=options.seconds, dataset=dataset,
     )  # fmt: skip
-    path = write_report(load_run(folder))
-    console.print(f"report: {path}")
-    return path
+    console.print(f"report: {write_report(load_run(folder))}")
+    return folder
+
+
+def choose(files: Sequence[Path], count: int, console: Console) -> dict[Path, bytes]:
+    """The content of ``count`` photographs, evenly spaced over the files; one that cannot be decoded gives way to a neighbour.
+
+    No other file is opened. Raises ValueError where there is none.
+    """
+    from training.photos import DECODE_ERRORS, upright
+
+    step, chosen = max(1, len(files) // count), dict[Path, bytes]()
+    for file in (file for offset in range(step) for file in files[offset::step]):
+        try:
+            content = file.read_bytes()
+            upright(content)
+        except DECODE_ERRORS as error:
+            console.print(f"{file.name}: left out, {one_line(error)}", highlight=False, markup=False)
+            continue
+        chosen[file] = content
+        if len(chosen) == count:
+            break
+    if not chosen:
+        raise ValueError(f"none of {len(files)} photographs for training can be decoded")
+    return chosen
+
+
+def _fingerprint(chosen: Mapping[Path, bytes]) -> str:
+    """Of what is measured: the chosen files' classes, names and bytes."""
+    from training.dataset import digest
+
+    return digest([(*file.parts[-2:], hashlib.sha256(content).hexdigest()) for file, content in chosen.items()])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +204,7 @@ class _Cell:
 
 
 def measure_decoding(
-    files: Sequence[Path], folder: Path, console: Console, *, sizes: Sequence[int], workers: Sequence[int], rounds: int,
+    photographs: Sequence[bytes], folder: Path, console: Console, *, sizes: Sequence[int], workers: Sequence[int], rounds: int,
     seconds: float, dataset: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Measure every decoder at every shorter side and number of processes, and add the records to the folder.
@@ -185,7 +213,7 @@ def measure_decoding(
     image, whatever was decoded of it). Decoders that cannot run here leave a record with the reason.
     ``dataset`` is added to each.
     """
-    contents = {size: [encoded(file.read_bytes(), size) for file in files] for size in sizes}
+    contents = {size: [encoded(content, size) for content in photographs] for size in sizes}
     able = []
     for name, decoder in DECODERS.items():
         reason = decoder.missing()

@@ -54,7 +54,7 @@ def _from(run: Run, device: str) -> dict[str, str]:
 
 def _measurement_rows(one: Measurement) -> Iterator[dict[str, Any]]:
     case = one.case
-    fields = ("subject", "backend", "device", "batch_size", "image_size", "dtype")
+    fields = ("subject", "backend", "device", "batch_size", "image_size", "image_width", "dtype")
     shared = {"kind": case.suite, "name": case.id, **{name: getattr(case, name) for name in fields}}
     shared |= {"draws": one.draws, "status": one.status, "reason": one.reason}
     rates, calls = one.images_per_s_passes, "10th to 90th percentile of the calls"

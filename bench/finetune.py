@@ -34,13 +34,16 @@ SPLIT_BACKENDS = ("fused", "kornia", "torchvision_loop", "pil")
 
 
 def run_one(config: FinetuneConfig, out: Path | None, console: Console, *, resume: bool = False) -> Path:
-    """Fine-tune once, a line an epoch; the folder keeps best.pt, checkpoint.pt, the record and a report. Returns the report.
+    """Fine-tune once, a line an epoch; the folder keeps best.pt, checkpoint.pt, the record and a report. Returns the folder.
 
     Raises ValueError for what cannot be run, OSError where nothing can be written.
     """
+    from training.checkpoint import NAME
     from training.finetune import BEST, finetune
 
     _check(config)
+    if out is not None and (out / NAME).exists() and not resume:
+        raise ValueError(f"{out} already holds a run: add --resume to go on with it, or take another --out")
     folder = _folder(out, "finetune")
 
     def begin(dataset: "Dataset") -> None:
@@ -58,14 +61,14 @@ def run_one(config: FinetuneConfig, out: Path | None, console: Console, *, resum
         f"last epoch {result.test_accuracy:.1%}, best {result.best_accuracy:.1%} (epoch {result.best_epoch}, kept in "
         f"{folder / BEST}; chosen on the photographs that it is measured on)"
     )
-    return _report(folder, console)
+    return _reported(folder, console)
 
 
 def compare(config: FinetuneConfig, seeds: tuple[int, ...], out: Path | None, console: Console) -> Path:
     """Run every arm with every seed and write the report; a folder that holds some of the runs already gets the others.
 
     Within a seed all arms share order and augmentation; they take turns in a shuffled order. A run that was interrupted goes
-    on from its last epoch. Returns the report. Raises as ``run_one``.
+    on from its last epoch. Returns the run's folder. Raises as ``run_one``.
     """
     from training.finetune import finetune, load_photographs
 
@@ -86,7 +89,7 @@ def compare(config: FinetuneConfig, seeds: tuple[int, ...], out: Path | None, co
         append_training(folder, record)
         shutil.rmtree(unfinished, ignore_errors=True)
         console.print(f"{number}/{len(jobs)}  {_label(job)}: {_outcome(record)}", highlight=False)
-    return _report(folder, console)
+    return _reported(folder, console)
 
 
 def _check(*configs: FinetuneConfig) -> "torch.device":
@@ -123,7 +126,7 @@ def _resumable(finetune: Callable[..., Any], job: FinetuneConfig, dataset: "Data
 def split(config: FinetuneConfig, rounds: int, out: Path | None, console: Console) -> Path:
     """Measure epochs of every placement, ``rounds`` of each after one to warm up, interleaved, and write the report.
 
-    Raises as ``run_one``.
+    Returns the run's folder. Raises as ``run_one``.
     """
     from training.finetune import Finetuner, load_photographs
 
@@ -156,7 +159,7 @@ def split(config: FinetuneConfig, rounds: int, out: Path | None, console: Consol
                 append_training(folder, _split_record(placement, dataset, tuner, stats, number))
                 speed = stats.examples / stats.wall_s
                 console.print(f"round {number}/{rounds}  {_label(placement)}: {speed:,.1f} examples/s", highlight=False)
-    return _report(folder, console)
+    return _reported(folder, console)
 
 
 def _placements(config: FinetuneConfig) -> Iterator[FinetuneConfig]:
@@ -191,7 +194,13 @@ def _identity(config: FinetuneConfig, dataset: "Dataset", kind: str = "finetune"
 
 
 def _failure(kind: str, config: FinetuneConfig, dataset: "Dataset", error: Exception) -> dict[str, Any]:
-    return _identity(config, dataset, kind) | {"status": "failed", "reason": f"{type(error).__name__}: {one_line(error)}"}
+    from augment import UnsupportedOp
+    from training.distributed import resolve_device
+
+    told = {"status": "failed", "reason": f"{type(error).__name__}: {one_line(error)}"}
+    if isinstance(error, UnsupportedOp):
+        told = {"status": "unsupported", "reason": one_line(error)}
+    return _identity(config, dataset, kind) | told | {"device": str(resolve_device(config.device))}
 
 
 def _recorded(config: FinetuneConfig, dataset: "Dataset", measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -236,12 +245,12 @@ def _begin(dataset: "Dataset", folder: Path, console: Console) -> None:
         write_json(folder / "environment.json", environment(known))
 
 
-def _report(folder: Path, console: Console) -> Path:
+def _reported(folder: Path, console: Console) -> Path:
+    """The folder, with its report."""
     from bench.report import write_report
 
-    path = write_report(load_run(folder))
-    console.print(f"report: {path}")
-    return path
+    console.print(f"report: {write_report(load_run(folder))}")
+    return folder
 
 
 def _label(config: FinetuneConfig) -> str:

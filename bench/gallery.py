@@ -16,10 +16,11 @@ from PIL import Image
 from rich.progress import Progress
 from torch import Tensor
 
-from augment.catalog import BACKENDS, ROWS, UnsupportedOp, build, find_backend, lane, resolve
+from augment.catalog import BACKENDS, ROWS, build, eager_backends, find_backend, lane, place, resolve
 from augment.compose import Pipeline, to_dtype
 from augment.ops import Normalize, Op
 from augment.recipes import RECIPES
+from augment.rows.row import UnsupportedOp
 from bench.cases import one_line
 from bench.sheets import BLOCK_GAP, BLOCK_HEIGHT, BLOCK_WIDTH, GAP, LINE, MARGIN, PANEL, Block, Panel, Sheet
 from training.data import load
@@ -132,7 +133,7 @@ def draw_gallery(
 
 def _backends(names: Sequence[str] | None) -> list[str]:
     if names is None:
-        return [backend.name for backend in BACKENDS.values() if not backend.compiled]
+        return eager_backends(torch.device("cpu"))
     return list(dict.fromkeys(find_backend(name).name for name in names))
 
 
@@ -177,7 +178,9 @@ def results(images: Tensor, subject: str | Sequence[Op], backend: str, seed: int
     Raises UnsupportedOp.
     """
     generator = torch.Generator().manual_seed(seed)
-    pipeline = build(subject, backend, image_size=images.shape[-1], num_classes=2, generator=generator)
+    device = place(backend, images.device)
+    images = images.to(device)
+    pipeline = build(subject, backend, device=device, image_size=images.shape[-1], num_classes=2, generator=generator)
     if pipeline.mixes:
         return [_mixed(pipeline, batch) for batch in itertools.islice(_partnered(images), count)]
     first = images[:1]
@@ -185,7 +188,7 @@ def results(images: Tensor, subject: str | Sequence[Op], backend: str, seed: int
         batch = pipeline(first.expand(count, -1, -1, -1).contiguous())
     else:
         batch = torch.cat([pipeline(first) for _ in range(1 if pipeline.draws == "fixed" else count)])
-    return [Panel(image=_array(image)) for image in _shown(batch, pipeline)]
+    return [Panel(image=_array(image)) for image in _shown(batch.cpu(), pipeline)]
 
 
 def _partnered(images: Tensor) -> Iterator[Tensor]:

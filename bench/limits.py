@@ -1,16 +1,18 @@
 """How far from the machine's limit a call is, and what it asks of the device: kernel launches and waits of the host.
 
-The limit is a copy. Whatever an augmentation does, it reads its batch and writes its result: at the speed at which the device
-copies its own memory, that takes (bytes in + bytes out) / bandwidth seconds, and no call can be much faster.
+The limit of an augmentation is a copy. Whatever it does, it reads its batch and writes its result: at the speed at which the
+device copies its own memory, that takes (bytes in + bytes out) / bandwidth seconds, and no call can be much faster. The limit
+of a training step is a matrix product: a network does little else, and rarely as well as one large product does.
 """
 
 import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
-from bench.timing import Clock, Function, sample
+from bench.timing import Clock, Function, measure, sample
 
 COPIED_BYTES = 256 * 2**20
 """Far more than any cache holds. What fits into one may move faster than this limit."""
@@ -29,6 +31,58 @@ def copy_bandwidth(device: str | torch.device, *, copied_bytes: int = COPIED_BYT
 def roofline_share(bytes_moved: int, seconds: float, bandwidth: float) -> float:
     """The time that a copy would take for the bytes that must be read and written, over the time that was taken."""
     return bytes_moved / bandwidth / seconds
+
+
+MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}
+"""Of square matrices: a product that takes about a millisecond on a data-centre GPU, and tens of them on a CPU."""
+MATMUL_SECONDS = 0.3
+"""Longer than the first moments in which a device may run faster than it can keep up."""
+
+
+def matmul_flops(device: str | torch.device, precision: str, *, side: int | None = None) -> float:
+    """Operations a second of a large matrix product, two a multiply-add, by the median call of ``MATMUL_SECONDS``.
+
+    ``precision`` is that of the operands, "float32" or "bfloat16". Where convolutions of float32 run as TF32 (cuDNN's default),
+    so does the product: ``matmul_precision`` tells.
+    """
+    device = torch.device(device)
+    side = side or MATMUL_SIDE.get(device.type, 1024)
+    # Random, as in a network: of zeros a GPU draws less power, and runs faster for it.
+    generator = torch.Generator(device).manual_seed(0)
+    dtype = getattr(torch, precision)
+    one, other = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
+    result = torch.empty_like(one)
+    with _as_convolutions(device):
+        product: Function = lambda: torch.matmul(one, other, out=result)  # noqa: E731
+        timing = measure(product, clock=Clock(device), seconds=MATMUL_SECONDS)
+    return 2 * side**3 / timing.median_s
+
+
+def matmul_precision(device: str | torch.device, precision: str) -> str:
+    """In what convolutions of this precision are computed there: "tf32" for float32 on CUDA where cuDNN may, else itself."""
+    device = torch.device(device)
+    if device.type != "cuda" or precision != "float32" or _of_convolutions() != "tf32":
+        return precision
+    return "tf32" if torch.cuda.get_device_capability(device) >= (8, 0) else precision
+
+
+def _of_convolutions() -> str:
+    precision: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]  # an object put in the module's place
+    return precision
+
+
+@contextmanager
+def _as_convolutions(device: torch.device) -> Iterator[None]:
+    """Matrix products of float32 as precise as convolutions, which by torch's defaults are less precise than they."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = _of_convolutions()
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 def launches(function: Function, device: str | torch.device) -> int | None:

@@ -196,14 +196,14 @@ def events_of(measurement: Measurement) -> list[dict[str, Any]]:
     return events
 
 
-CASE_FIELDS = tuple(f.name for f in fields(Case))
+CASE_FIELDS = tuple(f.name for f in fields(Case) if f.name != "image_width")
 
 
 def read_case(data: Any) -> Case:
     """Raises KeyError or TypeError for what is no stored case."""
-    case = Case(**{name: data[name] for name in CASE_FIELDS})
-    for name in CASE_FIELDS:
-        kind = int if name in ("batch_size", "image_size") else str
+    case = Case(**{name: data[name] for name in CASE_FIELDS}, image_width=data.get("image_width"))  # old records have no width
+    for name in (*CASE_FIELDS, *(["image_width"] if case.image_width is not None else [])):
+        kind = int if name in ("batch_size", "image_size", "image_width") else str
         if type(getattr(case, name)) is not kind:
             raise TypeError(f"{name} must be of type {kind.__name__}")
     return case

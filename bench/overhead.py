@@ -21,7 +21,7 @@ from training.config import TrainConfig
 from training.data import load
 from training.dataset import Dataset
 from training.loop import trainer
-from training.totals import Totals
+from training.totals import Totals, Watch
 from training.trainer import Trainer
 
 TRAIN_IMAGES = 2000
@@ -83,9 +83,11 @@ def bare_steps(config: TrainConfig, dataset: Dataset, device: torch.device) -> I
 def trained_steps(current: Trainer) -> Iterator[None]:
     """The same steps as ``train`` takes them, with all that it does around them within an epoch."""
     totals, clock = Totals(), StepClock(current.device)
+    watch = Watch(totals, current.ranks)
     for step, fetched in enumerate(clock.waiting_for(current.feed.endless())):
         optimise.set_step_size(current.optimizer, optimise.step_size(current.config, step, len(current.feed)))
         current.step(fetched, totals)
+        watch.all_well()
         yield
 
 

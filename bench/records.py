@@ -51,7 +51,7 @@ class Run:
 
 
 CSV_COLUMNS = (
-    *("suite", "subject", "backend", "device", "batch_size", "image_size", "dtype", "draws", "status"),
+    *("suite", "subject", "backend", "device", "batch_size", "image_size", "image_width", "dtype", "draws", "status"),
     *("images_per_s", "images_per_s_min", "images_per_s_max", "passes", "rounds"),
     *("wall_s_median", "wall_s_mean", "wall_s_p10", "wall_s_p90", "device_s_median", "threads", "peak_bytes"),
     *("compile_s", "graph_breaks", "recompiles", "warmup_calls", "warmup_s"),

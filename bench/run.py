@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from rich.console import Console
 
@@ -70,7 +70,7 @@ def run(options: RunOptions, console: Console) -> Path:
     console.print(f"results go to {folder}")
     try:
         _audit(options, chosen, dataset, folder, console)
-        _gallery(options, dataset, folder, console)
+        _gallery(options, chosen, dataset, folder, console)
         _benchmarks(options, chosen, folder)
         _throughput(options, chosen, dataset, device, folder, console)
         _accuracy(options, chosen, dataset, device, folder, console)
@@ -100,9 +100,11 @@ def _audit(options: RunOptions, chosen: Preset, dataset: "Dataset", folder: Path
 
     if chosen.audit_draws is None:
         return
-    backends = None if options.backends is None else [name for name in options.backends if not BACKENDS[name].compiled]
+    subjects = _looked_at(options, chosen)
+    if subjects["backends"] is not None:
+        subjects["backends"] = tuple(name for name in subjects["backends"] if not BACKENDS[name].compiled)
     try:
-        record = run_audit(dataset, folder, console, backends=backends, recipes=options.recipes, draws=chosen.audit_draws)
+        record = run_audit(dataset, folder, console, **subjects, draws=chosen.audit_draws)
     except Exception as error:  # a fault there must not cost the measurements; the report tells it
         reason = f"{type(error).__name__}: {one_line(error)}"
         console.print(f"[bold red]the audit failed:[/] {reason}")
@@ -112,7 +114,23 @@ def _audit(options: RunOptions, chosen: Preset, dataset: "Dataset", folder: Path
     console.print(f"audit: {', '.join(f'{number} {verdict}' for verdict, number in counts.most_common())}")
 
 
-def _gallery(options: RunOptions, dataset: "Dataset", folder: Path, console: Console) -> None:
+class _Subjects(TypedDict):
+    """Of audit and gallery; None stands for all."""
+
+    backends: tuple[str, ...] | None
+    ops: tuple[str, ...] | None
+    recipes: tuple[str, ...] | None
+
+
+def _looked_at(options: RunOptions, chosen: Preset) -> _Subjects:
+    return _Subjects(
+        backends=options.backends or chosen.audited_backends,
+        ops=None if chosen.audited_recipes is None else (),
+        recipes=options.recipes or chosen.audited_recipes,
+    )
+
+
+def _gallery(options: RunOptions, chosen: Preset, dataset: "Dataset", folder: Path, console: Console) -> None:
     """Pictures of what is measured, for the report. Where they cannot be drawn, the measurements go on."""
     from bench.gallery import spread_out
     from bench.strips import draw_strips
@@ -120,7 +138,7 @@ def _gallery(options: RunOptions, dataset: "Dataset", folder: Path, console: Con
     with console.status("gallery: every op and recipe on every backend"):
         try:
             images = spread_out(dataset.train.images)
-            draw_strips(images, folder, dataset=dataset.name, backends=options.backends, recipes=options.recipes)
+            draw_strips(images, folder, dataset=dataset.name, **_looked_at(options, chosen))
         except Exception as error:  # whatever a library raises; the report says that there are none
             console.print(f"[bold red]the gallery failed:[/] {type(error).__name__}: {one_line(error)}")
 
@@ -137,7 +155,8 @@ def _benchmarks(options: RunOptions, chosen: Preset, folder: Path) -> None:
     if options.backends is not None:
         command += ["--backends", ",".join(options.backends)]
     if options.recipes is not None:
-        command += ["--ops", "all", "--recipes", ",".join(options.recipes)]
+        ops = "all" if chosen.audited_recipes is None else "none"
+        command += ["--ops", ops, "--recipes", ",".join(options.recipes)]
     if options.passes is not None:
         command += ["--passes", str(options.passes)]
     for _ in range(RESTARTS):
@@ -176,15 +195,20 @@ def _unfinished(folder: Path) -> bool:
 
 
 def _throughput(options: RunOptions, chosen: Preset, dataset: "Dataset", device: str, folder: Path, console: Console) -> None:
+    from bench.environment import usable_cores
     from bench.throughput import Axes, measure_arms, where_decoded, worker_counts
-    from training.config import TrainConfig, settled, validate
+    from training.config import settled, validate
 
-    base = TrainConfig(model=chosen.model, width=chosen.width, device=device, max_train=chosen.max_train, precision="auto")
+    base = replace(
+        chosen.settings, model=chosen.model, width=chosen.width, device=device, max_train=chosen.max_train, precision="auto",
+        resident=False,
+    )  # fmt: skip
     base = settled(base, validate(base))
+    few = chosen.throughput_workers
     axes = Axes(
         recipes=options.recipes or chosen.throughput_recipes,
-        backends=options.backends,
-        workers=worker_counts(),
+        backends=options.backends or chosen.throughput_backends,
+        workers=worker_counts() if few is None else tuple(sorted({min(count, usable_cores()) for count in few})),
         decode=where_decoded(dataset),
     )
     measure_arms(base, axes, dataset, folder, console, seconds=chosen.throughput_seconds, rounds=chosen.throughput_rounds)
@@ -202,26 +226,27 @@ def _accuracy(options: RunOptions, chosen: Preset, dataset: "Dataset", device: s
         with console.status(f"accuracy {done}/{len(jobs)}: {config.recipe}, seed {config.seed}"):
             record = recorded("accuracy", config, dataset, partial(train, config, dataset))
         append_training(folder, record)
-        words = outcome(record, "test_accuracy", "test accuracy {:.1%}")
+        words = outcome(record, "test_accuracy", "test accuracy {:.1%}") + _timed(record)
         console.print(f"accuracy {done}/{len(jobs)}  {config.recipe}, seed {config.seed}: {words}")
+
+
+def _timed(record: dict[str, Any]) -> str:
+    seconds, target = record.get("seconds_to_target"), record.get("target_accuracy")
+    return "" if seconds is None else f", {target:.1%} after {seconds:.1f} s of training"
 
 
 def _accuracy_config(recipe: str, chosen: Preset, device: str) -> "TrainConfig":
     """The recipe as it is meant: on a backend that draws it per image, batched on the device where one can."""
-    from augment import BACKENDS, RECIPES, lane
+    from augment import RECIPES, lane
     from augment.catalog import check_supported
     from bench.environment import usable_cores
-    from training.config import TrainConfig
 
-    config = TrainConfig(
-        model=chosen.model, width=chosen.width, device=device, epochs=chosen.epochs, max_train=chosen.max_train, recipe=recipe
-    )
+    config = chosen.timed or replace(chosen.settings, model=chosen.model, width=chosen.width, epochs=chosen.epochs)
+    config = replace(config, device=device, max_train=chosen.max_train, recipe=recipe)
     ops = RECIPES[recipe](config.image_size)
-    for backend in ("fused", "kornia", "torchvision_loop"):
+    for backend in ("fused", "kornia"):
         with contextlib.suppress(ValueError):  # UnsupportedOp
             check_supported(ops, backend)
             if lane(ops, backend) not in ("per_batch", "mixed"):
-                on_device = BACKENDS[backend].on_device
-                workers = 0 if on_device else usable_cores()
-                return replace(config, backend=backend, augment_on="device" if on_device else "workers", num_workers=workers)
-    return replace(config, backend="torchvision_loop", augment_on="workers", num_workers=usable_cores())
+                return replace(config, backend=backend, augment_on="device", num_workers=0)
+    return replace(config, backend="torchvision_loop", augment_on="workers", num_workers=usable_cores(), resident=False)

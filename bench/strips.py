@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from augment.catalog import BACKENDS, ROWS, lane, resolve
+from augment.catalog import BACKENDS, ROWS, eager_backends, lane, resolve
 from augment.recipes import RECIPES
 from bench.gallery import row, working_square
 from bench.records import GALLERY, SCHEMA, write_json
@@ -51,7 +51,8 @@ def draw_strips(
     Raises ValueError for images that cannot be used, OSError when a file cannot be written.
     """
     square = _colourful_first(_small(working_square(images)))
-    names = [b.name for b in BACKENDS.values() if not b.compiled and (backends is None or b.name in backends)]
+    chosen = eager_backends(square.device) if backends is None else backends
+    names = [b.name for b in BACKENDS.values() if not b.compiled and b.name in chosen]
     reference = next((name for name in REFERENCES if name in names), names[0])
     out = (folder / GALLERY).parent
     out.mkdir(parents=True, exist_ok=True)

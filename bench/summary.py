@@ -32,12 +32,12 @@ def summary_lines(measurements: Sequence[Measurement], *, width: int) -> list[st
     return lines
 
 
-def _table(case: Case) -> tuple[str, str, int, int, str]:
-    return case.suite, case.device, case.image_size, case.batch_size, case.dtype
+def _table(case: Case) -> tuple[str, str, int, int, int, str]:
+    return case.suite, case.device, case.image_size, case.width, case.batch_size, case.dtype
 
 
 def _title(case: Case) -> str:
-    return f"{case.suite} on {case.device}, batch {case.batch_size}, {case.image_size} x {case.image_size}, {case.dtype}"
+    return f"{case.suite} on {case.device}, batch {case.batch_size}, {case.pixels}, {case.dtype}"
 
 
 def _lines(measurements: Sequence[Measurement], *, spread: bool) -> list[str]:

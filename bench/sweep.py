@@ -68,10 +68,10 @@ class _Share:
     parent: int | None
 
 
-def sweep(options: SweepOptions, console: Console) -> Path:
+def sweep(options: SweepOptions, console: Console) -> Path | None:
     """Train all cells that have no record yet and write the report. Returns the run's folder.
 
-    Under torchrun every process takes cells, and the one that finds all done writes the report.
+    Under torchrun every process takes cells, and the one that finds all done writes the report; the others return None.
 
     Raises ValueError (nothing was trained: a wrong name, setting or folder), OSError (results cannot be written, or a process
     died and left cells undone), KeyboardInterrupt (after the report of what there is).
@@ -117,7 +117,7 @@ def sweep(options: SweepOptions, console: Console) -> Path:
         raise OSError(
             f"{len(left)} of {len(todo)} cells have not run, the first {left[0]}: go on with --resume --results {folder}"
         )
-    return folder
+    return None if left is None else folder
 
 
 # ---- before -----------------------------------------------------------------------------------------------------------
@@ -131,8 +131,8 @@ def _check(options: SweepOptions, *, launched: bool) -> str:
     preset = PRESETS[options.preset]
     if (options.config.recipe, options.config.backend) != (preset.recipe, preset.backend):
         raise ValueError("a sweep trains with many: take --recipes and --backends instead of --recipe and --backend")
-    if options.config.augment_on == "none":
-        raise ValueError("a sweep without augmentation compares nothing: take --recipes none ... instead of --augment-on none")
+    if not options.config.augments:
+        raise ValueError("a sweep without augmentation compares nothing: take --recipes none ... and --augment-on device")
     if options.seeds < 1 or (options.workers is not None and options.workers < 1):
         raise ValueError("--seeds and --workers must be at least 1")
     check_names("recipe", options.recipes, RECIPES)
@@ -303,8 +303,9 @@ class _Progress:
 # ---- after ------------------------------------------------------------------------------------------------------------
 
 
-def _report(folder: Path, todo: Sequence["Cell"], console: Console, *, alone: bool) -> list["Cell"]:
-    """The report and the table of what there is. Returns the cells that nobody has done or is doing."""
+def _report(folder: Path, todo: Sequence["Cell"], console: Console, *, alone: bool) -> list["Cell"] | None:
+    """The report and the table of what there is. Returns the cells that nobody has done or is doing; None where that is left
+    to another process."""
     from bench.report import write_report
     from bench.sweep_table import print_table
     from training.sweep import Claims
@@ -312,10 +313,10 @@ def _report(folder: Path, todo: Sequence["Cell"], console: Console, *, alone: bo
     left = [cell for cell in todo if cell not in finished(folder)]
     claims = Claims(folder / CLAIMS)
     if not alone and (left or not claims.exist):
-        return []  # others are at it, or have done it
+        return None  # others are at it, or have done it
     with claims.turn():
         if not alone and not claims.exist:
-            return []  # another has done it while this one waited
+            return None  # another has done it while this one waited
         run = load_run(folder)
         report = write_report(run) if run.training else None
         if not left:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 PLAN_WAIT_S = 1800.0
 """How long torchrun's other processes wait for the first to load the data and write down the plan."""
-OF_A_CELL = ("recipe", "backend", "seed", "num_workers")
-"""Settings in which the cells of a sweep may differ."""
+OF_A_CELL = ("recipe", "backend", "seed", "num_workers", "target_accuracy")
+"""Settings in which the cells of a sweep may differ, and one that decides nothing of a run."""
 
 
 def shared_settings(base: TrainConfig, dataset: "Dataset", device: str) -> dict[str, Any]:

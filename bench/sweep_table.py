@@ -10,6 +10,7 @@ from bench.report.accuracy import baseline, difference, interval, points_words, 
 from bench.report.arms import Arm, Record, settings
 from bench.report.quantities import UNKNOWN, percent, rounded, word
 from bench.seeds import TO_BE_SEEN
+from bench.training_cases import left_failed
 
 COLUMNS = ("n", "accuracy", "minus baseline", f"seeds {'/'.join(map(str, TO_BE_SEEN))}", "examples/s")
 
@@ -30,20 +31,17 @@ def print_table(run: Run, console: Console) -> None:
             f"n: seeds; ±: 95 % interval; minus baseline: in points, over the same seeds; seeds: how many a difference of "
             f"{', '.join(map(str, TO_BE_SEEN))} points takes"
         )
-    done = {_cell(record) for record in run.training if record.get("status") == "ok"}
-    failed = {_cell(record): record for record in run.training if record.get("status") == "failed"}
-    open_cells = [record for cell, record in failed.items() if cell not in done]
-    for record in open_cells:
-        console.print(
-            f"[red]failed:[/] {word(record, 'recipe')}@{word(record, 'backend')}, seed {word(record, 'seed')}: ", end=""
-        )
+    failed = left_failed(run.training)
+    latest = {_cell(record): record for record in run.training if record.get("status") == "unsupported" or record in failed}
+    for cell, record in latest.items():
+        console.print(f"[red]{word(record, 'status')}:[/] {cell}: ", end="")
         console.print(word(record, "reason"), markup=False, highlight=False)
-    if open_cells:
+    if failed:
         console.print("trained again by the same command with --resume --retry-failed")
 
 
-def _cell(record: Record) -> tuple[str, str, str]:
-    return word(record, "recipe"), word(record, "backend"), word(record, "seed")
+def _cell(record: Record) -> str:
+    return f"{word(record, 'recipe')}@{word(record, 'backend')}, seed {word(record, 'seed')}"
 
 
 def _name(arm: Arm) -> str:

@@ -1,7 +1,8 @@
 """``augbench throughput``: what augmentation costs a training run, arm by arm. No torch at import: ``--help`` answers at once.
 
-The ceiling is training without augmentation on images that already lie on the device. Against it stand: the same images
-augmented there by each backend; loader workers that augment, one image after the other; workers that only fetch, with the best
+The ceiling is training on one batch that was prepared before and is used again at every step, so that no step does anything but
+train. Against it stand: images that lie on the device, from which batches are picked and normalised there; the same augmented
+there by each backend; loader workers that augment, one image after the other; workers that only fetch, with the best
 backend on the device. Where images are files, whoever fetches them decodes them too. Arms are interleaved: every round takes
 all of them, in an order of its own. One worker of each sort is also measured alone, without training: the report tells from it
 how many workers would keep up with the ceiling.
@@ -103,15 +104,16 @@ def arms(base: TrainConfig, axes: Axes) -> Iterator[TrainConfig]:
     """Every way to train that is compared, the ceiling first; ``base`` has the model and the device."""
     from augment import BACKENDS
 
+    yield replace(base, augment_on="frozen")
     yield replace(base, augment_on="none", resident=True)
     for recipe in axes.recipes:
-        for backend in _able(recipe, axes, base.image_size):
+        for backend in _able(recipe, axes, base):
             config = replace(base, recipe=recipe, backend=backend)
             if not BACKENDS[backend].on_device:
                 yield from _fed(replace(config, augment_on="workers"), axes)
             elif not (BACKENDS[backend].compiled and base.device == "cpu"):
                 yield replace(config, augment_on="device", resident=True)
-        best = _best_on_device(recipe, axes, base.image_size)
+        best = _best_on_device(recipe, axes, base)
         if best is not None:
             config = replace(base, recipe=recipe, backend=best, augment_on="device")
             if base.device.startswith("cuda"):
@@ -127,7 +129,7 @@ def lone_workers(base: TrainConfig, axes: Axes) -> Iterator[TrainConfig]:
     for decode in axes.decode:
         yield replace(alone, augment_on="none", decode=decode)
         for recipe in axes.recipes:
-            for backend in _able(recipe, axes, base.image_size):
+            for backend in _able(recipe, axes, base):
                 if not BACKENDS[backend].on_device:
                     yield replace(alone, recipe=recipe, backend=backend, augment_on="workers", decode=decode)
 
@@ -138,21 +140,21 @@ def _fed(config: TrainConfig, axes: Axes) -> Iterator[TrainConfig]:
             yield replace(config, decode=decode, num_workers=count)
 
 
-def _able(recipe: str, axes: Axes, image_size: int) -> list[str]:
-    """The chosen backends that can do a recipe."""
+def _able(recipe: str, axes: Axes, base: TrainConfig) -> list[str]:
+    """The chosen backends that can do a recipe on the device."""
     from augment import BACKENDS, RECIPES, UnsupportedOp
     from augment.catalog import check_supported
 
     able = []
     for backend in axes.backends or BACKENDS:
         with contextlib.suppress(UnsupportedOp):
-            check_supported(RECIPES[recipe](image_size), backend)
+            check_supported(RECIPES[recipe](base.image_size), backend, device=base.device)
             able.append(backend)
     return able
 
 
-def _best_on_device(recipe: str, axes: Axes, image_size: int) -> str | None:
-    able = _able(recipe, axes, image_size)
+def _best_on_device(recipe: str, axes: Axes, base: TrainConfig) -> str | None:
+    able = _able(recipe, axes, base)
     return next((backend for backend in BEST_ON_DEVICE if backend in able), None)
 
 
@@ -170,6 +172,7 @@ def measure_arms(
 
     from augment import BACKENDS
     from bench.feeding import measure_feed
+    from bench.utilisation import matmul_peak, utilisation
     from training.loop import measure_throughput
 
     measures: dict[str, Callable[..., Any]] = {"throughput": measure_throughput, "feed": measure_feed}
@@ -180,11 +183,14 @@ def measure_arms(
     for number in range(rounds):
         order = random.Random(number).sample(every, len(every))  # each round in its own order, against drift
         jobs += [(number, kind, config) for kind, config in order if _key(kind, number, config.as_record()) not in known]
+    peak = matmul_peak(folder, base.device, base.precision) if jobs else None
     for done, (number, kind, config) in enumerate(jobs, start=1):
         if BACKENDS[config.backend].compiled:
             torch.compiler.reset()  # dynamo compiles a piece of code eight times, then runs it as it is and says nothing
         with console.status(f"throughput {done}/{len(jobs)}: {label(kind, config)}"):
             record = recorded(kind, config, dataset, partial(measures[kind], config, dataset, seconds=seconds))
+        if peak is not None and kind == "throughput" and record["status"] == "ok":
+            record |= utilisation(record, peak)
         append_training(folder, {**record, "round": number})
         words = outcome(record, "examples_per_s", "{:,.0f} examples/s")
         console.print(f"throughput {done}/{len(jobs)}  {label(kind, config)}: {words}", highlight=False)

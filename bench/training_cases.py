@@ -45,17 +45,24 @@ SCORE = (Quantity("test_accuracy", "1", "more"), Quantity("train_accuracy", "1")
 MEMORY = Quantity("peak_bytes", "bytes", "less")
 WITHOUT_WAIT = Quantity("examples_per_s_without_wait", "examples/s", "more")
 ENERGY = Quantity("energy_j_per_1000_examples", "J", "less")
+UTILISATION = Quantity("model_flops_utilisation", "1", "more")
+TIMES = (
+    Quantity("seconds_to_target", "s", "less"),
+    Quantity("train_s", "s", "less"),
+    Quantity("evaluation_s", "s", "less"),
+    Quantity("warm_up_s", "s", "less"),
+)
 DECODING = (
     Quantity("images_per_s", "images/s", "more"),
     Quantity("mb_per_s", "MB/s", "more"),
     Quantity("megapixels_per_s", "megapixels/s", "more"),
 )
 KINDS: Mapping[str, Kind] = {
-    "throughput": Kind(repeated="round", quantities=(*SPEED, WITHOUT_WAIT, MEMORY, ENERGY), identity=TRAINED),
+    "throughput": Kind(repeated="round", quantities=(*SPEED, WITHOUT_WAIT, MEMORY, ENERGY, UTILISATION), identity=TRAINED),
     "feed": Kind(repeated="round", quantities=SPEED[:1], identity=TRAINED),
     "scaling": Kind(repeated="round", quantities=SPEED, identity=(*TRAINED, "processes", "scaling", "parallel")),
     "overhead": Kind(repeated="round", quantities=(Quantity("step_over_bare", "1", "less"),), identity=TRAINED),
-    "accuracy": Kind(repeated="seed", quantities=(*SCORE, MEMORY), identity=TRAINED),
+    "accuracy": Kind(repeated="seed", quantities=(*SCORE, MEMORY, *TIMES), identity=TRAINED),
     "finetune": Kind(repeated="seed", quantities=(*SCORE, MEMORY), identity=TUNED),
     "photographs": Kind(repeated="round", quantities=SPEED, identity=TUNED),
     "decoding": Kind(repeated="round", quantities=DECODING, identity=DECODED),
@@ -66,6 +73,23 @@ def identity(record: Record) -> tuple[str, ...]:
     """What a repetition of the same has in common with this record of a known kind."""
     kind = str(record.get("kind"))
     return (kind, *(repr(record.get(name)) for name in KINDS[kind].identity))
+
+
+def left_failed(training: Sequence[Record]) -> list[Record]:
+    """The failures that nothing has made good: no record has the result of the same repetition of the same case.
+
+    A failure that does not tell its repetition is made good by any; one of an unknown kind stays.
+    """
+    good: set[tuple[str, ...]] = set()
+    for record in training:
+        if record.get("status", "ok") == "ok" and str(record.get("kind")) in KINDS:
+            good |= {_repetition(record), (*identity(record), repr(None))}
+    failed = (record for record in training if record.get("status", "ok") not in ("ok", "unsupported"))
+    return [record for record in failed if str(record.get("kind")) not in KINDS or _repetition(record) not in good]
+
+
+def _repetition(record: Record) -> tuple[str, ...]:
+    return (*identity(record), repr(record.get(KINDS[str(record.get("kind"))].repeated)))
 
 
 @dataclass(frozen=True, kw_only=True)

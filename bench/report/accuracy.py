@@ -9,11 +9,14 @@ from bench.report.accuracy_figures import accuracy_figure, pareto_figure
 from bench.report.arms import Arm, history, paired, setting_words, settings, with_spread
 from bench.report.blocks import Block, Code, Heading, Paragraph, Table, Text
 from bench.report.context import Context
+from bench.report.failures import failed_section
 from bench.report.lanes import LANES
 from bench.report.quantities import UNKNOWN, counted, listed, percent, rounded, word
+from bench.report.target import target_blocks
 from bench.report.training_figures import learning_figure
 from bench.seeds import FEWEST_SEEDS, TO_BE_SEEN, Estimate, estimate, sd_range, seeds_needed
 
+TITLE = "Accuracy by recipe"
 MEANING = (
     "Accuracy is that after the last epoch, never the best. Train accuracy and loss are over the last epoch as it was trained "
     "on: augmented images, while the weights move; a mixed image counts for the larger of its labels."
@@ -23,11 +26,15 @@ MOST_SEEDS = 10_000  # beyond, the number of seeds needed is only said to be mor
 
 
 def accuracy_section(context: Context) -> list[Block]:
-    """Test accuracy after the last epoch, by recipe and backend, with pairs of seeds held against a baseline."""
-    blocks: list[Block] = [Heading(text="Accuracy by recipe"), *_not_run(context)]
-    groups = settings(context.run.training, "accuracy")
+    """Test accuracy after the last epoch, by recipe and backend, with pairs of seeds held against a baseline.
+
+    Nothing where it was not to be measured.
+    """
+    groups, not_run = settings(context.run.training, "accuracy"), _not_run(context)
     if not groups:
-        return [*blocks, Paragraph("Not measured.")]
+        failed = failed_section(context, "accuracy", TITLE) or ([Heading(text=TITLE)] if not_run else [])
+        return [*failed, *not_run]
+    blocks: list[Block] = [Heading(text=TITLE), *not_run]
     for index, arms in enumerate(groups, start=1):
         arms = sorted(arms, key=lambda arm: word(arm.first, "recipe") != "none")
         base = baseline(arms, context.run.plan)
@@ -35,7 +42,7 @@ def accuracy_section(context: Context) -> list[Block]:
         blocks.append(Paragraph(f"Setting: {setting_words(arms)}, {epochs}. {MEANING}"))
         blocks.append(Paragraph(seeds_words(arms) + _at_once(arms)))
         blocks += _pictures(context, arms, index)
-        blocks += [_table(arms), *_differences(arms, base), *_backends(arms, context.run.audit)]
+        blocks += [_table(arms), *target_blocks(arms), *_differences(arms, base), *_backends(arms, context.run.audit)]
     return blocks
 
 

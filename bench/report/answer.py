@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.measurements import Measurement
-from bench.report.arms import Arm, ceiling, setting_words, settings, share_of
-from bench.report.blocks import Answer, Code, Inline, Lead
+from bench.report.arms import Arm, ceiling, setting_words, settings, share_of, succeeded
+from bench.report.blocks import Answer, Code, Inline
 from bench.report.context import Context
-from bench.report.lanes import LANES, lane_of, lane_tables, passes, rate
+from bench.report.failures import failed_answers
+from bench.report.lanes import LANES, lane_tables, passes, rate
 from bench.report.quantities import counted, percent, rounded, spread, word
 
 COMMON_RECIPES = ("crop_flip", "flip", "d2l", "imagenet")
@@ -56,24 +57,33 @@ def place(arm: Arm) -> str:
     return "device" if where == "device" else "workers" if arm.first.get("num_workers") else "process"
 
 
-def lead(context: Context) -> Lead:
-    """The answers; what was not measured is said."""
+def placement_answers(context: Context) -> list[Answer]:
+    """Where, with which backend and at what cost; nothing where training speed was not asked for."""
     contest = contest_of(context)
     if contest is None:
-        unknown = "this run measured no training with and without augmentation"
-        return Lead(
-            answers=[
-                Answer(question=WHERE, answer="Not known from this run", evidence=f"{unknown}."),
-                _alone_answer(context),
-                Answer(question=COST, answer="Not measured", evidence=f"{unknown}."),
-            ]
-        )
-    lane = LANES[contest.lane]
-    setting = f"recipe {contest.recipe}, {lane}; {setting_words([contest.best])}"
-    note = f"Medians of the rounds, ± half the range between them; {setting}."
-    alone = _fastest_alone(context, contest)
+        return _no_contest(context)
+    alone = fastest_alone(context, contest)
     tied = _tied(contest, alone)
-    return Lead(answers=[_where(contest), _with(contest, tied, alone), _costs(contest, tied[0])], note=note)
+    return [_where(contest), _with(contest, tied, alone), _costs(contest, tied[0])]
+
+
+def placement_note(context: Context) -> str:
+    """What the answers rest on, in a sentence; empty where there are none."""
+    contest = contest_of(context)
+    if contest is None:
+        return ""
+    setting = f"recipe {contest.recipe}, {LANES[contest.lane]}; {setting_words([contest.best])}"
+    return f"Training speed: medians of the rounds, ± half the range between them; {setting}."
+
+
+def _no_contest(context: Context) -> list[Answer]:
+    """Training speed was asked for, and not known with and without augmentation in one setting."""
+    measured = succeeded(context.run.training, "throughput")
+    if not measured:
+        return failed_answers(context, "throughput", WHERE)
+    number = counted(len(measured), "record")
+    told = f"{number} of training speed, but not with and without augmentation in one setting."
+    return [Answer(question=WHERE, answer="Not known from this run", evidence=told)]
 
 
 def contest_of(context: Context) -> Contest | None:
@@ -81,7 +91,7 @@ def contest_of(context: Context) -> Contest | None:
     groups = [arms for arms in settings(context.run.training, "throughput") if ceiling(arms)]
     for arms in sorted(groups, key=len, reverse=True):
         top = ceiling(arms)
-        tried = [arm for arm in arms if not arm.is_ceiling and arm.median("examples_per_s")]
+        tried = [arm for arm in arms if not arm.is_bare and arm.median("examples_per_s")]
         recipe = usual_recipe(dict.fromkeys(word(arm.first, "recipe") for arm in tried))
         mine = [arm for arm in tried if word(arm.first, "recipe") == recipe]
         lane = next((name for name in LANES if any(arm.lane == name for arm in mine)), None)
@@ -137,7 +147,7 @@ def _where(contest: Contest) -> Answer:
             text.append(_fed_alike(contest, other))
         firsts = {place(arm): arm for arm in reversed(contest.elsewhere)}  # of each place its fastest
         ties = {name for name, arm in firsts.items() if _overlap(best, arm)}
-        answer += "".join(f", or {_lower(words)}" for name, words in PLACES.items() if name in ties)
+        answer += "".join(f", or {_lower(words).format(device=device)}" for name, words in PLACES.items() if name in ties)
     else:
         text.append("no other place was measured.")
     return Answer(question=WHERE, answer=answer, evidence=text)
@@ -198,10 +208,10 @@ def _with(contest: Contest, tied: Sequence[Arm], alone: Sequence[Measurement]) -
         text = f"In training the next, {name}, reaches {trained(following)}, {_sure(best, following)}. "
     else:
         text = "No other was measured there. "
-    return Answer(question=WITH, answer=" or ".join(names), evidence=[text, *_alone(alone)])
+    return Answer(question=WITH, answer=" or ".join(names), evidence=[text, *alone_words(alone)])
 
 
-def _fastest_alone(context: Context, contest: Contest | None) -> list[Measurement]:
+def fastest_alone(context: Context, contest: Contest | None) -> list[Measurement]:
     """The backends that do the recipe as it is defined in one lane on one device, most images per second first."""
     tables = [table for table in lane_tables(context.run.measurements, "recipes") if table.lane in ("per_image", "per_batch")]
     if contest is not None:
@@ -216,16 +226,7 @@ def _fastest_alone(context: Context, contest: Contest | None) -> list[Measuremen
     return []
 
 
-def _alone_answer(context: Context) -> Answer:
-    """The second answer where nothing is known but images per second."""
-    ranked = _fastest_alone(context, None)
-    if not ranked:
-        return Answer(question=WITH, answer="Not measured", evidence="this run measured no recipe's images per second.")
-    case, lane = ranked[0].case, LANES[lane_of(ranked[0])]
-    return Answer(question=WITH, answer=case.backend, evidence=[Code(case.subject), f", {lane}. ", *_alone(ranked)])
-
-
-def _alone(ranked: Sequence[Measurement]) -> list[Inline]:
+def alone_words(ranked: Sequence[Measurement]) -> list[Inline]:
     """Who augments most images per second without training, and how sure that is."""
     if not ranked:
         return []
@@ -243,7 +244,7 @@ def _alone(ranked: Sequence[Measurement]) -> list[Inline]:
 def _costs(contest: Contest, chosen: Arm) -> Answer:
     """What the backend that the second answer names first costs: the fastest by luck alone would seem to cost less."""
     top, worst = contest.top, contest.ranked[-1]
-    text: list[Inline] = [f"Without augmentation training reaches {trained(top)}."]
+    text: list[Inline] = [f"{top.bare_words.capitalize()} training reaches {trained(top)}."]
     ours, theirs = chosen.values("examples_per_s"), top.values("examples_per_s")
     separate = apart(theirs, ours)
     if separate is not None:

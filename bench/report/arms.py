@@ -17,6 +17,8 @@ SETTING = (
     *("dataset", "fingerprint", "device"),
 )
 MANNER = ("recipe", "backend", "augment_on", "num_workers", "decode", "resident", "augment_stream")
+FROZEN = "frozen"
+"""Placement in which no step prepares a batch: all are given the same one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +37,21 @@ class Arm:
         return draws if draws in LANES else "mixed"
 
     @property
-    def is_ceiling(self) -> bool:
-        """Trained without augmentation: the speed that augmentation is held against."""
-        return self.first.get("augment_on") == "none"
+    def is_bare(self) -> bool:
+        """Trained without augmentation."""
+        return self.first.get("augment_on") in ("none", FROZEN)
+
+    @property
+    def bare_words(self) -> str:
+        """How a bare arm trains, in a sentence."""
+        return "on one prepared batch" if self.first.get("augment_on") == FROZEN else "without augmentation"
 
     @property
     def label(self) -> str:
-        """Such as "kornia on the device", "pil in 2 workers, which decode too", "no augmentation"."""
+        """Such as "kornia on the device", "pil in 2 workers, which decode too", "no augmentation", "one prepared batch"."""
         backend, place = word(self.first, "backend"), self.first.get("augment_on")
+        if place == FROZEN:
+            return "one prepared batch"
         if place == "workers":
             decoding = ", decoding too" if self.first.get("decode") == "workers" else ""
             return f"{backend} in {self._fetcher}{decoding}"
@@ -51,7 +60,7 @@ class Arm:
         fetched = f", {verb} in {self._fetcher}" if told else ""
         stream = " on a second stream" if self.first.get("augment_stream") is True else ""
         where = f"{backend} on the device{stream}" if place == "device" else backend
-        return ("no augmentation" if self.is_ceiling else where) + fetched
+        return ("no augmentation" if self.is_bare else where) + fetched
 
     @property
     def _fetcher(self) -> str:
@@ -98,7 +107,7 @@ def settings(training: Sequence[Record], kind: str) -> list[list[Arm]]:
         manner = MANNER if kind == "throughput" else (*MANNER, "draws")
         arms = [Arm(records=records) for records in gathered(group, manner)]
         result.append(
-            sorted(arms, key=lambda arm: (not arm.is_ceiling, order.index(arm.lane), -(arm.median("examples_per_s") or 0)))
+            sorted(arms, key=lambda arm: (not arm.is_bare, order.index(arm.lane), -(arm.median("examples_per_s") or 0)))
         )
     return result
 
@@ -110,9 +119,10 @@ def with_spread(arm: Arm, name: str) -> str:
 
 
 def ceiling(arms: Sequence[Arm]) -> Arm | None:
-    """The fastest arm without augmentation, where there is one with a value."""
-    bare = [arm for arm in arms if arm.is_ceiling and arm.median("examples_per_s")]
-    return max(bare, key=lambda arm: arm.median("examples_per_s") or 0.0, default=None)
+    """The arm that is fed one prepared batch; in runs from before there was one, the fastest without augmentation."""
+    bare = [arm for arm in arms if arm.is_bare and arm.median("examples_per_s")]
+    frozen = [arm for arm in bare if arm.first.get("augment_on") == FROZEN]
+    return max(frozen or bare, key=lambda arm: arm.median("examples_per_s") or 0.0, default=None)
 
 
 def share_of(arm: Arm, top: Arm | None) -> float | None:

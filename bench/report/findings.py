@@ -13,13 +13,17 @@ from bench.report.finetune import finetune_findings
 from bench.report.lanes import LANES, LaneTable, lane_tables, passes, rate
 from bench.report.parity import summary
 from bench.report.quantities import counted, percent, rounded, spread, word
+from bench.report.scaling import scaling_findings
+from bench.report.target import target_findings
+from bench.report.utilisation import utilisation_findings
 from bench.seeds import FEWEST_SEEDS
 
 
 def findings(context: Context) -> list[Block]:
     """A sentence on each thing that was measured: how fast, what it costs in training, what it gives in accuracy."""
-    items = [*_fastest(context), *_cost(context), *_gain(context), *finetune_findings(context), summary(context)]
-    return [Heading(text="In short"), Bullets(items)]
+    items = [*_fastest(context), *_cost(context), *utilisation_findings(context), *_gain(context), *target_findings(context)]
+    items += [*scaling_findings(context), *finetune_findings(context), *summary(context)]
+    return [Heading(text="In short"), Bullets(items)] if items else []
 
 
 def _fastest(context: Context) -> list[Text]:
@@ -27,18 +31,19 @@ def _fastest(context: Context) -> list[Text]:
     measured = dict.fromkeys(subject for table in tables for subject in table.subjects if table.ok(subject))
     recipe = usual_recipe(measured)
     if recipe is None:
-        return ["Images per second of recipes: not measured."]
-    return [_fastest_of_lane(context, tables, recipe, lane) for lane in ("per_image", "per_batch")]
+        return []
+    return [text for lane in ("per_image", "per_batch") if (text := _fastest_of_lane(context, tables, recipe, lane))]
 
 
 def _fastest_of_lane(context: Context, tables: Sequence[LaneTable], recipe: str, lane: str) -> Text:
+    """Empty where nobody does the recipe as it is defined in that lane."""
     cells = [cell for table in tables if table.lane == lane for cell in table.ok(recipe)]
     equal = [cell for cell in cells if (recipe, cell.case.backend) not in (context.differences or {})]
     ranked = sorted(equal, key=lambda cell: -(rate(cell) or 0))
     if not ranked:
-        return [Code(recipe), f" with {LANES[lane]}: not measured."]
+        return []
     case = ranked[0].case
-    shape = f"batch {case.batch_size}, {case.image_size} x {case.image_size} pixels"
+    shape = f"batch {case.batch_size}, {case.pixels} pixels"
     text: list[Inline] = [Code(recipe), f" with {LANES[lane]} ({shape}): fastest is ", *_speed(ranked[0])]
     for device in dict.fromkeys(cell.case.device for cell in ranked if cell.case.device != case.device):
         text += [f"; on {device} ", *_speed(next(cell for cell in ranked if cell.case.device == device))]
@@ -54,15 +59,15 @@ def _speed(cell: Measurement) -> list[Inline]:
 def _cost(context: Context) -> list[Text]:
     groups = [arms for arms in settings(context.run.training, "throughput") if ceiling(arms)]
     if not groups:
-        return ["What placement costs in training: not measured."]
+        return []
     arms = max(groups, key=len)
     top = ceiling(arms)
-    recipes = dict.fromkeys(word(arm.first, "recipe") for arm in arms if not arm.is_ceiling)
+    recipes = dict.fromkeys(word(arm.first, "recipe") for arm in arms if not arm.is_bare)
     recipe = usual_recipe(recipes)
     if top is None or recipe is None:
-        return ["What placement costs in training: not measured."]
-    ours = [arm for arm in arms if not arm.is_ceiling and word(arm.first, "recipe") == recipe and arm.median("examples_per_s")]
-    items: list[Text] = [f"Training {word(top.first, 'model')} without augmentation reaches {trained(top)}."]
+        return []
+    ours = [arm for arm in arms if not arm.is_bare and word(arm.first, "recipe") == recipe and arm.median("examples_per_s")]
+    items: list[Text] = [f"Training {word(top.first, 'model')} {top.bare_words} reaches {trained(top)}."]
     for lane in LANES:
         ranked = sorted((arm for arm in ours if arm.lane == lane), key=lambda arm: -(arm.median("examples_per_s") or 0))
         if not ranked:
@@ -80,7 +85,7 @@ def _gain(context: Context) -> list[Text]:
     groups = settings(context.run.training, "accuracy")
     scored: Sequence[Arm] = [arm for arm in max(groups, key=len, default=[]) if arm.values("test_accuracy")]
     if not scored:
-        return ["Accuracy: not measured."]
+        return []
     ranked = sorted(scored, key=lambda arm: -statistics.fmean(arm.values("test_accuracy")))
     bare = next((arm for arm in scored if word(arm.first, "recipe") == "none"), None)
     shown = [arm for arm in ranked if arm in (ranked[0], ranked[-1], bare)]

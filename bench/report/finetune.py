@@ -7,6 +7,7 @@ from bench.report.accuracy import difference, interval, points_words
 from bench.report.arms import Arm, Record, gathered, succeeded, with_spread
 from bench.report.blocks import Block, Bullets, Code, Heading, Paragraph, Table, Text
 from bench.report.context import Context
+from bench.report.failures import failed_section
 from bench.report.finetune_figures import decoding_figure, finetune_figure, photographs_figure, placement_words
 from bench.report.quantities import UNKNOWN, counted, listed, number, percent, rounded, word
 from bench.seeds import FEWEST_SEEDS, Estimate
@@ -75,7 +76,7 @@ def finetune_section(context: Context) -> list[Block]:
     """Fine-tuning, where it was measured: for each setting curves and a table, and the files that were skipped."""
     records = succeeded(context.run.training, "finetune")
     if not records:
-        return []
+        return failed_section(context, "finetune", "Fine-tuning on photographs")
     blocks: list[Block] = [Heading(text="Fine-tuning on photographs"), Paragraph(ACCURACIES)]
     for index, group in enumerate(gathered(records, SETTING), start=1):
         arms = [Arm(records=own) for own in gathered(group, START)]
@@ -196,12 +197,12 @@ def photographs_section(context: Context) -> list[Block]:
     """Decoding, augmentation and the step at the network's size, by placement, where that was measured."""
     records = succeeded(context.run.training, "photographs")
     if not records:
-        return []
+        return failed_section(context, "photographs", "Photographs: where the time goes")
     blocks: list[Block] = [Heading(text="Photographs: where the time goes"), Paragraph(SPLIT), Paragraph(BOUNDED)]
     names = ("mode", "recipe", "backend", "augment_on", "num_workers")
     for index, group in enumerate(gathered(records, [n for n in SETTING if n != "num_epochs"]), start=1):
         arms = [Arm(records=own) for own in gathered(group, names)]
-        arms.sort(key=lambda arm: (not arm.is_ceiling, -(arm.median("examples_per_s") or 0)))
+        arms.sort(key=lambda arm: (not arm.is_bare, -(arm.median("examples_per_s") or 0)))
         one = arms[0].first
         setting = (
             f"{word(one, 'model')} ({MODES.get(word(one, 'mode'), '')} trained) at {word(one, 'image_size')} pixels, batch"

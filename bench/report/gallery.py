@@ -10,20 +10,17 @@ from bench.report.context import Context
 from bench.report.quantities import UNKNOWN, listed, number, rounded, word
 
 SHOWN = {"op": "Ops", "recipe": "Recipes"}
-NOT_DRAWN = "Not drawn in this run (augbench gallery draws larger sheets)."
-MERGED = "Runs that were merged have their pictures in their own reports."
 
 
 def gallery_section(context: Context) -> list[Block]:
-    """A strip an op and recipe."""
-    blocks: list[Block] = [Heading(text="What each op looks like")]
+    """A strip an op and recipe; nothing where none was drawn."""
     told = context.run.gallery
     columns, cell = told.get("columns"), number(told, "cell")
     strips = {kind: [strip for one in _subjects(told, kind) if (strip := _strip(context, one))] for kind in SHOWN}
     if not isinstance(columns, list) or not cell or not any(strips.values()):
-        return [*blocks, Paragraph(MERGED if context.run.parts else NOT_DRAWN)]
+        return []
     names = [str(name) for name in columns]
-    blocks.append(Paragraph(_legend(told)))
+    blocks: list[Block] = [Heading(text="What each op looks like"), Paragraph(_legend(told))]
     for kind, title in SHOWN.items():
         if strips[kind]:
             inside = Gallery(columns=names, cell=int(cell), strips=strips[kind])

@@ -9,12 +9,15 @@ from bench.report.growth_figure import Lines, growth_figure
 from bench.report.lanes import LANES, lane_of, rate, usual_size
 from bench.report.quantities import counted, listed
 
+TITLE = "How speed changes with batch and image size"
 AXES = {"batch": "batch size, images", "side": "side of the image, pixels"}
 
 
 def growth_section(context: Context) -> list[Block]:
-    """A figure for each suite, device, lane and size that was varied. Slopes, not ratios: lanes never share a figure."""
-    blocks: list[Block] = [Heading(text="How speed changes with batch and image size")]
+    """A figure for each suite, device, lane and size that was varied. Slopes, not ratios: lanes never share a figure.
+
+    Nothing where every case has one size.
+    """
     usual = usual_sizes(context.run.measurements)
     groups: dict[tuple[str, str, str, str], list[Measurement]] = {}
     for one in context.run.measurements:
@@ -23,13 +26,23 @@ def growth_section(context: Context) -> list[Block]:
     every = [(lines_along(mine, usual, along), group, along) for group, mine in groups.items() for along in AXES]
     found = [one for one in every if one[0]]
     if not found:
-        return [*blocks, Paragraph("Not measured: every case of this run has one size (other sizes: --grid full).")]
-    blocks += [_picture(context, *one) for one in found[:MOST_OF_A_KIND]]
+        words = "Not measured: cases of several sizes were planned, and of none two sizes succeeded."
+        return [Heading(text=TITLE), Paragraph(words)] if _several_sizes(context.run.measurements, usual) else []
+    blocks: list[Block] = [Heading(text=TITLE), *(_picture(context, *one) for one in found[:MOST_OF_A_KIND])]
     if len(found) > MOST_OF_A_KIND:
         blocks.append(
             Paragraph(f"{len(found) - MOST_OF_A_KIND} more figures are not drawn; their values are in measurements.csv.")
         )
     return blocks
+
+
+def _several_sizes(planned: Sequence[Measurement], usual: "Sizes") -> bool:
+    """Whether a case that could run was planned at another than the usual size."""
+    return any(
+        (one.case.batch_size, one.case.image_size) != usual[one.case.suite, one.case.subject, one.case.device, one.case.dtype]
+        for one in planned
+        if one.draws is not None
+    )
 
 
 def _picture(context: Context, lines: Lines, group: tuple[str, str, str, str], along: str) -> Block:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.measurements import finite
-from bench.report.answer import lead
 from bench.report.blocks import Block, Code, Facts, Heading, Inline, Strong, Text, Warning
 from bench.report.context import Context
+from bench.report.lead import lead
 from bench.report.parity import verdict_words
 from bench.report.quantities import UNKNOWN, counted, word
 

@@ -116,12 +116,12 @@ def lane_of(cell: Measurement) -> str:
 
 def usual_size(measurements: Sequence[Measurement]) -> list[Measurement]:
     """Of each subject on each device the cases of one size: the plan names the usual size first."""
-    size: dict[tuple[Any, ...], tuple[int, int]] = {}
+    size: dict[tuple[Any, ...], tuple[int, int, int]] = {}
     chosen = []
     for one in measurements:
         case = one.case
-        first = size.setdefault((case.suite, case.subject, case.device, case.dtype), (case.batch_size, case.image_size))
-        if (case.batch_size, case.image_size) == first:
+        its = (case.batch_size, case.image_size, case.width)
+        if its == size.setdefault((case.suite, case.subject, case.device, case.dtype), its):
             chosen.append(one)
     return chosen
 

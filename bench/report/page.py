@@ -1,6 +1,7 @@
 """The order of a report's sections, and the files that it becomes."""
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.records import Run, write_csv
@@ -20,27 +21,44 @@ from bench.report.speed import suite_section
 from bench.report.tax import tax_section
 
 
+def _recipes(context: Context) -> list[Block]:
+    return suite_section(context, "recipes")
+
+
+def _ops(context: Context) -> list[Block]:
+    return suite_section(context, "ops")
+
+
+MEASURED: Sequence[tuple[str, Callable[[Context], list[Block]]]] = (
+    ("training speed by placement", tax_section),
+    ("images per second of recipes", _recipes),
+    ("images per second of single ops", _ops),
+    ("how speed changes with batch and image size", growth_section),
+    ("share of the machine's limit", limits_section),
+    ("accuracy by recipe", accuracy_section),
+    ("training on several processes", scaling_section),
+    ("whether backends do the same augmentation", audit_section),
+    ("what each op looks like", gallery_section),
+    ("fine-tuning on photographs", finetune_section),
+    ("where the time of photographs goes", photographs_section),
+    ("decoding JPEG files", decoding_section),
+)
+"""What a run can measure, in reading order, and its section: empty where the run did not set out to measure it."""
+
+
 def sections(context: Context) -> list[Block]:
-    """All blocks, in reading order. Draws the figures on the way."""
+    """All blocks, in reading order; what was not measured has no section, and is named in the last line. Draws the figures."""
+    told = [(name, section(context)) for name, section in MEASURED]
+    absent = [name for name, blocks in told if not blocks]
     return [
         *head.title(context),
         *findings(context),
         *runs_section(context),
-        *tax_section(context),
-        *suite_section(context, "recipes"),
-        *suite_section(context, "ops"),
-        *growth_section(context),
-        *limits_section(context),
-        *accuracy_section(context),
-        *scaling_section(context),
-        *audit_section(context),
-        *gallery_section(context),
-        *finetune_section(context),
-        *photographs_section(context),
-        *decoding_section(context),
+        *(block for _, blocks in told for block in blocks),
         *tail.method(context),
         *tail.files(context),
         *tail.missing(context),
+        *tail.not_measured(context, absent),
     ]
 
 

@@ -19,10 +19,12 @@ METHOD = (
 
 
 def audit_section(context: Context) -> list[Block]:
-    """A verdict a cell, the causes, and what contradicts the catalog."""
+    """A verdict a cell, the causes, and what contradicts the catalog; nothing where neither audit nor ratios are."""
     audit = context.run.audit
     verdicts = _verdicts(context)
     blocks: list[Block] = [Heading(text="Is it the same augmentation?")]
+    if not audit.get("failed") and not verdicts and not context.run.measurements:
+        return []
     if audit.get("failed"):
         return [*blocks, Warning(f"The audit failed: {audit['failed']}. What follows rests on what the catalog declares.")]
     if not verdicts:
@@ -43,11 +45,12 @@ def audit_section(context: Context) -> list[Block]:
     return [*blocks, Paragraph(_legend()), *_causes(verdicts)]
 
 
-def summary(context: Context) -> Text:
-    """The audit's verdict in a sentence."""
+def summary(context: Context) -> list[Text]:
+    """The audit's verdict in a sentence; nothing where nothing rests on it."""
     if not _verdicts(context):
-        return "Whether the backends do the same augmentation was not audited in this run."
-    return f"Audit of {verdict_words(context)}. Ratios need exact or close."
+        told = "Whether the backends do the same augmentation was not audited in this run."
+        return [told] if context.run.measurements else []
+    return [f"Audit of {verdict_words(context)}. Ratios need exact or close."]
 
 
 def verdict_words(context: Context) -> str:

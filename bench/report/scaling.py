@@ -9,11 +9,13 @@ from matplotlib import pyplot as plt
 from bench.report.arms import MANNER, SETTING, Arm, Record, gathered, setting_words, succeeded, with_spread
 from bench.report.blocks import Block, Code, Heading, Paragraph, Table, Text, Warning
 from bench.report.context import Context
+from bench.report.failures import failed_section
 from bench.report.figures import save
-from bench.report.quantities import UNKNOWN, listed, number, percent, rounded, word
+from bench.report.quantities import UNKNOWN, counted, listed, number, percent, rounded, word
 from bench.report.style import INK, QUIET, series_look, short
 from bench.report.tax import ratios
 
+TITLE = "Training on several processes"
 SHARED = tuple(name for name in (*SETTING, *MANNER) if name != "batch_size")
 """What all jobs of one table have in common: the batch is what scaling changes."""
 JOB = ("processes", "scaling", "parallel", "batch_size")
@@ -39,17 +41,50 @@ def scaling_section(context: Context) -> list[Block]:
     groups = gathered(succeeded(context.run.training, "scaling"), SHARED)
     alike = [r for r in context.run.training if r.get("kind") == "scaling" and r.get("shared_draws")]
     if not groups and not alike:
-        return []
-    blocks: list[Block] = [Heading(text="Training on several processes")]
+        return failed_section(context, "scaling", TITLE)
+    blocks: list[Block] = [Heading(text=TITLE)]
     for reason in dict.fromkeys(word(record, "reason") for record in alike):
         blocks.append(Warning(f"{reason}: that job was not training on independent draws, and its speed is left out."))
     for index, records in enumerate(groups, start=1):
         arms = [Arm(records=group) for group in gathered(records, JOB)]
-        blocks += _jobs(context, sorted(arms, key=lambda arm: (_processes(arm), *_sort(arm))), index)
+        blocks += _jobs(context, sorted(arms, key=lambda arm: (processes(arm), *_sort(arm))), index)
     return blocks
 
 
-def _processes(arm: Arm) -> int:
+def scaling_findings(context: Context) -> list[Text]:
+    """A sentence for each setting: what the most processes of each sort reach, against one."""
+    items: list[Text] = []
+    for records in gathered(succeeded(context.run.training, "scaling"), SHARED):
+        arms = [Arm(records=group) for group in gathered(records, JOB)]
+        alone = next((arm for arm in arms if processes(arm) == 1 and arm.median("examples_per_s")), None)
+        told = most_processes(arms)
+        if told:
+            first = f"Training {word(told[0].first, 'model')} on several processes: "
+            single = f"; one process {with_spread(alone, 'examples_per_s')}" if alone else ""
+            items.append(f"{first}{'; '.join(speed_words(arm, alone) for arm in told)}{single}.")
+    return items
+
+
+def most_processes(arms: Sequence[Arm]) -> list[Arm]:
+    """Of each sort of scaling the arm with the most processes that has a speed; at least two."""
+    several = [arm for arm in arms if processes(arm) > 1 and arm.median("examples_per_s")]
+    return [max((arm for arm in several if _sort(arm) == sort), key=processes) for sort in dict.fromkeys(map(_sort, several))]
+
+
+def speed_words(arm: Arm, alone: Arm | None) -> str:
+    """Such as "2 processes, weak scaling, 2,050 ±1.0 % examples/s, 1.05 times one (1.01 to 1.08)"."""
+    if processes(arm) == 1:
+        rounds = counted(len(arm.values("examples_per_s")), "round")
+        return f"{with_spread(arm, 'examples_per_s')} examples/s, {rounds}"
+    pairs = ratios(arm.records, alone.records) if alone is not None else []
+    faster = f", {rounded(statistics.median(pairs))} times one{_span(pairs, 1)}" if pairs else ""
+    together = ", DataParallel" if word(arm.first, "parallel") == "data_parallel" else ""
+    sort = f"{processes(arm)} processes, {word(arm.first, 'scaling')} scaling{together}"
+    return f"{sort}, {with_spread(arm, 'examples_per_s')} examples/s{faster}"
+
+
+def processes(arm: Arm) -> int:
+    """How many an arm's job had."""
     return int(number(arm.first, "processes") or 1)
 
 
@@ -65,9 +100,9 @@ def _jobs(context: Context, arms: Sequence[Arm], index: int) -> list[Block]:
         Paragraph([setting, Code(word(first, "backend")), "; batches as in the table."]),
         Paragraph(f"{MEANING}{ON_CPU if on_cpu else ON_DEVICES} {SLOWEST}"),
     ]
-    alone = next((arm for arm in arms if _processes(arm) == 1), None)
-    if len({_processes(arm) for arm in arms if arm.median("examples_per_s")}) > 1:
-        speeds = [f"{_processes(arm)} {_sort(arm)[0]} {rounded(arm.median('examples_per_s') or 0)}" for arm in arms]
+    alone = next((arm for arm in arms if processes(arm) == 1), None)
+    if len({processes(arm) for arm in arms if arm.median("examples_per_s")}) > 1:
+        speeds = [f"{processes(arm)} {_sort(arm)[0]} {rounded(arm.median('examples_per_s') or 0)}" for arm in arms]
         alternative = f"Lines: examples per second by number of processes. Processes, sort and speed: {listed(speeds)}."
         blocks.append(context.figure(f"scaling-{index}", lambda path: scaling_figure(arms, path), alternative))
     header = ["processes", "scaling", "how", "batch together", "batch a device", "examples/s", "speed-up", "efficiency"]
@@ -126,17 +161,17 @@ def _draws(record: Record) -> str:
 def scaling_figure(arms: Sequence[Arm], path: Path) -> Path:
     """examples/s by number of processes: a line a sort of scaling and way to train, dots for rounds, dotted what is ideal."""
     figure, axes = plt.subplots(figsize=(6.4, 3.8))
-    alone = [arm for arm in arms if _processes(arm) == 1]
-    counts = sorted({_processes(arm) for arm in arms})
+    alone = [arm for arm in arms if processes(arm) == 1]
+    counts = sorted({processes(arm) for arm in arms})
     for index, sort in enumerate(dict.fromkeys(_sort(arm) for arm in arms if arm not in alone)):
         color, dashes = series_look(index)
         line = [arm for arm in arms if (arm in alone or _sort(arm) == sort) and arm.median("examples_per_s")]
         middles = [arm.median("examples_per_s") or 0.0 for arm in line]
         label = f"{sort[0]} scaling" + (", DataParallel" if sort[1] == "data_parallel" else "")
-        axes.plot(list(map(_processes, line)), middles, dashes, color=color, linewidth=1.8, marker="o", label=label)
+        axes.plot(list(map(processes, line)), middles, dashes, color=color, linewidth=1.8, marker="o", label=label)
         for arm in line:
             rounds = arm.values("examples_per_s")
-            axes.plot([_processes(arm)] * len(rounds), rounds, ".", color=color, markersize=4, alpha=0.5)
+            axes.plot([processes(arm)] * len(rounds), rounds, ".", color=color, markersize=4, alpha=0.5)
     base = alone[0].median("examples_per_s") if alone else None
     if base:
         on_cpu = word(arms[0].first, "device") == "cpu"

@@ -16,11 +16,13 @@ STATUS_WORDS = {"failed": "failed", "unsupported": "unsupported", "not_run": "no
 
 
 def suite_section(context: Context, suite: str) -> list[Block]:
-    """Everything on one suite at each subject's usual size."""
+    """Everything on one suite at each subject's usual size; nothing where none was planned."""
     tables = lane_tables(context.run.measurements, suite)
+    if not any(one.case.suite == suite for one in context.run.measurements):
+        return []
     blocks: list[Block] = [Heading(text=TITLES[suite])]
     if not tables:
-        return [*blocks, Paragraph(f"No {suite} were measured.")]
+        return [*blocks, Paragraph(f"No {suite} could be measured; the reasons stand at the end of this report.")]
     if context.differences is None:
         blocks.append(Paragraph("The plan does not say which cells differ from the op's definition, so no ratios are shown."))
     for table in tables:
@@ -59,12 +61,9 @@ def _rates_picture(context: Context, table: LaneTable) -> Block:
 # ---- the table --------------------------------------------------------------------------------------------------------
 
 
-def _sizes(table: LaneTable) -> dict[str, tuple[int, int]]:
-    return {cell.case.subject: (cell.case.batch_size, cell.case.image_size) for cell in table.cells.values()}
-
-
-def _size_words(size: tuple[int, int]) -> str:
-    return f"{size[0]} of {size[1]} x {size[1]}"
+def _sizes(table: LaneTable) -> dict[str, str]:
+    """Batch and image size of each subject, in words."""
+    return {cell.case.subject: f"{cell.case.batch_size} of {cell.case.pixels}" for cell in table.cells.values()}
 
 
 def pass_counts(cells: Sequence[Measurement]) -> set[int]:
@@ -85,7 +84,7 @@ def _how_to_read(context: Context, table: LaneTable) -> list[Inline]:
     elif table.lane == "mixed":
         text.append("; what is drawn per image and what per batch differs between backends, so there are no ratios")
     sizes = set(_sizes(table).values())
-    where = f" Batch: {_size_words(sizes.pop())} pixels" if len(sizes) == 1 else " Batch and pixels: second column"
+    where = f" Batch: {sizes.pop()} pixels" if len(sizes) == 1 else " Batch and pixels: second column"
     text.append(f".{where}, result {table.dtype}.")
     if ELSEWHERE in table.elsewhere.values():
         text.append(f" {ELSEWHERE} lies in another lane, see there.")
@@ -105,7 +104,7 @@ def _rates_table(context: Context, table: LaneTable, notes: dict[str, int]) -> T
     rows = []
     for subject in table.subjects:
         winner = _clear_winner(context, table, subject)
-        row: list[Text] = [[Code(subject)], *([_size_words(sizes[subject])] if with_size else [])]
+        row: list[Text] = [[Code(subject)], *([sizes[subject]] if with_size else [])]
         row += [_cell(context, table, subject, b, notes, bold=b == winner, with_n=with_n) for b in table.backends]
         rows.append(row)
     return Table(header=header, rows=rows, numeric=frozenset(range(1, len(header))))

@@ -38,6 +38,7 @@ TRAINING = (
     "CPU, or an accelerator, stood without a batch. Augmentation in workers therefore shows as waiting, on the device as a "
     "longer step."
 )
+TIMED_STEPS = ("throughput", "accuracy", "scaling", "finetune", "photographs", "overhead")
 STATUS = {"failed": "failed", "not_run": "not run", "unsupported": "unsupported"}
 FILES = (
     ("environment.json", "machine, devices, versions, commit, data set"),
@@ -61,7 +62,9 @@ def missing(context: Context) -> list[Block]:
     blocks: list[Block] = [Heading(text="What failed, is unsupported or was not run")]
     planned = counted(len(run.measurements), "planned case")
     became = f"{counts['ok']:,} measured, {counts['unsupported']:,} unsupported, {counts['failed']:,} failed"
-    blocks.append(Paragraph(f"{planned}: {became}, {counts['not_run']:,} not run. {_training_words(context)}"))
+    cases = [f"{planned}: {became}, {counts['not_run']:,} not run."] if run.measurements else []
+    trained = [_training_words(context)] if run.training else []
+    blocks.append(Paragraph(" ".join([*cases, *trained]) or "No case was planned, and there is no training record."))
     rows = [*_case_rows(run.measurements), *_training_rows(context)]
     if rows:
         header = ["what became of it", "suite", "subjects", "backend", "device", "batch and pixels", "why"]
@@ -74,12 +77,23 @@ def missing(context: Context) -> list[Block]:
     return blocks
 
 
+def not_measured(context: Context, absent: Sequence[str]) -> list[Block]:
+    """The last line: what a run can measure and this one did not set out to, so that nothing vanishes without a word."""
+    if not absent:
+        return []
+    merged = " Pictures of ops stand in the reports of the single runs." if context.run.parts else ""
+    several = "these runs" if context.run.parts else "this run"
+    return [Paragraph(f"Not measured in {several}: {'; '.join(absent)}.{merged}")]
+
+
 def _training_words(context: Context) -> str:
     every = context.run.training
     counts = Counter(str(record.get("status", "ok")) for record in every)
-    failed = len(every) - counts["ok"] - counts["unsupported"]
+    failed = len(left_failed(every))
     others = f" and {counts['unsupported']:,} unsupported" if counts["unsupported"] else ""
-    return f"{counted(len(every), 'training record')}, {failed:,} of them failed{others}."
+    mended = len(every) - counts["ok"] - counts["unsupported"] - failed
+    again = f"; {counted(mended, 'more failure')} gave a result when tried again" if mended else ""
+    return f"{counted(len(every), 'training record')}, {failed:,} of them failed{others}{again}."
 
 
 def _case_rows(measurements: Sequence[Measurement]) -> list[list[Text]]:
@@ -97,7 +111,7 @@ def _case_rows(measurements: Sequence[Measurement]) -> list[list[Text]]:
         status, suite, backend, device, shared = key
         cases = [one.case for one in groups[key]]
         subjects = list(dict.fromkeys(case.subject for case in cases))
-        sizes = dict.fromkeys(f"{case.batch_size} of {case.image_size} x {case.image_size}" for case in cases)
+        sizes = dict.fromkeys(f"{case.batch_size} of {case.pixels}" for case in cases)
         reason = shared if len(subjects) > 1 else _reason(groups[key][0])
         rows.append([STATUS[status], suite, listed(subjects), [Code(backend)], device, listed(sizes, 4), reason])
     return rows
@@ -108,15 +122,24 @@ def _reason(one: Measurement) -> str:
 
 
 def _training_rows(context: Context) -> list[list[Text]]:
+    """A row for each failure that nothing has made good, and for what is unsupported."""
     rows: list[list[Text]] = []
+    failed = set(map(id, left_failed(context.run.training)))
     for record in context.run.training:
         status = str(record.get("status", "ok"))
-        if status != "ok":
+        if status == "unsupported" or id(record) in failed:
             became = STATUS.get(status, "failed")
             what, backend = _training_what(record)
             reason = word(record, "reason")
             rows.append([became, word(record, "kind"), what, [Code(backend)], word(record, "device"), "", reason])
     return rows
+
+
+def left_failed(training: Sequence[Record]) -> list[Record]:
+    """The failures that nothing has made good."""
+    from bench import training_cases  # which builds on this package
+
+    return training_cases.left_failed(training)
 
 
 def _training_what(record: Record) -> tuple[str, str]:
@@ -132,9 +155,10 @@ def _training_what(record: Record) -> tuple[str, str]:
 
 
 def method(context: Context) -> list[Block]:
-    """What is timed, by which clock, how often, and how to read it; numbers from this run."""
-    items = [TIMED, RATE, CLOCKS, _passes_words(context), LANES_WORDS, RATIOS, TRAINING]
-    return [Heading(text="How it was measured, and how to read it"), Bullets(items)]
+    """What is timed, by which clock, how often, and how to read it; numbers from this run, and nothing of what it lacks."""
+    items = [TIMED, RATE, CLOCKS, _passes_words(context), LANES_WORDS, RATIOS] if context.run.measurements else []
+    items += [TRAINING] if any(record.get("kind") in TIMED_STEPS for record in context.run.training) else []
+    return [Heading(text="How it was measured, and how to read it"), Bullets(items)] if items else []
 
 
 def _passes_words(context: Context) -> str:

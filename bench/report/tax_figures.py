@@ -80,7 +80,7 @@ def tax_figure(arms: Sequence[Arm], title: str, path: Path) -> Path:
     axes.set_xlim(0, longest * 1.6)  # room for the words behind the longest bar, however narrow long labels leave the axes
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
-    axes.set_xlabel("milliseconds a step: shorter is faster" + (" (dotted: no augmentation)" if top else ""))
+    axes.set_xlabel("milliseconds a step: shorter is faster" + (" (dotted: the ceiling)" if top else ""))
     axes.set_title(fitting(title, 70), pad=8 + 16 * legend_rows, loc="right")  # long labels leave no room to the right
     handles = [Patch(color=PARTS[name].color, label=PARTS[name].words) for name in used]
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.3, fontsize=9)

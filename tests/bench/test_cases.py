@@ -3,11 +3,14 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from augment import BACKENDS, RECIPES, ROWS
-from bench.cases import Case, Grid, check_device, one_line, plan
+from bench.cases import WORKING_COPIES, Case, Grid, check_device, one_line, plan
+from bench.inputs import Inputs
 
 
 def plenty(device: str) -> int:
@@ -16,12 +19,13 @@ def plenty(device: str) -> int:
 
 def test_the_default_grid_is_every_subject_on_every_eager_backend_of_a_cpu() -> None:
     planned = plan(Grid(), memory_bytes=plenty)
-    eager = {name for name, backend in BACKENDS.items() if not backend.compiled}
+    eager = {name for name, backend in BACKENDS.items() if not backend.compiled and not backend.why_not(torch.device("cpu"))}
     assert {(p.case.subject, p.case.backend) for p in planned} == {(s, b) for s in (*ROWS, *RECIPES) for b in eager}
     assert len({p.case.id for p in planned}) == len(planned)
     assert {p.case.batch_size for p in planned if p.case.suite == "ops"} == {256}
-    shapes = {(p.case.batch_size, p.case.image_size) for p in planned if p.case.subject.startswith("imagenet")}
-    assert shapes == {(16, 256)}
+    shapes = {(p.case.batch_size, p.case.pixels, p.case.width) for p in planned if p.case.subject.startswith("imagenet")}
+    assert shapes == {(16, "256 x 320", 320)}  # photographs, wider than high
+    assert {p.case.image_width for p in planned if not p.case.subject.startswith("imagenet")} == {None}
 
 
 def test_what_the_catalog_lacks_is_planned_as_unsupported_with_its_reason() -> None:
@@ -123,3 +127,38 @@ def test_a_planned_case_comes_back_from_plan_json_whole() -> None:
 
     for planned in plan(Grid(ops=("Resize", "AugMix"), recipes=(), backends=("kornia", "torchvision"))):
         assert read_entry(plan_entry(planned)) == planned
+
+
+def test_photographs_keep_their_shape_in_ids_and_plans_and_old_plans_are_square() -> None:
+    from bench.measurements import read_entry
+    from bench.records import plan_entry
+
+    (planned,) = plan(Grid(ops=(), recipes=("imagenet",), backends=("fused",)), memory_bytes=plenty)
+    assert planned.case.id == "recipes-imagenet-fused-cpu-b16-s256x320-float32"
+    entry = plan_entry(planned)
+    assert read_entry(entry) == planned
+    del entry["case"]["image_width"]  # as runs have it that were stored before photographs had a shape
+    old = read_entry(entry).case
+    assert (old.pixels, old.id) == ("256 x 256", "recipes-imagenet-fused-cpu-b16-s256-float32")
+    entry["case"]["image_width"] = "320"
+    with pytest.raises(TypeError, match="image_width"):
+        read_entry(entry)
+
+
+def test_memory_is_counted_by_height_and_width() -> None:
+    grid = Grid(ops=(), recipes=("imagenet",), backends=("fused",))
+    needed = WORKING_COPIES * 4 * 3 * 16 * 256 * 320
+    assert [p.status for p in plan(grid, memory_bytes=lambda device: needed)] == ["planned"]
+    assert [p.status for p in plan(grid, memory_bytes=lambda device: needed - 1)] == ["unsupported"]
+
+
+def test_photographs_are_cut_from_the_middle_of_square_ones(tmp_path: Path) -> None:
+    """Not squeezed: what is 320 wide is as high before it is cut, so a column of a case equals that of the square one."""
+    inputs = Inputs("synthetic", tmp_path)
+    (planned,) = plan(Grid(ops=(), recipes=("imagenet",), backends=("fused",)), memory_bytes=plenty)
+    wide, labels = inputs.batch(replace(planned.case, batch_size=3))
+    square, _ = inputs.batch(replace(planned.case, batch_size=3, image_size=320))
+    assert wide.shape == (3, 3, 256, 320)
+    assert wide.is_contiguous()
+    assert len(labels) == 3
+    assert torch.equal(wide, square[:, :, 32:-32])

@@ -15,6 +15,7 @@ from bench import decoding
 from bench.decoding import DECODERS, DecodeOptions, decode, encoded
 from bench.records import TRAINING
 from tests.conftest import smooth_images
+from training.folders import training_files
 
 QUIET = Console(quiet=True)
 
@@ -69,15 +70,15 @@ def _broken(contents: Any) -> None:
 
 def options(folder: Path, **changes: Any) -> DecodeOptions:
     settings: dict[str, Any] = {"sizes": (16, 32), "workers": (1,), "files": 2, "rounds": 2, "seconds": 0.001}
-    return DecodeOptions(data=str(folder), data_root=folder.parent / "root", out=folder.parent / "out", **(settings | changes))
+    return DecodeOptions(data=str(folder), out=folder.parent / "out", **(settings | changes))
 
 
 def test_every_cell_has_a_record_a_round_and_the_report_shows_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = {name: decoder for name, decoder in DECODERS.items() if not decoder.on_cuda}
     bad, absent = (decoding.Decoder(run=_broken, about="", needs=needs) for needs in (None, "no_such_package"))
     monkeypatch.setattr(decoding, "DECODERS", on_cpu | {"bad": bad, "absent": absent})
-    page = decode(options(folder), QUIET)
-    found = [json.loads(line) for line in (folder.parent / "out" / TRAINING).read_text().splitlines()]
+    out = decode(options(folder), QUIET)
+    found = [json.loads(line) for line in (out / TRAINING).read_text().splitlines()]
     good = [one for one in found if one["status"] == "ok"]
     able = [name for name, decoder in on_cpu.items() if decoder.missing() is None]
     cells = sorted((one["decoder"], one["image_size"], one["round"]) for one in good)
@@ -90,7 +91,7 @@ def test_every_cell_has_a_record_a_round_and_the_report_shows_them(folder: Path,
     assert "no_such_package is not installed" in failed["absent"]
     # Processes that are not forked know the table as it is in the file, and no "bad".
     assert failed["bad"].startswith(("RuntimeError: no", "KeyError"))
-    text = (page.parent / "report.md").read_text()
+    text = (out / "report" / "report.md").read_text()
     assert "Decoding JPEG files" in text
     assert "no_such_package is not installed" in text
 
@@ -103,4 +104,42 @@ def test_numbers_that_measure_nothing(changes: dict[str, Any], folder: Path) -> 
 
 def test_photographs_must_be_files(folder: Path) -> None:
     with pytest.raises(ValueError, match="take --data FOLDER"):
-        decode(DecodeOptions(data="synthetic", data_root=folder.parent / "root", out=folder.parent / "out"), QUIET)
+        decode(DecodeOptions(data="synthetic", out=folder.parent / "out"), QUIET)
+
+
+def test_only_the_chosen_files_are_opened_and_nothing_is_cached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 photographs and 3 asked for: numbers 0, 4 and 8; where 0 is damaged, its neighbour 1 comes last."""
+    for name in ("ant", "bee"):
+        for i in range(2, 6):
+            (folder / "train" / name / f"{i}.jpg").write_bytes(photograph(60, 40))
+    opened: list[str] = []
+    read_bytes = Path.read_bytes
+
+    def noted(path: Path) -> bytes:
+        opened.append(f"{path.parent.name}/{path.name}")
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", noted)
+    files = training_files(folder)
+    assert [f"{file.parent.name}/{file.name}" for file in files[:6]] == [f"ant/{i}.jpg" for i in range(6)]
+    assert len(files) == 12
+    assert opened == []
+    chosen = decoding.choose(files, 3, QUIET)
+    assert opened == ["ant/0.jpg", "ant/4.jpg", "bee/2.jpg"]
+    assert list(chosen) == [files[0], files[4], files[8]]
+    assert not list(folder.parent.rglob(".cache"))
+    files[0].write_bytes(b"GIF89a")
+    console = Console(record=True)
+    assert list(decoding.choose(files, 3, console)) == [files[4], files[8], files[1]]
+    assert "0.jpg: left out, " in console.export_text()
+    assert decoding._fingerprint(chosen) != decoding._fingerprint({**chosen, files[0]: b"other"})
+
+
+def test_more_files_than_there_are_are_all_and_none_that_can_be_read_is_told(folder: Path) -> None:
+    files = training_files(folder)
+    assert len(decoding.choose(files, 99, QUIET)) == 4
+    for file in files:
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="none of 4 photographs for training can be decoded"):
+        decode(options(folder), QUIET)
+    assert not (folder.parent / "out").exists()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from bench import finetune
+from bench import cli, finetune
 from bench.records import TRAINING, append_training, load_run
 from bench.report import finetune as section
 from bench.report.arms import Arm
@@ -65,14 +65,14 @@ def test_a_comparison_runs_every_arm_with_every_seed_and_goes_on_where_it_stoppe
         finetune.compare(config, (0, 1), out, QUIET)
     before = (out / TRAINING).read_text()
     stop_after = 99
-    report = finetune.compare(config, (0, 1), out, QUIET)
+    assert finetune.compare(config, (0, 1), out, QUIET) == out
     assert (out / TRAINING).read_text().startswith(before), "what was done stays as it was"
     ways = [(one["mode"], one["augment_on"], one["seed"]) for one in records(out)]
     arms = {("full", "device"), ("frozen", "device"), ("frozen", "none"), ("scratch", "device")}
     assert sorted(ways) == sorted((*arm, seed) for arm in arms for seed in (0, 1))
     assert all(one["status"] == "ok" and one["num_epochs"] == 1 for one in records(out))
     assert not (out / finetune.UNFINISHED).exists()
-    text = (report.parent / "report.md").read_text()
+    text = (out / "report/report.md").read_text()
     assert "Fine-tuning on photographs" in text
     assert "train/ant/x.gif: not a photograph's file type" in text
     short = text.partition("## In short")[2].partition("\n## ")[0]
@@ -131,6 +131,30 @@ def test_a_run_that_fails_is_recorded_and_costs_no_other(
     assert sum(one["status"] == "ok" for one in status.values()) == 3
 
 
+def test_a_comparison_whose_runs_all_fail_ends_with_1(
+    config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from training import finetune as training
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no kernel image")
+
+    command = cli.Finetune(config=config, compare=True, seeds=(0,), out=tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "finetune", broken)
+        with pytest.raises(SystemExit) as stopped:
+            command.execute(QUIET)
+    assert stopped.value.code == 1
+    told = capsys.readouterr().err.strip()  # progress may have left an empty line
+    assert told == "augbench: 4 of 4 failed, the first: RuntimeError: no kernel image"
+    with pytest.raises(SystemExit) as stopped:
+        command.execute(QUIET)  # the same again: what failed is tried once more
+    assert stopped.value.code == 0
+    assert [one["status"] for one in records(tmp_path / "out")] == 4 * ["failed"] + 4 * ["ok"]
+    # Failures are told apart by the device as results are, whether it was asked for by name or not.
+    assert {one["device"] for one in records(tmp_path / "out")} == {"cpu"}
+
+
 def test_the_split_measures_every_placement_in_every_round(config: FinetuneConfig, tmp_path: Path) -> None:
     finetune.split(dataclasses.replace(config, num_workers=1), 2, tmp_path / "out", QUIET)
     found = records(tmp_path / "out")
@@ -147,11 +171,11 @@ def test_the_split_measures_every_placement_in_every_round(config: FinetuneConfi
 
 
 def test_one_run_keeps_its_weights_and_its_record(config: FinetuneConfig, tmp_path: Path) -> None:
-    report = finetune.run_one(config, tmp_path / "out", QUIET)
+    folder = finetune.run_one(config, tmp_path / "out", QUIET)
     (record,) = records(tmp_path / "out")
     assert record["mode"] == "full"
     assert checkpoint.load(tmp_path / "out/best.pt")["classes"] == ["ant", "bee"]
-    assert report.exists()
+    assert (folder / "report/index.html").exists()
 
 
 def test_weights_that_do_not_fit_are_told_before_anything_runs(config: FinetuneConfig, tmp_path: Path) -> None:
@@ -169,6 +193,8 @@ def test_weights_that_do_not_fit_are_told_before_anything_runs(config: FinetuneC
 
 def test_a_run_that_is_over_counts_once_when_it_is_resumed(config: FinetuneConfig, tmp_path: Path) -> None:
     finetune.run_one(config, tmp_path / "out", QUIET)
+    with pytest.raises(ValueError, match=r"already holds a run: add --resume to go on with it, or take another --out$"):
+        finetune.run_one(config, tmp_path / "out", QUIET)
     finetune.run_one(config, tmp_path / "out", QUIET, resume=True)
     assert len(records(tmp_path / "out")) == 1
     (tmp_path / "out" / TRAINING).unlink()  # killed between its last checkpoint and its record
@@ -203,10 +229,10 @@ def test_a_placement_that_fails_costs_no_other(config: FinetuneConfig, tmp_path:
         return run_epoch(tuner, epoch, **options)
 
     monkeypatch.setattr(Finetuner, "run_epoch", sometimes)
-    report = finetune.split(config, 2, tmp_path / "out", QUIET)
+    folder = finetune.split(config, 2, tmp_path / "out", QUIET)
     (failed,) = [one for one in records(tmp_path / "out") if one["status"] != "ok"]
     assert (failed["augment_on"], failed["reason"]) == ("none", "RuntimeError: out of memory")
-    assert "| failed | photographs | none, no augmentation |" in (report.parent / "report.md").read_text()
+    assert "| failed | photographs | none, no augmentation |" in (folder / "report/report.md").read_text()
 
 
 # ---- the report, from made records ------------------------------------------------------------------------------------

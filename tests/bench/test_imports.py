@@ -16,8 +16,8 @@ READERS = (
     *("records", "measurements", "machines", "compare", "contrast", "scores", "seeds", "verdicts", "training_cases"),
     *("merging", "export", "formats", "validation", "published"),
 )
-# The catalog is where libraries are called; the audit replays what the catalog built, against an oracle.
-KNOW_LIBRARIES = ("augment/catalog.py", "augment/audit.py", "augment/audit/")
+# The catalog's rows are where libraries are called; the audit replays what they built, against an oracle.
+KNOW_LIBRARIES = ("augment/rows/", "augment/audit/")
 
 
 def sources(folder: str) -> list[Path]:

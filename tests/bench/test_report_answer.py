@@ -66,6 +66,22 @@ def test_the_answer_names_first_what_is_fastest_by_itself_and_what_that_costs(tm
     assert "With kornia pairs of rounds lie between −4 and 17 %, so perhaps nothing." in evidence  # noqa: RUF001
 
 
+def test_the_ceiling_is_called_what_it_is(tmp_path: Path) -> None:
+    bare = trained("none", "torchvision", [390.0, 392.0])
+    ceiling = [{**one, "augment_on": "frozen", "examples_per_s": 400.0 + n} for n, one in enumerate(bare)]
+    training = [*bare, *trained("device", "kornia", [300.0, 310.0])]
+    assert "Without augmentation training reaches 391" in answers(tmp_path / "a", training=training)["What does it cost?"][1]
+    both = answers(tmp_path / "b", training=ceiling + training)
+    assert "On one prepared batch training reaches 400" in both["What does it cost?"][1]
+
+
+def test_a_tied_device_is_named(tmp_path: Path) -> None:
+    training = [*trained("none", "torchvision", [400.0, 410.0]), *trained("device", "kornia", [290.0, 310.0])]
+    training += trained("workers", "pil", [300.0, 350.0], num_workers=2)
+    told = answers(tmp_path, training=training)
+    assert told["Where should augmentation run?"][0] == "In loader workers, or on the device (cpu), a batch at a time"
+
+
 def test_the_answer_names_all_places_that_overlap(tmp_path: Path) -> None:
     """By the fastest of each place: in the training process that is 200, however far the other one's rounds reach."""
     training = [*trained("none", "torchvision", [400.0, 410.0]), *trained("device", "kornia", [300.0, 350.0])]

@@ -96,7 +96,7 @@ def test_cells_are_the_runs_that_train_alone_gives(seed: int, tmp_path: Path) ->
 
 def test_a_cell_that_fails_is_a_record_and_the_others_go_on(tmp_path: Path) -> None:
     records, said = run(tmp_path, recipes=("augmix", "none"), backends=("kornia",), seeds=1)
-    assert [(r["recipe"], r["status"]) for r in records] == [("augmix", "failed"), ("none", "ok")]
+    assert [(r["recipe"], r["status"]) for r in records] == [("augmix", "unsupported"), ("none", "ok")]
     assert "AugMix is not supported by backend kornia" in records[0]["reason"]
     assert "AugMix is not supported by backend kornia" in said.replace("\n", " ")
     assert "AugMix is not supported" in (tmp_path / "run" / "report" / "report.md").read_text()
@@ -119,6 +119,9 @@ def test_cells_that_failed_are_tried_again_when_asked_for(tmp_path: Path, monkey
     assert records[:2] == failed
     assert [(record["seed"], record["status"]) for record in records[4:]] == [(0, "ok"), (1, "ok")]
     assert "failed:" not in said
+    report = (tmp_path / "run" / "report" / "report.md").read_text()
+    assert "6 training records, 0 of them failed; 4 more failures gave a result when tried again." in report
+    assert "IndexError" not in report, "what was made good is no longer listed"
     assert run(tmp_path, recipes=("none",), resume=True, retry_failed=True)[0] == records
 
 

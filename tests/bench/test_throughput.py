@@ -36,6 +36,7 @@ def test_the_arms_are_the_ceiling_every_backend_and_every_number_of_workers() ->
     """Written out by hand for one recipe, two numbers of workers, images in files, on a CPU."""
     fed = [(0, "workers"), (3, "workers")]
     assert [manner(config) for config in arms(BASE, FLIP)] == [
+        ("frozen", "torchvision", False, 0, "ahead"),
         ("none", "torchvision", True, 0, "ahead"),
         *(("workers", "pil", False, *one) for one in fed),
         *(("workers", "torchvision_loop", False, *one) for one in fed),
@@ -68,7 +69,7 @@ def test_on_cuda_compiled_backends_and_a_second_stream_come_along() -> None:
 def test_chosen_backends_alone_are_measured_and_what_they_lack_is_left_out() -> None:
     kornia = replace(FLIP, recipes=("augmix", "flip"), backends=("kornia",))  # kornia has no AugMix as it is defined
     configs = list(arms(BASE, kornia))
-    assert {(c.recipe, c.backend) for c in configs if c.augment_on != "none"} == {("flip", "kornia")}
+    assert {(c.recipe, c.backend) for c in configs if c.augments} == {("flip", "kornia")}
     assert [c.augment_on for c in configs].count("device") == 3
 
 
@@ -88,8 +89,8 @@ def test_every_round_has_every_arm_in_an_order_of_its_own(shapes: Dataset, tmp_p
               for n in (0, 1)]  # fmt: skip
     assert sorted(rounds[0]) == sorted(rounds[1])
     assert rounds[0] != rounds[1]
-    # none; flip by torchvision resident and fetched, by pil in the process; alone: fetching, and pil.
-    assert len(rounds[0]) == 4 + 2
+    # frozen, none; flip by torchvision resident and fetched, by pil in the process; alone: fetching, and pil.
+    assert len(rounds[0]) == 5 + 2
 
 
 @pytest.mark.gpu
@@ -113,7 +114,7 @@ def test_a_broken_off_run_goes_on_where_it_was(tmp_path: Path) -> None:
     throughput(options, console)
     path = folder / "training.jsonl"
     lines = path.read_text().splitlines()
-    assert len(lines) == 2 * (3 + 1)
+    assert len(lines) == 2 * (4 + 1)
     path.write_text("\n".join(lines[:3]) + "\n")
     with pytest.raises(ValueError, match="already holds a run: add --resume"):
         throughput(options, console)
@@ -135,7 +136,9 @@ def test_a_run_is_not_gone_on_with_where_its_numbers_would_not_compare(tmp_path:
     throughput(options, console)
     path = folder / "environment.json"
     told, measured = path.read_text(), (folder / "training.jsonl").read_text()
-    assert len(measured.splitlines()) == 3 + 1  # the ceiling, resident, fetched; one worker alone: named twice, measured once
+    assert (
+        len(measured.splitlines()) == 4 + 1
+    )  # the ceiling, none, resident, fetched; one worker alone: named twice, measured once
     with pytest.raises(ValueError, match=r"cannot be gone on with here \(dataset name synthetic \(100 .* -> synthetic \(50 "):
         throughput(replace(options, resume=True, max_train=50), console)
     path.write_text(told.replace('"machine": "', '"machine": "not-'))

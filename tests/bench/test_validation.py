@@ -141,11 +141,11 @@ def test_real_records_of_fine_tuning_and_decoding_are_valid(tmp_path: Path, monk
     data = load_photographs(config)
     run = tmp_path / "run"
     monkeypatch.setattr(tuning, "SPLIT_BACKENDS", ("fused",))  # one says what all do
-    monkeypatch.setattr(tuning, "_report", lambda folder, console: folder)
+    monkeypatch.setattr(tuning, "_reported", lambda folder, console: folder)
     tuning.split(config, 1, run, Console(quiet=True))
-    files = data.train.files or ()
+    files = [file.read_bytes() for file in (data.train.files or ())[:2]]
     decoding.measure_decoding(
-        files[:2], run, Console(quiet=True), sizes=(32,), workers=(1,), rounds=1, seconds=0.001,
+        files, run, Console(quiet=True), sizes=(32,), workers=(1,), rounds=1, seconds=0.001,
         dataset={"dataset": data.name, "fingerprint": data.fingerprint},
     )  # fmt: skip
     result, _ = finetune(config, data)
@@ -183,11 +183,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "missing field": (
         changed("ops.json", lambda d: d["measurements"][1].pop("status")),
-        "ops.json, line 45: measurements[1].status: missing",
+        "ops.json, line 46: measurements[1].status: missing",
     ),
     "unknown status": (
         changed("plan.json", lambda d: d["cases"][0].update(status="splendid")),
-        "plan.json, line 19: cases[0].status: 'splendid' is not one of",
+        "plan.json, line 20: cases[0].status: 'splendid' is not one of",
     ),
     "newer version": (
         changed("plan.json", lambda d: d.update(schema=SCHEMA + 1)),
@@ -196,7 +196,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "foreign JSON": (lambda run: (run / "audit.json").write_text("[1]"), "audit.json, line 1: the whole: [1] is not"),
     "cut off": (
         lambda run: (run / "ops.json").write_text((run / "ops.json").read_text()[:300]),
-        "ops.json, line 15: no JSON: ",
+        "ops.json, line 14: no JSON: ",
     ),
     "no text": (lambda run: (run / "plan.json").write_bytes(b"\xff\xfe"), "plan.json, line 1: no UTF-8 text"),
     "NaN": (
