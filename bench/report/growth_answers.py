@@ -7,12 +7,15 @@ from bench.measurements import Measurement
 from bench.report.answer import WITH, alone_words, apart, contest_of, fastest_alone, usual_recipe
 from bench.report.blocks import Answer, Code, Inline
 from bench.report.context import Context
-from bench.report.growth import Lines, lines_along, usual_sizes
+from bench.report.growth import lines_along, usual_sizes
+from bench.report.growth_figure import Lines
 from bench.report.lanes import LANES, LaneTable, lane_of, lane_tables, passes, rate
 from bench.report.quantities import counted, listed, rounded
 
 GROWTH = "How does speed change with size?"
 MOST_BACKENDS = 5
+Line = Sequence[tuple[int, Measurement]]
+"""A backend along a size, rising."""
 UNITS = {"batch": "batch {}", "side": "{} pixels a side"}
 
 
@@ -57,7 +60,7 @@ def _recipe(context: Context, ranked: Sequence[Measurement]) -> Answer:
     equal = [one for one in others if apart(passes(best), passes(one)) is not True]
     names = [one.case.backend for one in (best, *equal)]
     text: list[Inline] = [Code(best.case.subject), f", {LANES[lane_of(best)]}, batch {best.case.batch_size} of "]
-    text += [f"{best.case.pixels} pixels. ", *alone_words(ranked)]
+    text += [f"{best.case.pixels} pixels on {best.case.device}. ", *alone_words(ranked)]
     for one in others[1:MOST_BACKENDS]:
         text += [" ", Code(one.case.backend), f" reaches {rounded(rate(one) or 0)}."]
     return Answer(question=WITH, answer=" or ".join(names), evidence=[*text, *_elsewhere(context, best)])
@@ -78,10 +81,13 @@ def _elsewhere(context: Context, best: Measurement) -> list[Inline]:
 
 
 def _alike(context: Context, table: LaneTable, subject: str) -> list[Measurement]:
-    """The measured cells of a row that do the subject as it is defined, the fastest first; none in a lane of mixtures."""
-    if table.lane == "mixed":
+    """The measured cells of a row that do the subject as it is defined, the fastest first.
+
+    None in a lane of mixtures, or where nothing is known of how they differ.
+    """
+    if table.lane == "mixed" or context.differences is None:
         return []
-    return [one for one in table.ok(subject) if (subject, one.case.backend) not in (context.differences or {})]
+    return [one for one in table.ok(subject) if (subject, one.case.backend) not in context.differences]
 
 
 def _ops(context: Context) -> list[Answer]:
@@ -118,26 +124,34 @@ def _growth(context: Context) -> list[Answer]:
         if rate(one) is not None and one.draws is not None:
             lanes.setdefault((one.case.suite, one.case.device, one.case.dtype, lane_of(one)), []).append(one)
     order = sorted(lanes, key=lambda key: (key[0] != "recipes", list(LANES).index(key[3])))
-    found: dict[str, tuple[str, str, Mapping[str, Sequence[tuple[int, Measurement]]]]] = {}
+    found: dict[str, tuple[str, str, bool, Mapping[str, Line]]] = {}
     for key in order:
         for along in UNITS:
             lines: Lines = lines_along(lanes[key], usual, along)
             subject = usual_recipe(lines)
             if subject is not None:
-                found.setdefault(along, (subject, LANES[key[3]], lines[subject]))
+                found.setdefault(along, (subject, LANES[key[3]], key[3] != "mixed", _defined(context, subject, lines[subject])))
     if not found:
         return []
-    answers, text = [], list[Inline]()
-    for along, (subject, lane, by_backend) in found.items():
+    answers, text, before = list[str](), list[Inline](), ""
+    for along, (subject, lane, alike, by_backend) in found.items():
         leading = max(by_backend, key=lambda name: rate(by_backend[name][-1][1]) or 0)
-        answers.append(_changed(leading, by_backend[leading], along))
-        text += [" " if text else "", Code(subject), f", {lane}, images/s from ", _range(by_backend[leading], along), ": "]
-        text.append(_lines(by_backend, leading) + ".")
+        answers.append(("" if leading == before else f"{leading}: ") + _changed(by_backend[leading], along))
+        before = leading
+        text += [" " if text else "", Code(subject), f", {lane}, images/s from {_range(by_backend[leading], along)}: "]
+        known = alike and context.differences is not None
+        text.append(_lines(by_backend, leading if known else None) + ".")
     return [Answer(question=GROWTH, answer="; ".join(answers), evidence=text)]
 
 
-def _changed(backend: str, line: Sequence[tuple[int, Measurement]], along: str) -> str:
-    """Such as "fused: 4.2 times the images/s at batch 4,096 as at 32"; pixels where the images grow."""
+def _defined(context: Context, subject: str, by_backend: Mapping[str, Line]) -> Mapping[str, Line]:
+    """The backends that do the subject as it is defined; all, where none does."""
+    differs = context.differences or {}
+    return {name: line for name, line in by_backend.items() if (subject, name) not in differs} or by_backend
+
+
+def _changed(line: Line, along: str) -> str:
+    """Such as "4.2 times the images/s at batch 4,096 as at 32"; pixels where the images grow."""
     (small, first), (large, last) = line[0], line[-1]
     times = (rate(last) or 1) / (rate(first) or 1)
     sure = apart(*sorted((passes(last), passes(first)), key=lambda values: -max(values, default=0)))
@@ -147,22 +161,23 @@ def _changed(backend: str, line: Sequence[tuple[int, Measurement]], along: str) 
     if along == "side":  # a larger image is more work: what an image costs would fall anyhow
         times *= last.case.image_size * last.case.width / (first.case.image_size * first.case.width)
         what = "pixels/s"
-    return f"{backend}: {rounded(times)} times the {what} {ends}{doubt}"
+    return f"{rounded(times)} times the {what} {ends}{doubt}"
 
 
-def _range(line: Sequence[tuple[int, Measurement]], along: str) -> str:
-    return f"{line[0][0]:,} to {UNITS[along].format(f'{line[-1][0]:,}')}"
+def _range(line: Line, along: str) -> str:
+    return UNITS[along].format(f"{line[0][0]:,} to {line[-1][0]:,}")
 
 
-def _lines(by_backend: Mapping[str, Sequence[tuple[int, Measurement]]], leading: str) -> str:
-    """What each backend reaches at both ends, and how far the leading one is ahead there."""
+def _lines(by_backend: Mapping[str, Line], leading: str | None) -> str:
+    """What each backend reaches at both ends, and how far the leading one is ahead there; None where that is not to be told."""
     ends = {name: (rate(line[0][1]) or 0.0, rate(line[-1][1]) or 0.0) for name, line in by_backend.items()}
     told = []
     for name in sorted(ends, key=lambda name: -ends[name][1])[:MOST_BACKENDS]:
         words = f"{name} {rounded(ends[name][0])} to {rounded(ends[name][1])}"
-        same = [by_backend[name][at][0] == by_backend[leading][at][0] for at in (0, -1)]
-        if name != leading and all(same) and all(ends[name]):
-            ahead = [rounded(ends[leading][at] / ends[name][at]) for at in (0, 1)]
+        line, first = by_backend[name], by_backend[leading or name]
+        same = all(line[at][0] == first[at][0] for at in (0, -1))
+        if leading not in (None, name) and same and all(ends[name]):
+            ahead = [rounded(ends[leading or name][at] / ends[name][at]) for at in (0, 1)]
             words += f" ({leading} is {ahead[0]} and {ahead[1]} times as fast)"
         told.append(words)
     return ", ".join(told)

@@ -20,7 +20,9 @@ PACKAGES = ("augbench", "torch", "torchvision", "kornia", "numpy", "pillow", "tr
 def title(context: Context) -> list[Block]:
     """Heading, warnings, the answer and the facts."""
     here = context.run.environment
-    heading = f"Image augmentation on {word(here, 'machine', context.run.name)}: {devices_words(context)}"
+    several = len({one.group for one in context.run.parts}) > 1  # whose devices bear the names of their runs
+    what = counted(len(context.run.parts), "run") if several else devices_words(context)
+    heading = f"Image augmentation on {word(here, 'machine', context.run.name)}: {what}"
     return [Heading(text=heading, level=1), *warnings(context), lead(context), Facts(_facts(context))]
 
 

@@ -62,7 +62,7 @@ def verdict_words(context: Context) -> str:
         return "not audited in this run"
     counts = Counter(word(one, "verdict") for one in verdicts)
     parts = [f"{counts[name]} {name}" for name in CLASSES if counts[name]]
-    return f"{len(verdicts)} cells, an op or recipe on a backend: {', '.join(parts)}"
+    return f"{counted(len(verdicts), 'cell')}, an op or recipe on a backend: {', '.join(parts)}"
 
 
 def _verdicts(context: Context) -> list[Mapping[str, Any]]:

@@ -6,7 +6,7 @@ from bench.report.accuracy import difference, points_words
 from bench.report.accuracy_answers import FEW, mean, scored, undecided
 from bench.report.answer import apart, trained
 from bench.report.arms import Arm, Record, gathered, succeeded
-from bench.report.blocks import Answer
+from bench.report.blocks import Answer, Break, Inline
 from bench.report.context import Context
 from bench.report.failures import failed_answers
 from bench.report.finetune import MODES, SETTING, START, arm_words
@@ -14,10 +14,11 @@ from bench.report.finetune_figures import FETCHING, PARTS, parts, placement_word
 from bench.report.quantities import counted, number, percent, rounded, spread, word
 from bench.seeds import FEWEST_SEEDS
 
-TRAINED = "What of a pretrained network should be trained?"
+TRAINED = "Which layers should be trained?"
 TIME = "Photographs: what takes the time?"
 DECODER = "Which decoder is fastest?"
 MANNER = ("mode", "recipe", "backend", "augment_on", "num_workers")
+MOST_SETTINGS = 2
 UNDECIDED = "undecided"
 OVERLAP = "not told apart: their rounds overlap"
 
@@ -34,11 +35,15 @@ def finetune_answers(context: Context) -> list[Answer]:
     told = [sorted(arms, key=mean, reverse=True) for arms in groups if arms]
     if not told:
         return failed_answers(context, "finetune", TRAINED)
-    evidence = " ".join(_evidence(arms) for arms in told[:2])
+    evidence: list[Inline] = []
+    for arms in told[:MOST_SETTINGS]:
+        evidence += [*([Break()] if evidence else []), _evidence(arms)]
     verdicts = list(dict.fromkeys(map(_verdict, told)))
     if len(verdicts) == 1:
         return [Answer(question=TRAINED, answer=verdicts[0], evidence=evidence)]
-    answer = "; ".join(f"with {word(arms[0].first, 'train_images')} photographs {_lower(_verdict(arms))}" for arms in told[:2])
+    answer = "; ".join(
+        f"with {word(arms[0].first, 'train_images')} photographs {_lower(_verdict(arms))}" for arms in told[:MOST_SETTINGS]
+    )
     return [Answer(question=TRAINED, answer=answer[0].upper() + answer[1:], evidence=evidence)]
 
 

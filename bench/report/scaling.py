@@ -88,17 +88,22 @@ def processes(arm: Arm) -> int:
     return int(number(arm.first, "processes") or 1)
 
 
+def on_cpu(arm: Arm) -> bool:
+    """Whether its processes share the cores of one CPU; in a merged report that is "cpu of" the run."""
+    return word(arm.first, "device").partition(" ")[0] == "cpu"
+
+
 def _sort(arm: Arm) -> tuple[str, str]:
     return word(arm.first, "scaling"), word(arm.first, "parallel")
 
 
 def _jobs(context: Context, arms: Sequence[Arm], index: int) -> list[Block]:
     first = arms[0].first
-    on_cpu = word(first, "device") == "cpu"
+    shared = on_cpu(arms[0])
     setting = f"Setting: {setting_words(arms[:1])}, {word(first, 'recipe')} by "
     blocks: list[Block] = [
         Paragraph([setting, Code(word(first, "backend")), "; batches as in the table."]),
-        Paragraph(f"{MEANING}{ON_CPU if on_cpu else ON_DEVICES} {SLOWEST}"),
+        Paragraph(f"{MEANING}{ON_CPU if shared else ON_DEVICES} {SLOWEST}"),
     ]
     alone = next((arm for arm in arms if processes(arm) == 1), None)
     if len({processes(arm) for arm in arms if arm.median("examples_per_s")}) > 1:
@@ -107,15 +112,15 @@ def _jobs(context: Context, arms: Sequence[Arm], index: int) -> list[Block]:
         blocks.append(context.figure(f"scaling-{index}", lambda path: scaling_figure(arms, path), alternative))
     header = ["processes", "scaling", "how", "batch together", "batch a device", "examples/s", "speed-up", "efficiency"]
     header += ["slowest rank", "threads a process", "draws", "n, rounds"]
-    rows = [_row(arm, alone, on_cpu) for arm in arms]
+    rows = [_row(arm, alone, shared) for arm in arms]
     return [*blocks, Table(header=header, rows=rows, numeric=frozenset({0, 3, 4, 5, 6, 7, 9, 11}))]
 
 
-def _row(arm: Arm, alone: Arm | None, on_cpu: bool) -> list[Text]:
+def _row(arm: Arm, alone: Arm | None, shared: bool) -> list[Text]:
     one = arm.first
     pairs = ratios(arm.records, alone.records) if alone is not None else []
     speedup = statistics.median(pairs) if pairs else None
-    devices = 1 if on_cpu else number(one, "processes") or 1
+    devices = 1 if shared else number(one, "processes") or 1
     several = speedup is not None and arm is not alone
     return [
         word(one, "processes"),
@@ -174,9 +179,9 @@ def scaling_figure(arms: Sequence[Arm], path: Path) -> Path:
             axes.plot([processes(arm)] * len(rounds), rounds, ".", color=color, markersize=4, alpha=0.5)
     base = alone[0].median("examples_per_s") if alone else None
     if base:
-        on_cpu = word(arms[0].first, "device") == "cpu"
-        ideal = [base if on_cpu else base * count for count in counts]
-        axes.plot(counts, ideal, ":", color=INK, linewidth=1.2, label="the same cores, nothing lost" if on_cpu else "ideal")
+        shared = on_cpu(arms[0])
+        ideal = [base if shared else base * count for count in counts]
+        axes.plot(counts, ideal, ":", color=INK, linewidth=1.2, label="the same cores, nothing lost" if shared else "ideal")
     axes.set_xticks(counts)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _: short(value))

@@ -8,7 +8,7 @@ from bench.report.blocks import Answer
 from bench.report.context import Context
 from bench.report.failures import failed_answers
 from bench.report.quantities import UNKNOWN, counted, number, percent, rounded, word
-from bench.report.scaling import JOB, SHARED, most_processes, processes, speed_words
+from bench.report.scaling import JOB, SHARED, most_processes, on_cpu, processes, speed_words
 from bench.report.tax import ratios
 
 GAIN = "Does training scale over processes?"
@@ -30,7 +30,7 @@ def scaling_note(context: Context) -> str:
     if not most_processes(arms):
         return ""
     alike = "the processes share the cores, so that efficiency is the speed-up itself"
-    means = alike if _on_cpu(arms[0]) else "efficiency is the speed-up over one process by the number of devices"
+    means = alike if on_cpu(arms[0]) else "efficiency is the speed-up over one process by the number of devices"
     return (
         "Processes: examples/s of all together, medians of the rounds, ± half the range between them; speed-ups by pairs of "
         f"one round, with the smallest and the largest; {means}. "
@@ -43,10 +43,6 @@ def _arms(context: Context) -> list[Arm]:
     return [Arm(records=records) for records in gathered(group, JOB)]
 
 
-def _on_cpu(arm: Arm) -> bool:
-    return word(arm.first, "device") == "cpu"
-
-
 def _gain(told: Sequence[Arm], alone: Arm | None) -> Answer:
     """The most processes of each sort against one, and every number between them."""
     answers, sentences = [], []
@@ -55,7 +51,7 @@ def _gain(told: Sequence[Arm], alone: Arm | None) -> Answer:
         sort = f"{processes(arm)} processes, {word(arm.first, 'scaling')} scaling"
         if pairs:
             middle, (sure, doubt) = statistics.median(pairs), _sure(pairs)
-            efficiency = percent(middle / (1 if _on_cpu(arm) else processes(arm)), 0)
+            efficiency = percent(middle / (1 if on_cpu(arm) else processes(arm)), 0)
             answers.append(f"{sort}: {rounded(middle)} times one{sure}")
             sentences.append(f"{speed_words(arm, alone)}, efficiency {efficiency}, {counted(len(pairs), 'pair')}{doubt}")
         else:

@@ -110,8 +110,27 @@ def test_the_answer_tells_what_images_on_the_device_spare(tmp_path: Path, decode
     assert evidence.endswith(words)
 
 
-def test_what_was_not_measured_has_no_answer(tmp_path: Path) -> None:
-    told = answers(tmp_path, [], environment={}, plan={})
-    assert [answer for answer, _ in told.values()] == ["Not known from this run", "Not measured", "Not measured"]
+def test_what_was_not_asked_is_not_put(tmp_path: Path) -> None:
+    assert answers(tmp_path, [], environment={}, plan={}) == {
+        "What was measured?": ("Nothing", "this run holds no measurement and no training record.")
+    }
     told = answers(tmp_path)
+    assert list(told) == ["With which backend?"]
     assert told["With which backend?"][0] == "kornia"
+
+
+def test_training_speed_without_a_ceiling_is_not_known(tmp_path: Path) -> None:
+    told = answers(tmp_path, [], training=trained("device", "kornia", [300.0, 310.0]))
+    assert told["Where should augmentation run?"] == (
+        "Not known from this run",
+        "2 records of training speed, but not with and without augmentation in one setting.",
+    )
+
+
+def test_training_speed_that_failed_is_said(tmp_path: Path) -> None:
+    failed = trained("device", "kornia", [1.0, 1.0], status="failed", reason="worker died")
+    told = answers(tmp_path, [], training=failed)
+    assert told["Where should augmentation run?"] == (
+        "Not known: it failed",
+        "all 2 throughput records are failures: worker died.",
+    )
