@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from bench.records import AUDIT, SCHEMA, write_json
+from bench.records.runs import AUDIT, SCHEMA, write_json
 
 if TYPE_CHECKING:
     from training.dataset import Dataset

@@ -1,5 +1,6 @@
 """The command line, ``augbench COMMAND``. Imports torch only once a command has been understood."""
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -10,12 +11,12 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from bench.decoding import DecodeOptions
-from bench.formats import Format
+from bench.endtoend.decoding import DecodeOptions
+from bench.endtoend.scaling import ScalingOptions
+from bench.endtoend.sweep import SweepOptions
+from bench.endtoend.throughput import ThroughputOptions
+from bench.records.formats import Format
 from bench.run import RunOptions
-from bench.scaling import ScalingOptions
-from bench.sweep import SweepOptions
-from bench.throughput import ThroughputOptions
 from training.config import TrainConfig
 from training.finetune_config import FinetuneConfig
 from training.presets import BOOK, PRESETS, PresetName, asked_for
@@ -23,6 +24,8 @@ from training.train import describe
 
 INTERRUPTED = 130
 USER_ERROR = 2
+READER_GONE = 141
+"""As of a program that a closed pipe has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class Train:
     """Go on from the checkpoint in --out."""
 
     def execute(self, console: Console) -> None:
-        from bench.records import run_folder
+        from bench.records.runs import run_folder
         from bench.report import curves_figure
         from training.config import validate
         from training.train import read_curves, run
@@ -65,7 +68,7 @@ class Run(RunOptions):
     where a training failed."""
 
     def execute(self, console: Console) -> None:
-        from bench.outcomes import exit_code
+        from bench.endtoend.outcomes import exit_code
         from bench.run import run
 
         sys.exit(exit_code(run(self, console), "throughput", "feed", "accuracy"))
@@ -77,8 +80,8 @@ class Throughput(ThroughputOptions):
     Exit code 1 where an arm failed."""
 
     def execute(self, console: Console) -> None:
-        from bench.outcomes import exit_code
-        from bench.throughput import throughput
+        from bench.endtoend.outcomes import exit_code
+        from bench.endtoend.throughput import throughput
 
         sys.exit(exit_code(throughput(self, console), "throughput", "feed"))
 
@@ -89,8 +92,8 @@ class Sweep(SweepOptions):
     Exit code 1 where a cell failed, also before --resume (under torchrun: of the process that reports)."""
 
     def execute(self, console: Console) -> None:
-        from bench.outcomes import exit_code
-        from bench.sweep import sweep
+        from bench.endtoend.outcomes import exit_code
+        from bench.endtoend.sweep import sweep
 
         folder = sweep(self, console)
         sys.exit(0 if folder is None else exit_code(folder, "accuracy"))
@@ -101,7 +104,7 @@ class Scaling(ScalingOptions):
     """Measure training on 1, 2, 4 ... processes, and prove that no two draw the same; exit code 1 where a job failed."""
 
     def execute(self, console: Console) -> None:
-        from bench.scaling import scaling
+        from bench.endtoend.scaling import scaling
 
         sys.exit(0 if scaling(self, console) else 1)
 
@@ -129,7 +132,7 @@ class Audit:
 
     def execute(self, console: Console) -> None:
         from bench.audit import print_audit, run_audit
-        from bench.records import AUDIT
+        from bench.records.runs import AUDIT
         from training.data import load
 
         dataset = load(self.data, root=self.data_root)
@@ -151,8 +154,8 @@ class Report:
     """Folder of the report (default: that of the run itself; for several, results/merged-<date>)."""
 
     def execute(self, console: Console) -> None:
-        from bench.merging import read_merged
-        from bench.records import load_run
+        from bench.records.merging import read_merged
+        from bench.records.runs import load_run
         from bench.report import write_report
 
         alone = len(self.runs) == 1 and self.out is None
@@ -181,7 +184,7 @@ class Gallery:
     """Seed of the random results."""
 
     def execute(self, console: Console) -> None:
-        from bench.gallery import gallery
+        from bench.pictures.gallery import gallery
 
         for sheet in gallery(
             image=self.image, data=self.data, data_root=self.data_root, out=self.out, backends=self.backends, ops=self.ops,
@@ -208,7 +211,7 @@ class Compare:
     """Compare runs of different machines, versions or data all the same, and say what differs."""
 
     def execute(self, console: Console) -> None:
-        from bench.compare import compare
+        from bench.comparison.compare import compare
 
         status = compare(
             self.a, self.b, console, threshold=self.threshold, accuracy_threshold=self.accuracy_threshold, level=self.level,
@@ -227,7 +230,7 @@ class Publish:
     """Where published runs lie."""
 
     def execute(self, console: Console) -> None:
-        from bench.published import publish
+        from bench.records.published import publish
 
         console.print(f"index: {publish(self.runs, self.folder, console)}")
 
@@ -246,7 +249,7 @@ class Export:
     """Export nothing: check every file against its schema, say each fault on a line, and exit with 2 if there is one."""
 
     def execute(self, console: Console) -> None:
-        from bench.export import export_command
+        from bench.records.export import export_command
 
         sys.exit(export_command(self.runs, self.format, self.out, validate=self.validate))
 
@@ -271,8 +274,8 @@ class Finetune:
     """Folder for weights, records and the report (default: results/<date>-<machine>-finetune)."""
 
     def execute(self, console: Console) -> None:
-        from bench import finetune
-        from bench.outcomes import exit_code
+        from bench.endtoend import finetune
+        from bench.endtoend.outcomes import exit_code
 
         if self.compare and self.split:
             raise ValueError("--compare and --split are two measurements: ask for one at a time")
@@ -289,8 +292,8 @@ class Decode(DecodeOptions):
     failed."""
 
     def execute(self, console: Console) -> None:
-        from bench.decoding import decode
-        from bench.outcomes import exit_code
+        from bench.endtoend.decoding import decode
+        from bench.endtoend.outcomes import exit_code
 
         sys.exit(exit_code(decode(self, console), "decoding"))
 
@@ -323,9 +326,17 @@ def commands(arguments: Sequence[str]) -> Any:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point. A user's mistake ends with one line on stderr and exit code 2; Ctrl-C with 130."""
+    """Entry point. A user's mistake ends with one line on stderr and exit code 2; Ctrl-C with 130. Where nobody reads the
+    output any more (``| head``) the rest of it is dropped without a word."""
+    try:
+        _obey(sys.argv[1:] if arguments is None else arguments)
+    finally:
+        _reader_gone()  # asked here, as Python would ask at its end and complain
+
+
+def _obey(arguments: Sequence[str]) -> None:
     command = tyro.cli(
-        commands(sys.argv[1:] if arguments is None else arguments),
+        commands(arguments),
         prog="augbench",
         description="Where should image augmentation run, with which library, and what does it cost?",
         args=arguments,
@@ -336,11 +347,23 @@ def main(arguments: list[str] | None = None) -> None:
         print("augbench: interrupted; what was measured is kept", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_gone():
+            sys.exit(READER_GONE)
         line = describe(error)
         if line is None:  # a fault of ours, which needs its traceback
             raise
         print(f"augbench: {line}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def _reader_gone() -> bool:
+    """Whether the standard output leads nowhere; what waits to be written there is then thrown away."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 if __name__ == "__main__":

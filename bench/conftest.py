@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench.items import CasePass, OverheadPass
-from bench.session import SESSION, BenchSession
+from bench.grid.items import CasePass, OverheadPass
+from bench.grid.session import SESSION, BenchSession
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

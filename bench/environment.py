@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import torch
 
-from bench.records import SCHEMA, machine_name
+from bench.records.runs import SCHEMA, machine_name
 
 PACKAGES = (
     *("augbench", "torch", "torchvision", "kornia", "kornia_rs", "numpy", "pillow", "pillow-simd", "triton", "triton-augment"),

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from rich.console import Console
 
-from bench.cases import check_names, one_line
-from bench.outcomes import outcome, recorded
+from bench.endtoend.outcomes import outcome, recorded
+from bench.grid.cases import check_names, one_line
 from bench.presets import Preset, PresetName, preset
-from bench.records import AUDIT, SCHEMA, append_training, load_run, run_folder, write_json
+from bench.records.runs import AUDIT, SCHEMA, append_training, load_run, run_folder, write_json
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
@@ -51,7 +51,7 @@ def run(options: RunOptions, console: Console) -> Path:
     Raises ValueError (nothing was measured: a name, device or data set that does not exist), OSError (results cannot be
     written), KeyboardInterrupt (after the report of what there is).
     """
-    from bench.cases import check_device
+    from bench.grid.cases import check_device
     from bench.report import write_report
     from training.data import load
     from training.distributed import resolve_device
@@ -132,8 +132,8 @@ def _looked_at(options: RunOptions, chosen: Preset) -> _Subjects:
 
 def _gallery(options: RunOptions, chosen: Preset, dataset: "Dataset", folder: Path, console: Console) -> None:
     """Pictures of what is measured, for the report. Where they cannot be drawn, the measurements go on."""
-    from bench.gallery import spread_out
-    from bench.strips import draw_strips
+    from bench.pictures.gallery import spread_out
+    from bench.pictures.strips import draw_strips
 
     with console.status("gallery: every op and recipe on every backend"):
         try:
@@ -195,8 +195,8 @@ def _unfinished(folder: Path) -> bool:
 
 
 def _throughput(options: RunOptions, chosen: Preset, dataset: "Dataset", device: str, folder: Path, console: Console) -> None:
+    from bench.endtoend.throughput import Axes, measure_arms, where_decoded, worker_counts
     from bench.environment import usable_cores
-    from bench.throughput import Axes, measure_arms, where_decoded, worker_counts
     from training.config import settled, validate
 
     base = replace(

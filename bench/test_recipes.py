@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from bench.items import CasePass
+from bench.grid.items import CasePass
 
 
 def test_recipes(case_pass: CasePass, benchmark: Any, measure_pass: Callable[[], None]) -> None:

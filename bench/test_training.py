@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from bench.items import OverheadPass
+from bench.grid.items import OverheadPass
 
 
 def test_training(overhead_pass: OverheadPass, benchmark: Any, measure_overhead_pass: Callable[[], None]) -> None:

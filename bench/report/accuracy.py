@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.comparison.seeds import FEWEST_SEEDS, TO_BE_SEEN, Estimate, estimate, sd_range, seeds_needed
 from bench.report.accuracy_figures import accuracy_figure, pareto_figure
 from bench.report.arms import Arm, history, paired, setting_words, settings, with_spread
 from bench.report.blocks import Block, Code, Heading, Paragraph, Table, Text
@@ -14,7 +15,6 @@ from bench.report.lanes import LANES
 from bench.report.quantities import UNKNOWN, counted, listed, percent, rounded, word
 from bench.report.target import target_blocks
 from bench.report.training_figures import learning_figure
-from bench.seeds import FEWEST_SEEDS, TO_BE_SEEN, Estimate, estimate, sd_range, seeds_needed
 
 TITLE = "Accuracy by recipe"
 MEANING = (

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from bench.comparison.seeds import FEWEST_SEEDS, Estimate
 from bench.report.accuracy import (
     audit_words,
     baseline,
@@ -19,7 +20,6 @@ from bench.report.blocks import Answer, Code, Inline
 from bench.report.context import Context
 from bench.report.failures import failed_answers
 from bench.report.quantities import counted, listed, percent, word
-from bench.seeds import FEWEST_SEEDS, Estimate
 
 RECIPE = "Which recipe trains best?"
 BACKEND = "Does the backend change what is reached?"

@@ -8,11 +8,11 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
+from bench.comparison.seeds import estimate
 from bench.report.arms import Arm
 from bench.report.figures import WIDTH, save
 from bench.report.quantities import word
 from bench.report.style import BAND, INK, QUIET, WORK, fitting, log_axis, look
-from bench.seeds import estimate
 
 
 def _percents(arm: Arm) -> list[float]:

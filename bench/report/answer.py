@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.measurements import Measurement
+from bench.records.measurements import Measurement
 from bench.report.arms import Arm, ceiling, setting_words, settings, share_of, succeeded
 from bench.report.blocks import Answer, Code, Inline
 from bench.report.context import Context

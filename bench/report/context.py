@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.records import Run
+from bench.records.runs import Run
 from bench.report.blocks import Figure, Paragraph, Quiet
 from bench.report.lanes import Differences, named_differences
 

@@ -3,7 +3,8 @@
 import statistics
 from collections.abc import Sequence
 
-from bench.measurements import Measurement
+from bench.comparison.seeds import FEWEST_SEEDS
+from bench.records.measurements import Measurement
 from bench.report.accuracy import interval, labels, number_of_epochs
 from bench.report.answer import trained, usual_recipe
 from bench.report.arms import Arm, ceiling, settings, share_of
@@ -16,7 +17,6 @@ from bench.report.quantities import counted, percent, rounded, spread, word
 from bench.report.scaling import scaling_findings
 from bench.report.target import target_findings
 from bench.report.utilisation import utilisation_findings
-from bench.seeds import FEWEST_SEEDS
 
 
 def findings(context: Context) -> list[Block]:

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
+from bench.comparison.seeds import FEWEST_SEEDS, Estimate
 from bench.report.accuracy import difference, interval, points_words
 from bench.report.arms import Arm, Record, gathered, succeeded, with_spread
 from bench.report.blocks import Block, Bullets, Code, Heading, Paragraph, Table, Text
@@ -10,7 +11,6 @@ from bench.report.context import Context
 from bench.report.failures import failed_section
 from bench.report.finetune_figures import decoding_figure, finetune_figure, photographs_figure, placement_words
 from bench.report.quantities import UNKNOWN, counted, listed, number, percent, rounded, word
-from bench.seeds import FEWEST_SEEDS, Estimate
 
 SETTING = (
     *("model", "width", "image_size", "batch_size", "num_epochs", "learning_rate", "head_rate", "momentum", "decay_every"),

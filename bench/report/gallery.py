@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.records import GALLERY
+from bench.records.runs import GALLERY
 from bench.report.blocks import Block, Code, Details, Gallery, Heading, Paragraph, Strip
 from bench.report.context import Context
 from bench.report.quantities import UNKNOWN, listed, number, rounded, word

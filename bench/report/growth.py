@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bench.measurements import Measurement
+from bench.records.measurements import Measurement
 from bench.report.blocks import Block, Heading, Paragraph
 from bench.report.context import MOST_OF_A_KIND, Context
 from bench.report.growth_figure import Lines, growth_figure

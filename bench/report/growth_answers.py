@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from bench.measurements import Measurement
+from bench.records.measurements import Measurement
 from bench.report.answer import WITH, alone_words, apart, contest_of, fastest_alone, usual_recipe
 from bench.report.blocks import Answer, Code, Inline
 from bench.report.context import Context

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import LogLocator
 
-from bench.measurements import Measurement
+from bench.records.measurements import Measurement
 from bench.report.figures import LEGEND_COLUMNS, WIDTH, legend_of, save
 from bench.report.lanes import passes, rate
 from bench.report.style import GRID, INK, QUIET, fitting, look, marker_size, short

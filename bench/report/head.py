@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bench.measurements import finite
+from bench.records.measurements import finite
 from bench.report.blocks import Block, Code, Facts, Heading, Inline, Strong, Text, Warning
 from bench.report.context import Context
 from bench.report.lead import lead

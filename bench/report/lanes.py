@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from bench.measurements import Measurement, finite
-from bench.records import Run
+from bench.records.measurements import Measurement, finite
+from bench.records.runs import Run
 
 LANES = {
     "per_image": "a draw for each image",

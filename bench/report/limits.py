@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from bench.measurements import Measurement, finite
+from bench.records.measurements import Measurement, finite
 from bench.report.blocks import Block, Code, Heading, Paragraph, Quiet, Table, Text
 from bench.report.context import Context
 from bench.report.lanes import LANES, LaneTable, lane_tables

@@ -1,6 +1,6 @@
 """What a report of several runs says of each of them, and which of their numbers were joined."""
 
-from bench.machines import Part, code_facts, differences, machine_facts, part
+from bench.records.machines import Part, code_facts, differences, machine_facts, part
 from bench.report.blocks import Block, Bullets, Code, Heading, Paragraph, Strong, Table, Text
 from bench.report.context import Context
 from bench.report.quantities import UNKNOWN, counted, listed, word

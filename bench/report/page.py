@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.records import Run, write_csv
+from bench.records.runs import Run, write_csv
 from bench.report import head, html, markdown, tail
 from bench.report.accuracy import accuracy_section
 from bench.report.blocks import Block

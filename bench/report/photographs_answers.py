@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from bench.comparison.seeds import FEWEST_SEEDS
 from bench.report.accuracy import difference, points_words
 from bench.report.accuracy_answers import FEW, mean, scored, undecided
 from bench.report.answer import apart, trained
@@ -12,7 +13,6 @@ from bench.report.failures import failed_answers
 from bench.report.finetune import MODES, SETTING, START, arm_words
 from bench.report.finetune_figures import FETCHING, PARTS, parts, placement_words
 from bench.report.quantities import counted, number, percent, rounded, spread, word
-from bench.seeds import FEWEST_SEEDS
 
 TRAINED = "Which layers should be trained?"
 TIME = "Photographs: what takes the time?"

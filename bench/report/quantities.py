@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.measurements import finite
+from bench.records.measurements import finite
 
 UNKNOWN = "not known"
 

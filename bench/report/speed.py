@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from bench.measurements import Measurement, finite
+from bench.records.measurements import Measurement, finite
 from bench.report.blocks import Block, Break, Code, Details, Heading, Inline, Paragraph, Quiet, Strong, Table, Text
 from bench.report.context import Context
 from bench.report.figures import rates_figure

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from bench.measurements import Measurement, finite
+from bench.records.measurements import Measurement, finite
 from bench.report.arms import Arm, Record
 from bench.report.blocks import Block, Bullets, Code, Heading, Link, Paragraph, Table, Text
 from bench.report.context import FIGURES, Context
@@ -137,7 +137,7 @@ def _training_rows(context: Context) -> list[list[Text]]:
 
 def left_failed(training: Sequence[Record]) -> list[Record]:
     """The failures that nothing has made good."""
-    from bench import training_cases  # which builds on this package
+    from bench.records import training_cases  # which builds on this package
 
     return training_cases.left_failed(training)
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from bench.comparison.seeds import estimate
 from bench.report.arms import Arm, Record, gathered, history, settings
 from bench.report.blocks import Answer, Block, Code, Inline, Paragraph, Table, Text
 from bench.report.context import Context
 from bench.report.quantities import UNKNOWN, counted, number, percent, rounded, word
-from bench.seeds import estimate
 
 MOST_TOLD = 3
 MEANING = (

@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.cases import Case, PlannedCase
-from bench.measurements import done, join
-from bench.records import SCHEMA, append_training, finalise, plan_entry, write_json
+from bench.grid.cases import Case, PlannedCase
+from bench.records.measurements import done, join
+from bench.records.runs import SCHEMA, append_training, finalise, plan_entry, write_json
 
 CASE = Case(
     suite="recipes", subject="crop_flip", backend="kornia", device="cpu", batch_size=100, image_size=32, dtype="float32"

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from augment import build
-from bench.records import load_run
+from bench.records.runs import load_run
 
 ROOT = Path(__file__).parents[2]
 GRID = ("--device", "cpu", "--data", "synthetic", "--batch-sizes", "4", "--case-seconds", "0.01")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from augment import BACKENDS, RECIPES, ROWS
-from bench.cases import WORKING_COPIES, Case, Grid, check_device, one_line, plan
-from bench.inputs import Inputs
+from bench.grid.cases import WORKING_COPIES, Case, Grid, check_device, one_line, plan
+from bench.grid.inputs import Inputs
 
 
 def plenty(device: str) -> int:
@@ -116,22 +116,22 @@ def test_one_line_keeps_the_first_words() -> None:
 
 
 def test_cases_and_records_are_read_without_torch() -> None:
-    code = "import sys, bench.cases, bench.records, bench.measurements; print('torch' in sys.modules)"
+    code = "import sys, bench.grid.cases, bench.records.runs, bench.records.measurements; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
 def test_a_planned_case_comes_back_from_plan_json_whole() -> None:
-    from bench.measurements import read_entry
-    from bench.records import plan_entry
+    from bench.records.measurements import read_entry
+    from bench.records.runs import plan_entry
 
     for planned in plan(Grid(ops=("Resize", "AugMix"), recipes=(), backends=("kornia", "torchvision"))):
         assert read_entry(plan_entry(planned)) == planned
 
 
 def test_photographs_keep_their_shape_in_ids_and_plans_and_old_plans_are_square() -> None:
-    from bench.measurements import read_entry
-    from bench.records import plan_entry
+    from bench.records.measurements import read_entry
+    from bench.records.runs import plan_entry
 
     (planned,) = plan(Grid(ops=(), recipes=("imagenet",), backends=("fused",)), memory_bytes=plenty)
     assert planned.case.id == "recipes-imagenet-fused-cpu-b16-s256x320-float32"

@@ -16,12 +16,12 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from bench.cases import Case, PlannedCase
-from bench.compare import compare, compare_runs
-from bench.contrast import Noise, Passes, contrast, holm, noise_of, read_passes, typical_noise
-from bench.measurements import Measurement
-from bench.records import SCHEMA, Run, finalise, load_run, plan_entry, write_json
-from bench.verdicts import print_comparison, summary
+from bench.comparison.compare import compare, compare_runs
+from bench.comparison.contrast import Noise, Passes, contrast, holm, noise_of, read_passes, typical_noise
+from bench.comparison.verdicts import print_comparison, summary
+from bench.grid.cases import Case, PlannedCase
+from bench.records.measurements import Measurement
+from bench.records.runs import SCHEMA, Run, finalise, load_run, plan_entry, write_json
 
 CASE = Case(suite="ops", subject="Invert", backend="kornia", device="cpu", batch_size=100, image_size=32, dtype="float32")
 ENVIRONMENT: dict[str, Any] = {
@@ -362,7 +362,7 @@ def test_worst_comes_first_on_one_line_a_case(tmp_path: Path) -> None:
 
 
 def test_it_compares_without_torch() -> None:
-    code = "import sys, bench.compare; sys.exit(', '.join({'torch', 'augment', 'training'} & set(sys.modules)) or 0)"
+    code = "import sys, bench.comparison.compare; sys.exit(', '.join({'torch', 'augment', 'training'} & set(sys.modules)) or 0)"
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from bench.compare import Comparison, compare_runs
-from bench.measurements import Measurement
-from bench.records import Run
-from bench.scores import Score, score_row
-from bench.verdicts import print_comparison, summary
+from bench.comparison.compare import Comparison, compare_runs
+from bench.comparison.scores import Score, score_row
+from bench.comparison.verdicts import print_comparison, summary
+from bench.records.measurements import Measurement
+from bench.records.runs import Run
 from tests.bench.stored import CASE, ENVIRONMENT, trained
 
 BACKENDS = ("fused", "kornia", "torchvision", "pil")

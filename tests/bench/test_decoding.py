@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from bench import decoding
-from bench.decoding import DECODERS, DecodeOptions, decode, encoded
-from bench.records import TRAINING
+from bench.endtoend import decoding
+from bench.endtoend.decoding import DECODERS, DecodeOptions, decode, encoded
+from bench.records.runs import TRAINING
 from tests.conftest import smooth_images
 from training.folders import training_files
 

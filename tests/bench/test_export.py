@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench.export import export, export_command, left_out, rows
-from bench.formats import COLUMNS
-from bench.measurements import Measurement
-from bench.merging import load_runs, merge
-from bench.records import Run, load_run
-from bench.training_cases import training_cases
-from bench.validation import faults_of, schema
+from bench.records.export import export, export_command, left_out, rows
+from bench.records.formats import COLUMNS
+from bench.records.measurements import Measurement
+from bench.records.merging import load_runs, merge
+from bench.records.runs import Run, load_run
+from bench.records.training_cases import training_cases
+from bench.records.validation import faults_of, schema
 from tests.bench.stored import CASE, OTHER, store, trained
 
 SAMPLES = [[0.1, 0.3], [0.2, 0.2, 0.5], [0.25]]

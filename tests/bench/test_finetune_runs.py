@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from bench import cli, finetune
-from bench.records import TRAINING, append_training, load_run
+from bench import cli
+from bench.endtoend import finetune
+from bench.records.runs import TRAINING, append_training, load_run
 from bench.report import finetune as section
 from bench.report.arms import Arm
 from bench.report.blocks import Bullets, Figure, Heading, Paragraph, Table

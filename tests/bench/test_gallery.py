@@ -10,9 +10,22 @@ from torch import Tensor
 
 from augment.ops import HorizontalFlip, Op, VerticalFlip
 from augment.ops import Normalize as NormalizeOp
-from bench.gallery import draw_gallery, gallery, load_photograph, results, single, working_square
-from bench.sheets import BLOCK_GAP, BLOCK_HEIGHT, BLOCK_WIDTH, GAP, LINE, MARGIN, PANEL, Block, Panel, Sheet, scaled, wrapped
-from bench.sheets import _font as font
+from bench.pictures.gallery import draw_gallery, gallery, load_photograph, results, single, working_square
+from bench.pictures.sheets import (
+    BLOCK_GAP,
+    BLOCK_HEIGHT,
+    BLOCK_WIDTH,
+    GAP,
+    LINE,
+    MARGIN,
+    PANEL,
+    Block,
+    Panel,
+    Sheet,
+    scaled,
+    wrapped,
+)
+from bench.pictures.sheets import _font as font
 
 
 def noise(count: int = 1, side: int = 32, seed: int = 0) -> Tensor:
@@ -82,7 +95,7 @@ def test_a_cell_that_fails_does_not_take_the_sheet_with_it(tmp_path: Path, monke
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no kernel\nfor this")
 
-    monkeypatch.setattr("bench.gallery.build", broken)
+    monkeypatch.setattr("bench.pictures.gallery.build", broken)
     assert single(noise(), "Invert", "torchvision", seed=0).words == "failed: no kernel"
     assert draw_gallery(noise(), tmp_path, backends=["torchvision"], ops=["Invert"])[0].exists()
 

@@ -12,10 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("augment", "training", "bench")
 # What reads and judges records, of whatever kind.
-READERS = (
-    *("records", "measurements", "machines", "compare", "contrast", "scores", "seeds", "verdicts", "training_cases"),
-    *("merging", "export", "formats", "validation", "published"),
-)
+READERS = ("bench/records", "bench/comparison", "bench/report")
 # The catalog's rows are where libraries are called; the audit replays what they built, against an oracle.
 KNOW_LIBRARIES = ("augment/rows/", "augment/audit/")
 
@@ -70,7 +67,7 @@ def tops(names: set[str]) -> set[str]:
 
 def test_the_readers_see_what_they_should(tmp_path: Path) -> None:
     """The two readers above, on a file whose imports are known: otherwise the rules below could pass on nothing."""
-    file = ROOT / "bench" / "cases.py"
+    file = ROOT / "bench" / "grid" / "cases.py"
     assert "torch" in imported(file), "late imports count in imported()"
     assert "torch" not in at_import(file)
     sample = tmp_path / "sample.py"
@@ -113,7 +110,7 @@ def test_only_the_catalog_and_the_audit_know_the_libraries(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [*sources("bench/report"), *(ROOT / "bench" / f"{name}.py" for name in READERS)],
+    [path for folder in READERS for path in sources(folder)],
     ids=named,
 )
 def test_reports_and_records_never_import_torch(path: Path) -> None:
@@ -122,7 +119,15 @@ def test_reports_and_records_never_import_torch(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["bench/cli.py", "bench/run.py", "bench/throughput.py", "bench/scaling.py", "bench/cases.py", "training/config.py"]
+    "file",
+    [
+        "bench/cli.py",
+        "bench/run.py",
+        "bench/endtoend/throughput.py",
+        "bench/endtoend/scaling.py",
+        "bench/grid/cases.py",
+        "training/config.py",
+    ],
 )
 def test_help_needs_no_torch(file: str) -> None:
     """What --help imports at once: of augment nothing, whose package imports torch."""
@@ -132,7 +137,8 @@ def test_help_needs_no_torch(file: str) -> None:
 def test_a_report_is_read_and_written_without_torch() -> None:
     """The same in a fresh process, with all that is imported on the way."""
     code = (
-        "import sys, bench.report, bench.records; sys.exit(', '.join({'torch', 'augment', 'training'} & set(sys.modules)) or 0)"
+        "import sys, bench.report, bench.records.runs\n"
+        "sys.exit(', '.join({'torch', 'augment', 'training'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from bench.limits import _counted_waits, copy_bandwidth, launches, roofline_share, synchronisations
+from bench.grid.limits import _counted_waits, copy_bandwidth, launches, roofline_share, synchronisations
 
 
 def test_share_is_the_time_of_a_copy_over_the_time_taken() -> None:
@@ -14,7 +14,7 @@ def test_share_is_the_time_of_a_copy_over_the_time_taken() -> None:
 
 
 def test_bandwidth_counts_what_is_read_and_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.limits.sample", lambda function, calls, *, clock: [0.5, 0.25, 2.0])
+    monkeypatch.setattr("bench.grid.limits.sample", lambda function, calls, *, clock: [0.5, 0.25, 2.0])
     assert copy_bandwidth("cpu", copied_bytes=1000) == 2 * 1000 / 0.5
 
 

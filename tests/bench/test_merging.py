@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.cases import PlannedCase
-from bench.compare import compare_runs
-from bench.export import export
-from bench.machines import code_facts
-from bench.measurements import Measurement, done, join, numbers, pooled
-from bench.merging import load_runs, merge, read_merged
-from bench.records import SCHEMA, Run, load_run, merged_folder, plan_entry
+from bench.comparison.compare import compare_runs
+from bench.grid.cases import PlannedCase
+from bench.records.export import export
+from bench.records.machines import code_facts
+from bench.records.measurements import Measurement, done, join, numbers, pooled
+from bench.records.merging import load_runs, merge, read_merged
+from bench.records.runs import SCHEMA, Run, load_run, merged_folder, plan_entry
 from bench.report import write_report
 from bench.report.context import Context
 from bench.report.lanes import lane_tables, named_differences

@@ -12,11 +12,11 @@ from torch import Tensor
 from augment import UnsupportedOp, triton_augment
 from augment.audit import audit
 from bench.audit import print_audit
-from bench.cases import Grid, plan
-from bench.gallery import block
-from bench.outcomes import outcome
-from bench.strips import draw_strips
-from bench.throughput import Axes, arms
+from bench.endtoend.outcomes import outcome
+from bench.endtoend.throughput import Axes, arms
+from bench.grid.cases import Grid, plan
+from bench.pictures.gallery import block
+from bench.pictures.strips import draw_strips
 from training.config import TrainConfig, validate
 from training.finetune_config import FinetuneConfig
 from training.finetune_config import validate as validate_finetune

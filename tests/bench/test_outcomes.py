@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from bench.cli import main
-from bench.outcomes import exit_code
-from bench.records import append_training, write_json
-from bench.training_cases import left_failed
+from bench.endtoend.outcomes import exit_code
+from bench.records.runs import append_training, write_json
+from bench.records.training_cases import left_failed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,7 +84,7 @@ def test_a_command_all_of_whose_cells_fail_ends_with_1(
 
     options, broken = COMMANDS[command]
     monkeypatch.setattr(loop, broken, _breaks)
-    monkeypatch.setattr("bench.feeding.measure_feed", _breaks)
+    monkeypatch.setattr("bench.endtoend.feeding.measure_feed", _breaks)
     with pytest.raises(SystemExit) as stopped:
         main([command, *TINY, *options, "--data-root", str(tmp_path / "data"), "--results", str(tmp_path / "run")])
     assert stopped.value.code == 1

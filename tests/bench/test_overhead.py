@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.overhead import _Turns, bare_steps, in_turns, measure_overhead, measure_pass, overhead_config, trained_steps
-from bench.timing import Clock
+from bench.grid.overhead import _Turns, bare_steps, in_turns, measure_overhead, measure_pass, overhead_config, trained_steps
+from bench.grid.timing import Clock
 from training import models
 from training.config import TrainConfig
 from training.data import Dataset, load
@@ -102,7 +102,7 @@ def test_a_pass_that_fails_is_a_record(tmp_path: Path, monkeypatch: pytest.Monke
     def broken(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("no memory\nmore of it")
 
-    monkeypatch.setattr("bench.overhead.measure_overhead", broken)
+    monkeypatch.setattr("bench.grid.overhead.measure_overhead", broken)
     record = measure_pass("cpu", None, "synthetic", tmp_path, seconds=0.01)
     assert (record["kind"], record["status"], record["reason"]) == ("overhead", "failed", "RuntimeError: no memory")
     assert record["model"] == overhead_config("cpu").model

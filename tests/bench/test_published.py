@@ -10,8 +10,8 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from bench.published import INDEX, index, objections, publish
-from bench.records import load_run
+from bench.records.published import INDEX, index, objections, publish
+from bench.records.runs import load_run
 from tests.bench.stored import CASE, ENVIRONMENT, OTHER, VERDICT, audited, store, trained
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"

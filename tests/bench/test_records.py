@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.cases import Case, PlannedCase
-from bench.measurements import Measurement, done, join, running
-from bench.records import (
+from bench.grid.cases import Case, PlannedCase
+from bench.records.measurements import Measurement, done, join, running
+from bench.records.runs import (
     CSV_COLUMNS,
     SCHEMA,
     Journal,

@@ -18,9 +18,9 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from scipy import stats
 
-from bench.cases import Case
-from bench.measurements import Measurement
-from bench.records import GALLERY, Run
+from bench.grid.cases import Case
+from bench.records.measurements import Measurement
+from bench.records.runs import GALLERY, Run
 from bench.report import curves_figure, write_report
 from bench.report.accuracy import interval
 from bench.report.lanes import LaneTable, lane_tables, ratio

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.records import Run
+from bench.comparison.seeds import estimate, seeds_needed
+from bench.records.runs import Run
 from bench.report.accuracy import accuracy_section, audit_words, baseline, seeds_to_see
 from bench.report.accuracy_figures import unbeaten
 from bench.report.arms import settings
 from bench.report.blocks import Code, Figure, Paragraph, Table, Text
 from bench.report.context import Context
-from bench.seeds import estimate, seeds_needed
 
 ACCURACIES = {
     ("none", "fused"): (0.500, 0.520, 0.510),

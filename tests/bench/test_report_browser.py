@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bench.records import GALLERY, load_run
+from bench.records.runs import GALLERY, load_run
 from bench.report import write_report
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from bench.records import Run
+from bench.records.runs import Run
 from bench.report.context import Context
 from bench.report.findings import findings
 from bench.report.markdown import render

@@ -17,9 +17,9 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from bench.cases import Case
-from bench.measurements import Measurement
-from bench.records import GALLERY, Run
+from bench.grid.cases import Case
+from bench.records.measurements import Measurement
+from bench.records.runs import GALLERY, Run
 from bench.report import write_report
 from bench.report.style import BACKEND_LOOKS, INK, PAPER, SERIES, THEME
 

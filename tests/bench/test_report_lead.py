@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from bench.measurements import Measurement
-from bench.records import Run
+from bench.records.measurements import Measurement
+from bench.records.runs import Run
 from bench.report.blocks import Break, Paragraph, Text
 from bench.report.context import Context
 from bench.report.lead import lead

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bench.cases import Case
-from bench.measurements import Measurement
-from bench.records import Run
+from bench.grid.cases import Case
+from bench.records.measurements import Measurement
+from bench.records.runs import Run
 from bench.report.context import Context
 from bench.report.limits import limits_section
 from bench.report.markdown import render

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bench.records import Run
+from bench.records.runs import Run
 from bench.report.accuracy import accuracy_section
 from bench.report.context import Context
 from bench.report.findings import findings

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
-from bench.records import load_run
+from bench.records.runs import load_run
 
 SMOKE = [
     *("run", "--preset", "smoke", "--data", "synthetic", "--backends", "torchvision"),

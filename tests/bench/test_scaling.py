@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from bench import scaling as scaling_module
 from bench.cli import main
-from bench.records import Run
+from bench.endtoend import scaling as scaling_module
+from bench.endtoend.scaling import Job, ScalingOptions, jobs, run_job
+from bench.endtoend.scaling_rank import PROBE_STEPS, _examples, draw_digests, own_pace, shared_draws
+from bench.records.runs import Run
 from bench.report.blocks import Block, Figure, Warning
 from bench.report.context import Context
 from bench.report.scaling import scaling_section
-from bench.scaling import Job, ScalingOptions, jobs, run_job
-from bench.scaling_rank import PROBE_STEPS, _examples, draw_digests, own_pace, shared_draws
 from tests.bench.test_tax import cell, plain
 from training import feed
 from training.config import TrainConfig

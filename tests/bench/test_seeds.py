@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.seeds import Estimate, estimate, power, sd_range, seeds_needed
+from bench.comparison.seeds import Estimate, estimate, power, sd_range, seeds_needed
 
 VALUES = [90.1, 92.4, 91.3, 95.0, 93.2]
 

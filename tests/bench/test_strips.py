@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.records import GALLERY, load_run
-from bench.strips import ENHANCED, GAP, SIDE, draw_strips
+from bench.pictures.strips import ENHANCED, GAP, SIDE, draw_strips
+from bench.records.runs import GALLERY, load_run
 
 BACKENDS = ("torchvision", "kornia", "fused")
 

@@ -17,8 +17,8 @@ import torch
 from rich.console import Console
 
 from bench import cli
-from bench.records import load_run
-from bench.sweep import SweepOptions, sweep
+from bench.endtoend.sweep import SweepOptions, sweep
+from bench.records.runs import load_run
 from training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -173,7 +173,7 @@ def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_cell(tmp_path: Pat
 
 
 def test_a_worker_that_dies_leaves_cells_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.sweep._work", lambda share, dataset: None)  # as if its processes had died at once
+    monkeypatch.setattr("bench.endtoend.sweep._work", lambda share, dataset: None)  # as if its processes had died at once
     with pytest.raises(OSError, match=r"4 of 4 cells have not run, the first none@fused, seed 0: go on with --resume"):
         run(tmp_path)
     monkeypatch.undo()
@@ -203,7 +203,7 @@ def test_under_torchrun_each_process_takes_cells_and_one_reports(
 
 
 def test_a_workers_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
-    from bench import sweep as module
+    from bench.endtoend import sweep as module
 
     def full(share: Any, dataset: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bench.records import Run
+from bench.records.runs import Run
 from bench.report.arms import Arm
 from bench.report.blocks import Block, Code, Figure, Paragraph, Table, Text
 from bench.report.context import Context

@@ -11,9 +11,18 @@ import torch
 from rich.console import Console
 
 from bench.cli import main
-from bench.feeding import measure_feed
-from bench.outcomes import recorded
-from bench.throughput import Axes, ThroughputOptions, arms, label, lone_workers, measure_arms, throughput, worker_counts
+from bench.endtoend.feeding import measure_feed
+from bench.endtoend.outcomes import recorded
+from bench.endtoend.throughput import (
+    Axes,
+    ThroughputOptions,
+    arms,
+    label,
+    lone_workers,
+    measure_arms,
+    throughput,
+    worker_counts,
+)
 from training.config import TrainConfig, settled, validate
 from training.data import Dataset, load
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from bench.timing import Clock, CompilerWatch, device_seconds, measure, peak_bytes, sample
+from bench.grid.timing import Clock, CompilerWatch, device_seconds, measure, peak_bytes, sample
 
 SLEEP_S = 0.01
 

@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 
 from bench import presets
+from bench.endtoend.throughput import Axes, arms
 from bench.presets import ACCELERATOR, CPU, Preset
+from bench.records.validation import validate_run
 from bench.run import RunOptions, run
-from bench.throughput import Axes, arms
-from bench.validation import validate_run
 from training.config import validate
 from training.data import load
 from training.loop import measure_throughput

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench import limits
-from bench.limits import matmul_flops, matmul_precision
-from bench.records import write_json
-from bench.timing import Timing
-from bench.utilisation import Peak, matmul_peak, utilisation
-from bench.validation import faults_of
+from bench.grid import limits
+from bench.grid.limits import matmul_flops, matmul_precision
+from bench.grid.timing import Timing
+from bench.grid.utilisation import Peak, matmul_peak, utilisation
+from bench.records.runs import write_json
+from bench.records.validation import faults_of
 from tests.bench.stored import ENVIRONMENT, store, trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")

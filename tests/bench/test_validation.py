@@ -12,12 +12,12 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 from rich.console import Console
 
-from bench.cases import Case
-from bench.export import export_command
-from bench.measurements import Measurement, done, running
-from bench.records import SCHEMA, Journal, append_training
-from bench.training_cases import KINDS
-from bench.validation import MOST_FAULTS, faults_of, line_of, schema, validate_run
+from bench.grid.cases import Case
+from bench.records.export import export_command
+from bench.records.measurements import Measurement, done, running
+from bench.records.runs import SCHEMA, Journal, append_training
+from bench.records.training_cases import KINDS
+from bench.records.validation import MOST_FAULTS, faults_of, line_of, schema, validate_run
 from tests.bench.stored import CASE, OTHER, VERDICT, audited, store
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
@@ -100,9 +100,9 @@ def unnamed(run: Path) -> set[str]:
 
 
 def test_real_records_of_the_trainer_are_valid(small: tuple[Any, Any], tmp_path: Path) -> None:
-    from bench.feeding import measure_feed
-    from bench.outcomes import failure
-    from bench.overhead import measure_overhead
+    from bench.endtoend.feeding import measure_feed
+    from bench.endtoend.outcomes import failure
+    from bench.grid.overhead import measure_overhead
     from training.loop import measure_throughput, train
 
     config, data = small
@@ -129,8 +129,8 @@ def photographs(folder: Path) -> Path:
 
 
 def test_real_records_of_fine_tuning_and_decoding_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench import decoding
-    from bench import finetune as tuning
+    from bench.endtoend import decoding
+    from bench.endtoend import finetune as tuning
     from training.finetune import finetune, load_photographs
     from training.finetune_config import FinetuneConfig
 

@@ -1,0 +1,1 @@
+"""What each op looks like: the gallery's sheets, and the strips of the report."""
