@@ -35,6 +35,15 @@ def test_share_launches_and_waits_stand_beside_each_other() -> None:
     assert "cuda 4,300 GB/s" in page
 
 
+def test_the_devices_own_clock_leaves_out_the_host() -> None:
+    """15 MB at 3 TB/s take 5 us: a quarter of a call of 20 us on the wall, half of the 10 us that the device was busy."""
+    page = rendered(
+        measurement("fused", roofline_share=0.25, bytes_moved=15_000_000, device_s_median=10e-6),
+        copy_bytes_per_s={"cuda": 3e12},
+    )
+    assert "25.0 % n 21, 50.0 % by its own clock |" in page
+
+
 def test_what_was_not_measured_has_no_share() -> None:
     page = rendered(measurement("fused", roofline_share=0.5), measurement("kornia", roofline_share=float("nan")))
     assert "50.0 % n 21 |  |" in page
