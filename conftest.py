@@ -78,6 +78,6 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection(session: pytest.Session) -> None:
     if session.config.getoption("benchmark_only"):
-        from bench.session import start  # imports torch, which plain tests may not need
+        from bench.grid.session import start  # imports torch, which plain tests may not need
 
         start(session.config)

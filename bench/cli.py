@@ -1,6 +1,7 @@
 """The command line, ``augbench COMMAND``. Imports torch only once a command has been understood."""
 
 import os
+import select
 import shutil
 import sys
 from collections.abc import Sequence
@@ -327,11 +328,17 @@ def commands(arguments: Sequence[str]) -> Any:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. A user's mistake ends with one line on stderr and exit code 2; Ctrl-C with 130. Where nobody reads the
-    output any more (``| head``) the rest of it is dropped without a word."""
+    output any more (``| head``) it ends without a word."""
     try:
-        _obey(sys.argv[1:] if arguments is None else arguments)
-    finally:
-        _reader_gone()  # asked here, as Python would ask at its end and complain
+        try:
+            _obey(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()  # here, as Python would do it at its end, and complain
+    except BrokenPipeError:
+        if not _reader_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest of the output goes
+        sys.exit(READER_GONE)
 
 
 def _obey(arguments: Sequence[str]) -> None:
@@ -347,23 +354,18 @@ def _obey(arguments: Sequence[str]) -> None:
         print("augbench: interrupted; what was measured is kept", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _reader_gone():
-            sys.exit(READER_GONE)
         line = describe(error)
-        if line is None:  # a fault of ours, which needs its traceback
+        if line is None or (isinstance(error, BrokenPipeError) and _reader_gone()):  # a fault of ours needs its traceback
             raise
         print(f"augbench: {line}", file=sys.stderr)
         sys.exit(USER_ERROR)
 
 
 def _reader_gone() -> bool:
-    """Whether the standard output leads nowhere; what waits to be written there is then thrown away."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    """Whether the standard output is a pipe that nobody reads: another may have broken, that of a worker."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 if __name__ == "__main__":

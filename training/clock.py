@@ -33,7 +33,8 @@ class StepClock:
         self._device, self._split = device, split
         self._blocked_s: list[float] = []
         self._last_blocked_s = 0.0
-        self._steps: list[tuple[Mark, Mark]] = []
+        self._began: list[Mark] = []
+        self._ended: list[Mark] = []  # one fewer where the caller left in the middle of a step
         self._parts: list[tuple[Part, Mark, Mark]] = []
         self._at: Mark = 0.0  # where the part that runs began
 
@@ -48,9 +49,10 @@ class StepClock:
                 self._last_blocked_s += time.perf_counter() - start
                 return
             self._blocked_s.append(time.perf_counter() - start)
-            began = self._at = self._mark()
+            self._at = self._mark()
+            self._began.append(self._at)
             yield batch
-            self._steps.append((began, self._mark()))
+            self._ended.append(self._mark())
             start = time.perf_counter()
 
     def passed(self, part: Part) -> None:
@@ -61,11 +63,11 @@ class StepClock:
 
     def wait_s(self) -> float:
         """Seconds waited so far."""
-        if self._device.type == "cpu" or not self._steps:
+        if self._device.type == "cpu" or not self._began:
             return sum(self._blocked_s) + self._last_blocked_s
         # Before the first step the device has nothing to do: all of the host's time counts.
         exposed = self._blocked_s[0]
-        for blocked_s, (_, ended), (began, _) in zip(self._blocked_s[1:], self._steps, self._steps[1:], strict=False):
+        for blocked_s, ended, began in zip(self._blocked_s[1:], self._ended, self._began[1:], strict=False):
             exposed += min(blocked_s, _seconds(ended, began))
         return exposed
 

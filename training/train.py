@@ -132,12 +132,16 @@ def _opened(out: Path, *, resume: bool) -> _Folder:
 
 
 def read_curves(out: Path) -> list[dict[str, float]]:
-    """The epochs in a folder's curves.csv, the fields of EpochStats as numbers; empty where none has ended."""
+    """The epochs in a folder's curves.csv, the fields of EpochStats as numbers; empty where none has ended.
+
+    A last row that a full disk, or the end of its process, has cut off is left out.
+    """
     try:
         with open(out / CURVES, newline="") as file:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+            whole = [line for line in file if line.endswith("\n")]
     except FileNotFoundError:
         return []
+    return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(whole)]
 
 
 def run(config: TrainConfig, out: Path | None = None, dataset: Dataset | None = None, *, resume: bool = False) -> TrainResult:

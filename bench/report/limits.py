@@ -27,7 +27,7 @@ def _method(context: Context) -> Text:
         "A recipe must at least read its batch and write its result. The share is the time in which the device copies as many "
         "bytes from and to its own memory, over the mean time of a call in the first pass; n is the calls of all passes. "
         f"Measured speed of a copy of 256 MiB, bytes read and written: {', '.join(told) or 'not kept'}. A batch that fits into "
-        "the caches can move faster than that. Where a device has a clock of its own, the share of the time in which it was busy "
+        "the caches can move faster than that. Where a device has a clock of its own, the share of the time that it was busy "
         "stands beside: what the host needs to start the call is left out there. On CUDA a whole call, with the drawing of its "
         "parameters, is counted: the kernels that it launches (copies and fills among them), and how often it makes the host "
         "wait for the device."

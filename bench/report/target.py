@@ -30,26 +30,28 @@ def target_blocks(arms: Sequence[Arm]) -> list[Block]:
 
 def target_findings(context: Context) -> list[Text]:
     """A sentence for each way to train that named a target."""
-    items: list[Text] = []
-    for arms in settings(context.run.training, "accuracy"):
-        for arm in (one for found in arms for one in _by_target(found)):
-            first, seconds = arm.first, arm.values("seconds_to_target")
-            text: list[str | Code] = [f"{word(first, 'model')} on {word(first, 'dataset')} with ", Code(word(first, "recipe"))]
-            target = percent(number(first, "target_accuracy") or 0.0)
-            if seconds:
-                apart = f"at most {_longest(arm, 'warm_up_s')} s of warming up and compiling apart"
-                text.append(f" reaches {target} test accuracy in {_seconds(seconds)} s of training ({_reached(arm)}; {apart}).")
-            else:
-                text.append(
-                    f" does not reach {target} test accuracy in {_mean(arm, 'train_s')} s of training ({_reached(arm)})."
-                )
-            items.append(text)
-    return items
+    return [_sentence(arm) for arm in _ways(context)]
+
+
+def _ways(context: Context) -> list[Arm]:
+    return [one for arms in settings(context.run.training, "accuracy") for arm in arms for one in _by_target(arm)]
+
+
+def _sentence(arm: Arm) -> Text:
+    first, seconds = arm.first, arm.values("seconds_to_target")
+    text: list[str | Code] = [f"{word(first, 'model')} on {word(first, 'dataset')} with ", Code(word(first, "recipe"))]
+    target = percent(number(first, "target_accuracy") or 0.0)
+    if seconds:
+        apart = f"at most {_longest(arm, 'warm_up_s')} s of warming up and compiling apart"
+        text.append(f" reaches {target} test accuracy in {_seconds(seconds)} s of training ({_reached(arm)}; {apart}).")
+    else:
+        text.append(f" does not reach {target} test accuracy in {_mean(arm, 'train_s')} s of training ({_reached(arm)}).")
+    return text
 
 
 def target_answers(context: Context) -> list[Answer]:
     """Seconds to the accuracy that runs named, the way to train that all or most seeds brought there first."""
-    arms = [one for arms in settings(context.run.training, "accuracy") for arm in arms for one in _by_target(arm)]
+    arms = _ways(context)
     if not arms:
         return []
     best = min(arms, key=lambda arm: (-len(arm.values("seconds_to_target")) / len(arm.records), _middle(arm)))
@@ -58,7 +60,7 @@ def target_answers(context: Context) -> list[Answer]:
     reached = "" if len(seconds) == len(best.records) else f", in {_reached(best)}"
     answer = f"{_seconds(seconds)} s of training{reached}" if seconds else "Not reached"
     told: list[Inline] = []
-    for sentence in target_findings(context)[:MOST_TOLD]:
+    for sentence in map(_sentence, [best, *(arm for arm in arms if arm is not best)][:MOST_TOLD]):
         told += [*([" "] if told else []), *([sentence] if isinstance(sentence, str) else sentence)]
     if len(arms) > 1:
         told.append(f" The answer is for the soonest of {len(arms)} ways, {best.label}; which that is may be chance.")

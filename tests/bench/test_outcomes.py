@@ -1,6 +1,9 @@
 """What a command that measures training ends with: its exit code and one line, by what failed and was not made good."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +96,13 @@ def test_a_command_all_of_whose_cells_fail_ends_with_1(
     told = capsys.readouterr().err.strip()  # progress may have left an empty line
     assert told == f"augbench: {number} of {number} failed, the first: RuntimeError: no kernel image"
     assert (tmp_path / "run" / "report" / "index.html").exists()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_left_is_no_fault(unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command, around = [sys.executable, "-m", "bench.cli", "--help"], os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=around, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")

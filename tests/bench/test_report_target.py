@@ -10,6 +10,7 @@ from bench.report.accuracy import accuracy_section
 from bench.report.context import Context
 from bench.report.findings import findings
 from bench.report.markdown import render
+from bench.report.target import target_answers
 from tests.bench.stored import trained
 
 
@@ -69,3 +70,12 @@ def test_records_with_gaps_are_shown_as_far_as_they_go(tmp_path: Path) -> None:
     bare = {"epochs": None, "train_s": None, "warm_up_s": "?", "evaluation_s": None}
     section, _ = rendered(tmp_path, [run_to(0, 2.0, 0.95, **bare)])
     assert "| 1 of 1 seed |  | 2.00 | not known | not known | not known |" in section
+
+
+def test_the_evidence_begins_with_the_way_that_the_answer_is_of(tmp_path: Path) -> None:
+    training = [run_to(0, None, 0.3, recipe=recipe) for recipe in ("none", "crop", "d2l")] + [run_to(0, 2.0, 0.95)]
+    (answer,) = target_answers(
+        Context.of(Run(path=tmp_path, name="run", environment={}, measurements=[], training=training, problems=[]))
+    )
+    assert answer.answer == "2.00 s of training"
+    assert str(answer.evidence[2]).startswith(" reaches 90.0 % test accuracy in 2.00 s of training (1 of 1 seed;")

@@ -66,6 +66,17 @@ def test_on_an_accelerator_only_what_it_stood_idle_counts(
     assert clock.wait_s() == pytest.approx(exposed_s)
 
 
+def test_the_wait_for_a_step_in_which_the_caller_leaves_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = StepClock(torch.device("cuda"))
+    marks = iter([_Event(at) for at in (0, 10, 1010, 1020, 2020)])  # the third step begins, and nobody asks when it ends
+    monkeypatch.setattr(clock, "_mark", lambda: next(marks))
+    for step in clock.waiting_for(range(10)):
+        if step == 2:
+            break
+    clock._blocked_s = [1.0] * 3
+    assert clock.wait_s() == pytest.approx(3.0)
+
+
 def test_parts_of_a_step_are_told_apart_on_the_host() -> None:
     clock = StepClock(torch.device("cpu"), split=True)
     for _ in clock.waiting_for(range(3)):

@@ -160,3 +160,10 @@ def test_a_checkpoint_of_another_run_leaves_the_folder_as_it_is(tmp_path: Path, 
     assert entry.main(dataclasses.replace(config, model="resnet18"), out, resume=True) == 2
     assert capsys.readouterr().err.endswith("is the checkpoint of another run: model is resnet8 there and resnet18 here\n")
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_a_row_of_the_curves_that_was_cut_off_is_none(tmp_path: Path) -> None:
+    (tmp_path / "curves.csv").write_text("epoch,train_loss\r\n1,0.5\r\n2,0.2", newline="")
+    assert entry.read_curves(tmp_path) == [{"epoch": 1.0, "train_loss": 0.5}]
+    (tmp_path / "curves.csv").write_text("epoch,tra")
+    assert entry.read_curves(tmp_path) == []
