@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from augment import kernels, native, native_build, native_draws, ops, parts, sampling, stages, threads
+from augment import kernels, native, native_build, native_draws, ops, parts, passes, sampling, stages, threads
 from augment.compose import Runner
 from augment.ops import Op
 from augment.sampling import Params
@@ -62,8 +62,10 @@ class Plan:
     def apply(self, images: Tensor, params: Sequence[Params], dtype: torch.dtype | None = None) -> Tensor:
         """Do what was drawn. The input is not changed; the result may share its memory only if no op touched it.
 
-        The result is ``dtype`` already where that spares the batch another copy.
+        The result is ``dtype`` already where that spares the batch another copy. Raises ValueError for parameters that this
+        plan did not draw for as many images.
         """
+        self.check(images, params)
         with threads.enough_for(images.device, images.numel()):
             done, count = 0, len(self.ops)
             for run in self.runs if not torch.compiler.is_compiling() and native.takes(images, params) else ():
@@ -72,6 +74,23 @@ class Plan:
                 images = self._staged(images, params, run.start, run.end, dtype) if result is None else result
                 done = run.end
             return self._staged(images, params, done, count, dtype)
+
+    def check(self, images: Tensor, params: Sequence[Params]) -> None:
+        """Raises ValueError for parameters of other ops or for another number of images; in a graph nothing is checked."""
+        if torch.compiler.is_compiling():
+            return
+        if len(params) != len(self.ops):
+            raise ValueError(
+                f"there are {len(self.ops)} ops and parameters of {len(params)}: apply what this plan's sample drew"
+            )
+        for op, drawn in zip(self.ops, params, strict=True):
+            for name in passes.NAMES[type(op)]:
+                found = len(drawn[name]) if name in drawn else None
+                if found != len(images):
+                    reason = f"no {name!r}" if found is None else f"{name!r} for {found} images"
+                    raise ValueError(
+                        f"{op.name} got {reason}: apply what this plan's sample drew for these {len(images)} images"
+                    )
 
     def _staged(
         self, images: Tensor, params: Sequence[Params], first: int, last: int, dtype: torch.dtype | None = None

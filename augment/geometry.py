@@ -152,7 +152,10 @@ def affine(angle: Tensor, shift_x: Tensor, shift_y: Tensor, scale: Tensor, shear
 
 
 def perspective(images: Tensor, corners: Tensor) -> Tensor:
-    """Move the image's corner pixels to ``corners`` [B, 4, 2] ((x, y), clockwise from top left): float [B, 3, H, W]."""
+    """Move the image's corner pixels to ``corners`` [B, 4, 2] ((x, y), clockwise from top left): float [B, 3, H, W].
+
+    On the horizon, which only a ``distortion`` near 1 brings into the image, pixels are black; torchvision's are NaN.
+    """
     height, width = images.shape[-2:]
     to_source = _quad_to_rectangle(corners, height, width).to(torch.float32)
     # torchvision evaluates the map, which takes corner pixel 0 to 0, half a pixel further: at the pixels' centres.
@@ -163,7 +166,9 @@ def perspective(images: Tensor, corners: Tensor) -> Tensor:
     grid = images.new_empty((len(images), height, width, 2), dtype=torch.float32)
     grid[..., 0] = (rows[0] * x + rows[1] * y + rows[2]) / below / (width / 2) - 1
     grid[..., 1] = (rows[3] * x + rows[4] * y + rows[5]) / below / (height / 2) - 1
-    return grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+    # Four half sides from the centre all is black, were there but one pixel; neighbours at infinity would have no weight.
+    grid = grid.nan_to_num_(nan=-4.0).clamp_(-4.0, 4.0).to(images.dtype)
+    return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _quad_to_rectangle(corners: Tensor, height: int, width: int) -> Tensor:

@@ -17,9 +17,11 @@
 
 static const int JITTERS[4] = {WAY_BRIGHTNESS, WAY_CONTRAST, WAY_SATURATION, WAY_HUE};
 
+/* Of the four only those that the op may do. */
 static void jitter(const Task *task, const double *step, float *planes, int64_t count) {
     for (int turn = 0; turn < 4; turn++) {
         int kind = within(number(task, (int)step[1], task->image * 4 + turn), 0, 3);
+        if (!((int)step[2] >> JITTERS[kind] & 1)) continue;
         float strength = (float)number(task, (int)step[1] + 1, task->image * 4 + kind);
         change(planes, count, JITTERS[kind], strength, (uint8_t *)task->scratch->pixels);
     }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from augment import geometry, native_build, ops, passes, policies, stages, threads
+from augment import geometry, native_build, ops, passes, stages, threads
 from augment.ops import Op
 from augment.passes import Pass
 from augment.sampling import Params
@@ -28,9 +28,6 @@ TYPES = {getattr(torch, name): number for number, name in enumerate(native_build
 
 PIXELS = {getattr(torch, name): number for number, name in enumerate(native_build.PIXELS)}
 """Types of images that the library reads and writes."""
-
-SIZES = {"order": 4, "factors": 4, "arguments": policies.ARGUMENTS, "corners": 8}
-"""Numbers that are drawn for an image, or for each op of its policy, by parameter; 1 for all others."""
 
 ERASING = (ops.RandomErasing, ops.Cutout)
 
@@ -154,8 +151,8 @@ def _program(some: tuple[Pass, ...], height: int, width: int) -> _Program:
         )
         alive += [moves, steps]
         needed += one.parameters()
+        sizes += passes.sizes(one, height, width)
         height, width = one.output_size(height, width)
-        sizes += _sizes(one, height, width)
     return _Program((_Pass * len(structures))(*structures), tuple(needed), tuple(sizes), (height, width), tuple(alive))
 
 
@@ -163,17 +160,6 @@ def _table(records: Sequence[passes.Record], width: int) -> ctypes.Array[ctypes.
     """Records one after the other, filled up with zeros."""
     numbers = [float(each) for record in records for each in (*record, *[0] * (width - len(record)))]
     return (ctypes.c_double * max(len(numbers), 1))(*numbers)
-
-
-def _sizes(one: Pass, height: int, width: int) -> list[int]:
-    """Numbers for each image in each of the pass's parameters; ``height`` and ``width`` of its results."""
-    places, only = {}, {"noise": 3 * height * width}
-    for part in (*one.colours, *([one.sampler] if one.sampler else [])):
-        chains = part.op.width if isinstance(part.op, ops.AugMix) else 0
-        places[part.index] = chains * passes.CHAIN or passes.places(part.op)
-        if chains:
-            only["weights"] = 1 + chains
-    return [only.get(name) or places.get(index, 1) * SIZES.get(name, 1) for index, name in one.parameters()]
 
 
 def _call(program: _Program, images: Tensor, drawn: Sequence[Tensor], result: Tensor, parts: int) -> None:

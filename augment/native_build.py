@@ -84,7 +84,10 @@ def _made() -> ctypes.CDLL:
 
 def _compiler() -> list[str]:
     """The command of ``CC``, or the first compiler found."""
-    asked = shlex.split(os.environ.get("CC", ""))
+    try:
+        asked = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise CannotBuild(f"CC is no command: {error}") from error
     for command in [asked] if asked else [["cc"], ["gcc"], ["clang"]]:
         path = shutil.which(command[0])
         if path is not None:

@@ -232,6 +232,12 @@ class ColorJitter(Op):
         _check_range("saturation", self.saturation, 0.0)
         _check_range("hue", self.hue, -0.5, 0.5)
 
+    @property
+    def changing(self) -> tuple[str, ...]:
+        """Those of the four whose range is more than the factor that changes nothing; torchvision leaves out the others."""
+        neutral = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
+        return tuple(name for name, factor in neutral.items() if getattr(self, name) != (factor, factor))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grayscale(Op):

@@ -28,6 +28,9 @@ MOVES = ("flip", "crop", "shift")
 CHAIN = 3
 """Ops of each chain of an AugMix."""
 
+SIZES = {"order": 4, "factors": 4, "arguments": policies.ARGUMENTS, "corners": 8}
+"""Numbers that are drawn for an image, or for each op of its policy, by parameter; 1 for all others."""
+
 STATISTICS = 8
 """Numbers that are measured of an image: the mean of its grey version, each channel's least and greatest value, and a spare."""
 LEVELS = 3 * 256
@@ -135,8 +138,13 @@ DRAWN: dict[str, str] = {"factor": "factor", "applied": "applied", "order": "jit
 """How the way of an op is drawn, by the first of its names."""
 
 
+def ways_of(op: Op) -> tuple[str, ...]:
+    """What this very op may do to an image's values."""
+    return op.changing if isinstance(op, ops.ColorJitter) else WAYS_OF.get(type(op), ())
+
+
 def _measures(op: Op) -> bool:
-    return any(way in MEASURING for way in WAYS_OF.get(type(op), ()))
+    return any(way in MEASURING for way in ways_of(op))
 
 
 def passes(recipe: Sequence[Op], *, is_rounded: bool = False) -> tuple[Pass, ...]:
@@ -165,6 +173,18 @@ def places(op: Op) -> int:
     if isinstance(op, ops.RandAugment):
         return op.num_ops
     return 2 if isinstance(op, ops.AutoAugment) else 1
+
+
+def sizes(one: Pass, height: int, width: int) -> list[int]:
+    """Numbers for each image in each of the pass's ``parameters``, for images of that size."""
+    result = one.output_size(height, width)
+    drawn, only = {}, {"noise": 3 * result[0] * result[1]}
+    for part in (*one.colours, *([one.sampler] if one.sampler else [])):
+        chains = part.op.width if isinstance(part.op, ops.AugMix) else 0
+        drawn[part.index] = chains * CHAIN or places(part.op)
+        if chains:
+            only["weights"] = 1 + chains
+    return [only.get(name) or drawn.get(index, 1) * SIZES.get(name, 1) for index, name in one.parameters()]
 
 
 def by_axes(one: Pass) -> tuple[Pass, ...]:
@@ -242,7 +262,7 @@ def encode(one: Pass, height: int, width: int, start: int = 0) -> Encoded:
         moved = output_size(part.op, *moved)
     for part in one.mirrors:
         moves += [(axis + 2, *_move(part.op, first[part.index], axis, result[axis])) for axis in _axes(part.op)]
-    ways = {way for part in one.colours for way in WAYS_OF.get(type(part.op), ())}
+    ways = {way for part in one.colours for way in ways_of(part.op)}
     return Encoded(
         sizes=(height, width, *moved, *result),
         moves=tuple(moves),
@@ -281,7 +301,7 @@ def _move(op: Op, at: int, axis: int, side: int) -> Record:
 
 
 def _bits(op: Op) -> int:
-    return sum(1 << WAYS.index(way) for way in WAYS_OF.get(type(op), ()))
+    return sum(1 << WAYS.index(way) for way in ways_of(op))
 
 
 def _drawn(part: Part, first: dict[int, int]) -> Record:

@@ -124,15 +124,18 @@ def _by_factor(kernel: Kernel) -> Apply:
     return lambda op, images, params: kernel(to_float(images), params["factor"])
 
 
-JITTERS: tuple[Kernel, ...] = (kernels.brightness, kernels.contrast, kernels.saturation, kernels.hue)
+JITTERS: dict[str, Kernel] = {
+    "brightness": kernels.brightness, "contrast": kernels.contrast, "saturation": kernels.saturation, "hue": kernels.hue,
+}  # fmt: skip
 """In the numbering of ColorJitter's drawn ``order``."""
 
 
 def _color_jitter(op: ops.ColorJitter, images: Tensor, params: Params) -> Tensor:
     images = to_float(images)
     order, factors = params["order"], params["factors"]
+    ways = [kernel if name in op.changing else None for name, kernel in JITTERS.items()]
     for choice, factor in zip(order.unbind(1), factors.gather(1, order).unbind(1), strict=True):
-        images = branch(images, choice, JITTERS, factor)
+        images = branch(images, choice, ways, factor)
     return images
 
 

@@ -6,7 +6,7 @@ image, so that images of a batch branch apart at no cost to one another and noth
 ``image_pass`` is a single pass, a program a tile. ``image_passes`` is any number of them in one launch: a program takes an
 image through all, keeps what lies between passes in scratch memory of its own, and finds what is needed of the whole image (a
 mean, a range, a histogram) by itself: at once if it holds the image (``WHOLE``), else by going over its tiles twice.
-``image_measures`` finds that where passes have launches of their own. ``augment.triton_passes`` chooses.
+``augment.triton_passes`` chooses.
 
 Why a program reads what it wrote: its threads are one block, and ``tl.debug_barrier`` is ``bar.sync`` (``__syncthreads``),
 behind which all threads of a block see what any of them did to global memory before it. No other block touches a program's
@@ -72,35 +72,19 @@ def stored(target, strides, index, width: tl.constexpr, red, green, blue, mask, 
 
 @triton.jit(do_not_specialize=["batch"])
 def image_pass(
-    images, out, measured, draws, strides, out_strides, batch,
-    sizes: tl.constexpr, moves: tl.constexpr, steps: tl.constexpr, count: tl.constexpr, white: tl.constexpr,
-    is_exact: tl.constexpr, whole: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
+    images, out, draws, strides, out_strides, batch,
+    sizes: tl.constexpr, moves: tl.constexpr, steps: tl.constexpr, white: tl.constexpr,
+    is_exact: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
-    """Program (image, tile): a tile of pixels of one image's result."""
+    """Program (image, tile): a tile of pixels of one image's result, all of them where the whole image is measured."""
     image = tl.program_id(0).to(tl.int64)
     index = tl.program_id(1) * tile + tl.arange(0, tile)
     mask = index < sizes[4] * sizes[5]
     red, green, blue = sampled(images, strides, draws, image, batch, 0, index, mask, moves, sizes, steps, white, False)
     red, green, blue = scaled(red, green, blue, white, is_exact)
     for n in tl.static_range(1, len(steps)):
-        red, green, blue = stepped(
-            draws, image, 0, index, red, green, blue, mask, measured + image * count, steps, n, sizes, whole
-        )
+        red, green, blue = stepped(draws, image, 0, index, red, green, blue, mask, draws[0], steps, n, sizes, True)
     stored(out + image * out_strides[0], out_strides, index, sizes[5], red, green, blue, mask, to_bytes)
-
-
-@triton.jit(do_not_specialize=["batch"])
-def image_measures(
-    images, measured, draws, strides, batch,
-    sizes: tl.constexpr, moves: tl.constexpr, steps: tl.constexpr, count: tl.constexpr, at: tl.constexpr,
-    white: tl.constexpr, is_exact: tl.constexpr, tile: tl.constexpr,
-):  # fmt: skip
-    """Program (image): what is needed of one image; ``measured`` is float32 [B, count]."""
-    image = tl.program_id(0).to(tl.int64)
-    measure(
-        images, strides, measured + image * count, draws, image, batch, 0,
-        sizes, moves, steps, count, at, white, is_exact, tile,
-    )  # fmt: skip
 
 
 # ---- an image from the first pass to the last -------------------------------------------------------------------------

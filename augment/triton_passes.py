@@ -3,12 +3,12 @@
 ``fused.for_device`` asks for ``applied(plan, dtype)``. Nothing waits for the device, and all memory comes from PyTorch's
 allocator: calls can be captured in CUDA graphs once a first one has compiled the kernels.
 
-Launches: one for each stretch of passes, at any image size, and a stretch ends only before an op that mixes images; so one for
-every recipe and every op. What lies between passes takes one float copy of the batch at most: where a program needs several
-buffers (three passes or more, or AugMix, of images larger than ``kernels.WHOLE`` pixels), there are fewer programs than images.
-More launches are made in one case: images larger than that, fewer of them than the GPU has processors, and two passes or one
-that measures. Programs that take whole images would leave processors idle, so each pass gets a launch with a program a tile,
-and one before it if it measures: ``d2l`` 3, ``randaugment`` and ``autoaugment`` 4, ``trivialaugment`` and ``imagenet_eval`` 2.
+Launches: one for each stretch of passes, at any size of image and batch, and a stretch ends only before an op that mixes
+images; so one for every recipe and every op, beside two for its draws. A single pass that measures nothing of large images has
+a program a tile, all else a program an image, so that a few large images leave processors idle; more launches would spare some
+of that time and cost the host its own. What lies between passes takes one float copy of the batch at most: where a program
+needs several buffers (three passes or more, or AugMix, of images larger than ``kernels.WHOLE`` pixels), there are fewer
+programs than images.
 """
 
 import functools
@@ -52,6 +52,7 @@ def applied(
     steps = [_step(stretch) for stretch in _stretches([part for one in found for part in passes.by_axes(one)])]
 
     def apply(images: Tensor, params: Sequence[Params]) -> Tensor:
+        plan.check(images, params)
         for step in steps[:-1]:
             images = step(images, params, torch.float32, torch.contiguous_format)
         for step in steps[-1:]:
@@ -91,6 +92,9 @@ def _step(stretch: tuple[Pass, ...]) -> Step:
 def image_passes(images: Tensor, params: Sequence[Tensor], name: str, dtype: torch.dtype, channels_last: bool) -> Tensor:
     """Passes over [B, 3, H, W] images: a new tensor of ``dtype``. ``name`` is the ``repr`` of known passes."""
     out = _empty(images, name, dtype, channels_last)
+    _check_sizes(images, params, name)
+    if sum((side - 1) * stride for side, stride in zip(images.shape[1:], images.stride()[1:], strict=True)) >= 2**31:
+        images = images.contiguous()  # kernels count within an image in 32 bits
     if len(images):
         with torch.cuda.device_of(images):  # Triton launches on the current device
             _launch(name, images, tuple(each.contiguous() for each in params), out)
@@ -100,6 +104,25 @@ def image_passes(images: Tensor, params: Sequence[Tensor], name: str, dtype: tor
 @image_passes.register_fake
 def _(images: Tensor, params: Sequence[Tensor], name: str, dtype: torch.dtype, channels_last: bool) -> Tensor:
     return _empty(images, name, dtype, channels_last)
+
+
+def _check_sizes(images: Tensor, params: Sequence[Tensor], name: str) -> None:
+    """Raises ValueError for parameters of another size than kernels read."""
+    sizes = _sizes(name, *images.shape[2:])
+    wrong = [each for each, size in zip(params, sizes, strict=True) if each.numel() != len(images) * size]
+    if wrong:
+        raise ValueError(
+            f"parameters {list(wrong[0].shape)} do not fit images {list(images.shape)}: apply what was drawn for them"
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _sizes(name: str, height: int, width: int) -> tuple[int, ...]:
+    sizes: list[int] = []
+    for one in _NAMED[name]:
+        sizes += passes.sizes(one, height, width)
+        height, width = one.output_size(height, width)
+    return tuple(sizes)
 
 
 def _empty(images: Tensor, name: str, dtype: torch.dtype, channels_last: bool) -> Tensor:
@@ -127,11 +150,6 @@ class Layout:
     buffers: int
     room: int
     count: int
-
-    @property
-    def can_be_apart(self) -> bool:
-        """Whether passes in launches of their own gain something in small batches, and take no more memory."""
-        return self.buffers <= 1 and _most(self.chain) > self.tile and not any(map(passes.op_of_chains, self.chain))
 
 
 def _most(chain: Sequence[Encoded]) -> int:
@@ -172,20 +190,10 @@ def _encoded(stretch: Sequence[Pass], height: int, width: int) -> list[Encoded]:
 def _launch(name: str, images: Tensor, drawn: tuple[Tensor, ...], out: Tensor) -> None:
     laid_out = _layout(name, *images.shape[2:], kernels.WHOLE, kernels.TILE)
     chain = laid_out.chain
-    is_by_tiles = not laid_out.buffers and not (chain[0].measured and chain[0].pixels > laid_out.tile)
-    if not is_by_tiles and not (laid_out.can_be_apart and len(images) < _processors(images.device)):
+    if laid_out.buffers or (chain[0].measured and chain[0].pixels > laid_out.tile):
         _launch_programs(laid_out, images, drawn, out)
-        return
-    for one in chain[:-1]:
-        result = images.new_empty((len(images), 3, *one.sizes[4:]), dtype=torch.float32)
-        _launch_tiles(one, images, drawn, result)
-        images = result
-    _launch_tiles(chain[-1], images, drawn, out)
-
-
-def _processors(device: torch.device) -> int:
-    """How many programs a device can run at least at once."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    else:
+        _launch_tiles(chain[0], images, drawn, out)
 
 
 def _launch_programs(laid_out: Layout, images: Tensor, drawn: tuple[Tensor, ...], out: Tensor) -> None:
@@ -206,21 +214,12 @@ def _launch_programs(laid_out: Layout, images: Tensor, drawn: tuple[Tensor, ...]
 
 
 def _launch_tiles(one: Encoded, images: Tensor, drawn: tuple[Tensor, ...], out: Tensor) -> None:
-    """A pass by a program for each tile; before it, a launch for what is measured of images that no program holds."""
-    batch, pixels = len(images), one.pixels
-    whole = pixels <= max(kernels.WHOLE, kernels.TILE) and one.measured > 0
-    tile = kernels.tile(pixels, whole)
-    common = {
-        "sizes": one.sizes, "moves": one.moves, "steps": one.steps, "count": one.measured, "white": _white(images),
-        "is_exact": one.is_exact, "tile": tile, "num_warps": _warps(tile), "enable_fp_fusion": not one.is_exact,
-    }  # fmt: skip
-    measured = out  # not looked at
-    if one.measured and not whole:
-        measured = images.new_empty((batch, one.measured), dtype=torch.float32)
-        kernels.image_measures[(batch,)](images, measured, drawn, images.stride(), batch, at=one.at, **common)
-    kernels.image_pass[(batch, -(-pixels // tile))](
-        images, out, measured, drawn or (images,), images.stride(), out.stride(), batch,
-        whole=whole, to_bytes=out.dtype == torch.uint8, **common,
+    """A single pass by a program for each tile, which is the whole image where that is measured."""
+    tile = kernels.tile(one.pixels, one.measured > 0)
+    kernels.image_pass[(len(images), -(-one.pixels // tile))](
+        images, out, drawn or (images,), images.stride(), out.stride(), len(images),
+        sizes=one.sizes, moves=one.moves, steps=one.steps, white=_white(images), is_exact=one.is_exact,
+        to_bytes=out.dtype == torch.uint8, tile=tile, num_warps=_warps(tile), enable_fp_fusion=not one.is_exact,
     )  # fmt: skip
 
 

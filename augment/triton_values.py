@@ -2,7 +2,7 @@
 
 Arguments with a type are constants that a kernel is compiled for (see ``augment.passes.Encoded``); Triton takes no other types,
 and gives constants conditions of their own. Values are float32, a tensor for each of red, green and blue. Where ``whole``, a
-tile holds all of its image; else what is needed of the whole image was ``measured`` by another launch.
+tile holds all of its image; else what is needed of the whole image was ``measured`` before, tile after tile.
 """
 
 # ruff: noqa: SIM102, SIM108

@@ -1,8 +1,8 @@
 """Peak memory of the fused backend on a CPU: beside its result, at most one float copy of the batch.
 
-Measured as records have it (``bench.timing.peak_bytes``): by the profiler, which sees each allocation and release of PyTorch's
-own allocator, those inside kernels among them, and so misses no temporary, whoever holds it. The C library's memory is not
-PyTorch's: it has room for a few images a thread, whatever the batch.
+Measured as records have it (``bench.grid.timing.peak_bytes``): by the profiler, which sees each allocation and release of
+PyTorch's own allocator, those inside kernels among them, and so misses no temporary, whoever holds it. The C library's memory
+is not PyTorch's: it has room for a few images a thread, whatever the batch.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from augment import RECIPES, build, native, parts
 from augment.catalog import resolve
 from augment.ops import Op
 from augment.sampling import SAMPLERS
-from bench.timing import peak_bytes
+from bench.grid.timing import peak_bytes
 
 DRAWN = 1024
 """Bytes that may be drawn for an image on the way: a few hundred numbers at most, of an AugMix or of ten tries of a window."""

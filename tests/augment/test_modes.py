@@ -12,7 +12,7 @@ from augment import build, fused, geometry, kernels, native, ops, policies
 from augment.catalog import resolve
 from augment.ops import Op
 from augment.sampling import SAMPLERS
-from bench.timing import peak_bytes
+from bench.grid.timing import peak_bytes
 
 RECIPES = ("flip", "crop_flip_cutout", "d2l", "autoaugment", "randaugment", "trivialaugment", "augmix", "mixup", "cutmix")
 SIZED: dict[type[Op], Op] = {

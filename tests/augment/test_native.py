@@ -233,6 +233,20 @@ def test_threads_do_not_matter(recipe: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(results[0], results[2])
 
 
+@pytest.mark.parametrize("pinned", [{"hue": (0.0, 0.0)}, {"contrast": (1.0, 1.0)}, {"brightness": (1.0, 1.0)}])
+def test_a_jitter_leaves_out_what_its_ranges_rule_out(pinned: dict[str, tuple[float, float]]) -> None:
+    """The whole jitter with the same factors is the oracle: what is left out changes nothing but last bits."""
+    images, op = images_of(6, 20, 22, torch.float32), ops.ColorJitter(**pinned)
+    planned = fused.plan([op])
+    params = planned.sample(6, 20, 22)
+    assert set(op.changing) == {"brightness", "contrast", "saturation", "hue"} - set(pinned)
+    assert_same(planned.apply(images, params), fused.plan([ops.ColorJitter()]).apply(images, params))
+    nothing = ops.ColorJitter(brightness=(1.0, 1.0), contrast=(1.0, 1.0), saturation=(1.0, 1.0), hue=(0.0, 0.0))
+    planned = fused.plan([nothing])
+    for way in (planned, by_tensors(planned)):
+        assert torch.equal(way.apply(images, planned.sample(6, 20, 22)), images)
+
+
 def test_gradients_flow_through_tensor_kernels() -> None:
     images = images_of(3, 16, 16, torch.float32).requires_grad_()
     planned = fused.plan([ops.ColorJitter(), ops.Normalize()])

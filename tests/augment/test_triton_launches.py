@@ -18,9 +18,7 @@ from triton.runtime import interpreter
 
 from augment import triton_kernels, triton_passes
 
-KERNELS = ("image_passes", "image_pass", "image_measures")
-LARGE = {"none": 1, "crop_flip_cutout": 1, "cutmix": 1, "imagenet": 1, "d2l": 3, "trivialaugment": 2, "randaugment": 4}
-"""Launches where images are large and few; of ``augmix``, and of more than two passes, one as everywhere."""
+KERNELS = ("image_passes", "image_pass")
 
 
 class Counted:
@@ -99,25 +97,6 @@ def test_a_recipe_is_one_launch_for_large_images_too(recipe: str, counted: dict[
 
 def test_an_op_is_one_launch(counted: dict[str, Counted]) -> None:
     assert {op.name: launches([op], counted, 1, 34) for op in SINGLE} == {op.name: 1 for op in SINGLE}
-
-
-@pytest.mark.usefixtures("small_tiles")
-@pytest.mark.parametrize("recipe", [*LARGE, "augmix"])
-def test_a_few_large_images_are_shared_among_processors(
-    recipe: str, counted: dict[str, Counted], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(triton_passes, "_processors", lambda device: 4)
-    chain = of_side(recipe, 12)
-    assert launches(chain, counted) == LARGE.get(recipe, 1)
-    assert launches(chain, counted, count=4) == 1
-
-
-@pytest.mark.usefixtures("small_tiles")
-@pytest.mark.parametrize("recipe", ["d2l", "trivialaugment", "randaugment"])
-def test_sharing_them_changes_nothing(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_passes, "_processors", lambda device: 4)
-    chain = of_side(recipe, 12)
-    check(chain, pictures(3, 12, 13), excused=jumps(chain))
 
 
 def test_what_mixes_images_waits_for_all_of_them(counted: dict[str, Counted]) -> None:
