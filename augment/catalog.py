@@ -200,7 +200,8 @@ def build(
         dtype: of the result. Recipes end normalised, single ops in [0, 1] (or uint8, 0..255).
         image_size: side of the square input images, from which named subjects take their sizes.
         num_classes: length of the soft targets of MixUp and CutMix.
-        generator: source of randomness; without one the libraries draw from torch's global generator of the device.
+        generator: source of randomness; without one the libraries draw from torch's global generator of the device. A pipeline
+            that is given one cannot be traced by ``torch.compile(fullgraph=True)``, which takes no generators.
         memory_format: of the result: torch.contiguous_format or torch.channels_last.
 
     Raises:
