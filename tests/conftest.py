@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # is read when Triton is first imported, which is later than this
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Read when Triton is first imported, which is later than this. Benchmarks, which meet this file too, time no interpreter.
+    if not torch.cuda.is_available() and not config.getoption("benchmark_only", False):
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
