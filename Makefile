@@ -20,7 +20,7 @@ test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 bench: $(VENV)/.installed
-	$(VENV)/bin/augbench run $(ARGS)
+	$(VENV)/bin/augmark run $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
@@ -32,7 +32,7 @@ clean:
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "augbench needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 2; }
+	  { echo "augmark needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 2; }
 	if command -v uv >/dev/null; then uv venv --python "$$(command -v $(PYTHON))" $(VENV); else $(PYTHON) -m venv $(VENV); fi
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python

@@ -45,7 +45,7 @@ def _seconds(text: str) -> float:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    add = parser.getgroup("augbench", "augmentation benchmarks (with --benchmark-only)").addoption
+    add = parser.getgroup("augmark", "augmentation benchmarks (with --benchmark-only)").addoption
     add("--device", action="extend", type=_names, metavar="NAMES", help="cpu, cuda, mps … (default: cpu and the accelerator)")
     add("--backends", type=_names, metavar="NAMES", help="backends to measure (default: all; compiled ones on accelerators)")
     add("--ops", type=_names, metavar="NAMES", help="ops to measure, all or none (default: all, unless --recipes is given)")

@@ -1,4 +1,4 @@
-"""What augbench compares: the same augmentations, by library and by way of running. Start at ``augment.catalog``."""
+"""What augmark compares: the same augmentations, by library and by way of running. Start at ``augment.catalog``."""
 
 from augment.catalog import BACKENDS, ROWS, build, lane
 from augment.compose import Pipeline

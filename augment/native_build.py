@@ -1,6 +1,6 @@
 """Compiles ``native.c`` for this machine's processor with the system's C compiler, once, and keeps the library.
 
-The cache is ``augbench`` in the user's cache folder (``XDG_CACHE_HOME``); a library is named by what it was made from and by
+The cache is ``augmark`` in the user's cache folder (``XDG_CACHE_HOME``); a library is named by what it was made from and by
 its own checksum, and moved there whole, so that processes which compile at once do not see halves of each other's.
 """
 
@@ -66,7 +66,7 @@ def _made() -> ctypes.CDLL:
     compiler = _compiler()
     key = _key(compiler)
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "augbench"
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "augmark"
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob(f"native-{key}-*.so"):
             if path.stem.endswith(_digest(path.read_bytes())):

@@ -25,7 +25,7 @@ from augment.rows.row import UnsupportedOp
 NAME = "triton_augment"
 SERIES = "0.3"
 """The releases whose classes and kernel these are. Older ones lack the affine part and fused calls without a crop."""
-INSTALL = "pip install 'augbench[triton-augment]'"
+INSTALL = "pip install 'augmark[triton-augment]'"
 MOST_VALUES = 2**31 - 1
 """Its kernels count in 32 bits; beyond that they would read and write somewhere else."""
 

@@ -1,4 +1,4 @@
-"""``augbench audit``: runs the audit on images of a data set with a progress bar, prints its verdicts, keeps audit.json."""
+"""``augmark audit``: runs the audit on images of a data set with a progress bar, prints its verdicts, keeps audit.json."""
 
 from collections.abc import Sequence
 from pathlib import Path

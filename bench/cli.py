@@ -1,4 +1,4 @@
-"""The command line, ``augbench COMMAND``. Imports torch only once a command has been understood."""
+"""The command line, ``augmark COMMAND``. Imports torch only once a command has been understood."""
 
 import os
 import select
@@ -150,7 +150,7 @@ class Report:
     """Write the report anew from the records of a run, or one report on several runs. Never mixes machines or versions."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that augbench run, or pytest --benchmark-only, wrote."""
+    """Folders that augmark run, or pytest --benchmark-only, wrote."""
     out: Path | None = None
     """Folder of the report (default: that of the run itself; for several, results/merged-<date>)."""
 
@@ -241,7 +241,7 @@ class Export:
     """Write the numbers of one run, or of several, for other programs; or check runs against the published schemas."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that augbench run, or pytest --benchmark-only, wrote."""
+    """Folders that augmark run, or pytest --benchmark-only, wrote."""
     format: Format = "csv"
     """A row a quantity of a case (csv, json, parquet), or what a service for continuous benchmarking reads."""
     out: Path | None = None
@@ -344,20 +344,20 @@ def main(arguments: list[str] | None = None) -> None:
 def _obey(arguments: Sequence[str]) -> None:
     command = tyro.cli(
         commands(arguments),
-        prog="augbench",
+        prog="augmark",
         description="Where should image augmentation run, with which library, and what does it cost?",
         args=arguments,
     )
     try:
         command.execute(Console())
     except KeyboardInterrupt:
-        print("augbench: interrupted; what was measured is kept", file=sys.stderr)
+        print("augmark: interrupted; what was measured is kept", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         line = describe(error)
         if line is None or (isinstance(error, BrokenPipeError) and _reader_gone()):  # a fault of ours needs its traceback
             raise
-        print(f"augbench: {line}", file=sys.stderr)
+        print(f"augmark: {line}", file=sys.stderr)
         sys.exit(USER_ERROR)
 
 

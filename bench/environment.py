@@ -17,7 +17,7 @@ import torch
 from bench.records.runs import SCHEMA, machine_name
 
 PACKAGES = (
-    *("augbench", "torch", "torchvision", "kornia", "kornia_rs", "numpy", "pillow", "pillow-simd", "triton", "triton-augment"),
+    *("augmark", "torch", "torchvision", "kornia", "kornia_rs", "numpy", "pillow", "pillow-simd", "triton", "triton-augment"),
     *("pytest", "pytest-benchmark", "scipy", "pandas"),
 )
 # What changes speed without being seen in code; the values of other variables are nobody's business.

@@ -1,4 +1,4 @@
-"""How much ``augbench run`` measures: one preset a row, once for a CPU and once for an accelerator. No torch here."""
+"""How much ``augmark run`` measures: one preset a row, once for a CPU and once for an accelerator. No torch here."""
 
 from dataclasses import dataclass, replace
 from typing import Literal

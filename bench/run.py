@@ -1,4 +1,4 @@
-"""``augbench run``: the audit, benchmarks, training throughput of every placement, a short accuracy comparison, and the report.
+"""``augmark run``: the audit, benchmarks, training throughput of every placement, a short accuracy comparison, and the report.
 
 The benchmarks run in a process of their own, because a compiled case can take the CUDA context, or the process, with it; the
 rest goes on in a fresh one. What was measured is on disk at once, so an interrupted run still gets its report.
@@ -32,7 +32,7 @@ PYTEST_INTERRUPTED, PYTEST_INTERNAL_ERROR, PYTEST_USAGE_ERROR = 2, 3, 4
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What ``augbench run`` was asked for; None takes the default."""
+    """What ``augmark run`` was asked for; None takes the default."""
 
     preset: PresetName = "quick"
     device: str | None = None
@@ -63,7 +63,7 @@ def run(options: RunOptions, console: Console) -> Path:
     dataset = load(
         options.data, root=options.data_root, download=options.download, max_train=chosen.max_train, max_test=chosen.max_test
     )
-    console.print(f"[bold]augbench[/] {options.preset} run on {device}, images: {dataset.name}")
+    console.print(f"[bold]augmark[/] {options.preset} run on {device}, images: {dataset.name}")
     if dataset.fallback:
         console.print(f"[bold red]Not a real data set:[/] {dataset.fallback}")
     folder = run_folder(options.results, device)

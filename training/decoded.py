@@ -56,7 +56,7 @@ def cached(root: Path, key: str, *, image_size: int, fill: Fill) -> Decoded:
 
 
 def _folders(root: Path) -> tuple[Path, ...]:
-    return root / ".cache", _user_cache() / "augbench", Path(tempfile.gettempdir()) / "augbench-cache"
+    return root / ".cache", _user_cache() / "augmark", Path(tempfile.gettempdir()) / "augmark-cache"
 
 
 def _user_cache() -> Path:

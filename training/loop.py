@@ -43,7 +43,7 @@ def train(
     if resume and checkpoint is None:
         raise ValueError("to resume, say from which checkpoint")
     if config.augment_on == "frozen":
-        raise ValueError("a frozen batch is for measuring speed (augbench throughput): take another --augment-on to train")
+        raise ValueError("a frozen batch is for measuring speed (augmark throughput): take another --augment-on to train")
     with trainer(config, dataset) as current:
         main = current.ranks.is_main
         if on_data is not None and main:

@@ -1,4 +1,4 @@
-"""``augbench decode``: how fast JPEG files become pixels, by decoder, image size and number of processes.
+"""``augmark decode``: how fast JPEG files become pixels, by decoder, image size and number of processes.
 
 The photographs of a set are resized and encoded again at each size, so that all decoders get the same bytes from memory: disks
 are not measured. All cells take turns in rounds, each in its own shuffled order, the first to warm up.
@@ -95,7 +95,7 @@ class Decoder:
         import torch
 
         if self.needs is not None and importlib.util.find_spec(self.needs) is None:
-            return f"{self.needs} is not installed (pip install 'augbench[{self.needs}]')"
+            return f"{self.needs} is not installed (pip install 'augmark[{self.needs}]')"
         return "this machine has no CUDA device" if self.on_cuda and not torch.cuda.is_available() else None
 
 
@@ -119,7 +119,7 @@ DECODERS: Mapping[str, Decoder] = {
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
-    """What ``augbench decode`` was asked for."""
+    """What ``augmark decode`` was asked for."""
 
     data: str
     """An image folder with train/<class>/* and val/<class>/* (or test/<class>/*)."""

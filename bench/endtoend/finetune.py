@@ -1,4 +1,4 @@
-"""``augbench finetune``: one run, a comparison of what is trained over paired seeds, or where the time goes by placement."""
+"""``augmark finetune``: one run, a comparison of what is trained over paired seeds, or where the time goes by placement."""
 
 import dataclasses
 import random

@@ -51,5 +51,5 @@ def exit_code(folder: Path, *kinds: str) -> int:
     missing = failed or ([] if good else mine)
     if missing:
         reason = one_line(ValueError(missing[0].get("reason") or "no reason was kept"))
-        print(f"augbench: {len(missing)} of {len(missing) + len(good)} failed, the first: {reason}", file=sys.stderr)
+        print(f"augmark: {len(missing)} of {len(missing) + len(good)} failed, the first: {reason}", file=sys.stderr)
     return 1 if missing else 0

@@ -1,4 +1,4 @@
-"""``augbench scaling``: training on 1, 2, 4 ... processes, a device each. No torch at import: ``--help`` answers at once.
+"""``augmark scaling``: training on 1, 2, 4 ... processes, a device each. No torch at import: ``--help`` answers at once.
 
 Strong scaling keeps the batch of all processes together, weak scaling the batch of each. Every number of processes is a job of
 its own under torchrun (``scaling_rank.py``), so that a process that dies costs its job alone; with several GPUs the book's
@@ -37,7 +37,7 @@ START_S = 300.0
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingOptions:
-    """What ``augbench scaling`` was asked for; None takes what the quick preset says for the device."""
+    """What ``augmark scaling`` was asked for; None takes what the quick preset says for the device."""
 
     processes: tuple[int, ...] | None = None
     """Numbers of processes (default: 1, 2, 4 ... up to all GPUs; on a CPU 1 and 2, which share its cores)."""
@@ -50,7 +50,7 @@ class ScalingOptions:
     backend: str = "fused"
     """The library that augments."""
     model: str | None = None
-    """The model, as in augbench train."""
+    """The model, as in augmark train."""
     width: int | None = None
     """Channels of the model's first stage."""
     batch_size: int = 256
@@ -112,7 +112,7 @@ def run_job(job: Job, dataset: "Dataset", *, seconds: float, cores: int) -> dict
     """
     on_cpu = job.config.device == "cpu"
     threads = max(1, cores // job.processes) if on_cpu else None
-    with tempfile.TemporaryDirectory(prefix="augbench-scaling-") as folder:
+    with tempfile.TemporaryDirectory(prefix="augmark-scaling-") as folder:
         told, out = Path(folder) / "job.json", Path(folder) / "record.json"
         config = dataclasses.asdict(job.config) | {"data_root": str(job.config.data_root)}
         write_json(told, {"config": config, "seconds": seconds, "threads": threads})
@@ -188,7 +188,7 @@ def scaling(options: ScalingOptions, console: Console) -> bool:
     if options.results is not None and (options.results / TRAINING).exists():
         raise ValueError(f"{options.results} already holds a run: choose another folder")
     folder, cores = run_folder(options.results, base.device), usable_cores()
-    console.print(f"[bold]augbench scaling[/] on {base.device}, images: {dataset.name}; results go to {folder}")
+    console.print(f"[bold]augmark scaling[/] on {base.device}, images: {dataset.name}; results go to {folder}")
     if base.device == "cpu" and max(counts) > 1:
         console.print(f"on a CPU the processes share its {cores} cores: each gets {cores} // processes threads, one at least")
     data = {"name": dataset.name, "fingerprint": dataset.fingerprint, "source": dataset.source, "fallback": dataset.fallback}

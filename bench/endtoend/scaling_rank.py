@@ -1,4 +1,4 @@
-"""What each process of ``augbench scaling`` does: measures training with the others, its own pace, and what it draws.
+"""What each process of ``augmark scaling`` does: measures training with the others, its own pace, and what it draws.
 
 ``python -m bench.endtoend.scaling_rank JOB RECORD``, alone or under torchrun: JOB is a JSON file that ``scaling.py`` wrote,
 RECORD the one that rank 0 writes.

@@ -1,4 +1,4 @@
-"""``augbench sweep``: accuracy with error bars. Cells (a recipe, backend and seed each) go to this process, to ``--workers``
+"""``augmark sweep``: accuracy with error bars. Cells (a recipe, backend and seed each) go to this process, to ``--workers``
 local ones, or to torchrun's; each is on disk as it ends, and ``--resume`` goes on with what is left."""
 
 import contextlib
@@ -32,7 +32,7 @@ CLAIMS = "claims"
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """What ``augbench sweep`` was asked for."""
+    """What ``augmark sweep`` was asked for."""
 
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
     """What all cells share; seed is the first of the seeds."""
@@ -188,7 +188,7 @@ def _prepare(
         data = {"name": dataset.name, "fingerprint": dataset.fingerprint, "fallback": dataset.fallback}
         write_json(folder / "environment.json", environment(data))
     write_json(folder / "plan.json", {"schema": SCHEMA, "sweep": plan})
-    console.print(f"[bold]augbench[/] sweep of {len(todo)} cells on {device}, images: {dataset.name}; results go to {folder}")
+    console.print(f"[bold]augmark[/] sweep of {len(todo)} cells on {device}, images: {dataset.name}; results go to {folder}")
     if dataset.fallback:
         console.print(f"[bold red]Not a real data set:[/] {dataset.fallback}")
     return folder

@@ -1,4 +1,4 @@
-"""``augbench throughput``: what augmentation costs a training run, arm by arm. No torch at import: ``--help`` answers at once.
+"""``augmark throughput``: what augmentation costs a training run, arm by arm. No torch at import: ``--help`` answers at once.
 
 The ceiling is training on one batch that was prepared before and is used again at every step, so that no step does anything but
 train. Against it stand: images that lie on the device, from which batches are picked and normalised there; the same augmented
@@ -38,7 +38,7 @@ BEST_ON_DEVICE = ("fused", "kornia", "torchvision")
 
 @dataclass(frozen=True, kw_only=True)
 class ThroughputOptions:
-    """What ``augbench throughput`` was asked for; None takes what the quick preset says for the device."""
+    """What ``augmark throughput`` was asked for; None takes what the quick preset says for the device."""
 
     data: str = "auto"
     """auto, cifar10, synthetic or an image folder (whose files are then also decoded in loader workers)."""
@@ -57,7 +57,7 @@ class ThroughputOptions:
     rounds: int | None = None
     """Rounds, each with all arms in an order of its own."""
     model: str | None = None
-    """The model, as in augbench train."""
+    """The model, as in augmark train."""
     width: int | None = None
     """Channels of the model's first stage."""
     batch_size: int = 256
@@ -251,7 +251,7 @@ def throughput(options: ThroughputOptions, console: Console) -> Path:
         workers=_once(options.workers or worker_counts()),
         decode=_once(options.decode or where_decoded(dataset)),
     )
-    console.print(f"[bold]augbench throughput[/] on {device}, images: {dataset.name}; results go to {folder}")
+    console.print(f"[bold]augmark throughput[/] on {device}, images: {dataset.name}; results go to {folder}")
     if dataset.fallback:
         console.print(f"[bold red]Not a real data set:[/] {dataset.fallback}")
     data = {"name": dataset.name, "fingerprint": dataset.fingerprint, "source": dataset.source, "fallback": dataset.fallback}

@@ -53,7 +53,7 @@ def start(config: pytest.Config) -> None:
     config.stash[SESSION] = session
     # A case that fails before its first sample has not used it; that is told in its record.
     config.addinivalue_line("filterwarnings", "ignore:Benchmark fixture was not used")
-    config.pluginmanager.register(session, "augbench-session")
+    config.pluginmanager.register(session, "augmark-session")
 
 
 def _planned(config: pytest.Config) -> "BenchSession":

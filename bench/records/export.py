@@ -1,4 +1,4 @@
-"""``augbench export``: the numbers of one or several runs for other programs, a row a quantity of a case.
+"""``augmark export``: the numbers of one or several runs for other programs, a row a quantity of a case.
 
 ``formats.py`` says what a row holds; csv and parquet have just these columns, json wraps the rows together with the
 environments (``bench/schema/export.schema.json``). The two formats for continuous benchmarking hold what is measured, by case:
@@ -123,7 +123,7 @@ def _csv(run: Run) -> str:
 def _json(run: Run) -> str:
     parts = [(one.name, one.environment) for one in run.parts] or [(run.name, run.environment)]
     document = {
-        "format": "augbench-export",
+        "format": "augmark-export",
         "schema": SCHEMA,
         "runs": [{"name": name, "environment": environment} for name, environment in parts],
         "problems": left_out(run),
@@ -168,7 +168,7 @@ def _parquet(run: Run, out: Path) -> None:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        raise ValueError("parquet needs pyarrow: pip install 'augbench[parquet]', or take --format csv") from None
+        raise ValueError("parquet needs pyarrow: pip install 'augmark[parquet]', or take --format csv") from None
     types = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64()}
     schema = pa.schema([pa.field(one.name, types[one.type], metadata={"about": one.about}) for one in COLUMNS])
     parquet.write_table(pa.Table.from_pylist([dict(row) for row in rows(run)], schema=schema), out)
@@ -213,7 +213,7 @@ def export_command(paths: Sequence[Path], format: Format, out: Path | None, *, v
     Raises as ``export`` does, and ValueError where no folder holds a run.
     """
     if not paths:
-        raise ValueError("no run was given: name at least one folder that augbench wrote")
+        raise ValueError("no run was given: name at least one folder that augmark wrote")
     if validate:
         from bench.records.validation import validate_run
 
@@ -224,6 +224,6 @@ def export_command(paths: Sequence[Path], format: Format, out: Path | None, *, v
     run = runs[0] if len(runs) == 1 and not problems else merge(runs, Path("merged"), problems)
     text = export(run, format, out)
     for line in left_out(run):
-        print(f"augbench: {line}", file=sys.stderr)
+        print(f"augmark: {line}", file=sys.stderr)
     sys.stdout.write(text if text is not None else f"{format}: {out}\n")
     return 0

@@ -35,7 +35,7 @@ def part(value: Any) -> Mapping[str, Any]:
 def machine_facts(environment: Mapping[str, Any]) -> dict[str, str]:
     """What must agree for a ratio to be about the code: GPUs, driver, CPU, threads, versions, variables, dataset.
 
-    augbench's own version is not among them: it is what one compares.
+    augmark's own version is not among them: it is what one compares.
     """
     facts: dict[str, str] = {}
     gpus = environment.get("gpus")
@@ -46,16 +46,16 @@ def machine_facts(environment: Mapping[str, Any]) -> dict[str, str]:
     for key in ("model", "cores", "logical_cores", "usable_cores", "capability", "threads", "interop_threads"):
         facts[f"CPU {key}"] = str(cpu.get(key))
     facts |= {key: str(environment.get(key)) for key in ("cuda", "cudnn", "python")}
-    facts |= {name: str(version) for name, version in part(environment.get("packages")).items() if name != "augbench"}
+    facts |= {name: str(version) for name, version in part(environment.get("packages")).items() if name != "augmark"}
     facts |= {f"variable {name}": str(value) for name, value in part(environment.get("variables")).items()}
     return facts | {f"dataset {key}": str(data.get(key)) for key in ("name", "fingerprint")}
 
 
 def code_facts(environment: Mapping[str, Any]) -> dict[str, str]:
-    """Which augbench measured, on which host and system."""
+    """Which augmark measured, on which host and system."""
     commit = part(environment.get("commit"))
     known = {"machine": environment.get("machine"), "platform": environment.get("platform")}
-    known |= {"augbench": part(environment.get("packages")).get("augbench")}
+    known |= {"augmark": part(environment.get("packages")).get("augmark")}
     known["commit"] = str(commit.get("id"))[:12] + (" with changes" if commit.get("dirty") else "")
     return {name: str(value) for name, value in known.items()}
 

@@ -59,7 +59,7 @@ def load_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
             problems.append(f"two runs are called {run.name}: {path} is called {name} here")
         runs.append(replace(run, name=name))
     if not runs:
-        raise ValueError(problems[0] if problems else "no run was given: name at least one folder that augbench wrote")
+        raise ValueError(problems[0] if problems else "no run was given: name at least one folder that augmark wrote")
     return runs, problems
 
 

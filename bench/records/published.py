@@ -1,4 +1,4 @@
-"""``augbench publish``: runs that others may cite, and the index page over them, made from their records alone.
+"""``augmark publish``: runs that others may cite, and the index page over them, made from their records alone.
 
 A run is published when ``objections`` has none: what must hold is in its table. No torch here.
 """
@@ -55,7 +55,7 @@ def objections(run: Run) -> list[str]:
         (not commit.get("id"), "the commit is not known: measure from a git checkout"),
         (commit.get("dirty") is not False, "files differed from the commit: commit first, then measure"),
         (bool(fallback) or drawn, f"the images are not real ({fallback or 'drawn shapes'}): give real ones with --data"),
-        (not run.audit.get("verdicts"), f"it was not audited: augbench audit --out {run.path} adds that"),
+        (not run.audit.get("verdicts"), f"it was not audited: augmark audit --out {run.path} adds that"),
         (
             load > QUIET * cores,
             f"the machine was busy: load {load:.1f} on {cores:.0f} cores at the start",
@@ -117,7 +117,7 @@ def index(folder: Path) -> str:
     runs.sort(key=lambda run: str(run.environment.get("time")), reverse=True)
     blocks: list[Block] = [
         Heading(text="Published runs", level=1),
-        Paragraph(["Written by ", Code("augbench publish"), ABOUT]),
+        Paragraph(["Written by ", Code("augmark publish"), ABOUT]),
     ]
     if runs:
         header = ["run", "measured on", "versions", "images", "what", f"fastest {SHOWN} by lane, images/s", "audit, cells"]

@@ -63,8 +63,8 @@ CSV_COLUMNS = (
 
 
 def machine_name() -> str:
-    """A short name for this machine in folder names: AUGBENCH_MACHINE, else the host's name, as a slug."""
-    name = os.environ.get("AUGBENCH_MACHINE") or platform.node().split(".")[0]
+    """A short name for this machine in folder names: AUGMARK_MACHINE, else the host's name, as a slug."""
+    name = os.environ.get("AUGMARK_MACHINE") or platform.node().split(".")[0]
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "machine"
 
 
@@ -202,7 +202,7 @@ def load_run(path: Path) -> Run:
     not exist or holds nothing of a run.
     """
     if not path.is_dir():
-        raise ValueError(f"{path} is no run folder: give a folder that augbench wrote")
+        raise ValueError(f"{path} is no run folder: give a folder that augmark wrote")
     problems: list[str] = []
     plan = _read_object(path / "plan.json", problems)
     ops = _read_object(path / "ops.json", problems)
@@ -275,7 +275,7 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path.name} is no JSON object, so not one of ours")
         return {}
     if finite(data.get("schema")) and data["schema"] > SCHEMA:
-        problems.append(f"{path.name} was written by a newer augbench (schema {data['schema']}, this one reads {SCHEMA})")
+        problems.append(f"{path.name} was written by a newer augmark (schema {data['schema']}, this one reads {SCHEMA})")
     return data
 
 

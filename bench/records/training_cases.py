@@ -148,7 +148,7 @@ def training_cases(training: Sequence[Record]) -> list[TrainingCase]:
 
 
 def unknown_kinds(training: Sequence[Record]) -> dict[str, int]:
-    """Kinds of records that this augbench does not know, and how many there are of each."""
+    """Kinds of records that this augmark does not know, and how many there are of each."""
     kinds = [str(record.get("kind")) for record in training if str(record.get("kind")) not in KINDS]
     return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 

@@ -1,7 +1,7 @@
-"""``augbench export --validate``: is a run folder what its published schemas say? A line for each fault: file, line, field.
+"""``augmark export --validate``: is a run folder what its published schemas say? A line for each fault: file, line, field.
 
 The schemas are JSON Schema 2020-12 files in ``bench/schema``; ``jsonschema`` applies them. Fields that they do not name are
-allowed, so that a newer augbench may add some without a new version. No torch here.
+allowed, so that a newer augmark may add some without a new version. No torch here.
 """
 
 import json
@@ -46,7 +46,7 @@ def validate_run(folder: Path) -> list[str]:
     Raises ValueError when the folder does not exist.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no run folder: give a folder that augbench wrote")
+        raise ValueError(f"{folder} is no run folder: give a folder that augmark wrote")
     there = {name for name in (*DOCUMENTS, *LINES) if (folder / name).exists()}
     needed = ["environment.json", *(["plan.json"] if there & {"ops.json", JOURNAL} else [])]
     faults = [f"{name}: missing" for name in needed if name not in there]
@@ -127,7 +127,7 @@ def _document_faults(path: Path, which: str) -> Iterator[str]:
         return
     version = data.get("schema") if isinstance(data, dict) else None
     if isinstance(version, int) and version > SCHEMA:
-        newer = f"written by a newer augbench (schema {version}, this one knows {SCHEMA})"
+        newer = f"written by a newer augmark (schema {version}, this one knows {SCHEMA})"
         yield f"{path.name}, line {line_of(text, ['schema'])}: schema: {newer}"
         return
     faults = [(line_of(text, keys), f"{_pointer(keys)}: {words}") for keys, words in faults_of(data, which)]

@@ -55,7 +55,7 @@ def _not_run(context: Context) -> list[Block]:
     if not missing:
         return []
     words = f"{len(missing)} of {counted(len(planned), 'planned training run')} have not run: {listed(missing, 6)}."
-    return [Paragraph([words, " ", Code("augbench sweep --resume"), " goes on with them."])]
+    return [Paragraph([words, " ", Code("augmark sweep --resume"), " goes on with them."])]
 
 
 def sweep_of(plan: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from bench.report.lead import lead
 from bench.report.parity import verdict_words
 from bench.report.quantities import UNKNOWN, counted, word
 
-PACKAGES = ("augbench", "torch", "torchvision", "kornia", "numpy", "pillow", "triton")
+PACKAGES = ("augmark", "torch", "torchvision", "kornia", "numpy", "pillow", "triton")
 
 
 # ---- title and facts --------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def render(blocks: Iterable[Block], folder: Path) -> str:
     every = list(blocks)
     page = Page(folder)
     body = "\n".join(page.block(block) for block in every)
-    title = next((words(block.text) for block in every if isinstance(block, Heading) and block.level == 1), "augbench")
+    title = next((words(block.text) for block in every if isinstance(block, Heading) and block.level == 1), "augmark")
     script = (HERE / "page.js").read_text(encoding="utf-8")
     style = (HERE / "page.css").read_text(encoding="utf-8").replace("/* figures */", theme_css())
     return (HERE / "page.html").read_text(encoding="utf-8").format(

@@ -87,7 +87,7 @@ const THEMES = ["system", "light", "dark"];
 const themeButton = document.getElementById("theme");
 function kept() {
   try {
-    return localStorage.getItem("augbench-theme");
+    return localStorage.getItem("augmark-theme");
   } catch {
     return null; // a page opened from a file may have no storage
   }
@@ -98,7 +98,7 @@ function setTheme(theme) {
   themeButton.textContent = theme === "system" ? "Theme: as the system" : `Theme: ${theme}`;
   themeButton.dataset.theme = theme;
   try {
-    localStorage.setItem("augbench-theme", theme);
+    localStorage.setItem("augmark-theme", theme);
   } catch {
     // not kept, then
   }

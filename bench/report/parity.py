@@ -29,7 +29,7 @@ def audit_section(context: Context) -> list[Block]:
         return [*blocks, Warning(f"The audit failed: {audit['failed']}. What follows rests on what the catalog declares.")]
     if not verdicts:
         declared = "named differences are those that the catalog declares, not measured ones"
-        return [*blocks, Paragraph(f"Not audited in this run (augbench audit); {declared}.")]
+        return [*blocks, Paragraph(f"Not audited in this run (augmark audit); {declared}.")]
     blocks.append(Paragraph(METHOD))
     blocks.append(Paragraph(_conditions(audit)))
     findings = audit.get("findings")

@@ -75,7 +75,7 @@ RC: Any = {
     "savefig.facecolor": PAPER,
     "savefig.dpi": 110,
     "svg.fonttype": "none",  # words that can be searched and copied; DejaVu is wide, so any other font fits in its place
-    "svg.hashsalt": "augbench",  # the same figure is the same file
+    "svg.hashsalt": "augmark",  # the same figure is the same file
     "figure.constrained_layout.use": True,
 }
 plt.rcParams.update(RC)

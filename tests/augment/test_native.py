@@ -301,7 +301,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache folder, and no library in memory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     native_build.library.cache_clear()
-    yield tmp_path / "augbench"
+    yield tmp_path / "augmark"
     native_build.library.cache_clear()
 
 

@@ -123,9 +123,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     ("found", "says"),
     [
-        (None, "its package is missing: pip install 'augbench[triton-augment]'"),
-        ("0.2.0", "it needs triton-augment 0.3, not 0.2.0: pip install 'augbench[triton-augment]'"),
-        ("0.30.1", "it needs triton-augment 0.3, not 0.30.1: pip install 'augbench[triton-augment]'"),
+        (None, "its package is missing: pip install 'augmark[triton-augment]'"),
+        ("0.2.0", "it needs triton-augment 0.3, not 0.2.0: pip install 'augmark[triton-augment]'"),
+        ("0.30.1", "it needs triton-augment 0.3, not 0.30.1: pip install 'augmark[triton-augment]'"),
     ],
 )
 def test_a_missing_or_other_release_is_said_in_one_line_with_how_to_get_it(

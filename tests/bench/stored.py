@@ -1,4 +1,4 @@
-"""Small run folders, written as augbench writes them, for the tests of what reads them."""
+"""Small run folders, written as augmark writes them, for the tests of what reads them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ ENVIRONMENT: dict[str, Any] = {
     "cpu": {"model": "EPYC", "usable_cores": 2, "threads": 2, "load_1min": 0.3},
     "gpus": [],
     "python": "3.11.2",
-    "packages": {"torch": "2.11.0", "torchvision": "0.26.0", "kornia": "0.9.0", "augbench": "0.1.0"},
+    "packages": {"torch": "2.11.0", "torchvision": "0.26.0", "kornia": "0.9.0", "augmark": "0.1.0"},
     "variables": {},
     "commit": {"id": "a" * 40, "dirty": False},
     "dataset": {"name": "cifar10", "fingerprint": "abc", "fallback": None},
@@ -43,7 +43,7 @@ def store(
     audit: dict[str, Any] | None = None,
     **environment: Any,
 ) -> Path:
-    """A run folder as augbench writes it; a string instead of samples is the reason of a failure."""
+    """A run folder as augmark writes it; a string instead of samples is the reason of a failure."""
     folder.mkdir(parents=True)
     samples = {CASE: SAMPLES} if samples is None else samples
     entries = [plan_entry(PlannedCase(case=case, draws="per_image", status="planned")) for case in samples]

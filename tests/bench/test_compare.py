@@ -32,7 +32,7 @@ ENVIRONMENT: dict[str, Any] = {
     "gpus": [{"name": "H100", "driver": "570.1", "temperature_c": 40}],
     "cuda": "12.8",
     "python": "3.11.2",
-    "packages": {"torch": "2.11.0", "augbench": "0.1.0"},
+    "packages": {"torch": "2.11.0", "augmark": "0.1.0"},
     "variables": {},
     "commit": {"id": "a" * 40, "dirty": False},
     "dataset": {"name": "cifar10", "fingerprint": "abc"},
@@ -69,7 +69,7 @@ def noisy(
 
 
 def store(folder: Path, samples: Samples, environment: Mapping[str, Any] = ENVIRONMENT) -> Path:
-    """A run folder as augbench writes it."""
+    """A run folder as augmark writes it."""
     folder.mkdir()
     measurements = [measured(number, case.tolist()) for number, case in enumerate(samples)]
     entries = [plan_entry(PlannedCase(case=m.case, draws=m.draws, status="planned")) for m in measurements]
@@ -279,13 +279,13 @@ def test_other_machines_versions_and_data_are_refused_unless_asked_for(what: str
 
 
 def test_what_one_compares_is_not_refused() -> None:
-    """Another commit or version of augbench, load and temperature: noted or passed over."""
+    """Another commit or version of augmark, load and temperature: noted or passed over."""
     cases = [measured(0, [[0.01, 0.011]] * 3)]
-    packages = {"torch": "2.11.0", "augbench": "0.2.0"}
+    packages = {"torch": "2.11.0", "augmark": "0.2.0"}
     gpus = [{**ENVIRONMENT["gpus"][0], "temperature_c": 70}]
     b = run(cases, name="B", packages=packages, gpus=gpus, commit={"id": "b" * 40, "dirty": True})
     result = compare_runs(run(cases), b)
-    assert result.notes == ["augbench 0.1.0 -> 0.2.0", "commit aaaaaaaaaaaa -> bbbbbbbbbbbb with changes"]
+    assert result.notes == ["augmark 0.1.0 -> 0.2.0", "commit aaaaaaaaaaaa -> bbbbbbbbbbbb with changes"]
 
 
 def test_an_unknown_environment_is_refused() -> None:

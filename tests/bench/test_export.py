@@ -194,9 +194,9 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_exported(tmp_path: Path, ca
     found = [as_values(row) for row in csv.DictReader(StringIO(out))]
     assert [(row["name"], row["quantity"]) for row in found] == [(CASE.id, "images_per_s")]
     assert err.splitlines() == [
-        f"augbench: {tmp_path / 'absent'} is no run folder: give a folder that augbench wrote",
-        "augbench: good: ops.json, measurement 1 cannot be read and was left out",
-        "augbench: 1 training record of the unknown kind '<i>magic</i>' is left out",
+        f"augmark: {tmp_path / 'absent'} is no run folder: give a folder that augmark wrote",
+        "augmark: good: ops.json, measurement 1 cannot be read and was left out",
+        "augmark: 1 training record of the unknown kind '<i>magic</i>' is left out",
     ]
 
 
@@ -213,11 +213,11 @@ def test_what_an_export_cannot_hold_is_one_line(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ValueError, match="no run was given"):
         export_command([], "csv", None, validate=True)
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)  # as if it were not installed
-    with pytest.raises(ValueError, match=r"pip install 'augbench\[parquet\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'augmark\[parquet\]'"):
         export(nothing, "parquet", tmp_path / "out.parquet")
 
 
-def test_kinds_of_a_newer_augbench_are_counted(tmp_path: Path) -> None:
+def test_kinds_of_a_newer_augmark_are_counted(tmp_path: Path) -> None:
     run = load_run(store(tmp_path / "run", training=[trained("magic"), trained("magic"), {"status": "ok"}]))
     assert left_out(run) == [
         "2 training records of the unknown kind 'magic' are left out",

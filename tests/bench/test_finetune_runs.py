@@ -1,4 +1,4 @@
-"""``augbench finetune``: comparisons that can be interrupted, the split of the time, and what the report says of both."""
+"""``augmark finetune``: comparisons that can be interrupted, the split of the time, and what the report says of both."""
 
 import dataclasses
 import hashlib
@@ -147,7 +147,7 @@ def test_a_comparison_whose_runs_all_fail_ends_with_1(
             command.execute(QUIET)
     assert stopped.value.code == 1
     told = capsys.readouterr().err.strip()  # progress may have left an empty line
-    assert told == "augbench: 4 of 4 failed, the first: RuntimeError: no kernel image"
+    assert told == "augmark: 4 of 4 failed, the first: RuntimeError: no kernel image"
     with pytest.raises(SystemExit) as stopped:
         command.execute(QUIET)  # the same again: what failed is tried once more
     assert stopped.value.code == 0

@@ -96,7 +96,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "processor": {"cpu": {**ENVIRONMENT["cpu"], "model": "Xeon"}},
     "gpu": {"gpus": [{"name": "H100", "driver": "570.1"}]},
     "torch": {"packages": {**ENVIRONMENT["packages"], "torch": "2.12.0"}},
-    "our version": {"packages": {**ENVIRONMENT["packages"], "augbench": "0.2.0"}},
+    "our version": {"packages": {**ENVIRONMENT["packages"], "augmark": "0.2.0"}},
     "commit": {"commit": {"id": "b" * 40, "dirty": False}},
     "uncommitted changes": {"commit": {"id": "a" * 40, "dirty": True}},
     "images": {"dataset": {"name": "cifar10", "fingerprint": "other", "fallback": None}},

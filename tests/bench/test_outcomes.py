@@ -49,9 +49,9 @@ def test_a_failure_stays_until_the_same_repetition_has_a_result(training: list[d
         ([cell(0, "ok")], 0, ""),
         ([cell(0, "ok"), cell(1, "unsupported")], 0, ""),
         ([cell(0, "failed"), cell(0, "ok")], 0, ""),
-        ([cell(0, "ok"), cell(1, "failed")], 1, "augbench: 1 of 2 failed, the first: RuntimeError: the GPU is full\n"),
-        ([cell(0, "failed"), cell(1, "failed")], 1, "augbench: 2 of 2 failed, the first: RuntimeError: the GPU is full\n"),
-        ([cell(0, "unsupported")], 1, "augbench: 1 of 1 failed, the first: RuntimeError: the GPU is full\n"),
+        ([cell(0, "ok"), cell(1, "failed")], 1, "augmark: 1 of 2 failed, the first: RuntimeError: the GPU is full\n"),
+        ([cell(0, "failed"), cell(1, "failed")], 1, "augmark: 2 of 2 failed, the first: RuntimeError: the GPU is full\n"),
+        ([cell(0, "unsupported")], 1, "augmark: 1 of 1 failed, the first: RuntimeError: the GPU is full\n"),
         ([cell(0, "ok"), cell(0, "failed", kind="throughput")], 0, ""),
     ],
 )
@@ -94,7 +94,7 @@ def test_a_command_all_of_whose_cells_fail_ends_with_1(
     records = [json.loads(line) for line in (tmp_path / "run" / "training.jsonl").read_text().splitlines()]
     number = len(records)
     told = capsys.readouterr().err.strip()  # progress may have left an empty line
-    assert told == f"augbench: {number} of {number} failed, the first: RuntimeError: no kernel image"
+    assert told == f"augmark: {number} of {number} failed, the first: RuntimeError: no kernel image"
     assert (tmp_path / "run" / "report" / "index.html").exists()
 
 

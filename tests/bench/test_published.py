@@ -29,7 +29,7 @@ def console() -> Console:
 
 
 def test_the_committed_index_is_what_the_records_say() -> None:
-    """If this fails: augbench publish."""
+    """If this fails: augmark publish."""
     assert (PUBLISHED / INDEX).read_text(encoding="utf-8") == index(PUBLISHED)
 
 

@@ -227,7 +227,7 @@ def test_the_csv_has_one_line_a_planned_case_and_fixed_columns(tmp_path: Path) -
 
 
 def test_folders_are_named_by_date_machine_and_device_and_never_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AUGBENCH_MACHINE", "My Box (2)")
+    monkeypatch.setenv("AUGMARK_MACHINE", "My Box (2)")
     assert machine_name() == "my-box-2"
     first, second = (run_folder(None, "cuda:0", parent=tmp_path) for _ in range(2))
     assert first.name.endswith("-my-box-2-cuda0")

@@ -130,7 +130,7 @@ def test_what_was_planned_and_has_not_run_is_told(tmp_path: Path) -> None:
     blocks = section(tmp_path, records(cells_at_once=2), plan={"sweep": {"cells": planned}})
     assert "2 of 5 planned training runs have not run: none@fused, seed 3, none@fused, seed 4." in words(blocks)
     assert "Up to 2 runs shared the machine" in words(blocks)
-    assert Code("augbench sweep --resume") in [part for b in blocks if isinstance(b, Paragraph) for part in b.text]
+    assert Code("augmark sweep --resume") in [part for b in blocks if isinstance(b, Paragraph) for part in b.text]
     assert section(tmp_path, [], plan={"sweep": {"cells": "?"}}) == []
     assert "5 of 5 planned training runs have not run" in words(section(tmp_path, [], plan={"sweep": {"cells": planned}}))
 

@@ -302,7 +302,7 @@ def test_tables_filter_by_typing(browser: Browser, page: Path) -> None:
 
 def test_the_theme_can_be_chosen(browser: Browser, page: Path) -> None:
     browser.show(page, DESK)
-    browser.value("localStorage.removeItem('augbench-theme')")
+    browser.value("localStorage.removeItem('augmark-theme')")
     browser.show(page, DESK)
     shown = []
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""``augbench run`` from outside: what a user meets when it goes wrong."""
+"""``augmark run`` from outside: what a user meets when it goes wrong."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""``augbench scaling``: jobs, the proof that ranks draw differently (and that it fails where they do not), real processes."""
+"""``augmark scaling``: jobs, the proof that ranks draw differently (and that it fails where they do not), real processes."""
 
 import json
 from dataclasses import replace

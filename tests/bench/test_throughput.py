@@ -1,4 +1,4 @@
-"""``augbench throughput``: which arms there are, that each leaves a record, and going on with a run that was broken off."""
+"""``augmark throughput``: which arms there are, that each leaves a record, and going on with a run that was broken off."""
 
 import io
 import json

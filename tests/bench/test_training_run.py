@@ -1,4 +1,4 @@
-"""``augbench run --preset training`` from its start to its report, on a CPU and at its smallest."""
+"""``augmark run --preset training`` from its start to its report, on a CPU and at its smallest."""
 
 import json
 from dataclasses import replace

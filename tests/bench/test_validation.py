@@ -32,7 +32,7 @@ def test_schemas_are_schemas_and_carry_their_version(name: str) -> None:
     content = schema(name)
     Draft202012Validator.check_schema(content)
     assert content["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert content["$id"] == f"urn:augbench:{name}:{SCHEMA}"
+    assert content["$id"] == f"urn:augmark:{name}:{SCHEMA}"
 
 
 def test_the_schemas_name_every_field_that_is_written() -> None:
@@ -191,7 +191,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "newer version": (
         changed("plan.json", lambda d: d.update(schema=SCHEMA + 1)),
-        f"plan.json, line 2: schema: written by a newer augbench (schema {SCHEMA + 1}, this one knows {SCHEMA})",
+        f"plan.json, line 2: schema: written by a newer augmark (schema {SCHEMA + 1}, this one knows {SCHEMA})",
     ),
     "foreign JSON": (lambda run: (run / "audit.json").write_text("[1]"), "audit.json, line 1: the whole: [1] is not"),
     "cut off": (

@@ -32,7 +32,7 @@ def test_the_book_is_the_default() -> None:
         (["--preset", "fast"], "fast"),
         (["--epochs", "3", "--preset=standard"], "standard"),
         (["--preset", "fast", "--preset", "standard"], "standard"),  # as the parser has it: the last counts
-        (["--preset", "quick"], "book"),  # augbench run has presets of its own
+        (["--preset", "quick"], "book"),  # augmark run has presets of its own
         (["--preset"], "book"),
     ],
 )
@@ -41,7 +41,7 @@ def test_the_preset_is_found_before_parsing(arguments: list[str], preset: str) -
 
 
 def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The command that augbench would execute."""
+    """The command that augmark would execute."""
     seen: list[Any] = []
     for command in (cli.Train, cli.Sweep):
         monkeypatch.setattr(command, "execute", lambda self, console: seen.append(self))
