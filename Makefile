@@ -1,13 +1,13 @@
 # make setup      the environment alone, in .venv (uv where it is installed, else venv and pip)
 # make bench      benchmarks, training throughput, accuracy of a few recipes and the report: ARGS="--preset standard --device cuda"
 # make test       the tests that take seconds; make test-all: also those that take minutes (browser, torchrun, whole runs)
-# make report     the reports of published runs, built anew: RUNS="results/published/*"
+# make report     the reports of published runs, built anew: RUNS="results/*"
 # make lint       ruff and mypy
 
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
-RUNS ?= $(wildcard results/published/*--*)
+RUNS ?= $(wildcard results/*--*)
 # A pip constraints file, for a chosen set of versions: make setup VENV=.venv-old CONSTRAINT=.ci/floors.txt
 CONSTRAINT ?=
 PIP_INSTALL = $(if $(shell command -v uv),uv pip install --python $(VENV)/bin/python,$(VENV)/bin/python -m pip install --disable-pip-version-check) \
