@@ -1,0 +1,107 @@
+"""The base class of ops: one image transformation, its parameters, and everything that is known about it.
+
+An op is a frozen dataclass in a theme file of ``augment.ops``. Its docstring *is* its definition; every backend is held to it.
+Beside its fields, a class holds what it draws (``draws``), how each library builds it (``cells``), what it does to one image
+(``oracle``), and how ``augment.fused`` does it (``fused``), if it does. An absent cell *is* "unsupported". Conventions:
+
+- Intensities are on a scale where 0 is black and 1 is white, whatever the dtype of the images.
+- Lengths are pixels, angles degrees (positive is counter-clockwise), ``p`` the probability that the op is applied, drawn for
+  each image in a per-image backend and for the batch in a per-batch one.
+- A pair ``(low, high)`` is drawn uniformly; ``low == high`` pins it.
+- Resampling is bilinear; pixels outside the image are 0 (black).
+- Definitions are torchvision's (``torchvision.transforms.v2``) applied to one image, unless an op says otherwise.
+- Parameters are equal in every cell, and defaults in which the libraries differ are pinned. An op called ``Default...`` leaves
+  each library its own.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self, dataclass_transform
+
+from torch import Tensor
+
+from augment.distributions import Chance, Distribution, Range
+
+__all__ = ["OPS", "Builder", "Drawn", "Lane", "Op", "Range", "UnsupportedOp", "op"]
+
+Lane = Literal["per_image", "per_batch", "mixed", "fixed"]
+"""Parameters are drawn for each image, once per batch, some ops this and some that way, or nothing is drawn."""
+
+Builder = Callable[..., Any]
+"""Build an op with a library: (op) -> callable on images; ops that mix labels also take the number of classes."""
+
+Drawn = Mapping[str, Any]
+"""Parameters drawn for one image, by name; ``applied`` says whether the op happens."""
+
+
+class UnsupportedOp(ValueError):
+    """The backend lacks an op, or cannot do it with these parameters or here; known before anything runs."""
+
+    def __init__(self, op: str, backend: str, reason: str = "") -> None:
+        super().__init__(f"{op} is not supported by backend {backend}" + (f": {reason}" if reason else ""))
+
+
+class Op:
+    """An augmentation and its parameters. Subclasses are plain values: equal parameters make equal ops."""
+
+    draws: ClassVar[tuple[Distribution, ...]] = ()
+    """What the op draws; uniform numbers are used in this order."""
+    cells: ClassVar[Mapping[str, Builder]] = {}
+    """Builders by library."""
+    fused: ClassVar[Any] = None
+    """How ``augment.fused`` does the op (a kind of ``augment.fused.kinds``); None: it does not."""
+    mixes_labels: ClassVar[bool] = False
+    needs_float: ClassVar[Collection[str]] = ()
+    """Libraries that do this op on float images only."""
+    lanes: ClassVar[Mapping[str, Lane]] = {}
+    """Lane by library, where it is not the backend's."""
+    differs: ClassVar[Mapping[str, str]] = {}
+    """Known differences from the definition by library, in a few words."""
+    alternatives: ClassVar[Mapping[str, Callable[..., Tensor]]] = {}
+    """Known other ways to do the op, by name: (op, image, drawn) -> image. The audit names a difference by them."""
+
+    def __post_init__(self) -> None:
+        self.check()
+        for distribution in self.draws:
+            distribution.check(self)
+
+    def check(self) -> None:
+        """Raise ValueError for a field that no distribution checks."""
+
+    @property
+    def name(self) -> str:
+        """Name in tables and on the command line."""
+        return type(self).__name__
+
+    @classmethod
+    def at(cls, size: int) -> Self:
+        """Return the benchmarked setting for square images of that side."""
+        return cls()
+
+    @classmethod
+    def pinned(cls, size: int) -> Self | None:
+        """Return a setting without randomness on which all backends must agree; None if there is none."""
+        setting = cls.at(size)
+        if not cls.draws:
+            return setting
+        return replace(setting, p=1.0) if cls.draws == (Chance(),) else None  # type: ignore[call-arg, type-var]
+
+    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
+        """Apply the definition to one float image [3, H, W] in [0, 1] with drawn parameters, by torchvision's functionals."""
+        raise NotImplementedError(f"{self.name} has no oracle")
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the result. Raises ValueError if the image is too small."""
+        return height, width
+
+
+OPS: dict[str, type[Op]] = {}
+"""Ops by name, in the order of their definition; complete once ``augment.ops`` is imported."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def op(cls: type) -> Any:
+    """Make a class a frozen dataclass with keyword fields, and register it as an op."""
+    made = dataclass(frozen=True, slots=True, kw_only=True)(cls)
+    OPS[made.__name__] = made
+    return made
