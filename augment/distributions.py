@@ -201,6 +201,12 @@ def check_range(name: str, bounds: Range, least: float = -math.inf, most: float 
         raise ValueError(f"{name} must be a pair (low, high) with {least} <= low <= high <= {most}, got {bounds}")
 
 
+def check_size(size: int) -> None:
+    """Raise ValueError unless ``size`` is a number of pixels."""
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {size}")
+
+
 def check_p(p: float) -> None:
     """Raise ValueError unless ``p`` is a probability."""
     if not 0.0 <= p <= 1.0:
@@ -226,6 +232,10 @@ class Distribution:
     def outputs(self, op: Any) -> Mapping[str, Output]:
         """Return the drawn parameters by name; records count them in this order."""
         raise NotImplementedError
+
+    def names(self, op: Any) -> tuple[str, ...]:
+        """Return the names of the drawn parameters as libraries know them; empty for policies, which draw ops."""
+        return () if self.policy else tuple(self.outputs(op))
 
     def inputs(self, op: Any, height: int, width: int) -> list[Input]:
         """Return what PyTorch draws by itself."""
@@ -512,6 +522,9 @@ class Jitter(Distribution):
     def rows(self, op: Any) -> int:
         return 2 * len(self.fields)
 
+    def names(self, op: Any) -> tuple[str, ...]:
+        return ("order", *self.fields)
+
     def outputs(self, op: Any) -> Mapping[str, Output]:
         return {"order": Output(torch.int64, (len(self.fields),)), "factors": Output(shape=(len(self.fields),))}
 
@@ -538,6 +551,9 @@ class Normal(Distribution):
     def rows(self, op: Any) -> int:
         return 0
 
+    def names(self, op: Any) -> tuple[str, ...]:
+        return ("noise",)
+
     def outputs(self, op: Any) -> Mapping[str, Output]:
         return {}
 
@@ -561,6 +577,9 @@ class Beta(Distribution):
     def rows(self, op: Any) -> int:
         return int(_is_uniform(op.alpha))
 
+    def names(self, op: Any) -> tuple[str, ...]:
+        return ("lam",)
+
     def outputs(self, op: Any) -> Mapping[str, Output]:
         return {"lam": Output()} if _is_uniform(op.alpha) else {}
 
@@ -580,6 +599,9 @@ class Box(Beta):
 
     def rows(self, op: Any) -> int:
         return 2 + _is_uniform(op.alpha)
+
+    def names(self, op: Any) -> tuple[str, ...]:
+        return tuple(_WINDOW)
 
     def outputs(self, op: Any) -> Mapping[str, Output]:
         return {**_WINDOW, "lam": Output()}

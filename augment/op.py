@@ -14,15 +14,15 @@ Beside its fields, a class holds what it draws (``draws``), how each library bui
   each library its own.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
 from torch import Tensor
 
 from augment.distributions import Chance, Distribution, Range
 
-__all__ = ["OPS", "Builder", "Drawn", "Lane", "Op", "Range", "UnsupportedOp", "op"]
+__all__ = ["OPS", "Builder", "Cell", "Drawn", "Lane", "Op", "Range", "UnsupportedOp", "op"]
 
 Lane = Literal["per_image", "per_batch", "mixed", "fixed"]
 """Parameters are drawn for each image, once per batch, some ops this and some that way, or nothing is drawn."""
@@ -32,6 +32,34 @@ Builder = Callable[..., Any]
 
 Drawn = Mapping[str, Any]
 """Parameters drawn for one image, by name; ``applied`` says whether the op happens."""
+
+Read = str | tuple[str, int] | Callable[[Mapping[str, Any]], Any]
+"""Where a library keeps a drawn parameter: a key, an entry of what stands at a key (last axis), or a function of what it keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """An op in a library: how it is built and, where names differ from ours, how the library keeps what it drew.
+
+    ``refuses`` returns the reason why the library lacks the op with these parameters, or None.
+    """
+
+    build: Builder
+    reads: Mapping[str, Read] = field(default_factory=dict)
+    refuses: Callable[[Any], str | None] = lambda op: None
+
+    def read(self, names: Iterable[str], kept: Mapping[str, Any]) -> dict[str, Any]:
+        """Return parameters by name from what a library kept; KeyError if it keeps no such name."""
+        return {name: _read(self.reads.get(name, name), kept) for name in names}
+
+
+def _read(read: Read, kept: Mapping[str, Any]) -> Any:
+    if callable(read):
+        return read(kept)
+    if isinstance(read, str):
+        return kept[read]
+    key, place = read
+    return kept[key][..., place] if isinstance(kept[key], Tensor) else kept[key][place]
 
 
 class UnsupportedOp(ValueError):
@@ -46,8 +74,8 @@ class Op:
 
     draws: ClassVar[tuple[Distribution, ...]] = ()
     """What the op draws; uniform numbers are used in this order."""
-    cells: ClassVar[Mapping[str, Builder]] = {}
-    """Builders by library."""
+    cells: ClassVar[Mapping[str, Any]] = {}
+    """Cells by library; a backend that plans recipes as a whole may have a kind of its own."""
     fused: ClassVar[Any] = None
     """How ``augment.fused`` does the op (a kind of ``augment.fused.kinds``); None: it does not."""
     mixes_labels: ClassVar[bool] = False
@@ -57,6 +85,12 @@ class Op:
     """Lane by library, where it is not the backend's."""
     differs: ClassVar[Mapping[str, str]] = {}
     """Known differences from the definition by library, in a few words."""
+    pins: ClassVar[Mapping[str, Any]] = {}
+    """Fields that take the randomness out of the op."""
+    warps: ClassVar[bool] = False
+    """The op blends border pixels with the black outside, so that libraries may differ there."""
+    has_thresholds: ClassVar[bool] = False
+    """A rounding error can move a value across a threshold of the op."""
     alternatives: ClassVar[Mapping[str, Callable[..., Tensor]]] = {}
     """Known other ways to do the op, by name: (op, image, drawn) -> image. The audit names a difference by them."""
 
@@ -81,10 +115,13 @@ class Op:
     @classmethod
     def pinned(cls, size: int) -> Self | None:
         """Return a setting without randomness on which all backends must agree; None if there is none."""
-        setting = cls.at(size)
-        if not cls.draws:
-            return setting
-        return replace(setting, p=1.0) if cls.draws == (Chance(),) else None  # type: ignore[call-arg, type-var]
+        pins = {"p": 1.0} if cls.draws == (Chance(),) else cls.pins
+        return replace(cls.at(size), **pins) if pins or not cls.draws else None  # type: ignore[type-var]
+
+    @property
+    def drawn_names(self) -> tuple[str, ...]:
+        """Names of the drawn parameters, without ``applied``."""
+        return tuple(name for distribution in self.draws for name in distribution.names(self) if name != "applied")
 
     def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
         """Apply the definition to one float image [3, H, W] in [0, 1] with drawn parameters, by torchvision's functionals."""
