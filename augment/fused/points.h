@@ -1,4 +1,7 @@
-/* What happens to the values of an image: augment/kernels.py. Planes of ``count`` values, changed where they lie. */
+/* Values of an image: augment/fused/tensors.py. Three planes of ``count`` values, changed in place.
+ *
+ * A point op is one function, POINT_OP(name); its number and its place in POINT_OPS come from the generated records.h. ``room``
+ * has a byte for each value of a plane. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -48,8 +51,8 @@ static void range_of(const float *restrict plane, int64_t count, float *lowest, 
 static inline float grey(float red, float green, float blue) { return red * LUMA_RED + green * LUMA_GREEN + blue * LUMA_BLUE; }
 
 /* Blends with one value; brightness is a blend with black. */
-static void blend_with(float *restrict values, int64_t count, float other, float factor) {
-    float rest = other * (1.0f - factor);
+static void blend_with(float *restrict values, int64_t count, float background, float factor) {
+    float rest = background * (1.0f - factor);
     for (int64_t i = 0; i < count; i++) values[i] = unit(values[i] * factor + rest);
 }
 
@@ -86,22 +89,6 @@ static void turn_hue(float *restrict red, float *restrict green, float *restrict
     }
 }
 
-static void posterize(float *restrict values, int64_t count, float levels) {
-    for (int64_t i = 0; i < count; i++) {
-        float level = floorf(values[i] * levels);
-        level = level > 0.0f ? level : 0.0f;
-        values[i] = (level < levels - 1.0f ? level : levels - 1.0f) * (1.0f / levels);
-    }
-}
-
-static void solarize(float *restrict values, int64_t count, float threshold) {
-    for (int64_t i = 0; i < count; i++) values[i] = values[i] >= threshold ? 1.0f - values[i] : values[i];
-}
-
-static void invert(float *restrict values, int64_t count) {
-    for (int64_t i = 0; i < count; i++) values[i] = 1.0f - values[i];
-}
-
 static void stretch(float *restrict values, int64_t count) {
     float low, high;
     range_of(values, count, &low, &high);
@@ -110,7 +97,7 @@ static void stretch(float *restrict values, int64_t count) {
 }
 
 /* PIL's formula on 256 bins. ``bins`` is room for as many bytes. */
-static void equalize(float *restrict values, int64_t count, uint8_t *restrict bins) {
+static void equalize_plane(float *restrict values, int64_t count, uint8_t *restrict bins) {
     uint32_t counts[4][256] = {{0}}; /* four: equal neighbours would wait for one another */
     float belows[256], levels[256];
     for (int64_t i = 0; i < count; i++) {
@@ -137,6 +124,58 @@ static void equalize(float *restrict values, int64_t count, uint8_t *restrict bi
     }
     for (int64_t i = 0; i < count; i++) values[i] = levels[bins[i]];
 }
+
+#define POINT_OP(NAME) static void point_##NAME(float *planes, int64_t count, float strength, uint8_t *room)
+
+POINT_OP(brightness) { blend_with(planes, 3 * count, 0.0f, strength); }
+
+POINT_OP(contrast) {
+    float means[3];
+    for (int c = 0; c < 3; c++) means[c] = mean_of(planes + c * count, count);
+    blend_with(planes, 3 * count, grey(means[0], means[1], means[2]), strength);
+}
+
+POINT_OP(saturation) { blend_with_grey(planes, planes + count, planes + 2 * count, count, strength); }
+
+POINT_OP(grayscale) { blend_with_grey(planes, planes + count, planes + 2 * count, count, 0.0f); }
+
+POINT_OP(hue) { turn_hue(planes, planes + count, planes + 2 * count, count, strength); }
+
+POINT_OP(posterize) {
+    float levels = exp2f(strength);
+    for (int64_t i = 0; i < 3 * count; i++) {
+        float level = floorf(planes[i] * levels);
+        level = level > 0.0f ? level : 0.0f;
+        planes[i] = (level < levels - 1.0f ? level : levels - 1.0f) * (1.0f / levels);
+    }
+}
+
+POINT_OP(solarize) {
+    for (int64_t i = 0; i < 3 * count; i++) planes[i] = planes[i] >= strength ? 1.0f - planes[i] : planes[i];
+}
+
+POINT_OP(invert) {
+    for (int64_t i = 0; i < 3 * count; i++) planes[i] = 1.0f - planes[i];
+}
+
+POINT_OP(autocontrast) {
+    for (int c = 0; c < 3; c++) stretch(planes + c * count, count);
+}
+
+POINT_OP(equalize) {
+    for (int c = 0; c < 3; c++) equalize_plane(planes + c * count, count, room);
+}
+
+#define ENTRY(NUMBER, NAME) [NUMBER] = point_##NAME,
+static void (*const POINT_OPS[POINT_COUNT])(float *, int64_t, float, uint8_t *) = {EACH_POINT(ENTRY)};
+#undef ENTRY
+
+/* Points without a function do nothing here: they are resamplings, or unknown. */
+static void change(float *planes, int64_t count, int point, float strength, uint8_t *room) {
+    if (point < POINT_COUNT && POINT_OPS[point]) POINT_OPS[point](planes, count, strength, room);
+}
+
+/* ---- neighbours ------------------------------------------------------------------------------------------------------ */
 
 /* The outermost pixels stay. ``line`` is room for a row and a value at either end. */
 static void sharpen(const float *restrict from, int height, int width, float factor, float *restrict line, float *restrict to) {
@@ -211,26 +250,4 @@ static void blur(const float *restrict from, int height, int width, const float 
 
 static void add_noise(float *restrict values, const float *restrict noise, int64_t count) {
     for (int64_t i = 0; i < count; i++) values[i] = unit(values[i] + noise[i]);
-}
-
-static void change(float *planes, int64_t count, int way, float strength, uint8_t *bins) {
-    float *red = planes, *green = planes + count, *blue = planes + 2 * count;
-    switch (way) {
-    case WAY_BRIGHTNESS: blend_with(planes, 3 * count, 0.0f, strength); break;
-    case WAY_CONTRAST:
-        blend_with(planes, 3 * count, grey(mean_of(red, count), mean_of(green, count), mean_of(blue, count)), strength);
-        break;
-    case WAY_SATURATION: blend_with_grey(red, green, blue, count, strength); break;
-    case WAY_GRAYSCALE: blend_with_grey(red, green, blue, count, 0.0f); break;
-    case WAY_HUE: turn_hue(red, green, blue, count, strength); break;
-    case WAY_POSTERIZE: posterize(planes, 3 * count, exp2f(strength)); break;
-    case WAY_SOLARIZE: solarize(planes, 3 * count, strength); break;
-    case WAY_INVERT: invert(planes, 3 * count); break;
-    case WAY_AUTOCONTRAST:
-        for (int c = 0; c < 3; c++) stretch(planes + c * count, count);
-        break;
-    case WAY_EQUALIZE:
-        for (int c = 0; c < 3; c++) equalize(planes + c * count, count, bins);
-        break;
-    }
 }

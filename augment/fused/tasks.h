@@ -1,4 +1,4 @@
-/* A pass over an image: its records, as augment/passes.py encodes them, and what was drawn for the image that they name. */
+/* A pass over an image: its records, as augment/fused/passes.py encodes them, and the drawn numbers that they name. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -11,10 +11,10 @@ typedef struct {
 } Drawn;
 
 typedef struct {
-    int32_t sizes[6]; /* height and width of the source, after the moves, of the result */
-    int32_t first_drawn, move_count, step_count;
-    const double (*moves)[4];
-    const double (*steps)[13];
+    Sizes sizes;
+    int64_t first_drawn, move_count, step_count;
+    const MoveRecord *moves;
+    const StepRecord *steps;
 } Pass;
 
 typedef struct {
@@ -24,7 +24,7 @@ typedef struct {
     Scratch *scratch;
 } Task;
 
-static double number(const Task *task, int which, int64_t place) {
+static double number(const Task *task, int64_t which, int64_t place) {
     const Drawn *drawn = task->drawn + task->pass->first_drawn + which;
     switch (drawn->type) {
     case TYPE_BOOL: return ((const uint8_t *)drawn->values)[place];
@@ -34,18 +34,18 @@ static double number(const Task *task, int which, int64_t place) {
 }
 
 /* Flips and crops along an axis: 0 rows and 1 columns before the resampling, 2 and 3 those behind it. */
-static Axis move(const Task *task, Axis axis, int which) {
+static Axis moved(const Task *task, Axis axis, int which) {
     for (int n = 0; n < task->pass->move_count; n++) {
-        const double *record = task->pass->moves[n];
-        if ((int)record[0] != which) continue;
-        int offset = (int)record[3];
-        if ((int)record[1] == MOVE_FLIP) {
-            if (number(task, (int)record[2], task->image) != 0.0) {
+        const MoveRecord *move = task->pass->moves + n;
+        if (move->axis != which) continue;
+        int offset = (int)move->offset;
+        if (move->kind == MOVE_FLIP) {
+            if (number(task, move->start, task->image) != 0.0) {
                 axis.origin += axis.direction * offset;
                 axis.direction = -axis.direction;
             }
         } else {
-            double start = (int)record[1] == MOVE_CROP ? number(task, (int)record[2], task->image) : 0.0;
+            double start = move->kind == MOVE_CROP ? number(task, move->start, task->image) : 0.0;
             axis.origin += axis.direction * (within(start, -(1 << 28), 1 << 28) + offset);
         }
     }
@@ -55,15 +55,15 @@ static Axis move(const Task *task, Axis axis, int which) {
 /* Pixels first .. first + count - 1 of an axis. */
 static Axis from_place(Axis axis, int first) { return (Axis){axis.origin + axis.direction * first, axis.direction}; }
 
-/* The way that an image drew in a record, and its strength. */
-static int drawn_way(const Task *task, const double *step, int kind, float *strength) {
-    int first = (int)step[1];
-    int64_t place = task->image * (int64_t)step[4] + (int64_t)step[3];
-    switch (kind) {
-    case DRAW_FACTOR: *strength = (float)number(task, first, task->image); return (int)step[5];
-    case DRAW_APPLIED: *strength = (float)step[6]; return number(task, first, task->image) != 0.0 ? (int)step[5] : 0;
-    default: *strength = (float)number(task, first + 1, place * 6); return within(number(task, first, place), 0, 255);
+/* The point op that an image goes through in a step, and its strength. */
+static int drawn_point(const Task *task, const StepRecord *step, float *strength) {
+    if (step->change == CHANGE_POLICY) {
+        int64_t place = task->image * step->places + step->place;
+        *strength = (float)number(task, step->first + 1, place * ARGUMENTS);
+        return within(number(task, step->first, place), 0, POINT_COUNT);
     }
+    *strength = step->strengths < 0 ? (float)step->strength : (float)number(task, step->strengths, task->image);
+    return step->applied < 0 || number(task, step->applied, task->image) != 0.0 ? (int)step->point : POINT_IDENTITY;
 }
 
 typedef struct {
@@ -71,7 +71,7 @@ typedef struct {
 } Window;
 
 /* The rectangle (top, left, height, width) drawn from ``first`` on, cut at the border of height x width pixels. */
-static Window window_of(const Task *task, int first, int height, int width) {
+static Window window_of(const Task *task, int64_t first, int height, int width) {
     double top = number(task, first, task->image), left = number(task, first + 1, task->image);
     int y = within(ceil(top), 0, height), x = within(ceil(left), 0, width);
     int bottom = within(ceil(top + number(task, first + 2, task->image)), y, height);
@@ -79,7 +79,7 @@ static Window window_of(const Task *task, int first, int height, int width) {
     return (Window){y, x, bottom - y, right - x};
 }
 
-static void affine_of(const Task *task, int first, float matrix[6]) {
+static void affine_of(const Task *task, int64_t first, float matrix[6]) {
     double angle = number(task, first, task->image) * RADIANS, tangent = tan(number(task, first + 4, task->image) * RADIANS);
     double x = number(task, first + 1, task->image), y = number(task, first + 2, task->image);
     double scale = number(task, first + 3, task->image);
@@ -91,21 +91,20 @@ static void affine_of(const Task *task, int first, float matrix[6]) {
 
 /* Whether an image is warped in this pass, and by which matrix. */
 static int warped(const Task *task, float matrix[6]) {
-    const double *step = task->pass->steps[0];
-    int first = (int)step[1];
-    switch ((int)step[0]) {
-    case SAMPLER_AFFINE: affine_of(task, first, matrix); return 1;
+    const StepRecord *step = task->pass->steps;
+    switch (step->sampler) {
+    case SAMPLER_AFFINE: affine_of(task, step->first, matrix); return 1;
     case SAMPLER_ROTATE: {
-        double angle = number(task, first, task->image) * RADIANS;
+        double angle = number(task, step->first, task->image) * RADIANS;
         float turn[6] = {(float)cos(angle), (float)-sin(angle), 0.0f, (float)sin(angle), (float)cos(angle), 0.0f};
         memcpy(matrix, turn, sizeof(turn));
         return 1;
     }
-    case SAMPLER_CHOSEN: {
+    case SAMPLER_NEIGHBOURS: {
         float strength;
-        if (drawn_way(task, step, (int)step[7], &strength) != WAY_WARP) return 0;
-        int64_t place = task->image * (int64_t)step[4] + (int64_t)step[3];
-        for (int i = 0; i < 6; i++) matrix[i] = (float)number(task, first + 1, place * 6 + i);
+        if (drawn_point(task, step, &strength) != POINT_WARP) return 0;
+        int64_t place = task->image * step->places + step->place;
+        for (int i = 0; i < 6; i++) matrix[i] = (float)number(task, step->first + 1, place * ARGUMENTS + i);
         return 1;
     }
     }

@@ -1,4 +1,4 @@
-/* Where the pixels of an image come from: augment/geometry.py. Images are planar: three planes of height x width values. */
+/* Geometry of an image: augment/fused/geometry.py. Images are planar: three planes of height x width values. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -49,7 +49,7 @@ static void read_floats(const float *restrict from, int step, int count, float *
 }
 
 /* Which of ``count`` places have a pixel on an axis of ``side``: from ``first`` up to ``end``. */
-static void seen(Axis axis, int side, int count, int *first, int *end) {
+static void visible(Axis axis, int side, int count, int *first, int *end) {
     int64_t low = axis.direction > 0 ? -(int64_t)axis.origin : (int64_t)axis.origin - side + 1;
     int64_t high = low + side;
     *first = (int)(low < 0 ? 0 : (low > count ? count : low));
@@ -80,8 +80,8 @@ static void fill(float *to, int count, float value) {
 static void read_image(Image from, Axis rows, Axis columns, int height, int width, float *to, int64_t apart, int stride,
                        const float *normal) {
     int top, bottom, left, right;
-    seen(rows, from.height, height, &top, &bottom);
-    seen(columns, from.width, width, &left, &right);
+    visible(rows, from.height, height, &top, &bottom);
+    visible(columns, from.width, width, &left, &right);
     int is_whole = right - left == from.width && width == from.width && stride == width;
     if (is_whole && columns.direction > 0 && rows.direction > 0 && bottom - top == height) {
         /* Rows follow one another: one long row. */
