@@ -1,11 +1,12 @@
 """What augmark compares: the same augmentations, by library and by way of running. Start at ``build``.
 
-An op stands in ``augment.ops``, a recipe in ``augment.recipes``, a backend in ``augment.backends``, each in one place. An absent
-cell *is* "unsupported".
+An op stands in ``augment.ops``, a recipe in ``augment.recipes``, a backend in ``augment.backends``, each in one place. An
+absent cell *is* "unsupported".
 """
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -25,8 +26,9 @@ from augment.pipeline import Pipeline
 from augment.recipes import PHOTOGRAPH_RECIPES, RECIPES
 
 __all__ = [
-    "BACKENDS", "OPS", "PHOTOGRAPH_RECIPES", "RECIPES", "Backend", "Op", "Pipeline", "UnsupportedOp", "build", "check_supported",
-    "eager_backends", "fallback_device", "find_backend", "fused", "known_differences", "lane", "ops", "resolve",
+    "BACKENDS", "OPS", "PHOTOGRAPH_RECIPES", "RECIPES", "Backend", "Op", "Pipeline", "UnsupportedOp", "build",
+    "check_supported", "eager_backends", "fallback_device", "find_backend", "fused", "known_differences", "lane", "ops",
+    "resolve",
 ]  # fmt: skip
 
 
@@ -78,9 +80,10 @@ def build(
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     ops = resolve(subject, image_size)
     check_supported(ops, backend, dtype, device)
-    options = {"num_classes": num_classes, "generator": generator, "dtype": dtype, "memory_format": memory_format}
-    run = find_backend(backend).compose(ops, device=torch.device(device), **options)
-    rebuild = partial(build, ops, backend, device=device, **options)
+    options: dict[str, Any] = {"device": torch.device(device), "dtype": dtype, "memory_format": memory_format}
+    options |= {"num_classes": num_classes, "generator": generator}
+    run = find_backend(backend).compose(ops, **options)
+    rebuild = partial(build, ops, backend, **options)
     return Pipeline(
         ops=ops, backend=backend, lane=lane(ops, backend), run=run, dtype=dtype, memory_format=memory_format, rebuild=rebuild
     )

@@ -1,8 +1,8 @@
 """Distributions that ops draw their parameters from: range check, formula, and record for kernels.
 
 A distribution is a value in an op's ``draws``. It names the parameters that it draws, the fields of the op that bound them, and
-how they follow from uniform numbers: once as tensor operations (``sample``, which runs anywhere and under ``torch.compile``) and
-once as the constants of a kernel (``records``), for C and Triton. All uniform numbers of a recipe come from one ``torch.rand``
+how they follow from uniform numbers: once as tensor operations (``sample``, which runs anywhere, also compiled) and once as the
+constants of a kernel (``records``), for C and Triton. All uniform numbers of a recipe come from one ``torch.rand``
 [rows, B]; what is not uniform PyTorch draws by itself (``inputs``). The audit states every distribution a second time,
 independently: ``augment.audit.laws``.
 
@@ -54,8 +54,8 @@ KINDS = (
 class DrawRecord(NamedTuple):
     """A formula and its constants. Every formula reads the fields that its distribution sets; the others are 0.
 
-    ``row``, ``output``, ``input`` and ``table`` are the first of each that the formula uses, counted from the op's own; ``encode``
-    makes them positions in the recipe.
+    ``row``, ``output``, ``input`` and ``table`` are the first of each that the formula uses, counted from the op's own;
+    ``encode`` makes them positions in the recipe.
     """
 
     kind: int
@@ -64,7 +64,7 @@ class DrawRecord(NamedTuple):
     input: int = 0
     table: int = 0
     p: float = 0.0
-    count: float = 0.0
+    count: float = 0.0  # type: ignore[assignment]  # tuple.count
     low: float = 0.0
     span: float = 0.0
     is_rounded: int = 0
@@ -105,8 +105,8 @@ def _record(kind: str, **constants: Any) -> DrawRecord:
 class Source:
     """Random numbers for a batch of ``batch`` images: rows of ``uniforms`` in turn, and PyTorch's own distributions.
 
-    ``height`` x ``width`` is the size of the images that reach the current op. ``uniforms``: float32 [rows, batch] in [0, 1), on a
-    CPU whole multiples of 2**-24.
+    ``height`` x ``width`` is the size of the images that reach the current op. ``uniforms``: float32 [rows, batch] in [0, 1),
+    on a CPU whole multiples of 2**-24.
     """
 
     batch: int
@@ -269,7 +269,7 @@ class Chance(Distribution):
 
 @dataclass(frozen=True)
 class Uniform(Distribution):
-    """Number ``name`` [B], uniform between the op's fields ``low`` and ``high``, or in the pair ``low`` if there is no ``high``."""
+    """Number ``name`` [B], uniform between the op's fields ``low`` and ``high``, or in the pair ``low`` without a ``high``."""
 
     name: str
     low: str
@@ -298,7 +298,7 @@ class Uniform(Distribution):
 
 @dataclass(frozen=True)
 class Shift(Distribution):
-    """Whole pixels ``name`` [B], uniform within a share of the image's side: ``op.<share>[axis]``, 0 of width and 1 of height."""
+    """Whole pixels ``name`` [B], uniform within a share of the image's side: ``op.<share>[axis]``, 0 of width, 1 of height."""
 
     name: str
     share: str
@@ -382,7 +382,7 @@ def _place(height: Tensor, width: Tensor, source: Source) -> Params:
 
 @dataclass(frozen=True)
 class Window(Distribution):
-    """Window ``top, left, height, width`` float32 [B] of RandomResizedCrop, by ``op.scale`` and ``op.ratio`` (width over height).
+    """Window ``top, left, height, width`` float32 [B] of RandomResizedCrop; ``op.scale``, ``op.ratio`` (width over height).
 
     The first of ten that fits the image, else the largest centred one of an allowed ratio, as in torchvision.
     """
@@ -425,8 +425,8 @@ class Window(Distribution):
 class Rectangle(Distribution):
     """Rectangle ``top, left, height, width`` float32 [B] of RandomErasing; height 0 where nothing is erased.
 
-    With probability ``op.p``; share of the area in ``op.scale``, height over width in ``op.ratio``; smaller than the image; none
-    after ten that do not fit.
+    With probability ``op.p``; share of the area in ``op.scale``, height over width in ``op.ratio``; smaller than the image;
+    none after ten that do not fit.
     """
 
     def check(self, op: Any) -> None:
@@ -452,7 +452,7 @@ class Rectangle(Distribution):
 
 @dataclass(frozen=True)
 class Square(Distribution):
-    """Square ``top, left, height, width`` float32 [B] of Cutout, its side ``op.side`` times the image's; 0 if it does not fit."""
+    """Square ``top, left, height, width`` float32 [B] of Cutout; ``op.side`` is a share of the image's side; 0 if too large."""
 
     def check(self, op: Any) -> None:
         check_range("side", (op.side, op.side), 0.0, 0.999)
@@ -479,7 +479,7 @@ class Square(Distribution):
 
 @dataclass(frozen=True)
 class Corners(Distribution):
-    """Targets ``corners`` int64 [B, 4, 2], (x, y) clockwise from top left, moved inwards by up to ``op.distortion`` half sides."""
+    """Corner targets ``corners`` int64 [B, 4, 2], clockwise from top left, inwards by up to ``op.distortion`` half sides."""
 
     def check(self, op: Any) -> None:
         check_range("distortion", (op.distortion, op.distortion), 0.0, 1.0)
@@ -595,7 +595,7 @@ class Beta(Distribution):
 
 @dataclass(frozen=True)
 class Box(Beta):
-    """Rectangle ``top, left, height, width`` [B] of CutMix that shows the partner, and ``lam`` [B], the share left of the image."""
+    """Rectangle ``top, left, height, width`` [B] of CutMix that shows the partner; ``lam`` [B] is the area that is left."""
 
     def rows(self, op: Any) -> int:
         return 2 + _is_uniform(op.alpha)

@@ -16,11 +16,14 @@ Beside its fields, a class holds what it draws (``draws``), how each library bui
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, dataclass_transform
 
 from torch import Tensor
 
 from augment.distributions import Chance, Distribution, Range
+
+if TYPE_CHECKING:
+    from augment.fused.kinds import Kind
 
 __all__ = ["OPS", "Builder", "Cell", "Drawn", "Lane", "Op", "Range", "UnsupportedOp", "op"]
 
@@ -34,7 +37,7 @@ Drawn = Mapping[str, Any]
 """Parameters drawn for one image, by name; ``applied`` says whether the op happens."""
 
 Read = str | tuple[str, int] | Callable[[Mapping[str, Any]], Any]
-"""Where a library keeps a drawn parameter: a key, an entry of what stands at a key (last axis), or a function of what it keeps."""
+"""Where a library keeps a drawn parameter: a key, a place on the last axis of a key's value, or a function of what it keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Op:
     """What the op draws; uniform numbers are used in this order."""
     cells: ClassVar[Mapping[str, Any]] = {}
     """Cells by library; a backend that plans recipes as a whole may have a kind of its own."""
-    fused: ClassVar[Any] = None
+    fused: ClassVar["Kind | None"] = None
     """How ``augment.fused`` does the op (a kind of ``augment.fused.kinds``); None: it does not."""
     mixes_labels: ClassVar[bool] = False
     needs_float: ClassVar[Collection[str]] = ()
@@ -139,6 +142,6 @@ OPS: dict[str, type[Op]] = {}
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def op(cls: type) -> Any:
     """Make a class a frozen dataclass with keyword fields, and register it as an op."""
-    made = dataclass(frozen=True, slots=True, kw_only=True)(cls)
+    made: type[Op] = dataclass(frozen=True, slots=True, kw_only=True)(cls)
     OPS[made.__name__] = made
     return made

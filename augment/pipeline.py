@@ -35,8 +35,8 @@ class Pipeline:
     Raises ValueError for images of another shape or type, for an empty batch and, when ``mixes``, for labels that are missing
     or not a class index per image.
 
-    A pipeline made by ``augment.build`` can be pickled: spawned loader workers build it again by ``rebuild``. A generator travels
-    in its present state, so that every copy draws the same numbers: give each worker a seed of its own.
+    A pipeline made by ``augment.build`` can be pickled: spawned loader workers build it again by ``rebuild``. A generator
+    travels in its present state, so that every copy draws the same numbers: give each worker a seed of its own.
     """
 
     def __init__(

@@ -56,7 +56,7 @@ class Backend:
         raise NotImplementedError
 
     def trace(self, ops: Sequence[Op], *, device: torch.device, num_classes: int) -> Traced:
-        """Return a pipeline (float32) whose draws are recorded. Raises UnsupportedOp as ``build`` does, NoRoute if none can be."""
+        """Return a float32 pipeline with recorded draws. Raises UnsupportedOp as ``build`` does, NoRoute if none can be read."""
         raise NoRoute(f"no replay route for library {self.library}")
 
     def pipeline(self, ops: Sequence[Op], run: Runner) -> Pipeline:

@@ -20,7 +20,7 @@ from augment.pipeline import Runner, Step, run_batched, run_compiled
 from augment.replay import Columns, NoRoute
 
 
-def kornia(build: Builder, refuses: Callable[[Any], str | None] = lambda op: None, **reads: Read) -> dict[str, Cell]:
+def kornia(build: Builder, refuses: Callable[[Any], str | None] = lambda op: None, /, **reads: Read) -> dict[str, Cell]:
     """Return a cell; ``reads`` are keys of the module's ``_params``."""
     return {"kornia": Cell(build, reads, refuses)}
 
@@ -100,7 +100,7 @@ POLICY_OPS: dict[str, tuple[str, str, Callable[[float], float]]] = {
     "Equalize": ("Equalize", "", float),
     "Invert": ("Invert", "", float),
 }
-"""Operations of Kornia's policies: torchvision's name, the key of the parameter, and its conversion to torchvision's magnitude."""
+"""Operations of Kornia's policies: torchvision's name, the key of the parameter, its conversion to torchvision's magnitude."""
 
 
 def _numbers(values: Any) -> np.ndarray:

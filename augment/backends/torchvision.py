@@ -4,7 +4,7 @@ Parameters are made in ``make_params``, and policies hand each op to one method;
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from augment.replay import Columns, NoRoute, Recorder, stack_draws
 
 
 def torchvision(build: Builder, **reads: Read) -> dict[str, Cell]:
-    """Return cells for tensors and for PIL images: torchvision's v2 classes take both. ``reads`` are keys of ``make_params``."""
+    """Return cells for tensors and PIL images: torchvision's v2 classes take both. ``reads`` are keys of ``make_params``."""
     cell = Cell(build, reads)
     return {"pil": cell, "torchvision": cell}
 
@@ -197,7 +197,7 @@ def _read_chains(call: _Call, width: int) -> dict[str, Any]:
 
 
 class NoiseRecorder:
-    """Record of torchvision's noise, which it hands out nowhere: noise is drawn again, on black, from the random state before."""
+    """Record of torchvision's noise, which is handed out nowhere: it is drawn again, on black, from the random state before."""
 
     draws_singly = False
 

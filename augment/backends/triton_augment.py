@@ -100,7 +100,7 @@ class Call:
 
 
 def plan(recipe: Sequence[Op]) -> tuple[Call, ...]:
-    """Return the recipe in calls, as few as the kernel's order allows. Raises UnsupportedOp if the package cannot be imported."""
+    """Return the recipe in as few calls as the kernel's order allows. Raises UnsupportedOp without the package."""
     groups: list[list[Op]] = []
     for op in recipe:
         if groups and _follows(op, groups[-1][-1]):

@@ -45,7 +45,7 @@ def _scale_about_grey(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
 
 def _on_pil(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
     """Apply the oracle to a PIL image, whose hue goes through an HSV of 8 bits."""
-    result: Any = op.oracle(F.to_pil_image(image), drawn)  # type: ignore[arg-type]
+    result: Any = op.oracle(F.to_pil_image(image), drawn)
     return F.to_dtype(F.pil_to_tensor(result), torch.float32, scale=True)
 
 

@@ -1,7 +1,7 @@
 """Each library's own defaults, where they differ: a library is given only what it must be given.
 
-An op called ``Default...`` is defined by torchvision's default; ``differs`` says what the others then do. Parameters are drawn as by
-the op of the same name without ``Default``.
+An op called ``Default...`` is defined by torchvision's default; ``differs`` says what the others then do. Parameters are drawn as
+by the op of the same name without ``Default``.
 """
 
 import math
@@ -42,7 +42,7 @@ class DefaultRotate(Rotate):
     cells = torchvision(lambda op: v2.RandomRotation(op.degrees)) | kornia(
         lambda op: K.RandomRotation(op.degrees, p=1.0), angle="degrees"
     )
-    fused = None
+    fused = None  # type: ignore[assignment]
     warps = False
     differs = {
         "kornia": "bilinear, torchvision takes the nearest pixel",
@@ -64,7 +64,7 @@ class DefaultResize(Resize):
     antialias: ClassVar[bool] = True  # type: ignore[misc]  # not a field here
 
     cells = torchvision(lambda op: v2.Resize(op.size)) | kornia(lambda op: K.Resize(op.size))
-    fused = None
+    fused = None  # type: ignore[assignment]
     differs = {"kornia": "no antialias; align_corners=True"}
     alternatives = {ALIGNED: lambda op, image, drawn: resize_corners_aligned(image, op.size, op.size)}
 
@@ -82,7 +82,7 @@ class DefaultRandomResizedCrop(RandomResizedCrop):
         lambda op: K.RandomResizedCrop((op.size, op.size), scale=op.scale, ratio=op.ratio),
         **RandomResizedCrop.cells["kornia"].reads,
     )
-    fused = None
+    fused = None  # type: ignore[assignment]
     differs = {"kornia": "align_corners=True; no antialias; the fallback window is not centred"}
     alternatives = {ALIGNED: lambda op, image, drawn: resize_corners_aligned(F.crop(image, *window(drawn)), op.size, op.size)}
 
@@ -97,7 +97,7 @@ class DefaultBrightness(Brightness):
     cells = torchvision(lambda op: v2.ColorJitter(brightness=(op.low, op.high)), factor="brightness_factor") | kornia(
         lambda op: K.RandomBrightness((op.low, op.high)), factor="brightness_factor"
     )
-    fused = None
+    fused = None  # type: ignore[assignment]
     differs = {"kornia": "additive brightness: the factor less 1 is added"}
     alternatives = {"additive brightness": add_factor}
 
@@ -109,7 +109,7 @@ class DefaultContrast(Contrast):
     cells = torchvision(lambda op: v2.ColorJitter(contrast=(op.low, op.high)), factor="contrast_factor") | kornia(
         lambda op: K.RandomContrast((op.low, op.high)), factor="contrast_factor"
     )
-    fused = None
+    fused = None  # type: ignore[assignment]
     differs = {"kornia": ABOUT_BLACK}
     alternatives = {ABOUT_BLACK: scale_about_black}
 
@@ -128,6 +128,6 @@ class DefaultSaturation(Saturation):
     cells = torchvision(lambda op: v2.ColorJitter(saturation=(op.low, op.high)), factor="saturation_factor") | kornia(
         lambda op: K.RandomSaturation((op.low, op.high)), factor="saturation_factor"
     )
-    fused = None
+    fused = None  # type: ignore[assignment]
     differs = {"kornia": "the saturation of HSV is scaled, torchvision blends with grey"}
     alternatives = {"the saturation of HSV is scaled, not a blend with grey": _saturation_of_hsv}

@@ -161,8 +161,9 @@ class Rotate(Op):
         torchvision(lambda op: v2.RandomRotation(op.degrees, interpolation=BILINEAR, fill=None))
         | kornia(lambda op: K.RandomRotation(op.degrees, p=1.0), angle="degrees")
         | triton_augment(  # positive degrees turn it clockwise, ours the other way round
-            "TritonRandomRotation", lambda op: {"degrees": (-op.degrees[1], -op.degrees[0]), "interpolation": "bilinear"}, (0, 0),
-            angle=lambda given: -given["angle"],
+            "TritonRandomRotation",
+            lambda op: {"degrees": (-op.degrees[1], -op.degrees[0]), "interpolation": "bilinear"},
+            (0, 0), angle=lambda given: -given["angle"],
         )
     )  # fmt: skip
     fused = kinds.Rotate()
@@ -224,7 +225,8 @@ class Affine(Op):
         | triton_augment(
             "TritonRandomAffine",
             lambda op: {
-                "degrees": op.degrees, "translate": op.translate, "scale": op.scale, "shear": op.shear, "interpolation": "bilinear",
+                "degrees": op.degrees, "translate": op.translate, "scale": op.scale, "shear": op.shear,
+                "interpolation": "bilinear",
             },
             (0, 0),
             translate_x=("translate", 0), translate_y=("translate", 1), shear=("shear", 0),

@@ -53,7 +53,7 @@ class MixUp(MixingOp):
             K.RandomMixUpV2(lambda_val=(0.0, 1.0), data_keys=["input", "class"]), classes, weight_of_partner=True
         ),
         # Kornia draws lam uniformly, which is Beta(1, 1) and no other Beta.
-        refuses=lambda op: None if op.alpha == 1.0 else f"its lam is uniform, so alpha must be 1, got {op.alpha}",
+        lambda op: None if op.alpha == 1.0 else f"its lam is uniform, so alpha must be 1, got {op.alpha}",
         lam=lambda params: 1 - params["mixup_lambdas"],
         partner="mixup_pairs",
     )
