@@ -1,78 +1,91 @@
-"""Why pixels differ: known other ways to do an op, tried on the draws that were measured."""
+"""Causes of pixel differences: known other ways to do an op, tried on the draws that were measured."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from augment.audit.columns import POLICIES, rows_of
-from augment.audit.oracle import ORACLES, alternatives, oracle
-from augment.audit.parity import CLOSE, EXACT, Errors, Kept, unit
-from augment.compose import to_float
-from augment.ops import Op
+from augment.audit.parity import CLOSE, EXACT, Call, Errors, unit
+from augment.op import Op
+from augment.pipeline import to_float
+from augment.replay import rows_of
 
 ISOLATED = 1e-4
-WITH_THRESHOLDS = frozenset({"Solarize", "Posterize", "Equalize", "AugMix"})
 BORDER = "border pixels (the blend with the black outside)"
+EIGHT_BITS = "8-bit arithmetic"
 
 
-def _single_draws(kept: Sequence[Kept]) -> Iterator[tuple[Op, Tensor, Tensor, dict[str, Any]]]:
-    for one in kept:
-        for image, got, draw in zip(to_float(one.images), one.results, rows_of(one.columns), strict=True):
-            yield one.op, image, got, draw
+def _on_bytes(op: Op, image: Tensor, drawn: Mapping[str, Any]) -> Tensor:
+    """Apply the oracle to a uint8 image: what torchvision computes when it is handed bytes."""
+    return op.oracle(image.mul(255).round_().to(torch.uint8), drawn) / 255
 
 
-def explain(op: Op, kept: Sequence[Kept]) -> str:
-    """The name of the known other way that the backend's pixels agree with, by measurement; "" where none does.
+def alternatives(op: Op) -> dict[str, Callable[..., Tensor]]:
+    """Return named other ways to do an op, 8-bit arithmetic among them where torchvision has the op for bytes."""
+    return {**op.alternatives, **({} if "torchvision" in op.needs_float else {EIGHT_BITS: _on_bytes})}
 
-    ``kept`` holds the draws, each with the setting of the op that made it.
+
+def explain(op: Op, calls: Sequence[Call]) -> str:
+    """Return the name of the other way that the backend's pixels agree with, by measurement; "" if none does.
+
+    Each call knows the setting of the op that made it.
     """
-    if op.name in POLICIES:
-        return _explain_policy(kept)
-    if op.name not in ORACLES:
+    if any("ops" in call.columns for call in calls):
+        return _explain_policy(calls)
+    if op.mixes_labels:
         return ""
-    for name, other in alternatives(op).items():
+    for name, function in alternatives(op).items():
         errors = Errors()
-        for setting, image, got, draw in _single_draws(kept):
-            wanted = other(setting, image, draw) if draw["applied"] else image
-            errors.add((got - wanted)[None].abs() / unit([op]))
+        for setting, image, result, drawn in _single_draws(calls):
+            expected = function(setting, image, drawn) if drawn["applied"] else image
+            errors.add((result - expected)[None].abs() / unit([op]))
         # 8-bit results may land a step apart; what is left must be rounding
         if errors.values and errors.largest <= EXACT:
             return name
-    if op.name in {"Rotate", "Affine", "Perspective"}:
-        return BORDER if _only_border(kept) else ""
-    return _isolated(kept) if op.name in WITH_THRESHOLDS else ""
+    if op.warps:
+        return BORDER if _only_border(calls) else ""
+    return _isolated(calls) if op.has_thresholds else ""
 
 
-def _isolated(kept: Sequence[Kept]) -> str:
-    """Whether hardly any value differs: float32 in another order puts a value on the other side of a threshold."""
+def _single_draws(calls: Sequence[Call]) -> Iterator[tuple[Op, Tensor, Tensor, dict[str, Any]]]:
+    for call in calls:
+        for image, result, drawn in zip(to_float(call.images), call.results, rows_of(call.columns), strict=True):
+            yield call.op, image, result, drawn
+
+
+def _expected(op: Op, image: Tensor, drawn: Mapping[str, Any]) -> Tensor:
+    return op.oracle(image, drawn) if drawn["applied"] else image
+
+
+def _isolated(calls: Sequence[Call]) -> str:
+    """Return a cause if hardly any value differs: float32 in another order puts a value on the other side of a threshold."""
     off = values = 0
-    for setting, image, got, draw in _single_draws(kept):
-        error = (got - oracle(setting, image, draw)).abs() * 255
+    for op, image, result, drawn in _single_draws(calls):
+        error = (result - _expected(op, image, drawn)).abs() * 255
         off += int((error > EXACT).sum())
         values += error.numel()
     return f"{off} of {values} values, as rounding beside a threshold makes" if off <= ISOLATED * values else ""
 
 
-def _only_border(kept: Sequence[Kept]) -> bool:
-    """Whether the error inside the warped frame is rounding: where a white image stays white under the oracle."""
+def _only_border(calls: Sequence[Call]) -> bool:
+    """Return whether the error inside the warped frame is rounding: where a white image stays white under the oracle."""
     errors = Errors()
-    for setting, image, got, draw in _single_draws(kept):
-        if draw["applied"]:
-            inside = oracle(setting, torch.ones_like(image), draw) > 1 - 1e-4
+    for op, image, result, drawn in _single_draws(calls):
+        if drawn["applied"]:
+            inside = op.oracle(torch.ones_like(image), drawn) > 1 - 1e-4
             if inside.any():
-                errors.add(((got - oracle(setting, image, draw)).abs()[inside] * 255)[None])
+                errors.add(((result - op.oracle(image, drawn)).abs()[inside] * 255)[None])
     return errors.values > 0 and errors.mean <= CLOSE and errors.largest <= 3
 
 
-def _explain_policy(kept: Sequence[Kept]) -> str:
-    """The policy's entries whose pixels differ, from images that got exactly one that is not the identity."""
+def _explain_policy(calls: Sequence[Call]) -> str:
+    """Name the policy's entries whose pixels differ, from images that got exactly one that is not the identity."""
     by_name: dict[str, Errors] = {}
-    for setting, image, got, draw in _single_draws(kept):
-        names = [name for name, _ in draw["ops"] if name != "Identity"]
+    for op, image, result, drawn in _single_draws(calls):
+        names = [name for name, _ in drawn["ops"] if name != "Identity"]
         if len(names) == 1:
-            by_name.setdefault(names[0], Errors()).add((got - oracle(setting, image, draw))[None].abs() * 255)
+            by_name.setdefault(names[0], Errors()).add((result - _expected(op, image, drawn))[None].abs() * 255)
     off = {name: errors for name, errors in sorted(by_name.items()) if errors.largest > EXACT}
     entries = ", ".join(f"{name} (mean {errors.mean:.2g}, max {errors.largest:.3g})" for name, errors in off.items())
-    return f"pixels differ in {entries}" if entries else _isolated(kept)
+    return f"pixels differ in {entries}" if entries else _isolated(calls)
