@@ -1,4 +1,4 @@
-"""What every pipeline promises, whatever the ops: its own memory, clear errors, seeds that repeat."""
+"""Promises of every pipeline, whatever the ops: its own memory, clear errors, seeds that repeat."""
 
 import multiprocessing
 import pickle
@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from augment import BACKENDS, build, ops
-from augment.compose import Pipeline, to_dtype
+from augment.op import Op
+from augment.pipeline import Pipeline, to_dtype
 
 EAGER = [name for name, b in BACKENDS.items() if not b.compiled and b.library != "triton_augment"]  # has tests of its own
 
 
 @pytest.mark.parametrize("backend", EAGER)
 @pytest.mark.parametrize("op", [ops.HorizontalFlip(p=0.0), ops.CenterCrop(size=8), ops.RandomCrop(size=8, padding=0)])
-def test_result_shares_no_memory_with_the_input(op: ops.Op, backend: str, images: Tensor) -> None:
+def test_result_shares_no_memory_with_the_input(op: Op, backend: str, images: Tensor) -> None:
     source = images.float() / 255
     before = source.clone()
     result = build(op, backend)(source)
@@ -78,14 +79,45 @@ def test_wrong_images_are_refused_in_one_line(wrong: Tensor, message: str, backe
     assert "\n" not in str(error.value)
 
 
+def test_missing_labels_are_asked_for(images: Tensor) -> None:
+    with pytest.raises(ValueError, match="labels"):
+        build("mixup", "torchvision")(images)
+
+
+@pytest.mark.parametrize("backend", EAGER)
+@pytest.mark.parametrize("labels", [torch.arange(7), torch.arange(1), torch.zeros(8), torch.zeros(8, 10, dtype=torch.int64)])
+def test_labels_that_do_not_fit_are_refused(labels: Tensor, backend: str, images: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"labels must be int64 \[8\]"):
+        build("mixup", backend)(images, labels)
+
+
+@pytest.mark.parametrize("wrong", [-1, 10])
+def test_labels_that_are_no_class_do_not_become_targets_of_zeros(wrong: int, images: Tensor) -> None:
+    labels = torch.arange(8)
+    labels[3] = wrong
+    with pytest.raises(ValueError, match=rf"labels must be 0 to 9 .*got {min(wrong, 0)} to"):
+        build("cutmix", "fused")(images, labels)
+
+
+def test_what_is_no_image_is_refused(images: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"must be a tensor .* got ndarray"):
+        build("flip", "fused")(images.numpy())  # type: ignore[call-overload]
+    for dtype in (torch.int32, torch.bool, torch.complex64):
+        with pytest.raises(ValueError, match="dtype must be a float type"):
+            build("flip", "fused", dtype=dtype)
+    with pytest.raises(ValueError, match="num_classes"):
+        build("mixup", "fused", num_classes=0)
+
+
 def test_uint8_survives_the_way_through_floats(images: Tensor) -> None:
-    every = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
+    scale = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
     for dtype in (torch.float32, torch.float16):
-        assert torch.equal(to_dtype(to_dtype(every, dtype), torch.uint8), every)
-    assert to_dtype(every, torch.float32).max() == 1.0
-    assert torch.equal(build("HorizontalFlip", "torchvision", dtype=torch.uint8)(every).sum(), every.sum())
+        assert torch.equal(to_dtype(to_dtype(scale, dtype), torch.uint8), scale)
+    assert to_dtype(scale, torch.float32).max() == 1.0
+    assert torch.equal(build("HorizontalFlip", "torchvision", dtype=torch.uint8)(scale).sum(), scale.sum())
 
 
+@pytest.mark.slow
 def test_compiled_pipeline_equals_the_eager_one(images: Tensor) -> None:
     subject = [ops.Contrast(low=0.6, high=0.6), ops.Normalize()]
     for library in ("torchvision", "kornia"):
@@ -115,6 +147,7 @@ def test_compiled_pipelines_can_be_pickled(backend: str) -> None:
     assert (copy.backend, copy.ops) == (backend, build("flip", backend).ops)
 
 
+@pytest.mark.slow
 def test_a_spawned_process_runs_a_pipeline_that_it_was_sent(images: Tensor) -> None:
     pipeline = build("crop_jitter", "fused", generator=torch.Generator().manual_seed(1))
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -123,7 +156,7 @@ def test_a_spawned_process_runs_a_pipeline_that_it_was_sent(images: Tensor) -> N
 
 
 def test_pipelines_of_unknown_making_say_that_they_cannot_be_pickled() -> None:
-    ours = Pipeline(ops=(), backend="fused", draws="fixed", mixes=False, run=lambda *both: both, dtype=torch.float32)
+    ours = Pipeline(ops=(), backend="fused", lane="fixed", run=lambda *batch: batch, dtype=torch.float32)
     with pytest.raises(TypeError, match=r"only a pipeline that augment\.build made can be pickled"):
         pickle.dumps(ours)
 
