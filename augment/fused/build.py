@@ -1,8 +1,8 @@
 """Build of the C library for this machine's processor by the system's C compiler, once a machine.
 
-The cache is ``augmark`` in the user's cache folder (``XDG_CACHE_HOME``). A library is named by the hash of what it depends on and
-by its own checksum, and moved there whole, so that processes that compile at once do not see halves of each other's. Structs,
-enums and lists of names come from Python's records and tables: ``header``.
+The cache is ``augmark`` in the user's cache folder (``XDG_CACHE_HOME``). A library is named by the hash of what it depends on
+and by its own checksum, and moved there whole, so that processes that compile at once do not see halves of each other's.
+Structs, numbers and lists of names come from Python's records and tables: ``header``.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
 """The fused backend on a CPU in C: each image goes through all passes while it lies in the processor's cache.
 
-``stretches`` cuts passes only where images mix; each stretch is one call of ``images.c``. ``draw`` is the sampling kernel. The
-library is built once a machine (``fused.build``); what it does not take, tensor operations do.
+A ``Stretch`` of passes is one call of ``images.c``; ``draw`` is the sampling kernel. The library is built once a machine
+(``fused.build``); what it does not accept, tensor operations do.
 """
 
 import ctypes
@@ -92,18 +92,8 @@ class Stretch:
         return result
 
 
-def stretches(passes: Sequence[Pass]) -> tuple[Stretch, ...]:
-    """Return the passes in stretches. A pass that mixes images starts one: it needs all of them at once."""
-    groups: list[list[Pass]] = []
-    for step in passes:
-        if groups and not step.mixes:
-            groups[-1].append(step)
-        else:
-            groups.append([step])
-    return tuple(_stretch(tuple(group)) for group in groups)
-
-
-def _stretch(passes: tuple[Pass, ...]) -> Stretch:
+def stretch(passes: tuple[Pass, ...]) -> Stretch:
+    """Prepare passes for one call."""
     parts = [part for step in passes for part in step.parts]
     keeps_uint8 = all(part.kind.keeps_uint8(part.op) for part in parts)
     return Stretch(passes, keeps_uint8, all(isinstance(part.kind, Move | Erase | Normalize) for part in parts))

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate, pad
 
-
 # ---- whole pixels -----------------------------------------------------------------------------------------------------
 
 

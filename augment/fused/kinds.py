@@ -17,7 +17,7 @@ from augment import policies
 from augment.distributions import Params
 from augment.fused import geometry, tensors
 from augment.fused.tensors import POINT_OPS, to_float
-from augment.op import Op
+from augment.op import Op, UnsupportedOp
 
 SAMPLERS = (
     "take", "window", "resize", "rotate", "affine", "perspective", "blur", "neighbours", "mixup", "cutmix", "augmix",
@@ -43,6 +43,13 @@ def drawn_sizes(op: Op, height: int, width: int) -> Mapping[str, int]:
     outputs = {name: math.prod(output.shape) for d in op.draws for name, output in d.outputs(op).items()}
     inputs = [i for d in op.draws for i in d.inputs(op, height, width) if i.name]
     return outputs | {i.name: 3 * height * width if i.method == "noise" else 1 for i in inputs}
+
+
+def kind_of(op: Op) -> "Kind":
+    """Return how an op is done. Raises UnsupportedOp if it is not."""
+    if op.fused is None:
+        raise UnsupportedOp(op.name, "fused")
+    return op.fused
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """A recipe as few passes over the batch: a pass reads each image once and writes it once.
 
 A pass is whole-pixel moves, then at most one resampling, mirrored if flips follow, then any number of changes of values.
-``passes(recipe)`` cuts a recipe at a second resampling, at one behind changed values, and at a second op that measures the whole
-image (a mean, a range, a histogram). ``encode`` puts a pass into records of named fields, which C reads as structs
+``passes(recipe)`` cuts a recipe at a second resampling, at one behind changed values, and at a second op that measures the
+whole image (a mean, a range, a histogram). ``encode`` puts a pass into records of named fields, which C reads as structs
 (``fused.build`` makes them from these classes) and Triton as constants (``fused.triton_points.get``).
 """
 
@@ -14,7 +14,21 @@ from typing import NamedTuple
 from torch import Tensor
 
 from augment.distributions import CHAIN
-from augment.fused.kinds import CHANGES, MOVES, POINTS, SAMPLERS, AugMix, Blur, CutMix, Flip, Kind, MixUp, Move, drawn_sizes
+from augment.fused.kinds import (
+    CHANGES,
+    MOVES,
+    POINTS,
+    SAMPLERS,
+    AugMix,
+    Blur,
+    CutMix,
+    Flip,
+    Kind,
+    MixUp,
+    Move,
+    drawn_sizes,
+    kind_of,
+)
 from augment.fused.tensors import POINT_OPS
 from augment.op import Op
 
@@ -38,8 +52,7 @@ class Part:
     @property
     def kind(self) -> Kind:
         """How the op is done."""
-        kind: Kind = self.op.fused
-        return kind
+        return kind_of(self.op)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +109,15 @@ def passes(recipe: Sequence[Op], *, is_rounded: bool = False) -> tuple[Pass, ...
             first = _join(Pass(), part)
             assert first is not None
             made.append(first)
-    is_exact = is_rounded or any(POINT_OPS[name].is_step for op in recipe for name in op.fused.points(op) if name in POINT_OPS)
+    is_exact = is_rounded or any(
+        POINT_OPS[name].is_step for op in recipe for name in kind_of(op).points(op) if name in POINT_OPS
+    )
     return tuple(replace(step, is_exact=is_exact) for step in made)
 
 
 def _parts(recipe: Sequence[Op]) -> Iterator[Part]:
     for index, op in enumerate(recipe):
-        for place in range(op.fused.places(op)):
+        for place in range(kind_of(op).places(op)):
             yield Part(index, op, place)
 
 
@@ -127,6 +142,17 @@ def _join(before: Pass, part: Part) -> Pass | None:
     if kind.sampler:
         return replace(before, sampler=part, changes=(part,) if kind.change else ()) if is_fresh else None
     return replace(before, changes=(*before.changes, part))
+
+
+def stretches(steps: Sequence[Pass]) -> list[tuple[Pass, ...]]:
+    """Return passes in stretches for one call or launch. A pass that mixes images starts one: it needs all of them at once."""
+    groups: list[tuple[Pass, ...]] = []
+    for step in steps:
+        if groups and not step.mixes:
+            groups[-1] += (step,)
+        else:
+            groups.append((step,))
+    return groups
 
 
 def split_blur(step: Pass) -> tuple[Pass, ...]:
@@ -272,7 +298,8 @@ def _with_chain_op(record: PassRecord, chains: Part) -> PassRecord:
     drawn = record.steps[0]._replace(change=policy, places=CHAIN * record.steps[0].chains)
     steps = (drawn._replace(sampler=SAMPLERS.index("neighbours")), drawn._replace(sampler=0))
     size = record.sizes[4:]
-    return record._replace(chain_op=PassRecord(Sizes(*size, *size, *size), (), steps, _measured(set(points)), 1, record.is_exact))
+    chain_op = PassRecord(Sizes(*size, *size, *size), (), steps, _measured(set(points)), 1, record.is_exact)
+    return record._replace(chain_op=chain_op)
 
 
 def check_sizes(images: Tensor, drawn: Sequence[Tensor], sizes: Sequence[int]) -> None:

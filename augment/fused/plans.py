@@ -1,7 +1,7 @@
 """Plans of recipes: ``sample`` draws parameters for a batch, ``apply`` does the work from them and nothing else.
 
-Replaying parameters gives the same pixels. On a CPU with a compiler a plan runs in C (``fused.cpu``); tensor operations, an op after
-the other, are the definition and do everything else. ``fused.runner`` chooses Triton's kernels on CUDA.
+Replaying parameters gives the same pixels. On a CPU with a compiler a plan runs in C (``fused.cpu``); tensor operations, an op
+after the other, are the definition and do everything else. ``fused.runner`` chooses Triton's kernels on CUDA.
 """
 
 import functools
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from augment.distributions import Params
 from augment.fused import build, cpu, sample, tensors
-from augment.fused.passes import passes
+from augment.fused.kinds import kind_of
+from augment.fused.passes import passes, stretches
 from augment.op import Op
 
 Implementation = Literal["c", "triton", "tensors", "inductor"]
@@ -44,16 +45,13 @@ class Plan:
     def apply(self, images: Tensor, params: Sequence[Params], dtype: torch.dtype | None = None) -> Tensor:
         """Do what was drawn. The input is not changed; the result may share its memory only if no op touched it.
 
-        Returns: images of ``dtype``; without one float32, or uint8 if the images are and all ops keep bytes. Float results of
-            tensor operations may be float32 whatever the ``dtype``.
+        Returns: contiguous images of ``dtype``; without one float32, or uint8 if the images are and all ops keep bytes.
 
         Raises: ValueError for parameters that this plan did not draw for as many images.
         """
         return self.run(images, params, dtype)[0]
 
-    def run(
-        self, images: Tensor, params: Sequence[Params], dtype: torch.dtype | None = None
-    ) -> tuple[Tensor, Implementation]:
+    def run(self, images: Tensor, params: Sequence[Params], dtype: torch.dtype | None = None) -> tuple[Tensor, Implementation]:
         """Apply, and say what did the work."""
         self.check(images, params)
         if torch.compiler.is_compiling():
@@ -65,9 +63,9 @@ class Plan:
         return images, "c"
 
     def _by_tensors(self, images: Tensor, params: Sequence[Params], dtype: torch.dtype | None) -> Tensor:
-        images = images.to(torch.float32) if images.is_floating_point() else images
+        images = (images.to(torch.float32) if images.is_floating_point() else images).contiguous()
         for op, drawn in zip(self.ops, params, strict=True):
-            images = op.fused.apply(op, images, drawn)
+            images = kind_of(op).apply(op, images, drawn)
         return images if dtype is None else tensors.to_dtype(images, dtype)
 
     def check(self, images: Tensor, params: Sequence[Params]) -> None:
@@ -79,7 +77,7 @@ class Plan:
                 f"there are {len(self.ops)} ops and parameters of {len(params)}: apply what this plan's sample drew"
             )
         for op, drawn in zip(self.ops, params, strict=True):
-            for name in op.fused.parameters(op):
+            for name in kind_of(op).parameters(op):
                 count = len(drawn[name]) if name in drawn else None
                 if count != len(images):
                     reason = f"no {name!r}" if count is None else f"{name!r} for {count} images"
@@ -107,7 +105,7 @@ class Plan:
 
 def plan(recipe: Sequence[Op]) -> Plan:
     """Prepare a recipe. Every op must have a kind (``Op.fused``)."""
-    return Plan(tuple(recipe), cpu.stretches(passes(recipe)))
+    return Plan(tuple(recipe), tuple(map(cpu.stretch, stretches(passes(recipe)))))
 
 
 def sampling_kernel(device: torch.device) -> sample.SampleKernel | None:

@@ -1,9 +1,9 @@
 """Draws of a recipe: for each op what torchvision draws for one image, drawn for a whole batch at once.
 
 ``sample(ops, ...)`` returns a dict of tensors for each op, the batch first in every tensor. All uniform numbers come from one
-``torch.rand`` [rows, B]. Parameters follow from them by the tensor operations of ``augment.distributions``, which run on any device
-and under ``torch.compile``, or by one kernel, C on a CPU and Triton on CUDA, from the records that ``encode`` makes. Draws are made
-on the device without asking it for a value.
+``torch.rand`` [rows, B]. Parameters follow from them by the tensor operations of ``augment.distributions``, which run on any
+device and under ``torch.compile``, or by one kernel, C on a CPU and Triton on CUDA, from the records that ``encode`` makes. The
+device is not asked for a value.
 """
 
 import functools

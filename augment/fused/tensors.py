@@ -24,8 +24,8 @@ Function = Callable[[Tensor, Tensor], Tensor]
 class PointFunction:
     """A point op: its tensor definition, and what kernels need to know.
 
-    ``measures``: what comes first of the whole image: its "mean", "range" or "histogram". ``is_step``: a difference in the last bit of a
-    value may become a whole step. ``is_local``: it reads neighbours, as a resampling does in kernels.
+    ``measures``: what comes first of the whole image: its "mean", "range" or "histogram". ``is_step``: a difference in the last
+    bit of a value may become a whole step. ``is_local``: it reads neighbours, as a resampling does in kernels.
     """
 
     function: Function
@@ -217,7 +217,7 @@ def add_noise(images: Tensor, noise: Tensor) -> Tensor:
 
 
 def inside(window: Mapping[str, Tensor], height: int, width: int) -> Tensor:
-    """Return the pixels of each image's rectangle (``top``, ``left``, ``height``, ``width``: [B]), bool [B, 1, height, width]."""
+    """Return pixels of each image's rectangle (``top``, ``left``, ``height``, ``width``: [B]) as bool [B, 1, height, width]."""
     spans = []
     for start, length, side in (("top", "height", height), ("left", "width", width)):
         first = window[start][:, None]

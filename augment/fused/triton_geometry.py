@@ -1,7 +1,7 @@
-"""Where a pixel of a pass's result comes from, in Triton: whole-pixel moves, then at most one resampling.
+"""Pixels of a pass's result before changes of values, in Triton: whole-pixel record, then at most one resampling.
 
-Arguments with a type are constants that a kernel is compiled for (see ``augment.passes.Encoded``); Triton takes no other types.
-``augment.geometry`` is what this is tested against.
+Arguments with a type are constants that a kernel is compiled for: tuples of records (``fused.passes``). ``fused.geometry`` and
+``fused.tensors`` define what is done here.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
@@ -10,28 +10,23 @@ import math
 import triton
 import triton.language as tl
 
-from augment.passes import DRAWS, MEASURING, MOVES, SAMPLERS, WAYS
-from augment.triton_values import can
+from augment.fused.kinds import CHANGES, JITTER, MOVES, POINTS, SAMPLERS
+from augment.fused.passes import MEASURES
+from augment.fused.triton_points import can, first, get, size, step
+from augment.policies import ARGUMENTS
 
-FLIP = tl.constexpr(MOVES.index("flip"))
-CROP = tl.constexpr(MOVES.index("crop"))
-WINDOW = tl.constexpr(SAMPLERS.index("window"))
-RESIZE = tl.constexpr(SAMPLERS.index("resize"))
-ROTATE = tl.constexpr(SAMPLERS.index("rotate"))
-AFFINE = tl.constexpr(SAMPLERS.index("affine"))
-CHOSEN = SAMPLERS.index("chosen")
-MEASURED = sum(1 << WAYS.index(way) for way in MEASURING)
-MIXUP = tl.constexpr(SAMPLERS.index("mixup"))
-CUTMIX = tl.constexpr(SAMPLERS.index("cutmix"))
-PERSPECTIVE = tl.constexpr(SAMPLERS.index("perspective"))
-BLUR = tl.constexpr(SAMPLERS.index("blur"))
-FACTOR = tl.constexpr(DRAWS.index("factor"))
-APPLIED = tl.constexpr(DRAWS.index("applied"))
-JITTER = tl.constexpr(DRAWS.index("jitter"))
-WARP = tl.constexpr(WAYS.index("warp"))
-BRIGHTNESS = tl.constexpr(WAYS.index("brightness"))
-SHARPNESS = tl.constexpr(WAYS.index("sharpness"))
-HUE = tl.constexpr(WAYS.index("hue"))
+FLIP, CROP = (tl.constexpr(MOVES.index(name)) for name in ("flip", "crop"))
+WINDOW, RESIZE, ROTATE, AFFINE, PERSPECTIVE, BLUR, MIXUP, CUTMIX = (
+    tl.constexpr(SAMPLERS.index(name))
+    for name in ("window", "resize", "rotate", "affine", "perspective", "blur", "mixup", "cutmix")
+)
+NEIGHBOURS = SAMPLERS.index("neighbours")
+MEASURING = sum(1 << POINTS.index(name) for name in MEASURES)
+POLICY, JITTERED = (tl.constexpr(CHANGES.index(name)) for name in ("policy", "jitter"))
+WARP, SHARPNESS = (tl.constexpr(POINTS.index(name)) for name in ("warp", "sharpness"))
+ORDERED = tl.constexpr(len(JITTER))
+OF_JITTER = tuple(POINTS.index(name) for name in JITTER)
+NUMBERS = tl.constexpr(ARGUMENTS)
 RADIANS = tl.constexpr(math.pi / 180)
 
 
@@ -40,43 +35,44 @@ RADIANS = tl.constexpr(math.pi / 180)
 
 
 @triton.jit
-def moved_by(draws, image, origin, direction, axis: tl.constexpr, moves: tl.constexpr, n: tl.constexpr):
-    if moves[n][0] == axis:
-        if moves[n][1] == FLIP:
-            turned = tl.load(draws[moves[n][2]] + image).to(tl.int32)
-            origin += direction * turned * moves[n][3]
-            direction *= 1 - 2 * turned
-        elif moves[n][1] == CROP:
-            origin += direction * (tl.load(draws[moves[n][2]] + image).to(tl.int32) + moves[n][3])
+def move(draws, image, origin, direction, axis: tl.constexpr, record: tl.constexpr, n: tl.constexpr):
+    if get(record, "moves", n, "axis") == axis:
+        if get(record, "moves", n, "kind") == FLIP:
+            mirrored = tl.load(draws[get(record, "moves", n, "start")] + image).to(tl.int32)
+            origin += direction * mirrored * get(record, "moves", n, "offset")
+            direction *= 1 - 2 * mirrored
+        elif get(record, "moves", n, "kind") == CROP:
+            start = tl.load(draws[get(record, "moves", n, "start")] + image).to(tl.int32)
+            origin += direction * (start + get(record, "moves", n, "offset"))
         else:
-            origin += direction * moves[n][3]
+            origin += direction * get(record, "moves", n, "offset")
     return origin, direction
 
 
 @triton.jit
-def along(draws, image, axis: tl.constexpr, moves: tl.constexpr):
+def along(draws, image, axis: tl.constexpr, record: tl.constexpr):
     origin = (image * 0).to(tl.int32)
     direction = origin + 1
-    for n in tl.static_range(len(moves)):
-        origin, direction = moved_by(draws, image, origin, direction, axis, moves, n)
+    for n in tl.static_range(len(get(record, "moves"))):
+        origin, direction = move(draws, image, origin, direction, axis, record, n)
     return origin, direction
 
 
 @triton.jit
-def frame_of(images, strides, draws, image, moves: tl.constexpr):
-    """Where an image's moved pixels lie: what ``pixel`` needs."""
-    origin_y, direction_y = along(draws, image, 0, moves)
-    origin_x, direction_x = along(draws, image, 1, moves)
+def frame_of(images, strides, draws, image, record: tl.constexpr):
+    """Return where an image's moved pixels lie: what ``pixel`` needs."""
+    origin_y, direction_y = along(draws, image, 0, record)
+    origin_x, direction_x = along(draws, image, 1, record)
     return images + image * strides[0], strides[1], strides[2], strides[3], origin_y, direction_y, origin_x, direction_x
 
 
 @triton.jit
-def pixel(frame, y, x, mask, sizes: tl.constexpr):
-    """Red, green and blue of the moved image at whole places, on the scale of its dtype; black outside it."""
+def pixel(frame, y, x, mask, record: tl.constexpr):
+    """Return red, green and blue of the moved image at whole places, on the scale of its dtype; black outside it."""
     start, stride_c, stride_y, stride_x, origin_y, direction_y, origin_x, direction_x = frame
-    mask = mask & (y >= 0) & (y < sizes[2]) & (x >= 0) & (x < sizes[3])
+    mask = mask & (y >= 0) & (y < size(record, "moved_height")) & (x >= 0) & (x < size(record, "moved_width"))
     y, x = origin_y + direction_y * y, origin_x + direction_x * x
-    mask = mask & (y >= 0) & (y < sizes[0]) & (x >= 0) & (x < sizes[1])
+    mask = mask & (y >= 0) & (y < size(record, "height")) & (x >= 0) & (x < size(record, "width"))
     place = start + y * stride_y + x * stride_x
     red = tl.load(place, mask=mask, other=0).to(tl.float32)
     green = tl.load(place + stride_c, mask=mask, other=0).to(tl.float32)
@@ -85,34 +81,34 @@ def pixel(frame, y, x, mask, sizes: tl.constexpr):
 
 
 @triton.jit
-def bilinear(frame, a, b, c, d, e, f, y, x, mask, sizes: tl.constexpr):
-    """The moved image at [[a, b, c], [d, e, f]] times the place about its centre: ``geometry.warp``."""
-    across, down = x - (sizes[3] - 1) / 2, y - (sizes[2] - 1) / 2
-    source_x = a * across + b * down + c + (sizes[3] - 1) / 2
-    source_y = d * across + e * down + f + (sizes[2] - 1) / 2
-    return between(frame, source_y, source_x, mask, sizes)
+def bilinear(frame, a, b, c, d, e, f, y, x, mask, record: tl.constexpr):
+    """Sample the moved image at [[a, b, c], [d, e, f]] times the place about its centre: ``geometry.warp``."""
+    across, down = x - (size(record, "moved_width") - 1) / 2, y - (size(record, "moved_height") - 1) / 2
+    source_x = a * across + b * down + c + (size(record, "moved_width") - 1) / 2
+    source_y = d * across + e * down + f + (size(record, "moved_height") - 1) / 2
+    return between(frame, source_y, source_x, mask, record)
 
 
 @triton.jit
-def between(frame, source_y, source_x, mask, sizes: tl.constexpr):
-    """The moved image at places between its pixels."""
+def between(frame, source_y, source_x, mask, record: tl.constexpr):
+    """Sample the moved image at places between its pixels."""
     # Far outside all is black; a float beyond int32 has no whole place.
-    source_x = tl.minimum(tl.maximum(source_x, -2.0), sizes[3] + 1.0)
-    source_y = tl.minimum(tl.maximum(source_y, -2.0), sizes[2] + 1.0)
+    source_x = tl.minimum(tl.maximum(source_x, -2.0), size(record, "moved_width") + 1.0)
+    source_y = tl.minimum(tl.maximum(source_y, -2.0), size(record, "moved_height") + 1.0)
     left, top = tl.floor(source_x), tl.floor(source_y)
     red, green, blue = tl.zeros_like(left), tl.zeros_like(left), tl.zeros_like(left)
     for corner in tl.static_range(4):
         right, below = corner % 2, corner // 2
         weight_x = tl.where(right == 1, source_x - left, 1 - (source_x - left))
         weight_y = tl.where(below == 1, source_y - top, 1 - (source_y - top))
-        r, g, b = pixel(frame, top.to(tl.int32) + below, left.to(tl.int32) + right, mask, sizes)
+        r, g, b = pixel(frame, top.to(tl.int32) + below, left.to(tl.int32) + right, mask, record)
         red, green, blue = red + r * weight_x * weight_y, green + g * weight_x * weight_y, blue + b * weight_x * weight_y
     return red, green, blue
 
 
 @triton.jit
-def determined(corners, sizes: tl.constexpr):
-    """``geometry._quad_to_rectangle`` of eight whole numbers, in float64 as there."""
+def quad_to_rectangle(corners, record: tl.constexpr):
+    """Return ``geometry._quad_to_rectangle`` of eight whole numbers, in float64 as there."""
     x0, y0 = tl.load(corners).to(tl.float64), tl.load(corners + 1).to(tl.float64)
     x1, y1 = tl.load(corners + 2).to(tl.float64), tl.load(corners + 3).to(tl.float64)
     x2, y2 = tl.load(corners + 4).to(tl.float64), tl.load(corners + 5).to(tl.float64)
@@ -124,32 +120,32 @@ def determined(corners, sizes: tl.constexpr):
     g, h = (sum_x * dy2 - dx2 * sum_y) / safe, (dx1 * sum_y - sum_x * dy1) / safe
     a, b, d, e = x1 - x0 + g * x1, x3 - x0 + h * x3, y1 - y0 + g * y1, y3 - y0 + h * y3
     scale = a * e - b * d
-    moves = (det != 0) & (scale != 0)
-    wide, high = (sizes[3] - 1) / tl.where(moves, scale, 1.0), (sizes[2] - 1) / tl.where(moves, scale, 1.0)
-    one = 1 / tl.where(moves, scale, 1.0)
+    exists = (det != 0) & (scale != 0)
+    scale = tl.where(exists, scale, 1.0)
+    wide, high, unscaled = (size(record, "moved_width") - 1) / scale, (size(record, "moved_height") - 1) / scale, 1 / scale
     return (
-        tl.where(moves, (e - y0 * h) * wide, 1.0).to(tl.float32),
-        tl.where(moves, (x0 * h - b) * wide, 0.0).to(tl.float32),
-        tl.where(moves, (b * y0 - x0 * e) * wide, 0.0).to(tl.float32),
-        tl.where(moves, (y0 * g - d) * high, 0.0).to(tl.float32),
-        tl.where(moves, (a - x0 * g) * high, 1.0).to(tl.float32),
-        tl.where(moves, (x0 * d - a * y0) * high, 0.0).to(tl.float32),
-        tl.where(moves, (d * h - e * g) * one, 0.0).to(tl.float32),
-        tl.where(moves, (b * g - a * h) * one, 0.0).to(tl.float32),
+        tl.where(exists, (e - y0 * h) * wide, 1.0).to(tl.float32),
+        tl.where(exists, (x0 * h - b) * wide, 0.0).to(tl.float32),
+        tl.where(exists, (b * y0 - x0 * e) * wide, 0.0).to(tl.float32),
+        tl.where(exists, (y0 * g - d) * high, 0.0).to(tl.float32),
+        tl.where(exists, (a - x0 * g) * high, 1.0).to(tl.float32),
+        tl.where(exists, (x0 * d - a * y0) * high, 0.0).to(tl.float32),
+        tl.where(exists, (d * h - e * g) * unscaled, 0.0).to(tl.float32),
+        tl.where(exists, (b * g - a * h) * unscaled, 0.0).to(tl.float32),
     )
 
 
 @triton.jit
-def perspective_if(is_applied, corners, frame, y, x, mask, sizes: tl.constexpr):
-    """``geometry.perspective``; at the pixels' centres, as there."""
+def perspective_if(is_applied, corners, frame, y, x, mask, record: tl.constexpr):
+    """Sample through ``geometry.perspective``; at the pixels' centres, as there."""
     if is_applied:
-        a, b, c, d, e, f, g, h = determined(corners, sizes)
+        a, b, c, d, e, f, g, h = quad_to_rectangle(corners, record)
         across, down = x + 0.5, y + 0.5
         below = g * across + h * down + 1
         source_x, source_y = (a * across + b * down + c) / below - 0.5, (d * across + e * down + f) / below - 0.5
-        red, green, blue = between(frame, source_y, source_x, mask, sizes)
+        red, green, blue = between(frame, source_y, source_x, mask, record)
     else:
-        red, green, blue = pixel(frame, y, x, mask, sizes)
+        red, green, blue = pixel(frame, y, x, mask, record)
     return red, green, blue
 
 
@@ -159,24 +155,24 @@ def reflected(place, side: tl.constexpr):
 
 
 @triton.jit
-def blurred(frame, sigma, y, x, mask, sizes: tl.constexpr, axis: tl.constexpr, count: tl.constexpr):
-    """``kernels.gaussian_blur`` along one axis, by ``count`` pixels."""
+def blurred(frame, sigma, y, x, mask, record: tl.constexpr, axis: tl.constexpr, count: tl.constexpr):
+    """Blur as ``tensors.gaussian_blur`` along one axis, by ``count`` pixels."""
     red, green, blue = tl.zeros_like(x).to(tl.float32), tl.zeros_like(x).to(tl.float32), tl.zeros_like(x).to(tl.float32)
     total = sigma * 0
     for k in range(count):
         away = k - count // 2
         weight = tl.exp(-(away / sigma) * (away / sigma) / 2)
         if axis == 0:
-            r, g, b = pixel(frame, reflected(y + away, sizes[2]), x, mask, sizes)
+            r, g, b = pixel(frame, reflected(y + away, size(record, "moved_height")), x, mask, record)
         else:
-            r, g, b = pixel(frame, y, reflected(x + away, sizes[3]), mask, sizes)
+            r, g, b = pixel(frame, y, reflected(x + away, size(record, "moved_width")), mask, record)
         red, green, blue, total = red + r * weight, green + g * weight, blue + b * weight, total + weight
     return red / total, green / total, blue / total
 
 
 @triton.jit
-def taps(length, place, size: tl.constexpr, antialias: tl.constexpr):
-    """Of ``length`` pixels resized to ``size``: first neighbour, centre and reach for each place, and how many there are."""
+def neighbours(length, place, size: tl.constexpr, antialias: tl.constexpr):
+    """Return of ``length`` pixels resized to ``size`` each place's first neighbour, centre and reach, and their number."""
     step = length / size
     reach = tl.maximum(step, 1.0) if antialias else step * 0 + 1.0
     centre = (place + 0.5) * step
@@ -184,10 +180,10 @@ def taps(length, place, size: tl.constexpr, antialias: tl.constexpr):
 
 
 @triton.jit
-def resized(frame, top, left, height, width, y, x, mask, sizes: tl.constexpr, antialias: tl.constexpr):
-    """A window of the moved image, resized: ``geometry.resized_crop``, with as many neighbours as each image's window needs."""
-    first_y, centre_y, reach_y, count_y = taps(height, y, sizes[4], antialias)
-    first_x, centre_x, reach_x, count_x = taps(width, x, sizes[5], antialias)
+def resized(frame, top, left, height, width, y, x, mask, record: tl.constexpr, antialias: tl.constexpr):
+    """Resize a window of the moved image as ``geometry.resized_crop``, with as many neighbours as each window needs."""
+    first_y, centre_y, reach_y, count_y = neighbours(height, y, size(record, "out_height"), antialias)
+    first_x, centre_x, reach_x, count_x = neighbours(width, x, size(record, "out_width"), antialias)
     red, green, blue, total = first_x * 0, first_x * 0, first_x * 0, first_x * 0
     for i in range(count_y):
         place_y = first_y + i
@@ -198,20 +194,20 @@ def resized(frame, top, left, height, width, y, x, mask, sizes: tl.constexpr, an
             weight = tl.maximum(1 - tl.abs((place_x + 0.5 - centre_x) / reach_x), 0.0)
             weight = tl.where((place_x >= 0) & (place_x < width), weight, 0.0) * weight_y
             near_y, near_x = (place_y + top).to(tl.int32), (place_x + left).to(tl.int32)
-            r, g, b = pixel(frame, near_y, near_x, mask & (weight > 0), sizes)
+            r, g, b = pixel(frame, near_y, near_x, mask & (weight > 0), record)
             red, green, blue, total = red + r * weight, green + g * weight, blue + b * weight, total + weight
     total = tl.where(mask, total, 1.0)
     return red / total, green / total, blue / total
 
 
 @triton.jit
-def sharpened(frame, factor, y, x, mask, white, sizes: tl.constexpr):
-    """``kernels.sharpness``; ``white`` is 1 on the images' scale."""
-    red, green, blue = pixel(frame, y, x, mask, sizes)
-    inner = mask & (y > 0) & (y < sizes[2] - 1) & (x > 0) & (x < sizes[3] - 1)
+def sharpened(frame, factor, y, x, mask, white, record: tl.constexpr):
+    """Sharpen as ``tensors.sharpness``; ``white`` is 1 on the images' scale."""
+    red, green, blue = pixel(frame, y, x, mask, record)
+    inner = mask & (y > 0) & (y < size(record, "moved_height") - 1) & (x > 0) & (x < size(record, "moved_width") - 1)
     smooth_r, smooth_g, smooth_b = 4 * red, 4 * green, 4 * blue
     for near in tl.static_range(9):
-        r, g, b = pixel(frame, y + near // 3 - 1, x + near % 3 - 1, inner, sizes)
+        r, g, b = pixel(frame, y + near // 3 - 1, x + near % 3 - 1, inner, record)
         smooth_r, smooth_g, smooth_b = smooth_r + r, smooth_g + g, smooth_b + b
     share = tl.where(inner, 1 - factor, 0.0)
     red = tl.minimum(tl.maximum(red + (smooth_r / 13 - red) * share, 0.0), white)
@@ -220,128 +216,155 @@ def sharpened(frame, factor, y, x, mask, white, sizes: tl.constexpr):
     return red, green, blue
 
 
-# ---- what was drawn for an image --------------------------------------------------------------------------------------
-
-
-@triton.jit
-def drawn(draws, image, turn, kind: tl.constexpr, steps: tl.constexpr, n: tl.constexpr):
-    """The way of an image in record n, and its strength; ``turn`` counts the four of a ColorJitter, the ops of chains."""
-    if kind == FACTOR:
-        return image * 0 + steps[n][5], tl.load(draws[steps[n][1]] + image)
-    elif kind == APPLIED:
-        applied = tl.load(draws[steps[n][1]] + image).to(tl.int64)
-        return applied * steps[n][5], applied.to(tl.float32) * 0 + steps[n][6]
-    elif kind == JITTER:
-        way = tl.load(draws[steps[n][1]] + image * 4 + turn)
-        strength = tl.load(draws[steps[n][1] + 1] + image * 4 + way)
-        # Numbered brightness, contrast, saturation, hue; ways have the first three in this order.
-        return tl.where(way == 3, HUE, way + BRIGHTNESS), strength
-    else:
-        place = image * steps[n][4] + steps[n][3] + turn
-        return tl.load(draws[steps[n][1]] + place), tl.load(draws[steps[n][1] + 1] + place * 6)
+# ---- numbers drawn for an image ---------------------------------------------------------------------------------------
 
 
 @triton.constexpr_function
-def looks_around(sampler: int, ways: int, measuring: bool) -> bool:
-    """Whether an image may have drawn a neighbourhood op: of a policy not where it drew one that needs the whole image."""
-    return sampler == CHOSEN and not (measuring and ways & MEASURED)
+def of_jitter(turn: int) -> int:
+    """Return the point op with that number in a jitter's order."""
+    return OF_JITTER[turn]
 
 
 @triton.jit
-def sampled(
-    images, strides, draws, image, batch, turn, index, mask,
-    moves: tl.constexpr, sizes: tl.constexpr, steps: tl.constexpr, white: tl.constexpr, measuring: tl.constexpr,
-):  # fmt: skip
-    """Pixels ``index`` of the result before any change of values, on the scale of the images' dtype."""
-    origin_y, direction_y = along(draws, image, 2, moves)
-    origin_x, direction_x = along(draws, image, 3, moves)
-    y, x = origin_y + direction_y * (index // sizes[5]), origin_x + direction_x * (index % sizes[5])
-    frame = frame_of(images, strides, draws, image, moves)
-    if steps[0][0] == WINDOW:
-        top, left = number(draws, image, steps, 0), number(draws, image, steps, 1)
-        height, width = number(draws, image, steps, 2), number(draws, image, steps, 3)
-        return resized(frame, top, left, height, width, y, x, mask, sizes, steps[0][5])
-    elif steps[0][0] == RESIZE:
-        zero = (image * 0).to(tl.float32)
-        return resized(frame, zero, zero, zero + sizes[2], zero + sizes[3], y, x, mask, sizes, steps[0][5])
-    elif steps[0][0] == ROTATE:
-        angle = number(draws, image, steps, 0) * RADIANS
-        cos, sin = tl.cos(angle), tl.sin(angle)
-        return bilinear(frame, cos, -sin, cos * 0, sin, cos, cos * 0, y, x, mask, sizes)
-    elif steps[0][0] == AFFINE:
-        a, b, c, d, e, f = affine(draws, image, steps)
-        return bilinear(frame, a, b, c, d, e, f, y, x, mask, sizes)
-    elif steps[0][0] == PERSPECTIVE:
-        is_applied = tl.load(draws[steps[0][1]] + image)
-        return perspective_if(is_applied, draws[steps[0][1] + 1] + image * 8, frame, y, x, mask, sizes)
-    elif steps[0][0] == BLUR:
-        return blurred(frame, number(draws, image, steps, 0), y, x, mask, sizes, steps[0][3], steps[0][5])
-    elif looks_around(steps[0][0], steps[0][2], measuring):
-        return chosen(frame, draws, image, turn, y, x, mask, sizes, steps, white)
-    elif steps[0][0] == MIXUP or steps[0][0] == CUTMIX:
-        partner = tl.where(image == 0, batch.to(tl.int64), image) - 1
-        red, green, blue = pixel(frame, y, x, mask, sizes)
-        other = frame_of(images, strides, draws, partner, moves)
-        r, g, b = pixel(other, y, x, mask, sizes)
-        if steps[0][0] == MIXUP:
-            share = number(draws, image, steps, 0)
-        else:
-            share = 1.0 - within(draws, image, y, x, steps, 0).to(tl.float32)
-        return red * share + r * (1 - share), green * share + g * (1 - share), blue * share + b * (1 - share)
+def drawn_point(draws, image, turn, record: tl.constexpr, n: tl.constexpr):
+    """Return the point op of an image in step n, and its strength; ``turn`` counts the ops of a jitter and of chains."""
+    if step(record, n, "change") == JITTERED:
+        number = tl.load(draws[first(record, n)] + image * ORDERED + turn)
+        strength = tl.load(draws[first(record, n, 1)] + image * ORDERED + number)
+        point = number * 0
+        for k in tl.static_range(ORDERED):
+            point = tl.where(number == k, of_jitter(k), point)
+        return point, strength
+    elif step(record, n, "change") == POLICY:
+        place = image * step(record, n, "places") + step(record, n, "place") + turn
+        return tl.load(draws[first(record, n)] + place), tl.load(draws[first(record, n, 1)] + place * NUMBERS)
     else:
-        return pixel(frame, y, x, mask, sizes)
+        return applied_point(draws, image, record, n), fixed_or_drawn(draws, image, record, n)
 
 
 @triton.jit
-def number(draws, image, steps: tl.constexpr, k: tl.constexpr):
-    """What was drawn as the sampler's k-th parameter, as float."""
-    return tl.load(draws[steps[0][1] + k] + image).to(tl.float32)
+def applied_point(draws, image, record: tl.constexpr, n: tl.constexpr):
+    if step(record, n, "applied") >= 0:
+        return tl.load(draws[step(record, n, "applied")] + image).to(tl.int64) * step(record, n, "point")
+    else:
+        return image * 0 + step(record, n, "point")
 
 
 @triton.jit
-def within(draws, image, y, x, steps: tl.constexpr, n: tl.constexpr):
-    """Which places lie in the rectangle (top, left, height, width) of record n."""
-    top, left = tl.load(draws[steps[n][1]] + image), tl.load(draws[steps[n][1] + 1] + image)
-    height, width = tl.load(draws[steps[n][1] + 2] + image), tl.load(draws[steps[n][1] + 3] + image)
+def fixed_or_drawn(draws, image, record: tl.constexpr, n: tl.constexpr):
+    if step(record, n, "strengths") >= 0:
+        return tl.load(draws[step(record, n, "strengths")] + image).to(tl.float32)
+    else:
+        return (image * 0).to(tl.float32) + step(record, n, "strength")
+
+
+@triton.jit
+def number(draws, image, record: tl.constexpr, k: tl.constexpr):
+    """Return the sampler's k-th drawn parameter as float."""
+    return tl.load(draws[first(record, 0, k)] + image).to(tl.float32)
+
+
+@triton.jit
+def within(draws, image, y, x, record: tl.constexpr, n: tl.constexpr):
+    """Return which places lie in the rectangle (top, left, height, width) of step n."""
+    top, left = tl.load(draws[first(record, n)] + image), tl.load(draws[first(record, n, 1)] + image)
+    height, width = tl.load(draws[first(record, n, 2)] + image), tl.load(draws[first(record, n, 3)] + image)
     return (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
 
 
 @triton.jit
-def affine(draws, image, steps: tl.constexpr):
-    """``geometry.affine`` of an image."""
-    angle, shear = number(draws, image, steps, 0) * RADIANS, number(draws, image, steps, 4) * RADIANS
+def affine(draws, image, record: tl.constexpr):
+    """Return the matrix of ``geometry.affine`` of an image."""
+    angle, shear = number(draws, image, record, 0) * RADIANS, number(draws, image, record, 4) * RADIANS
     cos, sin, tan = tl.cos(angle), tl.sin(angle), tl.sin(shear) / tl.cos(shear)
-    shift_x, shift_y, scale = number(draws, image, steps, 1), number(draws, image, steps, 2), number(draws, image, steps, 3)
+    shift_x, shift_y, scale = number(draws, image, record, 1), number(draws, image, record, 2), number(draws, image, record, 3)
     a, b, c, d = (cos - sin * tan) / scale, (cos * tan + sin) / scale, -sin / scale, cos / scale
     return a, b, -(a * shift_x + b * shift_y), c, d, -(c * shift_x + d * shift_y)
 
 
+# ---- sampling ---------------------------------------------------------------------------------------------------------
+
+
+@triton.constexpr_function
+def reads_neighbours(sampler: int, points: int, measuring: bool) -> bool:
+    """Return whether an image may have drawn a neighbourhood op: of a policy not if it drew one that measures."""
+    return sampler == NEIGHBOURS and not (measuring and points & MEASURING)
+
+
 @triton.jit
-def warped_if(is_warp, frame, draws, image, turn, y, x, mask, sizes: tl.constexpr, steps: tl.constexpr):
-    if is_warp:
-        matrix = draws[steps[0][1] + 1] + (image * steps[0][4] + steps[0][3] + turn) * 6
-        a, b, c = tl.load(matrix), tl.load(matrix + 1), tl.load(matrix + 2)
-        d, e, f = tl.load(matrix + 3), tl.load(matrix + 4), tl.load(matrix + 5)
-        red, green, blue = bilinear(frame, a, b, c, d, e, f, y, x, mask, sizes)
+def sample(
+    images, strides, draws, image, batch, turn, index, mask,
+    record: tl.constexpr, white: tl.constexpr, measuring: tl.constexpr,
+):  # fmt: skip
+    """Return pixels ``index`` of the result before any change of values, on the scale of the images' dtype."""
+    origin_y, direction_y = along(draws, image, 2, record)
+    origin_x, direction_x = along(draws, image, 3, record)
+    y = origin_y + direction_y * (index // size(record, "out_width"))
+    x = origin_x + direction_x * (index % size(record, "out_width"))
+    frame = frame_of(images, strides, draws, image, record)
+    if step(record, 0, "sampler") == WINDOW:
+        top, left = number(draws, image, record, 0), number(draws, image, record, 1)
+        height, width = number(draws, image, record, 2), number(draws, image, record, 3)
+        return resized(frame, top, left, height, width, y, x, mask, record, step(record, 0, "antialias"))
+    elif step(record, 0, "sampler") == RESIZE:
+        zero = (image * 0).to(tl.float32)
+        height, width = zero + size(record, "moved_height"), zero + size(record, "moved_width")
+        return resized(frame, zero, zero, height, width, y, x, mask, record, step(record, 0, "antialias"))
+    elif step(record, 0, "sampler") == ROTATE:
+        angle = number(draws, image, record, 0) * RADIANS
+        cos, sin = tl.cos(angle), tl.sin(angle)
+        return bilinear(frame, cos, -sin, cos * 0, sin, cos, cos * 0, y, x, mask, record)
+    elif step(record, 0, "sampler") == AFFINE:
+        a, b, c, d, e, f = affine(draws, image, record)
+        return bilinear(frame, a, b, c, d, e, f, y, x, mask, record)
+    elif step(record, 0, "sampler") == PERSPECTIVE:
+        is_applied = tl.load(draws[step(record, 0, "applied")] + image)
+        return perspective_if(is_applied, draws[first(record, 0, 1)] + image * 8, frame, y, x, mask, record)
+    elif step(record, 0, "sampler") == BLUR:
+        sigma = number(draws, image, record, 0)
+        return blurred(frame, sigma, y, x, mask, record, step(record, 0, "place"), step(record, 0, "kernel_size"))
+    elif reads_neighbours(step(record, 0, "sampler"), step(record, 0, "points"), measuring):
+        return drawn_neighbourhood(frame, draws, image, turn, y, x, mask, record, white)
+    elif step(record, 0, "sampler") == MIXUP or step(record, 0, "sampler") == CUTMIX:
+        partner = tl.where(image == 0, batch.to(tl.int64), image) - 1
+        red, green, blue = pixel(frame, y, x, mask, record)
+        r, g, b = pixel(frame_of(images, strides, draws, partner, record), y, x, mask, record)
+        if step(record, 0, "sampler") == MIXUP:
+            share = number(draws, image, record, 0)
+        else:
+            share = 1.0 - within(draws, image, y, x, record, 0).to(tl.float32)
+        return red * share + r * (1 - share), green * share + g * (1 - share), blue * share + b * (1 - share)
     else:
-        red, green, blue = pixel(frame, y, x, mask, sizes)
+        return pixel(frame, y, x, mask, record)
+
+
+@triton.jit
+def drawn_neighbourhood(frame, draws, image, turn, y, x, mask, record: tl.constexpr, white: tl.constexpr):
+    """Warp or sharpen an image if it drew that; else read its pixels."""
+    point, strength = drawn_point(draws, image, turn, record, 0)
+    if point == SHARPNESS:
+        red, green, blue = sharpened(frame, strength, y, x, mask, white, record)
+    else:
+        red, green, blue = read_or_warp(point, frame, draws, image, turn, y, x, mask, record)
     return red, green, blue
 
 
 @triton.jit
-def taken_or_warped(way, frame, draws, image, turn, y, x, mask, sizes: tl.constexpr, steps: tl.constexpr):
-    if can(steps[0][2], WARP):
-        return warped_if(way == WARP, frame, draws, image, turn, y, x, mask, sizes, steps)
+def read_or_warp(point, frame, draws, image, turn, y, x, mask, record: tl.constexpr):
+    if can(step(record, 0, "points"), WARP):
+        return warp_if(point == WARP, frame, draws, image, turn, y, x, mask, record)
     else:
-        return pixel(frame, y, x, mask, sizes)
+        return pixel(frame, y, x, mask, record)
 
 
 @triton.jit
-def chosen(frame, draws, image, turn, y, x, mask, sizes: tl.constexpr, steps: tl.constexpr, white: tl.constexpr):
-    """The neighbourhood op that an image drew, if it did."""
-    way, strength = drawn(draws, image, turn, steps[0][7], steps, 0)
-    if way == SHARPNESS:
-        red, green, blue = sharpened(frame, strength, y, x, mask, white, sizes)
+def warp_if(is_warp, frame, draws, image, turn, y, x, mask, record: tl.constexpr):
+    if is_warp:
+        place = image * step(record, 0, "places") + step(record, 0, "place") + turn
+        matrix = draws[first(record, 0, 1)] + place * NUMBERS
+        a, b, c = tl.load(matrix), tl.load(matrix + 1), tl.load(matrix + 2)
+        d, e, f = tl.load(matrix + 3), tl.load(matrix + 4), tl.load(matrix + 5)
+        red, green, blue = bilinear(frame, a, b, c, d, e, f, y, x, mask, record)
     else:
-        red, green, blue = taken_or_warped(way, frame, draws, image, turn, y, x, mask, sizes, steps)
+        red, green, blue = pixel(frame, y, x, mask, record)
     return red, green, blue
