@@ -12,8 +12,8 @@ from augment.audit.laws import laws, observe
 from augment.fused.sample import Params, sample
 from augment.op import Op
 
-# Seeds are fixed, so a test passes always or never. Of about 300 p-values the smallest is below this by chance with a probability
-# of 3 %: it was not, and a wrong distribution at this sample size gives far less.
+# Seeds are fixed, so a test passes always or never. Of about 300 p-values the smallest is below this by chance with a
+# probability of 3 %: it was not, and a wrong distribution at this sample size gives far less.
 LEVEL = 1e-4
 SHAPE = (24, 32)
 

@@ -76,10 +76,6 @@ def test_settings_scale_with_the_image(op: type[Op], setting: Op) -> None:
     assert op.at(128) == setting
 
 
-def test_only_defaults_are_not_fused() -> None:
-    assert {name for name, op in OPS.items() if op.fused is None} == {name for name in OPS if name.startswith("Default")}
-
-
 @pytest.mark.parametrize(
     ("op", "size", "result"),
     [
