@@ -1,12 +1,13 @@
 """Causes of pixel differences: known other ways to do an op, tried on the draws that were measured."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from augment.audit.parity import CLOSE, EXACT, Call, Errors, unit
+from augment.audit.parity import CLOSE, EXACT, Call, errors_of
 from augment.op import Op
 from augment.pipeline import to_float
 from augment.replay import rows_of
@@ -33,59 +34,63 @@ def explain(op: Op, calls: Sequence[Call]) -> str:
     """
     if any("ops" in call.columns for call in calls):
         return _explain_policy(calls)
-    if op.mixes_labels:
+    if op.mixes_labels or not calls:
         return ""
     for name, function in alternatives(op).items():
-        errors = Errors()
-        for setting, image, result, drawn in _single_draws(calls):
-            expected = function(setting, image, drawn) if drawn["applied"] else image
-            errors.add((result - expected)[None].abs() / unit([op]))
         # 8-bit results may land a step apart; what is left must be rounding
-        if errors.values and errors.largest <= EXACT:
+        if all(float(draw.error.max()) <= EXACT for draw in _draws(calls, function)):
             return name
     if op.warps:
-        return BORDER if _only_border(calls) else ""
+        return BORDER if _differs_at_border(calls) else ""
     return _isolated(calls) if op.has_thresholds else ""
 
 
-def _single_draws(calls: Sequence[Call]) -> Iterator[tuple[Op, Tensor, Tensor, dict[str, Any]]]:
+class Draw(NamedTuple):
+    """One image of a call, and the error of its result in 1/255."""
+
+    op: Op
+    image: Tensor
+    drawn: Mapping[str, Any]
+    error: Tensor
+
+
+def _oracle(op: Op, image: Tensor, drawn: Mapping[str, Any]) -> Tensor:
+    return op.oracle(image, drawn)
+
+
+def _draws(calls: Sequence[Call], function: Callable[..., Tensor] = _oracle) -> Iterator[Draw]:
+    """Yield the errors of single images against a way to do the op."""
     for call in calls:
         for image, result, drawn in zip(to_float(call.images), call.results, rows_of(call.columns), strict=True):
-            yield call.op, image, result, drawn
-
-
-def _expected(op: Op, image: Tensor, drawn: Mapping[str, Any]) -> Tensor:
-    return op.oracle(image, drawn) if drawn["applied"] else image
+            expected = function(call.op, image, drawn) if drawn["applied"] else image
+            yield Draw(call.op, image, drawn, errors_of(result, expected, [call.op]))
 
 
 def _isolated(calls: Sequence[Call]) -> str:
     """Return a cause if hardly any value differs: float32 in another order puts a value on the other side of a threshold."""
-    off = values = 0
-    for op, image, result, drawn in _single_draws(calls):
-        error = (result - _expected(op, image, drawn)).abs() * 255
-        off += int((error > EXACT).sum())
-        values += error.numel()
+    errors = torch.cat([draw.error.flatten() for draw in _draws(calls)])
+    off, values = int((errors > EXACT).sum()), len(errors)
     return f"{off} of {values} values, as rounding beside a threshold makes" if off <= ISOLATED * values else ""
 
 
-def _only_border(calls: Sequence[Call]) -> bool:
+def _differs_at_border(calls: Sequence[Call]) -> bool:
     """Return whether the error inside the warped frame is rounding: where a white image stays white under the oracle."""
-    errors = Errors()
-    for op, image, result, drawn in _single_draws(calls):
-        if drawn["applied"]:
-            inside = op.oracle(torch.ones_like(image), drawn) > 1 - 1e-4
-            if inside.any():
-                errors.add(((result - op.oracle(image, drawn)).abs()[inside] * 255)[None])
-    return errors.values > 0 and errors.mean <= CLOSE and errors.largest <= 3
+    inside = [
+        draw.error[draw.op.oracle(torch.ones_like(draw.image), draw.drawn) > 1 - 1e-4]
+        for draw in _draws(calls)
+        if draw.drawn["applied"]
+    ]
+    errors = torch.cat([torch.empty(0), *inside])
+    return len(errors) > 0 and float(errors.mean()) <= CLOSE and float(errors.max()) <= 3
 
 
 def _explain_policy(calls: Sequence[Call]) -> str:
     """Name the policy's entries whose pixels differ, from images that got exactly one that is not the identity."""
-    by_name: dict[str, Errors] = {}
-    for op, image, result, drawn in _single_draws(calls):
-        names = [name for name, _ in drawn["ops"] if name != "Identity"]
+    by_name = defaultdict[str, list[Tensor]](list)
+    for draw in _draws(calls):
+        names = [name for name, _ in draw.drawn["ops"] if name != "Identity"]
         if len(names) == 1:
-            by_name.setdefault(names[0], Errors()).add((result - _expected(op, image, drawn))[None].abs() * 255)
-    off = {name: errors for name, errors in sorted(by_name.items()) if errors.largest > EXACT}
-    entries = ", ".join(f"{name} (mean {errors.mean:.2g}, max {errors.largest:.3g})" for name, errors in off.items())
-    return f"pixels differ in {entries}" if entries else _isolated(calls)
+            by_name[names[0]].append(draw.error.flatten())
+    errors = {name: torch.cat(by_name[name]) for name in sorted(by_name)}
+    off = [f"{name} (mean {e.mean():.2g}, max {e.max():.3g})" for name, e in errors.items() if e.max() > EXACT]
+    return f"pixels differ in {', '.join(off)}" if off else _isolated(calls)

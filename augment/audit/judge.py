@@ -1,110 +1,86 @@
 """Verdicts: a class for each measured cell, with its cause, and findings that contradict what the op declares."""
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from augment.audit.measure import DrawnQuantity, Facts, Measurements
 from augment.audit.parity import ROUNDING, TARGETS, classify, worst_mean
-from augment.audit.record import CLASSES, Class, DrawTest, Lane, Parity, Verdict
+from augment.audit.record import CLASSES, Class, DrawTest, Verdict
 from augment.audit.statistics import holm
 from augment.backends import find_backend
 from augment.op import Op
 
 NEAR = 0.05
 """A deviation of the draws below a twentieth of the range is ``close`` where the op declares it."""
-DECIDING = ("as drawn", "pinned")
 
 
-def judge(measurements: Measurements, alpha: float) -> tuple[Verdict, ...]:
-    """Return a verdict for everything measured. ``alpha``: chance that any test of a correct distribution is rejected."""
-    all_facts = measurements.facts
-    # backends that share a builder share its tests
-    drawn = {id(quantity): quantity for facts in all_facts.values() for draws in facts.draws for quantity in draws}
-    rejected = holm([quantity.result.p_value for quantity in drawn.values()], alpha)
-    tests = {key: _test(quantity, no) for (key, quantity), no in zip(drawn.items(), rejected, strict=True)}
-    verdicts = []
-    for (subject, backend), facts in all_facts.items():
-        audited = {op for op in facts.ops if facts.kind == "recipe" and (op.name, backend) in all_facts}
-        common: dict[str, Any] = {"subject": subject, "kind": facts.kind, "backend": backend, "lane": facts.lane}
-        common |= {"checks": tuple(facts.checks), "parity": tuple(facts.parity)}
-        verdicts.append(Verdict(**common, **_judge(facts, backend, tests, audited)))
-    return tuple(verdicts)
+def reject(tests: Sequence[DrawTest], alpha: float) -> None:
+    """Mark the tests that are rejected. ``alpha``: chance that any test of a correct distribution is. Tests may occur twice."""
+    unique = list({id(test): test for test in tests}.values())  # backends that share a builder share its tests
+    for test, is_rejected in zip(unique, holm([test.p_value for test in unique], alpha), strict=True):
+        test.rejected = is_rejected
 
 
-def _test(quantity: DrawnQuantity, rejected: bool) -> DrawTest:
-    result = quantity.result
-    return DrawTest(
-        parameter=quantity.parameter, law=quantity.law, n=quantity.n, statistic=result.statistic, p_value=result.p_value,
-        distance=result.distance, rejected=rejected,
-    )  # fmt: skip
+def judge(cell: Verdict, ops: Sequence[Op], draws: Sequence[Sequence[DrawTest]], audited: Sequence[str]) -> None:
+    """Complete the verdict on a measured cell.
 
-
-def _judge(facts: Facts, backend: str, tests: dict[int, DrawTest], audited: Collection[Op]) -> dict[str, Any]:
-    """Return verdict, cause, notes and findings. ``audited``: ops whose findings another verdict has."""
-    if facts.unsupported:
-        return {"verdict": "unsupported", "cause": facts.unsupported}
-    findings = [f"check failed: {c.name} {c.detail}".strip() for c in facts.checks if not c.ok]
-    if facts.lane and not facts.lane.ok:
-        findings.append(f"declared lane {facts.lane.declared}, measured {facts.lane.measured}")
-    if facts.unaudited:
-        return {"verdict": "unaudited", "cause": facts.unaudited, "findings": tuple(findings)}
-    chosen = find_backend(backend)
-    declared = facts.ops[0].differs.get(chosen.library, "") if facts.kind == "op" else ""
-    verdict, causes, pixel_findings = _judge_pixels(facts, declared)
-    findings += pixel_findings
-    notes = [*facts.notes, *(_lane_notes(facts.lane) if facts.lane and facts.kind == "op" else ())]
-    for op, draws in zip(facts.ops, facts.draws, strict=True):
-        rejected = [(quantity, tests[id(quantity)]) for quantity in draws if tests[id(quantity)].rejected]
-        deviations = [test for quantity, test in rejected if quantity.is_decisive]
-        if deviations:
-            draws_verdict, cause = _judge_draws(op, op.differs.get(chosen.library, ""), deviations)
-            verdict = max(verdict, draws_verdict, key=CLASSES.index)
+    Args:
+        cell: holds the cause of pixel differences.
+        ops: of the cell.
+        draws: tests of what each op draws.
+        audited: ops whose findings another verdict has.
+    """
+    cell.findings = [f"check failed: {check.name} {check.detail}".strip() for check in cell.checks if not check.ok]
+    if cell.lane and not cell.lane.ok:
+        cell.findings.append(f"declared lane {cell.lane.declared}, measured {cell.lane.measured}")
+    if cell.verdict in ("unaudited", "unsupported"):
+        return
+    backend = find_backend(cell.backend)
+    declared = ops[0].differs.get(backend.library, "") if cell.kind == "op" else ""
+    cell.verdict, causes = _judge_pixels(cell, declared)
+    cell.notes += _lane_notes(cell) if cell.kind == "op" else []
+    for op, tests in zip(ops, draws, strict=True):
+        cell.tests += tests
+        if deviations := [test for test in tests if test.rejected and test.is_decisive]:
+            verdict, cause = _judge_draws(op, op.differs.get(backend.library, ""), deviations)
+            cell.verdict = max(cell.verdict, verdict, key=CLASSES.index)
             causes.append(cause)
-            if not op.differs.get(chosen.library) and op not in audited:
-                findings.append(f"draws differ and the op does not declare it: {_sizes(deviations)}")
-        notes += [f"other draws of {t.parameter} (by {t.distance:.2g})" for q, t in rejected if not q.is_decisive]
+            if backend.library not in op.differs and op.name not in audited:
+                cell.findings.append(f"draws differ and the op does not declare it: {_sizes(deviations)}")
+        cell.notes += [f"other draws of {t.parameter} (by {t.distance:.2g})" for t in tests if t.rejected and not t.is_decisive]
     # a difference in what images share cannot be seen where all of them share one draw
-    if declared and verdict == "exact" and not notes and chosen.lane == "per_image":
-        findings.append(f"the op declares a difference that was not measured: {declared}")
-    return {
-        "verdict": verdict, "cause": "; ".join(dict.fromkeys(causes)), "notes": tuple(dict.fromkeys(notes)),
-        "findings": tuple(dict.fromkeys(findings)), "tests": tuple(tests[id(q)] for draws in facts.draws for q in draws),
-    }  # fmt: skip
+    if declared and cell.verdict == "exact" and not cell.notes and backend.lane == "per_image":
+        cell.findings.append(f"the op declares a difference that was not measured: {declared}")
+    cell.cause = "; ".join(dict.fromkeys(causes))
 
 
-def _lane_notes(lane: Lane) -> list[str]:
+def _lane_notes(cell: Verdict) -> list[str]:
     """Return a note on parameters that are drawn otherwise than the op as a whole."""
-    others = [name for name, drawn in lane.parameters.items() if drawn not in (lane.measured, "fixed")]
-    if not others or lane.measured not in ("per_image", "per_batch"):
+    if cell.lane is None or cell.lane.measured not in ("per_image", "per_batch"):
         return []
-    return [f"drawn {'once per batch' if lane.measured == 'per_image' else 'for each image'}: {', '.join(others)}"]
+    others = [name for name, drawn in cell.lane.parameters.items() if drawn not in (cell.lane.measured, "fixed")]
+    how = "once per batch" if cell.lane.measured == "per_image" else "for each image"
+    return [f"drawn {how}: {', '.join(others)}"] if others else []
 
 
-def _judge_pixels(facts: Facts, declared: str) -> tuple[Class, list[str], list[str]]:
-    """Return class, causes and findings of the parity measurements that decide."""
-    deciding = [p for p in facts.parity if p.setting in DECIDING]
+def _judge_pixels(cell: Verdict, declared: str) -> tuple[Class, list[str]]:
+    """Return class and causes of the parity measurements that decide; findings are added to the cell."""
+    deciding = [p for p in cell.parity if p.setting in ("as drawn", "pinned")]
     verdict = classify(deciding)
     if verdict == "exact":
-        return verdict, [], []
-    floats = [p for p in facts.parity if p.setting == "fed floats"]
+        return verdict, []
+    floats = [p for p in cell.parity if p.setting == "fed floats"]
     if floats and classify(floats) == "exact" and worst_mean(deciding) <= ROUNDING:
-        return "close", [f"8-bit rounding between ops, exact on floats (mean {worst_mean(deciding):.2g})"], []
-    causes = [facts.cause] if facts.cause else []
-    causes += _target_causes(deciding)
+        return "close", [f"8-bit rounding between ops, exact on floats (mean {worst_mean(deciding):.2g})"]
+    causes = [cell.cause] if cell.cause else []
+    if (error := max(p.target_error for p in deciding)) > TARGETS:
+        causes.append(f"label weights are off by up to {error:.2g}")
     if classify([p for p in deciding if p.setting == "as drawn"]) == "exact":
         causes.append("a pinned parameter does not arrive as it was given")
-    causes += [declared] if declared and not facts.cause else []
-    findings = []
-    if facts.kind == "op" and not declared and (verdict == "different" or not causes):
-        findings.append(f"pixels differ and the op does not declare it ({facts.cause or 'unexplained'})")
-    elif declared and not facts.cause:
-        findings.append(f"pixels differ, and no replay shows that it is as the op declares: {declared}")
-    return verdict, causes or ["unexplained"], findings
-
-
-def _target_causes(deciding: Sequence[Parity]) -> list[str]:
-    error = max(p.target_error for p in deciding)
-    return [f"label weights are off by up to {error:.2g}"] if error > TARGETS else []
+    causes += [declared] if declared and not cell.cause else []
+    if cell.kind == "op" and not declared and (verdict == "different" or not causes):
+        cell.findings.append(f"pixels differ and the op does not declare it ({cell.cause or 'unexplained'})")
+    elif declared and not cell.cause:
+        cell.findings.append(f"pixels differ, and no replay shows that it is as the op declares: {declared}")
+    return verdict, causes or ["unexplained"]
 
 
 def _judge_draws(op: Op, declared: str, deviations: Sequence[DrawTest]) -> tuple[Class, str]:

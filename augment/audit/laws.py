@@ -6,7 +6,7 @@ An op made of these distributions needs no line here. Definitions are torchvisio
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, singledispatch
 from typing import Any
 
@@ -258,12 +258,9 @@ def _(distribution: MixtureWeights, op: Any, drawn: Columns, shape: Shape) -> Co
 # ---- policies ----------------------------------------------------------------------------------------------------------
 
 
-def _even_magnitudes(policy: str, bins: Iterable[int], shape: Shape) -> dict[str, Law]:
-    weights = dict.fromkeys(policies.OPERATIONS[policy], dict.fromkeys(bins, 1.0))
-    return _magnitude_laws(policies.magnitudes(policy, weights, shape))
-
-
-def _magnitude_laws(magnitudes: dict[str, dict[float, float]]) -> dict[str, Law]:
+def _magnitude_laws(policy: str, bins: Mapping[str, Mapping[int, float]], shape: Shape) -> dict[str, Law]:
+    """Return the laws of the magnitudes of each op, from the weights of its bins."""
+    magnitudes = policies.magnitudes(policy, bins, shape)
     return {f"magnitude of {name}": Discrete(probabilities) for name, probabilities in magnitudes.items()}
 
 
@@ -282,7 +279,7 @@ def _(distribution: Choice, op: Any, shape: Shape) -> dict[str, Law]:
     if places == 2:
         stated["same op twice"] = Rate(1 / len(names))
     bins = [getattr(op, distribution.bin)] if distribution.bin else range(policies.BINS[policy])
-    return stated | _even_magnitudes(policy, bins, shape)
+    return stated | _magnitude_laws(policy, dict.fromkeys(names, dict.fromkeys(bins, 1.0)), shape)
 
 
 @derive.register
@@ -296,8 +293,8 @@ def _(distribution: Choice, op: Any, drawn: Columns, shape: Shape) -> Columns:
 
 @state.register
 def _(distribution: Pair, op: Any, shape: Shape) -> dict[str, Law]:
-    magnitudes = policies.magnitudes(distribution.policy, policies.auto_augment_bins(), shape)
-    return {"ops": Discrete(policies.auto_augment_choices()), **_magnitude_laws(magnitudes)}
+    magnitudes = _magnitude_laws(distribution.policy, policies.auto_augment_bins(), shape)
+    return {"ops": Discrete(policies.auto_augment_choices()), **magnitudes}
 
 
 @derive.register
@@ -310,7 +307,8 @@ def _(distribution: Pair, op: Any, drawn: Columns, shape: Shape) -> Columns:
 def _(distribution: Chains, op: Any, shape: Shape) -> dict[str, Law]:
     names = policies.OPERATIONS[distribution.policy]
     even = Discrete(dict.fromkeys(names, 1 / len(names)))
-    return {"depth": integers(1, 3), "op": even, **_even_magnitudes(distribution.policy, range(op.severity), shape)}
+    bins = dict.fromkeys(names, dict.fromkeys(range(op.severity), 1.0))
+    return {"depth": integers(1, 3), "op": even, **_magnitude_laws(distribution.policy, bins, shape)}
 
 
 @derive.register

@@ -1,6 +1,5 @@
 """Parity: the same parameters through a backend and through the oracle on the CPU."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,35 +21,6 @@ ROUNDING = 2.0
 TARGETS = 1e-4
 """Largest error of a label's weight; float32 arithmetic stays below 1e-6."""
 NUM_CLASSES = 10
-
-
-@dataclass
-class Errors:
-    """Absolute errors in 1/255 as they come in; sums in double precision."""
-
-    largest: float = 0.0
-    total: float = 0.0
-    values: int = 0
-    targets: float = 0.0
-    draws: int = 0
-
-    def add(self, error: Tensor) -> None:
-        """Add the errors of a batch [B, ...]."""
-        error = error.nan_to_num(nan=255.0, posinf=255.0)  # as wrong as can be
-        self.largest = max(self.largest, float(error.max()))
-        self.total += float(error.double().sum())
-        self.values += error.numel()
-        self.draws += len(error)
-
-    @property
-    def mean(self) -> float:
-        """Mean over all values."""
-        return self.total / max(self.values, 1)
-
-    def parity(self, images: str, size: int, setting: str) -> Parity:
-        """Return the errors as a result."""
-        errors = {"max_error": self.largest, "mean_error": self.mean, "target_error": self.targets}
-        return Parity(images=images, size=size, setting=setting, draws=self.draws, **errors)
 
 
 def classify(parity: Sequence[Parity]) -> Class:
@@ -119,14 +89,28 @@ class Call:
 
 @dataclass
 class Replay:
-    """Errors of one setting, and the calls that made them, so that other explanations can be tried."""
+    """Absolute errors of one setting in 1/255, and the calls that made them, so that other explanations can be tried."""
 
-    errors: Errors = field(default_factory=Errors)
+    errors: list[Tensor] = field(default_factory=list)
+    target_errors: list[float] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+
+    def parity(self, images: str, size: int, setting: str) -> Parity:
+        """Return the largest and the mean error over all draws."""
+        values = torch.cat([error.flatten() for error in self.errors]).double()
+        return Parity(
+            images=images, size=size, setting=setting, draws=sum(map(len, self.errors)), max_error=float(values.max()),
+            mean_error=float(values.mean()), target_error=max(self.target_errors, default=0.0),
+        )  # fmt: skip
+
+
+def errors_of(result: Tensor, expected: Tensor, ops: Sequence[Op]) -> Tensor:
+    """Return absolute errors of images [..., 3, H, W] in 1/255; what is no number is as wrong as can be."""
+    return ((result - expected).abs() / unit(ops)).nan_to_num(nan=255.0, posinf=255.0)
 
 
 def replay(
-    traced: Traced, images: Tensor, device: torch.device, *, calls: int, into: Replay | None = None,
+    traced: Traced, images: Tensor, device: torch.device, *, calls: int = 1, into: Replay | None = None,
     draw: Mapping[str, float] | None = None, as_bytes: bool = False,
 ) -> Replay:  # fmt: skip
     """Put ``calls`` batches through the backend on ``device`` and through the oracle on the CPU.
@@ -149,15 +133,14 @@ def replay(
         columns = trace.columns
         if draw is not None:
             columns = ({name: np.full(len(batch), value) for name, value in draw.items()},)
-        wanted_images, wanted_targets = apply_oracles(ops, floats, labels, columns)
+        expected, expected_targets = apply_oracles(ops, floats, labels, columns)
         outputs = trace.outputs.cpu()
-        if outputs.shape != wanted_images.shape:
-            result.errors.add(torch.full((len(batch), 1), 255.0))  # another shape: as wrong as can be
+        if outputs.shape != expected.shape:
+            result.errors.append(torch.full((len(batch), 1), 255.0))
             continue
-        result.errors.add((outputs - wanted_images).abs() / unit(ops))
-        if trace.targets is not None and wanted_targets is not None:
-            off = float((trace.targets.cpu() - wanted_targets).abs().max())
-            result.errors.targets = max(result.errors.targets, 255.0 if math.isnan(off) else off)
+        result.errors.append(errors_of(outputs, expected, ops))
+        if trace.targets is not None and expected_targets is not None:
+            result.target_errors.append(float((trace.targets.cpu() - expected_targets).abs().nan_to_num(nan=1.0).max()))
         if len(ops) == 1 and columns[0] is not None:
             result.calls.append(Call(ops[0], batch, outputs, columns[0]))
     return result

@@ -1,7 +1,7 @@
 """Results of an audit as plain values; ``bench.records`` stores them and holds the rule which backends are comparable."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Class = Literal["exact", "close", "different", "unaudited", "unsupported"]
@@ -47,11 +47,12 @@ class Lane:
         return self.declared == self.measured
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass
 class DrawTest:
     """Test of one drawn parameter against its law. ``distance`` is the size of the deviation, whatever n.
 
-    ``rejected`` is Holm's verdict over all tests of the audit.
+    ``rejected`` is Holm's verdict over all tests of the audit. A parameter "... at HxW" was drawn for images of a size that is
+    not benchmarked; its test is a note and does not decide.
     """
 
     parameter: str
@@ -60,7 +61,12 @@ class DrawTest:
     statistic: float
     p_value: float
     distance: float
-    rejected: bool
+    rejected: bool = False
+
+    @property
+    def is_decisive(self) -> bool:
+        """Whether the parameter was drawn for images of a benchmarked size."""
+        return " at " not in self.parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +78,9 @@ class Check:
     detail: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Verdict:
-    """Verdict on one op or recipe on one backend, and what it rests on.
+    """Verdict on one op or recipe on one backend, and what it rests on; filled by ``measure``, then by ``judge``.
 
     ``verdict`` is the worse of parity and distributions. ``cause`` names the difference, or why nothing is known;
     ``notes`` are true outside the benchmarked setting; ``findings`` contradict what the op declares.
@@ -83,14 +89,14 @@ class Verdict:
     subject: str
     kind: Literal["op", "recipe"]
     backend: str
-    verdict: Class
-    cause: str
+    verdict: Class = "exact"
+    cause: str = ""
     lane: Lane | None = None
-    parity: tuple[Parity, ...] = ()
-    tests: tuple[DrawTest, ...] = ()
-    checks: tuple[Check, ...] = ()
-    notes: tuple[str, ...] = ()
-    findings: tuple[str, ...] = ()
+    parity: list[Parity] = field(default_factory=list)
+    tests: list[DrawTest] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

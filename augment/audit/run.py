@@ -5,18 +5,20 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from augment.audit.images import synthetic_images
-from augment.audit.judge import judge
-from augment.audit.measure import Measurements
+from augment.audit.judge import judge, reject
+from augment.audit.measure import Measurements, ops_of
 from augment.audit.record import AuditReport
 from augment.backends import eager_backends, fallback_device, find_backend
 from augment.op import OPS
 from augment.recipes import RECIPES
 
+KINDS: dict[Literal["op", "recipe"], Mapping[str, object]] = {"op": OPS, "recipe": RECIPES}
 Progress = Callable[[int, int, str], None]
 """Called as (steps done, steps in all, next step)."""
 
@@ -58,32 +60,43 @@ def audit(
     """
     start = time.perf_counter()
     backends = eager_backends(torch.device(device)) if backends is None else list(backends)
-    kinds = {"op": list(OPS) if ops is None else list(ops), "recipe": list(RECIPES) if recipes is None else list(recipes)}
-    _check_arguments(backends, kinds, n, images)
+    names = {"op": list(OPS) if ops is None else list(ops), "recipe": list(RECIPES) if recipes is None else list(recipes)}
+    _check_arguments(backends, names, n, images)
     devices = {backend: fallback_device(backend, torch.device(device)) for backend in backends}
+    images_used = list(synthetic_images(16, 256, seed) if images is None else images)
+    measurements = Measurements(n=n, seed=seed, images=images_used, device=torch.device("cpu"))
     on_cuda = any(used.type == "cuda" for used in devices.values())
-    cells = [(name, kind, backend) for kind, names in kinds.items() for backend in backends for name in names]
-    total = len(cells) + int(workers)
     with torch.random.fork_rng(devices=None if on_cuda else []), _one_thread():
-        images_used = list(synthetic_images(16, 256, seed)) if images is None else list(images)
-        measurements = Measurements(n=n, seed=seed, device=torch.device("cpu"), images=images_used)
-        for done, (name, kind, backend) in enumerate(cells):
-            on_progress(done, total, f"{name} on {backend}")
-            measurements.device = devices[backend]
-            try:
-                measurements.measure(name, kind, backend)
-            except Exception as error:  # whatever a library raises: this cell is not audited, the others are
-                measurements.facts[name, backend].unaudited = f"it raises {type(error).__name__}: {error}"
-        if workers:
-            on_progress(total - 1, total, "two loader workers")
-            measurements.workers()
-        verdicts = judge(measurements, alpha)
-    on_progress(total, total, "done")
-    name = images_name or ("synthetic shapes (no real images given)" if images is None else f"{len(images)} given images")
+        _measure(measurements, names, devices, workers, on_progress)
+    reject([test for tests in measurements.draws.values() for test in tests], alpha)
+    for cell in measurements.cells.values():
+        draws = [measurements.draws.get((op, cell.backend), []) for op in ops_of(cell)]
+        judge(cell, ops_of(cell), draws, audited=names["op"] if cell.kind == "recipe" else ())
+    default_name = "synthetic shapes (no real images given)" if images is None else f"{len(images_used)} given images"
     return AuditReport(
-        verdicts=verdicts, versions=_versions(), device=str(device), images=name, seed=seed, n=n, alpha=alpha,
-        seconds=time.perf_counter() - start,
+        verdicts=tuple(measurements.cells.values()), versions=_versions(), device=str(device),
+        images=images_name or default_name, seed=seed, n=n, alpha=alpha, seconds=time.perf_counter() - start,
     )  # fmt: skip
+
+
+def _measure(
+    measurements: Measurements, names: Mapping[str, Sequence[str]], devices: Mapping[str, torch.device], workers: bool,
+    on_progress: Progress,
+) -> None:  # fmt: skip
+    cells = [(name, kind, backend) for kind in KINDS for backend in devices for name in names[kind]]
+    total = len(cells) + int(workers)
+    for done, (name, kind, backend) in enumerate(cells):
+        on_progress(done, total, f"{name} on {backend}")
+        measurements.device = devices[backend]
+        try:
+            measurements.measure(name, kind, backend)
+        except Exception as error:  # whatever a library raises: this cell is not audited, the others are
+            cell = measurements.cells[name, backend]
+            cell.verdict, cell.cause = "unaudited", f"it raises {type(error).__name__}: {error}"
+    if workers:
+        on_progress(total - 1, total, "two loader workers")
+        measurements.compare_workers()
+    on_progress(total, total, "done")
 
 
 def _versions() -> dict[str, str]:
@@ -106,13 +119,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def _check_arguments(
-    backends: Sequence[str], kinds: dict[str, list[str]], n: int, images: Sequence[Tensor] | Tensor | None
+    backends: Sequence[str], names: Mapping[str, Sequence[str]], n: int, images: Sequence[Tensor] | Tensor | None
 ) -> None:
     for backend in backends:
         find_backend(backend)
-    tables: dict[str, Mapping[str, object]] = {"op": OPS, "recipe": RECIPES}
-    for kind, table in tables.items():
-        if unknown := [name for name in kinds[kind] if name not in table]:
+    for kind, table in KINDS.items():
+        if unknown := [name for name in names[kind] if name not in table]:
             raise ValueError(f"unknown {kind} {unknown[0]!r}; known: {', '.join(table)}")
     if n < 100:
         raise ValueError(f"n must be at least 100 draws, got {n}")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -18,8 +18,7 @@ PINNED_TOLERANCE = 1e-4
 QUANTILES = (np.arange(512) + 0.5) / 512
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(NamedTuple):
     """Outcome of a test. ``distance``: how far the draws lie from the law, 0 to 1 or more, whatever n (see each law)."""
 
     statistic: float
@@ -32,7 +31,7 @@ class Law:
 
     def test(self, values: np.ndarray) -> Result:
         """Test draws against the law; a quantity that is never drawn is rejected."""
-        return self._test(values) if len(values) else Result(statistic=0.0, p_value=0.0, distance=1.0)
+        return self._test(values) if len(values) else Result(0.0, 0.0, 1.0)
 
     def _test(self, values: np.ndarray) -> Result:
         raise NotImplementedError
@@ -49,7 +48,7 @@ class Pinned(Law):
 
     def _test(self, values: np.ndarray) -> Result:
         off = np.abs(values.astype(float) - self.value) / (abs(self.value) or 1.0)
-        return Result(statistic=float(off.max()), p_value=float(off.max() <= PINNED_TOLERANCE), distance=float(off.mean()))
+        return Result(float(off.max()), float(off.max() <= PINNED_TOLERANCE), float(off.mean()))
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,7 @@ class Rate(Law):
 
     def _test(self, values: np.ndarray) -> Result:
         hits, n = int(values.sum()), len(values)
-        p_value = float(stats.binomtest(hits, n, self.p).pvalue)
-        return Result(statistic=hits / n, p_value=p_value, distance=abs(hits / n - self.p))
+        return Result(hits / n, float(stats.binomtest(hits, n, self.p).pvalue), abs(hits / n - self.p))
 
 
 @dataclass(frozen=True)
@@ -79,11 +77,9 @@ class Continuous(Law):
         return f"continuous, {self.low:g} to {self.high:g}"
 
     def _test(self, values: np.ndarray) -> Result:
-        result = stats.kstest(values.astype(float), self.scipy.cdf)
+        statistic, p_value = stats.kstest(values.astype(float), self.scipy.cdf)
         moved = stats.wasserstein_distance(values, self.scipy.ppf(QUANTILES))
-        return Result(
-            statistic=float(result.statistic), p_value=float(result.pvalue), distance=float(moved / (self.high - self.low))
-        )
+        return Result(float(statistic), float(p_value), float(moved / (self.high - self.low)))
 
 
 @dataclass(frozen=True)
@@ -104,10 +100,9 @@ class Discrete(Law):
         counts = Counter(map(_key, values.tolist()))
         distance = self._distance(counts, expected, len(values))
         if stray := sum(count for key, count in counts.items() if key not in expected):  # a value that the law does not have
-            return Result(statistic=float(stray), p_value=0.0, distance=distance)
+            return Result(float(stray), 0.0, distance)
         observed = np.array([counts[key] for key in expected], dtype=float)
-        statistic, p_value = _chi_squared(observed, len(values) * np.array(list(expected.values())))
-        return Result(statistic=statistic, p_value=p_value, distance=distance)
+        return Result(*_chi_squared(observed, len(values) * np.array(list(expected.values()))), distance)
 
     def _distance(self, counts: Mapping[Any, int], expected: Mapping[Any, float], n: int) -> float:
         keys = {*counts, *expected}
@@ -149,30 +144,22 @@ class Reference(Law):
         return f"the definition's sample, {self.sample.min():.3g} to {self.sample.max():.3g}"
 
     @cached_property
-    def _edges(self) -> np.ndarray:
-        return np.unique(np.quantile(self.sample, np.linspace(0, 1, 25)))
-
-    @cached_property
-    def _counts(self) -> np.ndarray:
-        return self._count(self.sample)
-
-    @cached_property
-    def _quantiles(self) -> np.ndarray:
-        return np.quantile(self.sample, QUANTILES)
-
-    def _count(self, values: np.ndarray) -> np.ndarray:
-        """Return how many values lie between the sample's 25-quantiles."""
-        return np.bincount(np.searchsorted(self._edges, values, side="left"), minlength=len(self._edges) + 1)
+    def _cells(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Edges between the sample's 25-quantiles, numbers between them, and the quantiles that measure displacement."""
+        edges = np.unique(np.quantile(self.sample, np.linspace(0, 1, 25)))
+        return edges, _count(self.sample, edges), np.quantile(self.sample, QUANTILES)
 
     def _test(self, values: np.ndarray) -> Result:
-        table = np.array([self._count(values.astype(float)), self._counts])
+        edges, counts, quantiles = self._cells
+        table = np.array([_count(values.astype(float), edges), counts])
         table = table[:, table.any(axis=0)]
-        statistic, p_value = 0.0, 1.0
-        if table.shape[1] > 1:
-            statistic, p_value, *_ = stats.chi2_contingency(table, correction=False)
-        spread = float(self.sample.max() - self.sample.min()) or 1.0
-        moved = np.abs(np.quantile(values, QUANTILES) - self._quantiles).mean() / spread
-        return Result(statistic=float(statistic), p_value=float(p_value), distance=float(moved))
+        statistic, p_value = stats.chi2_contingency(table, correction=False)[:2] if table.shape[1] > 1 else (0.0, 1.0)
+        moved = np.abs(np.quantile(values, QUANTILES) - quantiles).mean() / float(np.ptp(self.sample) or 1.0)
+        return Result(float(statistic), float(p_value), float(moved))
+
+
+def _count(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    return np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
 
 
 def uniform(low: float, high: float) -> Law:

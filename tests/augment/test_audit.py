@@ -50,7 +50,7 @@ def _find(report: AuditReport, subject: str, backend: str) -> Verdict:
 @pytest.mark.parametrize("backend", ["torchvision_loop", "torchvision"])
 def test_torchvision_is_exact_against_its_own_functionals(report: AuditReport, backend: str, subject: str) -> None:
     verdict = _find(report, subject, backend)
-    assert (verdict.verdict, verdict.findings) == ("exact", ())
+    assert (verdict.verdict, verdict.findings) == ("exact", [])
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ class Draws:
 def _rejected(op: Op) -> list[str]:
     """Return the quantities that the audit would reject."""
     quantities = measure_draws(op, Draws(op), 3000, SHAPE)
-    rejected = holm([quantity.result.p_value for quantity in quantities], 1e-3)
+    rejected = holm([quantity.p_value for quantity in quantities], 1e-3)
     return [quantity.parameter for quantity, is_rejected in zip(quantities, rejected, strict=True) if is_rejected]
 
 
@@ -265,7 +265,7 @@ def test_false_alarms_stay_at_the_stated_rate() -> None:
     families = []
     for _ in range(REPEATS):
         drawn = [quantity for op in settings for quantity in measure_draws(op, Draws(op), 1000, SHAPE)]
-        families.append([q.result.p_value for q in drawn] + [p for stated in stated_policies for p in _from_laws(stated, rng)])
+        families.append([q.p_value for q in drawn] + [p for stated in stated_policies for p in _from_laws(stated, rng)])
     alarms = sum(any(holm(family, RATE)) for family in families)
     assert alarms <= stats.binom.ppf(0.999, REPEATS, RATE)
     p_values = np.array([p for family in families for p in family if p < 1])
