@@ -11,7 +11,7 @@ Parameters are named as in torchvision, so that a row of them can be handed to i
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,8 @@ from torch import Tensor
 from augment import policies
 
 Range = tuple[float, float]
+Limits = Mapping[str, Range]
+"""Least and largest value by name of a field."""
 Params = dict[str, Tensor]
 """Parameters drawn for one op; every tensor is [B, ...]. Empty if nothing is random."""
 
@@ -195,22 +197,19 @@ def _is_uniform(alpha: float) -> bool:
 # ---- range checks -----------------------------------------------------------------------------------------------------
 
 
-def check_range(name: str, bounds: Range, least: float = -math.inf, most: float = math.inf) -> None:
-    """Raise ValueError unless least <= low <= high <= most."""
-    if not least <= bounds[0] <= bounds[1] <= most:
-        raise ValueError(f"{name} must be a pair (low, high) with {least} <= low <= high <= {most}, got {bounds}")
+def check_limits(op: Any, limits: Limits) -> None:
+    """Raise ValueError for a field of ``op``, a number or a pair (low, high), that is out of its limits, or NaN."""
+    for name, (least, most) in limits.items():
+        check_number(name, getattr(op, name), least, most)
 
 
-def check_size(size: int) -> None:
-    """Raise ValueError unless ``size`` is a number of pixels."""
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
-
-
-def check_p(p: float) -> None:
-    """Raise ValueError unless ``p`` is a probability."""
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"p must lie in [0, 1], got {p}")
+def check_number(name: str, value: float | Range, least: float, most: float) -> None:
+    """Raise ValueError unless the number, or both of a pair and in this order, lies in [least, most]."""
+    if isinstance(value, tuple) and not least <= value[0] <= value[1] <= most:
+        raise ValueError(f"{name} must be a pair (low, high) with {least} <= low <= high <= {most}, got {value}")
+    if not isinstance(value, tuple) and not least <= value <= most:
+        bounds = f"be at least {least:g}" if most == math.inf else f"lie in [{least:g}, {most:g}]"
+        raise ValueError(f"{name} must {bounds}, got {value}")
 
 
 # ---- distributions ----------------------------------------------------------------------------------------------------
@@ -221,21 +220,25 @@ class Distribution:
 
     policy: str = ""
     """Name of the policy whose tables the records read."""
+    limits: Limits = {}
+    row_count: int = 1
+    parameters: Mapping[str, Output] = {}
 
     def check(self, op: Any) -> None:
         """Raise ValueError if the op's fields cannot bound this distribution."""
+        check_limits(op, self.limits)
 
     def rows(self, op: Any) -> int:
         """Return the rows of uniform numbers that ``sample`` takes, whatever the image size."""
-        return 1
+        return self.row_count
 
     def outputs(self, op: Any) -> Mapping[str, Output]:
         """Return the drawn parameters by name; records count them in this order."""
-        raise NotImplementedError
+        return self.parameters
 
     def names(self, op: Any) -> tuple[str, ...]:
         """Return the names of the drawn parameters as libraries know them; empty for policies, which draw ops."""
-        return () if self.policy else tuple(self.outputs(op))
+        return () if self.policy else (*self.outputs(op), *(input.name for input in self.inputs(op, 1, 1) if input.name))
 
     def inputs(self, op: Any, height: int, width: int) -> list[Input]:
         """Return what PyTorch draws by itself."""
@@ -254,11 +257,8 @@ class Distribution:
 class Chance(Distribution):
     """Event ``applied`` of probability ``op.p``, bool [B]."""
 
-    def check(self, op: Any) -> None:
-        check_p(op.p)
-
-    def outputs(self, op: Any) -> Mapping[str, Output]:
-        return {"applied": Output(torch.bool)}
+    limits = {"p": (0.0, 1.0)}
+    parameters = {"applied": Output(torch.bool)}
 
     def sample(self, op: Any, source: Source) -> Params:
         return {"applied": source.chance(op.p)}
@@ -283,7 +283,7 @@ class Uniform(Distribution):
         return bounds
 
     def check(self, op: Any) -> None:
-        check_range(f"{self.low}, {self.high}" if self.high else self.low, self.bounds(op), self.least, self.most)
+        check_number(f"{self.low}, {self.high}" if self.high else self.low, self.bounds(op), self.least, self.most)
 
     def outputs(self, op: Any) -> Mapping[str, Output]:
         return {self.name: Output()}
@@ -329,15 +329,9 @@ class Shift(Distribution):
 class Position(Distribution):
     """Corner ``top``, ``left`` int64 [B] of a window of ``op.size`` in an image padded by ``op.padding``."""
 
-    def check(self, op: Any) -> None:
-        if op.padding < 0:
-            raise ValueError(f"padding must not be negative, got {op.padding}")
-
-    def rows(self, op: Any) -> int:
-        return 2
-
-    def outputs(self, op: Any) -> Mapping[str, Output]:
-        return {"top": Output(torch.int64), "left": Output(torch.int64)}
+    limits = {"padding": (0, math.inf)}
+    row_count = 2
+    parameters = {"top": Output(torch.int64), "left": Output(torch.int64)}
 
     def counts(self, op: Any, height: int, width: int) -> tuple[int, int]:
         """Return the numbers of rows and columns a window can start at."""
@@ -387,15 +381,9 @@ class Window(Distribution):
     The first of ten that fits the image, else the largest centred one of an allowed ratio, as in torchvision.
     """
 
-    def check(self, op: Any) -> None:
-        check_range("scale", op.scale, 0.0, 1.0)
-        check_range("ratio", op.ratio, 1e-6)
-
-    def rows(self, op: Any) -> int:
-        return 2 * TRIES + 2
-
-    def outputs(self, op: Any) -> Mapping[str, Output]:
-        return _WINDOW
+    limits = {"scale": (0.0, 1.0), "ratio": (1e-6, math.inf)}
+    row_count = 2 * TRIES + 2
+    parameters = _WINDOW
 
     def fallback(self, op: Any, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the largest window of an allowed ratio."""
@@ -429,16 +417,9 @@ class Rectangle(Distribution):
     none after ten that do not fit.
     """
 
-    def check(self, op: Any) -> None:
-        check_p(op.p)
-        check_range("scale", op.scale, 0.0, 1.0)
-        check_range("ratio", op.ratio, 1e-6)
-
-    def rows(self, op: Any) -> int:
-        return 2 * TRIES + 3
-
-    def outputs(self, op: Any) -> Mapping[str, Output]:
-        return _WINDOW
+    limits = {"p": (0.0, 1.0), **Window.limits}
+    row_count = 2 * TRIES + 3
+    parameters = _WINDOW
 
     def sample(self, op: Any, source: Source) -> Params:
         heights, widths = _sides(source, op.scale, op.ratio)
@@ -454,14 +435,9 @@ class Rectangle(Distribution):
 class Square(Distribution):
     """Square ``top, left, height, width`` float32 [B] of Cutout; ``op.side`` is a share of the image's side; 0 if too large."""
 
-    def check(self, op: Any) -> None:
-        check_range("side", (op.side, op.side), 0.0, 0.999)
-
-    def rows(self, op: Any) -> int:
-        return 2
-
-    def outputs(self, op: Any) -> Mapping[str, Output]:
-        return _WINDOW
+    limits = {"side": (0.0, 0.999)}
+    row_count = 2
+    parameters = _WINDOW
 
     def side(self, op: Any, height: int, width: int) -> int:
         """Return the side in pixels."""
@@ -481,14 +457,9 @@ class Square(Distribution):
 class Corners(Distribution):
     """Corner targets ``corners`` int64 [B, 4, 2], clockwise from top left, inwards by up to ``op.distortion`` half sides."""
 
-    def check(self, op: Any) -> None:
-        check_range("distortion", (op.distortion, op.distortion), 0.0, 1.0)
-
-    def rows(self, op: Any) -> int:
-        return 8
-
-    def outputs(self, op: Any) -> Mapping[str, Output]:
-        return {"corners": Output(torch.int64, (4, 2))}
+    limits = {"distortion": (0.0, 1.0)}
+    row_count = 8
+    parameters = {"corners": Output(torch.int64, (4, 2))}
 
     def counts(self, op: Any, height: int, width: int) -> tuple[int, int]:
         """Return the numbers of integer offsets a corner is drawn from, in x and y."""
@@ -509,15 +480,14 @@ class Corners(Distribution):
 
 @dataclass(frozen=True)
 class Jitter(Distribution):
-    """Factors [B, n] of the pair fields ``fields`` of the op, and the ``order`` int64 [B, n] in which they are applied."""
+    """Factors [B, n] of the pairs in ``limits``, fields of the op, and the ``order`` int64 [B, n] in which they are applied."""
 
-    fields: tuple[str, ...]
-    least: tuple[float, ...]
-    most: tuple[float, ...]
+    limits: Limits = field(default_factory=dict)
 
-    def check(self, op: Any) -> None:
-        for name, least, most in zip(self.fields, self.least, self.most, strict=True):
-            check_range(name, getattr(op, name), least, most)
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the factors, in the numbering of ``order``."""
+        return tuple(self.limits)
 
     def rows(self, op: Any) -> int:
         return 2 * len(self.fields)
@@ -545,17 +515,8 @@ class Jitter(Distribution):
 class Normal(Distribution):
     """Noise ``noise`` [B, 3, H, W], normal of standard deviation ``op.sigma``."""
 
-    def check(self, op: Any) -> None:
-        check_range("sigma", (op.sigma, op.sigma), 0.0)
-
-    def rows(self, op: Any) -> int:
-        return 0
-
-    def names(self, op: Any) -> tuple[str, ...]:
-        return ("noise",)
-
-    def outputs(self, op: Any) -> Mapping[str, Output]:
-        return {}
+    limits = {"sigma": (0.0, math.inf)}
+    row_count = 0
 
     def inputs(self, op: Any, height: int, width: int) -> list[Input]:
         return [Input("noise", (op.sigma, height, width), "noise")]
@@ -571,14 +532,10 @@ class Normal(Distribution):
 class Beta(Distribution):
     """Weight ``lam`` [B] of an image itself, Beta(alpha, alpha) of ``op.alpha``; its partner has 1 - lam."""
 
-    def check(self, op: Any) -> None:
-        check_range("alpha", (op.alpha, op.alpha), 1e-6)
+    limits = {"alpha": (1e-6, math.inf)}
 
     def rows(self, op: Any) -> int:
         return int(_is_uniform(op.alpha))
-
-    def names(self, op: Any) -> tuple[str, ...]:
-        return ("lam",)
 
     def outputs(self, op: Any) -> Mapping[str, Output]:
         return {"lam": Output()} if _is_uniform(op.alpha) else {}
@@ -597,6 +554,8 @@ class Beta(Distribution):
 class Box(Beta):
     """Rectangle ``top, left, height, width`` [B] of CutMix that shows the partner; ``lam`` [B] is the area that is left."""
 
+    parameters = {**_WINDOW, "lam": Output()}
+
     def rows(self, op: Any) -> int:
         return 2 + _is_uniform(op.alpha)
 
@@ -604,7 +563,7 @@ class Box(Beta):
         return tuple(_WINDOW)
 
     def outputs(self, op: Any) -> Mapping[str, Output]:
-        return {**_WINDOW, "lam": Output()}
+        return self.parameters
 
     def inputs(self, op: Any, height: int, width: int) -> list[Input]:
         return [] if _is_uniform(op.alpha) else [Input("beta", (op.alpha,))]
@@ -683,12 +642,8 @@ class Pair(Distribution):
     """Sub-policy of AutoAugment: ``pair`` int64 [B] and its ops as Choice's, [B, 2]; one that is not applied is Identity."""
 
     policy: str = "AutoAugment"
-
-    def rows(self, op: Any) -> int:
-        return 1 + 2 + 2
-
-    def outputs(self, op: Any) -> Mapping[str, Output]:
-        return {**_policy_outputs(2), "pair": Output(torch.int64)}
+    row_count = 1 + 2 + 2
+    parameters = {**_policy_outputs(2), "pair": Output(torch.int64)}
 
     def sample(self, op: Any, source: Source) -> Params:
         space = policies.SPACES[self.policy]

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, dataclass_transf
 
 from torch import Tensor
 
-from augment.distributions import Chance, Distribution, Range
+from augment.distributions import Chance, Distribution, Limits, Range, check_limits
 
 if TYPE_CHECKING:
     from augment.fused.kinds import Kind
 
-__all__ = ["OPS", "Builder", "Cell", "Drawn", "Lane", "Op", "Range", "UnsupportedOp", "op"]
+__all__ = ["OPS", "Builder", "Cell", "ChanceOp", "Drawn", "Lane", "Op", "Range", "UnsupportedOp", "op"]
 
 Lane = Literal["per_image", "per_batch", "mixed", "fixed"]
 """Parameters are drawn for each image, once per batch, some ops this and some that way, or nothing is drawn."""
@@ -35,6 +35,9 @@ Builder = Callable[..., Any]
 
 Drawn = Mapping[str, Any]
 """Parameters drawn for one image, by name; ``applied`` says whether the op happens."""
+
+Oracle = Callable[[Any, Any, Drawn], Any]
+"""(op, image, drawn) -> image: apply an op to one float image [3, H, W] in [0, 1] with the drawn parameters."""
 
 Read = str | tuple[str, int] | Callable[[Mapping[str, Any]], Any]
 """Where a library keeps a drawn parameter: a key, a place on the last axis of a key's value, or a function of what it keeps."""
@@ -75,6 +78,8 @@ class UnsupportedOp(ValueError):
 class Op:
     """An augmentation and its parameters. Subclasses are plain values: equal parameters make equal ops."""
 
+    limits: ClassVar[Limits] = {}
+    """Limits of fields that bound no distribution."""
     draws: ClassVar[tuple[Distribution, ...]] = ()
     """What the op draws; uniform numbers are used in this order."""
     cells: ClassVar[Mapping[str, Any]] = {}
@@ -88,22 +93,27 @@ class Op:
     """Lane by library, where it is not the backend's."""
     differs: ClassVar[Mapping[str, str]] = {}
     """Known differences from the definition by library, in a few words."""
+    setting: ClassVar[Callable[[int], Mapping[str, Any]]] = lambda size: {}
+    """Fields of the benchmarked setting for square images of a side."""
     pins: ClassVar[Mapping[str, Any]] = {}
     """Fields that take the randomness out of the op."""
     warps: ClassVar[bool] = False
     """The op blends border pixels with the black outside, so that libraries may differ there."""
     has_thresholds: ClassVar[bool] = False
     """A rounding error can move a value across a threshold of the op."""
-    alternatives: ClassVar[Mapping[str, Callable[..., Tensor]]] = {}
+    oracle: ClassVar[Oracle]
+    """The definition, by torchvision's functionals; bytes and, for a ColorJitter, PIL images are allowed too."""
+    alternatives: ClassVar[Mapping[str, Oracle]] = {}
     """Known other ways to do the op, by name: (op, image, drawn) -> image. The audit names a difference by them."""
 
     def __post_init__(self) -> None:
+        check_limits(self, self.limits)
         self.check()
         for distribution in self.draws:
             distribution.check(self)
 
     def check(self) -> None:
-        """Raise ValueError for a field that no distribution checks."""
+        """Raise ValueError for a field that neither ``limits`` nor a distribution can check."""
 
     @property
     def name(self) -> str:
@@ -113,26 +123,31 @@ class Op:
     @classmethod
     def at(cls, size: int) -> Self:
         """Return the benchmarked setting for square images of that side."""
-        return cls()
+        return cls(**cls.setting(size))
 
     @classmethod
     def pinned(cls, size: int) -> Self | None:
         """Return a setting without randomness on which all backends must agree; None if there is none."""
-        pins = {"p": 1.0} if cls.draws == (Chance(),) else cls.pins
-        return replace(cls.at(size), **pins) if pins or not cls.draws else None  # type: ignore[type-var]
+        return replace(cls.at(size), **cls.pins) if cls.pins or not cls.draws else None  # type: ignore[type-var]
 
     @property
     def drawn_names(self) -> tuple[str, ...]:
         """Names of the drawn parameters, without ``applied``."""
         return tuple(name for distribution in self.draws for name in distribution.names(self) if name != "applied")
 
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        """Apply the definition to one float image [3, H, W] in [0, 1] with drawn parameters, by torchvision's functionals."""
-        raise NotImplementedError(f"{self.name} has no oracle")
-
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the result. Raises ValueError if the image is too small."""
         return height, width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChanceOp(Op):
+    """Base of ops that are applied with probability ``p`` and draw nothing else."""
+
+    p: float = 0.5
+
+    draws = (Chance(),)
+    pins = {"p": 1.0}
 
 
 OPS: dict[str, type[Op]] = {}

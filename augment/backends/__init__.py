@@ -56,7 +56,7 @@ class Backend:
         raise NotImplementedError
 
     def trace(self, ops: Sequence[Op], *, device: torch.device, num_classes: int) -> Traced:
-        """Return a float32 pipeline with recorded draws. Raises UnsupportedOp as ``build`` does, NoRoute if none can be read."""
+        """Return a float32 pipeline with recorded draws. Raises UnsupportedOp as ``build``, NoRoute if draws cannot be read."""
         raise NoRoute(f"no replay route for library {self.library}")
 
     def pipeline(self, ops: Sequence[Op], run: Runner) -> Pipeline:
@@ -77,10 +77,8 @@ class StepBackend(Backend):
         apply = cell.build(op, num_classes) if op.mixes_labels else cell.build(op)
         return Step(apply.to(device) if isinstance(apply, nn.Module) else apply, op.mixes_labels, self.needs_float(op))
 
-    def compose(
-        self, ops: Sequence[Op], *, device: torch.device, num_classes: int, generator: torch.Generator | None,
-        dtype: torch.dtype, memory_format: torch.memory_format,
-    ) -> Runner:  # fmt: skip
+    def compose(self, ops: Sequence[Op], **options: Any) -> Runner:
+        device, num_classes, generator = (options[name] for name in ("device", "num_classes", "generator"))
         return with_generator(self.run_steps([self.build_step(op, device, num_classes) for op in ops]), generator)
 
     def trace(self, ops: Sequence[Op], *, device: torch.device, num_classes: int) -> Traced:

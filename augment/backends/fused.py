@@ -87,12 +87,7 @@ class FusedRecorder:
         return read(self._op, self._drawn[0], count, self._drawn[1])
 
     def sample(self, count: int, shape: tuple[int, int]) -> Columns:
-        is_noise = self._op.drawn_names == ("noise",)
-        images = -(-count // (3 * shape[0] * shape[1])) if is_noise else count
-        params = fused.plan([self._op]).sample(images, *shape, device=self._device)[0]
-        if is_noise:
-            return {"applied": np.ones(count, dtype=bool), "noise": _numbers(params["noise"]).reshape(-1)[:count]}
-        return read(self._op, params, count, shape)
+        return read(self._op, fused.plan([self._op]).sample(count, *shape, device=self._device)[0], count, shape)
 
 
 @dataclass(frozen=True, kw_only=True)

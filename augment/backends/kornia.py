@@ -162,10 +162,6 @@ class KorniaRecorder:
         return {"applied": _numbers(params["batch_prob"]) > 0.5, **columns}
 
     def sample(self, count: int, shape: tuple[int, int]) -> Columns:
-        if self._op.drawn_names == ("noise",):
-            images = -(-count // (3 * shape[0] * shape[1]))
-            noise = np.concatenate([self._read(self._draw(1, shape), 1)["noise"] for _ in range(images)])
-            return {"applied": np.ones(count, dtype=bool), "noise": noise.reshape(-1)[:count]}
         if not self.draws_singly:
             return self._read(self._draw(count, shape), count)
         parts = [self._read(self._draw(1, shape), 1) for _ in range(count)]

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from augment.backends import StepBackend
-from augment.backends.torchvision import recorder
+from augment.backends.torchvision import TorchvisionRecorder
 from augment.pipeline import Runner, Step, run_batched, split_at_mixing, to_dtype
 
 
@@ -34,7 +34,7 @@ def run_on_pil_images(steps: Sequence[Step]) -> Runner:
 
 BACKENDS = (
     StepBackend(
-        name="pil", library="pil", lane="per_image", order=10, on_device=False, recorder=recorder, run_steps=run_on_pil_images,
-        about="torchvision on PIL images, one by one, as in loader workers",
+        name="pil", library="pil", lane="per_image", order=10, on_device=False, recorder=TorchvisionRecorder,
+        run_steps=run_on_pil_images, about="torchvision on PIL images, one by one, as in loader workers",
     ),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Values changed in place, from brightness to normalisation."""
 
 import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import kornia.augmentation as K
@@ -12,9 +13,9 @@ from torchvision.transforms.v2 import functional as F
 from augment.backends.kornia import Clamp, kornia
 from augment.backends.torchvision import torchvision
 from augment.backends.triton_augment import triton_augment
-from augment.distributions import Chance, Jitter, Normal, Uniform, check_range
+from augment.distributions import Jitter, Normal, Uniform
 from augment.fused import kinds
-from augment.op import Drawn, Op, Range, op
+from augment.op import Builder, Cell, ChanceOp, Drawn, Op, Range, op
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
@@ -49,75 +50,72 @@ def _on_pil(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
     return F.to_dtype(F.pil_to_tensor(result), torch.float32, scale=True)
 
 
-@op
-class Brightness(Op):
-    """Multiply by a factor in [low, high] and clamp: multiplicative, as torchvision and PIL."""
+def _build_jitter(library: Any, name: str) -> Builder:
+    return lambda op: library.ColorJitter(**{name: (op.low, op.high)})
+
+
+def torchvision_jitter(name: str) -> dict[str, Cell]:
+    """Return torchvision's cells of a ``FactorOp`` that is one of ColorJitter's ops."""
+    return torchvision(_build_jitter(v2, name), factor=f"{name}_factor")
+
+
+def _jitter_cells(name: str, place: int) -> dict[str, Cell]:
+    return (
+        torchvision_jitter(name)
+        # Kornia's RandomBrightness adds; its ColorJitter multiplies, as the definition does.
+        | kornia(_build_jitter(K, name), factor=f"{name}_factor")
+        | triton_augment("TritonColorJitter", lambda op: {name: (op.low, op.high)}, (place, place), factor=f"{name}_factor")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactorOp(Op):
+    """Base of ops of a factor in [low, high]."""
 
     low: float = 0.5
     high: float = 1.5
 
     draws = (Uniform("factor", "low", "high", least=0.0),)
+
+
+@op
+class Brightness(FactorOp):
+    """Multiply by a factor in [low, high] and clamp: multiplicative, as torchvision and PIL."""
+
     pins = {"low": 1.3, "high": 1.3}
-    cells = (
-        torchvision(lambda op: v2.ColorJitter(brightness=(op.low, op.high)), factor="brightness_factor")
-        # Kornia's RandomBrightness adds; its ColorJitter multiplies, as the definition does.
-        | kornia(lambda op: K.ColorJitter(brightness=(op.low, op.high)), factor="brightness_factor")
-        | triton_augment("TritonColorJitter", lambda op: {"brightness": (op.low, op.high)}, (3, 3), factor="brightness_factor")
-    )
+    cells = _jitter_cells("brightness", 3)
     fused = kinds.PointOp("brightness", strength="factor")
     alternatives = {
         "additive brightness": add_factor,
         "brightness off by 3 %": lambda op, image, drawn: F.adjust_brightness(image, 1.03 * float(drawn["factor"])),
     }
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.adjust_brightness(image, float(drawn["factor"]))
+    oracle = lambda op, image, drawn: F.adjust_brightness(image, float(drawn["factor"]))
 
 
 @op
-class Contrast(Op):
+class Contrast(FactorOp):
     """Blend with the mean of the image's grey version by a factor in [low, high]: factor * x + (1 - factor) * mean."""
 
-    low: float = 0.5
-    high: float = 1.5
-
-    draws = (Uniform("factor", "low", "high", least=0.0),)
     pins = {"low": 0.6, "high": 0.6}
-    cells = (
-        torchvision(lambda op: v2.ColorJitter(contrast=(op.low, op.high)), factor="contrast_factor")
-        | kornia(lambda op: K.ColorJitter(contrast=(op.low, op.high)), factor="contrast_factor")
-        | triton_augment("TritonColorJitter", lambda op: {"contrast": (op.low, op.high)}, (4, 4), factor="contrast_factor")
-    )
+    cells = _jitter_cells("contrast", 4)
     fused = kinds.PointOp("contrast", strength="factor")
     differs = {"triton_augment": ABOUT_GREY}
     alternatives = {ABOUT_BLACK: scale_about_black, ABOUT_GREY: _scale_about_grey}
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.adjust_contrast(image, float(drawn["factor"]))
+    oracle = lambda op, image, drawn: F.adjust_contrast(image, float(drawn["factor"]))
 
 
 @op
-class Saturation(Op):
+class Saturation(FactorOp):
     """Blend with the image's grey version (ITU-R 601 luma) by a factor in [low, high]."""
 
-    low: float = 0.5
-    high: float = 1.5
-
-    draws = (Uniform("factor", "low", "high", least=0.0),)
     pins = {"low": 0.4, "high": 0.4}
-    cells = (
-        torchvision(lambda op: v2.ColorJitter(saturation=(op.low, op.high)), factor="saturation_factor")
-        | kornia(lambda op: K.ColorJitter(saturation=(op.low, op.high)), factor="saturation_factor")
-        | triton_augment("TritonColorJitter", lambda op: {"saturation": (op.low, op.high)}, (5, 5), factor="saturation_factor")
-    )
+    cells = _jitter_cells("saturation", 5)
     fused = kinds.PointOp("saturation", strength="factor")
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.adjust_saturation(image, float(drawn["factor"]))
+    oracle = lambda op, image, drawn: F.adjust_saturation(image, float(drawn["factor"]))
 
 
 @op
-class Hue(Op):
+class Hue(FactorOp):
     """Shift the hue in HSV by a number of turns in [low, high], each within [-0.5, 0.5]."""
 
     low: float = -0.1
@@ -125,24 +123,25 @@ class Hue(Op):
 
     draws = (Uniform("factor", "low", "high", least=-0.5, most=0.5),)
     pins = {"low": 0.2, "high": 0.2}
-    cells = torchvision(lambda op: v2.ColorJitter(hue=(op.low, op.high)), factor="hue_factor") | kornia(
-        lambda op: K.ColorJitter(hue=(op.low, op.high)), factor="hue_factor"
-    )
+    cells = torchvision_jitter("hue") | kornia(_build_jitter(K, "hue"), factor="hue_factor")
     fused = kinds.PointOp("hue", strength="factor")
     differs = {"pil": PIL_HUE}
     alternatives = {PIL_COLOUR: _on_pil}
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.adjust_hue(image, float(drawn["factor"]))
+    oracle = lambda op, image, drawn: F.adjust_hue(image, float(drawn["factor"]))
 
 
-def _build_jitter(library: Any) -> Any:
-    return lambda op: library.ColorJitter(brightness=op.brightness, contrast=op.contrast, saturation=op.saturation, hue=op.hue)
-
-
-def _jitter_read(name: str) -> Any:
+def _factor_read(name: str) -> Any:
     """Return the read of a factor of torchvision, which holds None for a range that changes nothing."""
     return lambda made: NO_CHANGE[name] if made[f"{name}_factor"] is None else made[f"{name}_factor"]
+
+
+def _jitter(op: Any, image: Any, drawn: Drawn) -> Any:
+    adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+    for index in map(int, drawn["order"]):
+        name = tuple(NO_CHANGE)[index]
+        if name in op.changing:
+            image = adjust[index](image, float(drawn[name]))
+    return image
 
 
 def _jitter_about_grey(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
@@ -168,11 +167,12 @@ class ColorJitter(Op):
     saturation: Range = (0.5, 1.5)
     hue: Range = (-0.5, 0.5)
 
-    draws = (Jitter(tuple(NO_CHANGE), least=(0.0, 0.0, 0.0, -0.5), most=(math.inf, math.inf, math.inf, 0.5)),)
+    draws = (Jitter(dict.fromkeys(NO_CHANGE, (0.0, math.inf)) | {"hue": (-0.5, 0.5)}),)
     cells = (
-        torchvision(_build_jitter(v2), order="fn_idx", **{name: _jitter_read(name) for name in NO_CHANGE})
+        torchvision(lambda op: v2.ColorJitter(**asdict(op)), order="fn_idx", **{name: _factor_read(name) for name in NO_CHANGE})
         | kornia(
-            _build_jitter(K), order=lambda params: params["order"][None], **{name: f"{name}_factor" for name in NO_CHANGE}
+            lambda op: K.ColorJitter(**asdict(op)), order=lambda params: params["order"][None],
+            **{name: f"{name}_factor" for name in NO_CHANGE},
         )
         | triton_augment(
             "TritonColorJitter",
@@ -189,6 +189,7 @@ class ColorJitter(Op):
         "triton_augment": "brightness, contrast, saturation in this order; contrast about mid-grey, not about the mean",
         "pil": PIL_HUE,
     }
+    oracle = _jitter
     alternatives = {PIL_COLOUR: _jitter_on_pil, ABOUT_GREY: _jitter_about_grey, "8-bit arithmetic, of PIL": _on_pil}
 
     @property
@@ -196,22 +197,13 @@ class ColorJitter(Op):
         """Names of those of the four whose range is more than the factor that changes nothing."""
         return tuple(name for name, factor in NO_CHANGE.items() if getattr(self, name) != (factor, factor))
 
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
-        for index in map(int, drawn["order"]):
-            name = tuple(NO_CHANGE)[index]
-            if name in self.changing:
-                image = adjust[index](image, float(drawn[name]))
-        return image
-
 
 @op
-class Grayscale(Op):
+class Grayscale(ChanceOp):
     """With probability ``p`` replace all three channels by the grey version (0.2989 R + 0.587 G + 0.114 B)."""
 
     p: float = 0.2
 
-    draws = (Chance(),)
     cells = (
         torchvision(lambda op: v2.RandomGrayscale(op.p))
         | kornia(lambda op: K.RandomGrayscale(p=op.p))
@@ -221,9 +213,7 @@ class Grayscale(Op):
         )
     )  # fmt: skip
     fused = kinds.PointOp("grayscale")
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.rgb_to_grayscale(image, num_output_channels=3)
+    oracle = lambda op, image, drawn: F.rgb_to_grayscale(image, num_output_channels=3)
 
 
 def _solarize(image: Any, threshold: float) -> Any:
@@ -240,113 +230,79 @@ class _RandomSolarize(v2.RandomSolarize):
 
 
 @op
-class Solarize(Op):
+class Solarize(ChanceOp):
     """With probability ``p`` invert every value that is at least ``threshold`` (0 to 1)."""
 
     threshold: float = 0.5
-    p: float = 0.5
 
-    draws = (Chance(),)
+    limits = {"threshold": (0.0, 1.0)}
     cells = torchvision(lambda op: _RandomSolarize(op.threshold, op.p)) | kornia(
         # A single threshold t would be drawn from 0.5 -/+ t, and something would be added first.
         lambda op: K.RandomSolarize((op.threshold, op.threshold), additions=(0.0, 0.0), p=op.p)
     )
     fused = kinds.PointOp("solarize", strength="threshold")
     has_thresholds = True
-
-    def check(self) -> None:
-        check_range("threshold", (self.threshold, self.threshold), 0.0, 1.0)
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return _solarize(image, self.threshold)
+    oracle = lambda op, image, drawn: _solarize(image, op.threshold)
 
 
 @op
-class Posterize(Op):
+class Posterize(ChanceOp):
     """With probability ``p`` keep only the ``bits`` highest of the 8 bits of each value."""
 
     bits: int = 4
-    p: float = 0.5
 
-    draws = (Chance(),)
+    limits = {"bits": (0, 8)}
     cells = torchvision(lambda op: v2.RandomPosterize(op.bits, op.p)) | kornia(
         lambda op: K.RandomPosterize((op.bits, op.bits), p=op.p)
     )
     fused = kinds.PointOp("posterize", strength="bits")
     has_thresholds = True
-
-    def check(self) -> None:
-        if not 0 <= self.bits <= 8:
-            raise ValueError(f"bits must lie in 0..8, got {self.bits}")
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.posterize(image, self.bits)
+    oracle = lambda op, image, drawn: F.posterize(image, op.bits)
 
 
 @op
-class Equalize(Op):
+class Equalize(ChanceOp):
     """With probability ``p`` equalise the histogram of each channel (256 bins, PIL's formula)."""
 
-    p: float = 0.5
-
-    draws = (Chance(),)
     cells = torchvision(lambda op: v2.RandomEqualize(op.p)) | kornia(lambda op: K.RandomEqualize(p=op.p))
     fused = kinds.PointOp("equalize")
     has_thresholds = True
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.equalize(image)
+    oracle = lambda op, image, drawn: F.equalize(image)
 
 
 @op
-class AutoContrast(Op):
+class AutoContrast(ChanceOp):
     """With probability ``p`` stretch each channel so that its darkest value becomes 0 and its brightest 1."""
 
-    p: float = 0.5
-
-    draws = (Chance(),)
     cells = torchvision(lambda op: v2.RandomAutocontrast(op.p)) | kornia(lambda op: K.RandomAutoContrast(p=op.p))
     fused = kinds.PointOp("autocontrast")
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.autocontrast(image)
+    oracle = lambda op, image, drawn: F.autocontrast(image)
 
 
 @op
-class Invert(Op):
+class Invert(ChanceOp):
     """With probability ``p`` replace every value by 1 minus it."""
 
-    p: float = 0.5
-
-    draws = (Chance(),)
     cells = torchvision(lambda op: v2.RandomInvert(op.p)) | kornia(lambda op: K.RandomInvert(p=op.p))
     fused = kinds.PointOp("invert")
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.invert(image)
+    oracle = lambda op, image, drawn: F.invert(image)
 
 
 @op
-class Sharpness(Op):
+class Sharpness(ChanceOp):
     """With probability ``p`` blend with a smoothed version by ``factor``: 0 is smoothed, 1 the image, above 1 sharper.
 
     The smoothing kernel is [[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13; the outermost pixels stay as they are (PIL).
     """
 
     factor: float = 2.0
-    p: float = 0.5
 
-    draws = (Chance(),)
+    limits = {"factor": (0.0, math.inf)}
     cells = torchvision(lambda op: v2.RandomAdjustSharpness(op.factor, op.p)) | kornia(
         lambda op: K.RandomSharpness((op.factor, op.factor), p=op.p)
     )
     fused = kinds.Sharpness(strength="factor")
-
-    def check(self) -> None:
-        check_range("factor", (self.factor, self.factor), 0.0)
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.adjust_sharpness(image, self.factor)
+    oracle = lambda op, image, drawn: F.adjust_sharpness(image, op.factor)
 
 
 @op
@@ -362,13 +318,11 @@ class GaussianBlur(Op):
         lambda op: K.RandomGaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0)
     )
     fused = kinds.Blur()
+    oracle = lambda op, image, drawn: F.gaussian_blur(image, [op.kernel_size] * 2, [float(drawn["sigma"])] * 2)
 
     def check(self) -> None:
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {self.kernel_size}")
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.gaussian_blur(image, [self.kernel_size] * 2, [float(drawn["sigma"])] * 2)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         if self.kernel_size // 2 >= min(height, width):
@@ -390,9 +344,7 @@ class GaussianNoise(Op):
     fused = kinds.Noise()
     needs_float = ("pil", "torchvision")
     lanes = {"torchvision": "per_image"}  # drawn anew for every pixel of the batch
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return (image + torch.as_tensor(drawn["noise"]).to(image)).clamp(0, 1)
+    oracle = lambda op, image, drawn: (image + torch.as_tensor(drawn["noise"]).to(image)).clamp(0, 1)
 
 
 @op
@@ -409,10 +361,8 @@ class Normalize(Op):
     )
     fused = kinds.Normalize()
     needs_float = ("pil", "torchvision", "fused")
+    oracle = lambda op, image, drawn: F.normalize(image, list(op.mean), list(op.std))
 
     def check(self) -> None:
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.normalize(image, list(self.mean), list(self.std))

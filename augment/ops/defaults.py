@@ -1,7 +1,7 @@
 """Each library's own defaults, where they differ: a library is given only what it must be given.
 
-An op called ``Default...`` is defined by torchvision's default; ``differs`` says what the others then do. Parameters are drawn as
-by the op of the same name without ``Default``.
+An op called ``Default...`` is defined by torchvision's default; ``differs`` says what the others then do. Parameters are
+drawn as by the op of the same name without ``Default``.
 """
 
 import math
@@ -16,7 +16,15 @@ from torchvision.transforms.v2 import functional as F
 from augment.backends.kornia import kornia
 from augment.backends.torchvision import torchvision
 from augment.op import Drawn, op
-from augment.ops.colour import ABOUT_BLACK, Brightness, Contrast, Saturation, add_factor, scale_about_black
+from augment.ops.colour import (
+    ABOUT_BLACK,
+    Brightness,
+    Contrast,
+    Saturation,
+    add_factor,
+    scale_about_black,
+    torchvision_jitter,
+)
 from augment.ops.geometry import BILINEAR, RandomResizedCrop, Resize, Rotate, resize_corners_aligned, window
 
 ALIGNED = "align_corners=True, no antialias"
@@ -52,9 +60,7 @@ class DefaultRotate(Rotate):
         "the nearest pixel in 16-bit fixed point": _nearest_of_pil,
         "bilinear, not the nearest pixel": lambda op, image, drawn: F.rotate(image, float(drawn["angle"]), BILINEAR),
     }
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.rotate(image, float(drawn["angle"]))
+    oracle = lambda op, image, drawn: F.rotate(image, float(drawn["angle"]))
 
 
 @op
@@ -67,9 +73,7 @@ class DefaultResize(Resize):
     fused = None  # type: ignore[assignment]
     differs = {"kornia": "no antialias; align_corners=True"}
     alternatives = {ALIGNED: lambda op, image, drawn: resize_corners_aligned(image, op.size, op.size)}
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.resize(image, [self.size])
+    oracle = lambda op, image, drawn: F.resize(image, [op.size])
 
 
 @op
@@ -85,16 +89,14 @@ class DefaultRandomResizedCrop(RandomResizedCrop):
     fused = None  # type: ignore[assignment]
     differs = {"kornia": "align_corners=True; no antialias; the fallback window is not centred"}
     alternatives = {ALIGNED: lambda op, image, drawn: resize_corners_aligned(F.crop(image, *window(drawn)), op.size, op.size)}
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.resized_crop(image, *window(drawn), [self.size] * 2)
+    oracle = lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2)
 
 
 @op
 class DefaultBrightness(Brightness):
     """A factor in [low, high] given to the library's class for brightness: torchvision multiplies by it."""
 
-    cells = torchvision(lambda op: v2.ColorJitter(brightness=(op.low, op.high)), factor="brightness_factor") | kornia(
+    cells = torchvision_jitter("brightness") | kornia(
         lambda op: K.RandomBrightness((op.low, op.high)), factor="brightness_factor"
     )
     fused = None  # type: ignore[assignment]
@@ -106,9 +108,7 @@ class DefaultBrightness(Brightness):
 class DefaultContrast(Contrast):
     """A factor in [low, high] given to the library's class for contrast: torchvision blends with the grey mean by it."""
 
-    cells = torchvision(lambda op: v2.ColorJitter(contrast=(op.low, op.high)), factor="contrast_factor") | kornia(
-        lambda op: K.RandomContrast((op.low, op.high)), factor="contrast_factor"
-    )
+    cells = torchvision_jitter("contrast") | kornia(lambda op: K.RandomContrast((op.low, op.high)), factor="contrast_factor")
     fused = None  # type: ignore[assignment]
     differs = {"kornia": ABOUT_BLACK}
     alternatives = {ABOUT_BLACK: scale_about_black}
@@ -125,7 +125,7 @@ def _saturation_of_hsv(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
 class DefaultSaturation(Saturation):
     """A factor in [low, high] given to the library's class for saturation: torchvision blends with the grey version by it."""
 
-    cells = torchvision(lambda op: v2.ColorJitter(saturation=(op.low, op.high)), factor="saturation_factor") | kornia(
+    cells = torchvision_jitter("saturation") | kornia(
         lambda op: K.RandomSaturation((op.low, op.high)), factor="saturation_factor"
     )
     fused = None  # type: ignore[assignment]

@@ -6,7 +6,7 @@ from torchvision.transforms import v2
 
 from augment.backends.kornia import kornia
 from augment.backends.torchvision import torchvision
-from augment.distributions import Rectangle, Square, check_range
+from augment.distributions import Rectangle, Square
 from augment.fused import kinds
 from augment.op import Drawn, Op, Range, Read, op
 from augment.ops.geometry import window
@@ -41,6 +41,7 @@ class RandomErasing(Op):
     ratio: Range = (0.3, 3.3)
     value: float = 0.0
 
+    limits = {"value": (0.0, 1.0)}
     draws = (Rectangle(),)
     cells = torchvision(
         lambda op: v2.RandomErasing(op.p, scale=op.scale, ratio=op.ratio, value=op.value), **TORCHVISION_READS
@@ -48,12 +49,7 @@ class RandomErasing(Op):
     fused = kinds.Erase(value="value")
     needs_float = ("pil",)  # torchvision erases tensors only
     differs = {"kornia": "the ratio is uniform on either side of 1, not log-uniform"}
-
-    def check(self) -> None:
-        check_range("value", (self.value, self.value), 0.0, 1.0)
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return _erase(image, drawn, self.value)
+    oracle = lambda op, image, drawn: _erase(image, drawn, op.value)
 
 
 @op
@@ -72,6 +68,4 @@ class Cutout(Op):
     ) | kornia(lambda op: K.RandomErasing(scale=(op.side**2,) * 2, ratio=(1.0, 1.0), p=1.0), **KORNIA_READS)
     fused = kinds.Erase()
     needs_float = ("pil",)
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return _erase(image, drawn, 0.0)
+    oracle = lambda op, image, drawn: _erase(image, drawn, 0.0)

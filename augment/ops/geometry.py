@@ -1,6 +1,7 @@
 """Flips, crops and resampling."""
 
-from typing import Any, Self
+import math
+from typing import Any
 
 import kornia.augmentation as K
 import torch
@@ -11,9 +12,9 @@ from torchvision.transforms.v2 import functional as F
 from augment.backends.kornia import kornia, window_reads
 from augment.backends.torchvision import torchvision
 from augment.backends.triton_augment import triton_augment
-from augment.distributions import Chance, Corners, Position, Shift, Uniform, Window, check_size
+from augment.distributions import Chance, Corners, Position, Shift, Uniform, Window
 from augment.fused import kinds
-from augment.op import Drawn, Op, Range, op
+from augment.op import ChanceOp, Drawn, Op, Range, op
 
 BILINEAR = InterpolationMode.BILINEAR
 NEAREST = InterpolationMode.NEAREST
@@ -21,12 +22,9 @@ PIL_BORDER = "the border is not blended with the black outside"
 
 
 @op
-class HorizontalFlip(Op):
+class HorizontalFlip(ChanceOp):
     """Mirror left and right with probability ``p``."""
 
-    p: float = 0.5
-
-    draws = (Chance(),)
     cells = (
         torchvision(lambda op: v2.RandomHorizontalFlip(op.p))
         | kornia(lambda op: K.RandomHorizontalFlip(p=op.p))
@@ -36,23 +34,16 @@ class HorizontalFlip(Op):
         )
     )  # fmt: skip
     fused = kinds.Flip(axis=1)
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.horizontal_flip(image)
+    oracle = lambda op, image, drawn: F.horizontal_flip(image)
 
 
 @op
-class VerticalFlip(Op):
+class VerticalFlip(ChanceOp):
     """Mirror top and bottom with probability ``p``."""
 
-    p: float = 0.5
-
-    draws = (Chance(),)
     cells = torchvision(lambda op: v2.RandomVerticalFlip(op.p)) | kornia(lambda op: K.RandomVerticalFlip(p=op.p))
     fused = kinds.Flip(axis=0)
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.vertical_flip(image)
+    oracle = lambda op, image, drawn: F.vertical_flip(image)
 
 
 def _corners(params: Drawn) -> Tensor:
@@ -67,6 +58,8 @@ class RandomCrop(Op):
     size: int = 32
     padding: int = 4
 
+    limits = {"size": (1, math.inf)}
+    setting = lambda size: {"size": size, "padding": size // 8}
     draws = (Position(),)
     pins = {"padding": 0}
     cells = (
@@ -78,21 +71,13 @@ class RandomCrop(Op):
         )
     )  # fmt: skip
     fused = kinds.Crop()
-
-    def check(self) -> None:
-        check_size(self.size)
-
-    @classmethod
-    def at(cls, size: int) -> Self:
-        return cls(size=size, padding=size // 8)
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.crop(F.pad(image, [self.padding] * 4), int(drawn["top"]), int(drawn["left"]), self.size, self.size)
+    oracle = lambda op, image, drawn: F.crop(
+        F.pad(image, [op.padding] * 4), int(drawn["top"]), int(drawn["left"]), op.size, op.size
+    )
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         if min(height, width) + 2 * self.padding < self.size:
-            setting = f"RandomCrop(size={self.size}, padding={self.padding})"
-            raise ValueError(f"{setting} needs larger images than {height}x{width}: raise padding")
+            raise ValueError(f"{self} needs larger images than {height}x{width}: raise padding")
         return self.size, self.size
 
 
@@ -120,6 +105,8 @@ class RandomResizedCrop(Op):
     ratio: Range = (3 / 4, 4 / 3)
     antialias: bool = True
 
+    limits = {"size": (1, math.inf)}
+    setting = lambda size: {"size": size}
     draws = (Window(),)
     pins = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
     cells = torchvision(
@@ -134,16 +121,7 @@ class RandomResizedCrop(Op):
         "no antialias": lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2, BILINEAR, False),
         "align_corners": lambda op, image, drawn: resize_corners_aligned(F.crop(image, *window(drawn)), op.size, op.size),
     }
-
-    def check(self) -> None:
-        check_size(self.size)
-
-    @classmethod
-    def at(cls, size: int) -> Self:
-        return cls(size=size)
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.resized_crop(image, *window(drawn), [self.size] * 2, BILINEAR, self.antialias)
+    oracle = lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2, BILINEAR, op.antialias)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         return self.size, self.size
@@ -176,9 +154,7 @@ class Rotate(Op):
             image, float(drawn["angle"]), BILINEAR, center=[s / 2 + 0.5 for s in reversed(image.shape[-2:])]
         ),
     }
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.rotate(image, float(drawn["angle"]), BILINEAR)
+    oracle = lambda op, image, drawn: F.rotate(image, float(drawn["angle"]), BILINEAR)
 
 
 def _affine(image: Tensor, drawn: Drawn, sign: float = 1.0, interpolation: InterpolationMode = BILINEAR) -> Tensor:
@@ -243,9 +219,7 @@ class Affine(Op):
         "other sign": lambda op, image, drawn: _affine(image, drawn, sign=-1.0),
         "nearest": lambda op, image, drawn: _affine(image, drawn, interpolation=NEAREST),
     }
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return _affine(image, drawn)
+    oracle = lambda op, image, drawn: _affine(image, drawn)
 
 
 class _Perspective(K.RandomPerspective):
@@ -293,9 +267,7 @@ class Perspective(Op):
             image, drawn["corners"], 0.5
         )
     }
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return _warp_to(image, drawn["corners"], 0.0)
+    oracle = lambda op, image, drawn: _warp_to(image, drawn["corners"], 0.0)
 
 
 def _blur_then_resize(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
@@ -314,6 +286,8 @@ class Resize(Op):
     size: int = 32
     antialias: bool = True
 
+    limits = {"size": (1, math.inf)}
+    setting = lambda size: {"size": size // 2}
     cells = torchvision(lambda op: v2.Resize(op.size, antialias=op.antialias)) | kornia(
         lambda op: K.Resize(op.size, align_corners=False, antialias=op.antialias)
     )
@@ -323,16 +297,7 @@ class Resize(Op):
         "no antialias": lambda op, image, drawn: F.resize(image, [op.size], BILINEAR, antialias=False),
         "antialias blurs with a Gaussian": _blur_then_resize,
     }
-
-    def check(self) -> None:
-        check_size(self.size)
-
-    @classmethod
-    def at(cls, size: int) -> Self:
-        return cls(size=size // 2)
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.resize(image, [self.size], BILINEAR, antialias=self.antialias)
+    oracle = lambda op, image, drawn: F.resize(image, [op.size], BILINEAR, antialias=op.antialias)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         shorter, longer = sorted((height, width))
@@ -346,22 +311,15 @@ class CenterCrop(Op):
 
     size: int = 32
 
+    limits = {"size": (1, math.inf)}
+    setting = lambda size: {"size": size * 7 // 8}
     cells = (
         torchvision(lambda op: v2.CenterCrop(op.size))
         | kornia(lambda op: K.CenterCrop(op.size))
         | triton_augment("TritonCenterCrop", lambda op: {"size": op.size})
     )
     fused = kinds.CenterCrop()
-
-    def check(self) -> None:
-        check_size(self.size)
-
-    @classmethod
-    def at(cls, size: int) -> Self:
-        return cls(size=size * 7 // 8)
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.center_crop(image, [self.size, self.size])
+    oracle = lambda op, image, drawn: F.center_crop(image, [op.size, op.size])
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         return self.size, self.size

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import kornia.augmentation.auto as KA
 from torch import Tensor
@@ -61,9 +60,7 @@ class PolicyOp(Op):
 
     fused = kinds.Policy()
     lanes = {"kornia": "per_batch"}  # the sub-policy, though its magnitudes and signs are drawn per image
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return _apply_entries(image, drawn["ops"])
+    oracle = lambda op, image, drawn: _apply_entries(image, drawn["ops"])
 
 
 @op
@@ -84,15 +81,12 @@ class RandAugment(PolicyOp):
     num_ops: int = 2
     magnitude: int = 9
 
+    limits = {"num_ops": (1, math.inf), "magnitude": (0, 30)}
     draws = (Choice("RandAugment", places="num_ops", bin="magnitude"),)
     cells = torchvision(lambda op: v2.RandAugment(op.num_ops, op.magnitude, interpolation=BILINEAR)) | kornia(
         lambda op: KA.RandAugment(n=op.num_ops, m=op.magnitude)
     )
     differs = {"kornia": "ops drawn once a batch and without replacement; no identity; other ranges", "pil": PIL_POLICY}
-
-    def check(self) -> None:
-        if self.num_ops < 1 or not 0 <= self.magnitude <= 30:
-            raise ValueError(f"num_ops must be at least 1 and magnitude in 0..30, got {self.num_ops}, {self.magnitude}")
 
 
 @op
@@ -104,6 +98,12 @@ class TrivialAugmentWide(PolicyOp):
     differs = {"kornia": "one op for the whole batch; no identity, no colour; narrower ranges", "pil": PIL_POLICY}
 
 
+def _mix_chains(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
+    own, *weights = (float(weight) for weight in drawn["weights"])
+    chains = [_apply_entries(image, chain) for chain in drawn["chains"]]
+    return sum((weight * chain for weight, chain in zip(weights, chains, strict=True)), start=own * image)
+
+
 @op
 class AugMix(Op):
     """Mix ``width`` chains of 1 to 3 ops with Dirichlet weights, then with the image by a Beta weight (Hendrycks et al.)."""
@@ -112,6 +112,7 @@ class AugMix(Op):
     width: int = 3
     alpha: float = 1.0
 
+    limits = {"severity": (1, 10), "width": (1, math.inf), "alpha": (1e-6, math.inf)}
     draws = (Chains(), MixtureWeights())
     cells = torchvision(
         lambda op: v2.AugMix(severity=op.severity, mixture_width=op.width, alpha=op.alpha, interpolation=BILINEAR)
@@ -119,14 +120,4 @@ class AugMix(Op):
     fused = kinds.AugMix()
     has_thresholds = True
     differs = {"pil": "8-bit arithmetic"}  # torchvision turns the image into a tensor first: the border is blended
-
-    def check(self) -> None:
-        if not 1 <= self.severity <= 10 or self.width < 1 or self.alpha <= 0:
-            raise ValueError(f"need severity in 1..10, width >= 1, alpha > 0, got {self}")
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        own, *weights = (float(weight) for weight in drawn["weights"])
-        mixed: Any = own * image
-        for weight, chain in zip(weights, drawn["chains"], strict=True):
-            mixed = mixed + weight * _apply_entries(image, chain)
-        return mixed
+    oracle = _mix_chains

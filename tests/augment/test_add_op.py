@@ -10,26 +10,23 @@ from torch import Tensor
 from augment import OPS, UnsupportedOp, backends, build, lane, resolve
 from augment.audit import audit, measure
 from augment.audit.laws import laws
-from augment.audit.statistics import Rate
+from augment.audit.statistics import rate
 from augment.ops import colour
 
 EXAMPLE = '''@op
-class ChannelSwap(Op):
+class ChannelSwap(ChanceOp):
     """With probability ``p`` exchange red and blue."""
 
-    p: float = 0.5
-
-    draws = (Chance(),)
     cells = torchvision(lambda op: v2.RandomApply([v2.Lambda(lambda x: F.permute_channels(x, [2, 1, 0]))], p=op.p))
-
-    def oracle(self, image: Tensor, drawn: Drawn) -> Tensor:
-        return F.permute_channels(image, [2, 1, 0])
+    oracle = lambda op, image, drawn: F.permute_channels(image, [2, 1, 0])
 '''
 BACKEND = """from augment.backends import StepBackend
-from augment.backends.torchvision import recorder
+from augment.backends.torchvision import TorchvisionRecorder
 
 BACKENDS = (
-    StepBackend(name="torchvision_again", library="torchvision", lane="per_batch", order=35, recorder=recorder, about="..."),
+    StepBackend(
+        name="torchvision_again", library="torchvision", lane="per_batch", order=35, about="...", recorder=TorchvisionRecorder
+    ),
 )
 """
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -68,7 +65,7 @@ def test_it_is_unsupported_elsewhere() -> None:
 
 
 def test_its_range_check_and_law_follow_from_its_draws() -> None:
-    assert laws(resolve("ChannelSwap")[0], (32, 32)) == {"applied": Rate(0.5)}
+    assert laws(resolve("ChannelSwap")[0], (32, 32)) == {"applied": rate(0.5)}
     with pytest.raises(ValueError, match="p must lie"):
         OPS["ChannelSwap"](p=2.0)  # type: ignore[call-arg]
 
