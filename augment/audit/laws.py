@@ -1,230 +1,319 @@
-"""Laws of a drawn parameter, and tests of draws against them.
+"""Laws of every distribution that ops draw from, stated a second time: closed forms, scipy, or a sample drawn with numpy.
 
-Kolmogorov-Smirnov for continuous laws, chi-squared for discrete ones and for those known by a sample only, exact binomial
-for rates. ``holm`` keeps the false-alarm rate over all tests of an audit. Beside p, which shrinks with n, each test gives a
-``distance`` that does not.
+Nothing here calls ``augment.distributions``: only the class of a distribution, the names it holds and the op's fields are read.
+An op made of these distributions needs no line here. Definitions are torchvision's.
 """
 
+import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache, singledispatch
 from typing import Any
 
 import numpy as np
-from scipy import special, stats
 
-PINNED_TOLERANCE = 1e-4
+from augment.audit import policies
+from augment.audit.statistics import Discrete, Law, Pinned, Rate, Reference, beta, integers, normal, rounded_uniform, uniform
+from augment.distributions import (
+    Beta,
+    Box,
+    Chains,
+    Chance,
+    Choice,
+    Corners,
+    Jitter,
+    MixtureWeights,
+    Normal,
+    Pair,
+    Position,
+    Range,
+    Rectangle,
+    Shift,
+    Square,
+    Uniform,
+    Window,
+)
+from augment.op import Op
+from augment.replay import Columns
 
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """A test's outcome. ``distance`` is how far the draws lie from the law, 0 to 1 or more, whatever n (see each law)."""
-
-    statistic: float
-    p_value: float
-    distance: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pinned:
-    """Always the same number. Distance: mean absolute deviation, relative where the number is not 0."""
-
-    value: float
-
-    def test(self, values: np.ndarray) -> Result:
-        off = np.abs(values.astype(float) - self.value) / (abs(self.value) or 1.0)
-        return Result(statistic=float(off.max()), p_value=float(off.max() <= PINNED_TOLERANCE), distance=float(off.mean()))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rate:
-    """An event of probability ``p``. Distance: difference of the rates."""
-
-    p: float
-
-    def test(self, values: np.ndarray) -> Result:
-        hits, n = int(values.sum()), len(values)
-        p_value = float(stats.binomtest(hits, n, self.p).pvalue)
-        return Result(statistic=hits / n, p_value=p_value, distance=abs(hits / n - self.p))
+REFERENCE_DRAWS = 200_000
+Shape = tuple[int, int]
+"""Height and width."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Continuous:
-    """A law with a distribution function. Distance: mean displacement (Wasserstein) as a share of the range."""
-
-    low: float
-    high: float
-    cdf: Callable[[np.ndarray], np.ndarray]
-
-    def test(self, values: np.ndarray) -> Result:
-        ordered = np.sort(values.astype(float))
-        n = len(ordered)
-        expected = self.cdf(ordered)
-        steps = np.arange(n + 1) / n
-        statistic = float(max((steps[1:] - expected).max(), (expected - steps[:-1]).max()))
-        # Stephens' correction makes the asymptotic law good to 3 digits at the sizes used here
-        scaled = statistic * (math.sqrt(n) + 0.12 + 0.11 / math.sqrt(n))
-        return Result(statistic=statistic, p_value=float(special.kolmogorov(scaled)), distance=self._displacement(ordered))
-
-    def _displacement(self, ordered: np.ndarray) -> float:
-        low, high = min(self.low, ordered[0]), max(self.high, ordered[-1])
-        grid = np.linspace(low, high, 1025)
-        observed = np.searchsorted(ordered, grid, side="right") / len(ordered)
-        return float(np.abs(observed - self.cdf(grid)).mean() * (high - low) / (self.high - self.low))
+def laws(op: Op, shape: Shape) -> dict[str, Law]:
+    """Return the laws of what an op draws for images of ``shape``; ``applied`` is among them."""
+    stated: dict[str, Law] = {"applied": Pinned(1.0)}
+    for distribution in op.draws:
+        stated |= state(distribution, op, shape)
+    return stated
 
 
-def _chi_squared(counts: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
-    """Cells expected fewer than five times are pooled; (statistic, p)."""
-    small = expected < 5
-    if small.any():
-        counts = np.append(counts[~small], counts[small].sum())
-        expected = np.append(expected[~small], expected[small].sum())
-    # a pool that is expected (almost) never is a cell of its own only when something fell into it
-    keep = expected > 0.5
-    if (stray := float(counts[~keep].sum())) > 5:
-        return stray, 0.0
-    counts, expected = counts[keep], expected[keep]
-    if len(counts) < 2:
-        return 0.0, 1.0
-    statistic = float(((counts - expected) ** 2 / expected).sum())
-    return statistic, float(stats.chi2.sf(statistic, len(counts) - 1))
+def observe(op: Op, columns: Columns, shape: Shape) -> Columns:
+    """Return drawn columns in the quantities of ``laws``: ``applied``, and the others where the op was applied."""
+    applied = columns["applied"]
+    drawn = {name: values[applied] for name, values in columns.items()}
+    seen = dict(drawn) if applied.any() else {}
+    for distribution in op.draws if applied.any() else ():
+        seen |= derive(distribution, op, drawn, shape)
+    return seen | {"applied": applied.astype(float)}
 
 
-def _key(value: Any) -> Hashable:
-    return round(float(value), 3) + 0.0 if isinstance(value, (int, float, np.number)) else value
+def pinned_draw(op: Op, shape: Shape) -> dict[str, float] | None:
+    """Return the draw of an op without randomness; None where it is random."""
+    stated = laws(op, shape)
+    return {name: law.value for name, law in stated.items() if isinstance(law, Pinned)} if not is_random(stated) else None
 
 
-def _counts(values: np.ndarray) -> Counter[Hashable]:
-    if values.dtype == object:
-        return Counter(_key(value) for value in values)
-    keys, counts = np.unique(np.round(values.astype(float), 3) + 0.0, return_counts=True)
-    return Counter(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
+def is_random(stated: dict[str, Law]) -> bool:
+    """Return whether any law leaves a choice."""
+    return not all(isinstance(law, Pinned) for law in stated.values())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Discrete:
-    """Values and their probabilities. Distance: mean displacement over the range of numbers, else total variation."""
-
-    probabilities: Mapping[Any, float]
-
-    def test(self, values: np.ndarray) -> Result:
-        expected: Counter[Hashable] = Counter()
-        for value, probability in self.probabilities.items():
-            expected[_key(value)] += probability  # type: ignore[assignment]
-        counts = _counts(values)
-        stray = sum(count for key, count in counts.items() if key not in expected)
-        n = len(values)
-        statistic, p_value = float(stray), 0.0  # a value that the law does not have settles it
-        if stray == 0:
-            cells = list(expected)
-            statistic, p_value = _chi_squared(
-                np.array([counts[key] for key in cells], dtype=float), n * np.array([expected[key] for key in cells])
-            )
-        return Result(statistic=statistic, p_value=p_value, distance=self._distance(counts, expected, n))
-
-    def _distance(self, counts: Mapping[Any, int], expected: Mapping[Any, float], n: int) -> float:
-        keys = {*counts, *expected}
-        if all(isinstance(key, float) for key in keys):
-            low, high = min(expected), max(expected)
-            observed, weights = list(counts), [counts[key] for key in counts]
-            moved = stats.wasserstein_distance(list(expected), observed, list(expected.values()), weights)
-            return float(moved / ((high - low) or abs(high) or 1.0))
-        return sum(abs(counts.get(key, 0) / n - expected.get(key, 0.0)) for key in keys) / 2
+@singledispatch
+def state(distribution: Any, op: Any, shape: Shape) -> dict[str, Law]:
+    """Return the laws of one distribution by quantity."""
+    raise NotImplementedError(f"augment.audit.laws states no law for {type(distribution).__name__}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """A law known by a sample of the definition. Distance: mean displacement (Wasserstein) as a share of the range."""
-
-    sample: np.ndarray = field(repr=False)
-
-    def test(self, values: np.ndarray) -> Result:
-        n, m = len(values), len(self.sample)
-        ours, theirs = self._cells(values.astype(float)), self._expected
-        total = ours + theirs
-        keep = total > 0
-        ours, theirs, total = ours[keep], theirs[keep], total[keep]
-        statistic = float(((ours * math.sqrt(m / n) - theirs * math.sqrt(n / m)) ** 2 / total).sum())
-        p_value = float(stats.chi2.sf(statistic, len(total) - 1)) if len(total) > 1 else 1.0
-        spread = float(self.sample.max() - self.sample.min()) or 1.0
-        moved = np.abs(np.quantile(values, self._shares) - self._quantiles).mean() / spread
-        return Result(statistic=statistic, p_value=p_value, distance=float(moved))
-
-    def _cells(self, values: np.ndarray) -> np.ndarray:
-        """How many values lie between the sample's 25-quantiles."""
-        return np.bincount(np.searchsorted(self._edges, values, side="left"), minlength=len(self._edges) + 1).astype(float)
-
-    @cached_property
-    def _edges(self) -> np.ndarray:
-        return np.unique(np.quantile(self.sample, np.linspace(0, 1, 25)))
-
-    @cached_property
-    def _expected(self) -> np.ndarray:
-        return self._cells(self.sample)
-
-    @cached_property
-    def _shares(self) -> np.ndarray:
-        return (np.arange(512) + 0.5) / 512
-
-    @cached_property
-    def _quantiles(self) -> np.ndarray:
-        return np.quantile(self.sample, self._shares)
+@singledispatch
+def derive(distribution: Any, op: Any, drawn: Columns, shape: Shape) -> Columns:
+    """Return quantities that the laws are about and that are no columns."""
+    return {}
 
 
-Law = Pinned | Rate | Continuous | Discrete | Reference
+# ---- events and numbers ------------------------------------------------------------------------------------------------
 
 
-def describe(law: Law) -> str:
-    """A law in a few words."""
-    match law:
-        case Pinned():
-            return f"always {law.value:g}"
-        case Rate():
-            return f"p = {law.p:.3g}"
-        case Continuous():
-            return f"continuous, {law.low:g} to {law.high:g}"
-        case Discrete():
-            keys = list(law.probabilities)
-            span = f", {min(keys):g} to {max(keys):g}" if all(isinstance(key, (int, float)) for key in keys) else ""
-            return f"{len(keys)} values{span}"
-        case Reference():
-            return f"the definition's sample, {law.sample.min():.3g} to {law.sample.max():.3g}"
+@state.register
+def _(distribution: Chance, op: Any, shape: Shape) -> dict[str, Law]:
+    return {"applied": Rate(op.p) if 0 < op.p < 1 else Pinned(op.p)}
 
 
-def uniform(low: float, high: float) -> Law:
-    """Uniform between two numbers; pinned where they are equal."""
-    if low == high:
-        return Pinned(value=low)
-    return Continuous(low=low, high=high, cdf=lambda x: np.clip((x - low) / (high - low), 0, 1))
+@state.register
+def _(distribution: Uniform, op: Any, shape: Shape) -> dict[str, Law]:
+    low = getattr(op, distribution.low)
+    return {distribution.name: uniform(low, getattr(op, distribution.high)) if distribution.high else uniform(*low)}
 
 
-def beta(alpha: float) -> Law:
-    """Beta(alpha, alpha)."""
-    return Continuous(low=0.0, high=1.0, cdf=lambda x: special.betainc(alpha, alpha, np.clip(x, 0, 1)))
+@state.register
+def _(distribution: Shift, op: Any, shape: Shape) -> dict[str, Law]:
+    side = shape[1 - distribution.axis]
+    return {distribution.name: rounded_uniform(getattr(op, distribution.share)[distribution.axis] * side)}
 
 
-def integers(low: int, high: int) -> Law:
-    """Equally likely whole numbers from ``low`` to ``high``, both included."""
-    return Discrete(probabilities=dict.fromkeys(range(low, high + 1), 1 / (high - low + 1)))
+@state.register
+def _(distribution: Position, op: Any, shape: Shape) -> dict[str, Law]:
+    return {name: integers(0, side + 2 * op.padding - op.size) for name, side in zip(("top", "left"), shape, strict=True)}
 
 
-def rounded_uniform(reach: float) -> Law:
-    """Uniform in [-reach, reach], rounded to whole numbers."""
-    if reach == 0:
-        return Pinned(value=0.0)
-    last = round(reach)
-    span = {k: max(0.0, min(k + 0.5, reach) - max(k - 0.5, -reach)) for k in range(-last, last + 1)}
-    return Discrete(probabilities={k: width / (2 * reach) for k, width in span.items() if width > 0})
+@state.register
+def _(distribution: Jitter, op: Any, shape: Shape) -> dict[str, Law]:
+    orders = list(itertools.permutations(range(len(distribution.fields))))
+    factors = {name: uniform(*getattr(op, name)) for name in distribution.fields}
+    return {**factors, "order": Discrete(dict.fromkeys(orders, 1 / len(orders)))}
 
 
-def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
-    """Which hypotheses Holm's procedure rejects, keeping the chance of any false rejection below ``alpha``."""
-    order = np.argsort(p_values)
-    rejected = [False] * len(p_values)
-    for rank, index in enumerate(order):
-        if p_values[index] > alpha / (len(p_values) - rank):
-            break
-        rejected[index] = True
-    return rejected
+@derive.register
+def _(distribution: Jitter, op: Any, drawn: Columns, shape: Shape) -> Columns:
+    return {"order": _objects([tuple(int(i) for i in order) for order in drawn["order"]])}
+
+
+@state.register
+def _(distribution: Normal, op: Any, shape: Shape) -> dict[str, Law]:
+    return {"noise": normal(op.sigma)}
+
+
+@derive.register
+def _(distribution: Normal, op: Any, drawn: Columns, shape: Shape) -> Columns:
+    return {"noise": drawn["noise"].reshape(-1)}
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column
+
+
+# ---- windows -----------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def sample_windows(shape: Shape, scale: Range, ratio: Range, *, erase: bool, seed: int = 20_180) -> Columns:
+    """Draw windows of RandomResizedCrop (ratio: width over height) or of RandomErasing (height over width)."""
+    rng = np.random.default_rng(seed)
+    height, width = shape
+    n = REFERENCE_DRAWS
+    area = height * width * rng.uniform(*scale, (n, 10))
+    aspect = np.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1]), (n, 10)))
+    first_side, second_side = np.round(np.sqrt(area * aspect)), np.round(np.sqrt(area / aspect))
+    h, w = (first_side, second_side) if erase else (second_side, first_side)
+    fits = (h < height) & (w < width) if erase else (h > 0) & (h <= height) & (w > 0) & (w <= width)
+    any_fits, attempt = np.asarray(fits.any(axis=1)), fits.argmax(axis=1)  # of ten tries, the first that fits
+    h, w = h[np.arange(n), attempt], w[np.arange(n), attempt]
+    top = np.floor(rng.uniform(size=n) * (height - h + 1))
+    left = np.floor(rng.uniform(size=n) * (width - w + 1))
+    windows = {"top": top, "left": left, "height": h, "width": w}
+    if erase:
+        return {name: values[any_fits] for name, values in windows.items()}
+    last_h, last_w = _largest_centred(shape, ratio)
+    last = {"top": (height - last_h) // 2, "left": (width - last_w) // 2, "height": last_h, "width": last_w}
+    return {name: np.where(any_fits, values, last[name]) for name, values in windows.items()}
+
+
+def _largest_centred(shape: Shape, ratio: Range) -> tuple[int, int]:
+    height, width = shape
+    if width / height < ratio[0]:
+        return round(width / ratio[0]), width
+    if width / height > ratio[1]:
+        return height, round(height * ratio[1])
+    return height, width
+
+
+def _windows(shape: Shape, scale: Range, ratio: Range, *, erase: bool) -> dict[str, Law]:
+    sample = sample_windows(shape, scale, ratio, erase=erase)
+    return {name: Pinned(float(values[0])) if np.ptp(values) == 0 else Reference(values) for name, values in sample.items()}
+
+
+@state.register
+def _(distribution: Window, op: Any, shape: Shape) -> dict[str, Law]:
+    return _windows(shape, op.scale, op.ratio, erase=False)
+
+
+@state.register
+def _(distribution: Rectangle, op: Any, shape: Shape) -> dict[str, Law]:
+    return {"applied": Rate(op.p) if 0 < op.p < 1 else Pinned(op.p)} | _windows(shape, op.scale, op.ratio, erase=True)
+
+
+@state.register
+def _(distribution: Square, op: Any, shape: Shape) -> dict[str, Law]:
+    return _windows(shape, (op.side**2,) * 2, (1.0, 1.0), erase=True)
+
+
+@derive.register(Rectangle)
+@derive.register(Square)
+def _(distribution: Any, op: Any, drawn: Columns, shape: Shape) -> Columns:
+    return {name: drawn[name][drawn["height"] > 0] for name in ("top", "left", "height", "width")}  # 0: none of ten fits
+
+
+@state.register
+def _(distribution: Corners, op: Any, shape: Shape) -> dict[str, Law]:
+    reach = {axis: int(op.distortion * (side // 2)) for axis, side in zip("yx", shape, strict=True)}
+    return {f"corner {i} {axis}": integers(0, reach[axis]) for i in range(4) for axis in "xy"}
+
+
+@derive.register
+def _(distribution: Corners, op: Any, drawn: Columns, shape: Shape) -> Columns:
+    right, bottom = shape[1] - 1, shape[0] - 1
+    start = np.array([[0, 0], [right, 0], [right, bottom], [0, bottom]], dtype=float)
+    inwards = (drawn["corners"] - start) * np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
+    return {f"corner {i} {axis}": inwards[:, i, j] for i in range(4) for j, axis in enumerate("xy")}
+
+
+# ---- mixtures of images ------------------------------------------------------------------------------------------------
+
+
+@state.register
+def _(distribution: Beta, op: Any, shape: Shape) -> dict[str, Law]:
+    return {"lam": beta(op.alpha, op.alpha)}
+
+
+@lru_cache(maxsize=8)
+def sample_boxes(shape: Shape, alpha: float, seed: int = 20_190) -> Columns:
+    """Draw CutMix's visible boxes: a uniform centre, sides sqrt(1 - lam) of the image's, cut at the border."""
+    rng = np.random.default_rng(seed)
+    height, width = shape
+    half = 0.5 * np.sqrt(1 - rng.beta(alpha, alpha, REFERENCE_DRAWS))
+    x, y = rng.integers(width, size=REFERENCE_DRAWS), rng.integers(height, size=REFERENCE_DRAWS)
+    half_w, half_h = (half * width).astype(int), (half * height).astype(int)
+    left, right = np.clip(x - half_w, 0, None), np.clip(x + half_w, None, width)
+    top, bottom = np.clip(y - half_h, 0, None), np.clip(y + half_h, None, height)
+    return {"left": left, "top": top, "box area": (right - left) * (bottom - top) / (height * width)}
+
+
+@state.register
+def _(distribution: Box, op: Any, shape: Shape) -> dict[str, Law]:
+    return {name: Reference(sample) for name, sample in sample_boxes(shape, op.alpha).items()}
+
+
+@derive.register
+def _(distribution: Box, op: Any, drawn: Columns, shape: Shape) -> Columns:
+    sides = np.clip(drawn["height"], 0, None) * np.clip(drawn["width"], 0, None)
+    return {"box area": sides / math.prod(shape)}
+
+
+@state.register
+def _(distribution: MixtureWeights, op: Any, shape: Shape) -> dict[str, Law]:
+    chain = beta(op.alpha, op.alpha * (op.width - 1)) if op.width > 1 else Pinned(1.0)  # marginals of a Dirichlet
+    return {"weight of the image": beta(op.alpha, op.alpha), **{f"share of chain {i + 1}": chain for i in range(op.width)}}
+
+
+@derive.register
+def _(distribution: MixtureWeights, op: Any, drawn: Columns, shape: Shape) -> Columns:
+    weights = np.stack(list(drawn["weights"]))
+    shares = weights[:, 1:] / weights[:, 1:].sum(axis=1, keepdims=True)
+    return {"weight of the image": weights[:, 0], **{f"share of chain {i + 1}": share for i, share in enumerate(shares.T)}}
+
+
+# ---- policies ----------------------------------------------------------------------------------------------------------
+
+
+def _magnitude_laws(policy: str, bins: Mapping[str, Mapping[int, float]], shape: Shape) -> dict[str, Law]:
+    """Return the laws of the magnitudes of each op, from the weights of its bins."""
+    magnitudes = policies.magnitudes(policy, bins, shape)
+    return {f"magnitude of {name}": Discrete(probabilities) for name, probabilities in magnitudes.items()}
+
+
+def _magnitudes(entries: Iterable[tuple[str, float]]) -> Columns:
+    by_name: dict[str, list[float]] = {}
+    for name, magnitude in entries:
+        by_name.setdefault(name, []).append(magnitude)
+    return {f"magnitude of {name}": np.array(values) for name, values in by_name.items()}
+
+
+@state.register
+def _(distribution: Choice, op: Any, shape: Shape) -> dict[str, Law]:
+    policy, names = distribution.policy, policies.OPERATIONS[distribution.policy]
+    places = getattr(op, distribution.places) if distribution.places else 1
+    stated: dict[str, Law] = {f"op {i + 1}": Discrete(dict.fromkeys(names, 1 / len(names))) for i in range(places)}
+    if places == 2:
+        stated["same op twice"] = Rate(1 / len(names))
+    bins = [getattr(op, distribution.bin)] if distribution.bin else range(policies.BINS[policy])
+    return stated | _magnitude_laws(policy, dict.fromkeys(names, dict.fromkeys(bins, 1.0)), shape)
+
+
+@derive.register
+def _(distribution: Choice, op: Any, drawn: Columns, shape: Shape) -> Columns:
+    names = [[name for name, _ in ops] for ops in drawn["ops"]]
+    places = getattr(op, distribution.places) if distribution.places else 1
+    seen = {f"op {i + 1}": _objects([ops[i] if i < len(ops) else "none" for ops in names]) for i in range(places)}
+    seen["same op twice"] = np.array([len(ops) == 2 and ops[0] == ops[1] for ops in names])
+    return seen | _magnitudes(itertools.chain.from_iterable(drawn["ops"]))
+
+
+@state.register
+def _(distribution: Pair, op: Any, shape: Shape) -> dict[str, Law]:
+    magnitudes = _magnitude_laws(distribution.policy, policies.auto_augment_bins(), shape)
+    return {"ops": Discrete(policies.auto_augment_choices()), **magnitudes}
+
+
+@derive.register
+def _(distribution: Pair, op: Any, drawn: Columns, shape: Shape) -> Columns:
+    choices = _objects([tuple(name for name, _ in ops) for ops in drawn["ops"]])
+    return {"ops": choices, **_magnitudes(itertools.chain.from_iterable(drawn["ops"]))}
+
+
+@state.register
+def _(distribution: Chains, op: Any, shape: Shape) -> dict[str, Law]:
+    names = policies.OPERATIONS[distribution.policy]
+    even = Discrete(dict.fromkeys(names, 1 / len(names)))
+    bins = dict.fromkeys(names, dict.fromkeys(range(op.severity), 1.0))
+    return {"depth": integers(1, 3), "op": even, **_magnitude_laws(distribution.policy, bins, shape)}
+
+
+@derive.register
+def _(distribution: Chains, op: Any, drawn: Columns, shape: Shape) -> Columns:
+    chains = list(itertools.chain.from_iterable(drawn["chains"]))
+    entries = list(itertools.chain.from_iterable(chains))
+    depths = np.array([len(chain) for chain in chains], dtype=float)
+    return {"depth": depths, "op": _objects([name for name, _ in entries]), **_magnitudes(entries)}
