@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from augment.catalog import build
+from augment import build
 from training.config import Placement, TrainConfig, validate
 from training.data import Dataset
 from training.distributed import Ranks, stream_seed
@@ -100,7 +100,7 @@ def test_a_frozen_batch_is_prepared_once_and_fed_at_every_step(
     assert _same(batches[:1], _epoch(bare, shapes)[:1])
     assert batches[0][0].stride() == _epoch(bare, shapes)[0][0].stride()
     assert all(images is batches[0][0] and labels is batches[0][1] for images, labels in batches)
-    assert feed.draws == "fixed"
+    assert feed.lane == "fixed"
     # Ranks have a share each, as of any batch.
     shares = [Feed(feed.config, shapes, Ranks(rank=rank, world=2)) for rank in (0, 1)]
     assert [len(next(share.epoch(1))[1]) for share in shares] == [24, 24]
@@ -164,8 +164,8 @@ def test_training_waits_on_the_device_for_the_stream_beside_it(
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream.current())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: training)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: told.append(f"kept for {stream.name}"))
-    monkeypatch.setattr(feed, "_beside", beside)
-    monkeypatch.setattr(feed, "_augment_beside", augment_stream)
+    monkeypatch.setattr(feed, "_side_stream", beside)
+    monkeypatch.setattr(feed, "_augments_aside", augment_stream)
     pipeline = feed._pipeline
     assert pipeline is not None
 

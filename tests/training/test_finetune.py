@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from augment.catalog import build
+from augment import build
 from training import checkpoint, models
 from training.distributed import stream_seed
-from training.finetune import BEST, Finetuner, finetune, load_photographs
-from training.finetune_config import FinetuneConfig, validate
-from training.finetune_results import FinetuneEpoch
+from training.finetune import BEST, FineTuner, finetune, load_photographs
+from training.config import FinetuneConfig, validate
+from training.results import EpochStats
 from training.photofeed import evaluation_ops, shuffled
 
 CPU = torch.device("cpu")
@@ -84,8 +84,8 @@ def test_frozen_changes_the_last_layer_and_nothing_else(augment_on: str, config:
 def test_full_starts_from_the_weights_and_scratch_does_not(config: FinetuneConfig, weights: Path) -> None:
     dataset = load_photographs(config)
     stem = checkpoint.load(weights)["model"]["stem.0.weight"]
-    assert Finetuner(config, dataset, CPU).network.module.state_dict()["stem.0.weight"].equal(stem)
-    scratch = Finetuner(changed(config, mode="scratch"), dataset, CPU).network.module.state_dict()["stem.0.weight"]
+    assert FineTuner(config, dataset, CPU).network.module.state_dict()["stem.0.weight"].equal(stem)
+    scratch = FineTuner(changed(config, mode="scratch"), dataset, CPU).network.module.state_dict()["stem.0.weight"]
     assert not scratch.equal(stem)
     torch.manual_seed(stream_seed(config.seed, "weights"))
     assert scratch.equal(models.create("resnet8", 2, 4).state_dict()["stem.0.weight"])
@@ -112,7 +112,7 @@ def test_what_is_easy_is_learnt(mode: str, config: FinetuneConfig) -> None:
 def test_step_sizes_are_the_books(config: FinetuneConfig) -> None:
     """lr x 0.1 after each decay_every epochs; the last layer head_rate times as fast, in scratch all layers."""
     dataset = load_photographs(config)
-    tuner = Finetuner(changed(config, decay_every=2, learning_rate=0.001, head_rate=10.0), dataset, CPU)
+    tuner = FineTuner(changed(config, decay_every=2, learning_rate=0.001, head_rate=10.0), dataset, CPU)
     seen = []
     for epoch in range(1, 6):
         seen.append([group["lr"] for group in tuner.optimizer.param_groups])
@@ -120,7 +120,7 @@ def test_step_sizes_are_the_books(config: FinetuneConfig) -> None:
     np.testing.assert_allclose(seen, [[0.01, 0.001], [0.01, 0.001], [1e-3, 1e-4], [1e-3, 1e-4], [1e-4, 1e-5]])
     heads = {id(p) for p in tuner.network.head.parameters()}
     assert {id(p) for p in tuner.optimizer.param_groups[0]["params"]} == heads
-    scratch = Finetuner(changed(config, mode="scratch"), dataset, CPU)
+    scratch = FineTuner(changed(config, mode="scratch"), dataset, CPU)
     assert [group["lr"] for group in scratch.optimizer.param_groups] == [0.01, 0.01]
 
 
@@ -129,7 +129,7 @@ def test_features_computed_once_give_what_the_whole_network_would(config: Finetu
     config = changed(config, mode="frozen", augment_on="none", decay_every=100)
     dataset = load_photographs(config)
     result, _ = finetune(config, dataset)
-    tuner = Finetuner(changed(config, mode="full"), dataset, CPU)  # the same initial weights
+    tuner = FineTuner(changed(config, mode="full"), dataset, CPU)  # the same initial weights
     module = tuner.network.module.eval()
     module.requires_grad_(False)
     head = tuner.network.head.requires_grad_(True)
@@ -150,7 +150,7 @@ def test_features_computed_once_give_what_the_whole_network_would(config: Finetu
         assert math.isclose(stats.train_loss, total / sum(map(len, batches)), rel_tol=1e-4)
         assert stats.test_accuracy == right.double().mean().item()
     assert result.features_s > 0
-    assert result.draws == "fixed"
+    assert result.lane == "fixed"
 
 
 # ---- the best epoch, and what is kept ---------------------------------------------------------------------------------
@@ -162,11 +162,11 @@ def test_the_best_epochs_weights_come_back_and_are_kept(
     answers = iter([0.5, 0.75, 0.75, 0.25])
     seen: list[dict[str, Tensor]] = []
 
-    def evaluated(tuner: Finetuner) -> float:
+    def evaluated(tuner: FineTuner) -> float:
         seen.append(state_of(tuner.network.module))
         return next(answers)
 
-    monkeypatch.setattr(Finetuner, "_evaluated", evaluated)
+    monkeypatch.setattr(FineTuner, "_evaluated", evaluated)
     result, module = finetune(changed(config, epochs=4), out=tmp_path / "out")
     assert (result.best_epoch, result.best_accuracy, result.test_accuracy) == (2, 0.75, 0.25), "the first of equals; the last"
     kept = checkpoint.load(tmp_path / "out" / BEST)
@@ -183,7 +183,7 @@ def test_going_on_after_an_interruption_changes_nothing(augment_on: str, config:
     config = changed(config, augment_on=augment_on, epochs=4, decay_every=2)
     whole, whole_module = finetune(config)
 
-    def interrupt(stats: FinetuneEpoch) -> None:
+    def interrupt(stats: EpochStats) -> None:
         if stats.epoch == 2:
             raise KeyboardInterrupt
 
@@ -286,10 +286,10 @@ def test_one_device_only(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["fused", "kornia"])
 def test_on_a_gpu_augmentation_does_not_make_the_host_wait(backend: str, config: FinetuneConfig) -> None:
-    from training.clock import StepClock
+    from training.meters import StepClock
 
     config = changed(config, device="cuda", backend=backend)
-    tuner = Finetuner(config, load_photographs(config), torch.device("cuda", 0))
+    tuner = FineTuner(config, load_photographs(config), torch.device("cuda", 0))
     tuner.run_epoch(1)
     batch = next(tuner.feed.epoch(2))
     torch.cuda.set_sync_debug_mode("error")

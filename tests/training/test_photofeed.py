@@ -10,19 +10,19 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from augment import sampling
-from augment.catalog import build
+from augment import build
 from augment.ops import HorizontalFlip, RandomResizedCrop
 from tests.conftest import smooth_images
-from training.clock import StepClock
+from training.meters import StepClock
 from training.data import load
-from training.dataset import Split
+from training.sources.dataset import Split
 from training.distributed import stream_seed
 from training.photofeed import (
     NORMALIZE,
-    OnDevice,
+    WindowPipeline,
     PhotoBatch,
     PhotoFeed,
-    bounded,
+    cut_windows,
     evaluation_ops,
     prepared_size,
     shuffled,
@@ -59,12 +59,12 @@ def feed(split: Split, **changes: object) -> PhotoFeed:
 
 
 def batches(source: PhotoFeed, epoch: int = 1) -> list[tuple[Tensor, Tensor]]:
-    clock = StepClock(CPU)
+    clock = CPU
     return [source.place(batch, clock) for batch in source.epoch(epoch)]
 
 
 def canonical(images: list[Tensor], seed: int) -> Tensor:
-    """torchvision's resized crop of the whole originals, with the windows that ``bounded`` draws from this seed."""
+    """torchvision's resized crop of the whole originals, with the windows that ``cut_windows`` draws from this seed."""
     torch.manual_seed(seed)
     results = []
     for image in images:
@@ -81,8 +81,8 @@ def test_the_device_crops_as_torchvision_does_on_the_original(backend: str, seed
     images = photographs()
     expected = canonical(images, seed)
     torch.manual_seed(seed)
-    frames, windows = bounded(images, CROP)
-    found = OnDevice((CROP, NORMALIZE), backend, CPU)(frames, windows)
+    frames, windows = cut_windows(images, CROP)
+    found = WindowPipeline((CROP, NORMALIZE), backend, CPU)(frames, windows)
     # float32 sums in another order, over a standard deviation of 0.22
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
 
@@ -91,11 +91,11 @@ def test_windows_beyond_the_bound_are_resized_before_and_differ_by_half_a_level(
     images = photographs()
     expected = canonical(images, 1)
     torch.manual_seed(1)
-    frames, windows = bounded(images, CROP, most_side=24)
+    frames, windows = cut_windows(images, CROP, most_side=24)
     assert frames.shape[2] <= 64, "one step of frames: no window is larger than 24 pixels"
     assert (windows[:, 2:] == 16).all(1).any(), "some were resized"
     assert (windows[:, 2:] != 16).any(), "others were not"
-    found = OnDevice((CROP, NORMALIZE), "fused", CPU)(frames, windows)
+    found = WindowPipeline((CROP, NORMALIZE), "fused", CPU)(frames, windows)
     difference = (found - expected).abs().amax((0, 2, 3)) * torch.tensor(NORMALIZE.std)
     assert difference.max() <= 0.5 / 255 + 1e-5
 
@@ -111,15 +111,15 @@ def test_at_the_usual_size_windows_beyond_the_bound_are_torchvisions_of_8_bit_im
         box = [int(drawn[name]) for name in ("top", "left", "height", "width")]
         expected.append(v2.functional.resized_crop(image, *box, [224, 224], antialias=crop.antialias) / 255)
     torch.manual_seed(2)
-    frames, windows = bounded(images, crop, most_side=64)
+    frames, windows = cut_windows(images, crop, most_side=64)
     assert windows[:, 2:].eq(224).all(), "both were resized by the worker"
-    found = OnDevice((crop, NORMALIZE), "kornia", CPU)(frames, windows)
+    found = WindowPipeline((crop, NORMALIZE), "kornia", CPU)(frames, windows)
     normalised = v2.functional.normalize(torch.stack(expected), list(NORMALIZE.mean), list(NORMALIZE.std))
     torch.testing.assert_close(found, normalised, atol=2e-5, rtol=0)
 
 
 def test_batches_are_no_larger_than_their_largest_window_needs() -> None:
-    frames, windows = bounded([torch.zeros(3, 2000, 30, dtype=torch.uint8)], CROP)
+    frames, windows = cut_windows([torch.zeros(3, 2000, 30, dtype=torch.uint8)], CROP)
     assert frames.shape == (1, 3, 64, 64), "a window of at most 30 x 40 in a frame of one step"
     assert windows[0, :2].tolist() == [0, 0]
 
@@ -135,7 +135,7 @@ def test_flips_on_the_device_mirror_the_same_crop(split: Split) -> None:
 def test_in_workers_each_photograph_is_augmented_by_itself(backend: str, split: Split) -> None:
     ops = (CROP, HorizontalFlip(), NORMALIZE)
     source = feed(split, backend=backend, on_device=False, batch_size=len(SIZES))
-    assert source.draws == "per_image"
+    assert source.lane == "per_image"
     (found, labels), = batches(source)  # fmt: skip
     # By hand: the same stream, one photograph after the other, in the order of the labels.
     torch.manual_seed(stream_seed(0, "augment", epoch=1))
