@@ -109,7 +109,7 @@ def test_a_killed_process_ends_the_job_and_resuming_gives_the_weights_of_a_run_t
     assert "6" not in kept
     resumed = _call(*epochs, "--out", str(killed), "--resume", processes=processes)
     assert resumed.returncode == 0, resumed.stderr
-    assert re.search(r"^going on after epoch [1-5] of 6$", resumed.stdout, re.MULTILINE)
+    assert re.search(r"^resuming after epoch [1-5] of 6$", resumed.stdout, re.MULTILINE)
     assert _rows(killed) == ["1", "2", "3", "4", "5", "6"]
     assert _weights(killed) == _weights(whole)
     assert (killed / "result.json").exists()
@@ -127,7 +127,7 @@ def planted(*arguments):  # on rank 1 alone; call 0 warms up
     return honest(*arguments) * (math.nan if spoilt else 1)
 
 optimise.loss = planted
-train._Display.step = lambda self, number, steps: print("step", number, flush=True)
+train.Display.step = lambda self, number, steps: print("step", number, flush=True)
 sys.exit(tyro.cli(train.main, args=sys.argv[2:]))
 """
 
@@ -155,7 +155,7 @@ def test_ranks_do_not_write_over_a_run(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{}")
     done = _call("--out", str(tmp_path), processes=2)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
-    said = f"{tmp_path} already holds a run: add --resume to go on with it, or take another --out"
+    said = f"{tmp_path} already holds a run: add --resume to resume it, or take another --out"
     assert lines, done.stderr
     assert set(lines) <= {f"error on rank 1: {said}", f"error: {said}"}
     assert "training/train.py" not in done.stderr, "torchrun's own traceback is the only one"
@@ -193,13 +193,13 @@ def test_ranks_that_were_started_differently_are_told(monkeypatch: pytest.Monkey
 
 
 def test_what_rank_0_cannot_answer_is_raised() -> None:
-    assert Ranks().ask_main(lambda: 3) == 3
+    assert Ranks().run_on_main(lambda: 3) == 3
 
     def cannot() -> None:
         raise ValueError("bad file")
 
     with pytest.raises(ValueError, match=r"^bad file$"):
-        Ranks().ask_main(cannot)
+        Ranks().run_on_main(cannot)
 
 
 @pytest.mark.parametrize(

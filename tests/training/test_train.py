@@ -110,7 +110,7 @@ def test_epochs_are_kept_when_a_run_dies(tmp_path: Path, monkeypatch: pytest.Mon
         if self._epoch == 3:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(entry._Display, "step", die_in_the_third)
+    monkeypatch.setattr(entry.Display, "step", die_in_the_third)
     assert entry.main(config, tmp_path / "run") == 130
     assert len((tmp_path / "run" / "curves.csv").read_text().splitlines()) == 1 + 2
 
@@ -124,11 +124,11 @@ def test_a_run_is_not_overwritten_whether_it_was_finished_or_not(
     )  # fmt: skip
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(entry._Folder, "add", lambda self, stats: pytest.fail("stopped") if stats.epoch == 2 else None)
+        patch.setattr(entry.RunFolder, "add", lambda self, stats: pytest.fail("stopped") if stats.epoch == 2 else None)
         with pytest.raises(BaseException, match="stopped"):
             entry.main(config, out)
     kept = {file.name: file.read_bytes() for file in out.iterdir()}
-    refused = f"error: {out} already holds a run: add --resume to go on with it, or take another --out\n"
+    refused = f"error: {out} already holds a run: add --resume to resume it, or take another --out\n"
     assert entry.main(config, out) == 2
     assert capsys.readouterr().err == refused
     assert {file.name: file.read_bytes() for file in out.iterdir()} == kept

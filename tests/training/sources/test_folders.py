@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training import folders
+from training.sources import folders
 from training.data import Dataset, load
 
 MakeFolder = Callable[..., Path]
@@ -20,7 +20,7 @@ def _load(folder: Path, tmp_path: Path, size: int = 8) -> Dataset:
 
 
 def test_images_and_labels_are_in_the_order_of_classes_and_names(make_folder: MakeFolder, tmp_path: Path) -> None:
-    folder = make_folder(("cat", "ant", "bee"), test="val", each=4)
+    folder = make_folder(("cat", "ant", "bee"), test="val", count=4)
     dataset = _load(folder, tmp_path)
     assert dataset.classes == ("ant", "bee", "cat")
     assert dataset.name == "photos"
@@ -33,19 +33,19 @@ def test_images_and_labels_are_in_the_order_of_classes_and_names(make_folder: Ma
 
 
 def test_test_goes_before_val(make_folder: MakeFolder, tmp_path: Path) -> None:
-    make_folder(test="val", each=2)
-    assert len(_load(make_folder(test="test", each=5), tmp_path).test) == 10
+    make_folder(test="val", count=2)
+    assert len(_load(make_folder(test="test", count=5), tmp_path).test) == 10
 
 
 def test_another_size_is_resized_by_the_shorter_side_and_cut_from_the_centre(make_folder: MakeFolder, tmp_path: Path) -> None:
-    folder = make_folder(each=1, size=(40, 20))
+    folder = make_folder(count=1, size=(40, 20))
     image = Image.open(folder / "train/ant/0.png")
     by_hand = image.resize((20, 10), Image.Resampling.BILINEAR).crop((5, 0, 15, 10))
     np.testing.assert_array_equal(_load(folder, tmp_path, 10).train.images[0].permute(1, 2, 0), np.asarray(by_hand))
 
 
 def test_all_kinds_of_pixels_become_rgb(make_folder: MakeFolder, tmp_path: Path) -> None:
-    folder = make_folder(each=1)
+    folder = make_folder(count=1)
     at = folder / "train/ant"
     rgb = Image.new("RGB", (8, 8), (200, 100, 50))
     Image.new("L", (8, 8), 77).save(at / "a-grey.png")
@@ -64,7 +64,7 @@ def test_all_kinds_of_pixels_become_rgb(make_folder: MakeFolder, tmp_path: Path)
 
 
 def test_exif_orientation_is_applied(make_folder: MakeFolder, tmp_path: Path) -> None:
-    folder = make_folder(each=1)
+    folder = make_folder(count=1)
     pixels = np.zeros((8, 8, 3), np.uint8)
     pixels[:4] = 255  # white above
     exif = Image.Exif()
@@ -107,7 +107,7 @@ def test_what_cannot_be_decoded_is_skipped_and_listed(
 def test_damaged_tags_are_no_warnings_that_name_no_file(
     make_folder: MakeFolder, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    folder = make_folder(each=1)
+    folder = make_folder(count=1)
     Image.new("RGB", (8, 8)).save(folder / "train/ant/0.jpg")
     whole = (folder / "train/ant/0.jpg").read_bytes()
     # One tag is announced, of a value that lies behind the end.
@@ -199,7 +199,7 @@ def test_where_the_root_cannot_be_written_the_users_cache_is(make_folder: MakeFo
 
 
 def test_subsets_are_balanced_repeatable_and_named(make_folder: MakeFolder, tmp_path: Path) -> None:
-    folder = make_folder(("a", "b", "c"), each=10)
+    folder = make_folder(("a", "b", "c"), count=10)
     whole = _load(folder, tmp_path)
 
     def part(seed: int) -> Dataset:

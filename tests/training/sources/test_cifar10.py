@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
-from training import cifar10, data
-from training.cifar10 import server_answers
+from training import data
+from training.sources import cifar10
+from training.sources.cifar10 import server_answers
 from training.data import load
 
 CLASSES = [f"class {i}" for i in range(10)]

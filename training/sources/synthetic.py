@@ -1,8 +1,8 @@
 """A data set of drawn shapes that needs no network and no disk, and on which augmentation matters.
 
 Ten shapes, none of which is its own mirror image or another's. In training images every shape faces right and lies near the
-centre; test images are mirrored half of the time and shifted by up to a fifth of their side. Who flips and crops a few training
-images therefore does better on the test images, and who does not has never seen what they show.
+centre; test images are mirrored half of the time and shifted by up to a fifth of their side. A net that is trained on flipped
+and cropped images therefore does better on them.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from training.dataset import Dataset, Split, digest
+from training.sources.dataset import Dataset, Split, digest
 
 VERSION = 1
-"""Part of the fingerprint; to be raised when the drawing changes."""
+"""Part of the fingerprint; raise it when the drawing changes."""
 
 TRAIN_IMAGES = 2000
 TEST_IMAGES = 2000
@@ -50,32 +50,27 @@ SHAPES: dict[str, Mask] = {
     "wedge": lambda u, v: (u > -0.8) & (v < 0.8) & (v > u),
     "zigzag": lambda u, v: _box(u, np.abs(v), -0.8, 0.8, 0.65, 1.0) | _box(u + 0.8 * v, v, -0.2, 0.2, -1.0, 1.0),
 }
-"""Whether a point belongs to a shape, in coordinates that run right and down from -1 to 1."""
+"""Masks of the points inside a shape, in coordinates that run right and down from -1 to 1."""
 
 
 def draw_shapes(*, image_size: int = 32, seed: int = 0, fallback: str | None = None) -> Dataset:
-    """Draw the set: 2,000 + 2,000 images, 200 of each class, in a second or two at 32 pixels.
+    """Draw 2,000 + 2,000 images, 200 of each class, in a second or two at 32 pixels.
 
-    The fingerprint names the definition: version, image size and seed. The pixels follow from these, up to rounding that may
+    The fingerprint names the definition: version, image size and seed. These determine the pixels, up to rounding that may
     differ between processors.
     """
     train = _draw_split(TRAIN_IMAGES, image_size, TRAIN_SHIFT, mirrored=0.0, rng=np.random.default_rng((seed, 0)))
     test = _draw_split(TEST_IMAGES, image_size, TEST_SHIFT, mirrored=0.5, rng=np.random.default_rng((seed, 1)))
     return Dataset(
-        name="synthetic",
-        fingerprint=digest("synthetic", VERSION, image_size, seed),
-        source="drawn shapes (built in)",
-        classes=tuple(SHAPES),
-        train=train,
-        test=test,
-        fallback=fallback,
-    )
+        name="synthetic", fingerprint=digest("synthetic", VERSION, image_size, seed), source="drawn shapes (built in)",
+        classes=tuple(SHAPES), train=train, test=test, fallback=fallback,
+    )  # fmt: skip
 
 
 def _draw_split(count: int, size: int, shift: float, *, mirrored: float, rng: np.random.Generator) -> Split:
-    each = count // len(SHAPES)
-    images = [_draw_class(mask, each, size, shift, mirrored, rng) for mask in SHAPES.values()]
-    labels = torch.arange(len(SHAPES)).repeat_interleave(each)
+    per_class = count // len(SHAPES)
+    images = [_draw_class(mask, per_class, size, shift, mirrored, rng) for mask in SHAPES.values()]
+    labels = torch.arange(len(SHAPES)).repeat_interleave(per_class)
     return Split(images=torch.from_numpy(np.concatenate(images)), labels=labels)
 
 
@@ -89,7 +84,7 @@ def _draw_class(mask: Mask, count: int, size: int, shift: float, mirrored: float
 
 
 def _coverage(mask: Mask, count: int, size: int, shift: float, mirrored: float, rng: np.random.Generator) -> np.ndarray:
-    """The share of each pixel that the shape covers, [B, H, W], for shapes placed at random."""
+    """Return the share of each pixel that the shape covers, float32 [B, H, W], for shapes placed at random."""
     fine = size * SUPERSAMPLING
     axis = ((np.arange(fine) + 0.5) / fine - 0.5).astype(np.float32)
     x, y = axis[None, None, :], axis[None, :, None]
@@ -108,7 +103,7 @@ def _coverage(mask: Mask, count: int, size: int, shift: float, mirrored: float, 
 
 
 def _colours(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Background and shape colours [B, 3, 1, 1], on the scale 0..255, one much lighter than the other, either way round."""
+    """Draw background and shape colours [B, 3, 1, 1] on the scale 0..255; either one is much lighter than the other."""
     dark, light = rng.uniform(0, 110, (count, 3)), rng.uniform(130, 255, (count, 3))
     swap = rng.random((count, 1)) < 0.5
     background, shape = np.where(swap, light, dark), np.where(swap, dark, light)

@@ -1,4 +1,4 @@
-"""CIFAR-10 in its official layout, as torchvision reads and downloads it."""
+"""CIFAR-10 in its official layout, read and downloaded by torchvision."""
 
 import contextlib
 import http.client
@@ -16,26 +16,26 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from training.dataset import Dataset, Split, digest
-from training.decoded import FORMAT, Append, cached
-from training.photos import fit
+from training.sources.cache import FORMAT, Append, load_cached
+from training.sources.dataset import Dataset, Split, digest
+from training.sources.decode import fit
 
 PROBE_TIMEOUT_S = 3.0
 STALL_TIMEOUT_S = 30.0
 
 
 def is_present(root: Path) -> bool:
-    """Whether the official folder lies under ``root``; whether it is whole is checked when it is decoded."""
+    """Return whether the official folder lies under ``root``; its content is checked when it is decoded."""
     return (root / CIFAR10.base_folder).is_dir()
 
 
 def load_cifar10(root: Path, *, image_size: int) -> Dataset:
-    """Read the official set under ``root``, or take it from the cache there.
+    """Read the official set under ``root``, or its cached copy there.
 
     Images are in the set's own order. Another ``image_size`` than 32 resizes them (bilinear, antialiased). Every file's MD5 is
     checked when it is first read. Fingerprint: the image size and the MD5 of each file, as torchvision lists them.
 
-    Raises ValueError if the set is not there, or damaged.
+    Raises ValueError if the set is missing or damaged.
     """
     folder = root / CIFAR10.base_folder
     listed = [*CIFAR10.train_list, *CIFAR10.test_list]
@@ -48,36 +48,27 @@ def load_cifar10(root: Path, *, image_size: int) -> Dataset:
     fingerprint = digest(image_size, listed)
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     key = digest(FORMAT, fingerprint, stats)
-    decoded = cached(root, key, image_size=image_size, fill=lambda append: _fill(root, image_size, append))
+    decoded = load_cached(root, key, image_size=image_size, fill=lambda append: _decode(root, image_size, append))
     count = int(decoded.info["train"])
     images, labels = torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels)
     return Dataset(
-        name="cifar10",
-        fingerprint=fingerprint,
-        source="CIFAR-10, official files",
-        classes=tuple(decoded.info["classes"]),
-        train=Split(images=images[:count], labels=labels[:count]),
-        test=Split(images=images[count:], labels=labels[count:]),
-    )
+        name="cifar10", fingerprint=fingerprint, source="CIFAR-10, official files", classes=tuple(decoded.info["classes"]),
+        train=Split(images=images[:count], labels=labels[:count]), test=Split(images=images[count:], labels=labels[count:]),
+    )  # fmt: skip
 
 
-def _fill(root: Path, image_size: int, append: Append) -> tuple[np.ndarray, dict[str, Any]]:
-    labels: list[int] = []
-    counts: list[int] = []
-    for train in (True, False):
-        try:
-            part = CIFAR10(root, train=train)
-        except RuntimeError:  # torchvision's word for an MD5 that differs
-            raise ValueError(
-                f"CIFAR-10 under {root} is damaged: remove {CIFAR10.base_folder}/ there, or add --download"
-            ) from None
-        append(_resized(part.data, image_size).transpose(0, 3, 1, 2))
-        labels += part.targets
-        counts.append(len(part.targets))
-    return np.array(labels, np.int64), {"train": counts[0], "classes": list(part.classes)}
+def _decode(root: Path, image_size: int, append: Append) -> tuple[np.ndarray, dict[str, Any]]:
+    try:
+        parts = [CIFAR10(root, train=train) for train in (True, False)]
+    except RuntimeError:  # torchvision raises it for an MD5 that differs
+        raise ValueError(f"CIFAR-10 under {root} is damaged: remove {CIFAR10.base_folder}/ there, or add --download") from None
+    for part in parts:
+        append(_resize(part.data, image_size).transpose(0, 3, 1, 2))
+    labels = np.array([label for part in parts for label in part.targets], np.int64)
+    return labels, {"train": len(parts[0].targets), "classes": list(parts[0].classes)}
 
 
-def _resized(images_BHWC: np.ndarray, size: int) -> np.ndarray:
+def _resize(images_BHWC: np.ndarray, size: int) -> np.ndarray:
     if images_BHWC.shape[1] == size:
         return images_BHWC
     return np.stack([np.asarray(fit(Image.fromarray(image), size)) for image in images_BHWC])
@@ -87,7 +78,7 @@ def _resized(images_BHWC: np.ndarray, size: int) -> np.ndarray:
 
 
 def server_answers(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
-    """Whether a connection to the URL's host, or to the proxy that stands before it, opens within the time."""
+    """Return whether a connection to the URL's host, or to the proxy in front of it, opens within the time."""
     target = urllib.parse.urlsplit(url)
     proxy = urllib.request.getproxies().get(target.scheme)
     if proxy and target.hostname and not urllib.request.proxy_bypass(target.hostname):
@@ -103,22 +94,22 @@ def server_answers(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
 def download_cifar10(root: Path) -> None:
     """Download and unpack the official archive into ``root``, unless it is there and whole.
 
-    Raises ValueError if the server fails or stalls, the disk does not take it, or the archive's MD5 is not the official one;
-    a wrong archive is removed.
+    Raises ValueError if the server fails or stalls, the disk is full, or the archive's MD5 is not the official one; a wrong
+    archive is removed.
     """
     archive = root / CIFAR10.filename
     try:
         with _socket_timeout(STALL_TIMEOUT_S):
             CIFAR10(root, download=True)
     except (OSError, RuntimeError, tarfile.TarError, http.client.HTTPException, EOFError, zlib.error) as error:
-        archive.unlink(missing_ok=True)  # else it would be in the way of the next attempt
+        archive.unlink(missing_ok=True)  # it would block the next attempt
         reason = "the MD5 of the archive is not the official one" if isinstance(error, RuntimeError) else error
         raise ValueError(f"CIFAR-10 could not be downloaded from {CIFAR10.url}: {reason}") from error
 
 
 @contextlib.contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    # torchvision's download knows no timeout: a stalled connection would hang for ever.
+    # torchvision's download sets no timeout: a stalled connection would hang for ever.
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -9,7 +9,7 @@ import torch
 from training.config import TrainConfig
 from training.data import Dataset, load
 from training.loop import train
-from training.synthetic import SHAPES, draw_shapes
+from training.sources.synthetic import SHAPES, draw_shapes
 
 
 def test_the_same_seed_draws_the_same_set() -> None:

@@ -1,4 +1,4 @@
-"""From the bytes of one photograph to uint8 pixels: all of it at its own size, or a square of a given one."""
+"""From the bytes of one photograph to uint8 pixels: whole at its own size, or a square of a given side."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".
 DECODE_ERRORS = (
     OSError,  # unknown or truncated files
     ValueError,
-    SyntaxError,  # Pillow's word for a broken PNG
+    SyntaxError,  # Pillow raises it for a broken PNG
     EOFError,
     IndexError,
     TypeError,  # damaged TIFF tags
@@ -23,42 +23,38 @@ DECODE_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What Pillow raises for damaged files."""
+"""Exceptions that Pillow raises for damaged files."""
 
 
 def decode(content: bytes, size: int) -> np.ndarray:
-    """The photograph as RGB uint8 [3, size, size], as it is meant to be looked at: see ``upright``.
+    """Return the photograph as RGB uint8 [3, size, size], upright: shorter side resized to ``size``, centre cut out.
 
-    Another size: the shorter side is resized to ``size`` (bilinear, antialiased), then the centre is cut out.
-
-    Raises one of DECODE_ERRORS for what is damaged, has more than ``Image.MAX_IMAGE_PIXELS`` or float pixels.
+    Raises one of DECODE_ERRORS as ``upright`` does.
     """
     return channels_first(fit(upright(content), size))
 
 
 def upright(content: bytes) -> Image.Image:
-    """The photograph in RGB at its own size, as it is meant to be looked at.
+    """Return the photograph in RGB at its own size, with its EXIF orientation applied.
 
-    EXIF orientation is applied; grey, palette and CMYK become RGB, transparency is dropped, 16 bits are cut to their upper 8.
+    Grey, palette and CMYK become RGB, transparency is dropped, 16 bits are cut to their upper 8.
 
-    Raises one of DECODE_ERRORS for what is damaged, has more than ``Image.MAX_IMAGE_PIXELS`` or float pixels.
+    Raises:
+        DECODE_ERRORS: for files that are damaged, have more than ``Image.MAX_IMAGE_PIXELS`` pixels, or float pixels.
     """
-    with _opened(content) as image:
+    try:
+        image = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:  # Pillow's own message holds the address of the bytes in memory
+        raise ValueError("empty" if not content else "no image of a kind that Pillow knows") from None
+    with image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise ValueError(f"{image.width} x {image.height} pixels, more than the {limit:,} that Pillow deems safe")
         return _to_rgb(ImageOps.exif_transpose(image))
 
 
-def _opened(content: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(content))
-    except UnidentifiedImageError:  # Pillow would name the place of the bytes in memory
-        raise ValueError("empty" if not content else "no image of a kind that Pillow knows") from None
-
-
 def channels_first(image: Image.Image) -> np.ndarray:
-    """An RGB image as uint8 [3, H, W] in memory of its own."""
+    """Return an RGB image as uint8 [3, H, W] in memory of its own."""
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
@@ -75,7 +71,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to ``size``, then cut out the central square, both with torchvision's rounding.
+    """Resize the shorter side to ``size`` (bilinear, antialiased) and cut out the central square, rounding as torchvision.
 
     An image of that size is returned as it is.
     """
