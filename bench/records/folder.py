@@ -1,0 +1,294 @@
+"""Run folders: ``environment.json``, ``plan.json``, ``records.jsonl`` (append-only), ``audit.json``, and how they are read.
+
+A process may die at any moment: a record is in the journal whole or not at all, and ``running.json`` names the repetition that
+was under way. No torch here.
+"""
+
+import fcntl
+import os
+import platform
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from bench.records.cases import Case, gather
+from bench.records.structs import Audit, Environment, Kind, Plan, Record
+
+ENVIRONMENT, PLAN, RECORDS, AUDIT, RUNNING = "environment.json", "plan.json", "records.jsonl", "audit.json", "running.json"
+OLD_LAYOUT = ("ops.json", "ops.jsonl", "training.jsonl")
+S = TypeVar("S", bound=msgspec.Struct)
+R = TypeVar("R", bound=Record)
+_DECODER = msgspec.json.Decoder(Kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One of the runs that a merged run was made of.
+
+    ``place`` is what its devices are called there ("cpu of PLACE"), None where all runs are of one machine and one code.
+    Sources of the same ``group`` are, and their rounds were joined. ``notes`` say what was left out as another run has it.
+    """
+
+    name: str
+    path: Path
+    group: int
+    place: str | None
+    environment: Environment | None
+    planned: int
+    measured: int
+    records: int
+    audited: bool
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder as read, and what could not be read; ``sources`` are the runs that a merged one was made of."""
+
+    path: Path
+    name: str
+    environment: Environment | None = None
+    plan: Plan | None = None
+    records: list[Record] = field(default_factory=list)
+    audit: Audit | None = None
+    problems: list[str] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
+
+    @cached_property
+    def _cases(self) -> list[Case]:
+        return list(gather(self.plan.cases if self.plan else (), self.records))
+
+    def cases(self, *kinds: str) -> list[Case]:
+        """Return the cases of these kinds (default: all), planned and measured, in the plan's order."""
+        return [case for case in self._cases if not kinds or case.kind in kinds]
+
+    def of(self, kind: type[R]) -> list[R]:
+        """Return the successful records of a kind."""
+        return [record for record in self.records if isinstance(record, kind) and record.status == "ok"]
+
+
+def one_line(error: BaseException | str, limit: int = 300) -> str:
+    """Return the first line that says something, for a table; the type's name for an exception without words."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = lines[0] if lines else type(error).__name__
+    return message if len(message) <= limit else message[: limit - 1] + "…"
+
+
+# ---- folders ----------------------------------------------------------------------------------------------------------
+
+
+def machine_name() -> str:
+    """Return a short name for this machine in folder names: AUGMARK_MACHINE, else the host's name, as a slug."""
+    return _slug(os.environ.get("AUGMARK_MACHINE") or platform.node().split(".")[0]) or "machine"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
+
+
+def holds_run(folder: Path) -> bool:
+    """Return whether a folder holds the records of a run, of this layout or of the old one."""
+    return any((folder / name).exists() for name in (PLAN, RECORDS, *OLD_LAYOUT))
+
+
+def run_folder(results: Path | None, suite: str, version: str, device: str, *, parent: Path = Path("results")) -> Path:
+    """Make the folder of a new run: ``results``, or ``results/<version>--<suite>--<machine>--<device>``, numbered if taken.
+
+    Raises:
+        ValueError: ``results`` already holds a run.
+        OSError: the folder cannot be made or written.
+    """
+    if results is None:
+        words = (_slug(version), _slug(suite), machine_name(), device.replace(":", ""))
+        return _free_folder(parent, "--".join(words), "--results")
+    if holds_run(results):
+        raise ValueError(f"{results} already holds a run: add --resume to go on with it, or choose another folder")
+    results.mkdir(parents=True, exist_ok=True)
+    return results
+
+
+def merged_folder(out: Path | None, *, parent: Path = Path("results")) -> Path:
+    """Make the folder of a report on several runs: ``out``, or ``results/merged``, numbered if taken.
+
+    Raises:
+        ValueError: ``out`` holds a run, whose files the report would overwrite.
+        OSError: the folder cannot be made.
+    """
+    if out is None:
+        return _free_folder(parent, "merged", "--out")
+    if holds_run(out):
+        raise ValueError(f"{out} holds a run of its own: choose another folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _free_folder(parent: Path, stem: str, option: str) -> Path:
+    for number in range(1, 10_000):
+        folder = parent / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise ValueError(f"{parent} holds too many folders called {stem}: choose another one with {option}")
+
+
+# ---- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _short(value: Any, digits: int = 6) -> Any:
+    """Round floats to significant digits and write whole ones as integers."""
+    if isinstance(value, float):
+        value = float(f"{value:.{digits}g}")
+        return int(value) if value.is_integer() else value  # ValueError, OverflowError: not finite
+    if isinstance(value, dict):
+        return {key: _short(item, 4 if key == "samples_us" else digits) for key, item in value.items()}
+    return [_short(item, digits) for item in value] if isinstance(value, list | tuple) else value
+
+
+def encode(struct: msgspec.Struct) -> bytes:
+    """Return compact JSON, floats to 6 significant digits.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    try:
+        return msgspec.json.encode(_short(msgspec.to_builtins(struct)))
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"a value is not finite: {one_line(error)}") from None
+
+
+def validated(record: R) -> R:
+    """Return a record as a reader will see it.
+
+    Raises:
+        ValueError: readers would refuse the record.
+    """
+    return msgspec.json.decode(encode(record), type=type(record))
+
+
+def write(path: Path, struct: msgspec.Struct) -> None:
+    """Write a file whole or not at all, an item of its longest lists a line.
+
+    Raises:
+        ValueError: readers would refuse the values.
+        OSError: the file cannot be written.
+    """
+    data = encode(struct)
+    msgspec.json.decode(data, type=type(struct))
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(_lines(data))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _lines(data: bytes) -> bytes:
+    """Break JSON after each field, and lists of objects after each item: short to store, and diffs show what changed."""
+    fields = []
+    for key, value in msgspec.json.decode(data, type=dict[str, msgspec.Raw]).items():
+        text = bytes(value)
+        if text.startswith(b"[{"):
+            text = b"[\n" + b",\n".join(bytes(item) for item in msgspec.json.decode(text, type=list[msgspec.Raw])) + b"\n]"
+        fields.append(msgspec.json.encode(key) + b": " + text)
+    return b"{\n" + b",\n".join(fields) + b"\n}\n"
+
+
+def append(folder: Path, record: Record) -> None:
+    """Add a record to the journal, whole or not at all, while no other process does.
+
+    Raises:
+        ValueError: readers would refuse the record.
+        OSError: the record cannot be written, such as on a full disk.
+    """
+    line = encode(record)
+    _DECODER.decode(line)
+    with (folder / RECORDS).open("a+b", buffering=0) as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)  # network file systems do not append as one
+        size = os.fstat(file.fileno()).st_size
+        # A process may have died in the middle of a line: what follows must not be glued to it.
+        whole = size == 0 or os.pread(file.fileno(), 1, size - 1) == b"\n"
+        line = (b"" if whole else b"\n") + line + b"\n"
+        try:
+            if file.write(line) != len(line):
+                raise OSError(28, "No space left on device")
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
+
+
+# ---- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path, kind: type[S], problems: list[str] | None = None) -> S | None:
+    """Read a file of a run folder; None where there is none, or with a line in ``problems`` where it cannot be read.
+
+    Raises:
+        ValueError: the file cannot be read, and ``problems`` is None.
+    """
+    if not path.exists():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, ValueError, RecursionError) as error:
+        line = f"{path.name} cannot be read: {one_line(error)}"
+        if problems is None:
+            raise ValueError(line) from None
+        problems.append(line)
+        return None
+
+
+def load_run(path: Path) -> Run:
+    """Read a run folder, whole, broken or unfinished; what cannot be read becomes a line in ``problems``.
+
+    Raises:
+        ValueError: the folder does not exist, holds nothing of a run, or is of the old layout.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{path} is no run folder: give a folder that augmark wrote")
+    if not (path / RECORDS).exists() and any((path / name).exists() for name in OLD_LAYOUT):
+        raise ValueError(f"{path} was written by augbench 0.1, whose records augmark does not read: measure it again")
+    problems: list[str] = []
+    plan = read(path / PLAN, Plan, problems)
+    environment = read(path / ENVIRONMENT, Environment, problems)
+    audit = read(path / AUDIT, Audit, problems)
+    records = list(_read_records(path / RECORDS, problems))
+    if not (plan or records or environment or audit or problems):
+        raise ValueError(f"{path} holds no run: no {PLAN} or {RECORDS} in it")
+    records += died(path, records)
+    name = path.resolve().name
+    return Run(path=path, name=name, environment=environment, plan=plan, records=records, audit=audit, problems=problems)
+
+
+def died(folder: Path, records: Sequence[Record]) -> list[Record]:
+    """Return a failure for the repetition that took its process with it, if there is one."""
+    try:
+        running: Record = _DECODER.decode((folder / RUNNING).read_bytes())
+    except (OSError, ValueError):
+        return []
+    if any(record.key == running.key for record in records):
+        return []
+    return [msgspec.structs.replace(running, status="failed", reason="process died")]
+
+
+def _read_records(path: Path, problems: list[str]) -> Iterator[Record]:
+    if not path.exists():
+        return
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        problems.append(f"{path.name} cannot be read: {one_line(error)}")
+        return
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield _DECODER.decode(line)
+            except (ValueError, RecursionError) as error:
+                problems.append(f"{path.name}, line {number} cannot be read and was left out: {one_line(error)}")
