@@ -59,6 +59,7 @@ from bench.records.folder import (
 )
 from bench.records.folder import (
     read as read,
+    read_records as read_records,
 )
 from bench.records.folder import (
     run_folder as run_folder,

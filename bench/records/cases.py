@@ -53,7 +53,7 @@ class Case:
 
     @property
     def status(self) -> Status:
-        """Status: ok if a repetition succeeded (and none failed, for kinds that need every round); else why there is no result."""
+        """Status of the case: ok if a repetition succeeded, and none failed for kinds that need every round."""
         if self.records and not (self.left_failed and self.first.needs_every_round):
             return "ok"
         status: Status = self._cause.status

@@ -8,7 +8,7 @@ import fcntl
 import os
 import platform
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -259,7 +259,7 @@ def load_run(path: Path) -> Run:
     plan = read(path / PLAN, Plan, problems)
     environment = read(path / ENVIRONMENT, Environment, problems)
     audit = read(path / AUDIT, Audit, problems)
-    records = list(_read_records(path / RECORDS, problems))
+    records = read_records(path, problems)
     if not (plan or records or environment or audit or problems):
         raise ValueError(f"{path} holds no run: no {PLAN} or {RECORDS} in it")
     records += died(path, records)
@@ -278,17 +278,18 @@ def died(folder: Path, records: Sequence[Record]) -> list[Record]:
     return [msgspec.structs.replace(running, status="failed", reason="process died")]
 
 
-def _read_records(path: Path, problems: list[str]) -> Iterator[Record]:
-    if not path.exists():
-        return
+def read_records(folder: Path, problems: list[str] | None = None) -> list[Record]:
+    """Return the records of a folder's journal; lines that cannot be read are left out, with a line in ``problems``."""
+    path, problems, records = folder / RECORDS, [] if problems is None else problems, list[Record]()
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
     except OSError as error:
         problems.append(f"{path.name} cannot be read: {one_line(error)}")
-        return
+        return records
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                yield _DECODER.decode(line)
+                records.append(_DECODER.decode(line))
             except (ValueError, RecursionError) as error:
                 problems.append(f"{path.name}, line {number} cannot be read and was left out: {one_line(error)}")
+    return records

@@ -623,8 +623,8 @@ class AuditLane(Strict, frozen=True, kw_only=True):
         return self.declared == self.measured
 
 
-class AuditParity(Strict, frozen=True, kw_only=True):
-    """Errors against the oracle with the same parameters, in units of 1/255."""
+class AuditParity(Strict, frozen=True, array_like=True):
+    """Errors against the oracle with the same parameters, in units of 1/255; stored as a list, in this order."""
 
     images: str
     size: Count
@@ -635,8 +635,8 @@ class AuditParity(Strict, frozen=True, kw_only=True):
     target_error: Amount = 0.0
 
 
-class AuditTest(Strict, frozen=True, kw_only=True):
-    """Test of a drawn parameter against its law."""
+class AuditTest(Strict, frozen=True, array_like=True):
+    """Test of a drawn parameter against its law; stored as a list, in this order."""
 
     parameter: str
     law: str
