@@ -59,6 +59,8 @@ from bench.records.folder import (
 )
 from bench.records.folder import (
     read as read,
+)
+from bench.records.folder import (
     read_records as read_records,
 )
 from bench.records.folder import (
