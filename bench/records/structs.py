@@ -156,7 +156,7 @@ class Speed(Record, frozen=True, kw_only=True):
     @property
     def samples_s(self) -> tuple[float, ...]:
         """Seconds of each call."""
-        return tuple(sample * 1e-6 for sample in self.samples_us)
+        return tuple(sample / 1e6 for sample in self.samples_us)
 
     @property
     def width(self) -> int:

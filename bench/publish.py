@@ -1,0 +1,253 @@
+"""``augmark publish``: runs that others may cite, and the index page over them, made from their records alone.
+
+A run is published when ``objections`` has none: what must hold is in its table. Published are records only, packed: reports are
+built from them, and the audit can be repeated. No torch here.
+"""
+
+import html
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from bench.export import validate_run
+from bench.records import (
+    AUDIT,
+    ENVIRONMENT,
+    PLAN,
+    Audit,
+    Case,
+    Record,
+    Run,
+    Speed,
+    append,
+    listed,
+    load_run,
+    write,
+)
+from bench.statistics import half_range
+
+INDEX = "README.md"
+FEWEST_ROUNDS = 3
+QUIET = 1.25
+"""Most load a core at the start: our own audit, just before, makes about one, so more was somebody else's."""
+STEADY = 0.25
+"""Most that the rounds of the middle case may differ by, half their range over the median."""
+MOST_SAMPLES = 40
+"""Calls of a round whose times are published; the rate is that of all calls."""
+SHOWN = "crop_flip"
+LANES = {"per_image": "a draw for each image", "per_batch": "one draw for the whole batch"}
+ABOUT = (
+    "Written by `augmark publish` from the records in these folders, so edit nothing here; CONTRIBUTING.md tells how a run gets "
+    "here, and `make report` builds a page of each. Numbers of different machines, versions or images are no comparison of "
+    "libraries."
+)
+PACKAGES = ("torch", "torchvision", "kornia")
+HEADER = ("run", "measured on", "versions", "images", "what", f"fastest {SHOWN} by lane, images/s", "audit, cells")
+
+
+# ---- what must hold ---------------------------------------------------------------------------------------------------
+
+
+def objections(run: Run) -> list[str]:
+    """Return why a run should not be published, a line each."""
+    here, cases = run.environment, run.cases()
+    if here is None:
+        return [*run.problems, "the environment is not known: measure again"]
+    fallbacks = [here.dataset.fallback if here.dataset else None, *(getattr(r, "fallback", None) for r in run.records)]
+    fallback = next((text for text in fallbacks if text), None)
+    names = [here.dataset.name if here.dataset else "", *(str(getattr(r, "dataset", "")) for r in run.records)]
+    load, cores, middle = here.cpu.load_1min or 0.0, here.cpu.usable_cores, _middle_spread(run)
+    waiting = [case for case in run.cases("speed") if case.status == "not_run"]
+    few = [case for case in run.cases("speed") if case.status == "ok" and len(case.records) < FEWEST_ROUNDS]
+    tensors = [case for case in cases if case.first.backend == "fused" and "tensors" in (case.implementation or "")]
+    rules = (
+        (here.commit is None, "the commit is not known: measure from a git checkout"),
+        (not here.commit or here.commit.dirty is not False, "files differed from the commit: commit first, then measure"),
+        (
+            bool(fallback) or any("synthetic" in name.lower() for name in names),
+            f"the images are not real ({fallback or 'drawn shapes'}): give real ones with --data",
+        ),
+        (not (run.audit and run.audit.verdicts), f"it was not audited: augmark audit --out {run.path} adds that"),
+        (load > QUIET * cores, f"the machine was busy: load {load:.1f} on {cores:.0f} cores at the start"),
+        (middle > STEADY, f"rounds differ by ±{100 * middle:.0f} % in the middle case: measure longer, or where it is quiet"),
+        (bool(waiting), f"{_count(len(waiting), 'case')} did not run: add --resume to go on with the run"),
+        (not any(case.status == "ok" for case in cases), "nothing was measured"),
+        (
+            bool(few),
+            f"{_count(len(few), 'case')} rest on fewer than {FEWEST_ROUNDS} rounds: add --passes {FEWEST_ROUNDS}",
+        ),
+        (
+            bool(tensors),
+            f"fused fell back to tensor operations in {_count(len(tensors), 'case')}, such as {tensors[0].name if tensors else ''}: "
+            "install a C compiler (CPU) or Triton (CUDA) and measure again",
+        ),
+    )
+    return [*(reason for broken, reason in rules if broken), *validate_run(run.path)]
+
+
+def publish(paths: Sequence[Path], folder: Path, console: Console) -> Path:
+    """Copy the records of runs to ``folder`` and write the index there; return the index's path.
+
+    Without runs only the index is written.
+
+    Raises:
+        ValueError: there are objections, all on one line, before anything is copied; or a run of that name is published.
+    """
+    for path in paths:
+        run = load_run(path)
+        against = objections(run)
+        if against:
+            raise ValueError(f"{path} cannot be published: " + "; ".join(against))
+        if (folder / run.name).exists() and (folder / run.name).resolve() != path.resolve():
+            raise ValueError(f"{folder} holds a run called {run.name} already: rename the folder of this one")
+    for path in paths:
+        target = folder / path.resolve().name
+        if target.resolve() != path.resolve():
+            pack(load_run(path), target)
+        console.print(f"published: {target}")
+    return write_index(folder)
+
+
+def pack(run: Run, target: Path) -> None:
+    """Write the records of a run to a new folder, without what a reader can do without: most samples, details of passed checks."""
+    target.mkdir(parents=True)
+    if run.environment:
+        write(target / ENVIRONMENT, run.environment)
+    if run.plan:
+        write(target / PLAN, run.plan)
+    if run.audit:
+        write(target / AUDIT, _pack_audit(run.audit))
+    for record in run.records:
+        append(target, _pack_record(record))
+
+
+def _pack_record(record: Record) -> Record:
+    if not isinstance(record, Speed) or len(record.samples_us) <= MOST_SAMPLES:
+        return record
+    step = len(record.samples_us) / MOST_SAMPLES
+    kept = tuple(record.samples_us[int(index * step)] for index in range(MOST_SAMPLES))
+    return msgspec.structs.replace(record, samples_us=kept)
+
+
+def _pack_audit(audit: Audit) -> Audit:
+    verdicts = []
+    for cell in audit.verdicts:
+        checks = tuple(msgspec.structs.replace(check, detail="") if check.ok else check for check in cell.checks)
+        verdicts.append(msgspec.structs.replace(cell, checks=checks))
+    return msgspec.structs.replace(audit, verdicts=tuple(verdicts))
+
+
+# ---- the index --------------------------------------------------------------------------------------------------------
+
+
+def write_index(folder: Path) -> Path:
+    """Write the index page over all runs in a folder.
+
+    Raises:
+        ValueError: the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: publish a run there first")
+    path = folder / INDEX
+    path.write_text(index(folder), encoding="utf-8")
+    return path
+
+
+def index(folder: Path) -> str:
+    """Return the index page as Markdown: a row a run, the newest first, and a line for each that cannot be read."""
+    runs, notes = [], []
+    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
+        try:
+            runs.append(load_run(path))
+        except ValueError as error:
+            notes.append(str(error).replace(f"{folder}/", ""))
+    runs.sort(key=lambda run: run.environment.time if run.environment else "", reverse=True)
+    lines = ["# Published runs", "", ABOUT, ""]
+    if runs:
+        lines += [_row(HEADER), _row(["---"] * len(HEADER)), *(_row(_cells(run)) for run in runs)]
+    else:
+        lines.append("None yet.")
+    notes += [f"{run.name}: {run.environment.note}" for run in runs if run.environment and run.environment.note]
+    notes += [f"{run.name}: {problem}" for run in runs for problem in run.problems]
+    return "\n".join([*lines, *([""] if notes else []), *(f"- {_escape(note)}" for note in notes)]) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape(text: str) -> str:
+    """Return words of records as Markdown shows them: on one line, without tags, cells or emphasis of their own."""
+    line = html.escape(" ".join(text.split()), quote=False)
+    return "".join("\\" + letter if letter in "\\`*[]|~#" else letter for letter in line)
+
+
+def _cells(run: Run) -> list[str]:
+    here = run.environment
+    cells: list[list[str]] = [[], [], [], _what(run), _fastest(run) or ["not known"], _audited(run)]
+    if here:
+        names = [gpu.name for gpu in here.gpus]
+        gpus = [_count(names.count(name), "GPU") + f" {name}" for name in dict.fromkeys(names)] or ["no GPU"]
+        cells[0] = [here.time[:10], here.machine, f"{here.cpu.model}, {here.cpu.usable_cores} cores", *gpus]
+        versions = [f"{name} {here.packages[name]}" for name in PACKAGES if name in here.packages]
+        cells[1] = [*versions, f"Python {here.python}", f"commit {here.commit.id[:12] if here.commit else 'not known'}"]
+        cells[2] = [here.dataset.name if here.dataset else "not known"]
+    return [f"[`{run.name}`]({run.name})", *("<br>".join(map(_escape, lines)) for lines in cells)]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun if number == 1 else noun + 's'}"
+
+
+def _what(run: Run) -> list[str]:
+    speeds = run.cases("speed")
+    counts = Counter(case.status for case in speeds)
+    words = [f"{counts['ok']:,} of {_count(len(speeds), 'case')} of the grid measured"] if speeds else []
+    words += [f"{counts[state]:,} {state.replace('_', ' ')}" for state in ("failed", "unsupported", "not_run") if counts[state]]
+    middle = _middle_spread(run)
+    words += [f"rounds ±{100 * middle:.1f} % in the middle case"] if middle else []
+    kinds = Counter((r.kind, r.status) for r in run.records if not isinstance(r, Speed))
+    return [
+        *words,
+        *(f"{count:,} {kind}" + ("" if status == "ok" else f" {status}") for (kind, status), count in kinds.items()),
+    ]
+
+
+def _middle_spread(run: Run) -> float:
+    """Return half the range between rounds over their median, of the case in the middle; 0 where no case has two rounds."""
+    measured = [case for case in run.cases("speed") if case.status == "ok"]
+    shares = sorted(share for case in measured if (share := half_range(case.values("images_per_s"))) is not None)
+    return shares[len(shares) // 2] if shares else 0.0
+
+
+def _fastest(run: Run) -> list[str]:
+    """Return the fastest by lane and device among those that do the recipe as it is defined."""
+    best: dict[tuple[str, str], Case] = {}
+    for case in run.cases("speed"):
+        first, cell = case.first, run.audit.find(SHOWN, case.first.backend) if run.audit else None
+        if case.status == "ok" and first.subject == SHOWN and case.lane in LANES and not (cell and cell.verdict == "different"):
+            key = (case.lane, first.device)
+            if key not in best or _rate(case) > _rate(best[key]):
+                best[key] = case
+    words = []
+    for (lane, device), case in best.items():
+        spread = half_range(case.values("images_per_s"))
+        sure = (f"±{100 * spread:.2g} %, " if spread is not None else "") + _count(len(case.records), "round")
+        ran = f" ({case.implementation})" if case.implementation else ""
+        words.append(f"{LANES[lane]}: {case.first.backend}{ran} on {device} {float(f'{_rate(case):.3g}'):,.0f} ({sure})")
+    return words
+
+
+def _rate(case: Case) -> float:
+    return statistics.median(case.values("images_per_s"))
+
+
+def _audited(run: Run) -> list[str]:
+    if not (run.audit and run.audit.verdicts):
+        return ["not audited"]
+    counts = Counter(cell.verdict for cell in run.audit.verdicts)
+    return [listed(f"{count} {verdict}" for verdict, count in counts.most_common())]
