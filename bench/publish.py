@@ -41,9 +41,8 @@ MOST_SAMPLES = 40
 SHOWN = "crop_flip"
 LANES = {"per_image": "a draw for each image", "per_batch": "one draw for the whole batch"}
 ABOUT = (
-    "Written by `augmark publish` from the records in these folders, so edit nothing here; CONTRIBUTING.md tells how a run gets "
-    "here, and `make report` builds a page of each. Numbers of different machines, versions or images are no comparison of "
-    "libraries."
+    "Written by `augmark publish` from the records in these folders, so edit nothing here. CONTRIBUTING.md says how a run gets "
+    "here; `make report` builds a page of each. Numbers of different machines, versions or images do not compare libraries."
 )
 PACKAGES = ("torch", "torchvision", "kornia")
 HEADER = ("run", "measured on", "versions", "images", "what", f"fastest {SHOWN} by lane, images/s", "audit, cells")
@@ -82,7 +81,7 @@ def objections(run: Run) -> list[str]:
         ),
         (
             bool(tensors),
-            f"fused fell back to tensor operations in {_count(len(tensors), 'case')}, such as {tensors[0].name if tensors else ''}: "
+            f"fused fell back to tensor operations in {_count(len(tensors), 'case')}: "
             "install a C compiler (CPU) or Triton (CUDA) and measure again",
         ),
     )
@@ -113,7 +112,7 @@ def publish(paths: Sequence[Path], folder: Path, console: Console) -> Path:
 
 
 def pack(run: Run, target: Path) -> None:
-    """Write the records of a run to a new folder, without what a reader can do without: most samples, details of passed checks."""
+    """Write the records of a run to a new folder, without most samples of a round and the details of passed checks."""
     target.mkdir(parents=True)
     if run.environment:
         write(target / ENVIRONMENT, run.environment)
@@ -227,9 +226,12 @@ def _middle_spread(run: Run) -> float:
 def _fastest(run: Run) -> list[str]:
     """Return the fastest by lane and device among those that do the recipe as it is defined."""
     best: dict[tuple[str, str], Case] = {}
-    for case in run.cases("speed"):
+    usual: dict[str, tuple[int, int]] = {}  # the plan names the usual size first
+    for case in (case for case in run.cases("speed") if case.first.subject == SHOWN):
         first, cell = case.first, run.audit.find(SHOWN, case.first.backend) if run.audit else None
-        if case.status == "ok" and first.subject == SHOWN and case.lane in LANES and not (cell and cell.verdict == "different"):
+        size = (first.batch_size, first.image_size)
+        different = size != usual.setdefault(first.device, size) or (cell is not None and cell.verdict == "different")
+        if case.status == "ok" and case.lane in LANES and not different:
             key = (case.lane, first.device)
             if key not in best or _rate(case) > _rate(best[key]):
                 best[key] = case

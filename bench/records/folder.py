@@ -96,8 +96,8 @@ def holds_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in (PLAN, RECORDS, *OLD_LAYOUT))
 
 
-def run_folder(results: Path | None, suite: str, version: str, device: str, *, parent: Path = Path("results")) -> Path:
-    """Make the folder of a new run: ``results``, or ``results/<version>--<suite>--<machine>--<device>``, numbered if taken.
+def run_folder(results: Path | None, suite: str, version: str, device: str, *, parent: Path = Path("runs")) -> Path:
+    """Make the folder of a new run: ``results``, or ``runs/<version>--<suite>--<machine>--<device>``, numbered if taken.
 
     Raises:
         ValueError: ``results`` already holds a run.
@@ -112,8 +112,8 @@ def run_folder(results: Path | None, suite: str, version: str, device: str, *, p
     return results
 
 
-def merged_folder(out: Path | None, *, parent: Path = Path("results")) -> Path:
-    """Make the folder of a report on several runs: ``out``, or ``results/merged``, numbered if taken.
+def merged_folder(out: Path | None, *, parent: Path = Path("runs")) -> Path:
+    """Make the folder of a report on several runs: ``out``, or ``runs/merged``, numbered if taken.
 
     Raises:
         ValueError: ``out`` holds a run, whose files the report would overwrite.

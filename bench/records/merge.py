@@ -73,7 +73,7 @@ def load_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def read_merged(paths: Sequence[Path], out: Path | None) -> Run:
-    """Return the runs in these folders as one whose report goes to ``out`` (None: a new folder under results/).
+    """Return the runs in these folders as one whose report goes to ``out`` (None: a new folder under runs/).
 
     Raises:
         ValueError: none can be read, or ``out`` holds a run.
