@@ -242,20 +242,18 @@ class Runner:
 
 def _measured(case: Record, measure: Measure) -> Record:
     """Return the record of a repetition; whatever a library raises is its result, and the next case's start."""
-    from augment import UnsupportedOp
-
     try:
         record = measure(case)
         if record.key != case.key:
             raise RuntimeError(f"measured {record.key}, planned {case.key}")
         return validated(record)
-    except UnsupportedOp as error:
-        return msgspec.structs.replace(case, status="unsupported", reason=one_line(error))
     except Exception as error:
-        reason = f"{type(error).__name__}: {one_line(error)}"
+        augment = sys.modules.get("augment")  # not loaded, nothing of it can have been raised
+        unsupported = augment is not None and isinstance(error, augment.UnsupportedOp)
+        reason = one_line(error) if unsupported else f"{type(error).__name__}: {one_line(error)}"
         error.__traceback__ = None  # its frames hold the tensors that the next case needs the room of
     _free_memory()
-    return msgspec.structs.replace(case, status="failed", reason=reason)
+    return msgspec.structs.replace(case, status="unsupported" if unsupported else "failed", reason=reason)
 
 
 def _free_memory() -> None:

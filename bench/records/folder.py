@@ -4,7 +4,9 @@ A process may die at any moment: a record is in the journal whole or not at all,
 was under way. No torch here.
 """
 
+import contextlib
 import fcntl
+import math
 import os
 import platform
 import re
@@ -23,6 +25,8 @@ ENVIRONMENT, PLAN, RECORDS, AUDIT, RUNNING = "environment.json", "plan.json", "r
 OLD_LAYOUT = ("ops.json", "ops.jsonl", "training.jsonl")
 S = TypeVar("S", bound=msgspec.Struct)
 R = TypeVar("R", bound=Record)
+MOST_FAULTS = 20
+"""Lines of a journal whose faults are told; a foreign file would fill the screen."""
 _DECODER = msgspec.json.Decoder(Kind)
 
 
@@ -141,13 +145,15 @@ def _free_folder(parent: Path, stem: str, option: str) -> Path:
 # ---- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _short(value: Any, digits: int = 6) -> Any:
+def _short(value: Any, digits: int) -> Any:
     """Round floats to significant digits and write whole ones as integers."""
     if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("not finite")
         value = float(f"{value:.{digits}g}")
-        return int(value) if value.is_integer() else value  # ValueError, OverflowError: not finite
+        return int(value) if value.is_integer() else value
     if isinstance(value, dict):
-        return {key: _short(item, 4 if key == "samples_us" else digits) for key, item in value.items()}
+        return {key: _short(item, digits) for key, item in value.items()}
     return [_short(item, digits) for item in value] if isinstance(value, list | tuple) else value
 
 
@@ -157,10 +163,14 @@ def encode(struct: msgspec.Struct) -> bytes:
     Raises:
         ValueError: a value is not finite.
     """
+    return msgspec.json.encode({name: _named(name, value) for name, value in msgspec.to_builtins(struct).items()})
+
+
+def _named(name: str, value: Any) -> Any:
     try:
-        return msgspec.json.encode(_short(msgspec.to_builtins(struct)))
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"a value is not finite: {one_line(error)}") from None
+        return _short(value, 4 if name == "samples_us" else 6)
+    except ValueError:
+        raise ValueError(f"{name} is not finite") from None
 
 
 def validated(record: R) -> R:
@@ -220,7 +230,8 @@ def append(folder: Path, record: Record) -> None:
                 raise OSError(28, "No space left on device")
             os.fsync(file.fileno())
         except OSError:
-            os.ftruncate(file.fileno(), size)
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                os.ftruncate(file.fileno(), size)
             raise
 
 
@@ -286,10 +297,13 @@ def read_records(folder: Path, problems: list[str] | None = None) -> list[Record
     except OSError as error:
         problems.append(f"{path.name} cannot be read: {one_line(error)}")
         return records
+    faults = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 records.append(_DECODER.decode(line))
             except (ValueError, RecursionError) as error:
-                problems.append(f"{path.name}, line {number} cannot be read and was left out: {one_line(error)}")
+                faults.append(f"{path.name}, line {number} cannot be read and was left out: {one_line(error)}")
+    more = len(faults) - MOST_FAULTS
+    problems += faults if more <= 0 else [*faults[:MOST_FAULTS], f"{path.name}: {more:,} more lines cannot be read"]
     return records
