@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -43,6 +43,7 @@ from bench.records import (
 )
 
 Measure = Callable[[Any], Record]
+S = TypeVar("S", bound=msgspec.Struct)
 CLAIMS = "claims"
 PLAN_WAIT_S = 1800.0
 """Seconds that torchrun's other processes wait for the first to load the data and write the plan."""
@@ -95,7 +96,7 @@ def resume(folder: Path, plan: Plan, environment: Environment, *, retry_failed: 
         ValueError: the run is another suite's, or was measured elsewhere, on other data, or with other settings.
     """
     before, run = load_plan(folder, plan.suite), load_run(folder)
-    here = msgspec.json.decode(encode(environment), type=Environment)
+    here, plan = _as_stored(environment), _as_stored(plan)
     then, now = ({**machine_facts(one), **code_facts(one)} for one in (run.environment, here))
     changed = differences(then, now) + differences(*({k: str(v) for k, v in p.settings.items()} for p in (before, plan)))
     if changed:
@@ -114,6 +115,10 @@ def resume(folder: Path, plan: Plan, environment: Environment, *, retry_failed: 
     )
     write(folder / PLAN, merged)
     return merged
+
+
+def _as_stored(struct: S) -> S:
+    return msgspec.json.decode(encode(struct), type=type(struct))
 
 
 def await_plan(folder: Path) -> Plan:
