@@ -180,7 +180,7 @@ def _comparable_ops(subject: str, side: int) -> tuple[tuple[Op, ...], bool]:
 
 def _describe(subject: str, ops: Sequence[Op]) -> str:
     if subject not in OPS:
-        return " → ".join(op.name for op in ops)
+        return " + ".join(op.name for op in ops)
     pairs = [(field.name, getattr(ops[0], field.name)) for field in dataclasses.fields(ops[0])]  # type: ignore[arg-type]
     return ", ".join(f"{name} {_format(value)}" for name, value in pairs) or "no parameters"
 

@@ -4,7 +4,7 @@ Words from records are plain strings here; the templates escape them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.report.figures import Figure
@@ -31,7 +31,7 @@ Text = str | Sequence[str]
 """Words, or pieces of ``str``, ``Code``, ``Strong``, ``Quiet`` and ``Break`` that stand side by side."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Answer:
     """A question that readers have, its answer in a few words, and the evidence."""
 
@@ -94,7 +94,7 @@ class Strips:
     strips: Sequence[Strip]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Details:
     """Blocks that are folded away where the medium allows it."""
 
@@ -124,4 +124,4 @@ class Document:
     facts: Sequence[tuple[str, Text]]
     sections: Sequence[Section]
     answers: Sequence[Answer]
-    notes: Sequence[Text] = field(default_factory=tuple)
+    notes: Sequence[Text] = ()

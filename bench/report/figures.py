@@ -4,10 +4,10 @@ Colours are CSS variables of the page with the light colour as fallback, so one 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
+from typing import NamedTuple
 
 WIDTH = 720
 FONT_SIZE, CHARACTER = 12, 6.7  # pixels; the width of a character is an estimate that suits the widest usual font
@@ -53,8 +53,7 @@ BACKEND_MARKERS: Mapping[str, str] = {
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """Colour (a name of ``PALETTE``), marker and dashes of a series."""
 
     color: str
@@ -193,8 +192,7 @@ def _color(name: str) -> str:
     return f"var(--c-{name},{PALETTE[name][0]})"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Figure:
+class Figure(NamedTuple):
     """A figure's file name without suffix, its SVG and the words for readers who do not see it."""
 
     name: str
@@ -205,8 +203,7 @@ class Figure:
 # ---- bars with intervals ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mark:
+class Mark(NamedTuple):
     """A value with its interval (low, high) and single measurements (dots)."""
 
     look: Look
@@ -216,14 +213,13 @@ class Mark:
     dots: Sequence[float] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """A named row: marks, or stacked parts by name with a thinner second bar below and a note at the end."""
 
     label: str
     marks: Sequence[Mark] = ()
-    parts: Mapping[str, float] = field(default_factory=dict)
-    below: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, float] = {}
+    below: Mapping[str, float] = {}
     note: str = ""
 
 
@@ -259,7 +255,7 @@ def bars(
             for dot in mark.dots:
                 canvas.marker(scale(dot), middle, Look("work"), 3.5, 0.7)
             canvas.marker(scale(mark.value), middle, mark.look)
-    return Figure(name=name, svg=canvas.svg(name, alternative, bottom + 44), alternative=alternative)
+    return Figure(name, canvas.svg(name, alternative, bottom + 44), alternative)
 
 
 def _x_axis(canvas: Canvas, scale: Scale, top: float, bottom: float, words: str, ticks: Sequence[float] | None = None) -> None:
@@ -272,8 +268,7 @@ def _x_axis(canvas: Canvas, scale: Scale, top: float, bottom: float, words: str,
 # ---- lines --------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
+class Line(NamedTuple):
     """A series of (x, y) with whiskers (x, low, high); ``faint`` lines are single seeds behind their mean."""
 
     label: str
@@ -283,8 +278,7 @@ class Line:
     faint: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Panel:
+class Panel(NamedTuple):
     """A titled set of lines."""
 
     title: str
@@ -328,7 +322,7 @@ def lines(
             _draw_line(canvas, line, x_scale, y_scale)
     bottom = top + 4 + down * (height + title + 10) + 22
     canvas.text(WIDTH - 16, bottom, x_axis, anchor="end", size=11)
-    return Figure(name=name, svg=canvas.svg(name, alternative, bottom + 10), alternative=alternative)
+    return Figure(name, canvas.svg(name, alternative, bottom + 10), alternative)
 
 
 def _heights(panels: Sequence[Panel]) -> list[float]:
@@ -362,8 +356,7 @@ def _draw_line(canvas: Canvas, line: Line, x_scale: Scale, y_scale: Scale) -> No
 # ---- scatter ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Point:
+class Point(NamedTuple):
     """A labelled point with its intervals along x and y."""
 
     label: str
@@ -381,10 +374,9 @@ def scatter(
     legend: Mapping[str, Look],
     x_axis: str,
     y_axis: str,
-    *,
-    front: Callable[[Sequence[tuple[float, float]]], Sequence[tuple[float, float]]],
+    front: Sequence[tuple[float, float]],
 ) -> Figure:
-    """Draw points with intervals, x logarithmic; a dotted line joins the ones that ``front`` returns."""
+    """Draw points with intervals, x logarithmic; a dotted line joins those of the ``front``."""
     canvas = Canvas()
     top = canvas.legend(legend, 8, 18)
     canvas.text(8, top + 2, y_axis, size=11)
@@ -395,11 +387,10 @@ def scatter(
         canvas.path([(52, y_scale(tick)), (WIDTH - 110, y_scale(tick))], "grid")
         canvas.text(47, y_scale(tick) + 4, tick_words(tick), anchor="end", color="quiet", size=10)
     _x_axis(canvas, x_scale, top, bottom, x_axis)
-    for a, b in pairwise(front([(p.x, p.y) for p in points])):
-        canvas.path([(x_scale(x), y_scale(y)) for x, y in (a, b)], "quiet", 1, "2 3")
+    canvas.path([(x_scale(x), y_scale(y)) for x, y in front], "quiet", 1, "2 3")
     for p in points:
         canvas.path([(x_scale(x), y_scale(p.y)) for x in p.x_range], p.look.color, 1.2)
         canvas.path([(x_scale(p.x), y_scale(y)) for y in p.y_range], p.look.color, 1.2)
         canvas.marker(x_scale(p.x), y_scale(p.y), p.look)
         canvas.text(x_scale(p.x) + 8, y_scale(p.y) - 5, shorten(p.label, 18), size=10)
-    return Figure(name=name, svg=canvas.svg(name, alternative, bottom + 44), alternative=alternative)
+    return Figure(name, canvas.svg(name, alternative, bottom + 44), alternative)

@@ -1,14 +1,13 @@
 """Order of the report's sections, and the files that they become."""
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.records import Run
-from bench.report.blocks import Block, Document, Paragraph, Quiet, Section
-from bench.report.figures import Figure, Line, Panel, lines, series_look
+from bench.report.blocks import Document, Section
+from bench.report.figures import Line, Panel, lines, series_look
 from bench.report.render import figure_files, render_html, render_markdown
 from bench.report.sections import state
 from bench.report.sections.accuracy import accuracy_section
@@ -17,9 +16,6 @@ from bench.report.sections.photographs import decoding_section, finetune_section
 from bench.report.sections.scaling import scaling_section
 from bench.report.sections.speed import cost_section, growth_section, suite_section
 from bench.report.sections.training import training_section
-
-MOST_FIGURES, MOST_OF_A_KIND = 24, 8
-"""A report of one run has fewer; in one of many machines the tables have the values."""
 
 
 def build_document(run: Run, folder: Path) -> Document:
@@ -47,25 +43,9 @@ def build_document(run: Run, folder: Path) -> Document:
         warnings=state.warnings(run),
         facts=state.facts(run),
         answers=answers or [nothing],
-        notes=[note for note in (*(s.note for s in sections if s.answers), state.lacking(run)) if note],
-        sections=_limit_figures([*sections, state.missing_section(run, absent)]),
+        notes=[note for note in dict.fromkeys((*(s.note for s in sections if s.answers), state.lacking(run))) if note],
+        sections=[*sections, state.missing_section(run, absent)],
     )
-
-
-def _limit_figures(sections: Iterable[Section]) -> list[Section]:
-    """Return the sections with at most ``MOST_OF_A_KIND`` figures of a kind, and one of every kind."""
-    drawn: Counter[str] = Counter()
-
-    def keep(block: Block) -> Block:
-        if not isinstance(block, Figure):
-            return block
-        kind = block.name.partition("-")[0]
-        if drawn[kind] and (drawn[kind] >= MOST_OF_A_KIND or drawn.total() >= MOST_FIGURES):
-            return Paragraph([Quiet("No figure here: the report has enough of this kind, and the table has the values.")])
-        drawn[kind] += 1
-        return block
-
-    return [Section(title=section.title, blocks=list(map(keep, section.blocks))) for section in sections]
 
 
 def write_report(run: Run) -> Path:
@@ -95,12 +75,10 @@ def write_curves(epochs: Iterable[Mapping[str, Any]], path: Path) -> Path:
         OSError: the file cannot be written.
     """
     rows, series = list(epochs), []
-    for index, (name, label) in enumerate(
-        (("train_loss", "train loss"), ("train_accuracy", "train accuracy"), ("test_accuracy", "test accuracy"))
-    ):
+    for index, name in enumerate(("train_loss", "train_accuracy", "test_accuracy")):
         points = [(float(row["epoch"]), float(row[name])) for row in rows if row.get(name) is not None]
-        series += [Line(label=label, look=series_look(index), points=points)] if points else []
-    panel = Panel(title="loss; accuracy (share of one)", lines=series)
+        series += [Line(name.replace("_", " "), series_look(index), points)] if points else []
+    panel = Panel("loss; accuracy (share of one)", series)
     figure = lines("curves", "Learning curves: train loss, train and test accuracy by epoch.", [panel], "epoch", "", zero=True)
     return _write(path, figure.svg)
 

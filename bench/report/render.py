@@ -74,7 +74,6 @@ def _environment(*, autoescape: bool) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["kind"] = lambda block: type(block).__name__
-    environment.filters["safe_svg"] = Markup
     return environment
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from bench.report.facts.arms import FROZEN, Arm
 from bench.statistics import Estimate, estimate, half_range
@@ -37,14 +37,9 @@ def spread(values: Sequence[float]) -> str:
     return ("noisy, " if share > NOISY else "") + f"±{percent(share, 1 if share < 0.0995 else 0)}"
 
 
-def span(values: Sequence[float]) -> str:
-    """Return " (LOW to HIGH)" in three digits; empty for fewer than two values."""
-    return f" ({rounded(min(values))} to {rounded(max(values))})" if len(values) > 1 else ""
-
-
-def percent_span(values: Sequence[float], digits: int = 1) -> str:
-    """Return " (29.7 to 36.6 %)"; empty for fewer than two values."""
-    return f" ({100 * min(values):.{digits}f} to {percent(max(values), digits)})" if len(values) > 1 else ""
+def span(values: Sequence[float], write: Callable[[float], str] = rounded) -> str:
+    """Return " (LOW to HIGH)"; empty for fewer than two values."""
+    return f" ({write(min(values)).removesuffix(' %')} to {write(max(values))})" if len(values) > 1 else ""
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

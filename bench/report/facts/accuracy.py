@@ -127,9 +127,10 @@ class Target:
 
     @property
     def first_epochs(self) -> list[int]:
-        """The first epoch that reached it, of each seed that did."""
+        """Earliest and latest epoch, over seeds, that first reached it."""
         epochs = ([e.epoch for e in value(r, "epochs") or () if e.test_accuracy >= self.accuracy] for r in self.arm.records)
-        return [reached[0] for reached in epochs if reached]
+        firsts = [reached[0] for reached in epochs if reached]
+        return [min(firsts), max(firsts)] if firsts else []
 
 
 def targets(arms: Sequence[Arm]) -> list[Target]:

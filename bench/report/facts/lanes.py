@@ -104,7 +104,7 @@ class LaneTable:
     subjects: Sequence[str]
     cells: Mapping[tuple[str, str], Case] = field(repr=False)
     absent: Mapping[tuple[str, str], str] = field(repr=False)
-    """"unsupported" or "other lane" for cells that lie elsewhere."""
+    """Words for cells that lie elsewhere: "unsupported", or a dot for another lane."""
     differences: Differences | None = field(repr=False)
 
     @cached_property
@@ -175,7 +175,7 @@ def lane_tables(run: Run, suite: str) -> list[LaneTable]:
                 subjects=list(dict.fromkeys(case.first.subject for case in inside)),
                 cells={(case.first.subject, case.first.backend): case for case in inside},
                 absent={
-                    key: "unsupported" if case.lane is None else "other lane"
+                    key: "unsupported" if case.lane is None else "·"
                     for case in local
                     if (key := (case.first.subject, case.first.backend)) not in members
                 },

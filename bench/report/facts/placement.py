@@ -1,5 +1,6 @@
 """Where augmentation should run in training, with which backend, at what cost; and how many loader workers keep up."""
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,6 +116,10 @@ class Worker:
 
     arm: Arm
     needed: Sequence[float]
+
+    @property
+    def middle(self) -> float | None:
+        return statistics.median(self.needed) if self.needed else None
 
 
 def workers(run: Run, top: Arm | None, recipe: str) -> list[Worker]:

@@ -37,6 +37,11 @@ class Job:
         return statistics.median(self.speedups) if self.speedups else None
 
     @property
+    def is_sure(self) -> bool:
+        """Whether all pairs of rounds agree that it is faster, or slower, than one process."""
+        return len(self.speedups) > 1 and (min(self.speedups) > 1 or max(self.speedups) < 1)
+
+    @property
     def efficiency(self) -> float | None:
         """Speed-up over the number of devices, which is 1 on a CPU."""
         return self.speedup / (1 if self.on_cpu else self.processes) if self.speedup is not None else None

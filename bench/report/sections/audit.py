@@ -34,7 +34,7 @@ def audit_section(run: Run) -> Section | None:
         return Section(title=TITLE, blocks=[Paragraph(text)]) if run.cases("speed") else None
     if audit.failed:
         blocks: list[Block] = [Warning(f"The audit failed: {audit.failed}. Ratios rest on what the definitions declare.")]
-        only = [Answer(question=TITLE, answer="Not known: it failed", evidence=f"{audit.failed}.")]
+        only = [Answer(TITLE, "Not known: it failed", f"{audit.failed}.")]
         return Section(title=TITLE, blocks=blocks, answers=[] if run.records else only)
     conditions = (
         f"Measured on {audit.images}, device {audit.device}, {audit.n} draws a distribution, seed {audit.seed}; chance of any "
@@ -49,7 +49,7 @@ def audit_section(run: Run) -> Section | None:
         blocks += [_table(cells, kind)] if cells else []
     items = [_cause(verdict, cause, cells) for (verdict, cause), cells in causes(audit).items()]
     blocks += [Details(summary=f"Why not exact: {counted(len(items), 'cause')}", blocks=[Bullets(items)])] if items else []
-    answers = [] if run.records else [Answer(question=TITLE, answer=audit_words(run), evidence="This run holds only an audit.")]
+    answers = [] if run.records else [Answer(TITLE, audit_words(run), "This run holds only an audit.")]
     return Section(title=TITLE, blocks=blocks, answers=answers)
 
 
@@ -89,8 +89,8 @@ def gallery_section(run: Run, folder: Path) -> Section | None:
     if gallery is None:
         return None
     legend: Text = [
-        f"One image of {gallery.dataset}, {gallery.side} x {gallery.side} pixels, without normalisation. Ops stand in a setting "
-        "without randomness if they have one: below each result is its difference from ",
+        f"One image of {gallery.dataset}, {gallery.side} x {gallery.side} pixels, without normalisation. Ops stand in a "
+        "setting without randomness if they have one: below each result is its difference from ",
         Code(gallery.reference),
         f", {gallery.enhanced} times as bright as it is (black: none), and the largest and mean difference in 1/255. Drawn "
         "parameters are each backend's own, so they show no difference.",

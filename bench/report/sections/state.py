@@ -1,10 +1,11 @@
 """Head and tail of the report: warnings, what was measured on, the merged runs, method, and what is missing."""
 
 from collections.abc import Sequence
+from functools import partial
 
-from bench.records import Commit, Cpu, Gpu, Run, Source, code_facts, differences, machine_facts
+from bench.records import Commit, Cpu, Environment, Gpu, Run, Source, code_facts, differences, machine_facts
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Text
-from bench.report.facts.lanes import LANES, passes, rate
+from bench.report.facts.lanes import passes, rate
 from bench.report.facts.state import (
     Missing,
     devices,
@@ -23,19 +24,11 @@ from bench.statistics import half_range
 
 PACKAGES = ("augmark", "torch", "torchvision", "kornia", "numpy", "pillow", "triton")
 METHOD_TITLE, MISSING_TITLE = "How it was measured", "What failed, is unsupported or did not run"
-TIMED = (
-    "A benchmark times a batch on the device through a pipeline into new memory, by wall time, with the device synchronised "
-    "before and after each call. Recipes start from one uint8 batch and end in the same normalised dtype for every backend; "
-    "ops start from floats in [0, 1]. Building, compiling and warm-up come before."
-)
-RATE = (
-    "images/s of a round: batch size times calls over the seconds of all calls, so calls that skip an op of p < 1 count as "
-    "often as they happen."
-)
-LANES_WORDS = (
-    f"Lanes: {'; '.join(LANES.values())}. A library that draws once for a batch does less work and augments less, so lanes are "
-    "never ranked together."
-)
+TIMED = """A benchmark times a batch on the device through a pipeline into new memory, by wall time, with the device
+synchronised before and after each call. Recipes start from one uint8 batch and end in the same normalised dtype for every
+backend; ops start from floats in [0, 1]. images/s of a round: batch size times calls over the seconds of all calls, so calls
+that skip an op of p < 1 count as often as they happen. A library that draws once per batch does less work and augments less, so
+lanes are never ranked together."""
 TRAINING = "Training: wall time over the steps, from a synchronised start to a synchronised end."
 MOST_ROWS = 100
 
@@ -45,7 +38,7 @@ MOST_ROWS = 100
 
 def unanswered(question: str, evidence: str) -> Answer:
     """Return that a run does not answer a question."""
-    return Answer(question=question, answer="Not known from this run", evidence=evidence)
+    return Answer(question, "Not known from this run", evidence)
 
 
 def failed_section(run: Run, kind: str, title: str, question: str) -> Section | None:
@@ -55,7 +48,7 @@ def failed_section(run: Run, kind: str, title: str, question: str) -> Section | 
         return None
     words = f"the only {kind} record is a failure" if len(failed) == 1 else f"all {len(failed):,} {kind} records are failures"
     reasons = listed(dict.fromkeys(record.reason or "no reason was kept" for record in failed), 2)
-    answer = Answer(question=question, answer="Not known: it failed", evidence=f"{words}: {reasons}.")
+    answer = Answer(question, "Not known: it failed", f"{words}: {reasons}.")
     return Section(title=title, blocks=[Paragraph(f"Not measured: {words}; the reasons stand at the end.")], answers=[answer])
 
 
@@ -104,23 +97,25 @@ def warnings(run: Run) -> list[Text]:
 
 def facts(run: Run) -> list[tuple[str, Text]]:
     """Return machine, versions, commit and images as names with words."""
-    environment = run.environment
     images = "; ".join(f"{i.name} (fingerprint {i.fingerprint}; {', '.join(i.uses)})" for i in image_sets(run)) or UNKNOWN
     ran = "; ".join(
         f"{backend} on {device}: {' and '.join(sorted(names))}" for (backend, device), names in implementations(run).items()
     )
-    rows: list[tuple[str, Text]] = [("Audit", audit_words(run)), ("Images", images)]
-    rows += [("Implementation", ran)] if ran else []
-    if environment is None:
-        return [*rows, ("Run", [Code(run.name)])]
+    rows: list[tuple[str, Text]] = [
+        ("Audit", audit_words(run)),
+        ("Images", images),
+        *([("Implementation", ran)] if ran else []),
+    ]
     if len({source.group for source in run.sources}) > 1:  # no processor, version or commit holds for all
-        runs = f"{len(run.sources)} of several machines, versions or commits: a row each below"
-        return [*rows, ("Runs", runs), ("Date", date(environment.time)), ("Machines", environment.machine)]
+        return [*rows, ("Runs", f"{len(run.sources)} of several machines, versions or commits: a row each below")]
+    return [*rows, *(_machine(run.environment) if run.environment else []), ("Run", [Code(run.name)])]
+
+
+def _machine(environment: Environment) -> list[tuple[str, Text]]:
     packages = [f"{name} {environment.packages[name]}" for name in PACKAGES if name in environment.packages]
     packages += [f"CUDA {environment.cuda}"] if environment.cuda else []
     variables = ", ".join(f"{name}={content}" for name, content in environment.variables.items())
     return [
-        *rows,
         ("Machine", f"{environment.machine}, {environment.platform}"),
         ("CPU", _cpu(environment.cpu)),
         ("GPU", "; ".join(map(_gpu, environment.gpus)) or "none"),
@@ -128,7 +123,6 @@ def facts(run: Run) -> list[tuple[str, Text]]:
         ("Variables", variables or "none that change speed"),
         ("Commit", _commit(environment.commit)),
         ("Date", date(environment.time)),
-        ("Run", [Code(run.name)]),
     ]
 
 
@@ -142,23 +136,29 @@ def audit_words(run: Run) -> str:
 
 
 def _cpu(cpu: Cpu) -> str:
-    words = [
-        cpu.model,
-        f"{cpu.usable_cores} usable of {cpu.logical_cores or UNKNOWN} logical cores",
-        f"torch threads: {cpu.threads}",
-    ]
-    words += [f"{cpu.memory_bytes / 2**30:.0f} GiB"] if cpu.memory_bytes else []
-    words += [f"load {cpu.load_1min:.1f} at the start"] if cpu.load_1min is not None else []
-    return ", ".join(words)
+    units = (
+        ("torch threads: {}", cpu.threads),
+        ("{:.0f} GiB", _gib(cpu.memory_bytes)),
+        ("load {:.1f} at the start", cpu.load_1min),
+    )
+    cores = f"{cpu.usable_cores} usable of {cpu.logical_cores or UNKNOWN} logical cores"
+    return ", ".join([cpu.model, cores, *(unit.format(content) for unit, content in units if content is not None)])
 
 
 def _gpu(gpu: Gpu) -> str:
-    words = [gpu.name, *([f"{gpu.memory_bytes / 2**30:.0f} GiB"] if gpu.memory_bytes else [])]
     units = (
-        *(("driver {}", gpu.driver), ("SM clock {:.0f} MHz", gpu.sm_clock_mhz), ("at most {:.0f} MHz", gpu.max_sm_clock_mhz)),
-        *(("limit {:.0f} W", gpu.power_limit_w), ("{:.0f} °C", gpu.temperature_c)),
+        *(("{:.0f} GiB", _gib(gpu.memory_bytes)), ("driver {}", gpu.driver), ("SM clock {:.0f} MHz", gpu.sm_clock_mhz)),
+        *(
+            ("at most {:.0f} MHz", gpu.max_sm_clock_mhz),
+            ("limit {:.0f} W", gpu.power_limit_w),
+            ("{:.0f} °C", gpu.temperature_c),
+        ),
     )
-    return ", ".join([*words, *(unit.format(content) for unit, content in units if content is not None)])
+    return ", ".join([gpu.name, *(unit.format(content) for unit, content in units if content is not None)])
+
+
+def _gib(size: int | None) -> float | None:
+    return None if size is None else size / 2**30
 
 
 def _commit(commit: Commit | None) -> Text:
@@ -183,29 +183,16 @@ def runs_section(run: Run) -> Section | None:
     """Return a row for each merged run, and how the groups differ."""
     if not run.sources:
         return None
-    groups = dict.fromkeys(source.group for source in run.sources)
-    text = "The rounds of a case follow each other in one number, as all runs are of the same code on the same machine."
-    if len(groups) > 1:
-        text = (
-            "Runs of one group are of the same code on the same machine, and their rounds are joined; other groups stand apart."
-        )
     columns = [
         words_column("run", lambda source: [Code(source.name)]),
         words_column("its devices below", lambda source: f"of {source.place}" if source.place else "as they are"),
         Column("group", lambda source: str(source.group + 1)),
-        words_column("machine", lambda source: source.environment.machine if source.environment else UNKNOWN),
-        words_column("processors", _processors),
-        words_column("versions", _versions),
-        words_column("images", lambda s: s.environment.dataset.name if s.environment and s.environment.dataset else UNKNOWN),
-        words_column("commit", lambda source: _commit(source.environment.commit if source.environment else None)),
-        words_column("date", lambda source: date(source.environment.time) if source.environment else UNKNOWN),
+        *(words_column(name, partial(_fact, name)) for name in ("Machine", "CPU", "GPU", "Versions", "Commit", "Date")),
         Column("cases measured", lambda source: f"{source.measured:,} of {source.planned:,}"),
         Column("records", lambda source: f"{source.records:,}"),
         words_column("audited", lambda source: "yes" if source.audited else [Strong("no")]),
     ]
-    blocks: list[Block] = [Paragraph(text), build_table(columns, run.sources)]
-    apart = _group_differences(run.sources, list(groups))
-    blocks += [Paragraph("How the groups differ from the first:"), Bullets(apart)] if apart else []
+    text = "Runs of one group are of the same code on the same machine, and their rounds are joined; other groups stand apart."
     notes: list[Text] = [[Code(source.name), f": {note}"] for source in run.sources for note in source.notes]
     audited = {source.group for source in run.sources if source.audited}
     unaudited = [source.name for source in run.sources if source.group not in audited]
@@ -214,38 +201,28 @@ def runs_section(run: Run) -> Section | None:
         if audited and unaudited
         else []
     )
-    return Section(
-        title=f"The {counted(len(run.sources), 'run')} in this report", blocks=[*blocks, *([Bullets(notes)] if notes else [])]
-    )
+    notes += _group_differences(run.sources)
+    blocks: list[Block] = [Paragraph(text), build_table(columns, run.sources), *([Bullets(notes)] if notes else [])]
+    return Section(title=f"The {counted(len(run.sources), 'run')} in this report", blocks=blocks)
 
 
-def _processors(source: Source) -> str:
-    if source.environment is None:
-        return UNKNOWN
-    cpu = source.environment.cpu
-    return "; ".join([f"{cpu.model}, {cpu.usable_cores} cores", *(gpu.name for gpu in source.environment.gpus)])
+def _fact(name: str, source: Source) -> Text:
+    return dict(_machine(source.environment)).get(name, UNKNOWN) if source.environment else UNKNOWN
 
 
-def _versions(source: Source) -> str:
-    if source.environment is None:
-        return UNKNOWN
-    drivers = sorted({gpu.driver for gpu in source.environment.gpus if gpu.driver})
-    versions = [f"{name} {source.environment.packages.get(name)}" for name in ("torch", "torchvision", "kornia")]
-    return ", ".join([*versions, *(f"driver {name}" for name in drivers)])
-
-
-def _group_differences(sources: Sequence[Source], groups: Sequence[int]) -> list[Text]:
-    first, *others = (next(source for source in sources if source.group == group) for group in groups)
+def _group_differences(sources: Sequence[Source]) -> list[Text]:
+    """Return how each group differs from the first."""
+    firsts = {source.group: source for source in reversed(sources)}
+    first, *others = (firsts[group] for group in sorted(firsts))
     items: list[Text] = []
     for source in others:
-        a, b = first.environment, source.environment
-        if a is None or b is None:
-            items.append(f"group {source.group + 1}: its environment is not known")
-            continue
-        reasons = differences(code_facts(a) | machine_facts(a), code_facts(b) | machine_facts(b))
-        dirty = any(side.commit and side.commit.dirty for side in (a, b))
-        reasons += ["code with uncommitted changes equals no other"] if dirty else []
-        items.append(f"group {source.group + 1}: {listed(reasons, 12)}")
+        reasons = ["an environment is not known"]
+        if first.environment and source.environment:
+            pair = (first.environment, source.environment)
+            a, b = (code_facts(side) | machine_facts(side) for side in pair)
+            dirty = any(side.commit and side.commit.dirty for side in pair)
+            reasons = [*differences(a, b), *(["uncommitted changes"] if dirty else [])]
+        items.append(f"group {source.group + 1} differs from the first: {listed(reasons)}")
     return items
 
 
@@ -255,7 +232,7 @@ def _group_differences(sources: Sequence[Source], groups: Sequence[int]) -> list
 def method_section(run: Run) -> Section | None:
     """Return what is timed, how often, and how to read it."""
     cases = [case for case in run.cases("speed") if rate(case)]
-    items: list[Text] = [TIMED, RATE, _rounds_words(run), LANES_WORDS] if cases else []
+    items: list[Text] = [TIMED, _rounds_words(run)] if cases else []
     items += [TRAINING] if any(record.kind not in ("speed", "decoding") for record in run.records) else []
     return Section(title=METHOD_TITLE, blocks=[Bullets(items)]) if items else None
 
