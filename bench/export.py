@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -95,6 +95,21 @@ class Document(msgspec.Struct, kw_only=True):
     problems: list[str]
     """What of the runs could not be read, a line each."""
     rows: list[Row]
+
+
+class Column(NamedTuple):
+    """A field of a row, as docs/export.md and parquet have it."""
+
+    name: str
+    type: Literal["text", "integer", "number"]
+    about: str
+
+
+def columns() -> list[Column]:
+    """Return the fields of ``Row``."""
+    hints = {name: get_args(hint) for name, hint in get_type_hints(Row, include_extras=True).items()}
+    types: dict[Any, Literal["integer", "number"]] = {Integer: "integer", Number: "number"}
+    return [Column(name, types.get(kind, "text"), meta.description) for name, (kind, meta) in hints.items()]
 
 
 # ---- rows -------------------------------------------------------------------------------------------------------------
@@ -199,12 +214,8 @@ def _parquet(run: Run, out: Path) -> None:
         from pyarrow import parquet
     except ImportError:
         raise ValueError("parquet needs pyarrow: pip install 'augmark[parquet]', or take --format csv") from None
-    types = {Integer: pa.int64(), Number: pa.float64()}
-    hints = {name: get_args(hint) for name, hint in get_type_hints(Row, include_extras=True).items()}
-    fields = [
-        pa.field(name, types.get(kind, pa.string()), metadata={"about": meta.description})
-        for name, (kind, meta) in hints.items()
-    ]
+    types = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64()}
+    fields = [pa.field(column.name, types[column.type], metadata={"about": column.about}) for column in columns()]
     parquet.write_table(pa.Table.from_pylist(msgspec.to_builtins(rows(run)), schema=pa.schema(fields)), out)
 
 
