@@ -79,11 +79,10 @@ def shorten(text: str, most: int = 40) -> str:
 
 
 def tick_words(value: float) -> str:
-    """Return a tick's label: 200, 5k, 1.2M."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"
+    """Return a tick's label: 200, 5k, 1.2M; 1,024 in full."""
+    size, unit = next(((size, unit) for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if value >= size), (1.0, ""))
+    short = f"{value / size:g}{unit}"
+    return short if len(short) <= 4 or not unit else f"{value:,.0f}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,7 @@ class Scale:
 
     def ticks(self, most: int = 7) -> list[float]:
         """Return round values within the scale, at most about ``most``."""
-        if self.log:
+        if self.log and self.high > 8 * self.low:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for steps in ((1, 2, 5), (1, 3), (1,)):
                 ticks = [v for p in powers for s in steps if self.low <= (v := s * 10.0**p) <= self.high]
@@ -164,7 +163,7 @@ class Canvas:
         """Draw entries in rows from (x, y); return the y below them."""
         left = x
         for label, look in entries.items():
-            width = 34 + CHARACTER * len(shorten(label))
+            width = 34 + CHARACTER * len(shorten(label, 60))
             if left > x and left + width > WIDTH - 8:
                 left, y = x, y + 18
             if filled:
@@ -173,7 +172,7 @@ class Canvas:
                 if line:
                     self.path([(left - 2, y - 4), (left + 16, y - 4)], look.color, 1.8, look.dashes)
                 self.marker(left + 7, y - 4, look)
-            self.text(left + 20, y, shorten(label))
+            self.text(left + 20, y, shorten(label, 60))
             left += width
         return y + 18
 
@@ -228,7 +227,7 @@ def bars(
 ) -> Figure:
     """Draw rows of marks with intervals, or of stacked bars where rows have parts."""
     canvas, stacked = Canvas(), any(row.parts for row in rows)
-    left = 16 + CHARACTER * max(len(shorten(row.label, 44)) for row in rows)
+    left = 16 + CHARACTER * max(len(shorten(row.label, 52)) for row in rows)
     top = canvas.legend(legend, 8, 18, filled=stacked) if legend else 8
     height = ROW + (8 if any(row.below for row in rows) else 0)
     bottom = top + height * len(rows)
@@ -241,7 +240,7 @@ def bars(
     _x_axis(canvas, scale, top, bottom, axis)
     for i, row in enumerate(rows):
         middle = top + height * i + height / 2
-        canvas.text(left - 8, middle + 4, shorten(row.label, 44), anchor="end")
+        canvas.text(left - 8, middle + 4, shorten(row.label, 52), anchor="end")
         for parts, y, thickness in ((row.parts, middle - (4 if row.below else 0), BAR), (row.below, middle + 9, 6)):
             x = scale.start
             for part, value in parts.items():

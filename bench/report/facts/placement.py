@@ -77,7 +77,9 @@ def contest(run: Run) -> Contest | None:
         lane = next((name for name in LANES if any(arm.lane == name for arm in candidates)), None)
         if top is not None and recipe is not None and lane is not None:
             ranked = sorted((arm for arm in candidates if arm.lane == lane), key=lambda arm: -arm.speed)
-            tables = [t for t in lane_tables(run, "recipes") if (t.lane, t.device) == (lane, ranked[0].device)]
+            tables = [
+                t for t in lane_tables(run, "recipes") if (t.lane, t.device) == (lane, ranked[0].device.replace(":0", ""))
+            ]
             return Contest(recipe=recipe, lane=lane, top=top, ranked=ranked, alone=fastest_alone(tables, recipe))
     return None
 

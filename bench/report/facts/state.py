@@ -46,8 +46,8 @@ def image_sets(run: Run) -> list[ImageSet]:
 
 
 def devices(run: Run) -> list[str]:
-    """Return the devices that were measured on."""
-    return list(dict.fromkeys(case.first.device for case in run.cases() if case.first.device not in (None, "auto")))
+    """Return the devices that were measured on; the first of a kind by its short name."""
+    return list(dict.fromkeys(case.first.device.replace(":0", "") for case in run.cases() if case.first.device != "auto"))
 
 
 def implementations(run: Run) -> dict[tuple[str, str], set[str]]:
@@ -55,7 +55,7 @@ def implementations(run: Run) -> dict[tuple[str, str], set[str]]:
     ran: dict[tuple[str, str], set[str]] = {}
     for record in run.records:
         if record.status == "ok" and record.implementation:
-            ran.setdefault((str(record.backend), record.device), set()).add(record.implementation)
+            ran.setdefault((str(record.backend), record.device.replace(":0", "")), set()).add(record.implementation)
     return ran
 
 

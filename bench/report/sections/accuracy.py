@@ -26,6 +26,7 @@ from bench.report.facts.arms import Arm, settings
 from bench.report.facts.lanes import SHORT_LANES
 from bench.report.figures import Figure, Line, Look, Mark, Panel, Point, Row, backend_look, bars, lines, scatter, series_look
 from bench.report.sections.state import failed_section, unanswered
+from bench.report.sections.training import name_of
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import (
     UNKNOWN,
@@ -223,8 +224,8 @@ def learning_figure(name: str, arms: Sequence[Arm], names: Sequence[str], column
 def _table(arms: Sequence[Arm]) -> Block:
     columns = [
         words_column("recipe", lambda arm: [Code(arm.recipe)]),
-        words_column("augmented by", lambda arm: f"{label(arm)}, {SHORT_LANES[arm.lane]}"),
-        words_column("implementation", lambda arm: arm.implementation or ""),
+        words_column("augmented by", name_of),
+        words_column("drawn", lambda arm: SHORT_LANES[arm.lane]),
         Column("test accuracy, mean", mean_score),
         Column("each seed", each_seed),
         Column("seeds", lambda arm: str(len(arm.values("test_accuracy")))),

@@ -13,7 +13,7 @@ from bench.report.figures import Figure, Line, Panel, lines, series_look
 from bench.report.sections.accuracy import FEW, each_seed, learning_figure, mean_score
 from bench.report.sections.parts import PARTS, Split, split_blocks
 from bench.report.sections.state import failed_section
-from bench.report.sections.training import VERDICTS, speed_words, verdict
+from bench.report.sections.training import VERDICTS, name_of, speed_words, verdict
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import (
     capitalised,
@@ -110,8 +110,7 @@ def _tuning_table(arms: Sequence[Arm]) -> Block:
     columns = [
         words_column("what is trained", mode),
         words_column("starting from", lambda arm: [Code(arm.init)]),
-        words_column("augmented by", augmented),
-        words_column("implementation", lambda arm: arm.implementation or ""),
+        words_column("augmented by", lambda arm: augmented(arm) if arm.mode == "frozen" else name_of(arm)),
         Column("last epoch, mean", mean_score),
         Column("each seed", each_seed),
         Column("seeds", lambda arm: str(len(arm.values("test_accuracy")))),
@@ -147,8 +146,8 @@ def time_section(run: Run) -> Section | None:
     if not groups:
         return failed_section(run, "photographs", TIME, TAKES)
     columns = [
-        words_column("placement", _placement),
-        words_column("implementation", lambda arm: arm.implementation or ""),
+        words_column("placement", name_of),
+        Column("workers", lambda arm: str(arm.num_workers)),
         Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
         Column("rounds", lambda arm: str(len(arm.records))),
     ]

@@ -19,7 +19,7 @@ from bench.report.facts.state import (
     verdict_counts,
 )
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import NOISY, UNKNOWN, counted, date, listed, percent
+from bench.report.words import NOISY, UNKNOWN, capitalised, counted, date, listed, percent
 from bench.statistics import half_range
 
 PACKAGES = ("augmark", "torch", "torchvision", "kornia", "numpy", "pillow", "triton")
@@ -48,7 +48,7 @@ def failed_section(run: Run, kind: str, title: str, question: str) -> Section | 
         return None
     words = f"the only {kind} record is a failure" if len(failed) == 1 else f"all {len(failed):,} {kind} records are failures"
     reasons = listed(dict.fromkeys(record.reason or "no reason was kept" for record in failed), 2)
-    answer = Answer(question, "Not known: it failed", f"{words}: {reasons}.")
+    answer = Answer(question, "Not known: it failed", f"{capitalised(words)}: {reasons}.")
     return Section(title=title, blocks=[Paragraph(f"Not measured: {words}; the reasons stand at the end.")], answers=[answer])
 
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from bench.records import SETTING, Case, Run
-from bench.report.blocks import Answer, Block, Code, Heading, Paragraph, Section, Text
+from bench.report.blocks import Answer, Block, Code, Heading, Paragraph, Quiet, Section, Text
 from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, step_ms, succeeded
 from bench.report.facts.lanes import LANES, SHORT_LANES, passes, rate, slower
 from bench.report.facts.placement import UTILISATION, Contest, Worker, contest, cost, speeds, utilisation, workers
@@ -145,7 +145,7 @@ def _costs(contest: Contest) -> Answer:
         low, high = (f"{100 * share:.0f}".replace("-", "\N{MINUS SIGN}") for share in (loss.low, loss.high))
         evidence += [" With ", Code(chosen.backend), f" the loss by pairs of rounds lies between {low} and {high} %."]
     share = percent(loss.lost, 0) if round(100 * loss.lost) > 0 else "nothing"
-    words = f"{share} of the training speed" if loss.is_sure else f"undecided: perhaps {share}"
+    words = f"{'' if loss.is_sure else 'undecided: perhaps '}{share} of the training speed"
     return Answer(COST, capitalised(words), evidence)
 
 
@@ -175,8 +175,9 @@ def _used(arm: Arm) -> str:
 
 
 def name_of(arm: Arm) -> Text:
-    """Return an arm's label with its backend as code."""
-    return label(arm) if arm.is_bare else [Code(arm.backend), label(arm).removeprefix(str(arm.backend))]
+    """Return an arm's label with its backend as code, and what ran of ``fused``."""
+    ran = f" ({arm.implementation})" if arm.implementation else ""
+    return label(arm) if arm.is_bare else [Code(arm.backend), Quiet(ran), label(arm).removeprefix(str(arm.backend))]
 
 
 def _table(arms: Sequence[Arm]) -> Block:
@@ -192,7 +193,6 @@ def _table(arms: Sequence[Arm]) -> Block:
         Column("power, W", lambda arm: _optional(arm, "power_w")),
         Column("J per 1,000 examples", lambda arm: _optional(arm, "energy_j_per_1000_examples")),
         Column("peak memory, MiB", lambda arm: _optional(arm, "peak_bytes", 2.0**-20)),
-        words_column("implementation", lambda arm: arm.implementation or ""),
         Column("rounds", lambda arm: str(len(speeds(arm)))),
     ]
     return build_table(columns, arms)
