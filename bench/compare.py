@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from scipy.special import ndtri, stdtrit
 
-from bench.records import Case, Run, code_facts, differences, listed, load_run, machine_facts
+from bench.records import Case, Run, code_facts, counted, differences, listed, load_run, machine_facts, percent, rounded
 from bench.statistics import (
     FEWEST_ROUNDS,
     FEWEST_SEEDS,
@@ -46,6 +46,32 @@ Pairs = Mapping[str, tuple[Rates, Rates]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What counts as a change.
+
+    ``threshold`` is the share of images/s or examples/s that may be lost, ``accuracy_threshold`` that of test accuracy,
+    ``level`` the chance of any wrong verdict that something changed.
+    """
+
+    threshold: float = 0.05
+    accuracy_threshold: float = 0.005
+    level: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"--threshold is a share of images/s between 0 and 1, such as 0.05; got {self.threshold:g}")
+        if not 0 < self.accuracy_threshold < 1:
+            given = f"{self.accuracy_threshold:g}"
+            raise ValueError(f"--accuracy-threshold is a share between 0 and 1, such as 0.005; got {given}")
+        if not 0 < self.level < 0.5:
+            raise ValueError(f"--level is a chance between 0 and 0.5, such as 0.05; got {self.level:g}")
+
+    def words(self, scores: bool) -> str:
+        """Return the thresholds in words."""
+        return percent(self.threshold) + (f" or {100 * self.accuracy_threshold:g} points" if scores else "")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Changes of speed and accuracy, worst first; ``overall`` is that of all cases of the grid, None for fewer than ten.
 
@@ -54,9 +80,7 @@ class Comparison:
     """
 
     names: tuple[str, str]
-    threshold: float
-    accuracy_threshold: float
-    level: float
+    limits: Limits
     speeds: list[Change]
     scores: list[Change]
     overall: Change | None
@@ -70,8 +94,9 @@ class Comparison:
     def regressions(self) -> list[Change]:
         """Changes called slower or worse and beyond the threshold, that of all cases together among them."""
         speeds = [*([self.overall] if self.overall else []), *self.speeds]
-        slower = [one for one in speeds if one.verdict == "slower" and one.ratio < 1 - self.threshold]
-        return [*slower, *(one for one in self.scores if one.verdict == "worse" and one.effect < -self.accuracy_threshold)]
+        slower = [one for one in speeds if one.verdict == "slower" and one.ratio < 1 - self.limits.threshold]
+        worse = [one for one in self.scores if one.verdict == "worse" and one.effect < -self.limits.accuracy_threshold]
+        return [*slower, *worse]
 
     @property
     def regressed(self) -> bool:
@@ -79,29 +104,19 @@ class Comparison:
         return bool(self.regressions or self.newly_failed)
 
 
-def compare_runs(
-    a: Run,
-    b: Run,
-    *,
-    threshold: float = 0.05,
-    accuracy_threshold: float = 0.005,
-    level: float = 0.05,
-    across_machines: bool = False,
-) -> Comparison:
+def compare_runs(a: Run, b: Run, *, limits: Limits | None = None, across_machines: bool = False) -> Comparison:
     """Compare the cases that both runs measured.
 
     Args:
         a: the run to compare with.
         b: the run in question.
-        threshold: share of images/s or examples/s that may be lost.
-        accuracy_threshold: share of test accuracy that may be lost.
-        level: chance of any wrong verdict that something changed.
+        limits: what counts as a change.
         across_machines: compare runs of different machines, versions or data all the same.
 
     Raises:
-        ValueError: the runs differ in machine, versions or data, or have no case in common; a threshold or level is none.
+        ValueError: the runs differ in machine, versions or data, or have no case in common.
     """
-    _check_limits(threshold, accuracy_threshold, level)
+    limits = limits or Limits()
     unknown = [f"the environment of {run.path} is not known" for run in (a, b) if not run.environment]
     differ = unknown or differences(machine_facts(a.environment), machine_facts(b.environment))
     if differ and not across_machines:
@@ -112,12 +127,10 @@ def compare_runs(
     if not pairs:
         raise ValueError(f"{a.path} and {b.path} have no measured case in common: measure the same cases in both")
     failed, left_out = _left_out(cases_a, cases_b, pairs)
-    speeds, scores, overall = _judge(pairs, threshold, accuracy_threshold, level)
+    speeds, scores, overall = _judge(pairs, limits)
     return Comparison(
         names=(a.name, b.name) if a.name != b.name else (str(a.path), str(b.path)),
-        threshold=threshold,
-        accuracy_threshold=accuracy_threshold,
-        level=level,
+        limits=limits,
         speeds=sorted(speeds, key=lambda change: change.effect),
         scores=sorted(scores, key=lambda change: change.effect),
         overall=overall,
@@ -127,15 +140,6 @@ def compare_runs(
         differences=differ,
         notes=[*_notes(a, b), *(f"{run.path}: {problem}" for run in (a, b) for problem in run.problems)],
     )
-
-
-def _check_limits(threshold: float, accuracy_threshold: float, level: float) -> None:
-    if not 0 < threshold < 1:
-        raise ValueError(f"--threshold is a share of images/s between 0 and 1, such as 0.05; got {threshold:g}")
-    if not 0 < accuracy_threshold < 1:
-        raise ValueError(f"--accuracy-threshold is a share between 0 and 1, such as 0.005; got {accuracy_threshold:g}")
-    if not 0 < level < 0.5:
-        raise ValueError(f"--level is a chance between 0 and 0.5, such as 0.05; got {level:g}")
 
 
 def _notes(a: Run, b: Run) -> list[str]:
@@ -204,11 +208,9 @@ def _state(case: Case | None) -> str:
 # ---- verdicts ---------------------------------------------------------------------------------------------------------
 
 
-def _judge(
-    pairs: Mapping[str, tuple[Case, Case]], threshold: float, accuracy_threshold: float, level: float
-) -> tuple[list[Change], list[Change], Change | None]:
+def _judge(pairs: Mapping[str, tuple[Case, Case]], limits: Limits) -> tuple[list[Change], list[Change], Change | None]:
     """Return changes of speed, of accuracy, and of the grid as a whole, with one level for all verdicts."""
-    speeds, scores = {}, []
+    speeds, scores, level = {}, [], limits.level
     for name, (a, b) in pairs.items():
         if _scores(a):
             images = min((r.test_images for case in (a, b) for r in case.records if r.test_images), default=math.inf)  # type: ignore[attr-defined]
@@ -219,13 +221,13 @@ def _judge(
     changes = [change_of_rate(name, *speeds[name], noises.get(name), level) for name in speeds]
     grid = {name: speeds[name] for name in noises if pairs[name][0].kind == "speed"}
     overall = _overall(grid, noises, level)
-    share, limit = 2 if overall else 1, -math.log1p(-threshold)  # of the level, half for each question
+    share, limit = 2 if overall else 1, -math.log1p(-limits.threshold)  # of the level, half for each question
     tested = [change for change in (*changes, *scores) if math.isfinite(change.high)]
     adjusted = zip(tested, holm([change.p for change in tested]), strict=True)
     p = {change.name: share * value for change, value in adjusted}
     return (
         [change.judge(p.get(change.name, 1.0), limit, level) for change in changes],
-        [change.judge(p.get(change.name, 1.0), accuracy_threshold, level) for change in scores],
+        [change.judge(p.get(change.name, 1.0), limits.accuracy_threshold, level) for change in scores],
         overall and overall.judge(share * overall.p, limit, level),
     )
 
@@ -270,25 +272,9 @@ COLOURS: Mapping[Verdict, str] = {
 }
 
 
-def compare(
-    a: Path,
-    b: Path,
-    console: Console,
-    *,
-    threshold: float,
-    accuracy_threshold: float,
-    level: float,
-    across_machines: bool,
-) -> int:
+def compare(a: Path, b: Path, console: Console, limits: Limits, *, across_machines: bool) -> int:
     """Compare two run folders, print it, and return the exit code: ``REGRESSION`` on a regression, else 0."""
-    result = compare_runs(
-        load_run(a),
-        load_run(b),
-        threshold=threshold,
-        accuracy_threshold=accuracy_threshold,
-        level=level,
-        across_machines=across_machines,
-    )
+    result = compare_runs(load_run(a), load_run(b), limits=limits, across_machines=across_machines)
     print_comparison(result, console)
     return REGRESSION if result.regressed else 0
 
@@ -305,26 +291,22 @@ def print_comparison(result: Comparison, console: Console) -> None:
             "images/s of B over A (of training examples/s, of overhead the speed as a share of a bare loop's); "
             "n = rounds in A, B; below 1: B is slower; intervals are of one case alone, verdicts allow for all"
         )
-        say(f"{'ratio':>7}  {1 - result.level:.0%} interval  {'verdict':8} {'A per s':>11} {'B per s':>11}  n     case")
+        say(f"{'ratio':>7}  {1 - result.limits.level:.0%} interval  {'verdict':8} {'A per s':>11} {'B per s':>11}  n     case")
     for change in result.speeds:
         say(_speed_line(change), COLOURS[change.verdict])
     if result.scores:
         say("test accuracy after the last epoch, B minus A in points; n = seeds in both; below 0: B is worse")
-        say(f"{'points':>7}  {1 - result.level:.0%} interval  {'verdict':8} {'A':>11} {'B':>11}  n     case")
+        say(f"{'points':>7}  {1 - result.limits.level:.0%} interval  {'verdict':8} {'A':>11} {'B':>11}  n     case")
     for change in result.scores:
         say(_score_line(change), COLOURS[change.verdict])
     for case, reason in result.newly_failed:
         say(f"failed in B only: {case}: {reason}", "red")
     for cause, cases in result.left_out.items():
-        say(f"not compared, {_count(cases, 'case')} {cause}: {listed(cases, 6)}")
+        say(f"not compared, {counted(len(cases), 'case')} {cause}: {listed(cases, 6)}")
     for difference in result.differences:
         say(f"the runs differ, and the ratios show that too: {difference}", "yellow")
     for line in (*(f"note: {note}" for note in result.notes), *summary(result)):
         say(line)
-
-
-def _count(items: list[str] | list[Change], noun: str, plural: str = "") -> str:
-    return f"{len(items):,} {noun if len(items) == 1 else plural or noun + 's'}"
 
 
 def _interval(change: Change) -> tuple[float, float]:
@@ -334,32 +316,27 @@ def _interval(change: Change) -> tuple[float, float]:
 def _speed_line(change: Change) -> str:
     low, high = _interval(change) if math.isfinite(change.high) else (0.0, math.inf)
     interval = f"[{low:.3f}, {high:.3f}]" if math.isfinite(high) else f"n < {FEWEST_ROUNDS}, none"
-    rates = " ".join(f"{_significant(rate):>11}" for rate in (change.a, change.b))
+    rates = " ".join(f"{rounded(rate):>11}" for rate in (change.a, change.b))
     return f"{change.ratio:7.3f}  {interval:14} {change.verdict:8} {rates}  {change.n[0]}, {change.n[1]}  {change.name}"
-
-
-def _significant(value: float) -> str:
-    """Return three significant digits, thousands separated."""
-    return f"{float(f'{value:.3g}'):,.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
 def _score_line(change: Change) -> str:
     low, high = _interval(change)
     interval = f"[{low:+.2f}, {high:+.2f}]" if math.isfinite(high) else f"n < {FEWEST_SEEDS}, none"
-    means = " ".join(f"{100 * mean:9.2f} %" for mean in (change.a, change.b))
+    means = " ".join(f"{percent(mean, 2):>11}" for mean in (change.a, change.b))
     return f"{100 * change.effect:+7.2f}  {interval:14} {change.verdict:8} {means}  {change.n[0]:<4}  {change.name}"
 
 
 def summary(result: Comparison) -> list[str]:
     """Return what the comparison comes to, a sentence a line; the last is the one that the exit code goes by."""
-    lines = []
+    lines, limits = [], result.limits
     if result.speeds:
-        told = f"(level {result.level:g} for all cases together, Holm; same: within {100 * result.threshold:.1f} %)"
-        lines.append(f"{_count(result.speeds, 'case')}: {_verdicts(result.speeds, ('slower', 'faster'))} {told}")
+        words = f"(level {limits.level:g} for all cases together, Holm; same: within {percent(limits.threshold)})"
+        lines.append(f"{counted(len(result.speeds), 'case')}: {_verdicts(result.speeds, ('slower', 'faster'))} {words}")
     if result.scores:
-        told = f"(same: within {100 * result.accuracy_threshold:g} points)"
-        words = _count(result.scores, "accuracy", "accuracies")
-        lines.append(f"{words}: {_verdicts(result.scores, ('worse', 'better'))} {told}")
+        words = f"(same: within {100 * limits.accuracy_threshold:g} points)"
+        counts = counted(len(result.scores), "accuracy", "accuracies")
+        lines.append(f"{counts}: {_verdicts(result.scores, ('worse', 'better'))} {words}")
     if result.overall:
         change, (low, high) = result.overall, _interval(result.overall)
         lines.append(f"{change.name}: {change.ratio:.3f} [{low:.3f}, {high:.3f}], {change.verdict}")
@@ -367,12 +344,12 @@ def summary(result: Comparison) -> list[str]:
             lines[-1] += "; a shift of all is often the machine's: compare two runs of the same code before blaming it"
     lines += _resolution(result) if any(change.verdict == "unclear" for change in result.speeds) else []
     if result.lost:
-        words = "1 case" if result.lost == 1 else f"{result.lost:,} cases"
-        lines.append(f"{words} that A measured could not be compared, as said above: that is no all-clear for them")
+        words = f"{counted(result.lost, 'case')} that A measured could not be compared, as said above"
+        lines.append(f"{words}: that is no all-clear for them")
     names = [change.name for change in result.regressions] + [case for case, _ in result.newly_failed]
-    limits = f"{100 * result.threshold:.1f} %" + (f" or {100 * result.accuracy_threshold:g} points" if result.scores else "")
-    found = f"{_count(names, 'regression')} beyond {limits} or failed: {listed(names, 6)}"
-    return [*lines, found if names else f"no regression beyond {limits} was found"]
+    beyond = f"beyond {limits.words(scores=bool(result.scores))}"
+    regressions = f"{counted(len(names), 'regression')} {beyond} or failed: {listed(names, 6)}"
+    return [*lines, regressions if names else f"no regression {beyond} was found"]
 
 
 def _verdicts(changes: list[Change], names: tuple[Verdict, Verdict]) -> str:
@@ -385,15 +362,15 @@ def _resolution(result: Comparison) -> list[str]:
     changes = [change for change in result.speeds if math.isfinite(change.high)]
     if not changes:
         return [f"nothing can be told from so few rounds: measure at least {FEWEST_ROUNDS} in both runs"]
-    level = result.level / (2 if result.overall else 1) / len(changes)
+    level = result.limits.level / (2 if result.overall else 1) / len(changes)
     rounds = [min(change.n) for change in changes]
     least = float(np.median([float(stdtrit(change.df, 1 - level / 2)) * change.error for change in changes]))
     # For two equal runs the variance of one round is n/2 of that of the log ratio.
     variance = float(np.median([change.error**2 * n / 2 for change, n in zip(changes, rounds, strict=True)]))
-    reach = (float(ndtri(1 - level / 2)) + float(ndtri(POWER))) / math.log1p(-result.threshold)
+    reach = (float(ndtri(1 - level / 2)) + float(ndtri(POWER))) / math.log1p(-result.limits.threshold)
     needed = max(FEWEST_ROUNDS, math.ceil(2 * variance * reach**2))
     counts = listed(map(str, sorted(set(rounds))))
     return [
-        f"with {counts} rounds, unclear is no all-clear: in a typical case only a loss above {-100 * math.expm1(-least):.1f} % "
-        f"can be called; one of {100 * result.threshold:.1f} % takes about {needed} rounds a run"
+        f"with {counts} rounds, unclear is no all-clear: in a typical case only a loss above {percent(-math.expm1(-least))} "
+        f"can be called; one of {percent(result.limits.threshold)} takes about {needed} rounds a run"
     ]

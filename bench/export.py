@@ -15,10 +15,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_type_hints
 
 import msgspec
-from msgspec import Meta
 
 from bench.records import (
     ENVIRONMENT,
@@ -48,36 +47,52 @@ Number: TypeAlias = float | None
 class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A measured quantity of a case; of a case without a result, one row without a value."""
 
-    run: Annotated[str, Meta(description="name of the run; several, with commas, where their rounds were joined")]
-    kind: Annotated[str, Meta(description="ops, recipes, or the kind of record")]
-    name: Annotated[str, Meta(description="the case, under a name that stays the same from run to run")]
-    subject: Annotated[Text, Meta(description="op or recipe; of decoding, the decoder")] = None
-    backend: Annotated[Text, Meta(description="what did the augmentation")] = None
-    implementation: Annotated[Text, Meta(description="what ran of fused: c, triton, tensors or inductor")] = None
-    device: Annotated[
-        str,
-        Meta(description="where, as torch names it; 'cuda of PLACE' where runs of several machines were exported together"),
-    ]
-    batch_size: Annotated[Integer, Meta(description="images")] = None
-    image_size: Annotated[
-        Integer, Meta(description="height of the input, pixels, and its width where image_width is empty")
-    ] = None
-    image_width: Annotated[Integer, Meta(description="width of the input, pixels, where it is not square")] = None
-    dtype: Annotated[Text, Meta(description="of the result, or the precision of training")] = None
-    lane: Annotated[
-        Text, Meta(description="how often parameters are drawn: per_image, per_batch, mixed or fixed; compare within one only")
-    ] = None
-    status: Annotated[Status, Meta(description="ok, unsupported, failed or not_run; only ok rows have a value")]
-    reason: Annotated[Text, Meta(description="why not ok")] = None
-    quantity: Annotated[Text, Meta(description="what was measured")] = None
-    unit: Annotated[Text, Meta(description="of value, low and high; 1 is a share of one")] = None
-    better: Annotated[Better | None, Meta(description="more, less or neither")] = None
-    statistic: Annotated[Text, Meta(description="what value is of the n observations: median, mean, or single")] = None
-    value: Annotated[Number, Meta(description="the measured number")] = None
-    low: Annotated[Number, Meta(description="lower end of what interval names")] = None
-    high: Annotated[Number, Meta(description="upper end of what interval names")] = None
-    interval: Annotated[Text, Meta(description="what low and high span, such as 'least to most of the rounds'")] = None
-    n: Annotated[Integer, Meta(description="how many observations value rests on: rounds, calls or seeds")] = None
+    run: str
+    """name of the run; several, with commas, where their rounds were joined"""
+    kind: str
+    """ops, recipes, or the kind of record"""
+    name: str
+    """the case, under a name that stays the same from run to run"""
+    subject: Text = None
+    """op or recipe; of decoding, the decoder"""
+    backend: Text = None
+    """what did the augmentation"""
+    implementation: Text = None
+    """what ran of fused: c, triton, tensors or inductor"""
+    device: str
+    """where, as torch names it; 'cuda of PLACE' where runs of several machines were exported together"""
+    batch_size: Integer = None
+    """images"""
+    image_size: Integer = None
+    """height of the input, pixels, and its width where image_width is empty"""
+    image_width: Integer = None
+    """width of the input, pixels, where it is not square"""
+    dtype: Text = None
+    """of the result, or the precision of training"""
+    lane: Text = None
+    """how often parameters are drawn: per_image, per_batch, mixed or fixed; compare within one only"""
+    status: Status
+    """ok, unsupported, failed or not_run; only ok rows have a value"""
+    reason: Text = None
+    """why not ok"""
+    quantity: Text = None
+    """what was measured"""
+    unit: Text = None
+    """of value, low and high; 1 is a share of one"""
+    better: Better | None = None
+    """more, less or neither"""
+    statistic: Text = None
+    """what value is of the n observations: median, mean, or single"""
+    value: Number = None
+    """the measured number"""
+    low: Number = None
+    """lower end of what interval names"""
+    high: Number = None
+    """upper end of what interval names"""
+    interval: Text = None
+    """what low and high span, such as 'least to most of the rounds'"""
+    n: Integer = None
+    """how many observations value rests on: rounds, calls or seeds"""
 
 
 class ExportedRun(msgspec.Struct, kw_only=True):
@@ -107,9 +122,9 @@ class Column(NamedTuple):
 
 def columns() -> list[Column]:
     """Return the fields of ``Row``."""
-    hints = {name: get_args(hint) for name, hint in get_type_hints(Row, include_extras=True).items()}
     types: dict[Any, Literal["integer", "number"]] = {Integer: "integer", Number: "number"}
-    return [Column(name, types.get(kind, "text"), meta.description) for name, (kind, meta) in hints.items()]
+    hints = get_type_hints(Row)
+    return [Column(name, types.get(hints[name], "text"), about) for name, about in _described()["Row"].items()]
 
 
 # ---- rows -------------------------------------------------------------------------------------------------------------

@@ -24,8 +24,11 @@ from bench.records import (
     Run,
     Speed,
     append,
+    counted,
     listed,
     load_run,
+    percent,
+    rounded,
     write,
 )
 from bench.statistics import half_range
@@ -72,16 +75,16 @@ def objections(run: Run) -> list[str]:
         ),
         (not (run.audit and run.audit.verdicts), f"it was not audited: augmark audit --out {run.path} adds that"),
         (load > QUIET * cores, f"the machine was busy: load {load:.1f} on {cores:.0f} cores at the start"),
-        (middle > STEADY, f"rounds differ by ±{100 * middle:.0f} % in the middle case: measure longer, or where it is quiet"),
-        (bool(waiting), f"{_count(len(waiting), 'case')} did not run: add --resume to go on with the run"),
+        (middle > STEADY, f"rounds differ by ±{percent(middle, 0)} in the middle case: measure longer, or where it is quiet"),
+        (bool(waiting), f"{counted(len(waiting), 'case')} did not run: add --resume to go on with the run"),
         (not any(case.status == "ok" for case in cases), "nothing was measured"),
         (
             bool(few),
-            f"{_count(len(few), 'case')} rest on fewer than {FEWEST_ROUNDS} rounds: add --passes {FEWEST_ROUNDS}",
+            f"{counted(len(few), 'case')} rest on fewer than {FEWEST_ROUNDS} rounds: add --passes {FEWEST_ROUNDS}",
         ),
         (
             bool(tensors),
-            f"fused fell back to tensor operations in {_count(len(tensors), 'case')}: "
+            f"fused fell back to tensor operations in {counted(len(tensors), 'case')}: "
             "install a C compiler (CPU) or Triton (CUDA) and measure again",
         ),
     )
@@ -129,7 +132,7 @@ def _pack_record(record: Record) -> Record:
         return record
     step = len(record.samples_us) / MOST_SAMPLES
     kept = tuple(record.samples_us[int(index * step)] for index in range(MOST_SAMPLES))
-    return msgspec.structs.replace(record, samples_us=kept)
+    return msgspec.structs.replace(record, samples_us=kept, calls=len(record.samples_us))
 
 
 def _pack_audit(audit: Audit) -> Audit:
@@ -190,7 +193,7 @@ def _cells(run: Run) -> list[str]:
     cells: list[list[str]] = [[], [], [], _what(run), _fastest(run) or ["not known"], _audited(run)]
     if here:
         names = [gpu.name for gpu in here.gpus]
-        gpus = [_count(names.count(name), "GPU") + f" {name}" for name in dict.fromkeys(names)] or ["no GPU"]
+        gpus = [counted(names.count(name), "GPU") + f" {name}" for name in dict.fromkeys(names)] or ["no GPU"]
         cells[0] = [here.time[:10], here.machine, f"{here.cpu.model}, {here.cpu.usable_cores} cores", *gpus]
         versions = [f"{name} {here.packages[name]}" for name in PACKAGES if name in here.packages]
         cells[1] = [*versions, f"Python {here.python}", f"commit {here.commit.id[:12] if here.commit else 'not known'}"]
@@ -198,17 +201,13 @@ def _cells(run: Run) -> list[str]:
     return [f"[`{run.name}`]({run.name})", *("<br>".join(map(_escape, lines)) for lines in cells)]
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun if number == 1 else noun + 's'}"
-
-
 def _what(run: Run) -> list[str]:
     speeds = run.cases("speed")
     counts = Counter(case.status for case in speeds)
-    words = [f"{counts['ok']:,} of {_count(len(speeds), 'case')} of the grid measured"] if speeds else []
+    words = [f"{counts['ok']:,} of {counted(len(speeds), 'case')} of the grid measured"] if speeds else []
     words += [f"{counts[state]:,} {state.replace('_', ' ')}" for state in ("failed", "unsupported", "not_run") if counts[state]]
     middle = _middle_spread(run)
-    words += [f"rounds ±{100 * middle:.1f} % in the middle case"] if middle else []
+    words += [f"rounds ±{percent(middle)} in the middle case"] if middle else []
     kinds = Counter((r.kind, r.status) for r in run.records if not isinstance(r, Speed))
     return [
         *words,
@@ -238,9 +237,9 @@ def _fastest(run: Run) -> list[str]:
     words = []
     for (lane, device), case in best.items():
         spread = half_range(case.values("images_per_s"))
-        sure = (f"±{100 * spread:.2g} %, " if spread is not None else "") + _count(len(case.records), "round")
+        sure = (f"±{100 * spread:.2g} %, " if spread is not None else "") + counted(len(case.records), "round")
         ran = f" ({case.implementation})" if case.implementation else ""
-        words.append(f"{LANES[lane]}: {case.first.backend}{ran} on {device} {float(f'{_rate(case):.3g}'):,.0f} ({sure})")
+        words.append(f"{LANES[lane]}: {case.first.backend}{ran} on {device} {rounded(_rate(case))} ({sure})")
     return words
 
 

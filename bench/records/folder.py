@@ -20,11 +20,14 @@ import msgspec
 
 from bench.records.cases import Case, gather
 from bench.records.structs import Audit, Environment, Kind, Plan, Record
+from bench.records.words import one_line
 
 ENVIRONMENT, PLAN, RECORDS, AUDIT, RUNNING = "environment.json", "plan.json", "records.jsonl", "audit.json", "running.json"
 OLD_LAYOUT = ("ops.json", "ops.jsonl", "training.jsonl")
 S = TypeVar("S", bound=msgspec.Struct)
 R = TypeVar("R", bound=Record)
+SHORT = 4000
+"""Bytes of a file that people may read as it is."""
 MOST_FAULTS = 20
 """Lines of a journal whose faults are told; a foreign file would fill the screen."""
 _DECODER = msgspec.json.Decoder(Kind)
@@ -74,13 +77,6 @@ class Run:
     def of(self, kind: type[R]) -> list[R]:
         """Return the successful records of a kind."""
         return [record for record in self.records if isinstance(record, kind) and record.status == "ok"]
-
-
-def one_line(error: BaseException | str, limit: int = 300) -> str:
-    """Return the first line that says something, for a table; the type's name for an exception without words."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    message = lines[0] if lines else type(error).__name__
-    return message if len(message) <= limit else message[: limit - 1] + "…"
 
 
 # ---- folders ----------------------------------------------------------------------------------------------------------
@@ -145,16 +141,16 @@ def _free_folder(parent: Path, stem: str, option: str) -> Path:
 # ---- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _short(value: Any, digits: int) -> Any:
+def _short(value: Any, name: str = "") -> Any:
     """Round floats to significant digits and write whole ones as integers."""
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError("not finite")
-        value = float(f"{value:.{digits}g}")
+            raise ValueError(f"{name} is not finite")
+        value = float(f"{value:.{4 if name == 'samples_us' else 6}g}")
         return int(value) if value.is_integer() else value
     if isinstance(value, dict):
-        return {key: _short(item, digits) for key, item in value.items()}
-    return [_short(item, digits) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _short(item, key) for key, item in value.items()}
+    return [_short(item, name) for item in value] if isinstance(value, list | tuple) else value
 
 
 def encode(struct: msgspec.Struct) -> bytes:
@@ -163,14 +159,7 @@ def encode(struct: msgspec.Struct) -> bytes:
     Raises:
         ValueError: a value is not finite.
     """
-    return msgspec.json.encode({name: _named(name, value) for name, value in msgspec.to_builtins(struct).items()})
-
-
-def _named(name: str, value: Any) -> Any:
-    try:
-        return _short(value, 4 if name == "samples_us" else 6)
-    except ValueError:
-        raise ValueError(f"{name} is not finite") from None
+    return msgspec.json.encode(_short(msgspec.to_builtins(struct)))
 
 
 def validated(record: R) -> R:
@@ -183,7 +172,7 @@ def validated(record: R) -> R:
 
 
 def write(path: Path, struct: msgspec.Struct) -> None:
-    """Write a file whole or not at all, an item of its longest lists a line.
+    """Write a file whole or not at all, indented where it is short.
 
     Raises:
         ValueError: readers would refuse the values.
@@ -193,21 +182,10 @@ def write(path: Path, struct: msgspec.Struct) -> None:
     msgspec.json.decode(data, type=type(struct))
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
-        file.write(_lines(data))
+        file.write((msgspec.json.format(data) if len(data) < SHORT else data) + b"\n")
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
-def _lines(data: bytes) -> bytes:
-    """Break JSON after each field, and lists of objects after each item: short to store, and diffs show what changed."""
-    fields = []
-    for key, value in msgspec.json.decode(data, type=dict[str, msgspec.Raw]).items():
-        text = bytes(value)
-        if text.startswith(b"[{"):
-            text = b"[\n" + b",\n".join(bytes(item) for item in msgspec.json.decode(text, type=list[msgspec.Raw])) + b"\n]"
-        fields.append(msgspec.json.encode(key) + b": " + text)
-    return b"{\n" + b",\n".join(fields) + b"\n}\n"
 
 
 def append(folder: Path, record: Record) -> None:

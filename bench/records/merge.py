@@ -6,7 +6,7 @@ share one), so that no table puts both in one row. Code with uncommitted changes
 nothing. No torch here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import msgspec
 from bench.records.folder import Run, Source, load_run, merged_folder
 from bench.records.machines import code_facts, machine_facts
 from bench.records.structs import Audit, AuditCell, DataSet, Environment, Kind, Plan, Record
+from bench.records.words import counted, listed
 
 VERDICTS_WORST_FIRST = ("different", "unaudited", "close", "exact", "unsupported")
 
@@ -36,13 +37,6 @@ class _Group:
         if self.place is not None and devices:
             changes["devices"] = (*devices[:-1], self.device(devices[-1]))
         return msgspec.structs.replace(record, device=self.device(record.device), **changes)
-
-
-def listed(words: Iterable[str], most: int = 12) -> str:
-    """Join words with commas, cut off after ``most``."""
-    every = list(words)
-    more = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + more
 
 
 def load_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -171,11 +165,11 @@ def _records(group: _Group) -> list[Record]:
         rounds += 1 + max((record.round for record in run.records if record.repetition == "round"), default=-1)
     for name, cases in failed.items():
         if cases:
-            words = f"{len(cases)} {'case' if len(cases) == 1 else 'cases'} failed there that another run measured: "
-            group.notes.setdefault(name, []).append(words + listed(cases, 3))
+            words = f"{counted(len(cases), 'case')} failed there that another run measured: {listed(cases, 3)}"
+            group.notes.setdefault(name, []).append(words)
     for (name, first), count in again.items():
-        words = f"{count} {'training' if count == 1 else 'trainings'} with the seeds of {first} counted once: "
-        group.notes.setdefault(name, []).append(words + "a seed trained twice is no second one")
+        words = f"{counted(count, 'training')} with the seeds of {first} counted once: a seed trained twice is no second one"
+        group.notes.setdefault(name, []).append(words)
     return merged
 
 

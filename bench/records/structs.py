@@ -6,7 +6,7 @@ a record with status ``not_run``; measuring fills it in. Fields that hold their 
 
 import itertools
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import msgspec
 from msgspec import Meta
@@ -36,8 +36,8 @@ class Record(
     """Facts of every record.
 
     ``repetition`` names the field that tells repetitions of a case apart (``round`` or ``seed``), ``identity`` the fields that
-    tell two cases apart, ``required`` those of a successful record. The first of ``quantities`` is what the kind is about. A
-    case with ``needs_every_round`` fails if one of its rounds fails.
+    tell two cases apart, ``required`` those of a successful record, beside the first of ``quantities``, which is what the
+    kind is about. A case with ``needs_every_round`` fails if one of its rounds fails.
     """
 
     repetition: ClassVar[Literal["round", "seed"]] = "round"
@@ -69,7 +69,8 @@ class Record(
     def __post_init__(self) -> None:
         if self.status in ("failed", "unsupported") and not self.reason:
             raise ValueError(f"a record that is {self.status} needs a reason")
-        missing = [name for name in self.required if getattr(self, name) is None] if self.status == "ok" else []
+        required = (*self.required, *(quantity.name for quantity in self.quantities[:1])) if self.status == "ok" else ()
+        missing = [name for name in required if getattr(self, name) is None]
         if missing:
             raise ValueError(f"a {self.kind} record that is ok needs {', '.join(missing)}")
 
@@ -110,7 +111,7 @@ class Speed(Record, frozen=True, kw_only=True):
     """
 
     identity = ("suite", "subject", "backend", "device", "batch_size", "image_size", "image_width", "dtype")
-    required = ("subject", "backend", "batch_size", "image_size", "images_per_s")
+    required = ("subject", "backend", "batch_size", "image_size")
     needs_every_round = True
     quantities = (
         Quantity("images_per_s", "images/s", "more"),
@@ -136,6 +137,8 @@ class Speed(Record, frozen=True, kw_only=True):
     """How the backend's op is known to differ from the definition; where it does, no ratio is drawn."""
     images_per_s: Positive | None = None
     samples_us: tuple[Amount, ...] = ()
+    calls: Count = 0
+    """Calls of the round, where the times of some were left out."""
     device_s_median: Amount | None = None
     """Median seconds of a call on the device's own clock; None on a CPU."""
     compile_s: Amount | None = None
@@ -189,6 +192,10 @@ SETTING = (
     *("dataset", "fingerprint", "device"),
 )
 """Fields that must be equal for two training runs to differ only in how they augment."""
+LOOPED = (
+    *("recipe", "backend", "augment_on", "model", "width", "batch_size", "precision", "image_size", "dataset", "fingerprint"),
+    "lane",
+)
 TRAINED = (*MANNER, *SETTING, "num_epochs", "max_train")
 TUNED = (
     *("mode", "model", "width", "init", "recipe", "backend", "augment_on", "num_workers", "image_size", "num_epochs"),
@@ -233,6 +240,14 @@ class Training(Record, frozen=True, kw_only=True):
     max_train: Count | None = None
     max_test: Count | None = None
     num_epochs: Count | None = None
+    epochs: tuple[Epoch, ...] = ()
+    loss: Amount | None = None
+    """Of training in the last epoch, nats an image."""
+    train_accuracy: Share | None = None
+    test_accuracy: Share | None = None
+    """After the last epoch, each test image once."""
+    resumed_after: Count = 0
+    """Epoch after which the run was resumed from a checkpoint."""
     skipped: Count = 0
     """Files that could not be read."""
     train_images: Count | None = None
@@ -252,6 +267,7 @@ class Loop(Training, frozen=True, kw_only=True):
     """Setting of a run of ``training.loop``."""
 
     identity: ClassVar[tuple[str, ...]] = TRAINED
+    required: ClassVar[tuple[str, ...]] = LOOPED
 
     resident: bool = False
     """The data set lay on the device."""
@@ -292,16 +308,9 @@ class Loop(Training, frozen=True, kw_only=True):
     """flops_per_example x examples_per_s over matmul_flops_per_s of all devices."""
 
 
-LOOPED = (
-    *("recipe", "backend", "augment_on", "model", "width", "batch_size", "precision", "image_size", "dataset", "fingerprint"),
-    "lane",
-)
-
-
 class Throughput(Loop, frozen=True, kw_only=True):
     """Speed of training with one placement of augmentation."""
 
-    required = (*LOOPED, "examples_per_s", "examples_per_s_without_wait", "wait_share", "wall_s", "wait_s", "steps", "examples")
     quantities = (
         *SPEED,
         Quantity("examples_per_s_without_wait", "examples/s", "more"),
@@ -314,7 +323,6 @@ class Throughput(Loop, frozen=True, kw_only=True):
 class Feed(Loop, frozen=True, kw_only=True):
     """Speed of one loader worker when nobody trains."""
 
-    required = (*LOOPED, "examples_per_s", "wall_s", "examples", "batches")
     quantities = SPEED[:1]
 
     batches: Count | None = None
@@ -323,7 +331,6 @@ class Feed(Loop, frozen=True, kw_only=True):
 class Overhead(Loop, frozen=True, kw_only=True):
     """Cost of the trainer's step over a bare loop: seconds of each step of both, taken in turns."""
 
-    required = (*LOOPED, "step_over_bare")
     quantities = (Quantity("step_over_bare", "1", "less"),)
 
     bare_s: tuple[Positive, ...] = ()
@@ -336,7 +343,7 @@ class Scaling(Loop, frozen=True, kw_only=True):
     """Speed of training on several processes, a device each."""
 
     identity = (*TRAINED, "processes", "scaling", "parallel")
-    required = (*LOOPED, "processes", "scaling", "parallel", "examples_per_s", "wait_share")
+    required = (*LOOPED, "processes", "scaling", "parallel")
     quantities = SPEED
 
     processes: Size | None = None
@@ -357,7 +364,6 @@ class Accuracy(Loop, frozen=True, kw_only=True):
     """A training run to the end."""
 
     repetition = "seed"
-    required = (*LOOPED, "num_epochs", "test_accuracy", "train_accuracy", "loss")
     quantities = (
         *SCORE,
         MEMORY,
@@ -367,19 +373,11 @@ class Accuracy(Loop, frozen=True, kw_only=True):
         Quantity("warm_up_s", "s", "less"),
     )
 
-    epochs: tuple[Epoch, ...] = ()
-    loss: Amount | None = None
-    """Of training in the last epoch, nats an image."""
-    train_accuracy: Share | None = None
-    test_accuracy: Share | None = None
-    """After the last epoch, each test image once."""
     seconds_to_target: Amount | None = None
     """Seconds of training up to the end of the first epoch that reached ``target_accuracy``; None if resumed, or none did."""
     train_s: Amount | None = None
     evaluation_s: Amount | None = None
     warm_up_s: Amount | None = None
-    resumed_after: Count = 0
-    """Epoch after which the run was resumed from a checkpoint."""
     cells_at_once: Size | None = None
     """Trainings of a sweep that ran side by side."""
     cell_s: Amount | None = None
@@ -390,6 +388,7 @@ class Tuning(Training, frozen=True, kw_only=True):
     """Setting of a fine-tuning run."""
 
     identity = TUNED
+    required = ("mode", "model", "init", "recipe", "backend", "augment_on", "batch_size", "dataset", "fingerprint", "lane")
 
     mode: Literal["full", "frozen", "scratch"] | None = None
     init: str | None = None
@@ -410,20 +409,12 @@ class Tuning(Training, frozen=True, kw_only=True):
     """Seconds of augmentation in loader workers, all together."""
 
 
-TUNED_FACTS = ("mode", "model", "init", "recipe", "backend", "augment_on", "image_size", "batch_size", "dataset", "fingerprint")
-
-
 class Finetune(Tuning, frozen=True, kw_only=True):
     """A fine-tuning run to the end."""
 
     repetition = "seed"
-    required = (*TUNED_FACTS, "num_epochs", "test_accuracy", "train_accuracy", "loss", "best_epoch", "best_accuracy", "total_s")
     quantities = (*SCORE, MEMORY)
 
-    epochs: tuple[Epoch, ...] = ()
-    loss: Amount | None = None
-    train_accuracy: Share | None = None
-    test_accuracy: Share | None = None
     best_epoch: Size | None = None
     best_accuracy: Share | None = None
     """Chosen on the images that it is measured on, so it flatters."""
@@ -431,13 +422,11 @@ class Finetune(Tuning, frozen=True, kw_only=True):
     features_s: Amount | None = None
     """Seconds of ``total_s`` that computing features took."""
     resident_bytes: Count | None = None
-    resumed_after: Count = 0
 
 
 class Photographs(Tuning, frozen=True, kw_only=True):
     """Speed of an epoch of fine-tuning on photographs."""
 
-    required = (*TUNED_FACTS, "examples_per_s", "wait_share", "wall_s", "split_s", "decode_s", "worker_augment_s")
     quantities = SPEED
 
 
@@ -445,7 +434,7 @@ class Decoding(Record, frozen=True, kw_only=True):
     """Speed of a JPEG decoder."""
 
     identity = ("decoder", "image_size", "num_workers", "quality", "dataset", "fingerprint", "device")
-    required = ("decoder", "image_size", "quality", "images_per_s", "mb_per_s", "megapixels_per_s", "dataset", "fingerprint")
+    required = ("decoder", "image_size", "quality", "dataset", "fingerprint")
     quantities = (
         Quantity("images_per_s", "images/s", "more"),
         Quantity("mb_per_s", "MB/s", "more"),
@@ -471,10 +460,7 @@ class Decoding(Record, frozen=True, kw_only=True):
 
 
 Kind = Speed | Throughput | Feed | Overhead | Scaling | Accuracy | Finetune | Photographs | Decoding
-KINDS: dict[str, type[Record]] = {
-    kind.__name__.lower(): kind
-    for kind in (Speed, Throughput, Feed, Overhead, Scaling, Accuracy, Finetune, Photographs, Decoding)
-}
+KINDS: dict[str, type[Record]] = {kind.__name__.lower(): kind for kind in get_args(Kind)}
 
 
 def _training_name(record: Record) -> str:
@@ -671,19 +657,9 @@ class AuditCell(Strict, frozen=True, kw_only=True):
     findings: tuple[str, ...] = ()
 
     @property
-    def deciding(self) -> tuple[AuditParity, ...]:
-        """Parity in the settings that decide the verdict."""
-        return tuple(parity for parity in self.parity if parity.setting in ("as drawn", "pinned"))
-
-    @property
     def max_error(self) -> float:
-        """Largest error of the deciding settings, in units of 1/255."""
-        return max((parity.max_error for parity in self.deciding), default=0.0)
-
-    @property
-    def mean_error(self) -> float:
-        """Largest mean error of the deciding settings, in units of 1/255."""
-        return max((parity.mean_error for parity in self.deciding), default=0.0)
+        """Largest error in the settings that decide the verdict, in units of 1/255."""
+        return max((parity.max_error for parity in self.parity if parity.setting in ("as drawn", "pinned")), default=0.0)
 
 
 class Audit(Strict, frozen=True, kw_only=True):

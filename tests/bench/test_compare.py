@@ -17,7 +17,7 @@ from msgspec.structs import replace as change
 from rich.console import Console
 from scipy import stats
 
-from bench.compare import Comparison, compare, compare_runs, print_comparison, summary
+from bench.compare import Comparison, Limits, compare, compare_runs, print_comparison, summary
 from bench.records import Commit, DataSet, Gpu, Plan, Run, Speed, append, load_run, write
 from tests.bench.stored import ENVIRONMENT, failed, speeds, trained
 
@@ -91,8 +91,7 @@ def called(result: Comparison) -> dict[str, str]:
 
 def printed(a: Path, b: Path, **options: Any) -> tuple[int, str]:
     out = StringIO()
-    limits = {"threshold": 0.05, "accuracy_threshold": 0.005, "level": 0.05, "across_machines": False}
-    code = compare(a, b, Console(file=out, width=80), **{**limits, **options})
+    code = compare(a, b, Console(file=out, width=80), Limits(**options), across_machines=False)
     return code, out.getvalue()
 
 
@@ -268,7 +267,7 @@ def test_a_planted_loss_of_a_point_is_called_as_seeds_are_paired() -> None:
     result = compare_runs(a, b)
     assert called(result) == {"accuracy-flip-kornia-device": "worse"}
     assert "beyond 5.0 % or 0.5 points or failed: accuracy-flip" in text_of(result)
-    assert not compare_runs(a, b, accuracy_threshold=0.02).regressed, "called, yet within what may be lost"
+    assert not compare_runs(a, b, limits=Limits(accuracy_threshold=0.02)).regressed, "called, yet within what may be lost"
     assert called(compare_runs(b, a)) == {"accuracy-flip-kornia-device": "better"}
     calm = [run(seeds(np.random.default_rng(seed), spread=0.0), str(seed)) for seed in (7, 8)]
     assert {one.verdict for one in compare_runs(*calm).scores} == {"same"}
@@ -354,11 +353,11 @@ def test_nothing_in_common_and_bad_options_are_one_line() -> None:
         compare_runs(a, b)
     for threshold in (0.0, 1.0, 10.0, math.nan):
         with pytest.raises(ValueError, match="--threshold"):
-            compare_runs(a, a, threshold=threshold)
+            Limits(threshold=threshold)
     with pytest.raises(ValueError, match="--accuracy-threshold"):
-        compare_runs(a, a, accuracy_threshold=math.nan)
+        Limits(accuracy_threshold=math.nan)
     with pytest.raises(ValueError, match="--level"):
-        compare_runs(a, a, level=0.0)
+        Limits(level=0.0)
 
 
 def test_worst_comes_first_on_one_line_a_case(tmp_path: Path) -> None:

@@ -285,12 +285,14 @@ def test_a_message_is_one_line() -> None:
     assert len(one_line("x" * 1000)) == 300
 
 
-def test_files_are_json_with_a_case_a_line(tmp_path: Path) -> None:
+def test_files_are_json_indented_where_they_are_short(tmp_path: Path) -> None:
     write(tmp_path / "environment.json", ENVIRONMENT)
     plan = Plan(suite="quick", cases=(CASE, OTHER, trained("accuracy", status="not_run", epochs=(), seed=1)))
     write(tmp_path / "plan.json", plan)
     assert read(tmp_path / "plan.json", Plan) == plan
-    assert len((tmp_path / "plan.json").read_text().splitlines()) == 8
+    assert len((tmp_path / "plan.json").read_text().splitlines()) > 50
+    write(tmp_path / "plan.json", replace(plan, cases=plan.cases * 100))
+    assert len((tmp_path / "plan.json").read_text().splitlines()) == 1
     assert json.loads((tmp_path / "environment.json").read_text())["cpu"]["model"] == "EPYC"
     assert Epoch(epoch=1, train_loss=1.0, test_accuracy=0.5).wall_s is None
 
