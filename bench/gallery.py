@@ -179,19 +179,8 @@ def _comparable_ops(subject: str, side: int) -> tuple[tuple[Op, ...], bool]:
 
 
 def _describe(subject: str, ops: Sequence[Op]) -> str:
-    if subject not in OPS:
-        return " + ".join(op.name for op in ops)
-    pairs = [(field.name, getattr(ops[0], field.name)) for field in dataclasses.fields(ops[0])]  # type: ignore[arg-type]
-    return ", ".join(f"{name} {_format(value)}" for name, value in pairs) or "no parameters"
-
-
-def _format(value: object) -> str:
-    if isinstance(value, tuple) and len(value) == 2:
-        low, high = (f"{item:g}" for item in value)
-        return low if low == high else f"{low}…{high}"
-    if isinstance(value, tuple):
-        return "/".join(f"{item:g}" for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Return the parameters of an op, or the ops of a recipe."""
+    return " + ".join(op.name for op in ops) if subject not in OPS else repr(ops[0]).partition("(")[2].removesuffix(")")
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------------

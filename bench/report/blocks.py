@@ -4,8 +4,8 @@ Words from records are plain strings here; the templates escape them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.report.figures import Figure
 
@@ -31,8 +31,7 @@ Text = str | Sequence[str]
 """Words, or pieces of ``str``, ``Code``, ``Strong``, ``Quiet`` and ``Break`` that stand side by side."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """A question that readers have, its answer in a few words, and the evidence."""
 
     question: str
@@ -40,32 +39,27 @@ class Answer:
     evidence: Text
 
 
-@dataclass(frozen=True)
-class Heading:
+class Heading(NamedTuple):
     """A heading within a section."""
 
     text: Text
 
 
-@dataclass(frozen=True)
-class Paragraph:
+class Paragraph(NamedTuple):
     text: Text
 
 
-@dataclass(frozen=True)
-class Warning:
+class Warning(NamedTuple):
     """A red block."""
 
     text: Text
 
 
-@dataclass(frozen=True)
-class Bullets:
+class Bullets(NamedTuple):
     items: Sequence[Text]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Table:
+class Table(NamedTuple):
     """Rows under a header; columns in ``numeric`` are set flush right and sorted as numbers."""
 
     header: Sequence[Text]
@@ -73,8 +67,7 @@ class Table:
     numeric: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Strip:
+class Strip(NamedTuple):
     """A row of gallery pictures: one op or recipe on several backends."""
 
     title: str
@@ -85,8 +78,7 @@ class Strip:
     alternative: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Strips:
+class Strips(NamedTuple):
     """Strips with common columns, each ``cell`` pixels wide in the picture."""
 
     columns: Sequence[str]
@@ -94,8 +86,7 @@ class Strips:
     strips: Sequence[Strip]
 
 
-@dataclass(frozen=True)
-class Details:
+class Details(NamedTuple):
     """Blocks that are folded away where the medium allows it."""
 
     summary: str
@@ -105,8 +96,7 @@ class Details:
 Block = Heading | Paragraph | Warning | Bullets | Table | Figure | Strips | Details
 
 
-@dataclass(frozen=True, kw_only=True)
-class Section:
+class Section(NamedTuple):
     """A titled part of the report, and its answers for the first screen with a note on what they rest on."""
 
     title: str
@@ -115,8 +105,7 @@ class Section:
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Document:
+class Document(NamedTuple):
     """A whole report."""
 
     title: str

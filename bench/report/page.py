@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.records import Run
 from bench.report.blocks import Document, Section
-from bench.report.figures import Line, Panel, lines, series_look
+from bench.report.figures import Line, lines, series_look
 from bench.report.render import figure_files, render_html, render_markdown
 from bench.report.sections import state
 from bench.report.sections.accuracy import accuracy_section
@@ -78,8 +78,14 @@ def write_curves(epochs: Iterable[Mapping[str, Any]], path: Path) -> Path:
     for index, name in enumerate(("train_loss", "train_accuracy", "test_accuracy")):
         points = [(float(row["epoch"]), float(row[name])) for row in rows if row.get(name) is not None]
         series += [Line(name.replace("_", " "), series_look(index), points)] if points else []
-    panel = Panel("loss; accuracy (share of one)", series)
-    figure = lines("curves", "Learning curves: train loss, train and test accuracy by epoch.", [panel], "epoch", "", zero=True)
+    figure = lines(
+        "curves",
+        "Learning curves: train loss, train and test accuracy by epoch.",
+        {"": series},
+        "epoch",
+        "loss; accuracy (share of one)",
+        zero=True,
+    )
     return _write(path, figure.svg)
 
 

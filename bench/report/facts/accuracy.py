@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from bench.records import Audit, Run
-from bench.report.facts.arms import Arm, arms_of, number, settings, value
+from bench.report.facts.arms import Arm, arms_of, firsts, settings, value
 from bench.statistics import Estimate, estimate
 
 
@@ -26,8 +26,7 @@ def score(arm: Arm) -> float:
 
 def best_by_recipe(arms: Sequence[Arm]) -> list[Arm]:
     """Return the best arm of each recipe, the best first."""
-    ranked = sorted(arms, key=score, reverse=True)
-    return [next(arm for arm in ranked if arm.recipe == recipe) for recipe in dict.fromkeys(arm.recipe for arm in ranked)]
+    return firsts(sorted(arms, key=score, reverse=True), "recipe")
 
 
 def baseline(arms: Sequence[Arm], run: Run) -> Arm | None:
@@ -39,9 +38,8 @@ def baseline(arms: Sequence[Arm], run: Run) -> Arm | None:
 
 def difference(arm: Arm, base: Arm) -> Estimate | None:
     """Return points of test accuracy of ``arm`` above ``base``, over shared seeds; None if they share none."""
-    base_scores = {value(record, "seed"): number(record, "test_accuracy") for record in base.records}
-    pairs = [(number(record, "test_accuracy"), base_scores.get(value(record, "seed"))) for record in arm.records]
-    points = [100 * (a - b) for a, b in pairs if a is not None and b is not None]
+    scores, base_scores = ({value(r, "seed"): value(r, "test_accuracy") for r in side.records} for side in (arm, base))
+    points = [100 * (scores[seed] - base_scores[seed]) for seed in scores if seed in base_scores]
     return estimate(points) if points else None
 
 

@@ -1,6 +1,5 @@
 """Training records by arm: one way to train, measured in several rounds or with several seeds."""
 
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +16,6 @@ Place = Literal["device", "workers", "process"]
 def value(record: Record, name: str) -> Any:
     """Return a field of a record, None if its kind has no such field."""
     return getattr(record, name, None)
-
-
-def number(record: Record, name: str) -> float | None:
-    """Return a finite number of a record, else None."""
-    content = value(record, name)
-    is_number = isinstance(content, int | float) and not isinstance(content, bool) and math.isfinite(content)
-    return float(content) if is_number else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +53,7 @@ class Arm:
 
     def values(self, name: str) -> list[float]:
         """Return the finite values of a field, in the order of the records."""
-        return [content for record in self.records if (content := number(record, name)) is not None]
+        return [float(content) for record in self.records if (content := value(record, name)) is not None]
 
     def median(self, name: str) -> float | None:
         values = self.values(name)
@@ -105,6 +97,14 @@ def settings(records: Iterable[Record], kind: str) -> list[list[Arm]]:
     ]
 
 
+def firsts(arms: Iterable[Arm], name: str) -> list[Arm]:
+    """Return the first arm of each value of a field."""
+    first: dict[Any, Arm] = {}
+    for arm in arms:
+        first.setdefault(getattr(arm, name), arm)
+    return list(first.values())
+
+
 def ceiling(arms: Iterable[Arm]) -> Arm | None:
     """Return the arm that trains on one prepared batch; without one, the fastest bare arm."""
     bare = [arm for arm in arms if arm.is_bare and arm.speed]
@@ -119,13 +119,8 @@ def share_of(arm: Arm, top: Arm | None) -> float | None:
 
 def ratios(arm: Arm, base: Arm) -> list[float]:
     """Return examples/s of ``arm`` over those of ``base`` for each round that both measured."""
-    speeds, base_speeds = _by_round(arm), _by_round(base)
+    speeds, base_speeds = ({r.round: value(r, "examples_per_s") for r in side.records} for side in (arm, base))
     return [speeds[key] / base_speeds[key] for key in speeds if key in base_speeds]
-
-
-def _by_round(arm: Arm) -> dict[float, float]:
-    pairs = [(number(record, "round"), number(record, "examples_per_s")) for record in arm.records]
-    return {key: speed for key, speed in pairs if key is not None and speed}
 
 
 def usual_recipe(names: Iterable[str]) -> str | None:
@@ -134,25 +129,17 @@ def usual_recipe(names: Iterable[str]) -> str | None:
     return next((name for name in ("crop_flip", "flip", "d2l", "imagenet", *measured) if name in measured), None)
 
 
-def split_ms(arm: Arm, extra: Sequence[str] = ()) -> dict[str, float]:
-    """Return milliseconds an image by part of training and by ``extra`` field in seconds, medians over records."""
-    parts: dict[str, list[float]] = {}
-    for record in arm.records:
-        examples = number(record, "examples")
-        seconds = {**(value(record, "split_s") or {}), **{name: value(record, name) for name in extra}}
-        for name, content in seconds.items():
-            if examples and content is not None:
-                parts.setdefault(name, []).append(1000 * max(content, 0.0) / examples)
-    return {name: statistics.median(values) for name, values in parts.items()}
+def split_ms(arm: Arm, images: float, extra: Sequence[str] = ()) -> dict[str, float]:
+    """Return milliseconds by part for so many images, medians over records; the parts of training add up to its wall time.
 
-
-def step_ms(arm: Arm) -> dict[str, float]:
-    """Return milliseconds a step by part, medians over records; the parts of a record add up to its wall time."""
+    ``extra`` names fields in seconds that pass beside it.
+    """
     splits = []
     for record in arm.records:
-        speed, batch, split = number(record, "examples_per_s"), number(record, "batch_size"), value(record, "split_s") or {}
-        whole = sum(max(seconds, 0.0) for seconds in split.values())
-        if speed and batch and whole:
-            splits.append({name: 1000 * batch / speed * max(seconds, 0.0) / whole for name, seconds in split.items()})
+        seconds = value(record, "split_s") or {}
+        whole, speed = sum(seconds.values()), value(record, "examples_per_s")
+        if whole and speed:
+            every = {**seconds, **{name: value(record, name) or 0.0 for name in extra}}
+            splits.append({name: 1000 * images * content / speed / whole for name, content in every.items()})
     names = dict.fromkeys(name for split in splits for name in split)
     return {name: statistics.median(split.get(name, 0.0) for split in splits) for name in names}

@@ -84,15 +84,6 @@ def usual_cases(cases: Sequence[Case]) -> list[Case]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ratio:
-    """Speed as a multiple of the baseline's; ``low`` and ``high`` from the least to the most favourable pair of rounds."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class LaneTable:
     """Cases of a suite on a device in one lane, at each subject's usual size."""
 
@@ -132,19 +123,16 @@ class LaneTable:
             return None
         return row[0].first.backend
 
-    def ratio(self, subject: str, backend: str) -> Ratio | None:
-        """Return the ratio to the baseline, only if both do the op as it is defined."""
+    def ratio(self, subject: str, backend: str) -> list[float]:
+        """Return the ratio to the baseline, and of the worst and best pair of rounds; empty unless both do the op as defined."""
         base = self.baseline
-        if base is None or backend == base or {(subject, backend), (subject, base)} & set(self.differences or ()):
-            return None
-        case, base_case = self.cells.get((subject, backend)), self.cells.get((subject, base))
-        speed, base_speed = rate(case), rate(base_case)
-        if case is None or base_case is None or not speed or not base_speed:
-            return None
+        case, base_case = self.cells.get((subject, backend)), self.cells.get((subject, base or ""))
+        differs = {(subject, backend), (subject, base)} & set(self.differences or ())
+        if case is None or base_case is None or backend == base or differs or not rate(case) or not rate(base_case):
+            return []
         tops, bottoms = passes(case), passes(base_case)
-        if len(tops) < 2 or len(bottoms) < 2:
-            return Ratio(value=speed / base_speed)
-        return Ratio(value=speed / base_speed, low=min(tops) / max(bottoms), high=max(tops) / min(bottoms))
+        ends = [min(tops) / max(bottoms), max(tops) / min(bottoms)] if min(len(tops), len(bottoms)) > 1 else []
+        return [(rate(case) or 0) / (rate(base_case) or 1), *ends]
 
 
 def slower(faster: Sequence[float], other: Sequence[float]) -> bool | None:

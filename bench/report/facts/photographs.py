@@ -39,7 +39,7 @@ def placements(run: Run) -> list[list[Arm]]:
 
 def image_ms(arm: Arm) -> tuple[dict[str, float], dict[str, float]]:
     """Return milliseconds a photograph by part of the training process, and of fetching."""
-    parts = split_ms(arm, FETCHING)
+    parts = split_ms(arm, 1, FETCHING)
     return {k: v for k, v in parts.items() if k not in FETCHING}, {k: v for k, v in parts.items() if k in FETCHING}
 
 

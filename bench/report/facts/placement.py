@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from bench.records import MANNER, SETTING, Case, Run
-from bench.report.facts.arms import Arm, Place, arms_of, ceiling, ratios, settings, share_of, succeeded, usual_recipe
+from bench.report.facts.arms import Arm, Place, arms_of, ceiling, firsts, ratios, settings, share_of, succeeded, usual_recipe
 from bench.report.facts.lanes import LANES, LaneTable, lane_tables, slower
 
 UTILISATION = "model_flops_utilisation"
@@ -28,25 +28,20 @@ class Contest:
         return self.ranked[0]
 
     @cached_property
-    def places(self) -> dict[Place, Arm]:
-        """The fastest arm of each place, the fastest place first."""
-        return {
-            place: next(arm for arm in self.ranked if arm.place == place)
-            for place in dict.fromkeys(a.place for a in self.ranked)
-        }
+    def places(self) -> list[Arm]:
+        """The fastest arm of each place, the fastest first."""
+        return firsts(self.ranked, "place")
 
     @cached_property
     def tied_places(self) -> list[Place]:
-        """Places whose fastest arm cannot be distinguished from the fastest of all, that of the fastest first."""
-        return [
-            place for place, arm in self.places.items() if arm is self.best or slower(speeds(self.best), speeds(arm)) is False
-        ]
+        """Places that cannot be distinguished from the fastest, that one first."""
+        best, *others = self.places
+        return [best.place, *(arm.place for arm in others if slower(speeds(best), speeds(arm)) is False)]
 
     @cached_property
     def backends(self) -> list[Arm]:
         """The fastest arm of each backend in the best place, the fastest first."""
-        local = [arm for arm in self.ranked if arm.place == self.best.place]
-        return [next(arm for arm in local if arm.backend == name) for name in dict.fromkeys(arm.backend for arm in local)]
+        return firsts([arm for arm in self.ranked if arm.place == self.best.place], "backend")
 
     @cached_property
     def tied_backends(self) -> list[Arm]:

@@ -2,23 +2,23 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from bench.records import Audit, AuditCell, Record, Run, left_failed
+from bench.records import Audit, AuditCell, Record, Run
 
-KIND_NAMES = {"speed": "benchmarks"}
 STATUSES = ("failed", "not_run", "unsupported")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageSet:
+class ImageSet(NamedTuple):
     """A set of images, what it was used for, and why it is not real, if it is not."""
 
     name: str
     fingerprint: str
-    uses: Sequence[str]
-    fallback: str | None
+    uses: dict[str, str | None]
+
+    @property
+    def fallback(self) -> str | None:
+        return next((reason for reason in self.uses.values() if reason), None)
 
     @property
     def is_synthetic(self) -> bool:
@@ -27,22 +27,15 @@ class ImageSet:
 
 def image_sets(run: Run) -> list[ImageSet]:
     """Return the image sets of a run."""
-    rows: list[tuple[str, str, str, str | None]] = []
     data = run.environment.dataset if run.environment else None
-    if data:
-        rows.append((data.name, data.fingerprint, "benchmarks", data.fallback))
-    for record in run.records:
-        name = getattr(record, "dataset", None)
-        if name:
-            rows.append((name, getattr(record, "fingerprint", None) or "", record.kind, getattr(record, "fallback", None)))
-    uses: dict[tuple[str, str], dict[str, str | None]] = {}
+    rows = [(data.name, data.fingerprint, "benchmarks", data.fallback)] if data else []
+    trained: list[Any] = [record for record in run.records if getattr(record, "dataset", None)]
+    rows += [(record.dataset, record.fingerprint, record.kind, record.fallback) for record in trained]
+    sets: dict[tuple[str, str], ImageSet] = {}
     for name, fingerprint, use, fallback in rows:
-        kinds = uses.setdefault((name, fingerprint), {})
-        kinds[use] = kinds.get(use) or fallback
-    return [
-        ImageSet(name=name, fingerprint=fingerprint, uses=list(kinds), fallback=next((f for f in kinds.values() if f), None))
-        for (name, fingerprint), kinds in uses.items()
-    ]
+        uses = sets.setdefault((name, fingerprint), ImageSet(name, fingerprint, {})).uses
+        uses[use] = uses.get(use) or fallback
+    return list(sets.values())
 
 
 def devices(run: Run) -> list[str]:
@@ -70,45 +63,32 @@ def failures_of(run: Run, kind: str) -> Sequence[Record]:
     return [] if any(record.status == "ok" for record in tried) else tried
 
 
-@dataclass(frozen=True, kw_only=True)
-class Missing:
+class Missing(NamedTuple):
     """Cases of a kind on a backend and device that share a status and a reason."""
 
     status: str
     kind: str
     backend: str
     device: str
-    reason: str | None
-    cases: Sequence[Any]
+    reason: str
+    cases: list[Any]
 
 
 def missing(run: Run) -> list[Missing]:
     """Return what failed, did not run or is unsupported, the worst first; a failure that a later success mended is left out."""
-    groups: dict[tuple[str, ...], list[Any]] = {}
+    rows: dict[tuple[str, ...], Missing] = {}
     for case in run.cases():
+        first = case.first
         if case.status in STATUSES:
-            # "AugMix is not supported by kornia" is one reason for many ops
-            reason = (case.reason or "").replace(str(case.first.subject), "…")
-            kind = getattr(case.first, "suite", case.kind)
-            groups.setdefault(
-                (case.status, kind, case.first.backend or case.first.subject or "", case.first.device, reason), []
-            ).append(case)
-    rows = []
-    for (status, kind, backend, device, reason), cases in sorted(groups.items(), key=lambda item: STATUSES.index(item[0][0])):
-        subjects = {case.first.subject for case in cases}
-        text = (reason if len(subjects) > 1 else cases[0].reason) or None
-        rows.append(Missing(status=status, kind=kind, backend=backend, device=device, reason=text, cases=cases))
-    return rows
+            reason = (case.reason or "").replace(str(first.subject), "…")  # "… is not supported by kornia": one for many ops
+            key = (case.status, getattr(first, "suite", case.kind), first.backend or first.subject or "", first.device, reason)
+            rows.setdefault(key, Missing(*key, [])).cases.append(case)
+    return sorted(rows.values(), key=lambda row: STATUSES.index(row.status))
 
 
 def status_counts(run: Run) -> Counter[str]:
     """Return how many cases have which status."""
     return Counter(case.status for case in run.cases())
-
-
-def unresolved(run: Run) -> int:
-    """Return how many records are failures that no success of the same case and repetition superseded."""
-    return len(left_failed(run.records))
 
 
 # ---- audit ----------------------------------------------------------------------------------------------------------------

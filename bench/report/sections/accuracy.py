@@ -24,7 +24,7 @@ from bench.report.facts.accuracy import (
 )
 from bench.report.facts.arms import Arm, settings
 from bench.report.facts.lanes import SHORT_LANES
-from bench.report.figures import Figure, Line, Look, Mark, Panel, Point, Row, backend_look, bars, lines, scatter, series_look
+from bench.report.figures import Figure, Line, Look, Mark, Row, backend_look, bars, lines, series_look
 from bench.report.sections.state import failed_section, unanswered
 from bench.report.sections.training import name_of
 from bench.report.tables import Column, build_table, words_column
@@ -79,7 +79,7 @@ def accuracy_section(run: Run) -> Section | None:
         blocks += [*_figures(arms, index), _table(arms), *_targets(arms), *_differences(arms, baseline(arms, run))]
         blocks += _pairs_table(backend_pairs(scored(arms), run.audit))
     arms = main_setting(run)
-    answers = [*_target_answer(targets([arm for group in groups for arm in group]))]
+    answers = list(map(_target_answer, targets([arm for group in groups for arm in group])[:1]))
     answers += [*_recipe(best_by_recipe(arms), baseline(arms, run)), *_backend(backend_pairs(arms, run.audit))]
     note = (
         f"{NOTE} The best of several is picked after the fact, which flatters it. Setting: {setting(arms[0])}." if arms else ""
@@ -137,18 +137,11 @@ def _backend(pairs: Sequence[BackendPair]) -> list[Answer]:
     return [Answer(BACKEND, answer if sure else f"Undecided: {FEW}", evidence)]
 
 
-def _target_answer(rows: Sequence[Target]) -> list[Answer]:
-    """Return the seconds to the accuracy that runs named, of the arm that most seeds brought there soonest."""
-    return [
-        Answer(
-            f"How long to {percent(row.accuracy)} test accuracy?",
-            f"{_seconds(row)} s of training" + ("" if row.share == 1 else f", in {_reached(row)}")
-            if row.seconds
-            else "Not reached",
-            [f"{row.arm.model} on {row.arm.dataset} with ", Code(row.arm.recipe), f", {label(row.arm)}: {_reached(row)}."],
-        )
-        for row in rows[:1]
-    ]
+def _target_answer(row: Target) -> Answer:
+    """Return the seconds to the accuracy that runs named."""
+    answer = f"{_seconds(row)} s of training" if row.seconds else "Not reached"
+    evidence = [f"{row.arm.model} on {row.arm.dataset} with ", Code(row.arm.recipe), f", {label(row.arm)}: {_reached(row)}."]
+    return Answer(f"How long to {percent(row.accuracy)} test accuracy?", answer, evidence)
 
 
 def _reached(row: Target) -> str:
@@ -194,28 +187,25 @@ def _pareto(arms: Sequence[Arm], index: int) -> Figure:
     reached = listed(f"{arm.recipe} on {arm.backend} {rounded(arm.speed)} examples/s, {percent(score(arm))}" for arm in arms)
     dots = []
     for arm, mark in zip(arms, map(_mark, arms), strict=True):
-        speeds = arm.values("examples_per_s")
-        ranges = (min(speeds), max(speeds)), (mark.low, mark.high)
-        dots.append(Point(str(arm.recipe), backend_look(arm.backend), arm.speed, mark.value, *ranges))
+        ends = [(arm.speed, mark.low, mark.high)]
+        dots.append(Line(arm.backend, backend_look(arm.backend), [(arm.speed, mark.value)], ends, note=str(arm.recipe)))
+    front = Line("", Look("quiet", dashes="2 3"), pareto_front([line.points[0] for line in dots]), faint=True)
     alternative = f"Test accuracy against training speed: a point a recipe and backend. {reached}."
-    legend = {arm.backend: backend_look(arm.backend) for arm in arms}
-    axes = "training, examples/s (log scale; line: slowest to fastest run)", "test accuracy, % (line: 95 % interval)"
-    return scatter(f"pareto-{index}", alternative, dots, legend, *axes, pareto_front([(dot.x, dot.y) for dot in dots]))
+    axes = "training, examples/s (log scale)", "test accuracy, % (line: 95 % interval)"
+    return lines(f"pareto-{index}", alternative, {"": [front, *dots]}, *axes, log="x")
 
 
 def learning_figure(name: str, arms: Sequence[Arm], names: Sequence[str], columns: Sequence[tuple[str, str, int]]) -> Figure:
     """Return curves by epoch, a panel a field: each seed thin, their mean thick."""
-    panels = []
+    panels: dict[str, list[Line]] = {}
     for field, title, factor in columns:
-        series = []
         for index, (arm, words) in enumerate(zip(arms, names, strict=True)):
             seeds = [[(epoch, factor * content) for epoch, content in curve] for curve in curves(arm, field)]
-            series += [Line(words, series_look(index), seed, faint=True) for seed in seeds if len(seeds) > 1]
-            series += [Line(words, series_look(index), mean_curve(seeds))] if seeds else []
-        panels += [Panel(title, series)] if series else []
-    shown = listed(panel.title for panel in panels)
-    alternative = f"Curves by epoch of {listed(names)}: {shown}; a thin line a seed, a thick one the mean."
-    return lines(name, alternative, panels, "epoch", "", shared_y=False)
+            series = [Line(words, series_look(index), seed, faint=True) for seed in seeds if len(seeds) > 1]
+            panels.setdefault(title, []).extend([*series, Line(words, series_look(index), mean_curve(seeds))] if seeds else [])
+    shown = {title: series for title, series in panels.items() if series}
+    alternative = f"Curves by epoch of {listed(names)}: {listed(shown)}; a thin line a seed, a thick one the mean."
+    return lines(name, alternative, shown, "epoch", "", shared_y=False)
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from bench.report.facts.accuracy import difference
 from bench.report.facts.arms import Arm
 from bench.report.facts.lanes import slower
 from bench.report.facts.photographs import Race, finetune_settings, image_ms, placements, races, undecided_with, winners_by_size
-from bench.report.figures import Figure, Line, Panel, lines, series_look
+from bench.report.figures import Figure, Line, lines, series_look
 from bench.report.sections.accuracy import FEW, each_seed, learning_figure, mean_score
 from bench.report.sections.parts import PARTS, Split, split_blocks
 from bench.report.sections.state import failed_section
@@ -95,13 +95,12 @@ def _evidence(arms: Sequence[Arm]) -> str:
 
 
 def _setting(arm: Arm) -> str:
-    width = "" if arm.width is None else f" of width {arm.width}"
-    faster = f"the last layer (from random weights all of them) {arm.head_rate} times that"
     kept = ", batch norm keeps its statistics" if arm.keep_statistics else ""
     return (
-        f"{arm.model}{width} at {arm.image_size} pixels, {arm.num_epochs} epochs, batch {arm.batch_size}, SGD {arm.learning_rate}, "
-        f"{faster}, a tenth every {arm.decay_every} epochs{kept}, on {arm.device}; data {arm.dataset}, {arm.train_images} "
-        f"photographs to train on and {arm.test_images} to validate on"
+        f"{arm.model}{f' of width {arm.width}' if arm.width else ''} at {arm.image_size} pixels, {arm.num_epochs} epochs, "
+        f"batch {arm.batch_size}, SGD {arm.learning_rate} (last layer, or all from random weights: times {arm.head_rate}), a tenth "
+        f"every {arm.decay_every} epochs{kept}, on {arm.device}; data {arm.dataset}: {arm.train_images} photographs to train on, "
+        f"{arm.test_images} to validate on"
     )
 
 
@@ -223,7 +222,7 @@ def _decoded(arm: Arm) -> str:
 
 def _decoding_figure(group: Sequence[Race], name: str) -> Figure:
     decoders = sorted({str(arm.decoder) for race in group for arm in race.ranked})
-    panels = []
+    panels = {}
     for size in sorted({race.image_size for race in group}):
         series = []
         for index, decoder in enumerate(decoders):
@@ -232,7 +231,7 @@ def _decoding_figure(group: Sequence[Race], name: str) -> Figure:
             middles = [(count, statistics.median(values)) for count, values in rounds]
             ends = [(count, min(values), max(values)) for count, values in rounds]
             series += [Line(decoder, series_look(index), middles, ends)] if rounds else []
-        panels.append(Panel(f"{size} pixels", series))
+        panels[f"{size} pixels"] = series
     counts = sorted({max(race.num_workers, 1) for race in group})
     alternative = "Images per second by number of processes: a panel a shorter side, a line a decoder."
-    return lines(name, alternative, panels, "processes", "images/s (log scale)", log=True, across=4, ticks=counts)
+    return lines(name, alternative, panels, "processes", "images/s (log scale)", log="xy", ticks=counts)

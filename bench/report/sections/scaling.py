@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from bench.records import Run
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section, Warning
 from bench.report.facts.scaling import Job, RankDraws, largest, rank_draws, tables
-from bench.report.figures import Figure, Line, Look, Panel, lines, series_look
+from bench.report.figures import Figure, Line, Look, lines, series_look
 from bench.report.sections.state import failed_section
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import UNKNOWN, counted, listed, percent, rounded, setting, span, with_spread
@@ -107,4 +107,4 @@ def _figure(jobs: Sequence[Job], name: str) -> Figure:
         series.append(Line("same cores, no loss" if jobs[0].on_cpu else "ideal", Look("quiet", dashes="2 3"), ideal))
     speeds = listed(f"{job.processes} {job.arm.scaling} {rounded(job.arm.speed)}" for job in jobs)
     alternative = f"Examples per second by number of processes: {speeds}."
-    return lines(name, alternative, [Panel("", series)], "processes", "examples/s, all together", zero=True, ticks=counts)
+    return lines(name, alternative, {"": series}, "processes", "examples/s, all together", zero=True, ticks=counts)

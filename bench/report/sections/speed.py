@@ -22,7 +22,7 @@ from bench.report.facts.lanes import (
     usual_cases,
 )
 from bench.report.facts.placement import contest, fastest_alone
-from bench.report.figures import Figure, Line, Mark, Panel, Row, backend_look, bars, lines
+from bench.report.figures import Figure, Line, Mark, Row, backend_look, bars, lines
 from bench.report.sections.state import unanswered
 from bench.report.sections.training import WITH, alone, undecided
 from bench.report.tables import Column, build_table, words_column
@@ -109,9 +109,8 @@ def _rate_cell(table: LaneTable, verdicts: Mapping[tuple[str, str], str], backen
     text: list[str] = [Strong(number) if table.winner(subject) == backend else number]
     beside = ", ".join(filter(None, (spread(passes(case)), verdict)))
     text += [Quiet(f" {beside}")] if beside else []
-    if ratio is not None:
-        ends = span([ratio.low, ratio.high]) if ratio.low and ratio.high else ""
-        text += [BREAK, f"{rounded(ratio.value)}x", *([Quiet(ends)] if ends else [])]
+    if ratio:
+        text += [BREAK, f"{rounded(ratio[0])}x", Quiet(span(ratio[1:]))]
     return text
 
 
@@ -207,16 +206,15 @@ def growth_section(run: Run) -> Section | None:
 
 
 def _growth_figure(name: str, alternative: str, subjects: Growth, axis: str) -> Figure:
-    panels = []
+    panels = {}
     for subject, backends in subjects.items():
         marks = {name: [(size, _mark(case)) for size, case in series] for name, series in backends.items()}
-        drawn = [
+        panels[subject] = [
             Line(name, backend_look(name), [(x, m.value) for x, m in row], [(x, m.low, m.high) for x, m in row])
             for name, row in marks.items()
         ]
-        panels.append(Panel(subject, drawn))
     ticks = sorted({size for backends in subjects.values() for series in backends.values() for size, _ in series})
-    return lines(name, alternative, panels, axis, "images/s (log scale)", log=True, across=4, ticks=ticks)
+    return lines(name, alternative, panels, axis, "images/s (log scale)", log="xy", ticks=ticks)
 
 
 def _growth_answer(run: Run, grown: Mapping[tuple[Group, str], Growth]) -> Answer:

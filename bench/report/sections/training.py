@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from bench.records import SETTING, Case, Run
 from bench.report.blocks import Answer, Block, Code, Heading, Paragraph, Quiet, Section, Text
-from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, step_ms, succeeded
+from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, succeeded
 from bench.report.facts.lanes import LANES, SHORT_LANES, passes, rate, slower
 from bench.report.facts.placement import UTILISATION, Contest, Worker, contest, cost, speeds, utilisation, workers
 from bench.report.sections.parts import Split, split_blocks
@@ -54,7 +54,9 @@ def training_section(run: Run) -> Section | None:
         for recipe in dict.fromkeys(arm.recipe for arm in arms if not arm.is_bare) or ["none"]:
             shown = [arm for arm in arms if arm.is_bare or arm.recipe == recipe]
             blocks += [Heading(["Recipe ", Code(recipe)]), Paragraph(f"Setting: {setting(shown[0])}.")]
-            blocks += split_blocks(f"throughput-{index}-{recipe}", "a step", [Split(label(a), a, step_ms(a)) for a in shown])
+            blocks += split_blocks(
+                f"throughput-{index}-{recipe}", "a step", [Split(label(a), a, split_ms(a, a.batch_size)) for a in shown]
+            )
             blocks += [_table(shown), *_workers(run, shown, recipe)]
     current = contest(run)
     answers = [unanswered(WHERE, "training was not measured with and without augmentation in one setting.")]
@@ -80,7 +82,7 @@ def verdict(best: Arm, rival: Arm) -> str:
 
 
 def _where(contest: Contest) -> Answer:
-    best, rivals = contest.best, [arm for arm in contest.places.values() if arm is not contest.best]
+    best, *rivals = contest.places
     names = [PLACES[place].format(best.device) for place in contest.tied_places]
     answer = names[0] if len(names) == 1 else f"Undecided: {', or '.join(map(lowered, names))}"
     evidence: list[str] = [
