@@ -5,7 +5,6 @@ built from them, and the audit can be repeated. No torch here.
 """
 
 import html
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ from bench.records import (
     AUDIT,
     ENVIRONMENT,
     PLAN,
-    Audit,
-    Case,
+    UNKNOWN,
+    AuditCell,
     Record,
     Run,
     Speed,
@@ -28,7 +27,6 @@ from bench.records import (
     listed,
     load_run,
     percent,
-    rounded,
     write,
 )
 from bench.statistics import half_range
@@ -41,14 +39,12 @@ STEADY = 0.25
 """Most that the rounds of the middle case may differ by, half their range over the median."""
 MOST_SAMPLES = 40
 """Calls of a round whose times are published; the rate is that of all calls."""
-SHOWN = "crop_flip"
-LANES = {"per_image": "a draw for each image", "per_batch": "one draw for the whole batch"}
 ABOUT = (
     "Written by `augmark publish` from the records in these folders, so edit nothing here. CONTRIBUTING.md says how a run gets "
     "here; `make report` builds a page of each. Numbers of different machines, versions or images do not compare libraries."
 )
 PACKAGES = ("torch", "torchvision", "kornia")
-HEADER = ("run", "measured on", "versions", "images", "what", f"fastest {SHOWN} by lane, images/s", "audit, cells")
+HEADER = ("run", "measured on", "versions", "images", "cases", "audit, cells")
 
 
 # ---- what must hold ---------------------------------------------------------------------------------------------------
@@ -122,7 +118,7 @@ def pack(run: Run, target: Path) -> None:
     if run.plan:
         write(target / PLAN, run.plan)
     if run.audit:
-        write(target / AUDIT, _pack_audit(run.audit))
+        write(target / AUDIT, msgspec.structs.replace(run.audit, verdicts=tuple(map(_pack_cell, run.audit.verdicts))))
     for record in run.records:
         append(target, _pack_record(record))
 
@@ -135,12 +131,9 @@ def _pack_record(record: Record) -> Record:
     return msgspec.structs.replace(record, samples_us=kept, calls=len(record.samples_us))
 
 
-def _pack_audit(audit: Audit) -> Audit:
-    verdicts = []
-    for cell in audit.verdicts:
-        checks = tuple(msgspec.structs.replace(check, detail="") if check.ok else check for check in cell.checks)
-        verdicts.append(msgspec.structs.replace(cell, checks=checks))
-    return msgspec.structs.replace(audit, verdicts=tuple(verdicts))
+def _pack_cell(cell: AuditCell) -> AuditCell:
+    checks = tuple(msgspec.structs.replace(check, detail="") if check.ok else check for check in cell.checks)
+    return msgspec.structs.replace(cell, checks=checks)
 
 
 # ---- the index --------------------------------------------------------------------------------------------------------
@@ -190,29 +183,24 @@ def _escape(text: str) -> str:
 
 def _cells(run: Run) -> list[str]:
     here = run.environment
-    cells: list[list[str]] = [[], [], [], _what(run), _fastest(run) or ["not known"], _audited(run)]
+    cells: list[list[str]] = [[], [], [], _measured(run), _audited(run)]
     if here:
         names = [gpu.name for gpu in here.gpus]
         gpus = [counted(names.count(name), "GPU") + f" {name}" for name in dict.fromkeys(names)] or ["no GPU"]
         cells[0] = [here.time[:10], here.machine, f"{here.cpu.model}, {here.cpu.usable_cores} cores", *gpus]
         versions = [f"{name} {here.packages[name]}" for name in PACKAGES if name in here.packages]
-        cells[1] = [*versions, f"Python {here.python}", f"commit {here.commit.id[:12] if here.commit else 'not known'}"]
-        cells[2] = [here.dataset.name if here.dataset else "not known"]
+        cells[1] = [*versions, f"Python {here.python}", f"commit {here.commit.id[:12] if here.commit else UNKNOWN}"]
+        cells[2] = [here.dataset.name if here.dataset else UNKNOWN]
     return [f"[`{run.name}`]({run.name})", *("<br>".join(map(_escape, lines)) for lines in cells)]
 
 
-def _what(run: Run) -> list[str]:
-    speeds = run.cases("speed")
-    counts = Counter(case.status for case in speeds)
-    words = [f"{counts['ok']:,} of {counted(len(speeds), 'case')} of the grid measured"] if speeds else []
-    words += [f"{counts[state]:,} {state.replace('_', ' ')}" for state in ("failed", "unsupported", "not_run") if counts[state]]
-    middle = _middle_spread(run)
-    words += [f"rounds ±{percent(middle)} in the middle case"] if middle else []
-    kinds = Counter((r.kind, r.status) for r in run.records if not isinstance(r, Speed))
-    return [
-        *words,
-        *(f"{count:,} {kind}" + ("" if status == "ok" else f" {status}") for (kind, status), count in kinds.items()),
+def _measured(run: Run) -> list[str]:
+    counts = Counter((case.kind, case.status) for case in run.cases())
+    words = [
+        f"{count:,} {kind}" + f" {status.replace('_', ' ')}" * (status != "ok") for (kind, status), count in counts.items()
     ]
+    middle = _middle_spread(run)
+    return [*words, *([f"rounds ±{percent(middle)} in the middle case"] if middle else [])]
 
 
 def _middle_spread(run: Run) -> float:
@@ -220,31 +208,6 @@ def _middle_spread(run: Run) -> float:
     measured = [case for case in run.cases("speed") if case.status == "ok"]
     shares = sorted(share for case in measured if (share := half_range(case.values("images_per_s"))) is not None)
     return shares[len(shares) // 2] if shares else 0.0
-
-
-def _fastest(run: Run) -> list[str]:
-    """Return the fastest by lane and device among those that do the recipe as it is defined."""
-    best: dict[tuple[str, str], Case] = {}
-    usual: dict[str, tuple[int, int]] = {}  # the plan names the usual size first
-    for case in (case for case in run.cases("speed") if case.first.subject == SHOWN):
-        first, cell = case.first, run.audit.find(SHOWN, case.first.backend) if run.audit else None
-        size = (first.batch_size, first.image_size)
-        different = size != usual.setdefault(first.device, size) or (cell is not None and cell.verdict == "different")
-        if case.status == "ok" and case.lane in LANES and not different:
-            key = (case.lane, first.device)
-            if key not in best or _rate(case) > _rate(best[key]):
-                best[key] = case
-    words = []
-    for (lane, device), case in best.items():
-        spread = half_range(case.values("images_per_s"))
-        sure = (f"±{100 * spread:.2g} %, " if spread is not None else "") + counted(len(case.records), "round")
-        ran = f" ({case.implementation})" if case.implementation else ""
-        words.append(f"{LANES[lane]}: {case.first.backend}{ran} on {device} {rounded(_rate(case))} ({sure})")
-    return words
-
-
-def _rate(case: Case) -> float:
-    return statistics.median(case.values("images_per_s"))
 
 
 def _audited(run: Run) -> list[str]:

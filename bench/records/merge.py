@@ -180,12 +180,11 @@ def _plan(groups: Sequence[_Group]) -> Plan | None:
         return None
     placed = [group.place_record(case) for group in groups for run in group.runs if run.plan for case in run.plan.cases]
     cases: tuple[Kind, ...] = tuple({record.key: record for record in reversed(placed)}.values())[::-1]  # type: ignore[assignment]
-    first = plans[0]
     return Plan(
         suite="merged",
         cases=cases,
         rounds=max(plan.rounds for plan in plans),
-        case_seconds=first.case_seconds if all(plan.case_seconds == first.case_seconds for plan in plans) else None,
+        case_seconds=_agreed([plan.case_seconds for plan in plans]),
         baseline=_agreed([plan.baseline for plan in plans if plan.baseline]),
     )
 
@@ -202,10 +201,8 @@ def _environment(groups: Sequence[_Group]) -> Environment | None:
         return None
     times = sorted({one.time for one in every})
     changes: dict[str, Any] = {"time": times[0] if len(times) == 1 else f"{times[0]} to {times[-1]}"}
-    notes = [
-        f"{run.name}: {run.environment.note}" for g in groups for run in g.runs if run.environment and run.environment.note
-    ]
-    changes["note"] = "; ".join(notes) or None
+    named = [(run.name, run.environment.note) for group in groups for run in group.runs if run.environment]
+    changes["note"] = "; ".join(f"{name}: {note}" for name, note in named if note) or None
     if len(groups) > 1:
         changes["machine"] = listed(dict.fromkeys(one.machine for one in every), 4)
         changes["dataset"] = _dataset([one.dataset for one in every if one.dataset])
