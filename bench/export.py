@@ -261,7 +261,7 @@ def export(run: Run, format: Format, out: Path | None) -> str | None:
 # ---- schema, validation, and the command ------------------------------------------------------------------------------
 
 
-def schema() -> dict[str, Any]:
+def json_schema() -> dict[str, Any]:
     """Return the JSON schema of all files of a run folder and of the export, each under ``$defs``."""
     _, components = msgspec.json.schema_components([Kind, Plan, Environment, Audit, Document], ref_template="#/$defs/{name}")
     records = [{"$ref": f"#/$defs/{kind.__name__}"} for kind in get_args(Kind)]
@@ -311,15 +311,13 @@ def validate_run(folder: Path) -> list[str]:
     return [*faults, *(f"records.jsonl: a repetition of {name} stands there twice" for name in twice)]
 
 
-def export_command(
-    paths: Sequence[Path], format: Format, out: Path | None, *, validate: bool, show_schema: bool = False
-) -> int:
+def export_command(paths: Sequence[Path], format: Format, out: Path | None, *, validate: bool, schema: bool = False) -> int:
     """Export the runs, check them, or print the schema of records; return the exit code.
 
     What is wrong or left out goes to the standard error, a line each. Raises as ``export`` does, and ValueError without a run.
     """
-    if show_schema:
-        sys.stdout.write(_text(schema()))
+    if schema:
+        sys.stdout.write(_text(json_schema()))
         return 0
     if not paths:
         raise ValueError("no run was given: name at least one folder that augmark wrote")

@@ -22,6 +22,18 @@ Count = Annotated[int, Meta(ge=0)]
 Size = Annotated[int, Meta(ge=1)]
 
 
+NAMED = {
+    **{"mode": "", "init": "", "decoder": "", "scaling": "", "processes": "p", "recipe": "", "backend": "", "augment_on": ""},
+    **{"num_workers": "x", "model": "", "width": "w", "device": "", "batch_size": "b", "image_size": "s", "precision": ""},
+}
+"""Fields in the name of a case, and what stands before their value."""
+FLAGS = (
+    *(("parallel", "data_parallel", "data-parallel"), ("decode", "workers", "decoding"), ("resident", True, "resident")),
+    *(("augment_stream", True, "stream"), ("channels_last", True, "channels-last"), ("compile", True, "compile")),
+)
+"""Fields whose value adds a word to the name of a case."""
+
+
 class Quantity(NamedTuple):
     """A measured field of a record, its unit ("1": a share of one), and which way is better."""
 
@@ -97,7 +109,9 @@ class Record(
     @property
     def name(self) -> str:
         """Readable name of the case, such as "throughput-crop_flip-kornia-device-resnet18-w64-cuda-b256-s32-bfloat16"."""
-        return _training_name(self)
+        words = [f"{prefix}{value}" for name, prefix in NAMED.items() if (value := getattr(self, name, None))]
+        flags = [text for name, value, text in FLAGS if getattr(self, name, None) == value]
+        return "-".join([self.kind, *words, *flags])
 
 
 # ---- the grid ---------------------------------------------------------------------------------------------------------
@@ -461,32 +475,6 @@ class Decoding(Record, frozen=True, kw_only=True):
 
 Kind = Speed | Throughput | Feed | Overhead | Scaling | Accuracy | Finetune | Photographs | Decoding
 KINDS: dict[str, type[Record]] = {kind.__name__.lower(): kind for kind in get_args(Kind)}
-
-
-def _training_name(record: Record) -> str:
-    def word(name: str, before: str = "") -> str | None:
-        value = getattr(record, name, None)
-        return None if value is None else f"{before}{value}"
-
-    def flag(name: str, value: object, text: str) -> str | None:
-        return text if getattr(record, name, None) == value else None
-
-    workers = getattr(record, "num_workers", 0) or flag("augment_on", "workers", "0")
-    words = [
-        *(
-            record.kind,
-            word("mode"),
-            None if flag("mode", "scratch", "yes") else word("init"),
-            word("decoder"),
-            word("scaling"),
-        ),
-        *(word("processes", "p"), flag("parallel", "data_parallel", "data-parallel") if record.kind == "scaling" else None),
-        *(word("recipe"), word("backend"), word("augment_on"), f"x{workers}" if workers else None),
-        *(flag("decode", "workers", "decoding"), word("model"), word("width", "w"), word("device"), word("batch_size", "b")),
-        *(word("image_size", "s"), word("precision")),
-        *(flag(name, True, name.replace("_", "-")) for name in ("resident", "augment_stream", "channels_last", "compile")),
-    ]
-    return "-".join(word for word in words if word)
 
 
 # ---- where, what for, and whether backends agree ----------------------------------------------------------------------

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from bench.export import Document, Row, columns, export, export_command, rows, schema, validate_run
+from bench.export import Document, Row, columns, export, export_command, json_schema, rows, validate_run
 from bench.records import Gpu, Kind, Run, append, load_run, load_runs, merge
 from tests.bench.stored import CASE, OTHER, VERDICT, audited, failed, speeds, store, trained
 
@@ -142,7 +142,7 @@ def test_rows_of_several_runs_say_which_run_they_are_from(tmp_path: Path) -> Non
 
 
 def test_the_schema_is_one_and_has_every_kind_with_the_meaning_of_its_fields() -> None:
-    document = schema()
+    document = json_schema()
     json.dumps(document)
     definitions = document["$defs"]
     assert {part["$ref"].removeprefix("#/$defs/") for part in document["oneOf"]} == {kind.__name__ for kind in get_args(Kind)}
@@ -156,11 +156,13 @@ def test_the_schema_is_one_and_has_every_kind_with_the_meaning_of_its_fields() -
 
 def test_records_fit_the_schema_by_an_independent_validator(folder: Path) -> None:
     validator = pytest.importorskip("jsonschema", reason="an independent reader of schemas").Draft202012Validator
-    validator.check_schema(schema())
+    validator.check_schema(json_schema())
     for line in (folder / "records.jsonl").read_text().splitlines():
-        validator(schema()).validate(json.loads(line))
+        validator(json_schema()).validate(json.loads(line))
     for name, part in (("plan.json", "Plan"), ("environment.json", "Environment")):
-        validator({"$ref": f"#/$defs/{part}", "$defs": schema()["$defs"]}).validate(json.loads((folder / name).read_text()))
+        validator({"$ref": f"#/$defs/{part}", "$defs": json_schema()["$defs"]}).validate(
+            json.loads((folder / name).read_text())
+        )
 
 
 @pytest.mark.parametrize("run", sorted(path for path in PUBLISHED.iterdir() if path.is_dir()), ids=lambda path: path.name)
@@ -195,8 +197,8 @@ def test_validation_ends_with_2_and_lines_on_stderr(folder: Path, tmp_path: Path
     empty = store(tmp_path / "empty", {}, audit=audited(VERDICT))
     assert export_command([folder, empty], "csv", None, validate=True) == 2
     assert capsys.readouterr().err == f"{empty}: no records.jsonl: the folder holds nothing that was measured\n"
-    assert export_command([], "csv", None, validate=False, show_schema=True) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(schema()))
+    assert export_command([], "csv", None, validate=False, schema=True) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(json_schema()))
 
 
 # ---- bad input --------------------------------------------------------------------------------------------------------
