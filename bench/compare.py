@@ -61,8 +61,8 @@ class Limits:
         if not 0 < self.threshold < 1:
             raise ValueError(f"--threshold is a share of images/s between 0 and 1, such as 0.05; got {self.threshold:g}")
         if not 0 < self.accuracy_threshold < 1:
-            given = f"{self.accuracy_threshold:g}"
-            raise ValueError(f"--accuracy-threshold is a share between 0 and 1, such as 0.005; got {given}")
+            share = f"{self.accuracy_threshold:g}"
+            raise ValueError(f"--accuracy-threshold is a share between 0 and 1, such as 0.005; got {share}")
         if not 0 < self.level < 0.5:
             raise ValueError(f"--level is a chance between 0 and 0.5, such as 0.05; got {self.level:g}")
 
@@ -94,9 +94,9 @@ class Comparison:
     def regressions(self) -> list[Change]:
         """Changes called slower or worse and beyond the threshold, that of all cases together among them."""
         speeds = [*([self.overall] if self.overall else []), *self.speeds]
-        slower = [one for one in speeds if one.verdict == "slower" and one.ratio < 1 - self.limits.threshold]
-        worse = [one for one in self.scores if one.verdict == "worse" and one.effect < -self.limits.accuracy_threshold]
-        return [*slower, *worse]
+        slower = [change for change in speeds if change.verdict == "slower" and change.ratio < 1 - self.limits.threshold]
+        least = -self.limits.accuracy_threshold
+        return [*slower, *(change for change in self.scores if change.verdict == "worse" and change.effect < least)]
 
     @property
     def regressed(self) -> bool:
@@ -236,8 +236,9 @@ def _noises(speeds: Pairs, groups: Mapping[str, str]) -> dict[str, tuple[Noise, 
     """Return the noise of each case in both runs, where both have enough rounds, with what the cases of its group say of it."""
     typical: dict[str, tuple[Noise, Noise]] = {}
     for group in set(groups.values()):
-        here = [pair for name, pair in speeds.items() if groups[name] == group]
-        typical[group] = (typical_noise([a for a, _ in here]), typical_noise([b for _, b in here]))
+        sides = zip(*(pair for name, pair in speeds.items() if groups[name] == group), strict=True)
+        noise_a, noise_b = (typical_noise(side) for side in sides)
+        typical[group] = (noise_a, noise_b)
     noises = {}
     for name, (a, b) in speeds.items():
         if min(len(a.logs), len(b.logs)) >= FEWEST_ROUNDS:

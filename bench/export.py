@@ -137,7 +137,7 @@ def rows(run: Run) -> list[Row]:
 
 def _case_rows(run: Run, case: Case) -> Iterator[Row]:
     first = case.first
-    sources = [one.name for one in run.sources if one.place is None or first.device.endswith(f" of {one.place}")]
+    sources = [source.name for source in run.sources if source.place is None or first.device.endswith(f" of {source.place}")]
     shared = {
         "run": ", ".join(sources) or run.name,
         "kind": first.suite if isinstance(first, Speed) else case.kind,
@@ -183,7 +183,7 @@ def _csv(run: Run) -> str:
 
 
 def _json(run: Run) -> str:
-    sources = [ExportedRun(name=one.name, environment=one.environment) for one in run.sources]
+    sources = [ExportedRun(name=source.name, environment=source.environment) for source in run.sources]
     own = [ExportedRun(name=run.name, environment=run.environment)]
     return _text(Document(runs=sources or own, problems=run.problems, rows=rows(run)))
 
@@ -279,20 +279,20 @@ def json_schema() -> dict[str, Any]:
 
 def _described() -> dict[str, dict[str, str]]:
     """Return the docstrings that stand under fields, by class and field, those of base classes among them."""
-    told: dict[str, dict[str, str]] = {}
+    texts: dict[str, dict[str, str]] = {}
     for module in (structs, sys.modules[__name__]):
         for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, ast.ClassDef):
-                bases = [told.get(base.id, {}) for base in node.bases if isinstance(base, ast.Name)]
-                told[node.name] = {field: text for base in bases for field, text in base.items()}
+                bases = [texts.get(base.id, {}) for base in node.bases if isinstance(base, ast.Name)]
+                texts[node.name] = {field: text for base in bases for field, text in base.items()}
                 for line, below in itertools.pairwise(node.body):
                     if (
                         isinstance(line, ast.AnnAssign)
                         and isinstance(below, ast.Expr)
                         and isinstance(below.value, ast.Constant)
                     ):
-                        told[node.name][ast.unparse(line.target)] = str(below.value.value)
-    return told
+                        texts[node.name][ast.unparse(line.target)] = str(below.value.value)
+    return texts
 
 
 def validate_run(folder: Path) -> list[str]:

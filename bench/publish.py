@@ -52,19 +52,25 @@ HEADER = ("run", "measured on", "versions", "images", "cases", "audit, cells")
 
 def objections(run: Run) -> list[str]:
     """Return why a run should not be published, a line each."""
-    here, cases = run.environment, run.cases()
-    if here is None:
+    environment, cases = run.environment, run.cases()
+    if environment is None:
         return [*run.problems, "the environment is not known: measure again"]
-    fallbacks = [here.dataset.fallback if here.dataset else None, *(getattr(r, "fallback", None) for r in run.records)]
+    fallbacks = [
+        environment.dataset.fallback if environment.dataset else None,
+        *(getattr(r, "fallback", None) for r in run.records),
+    ]
     fallback = next((text for text in fallbacks if text), None)
-    names = [here.dataset.name if here.dataset else "", *(str(getattr(r, "dataset", "")) for r in run.records)]
-    load, cores, middle = here.cpu.load_1min or 0.0, here.cpu.usable_cores, _middle_spread(run)
+    names = [environment.dataset.name if environment.dataset else "", *(str(getattr(r, "dataset", "")) for r in run.records)]
+    load, cores, middle = environment.cpu.load_1min or 0.0, environment.cpu.usable_cores, _middle_spread(run)
     waiting = [case for case in run.cases("speed") if case.status == "not_run"]
     few = [case for case in run.cases("speed") if case.status == "ok" and len(case.records) < FEWEST_ROUNDS]
     tensors = [case for case in cases if case.first.backend == "fused" and "tensors" in (case.implementation or "")]
     rules = (
-        (here.commit is None, "the commit is not known: measure from a git checkout"),
-        (not here.commit or here.commit.dirty is not False, "files differed from the commit: commit first, then measure"),
+        (environment.commit is None, "the commit is not known: measure from a git checkout"),
+        (
+            not environment.commit or environment.commit.dirty is not False,
+            "files differed from the commit: commit first, then measure",
+        ),
         (
             bool(fallback) or any("synthetic" in name.lower() for name in names),
             f"the images are not real ({fallback or 'drawn shapes'}): give real ones with --data",
@@ -182,15 +188,24 @@ def _escape(text: str) -> str:
 
 
 def _cells(run: Run) -> list[str]:
-    here = run.environment
+    environment = run.environment
     cells: list[list[str]] = [[], [], [], _measured(run), _audited(run)]
-    if here:
-        names = [gpu.name for gpu in here.gpus]
+    if environment:
+        names = [gpu.name for gpu in environment.gpus]
         gpus = [counted(names.count(name), "GPU") + f" {name}" for name in dict.fromkeys(names)] or ["no GPU"]
-        cells[0] = [here.time[:10], here.machine, f"{here.cpu.model}, {here.cpu.usable_cores} cores", *gpus]
-        versions = [f"{name} {here.packages[name]}" for name in PACKAGES if name in here.packages]
-        cells[1] = [*versions, f"Python {here.python}", f"commit {here.commit.id[:12] if here.commit else UNKNOWN}"]
-        cells[2] = [here.dataset.name if here.dataset else UNKNOWN]
+        cells[0] = [
+            environment.time[:10],
+            environment.machine,
+            f"{environment.cpu.model}, {environment.cpu.usable_cores} cores",
+            *gpus,
+        ]
+        versions = [f"{name} {environment.packages[name]}" for name in PACKAGES if name in environment.packages]
+        cells[1] = [
+            *versions,
+            f"Python {environment.python}",
+            f"commit {environment.commit.id[:12] if environment.commit else UNKNOWN}",
+        ]
+        cells[2] = [environment.dataset.name if environment.dataset else UNKNOWN]
     return [f"[`{run.name}`]({run.name})", *("<br>".join(map(_escape, lines)) for lines in cells)]
 
 

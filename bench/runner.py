@@ -96,9 +96,9 @@ def resume(folder: Path, plan: Plan, environment: Environment, *, retry_failed: 
         ValueError: the run is another suite's, or was measured elsewhere, on other data, or with other settings.
     """
     before, run = load_plan(folder, plan.suite), load_run(folder)
-    here, plan = _as_stored(environment), _as_stored(plan)
-    then, now = ({**machine_facts(one), **code_facts(one)} for one in (run.environment, here))
-    changed = differences(then, now) + differences(*({k: str(v) for k, v in p.settings.items()} for p in (before, plan)))
+    plan, places = _as_stored(plan), (run.environment, _as_stored(environment))
+    changed = differences(*({**machine_facts(place), **code_facts(place)} for place in places))
+    changed += differences(*({k: str(v) for k, v in p.settings.items()} for p in (before, plan)))
     if changed:
         raise ValueError(f"cannot resume {folder} here ({changed[0]}): choose another --results")
     cases = {case.key: case for case in (*before.cases, *plan.cases)}
@@ -235,9 +235,9 @@ class Runner:
                 return self._keep(_measured(case, measure))
             finally:
                 (self.folder / RUNNING).unlink(missing_ok=True)
-        with self._claims.take(case) as mine:
+        with self._claims.take(case) as is_free:
             self._look()  # its owner may have finished it between the last look and the claim
-            return self._keep(_measured(case, measure)) if mine and not self.is_done(case) else None
+            return self._keep(_measured(case, measure)) if is_free and not self.is_done(case) else None
 
     def _keep(self, record: Record) -> Record:
         append(self.folder, record)

@@ -170,17 +170,17 @@ def read_rates(case: Case) -> Rates | None:
     quantity = case.quantities[0]
     rates = [value for value in case.values(quantity.name) if value > 0]
     calls = [np.array(r.samples_us) for r in case.records if isinstance(r, Speed) and len(r.samples_us) > 1]
-    floors = [one.var(ddof=1) / len(one) / one.mean() ** 2 for one in calls]
+    floors = [times.var(ddof=1) / len(times) / times.mean() ** 2 for times in calls]
     logs = np.log(np.array(rates, dtype=float)) * (-1 if quantity.better == "less" else 1)
     return Rates(logs, float(np.mean(floors)) if floors else 0.0) if rates else None
 
 
 def typical_noise(cases: Sequence[Rates]) -> Noise:
     """Return what all cases say of one case's noise (moments of the log variances, Smyth 2004); df 0 if they say nothing."""
-    known = [(v, len(logs) - 1) for logs, _ in cases if len(logs) > 1 and (v := float(logs.var(ddof=1))) > 1e-18]
-    if len(known) < MANY_CASES:
+    pairs = [(v, len(logs) - 1) for logs, _ in cases if len(logs) > 1 and (v := float(logs.var(ddof=1))) > 1e-18]
+    if len(pairs) < MANY_CASES:
         return Noise(0.0, 0.0)
-    variances, df = np.array(known).T
+    variances, df = np.array(pairs).T
     logs = np.log(variances) - digamma(df / 2) + np.log(df / 2)
     excess = logs.var(ddof=1) - polygamma(1, df / 2).mean()
     grid = np.geomspace(0.01, MOST_PRIOR_DF, 4000)

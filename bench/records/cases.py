@@ -17,9 +17,9 @@ def finished(records: Iterable[Record], retry_after: int = 0) -> set[tuple[Any, 
 
 def left_failed(records: Iterable[Record]) -> list[Record]:
     """Return failures that no later success of the same repetition of the same case has superseded."""
-    every = list(records)
-    good = {record.key for record in every if record.status == "ok"}
-    return [record for record in every if record.status == "failed" and record.key not in good]
+    records = list(records)
+    good = {record.key for record in records if record.status == "ok"}
+    return [record for record in records if record.status == "failed" and record.key not in good]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +82,8 @@ class Case:
         """Return the values of a field, one a repetition that knows it."""
         if quantity == "wall_s_median":
             return [statistics.median(r.samples_s) for r in self.records if isinstance(r, Speed) and r.samples_us]
-        found = (getattr(record, quantity, None) for record in self.records)
-        return [float(value) for value in found if value is not None]
+        values = (getattr(record, quantity, None) for record in self.records)
+        return [float(value) for value in values if value is not None]
 
     def median(self, quantity: str) -> float | None:
         """Return the median over repetitions, or None."""

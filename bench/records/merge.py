@@ -53,11 +53,11 @@ def load_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue
-        twin = next((other for other in runs if _same_records(run, other)), None)
+        twin = next((previous for previous in runs if _same_records(run, previous)), None)
         if twin is not None:
             problems.append(f"{path} holds the same records as {twin.path}: counted once")
             continue
-        name = _free_name(run.name, {other.name for other in runs})
+        name = _free_name(run.name, {previous.name for previous in runs})
         if name != run.name:
             problems.append(f"two runs are called {run.name}: {path} is called {name} here")
         runs.append(replace(run, name=name))
@@ -93,7 +93,7 @@ def merge(runs: Sequence[Run], folder: Path, problems: Sequence[str] = ()) -> Ru
     Args:
         runs: the runs; every record gets the name of its run in ``run``.
         folder: where the report of the merged run goes.
-        problems: what was already found in reading them.
+        problems: lines on what could not be read.
     """
     groups = _groups(runs)
     return Run(
@@ -111,16 +111,16 @@ def merge(runs: Sequence[Run], folder: Path, problems: Sequence[str] = ()) -> Ru
 def _groups(runs: Sequence[Run]) -> list[_Group]:
     groups: dict[str, _Group] = {}
     for run in runs:
-        here = run.environment
-        known = here is not None and not (here.commit and here.commit.dirty)
-        facts = {**machine_facts(here), **code_facts(here)} if known else {"run": run.name}
+        environment = run.environment
+        is_known = environment is not None and not (environment.commit and environment.commit.dirty)
+        facts = {**machine_facts(environment), **code_facts(environment)} if is_known else {"run": run.name}
         groups.setdefault(repr(sorted(facts.items())), _Group(runs=[])).runs.append(run)
-    every = list(groups.values())
-    hosts = [group.runs[0].environment.machine if group.runs[0].environment else group.runs[0].name for group in every]
-    for group, host in zip(every, hosts, strict=True):
-        if len(every) > 1:
+    firsts = [group.runs[0] for group in groups.values()]
+    hosts = [run.environment.machine if run.environment else run.name for run in firsts]
+    for group, host in zip(groups.values(), hosts, strict=True):
+        if len(groups) > 1:
             group.place = host if hosts.count(host) == 1 else group.runs[0].name
-    return every
+    return list(groups.values())
 
 
 def _source(run: Run, index: int, group: _Group) -> Source:
@@ -196,17 +196,17 @@ def _agreed(values: Sequence[Any]) -> Any:
 
 def _environment(groups: Sequence[_Group]) -> Environment | None:
     """Return the first environment, with what differs among runs told as a list or left out; the sources have the details."""
-    every = [run.environment for group in groups for run in group.runs if run.environment]
-    if not every:
+    environments = [run.environment for group in groups for run in group.runs if run.environment]
+    if not environments:
         return None
-    times = sorted({one.time for one in every})
+    times = sorted({item.time for item in environments})
     changes: dict[str, Any] = {"time": times[0] if len(times) == 1 else f"{times[0]} to {times[-1]}"}
     named = [(run.name, run.environment.note) for group in groups for run in group.runs if run.environment]
     changes["note"] = "; ".join(f"{name}: {note}" for name, note in named if note) or None
     if len(groups) > 1:
-        changes["machine"] = listed(dict.fromkeys(one.machine for one in every), 4)
-        changes["dataset"] = _dataset([one.dataset for one in every if one.dataset])
-        changes["commit"] = _agreed([one.commit for one in every])
+        changes["machine"] = listed(dict.fromkeys(item.machine for item in environments), 4)
+        changes["dataset"] = _dataset([item.dataset for item in environments if item.dataset])
+        changes["commit"] = _agreed([item.commit for item in environments])
         for name in ("copy_bytes_per_s", "matmul_flops_per_s"):
             changes[name] = {
                 group.device(device): value
@@ -214,15 +214,17 @@ def _environment(groups: Sequence[_Group]) -> Environment | None:
                 for run in group.runs[:1]
                 for device, value in getattr(run.environment, name, {}).items()
             }
-    return msgspec.structs.replace(every[0], **changes)
+    return msgspec.structs.replace(environments[0], **changes)
 
 
 def _dataset(sets: Sequence[DataSet]) -> DataSet | None:
     """Return all image sets in one entry, so that a substitute among them is still warned of."""
     if len(set(sets)) < 2:
         return sets[0] if sets else None
-    names, fingerprints = (listed(dict.fromkeys(getattr(one, key) for one in sets), 4) for key in ("name", "fingerprint"))
-    return DataSet(name=names, fingerprint=fingerprints, fallback=next((one.fallback for one in sets if one.fallback), None))
+    names, fingerprints = (listed(dict.fromkeys(getattr(images, key) for images in sets), 4) for key in ("name", "fingerprint"))
+    return DataSet(
+        name=names, fingerprint=fingerprints, fallback=next((images.fallback for images in sets if images.fallback), None)
+    )
 
 
 def _audit(runs: Sequence[Run]) -> Audit | None:
@@ -240,7 +242,7 @@ def _audit(runs: Sequence[Run]) -> Audit | None:
         values = list(dict.fromkeys(getattr(audit, key) for _, audit in audits))
         conditions[key] = values[0] if len(values) == 1 else listed(map(str, values), 4)
     findings = tuple(dict.fromkeys(finding for _, audit in audits for finding in audit.findings))
-    return Audit(verdicts=tuple(_worst(found) for found in cells.values()), findings=findings, **conditions)
+    return Audit(verdicts=tuple(map(_worst, cells.values())), findings=findings, **conditions)
 
 
 def _worst(verdicts: Sequence[tuple[str, AuditCell]]) -> AuditCell:

@@ -28,8 +28,8 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 def listed(words: Iterable[str], most: int = 12) -> str:
     """Return words with commas, cut after ``most``."""
-    every = list(words)
-    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+    words = list(words)
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 def one_line(error: BaseException | str, limit: int = 300) -> str:
