@@ -157,7 +157,7 @@ def commit(root: Path = ROOT) -> dict[str, Any] | None:
     git = ("git", "-C", str(root))
     if _output(*git, "ls-files", "--full-name", "--", TRACKED) != TRACKED:
         return None
-    revision, status = _output(*git, "rev-parse", "HEAD"), _output(*git, "status", "--porcelain")
+    revision, status = _output(*git, "rev-parse", "HEAD"), _output(*git, "status", "--porcelain", "--", "*.py", "*.c", "*.h")
     return None if revision is None else {"id": revision, "dirty": None if status is None else bool(status)}
 
 

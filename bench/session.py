@@ -64,10 +64,11 @@ def _new_plan(config: pytest.Config) -> Plan:
         dtype=option("dtype") or "float32",
         full=option("grid") == "full",
     )
+    cases = plan(grid)
     # A choice of ops or recipes asks for nothing else.
     overhead = [plan_overhead(device) for device in grid.devices] if option("ops") is None and option("recipes") is None else []
     return Plan(
-        suite=option("suite") or "grid", cases=(*plan(grid), *overhead), seed=random.randrange(2**32),
+        suite=option("suite") or "grid", cases=(*cases, *overhead), seed=random.randrange(2**32),
         rounds=option("rounds") or ROUNDS, case_seconds=option("case_seconds") or CASE_SECONDS,
     )  # fmt: skip
 

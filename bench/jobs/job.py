@@ -60,7 +60,7 @@ def fill(case: R, result: Any, **facts: Any) -> R:
     names = [name for name in case.__struct_fields__ if name != "data"]
     values = {name: getattr(result, name) for name in names if hasattr(result, name)}
     values |= {name: getattr(result.data, name) for name in ("train_images", "test_images")}
-    if "epochs" in names:
+    if hasattr(result, "epochs"):
         last = result.epochs[-1]
         values |= {"loss": last.train_loss, "train_accuracy": last.train_accuracy, "test_accuracy": last.test_accuracy}
     values |= {"skipped": len(result.data.skipped), "skipped_files": result.data.skipped, **facts, "status": "ok"}
@@ -71,6 +71,12 @@ def fill(case: R, result: Any, **facts: Any) -> R:
 def once(values: Iterable[Any]) -> tuple[Any, ...]:
     """Drop repeated values, keeping order: what is named twice is measured once."""
     return tuple(dict.fromkeys(values))
+
+
+def repetition(record: Record) -> str:
+    """Return the name of a case and which repetition of it this is."""
+    number = getattr(record, record.repetition) + (record.repetition == "round")
+    return f"{record.name}, {record.repetition} {number}"
 
 
 def outcome(record: Record) -> str:
@@ -97,14 +103,14 @@ def measure_cases(
 
     def show(record: Record, done: int, total: int) -> None:
         left = f", {duration((time.monotonic() - begin) / done * (total - done))} left" if done < total else ""
-        console.print(f"{job.name} {done}/{total}  {record.name}: {outcome(record)}{left}", highlight=False)
+        console.print(f"{job.name} {done}/{total}  {repetition(record)}: {outcome(record)}{left}", highlight=False)
 
     status = console.status(job.name)
     # Processes that share the cases share the terminal too: none has a live line of its own.
     with job.open(folder) as measure, contextlib.nullcontext() if shared else status:
         run_cases(
             folder, job.cases, measure, rounds=job.rounds, seed=0 if job.shuffle else None, shared=shared,
-            keep_going=keep_going, on_start=lambda case: status.update(f"{job.name}: {case.name}"), on_record=show,
+            keep_going=keep_going, on_start=lambda case: status.update(f"{job.name}: {repetition(case)}"), on_record=show,
         )  # fmt: skip
 
 

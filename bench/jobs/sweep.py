@@ -24,7 +24,7 @@ from rich.console import Console
 from bench.jobs.grid import check_names
 from bench.jobs.job import Job, Measure, Report, data_facts, fill, measure_cases, once, open_folder, plan_training
 from bench.presets import COMMON
-from bench.records import Accuracy, differences, finished, load_run
+from bench.records import Accuracy, Plan, finished, load_run, validated
 from bench.runner import Claims, await_plan
 from training.config import TrainConfig
 from training.presets import BOOK, PresetName
@@ -202,9 +202,11 @@ def case_config(base: TrainConfig, recipe: str, backend: str, seed: int, *, at_o
 
 def check_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise ValueError unless a plan has these settings: the first process may not have refused it yet."""
-    changed = differences(*({name: str(value) for name, value in settings.items()} for settings in (before, now)))
+    stored = validated(Plan(suite="sweep", settings=dict(now))).settings
+    changed = [name for name in stored if before.get(name) != stored[name]]
     if changed:
-        raise ValueError(f"cannot resume {folder} here ({changed[0]}): choose another --results")
+        difference = f"{changed[0]} {before.get(changed[0])} -> {stored[changed[0]]}"
+        raise ValueError(f"cannot resume {folder} here ({difference}): choose another --results")
 
 
 def give_device(base: TrainConfig, index: int) -> TrainConfig:
