@@ -147,11 +147,11 @@ def _case_rows(run: Run, case: Case) -> Iterator[Row]:
         **{name: getattr(first, name) for name in ("subject", "backend", "device", "batch_size", "image_size")},
         **{name: getattr(case, name) for name in ("lane", "implementation", "status", "reason")},
     }
-    measured = [_measured(case, quantity) for quantity in case.quantities] if case.status == "ok" else []
+    measured = [_summarise(case, quantity) for quantity in case.quantities] if case.status == "ok" else []
     yield from (Row(**shared, **values) for values in [values for values in measured if values] or [{}])
 
 
-def _measured(case: Case, quantity: Quantity) -> dict[str, Any]:
+def _summarise(case: Case, quantity: Quantity) -> dict[str, Any]:
     """Return the fields of a quantity that was measured; empty for others."""
     seeds = case.first.repetition == "seed"
     values, interval = case.values(quantity.name), f"least to most of the {case.first.repetition}s"

@@ -189,7 +189,7 @@ def _escape(text: str) -> str:
 
 def _cells(run: Run) -> list[str]:
     environment = run.environment
-    cells: list[list[str]] = [[], [], [], _measured(run), _audited(run)]
+    cells: list[list[str]] = [[], [], [], _count_cases(run), _count_verdicts(run)]
     if environment:
         names = [gpu.name for gpu in environment.gpus]
         gpus = [counted(names.count(name), "GPU") + f" {name}" for name in dict.fromkeys(names)] or ["no GPU"]
@@ -209,7 +209,7 @@ def _cells(run: Run) -> list[str]:
     return [f"[`{run.name}`]({run.name})", *("<br>".join(map(_escape, lines)) for lines in cells)]
 
 
-def _measured(run: Run) -> list[str]:
+def _count_cases(run: Run) -> list[str]:
     counts = Counter((case.kind, case.status) for case in run.cases())
     words = [
         f"{count:,} {kind}" + f" {status.replace('_', ' ')}" * (status != "ok") for (kind, status), count in counts.items()
@@ -225,7 +225,7 @@ def _middle_spread(run: Run) -> float:
     return shares[len(shares) // 2] if shares else 0.0
 
 
-def _audited(run: Run) -> list[str]:
+def _count_verdicts(run: Run) -> list[str]:
     if not (run.audit and run.audit.verdicts):
         return ["not audited"]
     counts = Counter(cell.verdict for cell in run.audit.verdicts)

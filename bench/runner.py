@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -27,23 +27,22 @@ from bench.records import (
     Plan,
     Record,
     append,
+    as_stored,
     code_facts,
     died,
     differences,
     encode,
-    finished,
-    left_failed,
+    finished_keys,
     load_run,
     machine_facts,
     one_line,
     read_records,
     run_folder,
-    validated,
+    unresolved_failures,
     write,
 )
 
 Measure = Callable[[Any], Record]
-S = TypeVar("S", bound=msgspec.Struct)
 CLAIMS = "claims"
 PLAN_WAIT_S = 1800.0
 """Seconds that torchrun's other processes wait for the first to load the data and write the plan."""
@@ -96,7 +95,7 @@ def resume(folder: Path, plan: Plan, environment: Environment, *, retry_failed: 
         ValueError: the run is another suite's, or was measured elsewhere, on other data, or with other settings.
     """
     before, run = load_plan(folder, plan.suite), load_run(folder)
-    plan, places = _as_stored(plan), (run.environment, _as_stored(environment))
+    plan, places = as_stored(plan), (run.environment, as_stored(environment))
     changed = differences(*({**machine_facts(place), **code_facts(place)} for place in places))
     changed += differences(*({k: str(v) for k, v in p.settings.items()} for p in (before, plan)))
     if changed:
@@ -115,10 +114,6 @@ def resume(folder: Path, plan: Plan, environment: Environment, *, retry_failed: 
     )
     write(folder / PLAN, merged)
     return merged
-
-
-def _as_stored(struct: S) -> S:
-    return msgspec.json.decode(encode(struct), type=type(struct))
 
 
 def await_plan(folder: Path) -> Plan:
@@ -198,8 +193,8 @@ class Runner:
     def _look(self) -> None:
         """Read what has been done, by this process or another."""
         run = load_run(self.folder)
-        self._finished |= finished(run.records, run.plan.retry_after if run.plan else 0)
-        self._finished |= {record.case_key for record in left_failed(run.records) if record.needs_every_round}
+        self._finished |= finished_keys(run.records, run.plan.retry_after if run.plan else 0)
+        self._finished |= {record.case_key for record in unresolved_failures(run.records) if record.needs_every_round}
 
     def is_done(self, case: Record) -> bool:
         """Return whether nothing is left to do for a repetition: it has a record, or its case fails whatever it gives."""
@@ -232,12 +227,12 @@ class Runner:
         if self._claims is None:
             (self.folder / RUNNING).write_bytes(encode(case))
             try:
-                return self._keep(_measured(case, measure))
+                return self._keep(_measure(case, measure))
             finally:
                 (self.folder / RUNNING).unlink(missing_ok=True)
         with self._claims.take(case) as is_free:
             self._look()  # its owner may have finished it between the last look and the claim
-            return self._keep(_measured(case, measure)) if is_free and not self.is_done(case) else None
+            return self._keep(_measure(case, measure)) if is_free and not self.is_done(case) else None
 
     def _keep(self, record: Record) -> Record:
         append(self.folder, record)
@@ -245,13 +240,13 @@ class Runner:
         return record
 
 
-def _measured(case: Record, measure: Measure) -> Record:
+def _measure(case: Record, measure: Measure) -> Record:
     """Return the record of a repetition; whatever a library raises is its result, and the next case's start."""
     try:
         record = measure(case)
         if record.key != case.key:
             raise RuntimeError(f"measured {record.key}, planned {case.key}")
-        return validated(record)
+        return as_stored(record)
     except Exception as error:
         augment = sys.modules.get("augment")  # not loaded, nothing of it can have been raised
         unsupported = augment is not None and isinstance(error, augment.UnsupportedOp)
@@ -311,7 +306,7 @@ def exit_code(folder: Path, *kinds: str) -> int:
     """
     records = [record for record in load_run(folder).records if record.kind in kinds]
     good = [record for record in records if record.status == "ok"]
-    missing = left_failed(records) or ([] if good else records)
+    missing = unresolved_failures(records) or ([] if good else records)
     if missing:
         reason = missing[0].reason or "no reason was kept"
         print(f"augmark: {len(missing)} of {len(missing) + len(good)} failed, the first: {reason}", file=sys.stderr)

@@ -10,12 +10,12 @@ from typing import Any
 from bench.records.structs import KINDS, Lane, Quantity, Record, Speed, Status
 
 
-def finished(records: Iterable[Record], retry_after: int = 0) -> set[tuple[Any, ...]]:
+def finished_keys(records: Iterable[Record], retry_after: int = 0) -> set[tuple[Any, ...]]:
     """Return keys of the repetitions with nothing left to do; failures among the ``retry_after`` first records do not count."""
     return {record.key for index, record in enumerate(records) if record.status == "ok" or index >= retry_after}
 
 
-def left_failed(records: Iterable[Record]) -> list[Record]:
+def unresolved_failures(records: Iterable[Record]) -> list[Record]:
     """Return failures that no later success of the same repetition of the same case has superseded."""
     records = list(records)
     good = {record.key for record in records if record.status == "ok"}
@@ -47,14 +47,14 @@ class Case:
         return KINDS[self.kind].quantities
 
     @cached_property
-    def left_failed(self) -> list[Record]:
+    def unresolved_failures(self) -> list[Record]:
         """Failures that no success of the same repetition has superseded."""
-        return left_failed((*self.records, *self.failed))
+        return unresolved_failures((*self.records, *self.failed))
 
     @property
     def status(self) -> Status:
         """Status of the case: ok if a repetition succeeded, and none failed for kinds that need every round."""
-        if self.records and not (self.left_failed and self.first.needs_every_round):
+        if self.records and not (self.unresolved_failures and self.first.needs_every_round):
             return "ok"
         status: Status = self._cause.status
         return status
@@ -66,7 +66,7 @@ class Case:
 
     @property
     def _cause(self) -> Any:
-        return (*self.left_failed, *self.failed, self.planned)[0]
+        return (*self.unresolved_failures, *self.failed, self.planned)[0]
 
     @property
     def lane(self) -> Lane | None:
@@ -124,3 +124,6 @@ def gather(planned: Iterable[Record], records: Iterable[Record]) -> Iterator[Cas
             records=[record for record in group if record.status == "ok"],
             failed=[record for record in group if record.status != "ok"],
         )
+
+
+finished, left_failed = finished_keys, unresolved_failures  # until all call them so

@@ -162,13 +162,13 @@ def encode(struct: msgspec.Struct) -> bytes:
     return msgspec.json.encode(_short(msgspec.to_builtins(struct)))
 
 
-def validated(record: R) -> R:
-    """Return a record as a reader will see it.
+def as_stored(struct: S) -> S:
+    """Return a struct as a reader will see it.
 
     Raises:
-        ValueError: readers would refuse the record.
+        ValueError: readers would refuse the values.
     """
-    return msgspec.json.decode(encode(record), type=type(record))
+    return msgspec.json.decode(encode(struct), type=type(struct))
 
 
 def write(path: Path, struct: msgspec.Struct) -> None:
@@ -285,3 +285,6 @@ def read_records(folder: Path, problems: list[str] | None = None) -> list[Record
     more = len(faults) - MOST_FAULTS
     problems += faults if more <= 0 else [*faults[:MOST_FAULTS], f"{path.name}: {more:,} more lines cannot be read"]
     return records
+
+
+validated = as_stored  # until all call it so

@@ -57,12 +57,12 @@ SETTING: dict[str, Any] = {
 def trained(kind: str, **fields: Any) -> Any:
     """Return a successful record of a kind of training (or decoding), with plausible values for what ``fields`` leaves out."""
     struct = KINDS[kind]
-    known = {name: value for name, value in (SETTING | RESULTS).items() if name in struct.__struct_fields__}
+    fields_of_kind = {name: value for name, value in (SETTING | RESULTS).items() if name in struct.__struct_fields__}
     if kind not in ("accuracy", "finetune"):
-        known.pop("num_epochs", None)
+        fields_of_kind.pop("num_epochs", None)
     if kind in ("throughput", "feed"):
-        known.pop("parallel", None)
-    return struct(**known | fields)
+        fields_of_kind.pop("parallel", None)
+    return struct(**fields_of_kind | fields)
 
 
 def failed(record: Record, reason: str = "no room", **fields: Any) -> Any:

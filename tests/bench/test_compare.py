@@ -84,8 +84,8 @@ def seeds(rng: np.random.Generator, *, count: int = 5, lost: float = 0.0, spread
 def called(result: Comparison) -> dict[str, str]:
     """Verdicts of what is called a change, by op or by the start of a training's name; all cases together under "all"."""
     changes = [*result.speeds, *result.scores, *([result.overall] if result.overall else [])]
-    names = [one.name.split("-")[1] if one.name.startswith("ops-") else one.name.split("-resnet8")[0] for one in changes]
-    verdicts = dict(zip((name.split(" ")[0] for name in names), (one.verdict for one in changes), strict=True))
+    names = [row.name.split("-")[1] if row.name.startswith("ops-") else row.name.split("-resnet8")[0] for row in changes]
+    verdicts = dict(zip((name.split(" ")[0] for name in names), (row.verdict for row in changes), strict=True))
     return {name: verdict for name, verdict in verdicts.items() if verdict not in ("same", "unclear")}
 
 
@@ -108,8 +108,8 @@ def test_a_run_against_itself_and_against_its_repetition_calls_nothing(tmp_path:
     rng = np.random.default_rng(1)
     a = store(tmp_path / "a", noisy(rng, 20, 5, between=0.01))
     again = store(tmp_path / "again", noisy(rng, 20, 5, between=0.01))
-    for other in (a, again):
-        code, text = printed(a, other)
+    for repetition in (a, again):
+        code, text = printed(a, repetition)
         assert code == 0, text
         assert "0 slower, 0 faster" in text
         assert "no regression beyond 5.0 %" in text
@@ -185,7 +185,7 @@ def test_intervals_of_three_rounds_cover_as_often_as_they_say() -> None:
     for _ in range(20):
         a, b = noisy(rng, 60, 3, between=0.03), noisy(rng, 60, 3, between=0.03) / 0.9
         result = compare_runs(sampled(a), sampled(b, "B"))
-        covered += sum(one.low <= math.log(0.9) <= one.high for one in result.speeds)
+        covered += sum(row.low <= math.log(0.9) <= row.high for row in result.speeds)
     assert covered / 1200 > 0.95 - 3 * math.sqrt(0.95 * 0.05 / 1200)
 
 
@@ -194,10 +194,10 @@ def test_too_few_or_too_noisy_rounds_are_said_to_be() -> None:
     slow = noisy(rng, 30, 3, between=0.09)
     slow[0] *= 1.1
     result = compare_runs(sampled(noisy(rng, 30, 3, between=0.09)), sampled(slow, "B"))
-    assert {one.verdict for one in result.speeds} == {"unclear"}
+    assert {row.verdict for row in result.speeds} == {"unclear"}
     assert any("with 3 rounds, unclear is no all-clear" in line for line in summary(result))
     two = compare_runs(sampled(noisy(rng, 30, 2, between=0.0)), sampled(2 * noisy(rng, 30, 2, between=0.0), "B"))
-    assert {(one.verdict, one.high) for one in two.speeds} == {("unclear", math.inf)}
+    assert {(row.verdict, row.high) for row in two.speeds} == {("unclear", math.inf)}
     assert two.overall is None
     assert any("measure at least 3" in line for line in summary(two))
     assert "n < 3, none" in text_of(two)
@@ -206,7 +206,7 @@ def test_too_few_or_too_noisy_rounds_are_said_to_be() -> None:
 def test_quiet_rounds_make_the_verdict_same() -> None:
     rng = np.random.default_rng(19)
     result = compare_runs(*(sampled(noisy(rng, 30, 6, between=0.005), name) for name in "AB"))
-    assert {one.verdict for one in result.speeds} == {"same"}
+    assert {row.verdict for row in result.speeds} == {"same"}
 
 
 def test_a_comparison_repeats_to_the_last_digit() -> None:
@@ -225,17 +225,17 @@ def test_a_planted_ten_percent_slowdown_of_a_training_is_called_and_nothing_else
     assert called(result) == {"throughput-flip-fused-device": "slower"}
     assert "1 regression beyond 5.0 % or failed: throughput-flip-fused" in text_of(result)
     assert called(compare_runs(b, a)) == {"throughput-flip-fused-device": "faster"}
-    for other in (a, again):
-        assert called(compare_runs(a, other)) == {}
-        assert not compare_runs(a, other).regressed
+    for repetition in (a, again):
+        assert called(compare_runs(a, repetition)) == {}
+        assert not compare_runs(a, repetition).regressed
 
 
 def test_the_ratio_is_that_of_geometric_means_over_rounds() -> None:
     rates = {"A": [100.0, 110.0, 120.0], "B": [90.0, 100.0, 95.0]}
     a, b = (run([trained("throughput", round=n, examples_per_s=r) for n, r in enumerate(rates[x])], x) for x in "AB")
-    one = compare_runs(a, b).speeds[0]
-    assert one.ratio == pytest.approx(stats.gmean(rates["B"]) / stats.gmean(rates["A"]))
-    assert one.p == pytest.approx(stats.ttest_ind(np.log(rates["B"]), np.log(rates["A"]), equal_var=False).pvalue)
+    row = compare_runs(a, b).speeds[0]
+    assert row.ratio == pytest.approx(stats.gmean(rates["B"]) / stats.gmean(rates["A"]))
+    assert row.p == pytest.approx(stats.ttest_ind(np.log(rates["B"]), np.log(rates["A"]), equal_var=False).pvalue)
 
 
 def test_of_what_should_be_small_more_is_worse() -> None:
@@ -244,9 +244,9 @@ def test_of_what_should_be_small_more_is_worse() -> None:
         run([trained("overhead", round=n, step_over_bare=base + n / 1000) for n in range(5)], name)
         for name, base in (("A", 1.0), ("B", 1.2))
     )
-    one = compare_runs(a, b).speeds[0]
-    assert one.verdict == "slower"
-    assert one.ratio == pytest.approx(1 / 1.2, rel=0.01)
+    row = compare_runs(a, b).speeds[0]
+    assert row.verdict == "slower"
+    assert row.ratio == pytest.approx(1 / 1.2, rel=0.01)
 
 
 def test_trainings_of_one_name_with_other_settings_are_not_compared() -> None:
@@ -270,14 +270,14 @@ def test_a_planted_loss_of_a_point_is_called_as_seeds_are_paired() -> None:
     assert not compare_runs(a, b, limits=Limits(accuracy_threshold=0.02)).regressed, "called, yet within what may be lost"
     assert called(compare_runs(b, a)) == {"accuracy-flip-kornia-device": "better"}
     calm = [run(seeds(np.random.default_rng(seed), spread=0.0), str(seed)) for seed in (7, 8)]
-    assert {one.verdict for one in compare_runs(*calm).scores} == {"same"}
+    assert {row.verdict for row in compare_runs(*calm).scores} == {"same"}
 
 
 def test_only_shared_seeds_count_and_two_are_too_few() -> None:
     rng = np.random.default_rng(9)
     a = [record for record in seeds(rng) if record.seed < 3]
     b = [record for record in seeds(rng, lost=0.2) if record.seed > 0]
-    assert {(one.n, one.verdict) for one in compare_runs(run(a), run(b, "B")).scores} == {((2, 2), "unclear")}
+    assert {(row.n, row.verdict) for row in compare_runs(run(a), run(b, "B")).scores} == {((2, 2), "unclear")}
     apart = compare_runs(run(a + throughput(rng)), run([r for r in b if r.seed > 2] + throughput(rng), "B"))
     assert len(apart.left_out["with no seed in common"]) == 2
 
@@ -331,7 +331,7 @@ def test_cases_that_failed_or_are_in_one_run_only() -> None:
     a = run([*good[0], *good[1], failed(case(2), reason), failed(case(3), reason), *good[4], *good[6], *good[7]])
     b = run([*good[0], failed(case(1), reason), *good[2], failed(case(3), reason), *good[5]], "B", plan=[unsupported, case(7)])
     result = compare_runs(a, b)
-    assert [one.name for one in result.speeds] == [case(0).name]
+    assert [row.name for row in result.speeds] == [case(0).name]
     assert result.newly_failed == [(case(1).name, reason)]
     assert result.regressed, "a case that no longer runs is no slower one, but no CI job should pass over it"
     assert {cause: [name.split("-")[1] for name in names] for cause, names in result.left_out.items()} == {

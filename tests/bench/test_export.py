@@ -57,10 +57,10 @@ def check(exported: list[dict[str, Any]]) -> None:
 
 
 def test_what_a_call_moves_and_what_ran_is_exported(tmp_path: Path) -> None:
-    known = {"bytes_moved": 4096, "roofline_share": 0.25, "launches": 7, "syncs": 2}
-    record = speeds(replace(CASE, backend="fused"), SAMPLES[:1], implementation="triton", **known)
-    exported = {row.quantity: row for row in rows(Run(path=tmp_path, name="run", records=[*record])) if row.quantity in known}
-    assert {name: row.value for name, row in exported.items()} == known
+    fields = {"bytes_moved": 4096, "roofline_share": 0.25, "launches": 7, "syncs": 2}
+    record = speeds(replace(CASE, backend="fused"), SAMPLES[:1], implementation="triton", **fields)
+    exported = {row.quantity: row for row in rows(Run(path=tmp_path, name="run", records=[*record])) if row.quantity in fields}
+    assert {name: row.value for name, row in exported.items()} == fields
     assert {row.better for row in exported.values()} == {"neither", "less"}, "no second line for what images/s says already"
     assert {(row.statistic, row.low, row.implementation) for row in exported.values()} == {("single", None, "triton")}
 
@@ -82,7 +82,7 @@ def test_csv_by_the_standard_library(folder: Path, tmp_path: Path) -> None:
 def test_json_decodes_as_its_document(folder: Path) -> None:
     document = msgspec.json.decode(text(folder, "json"), type=Document)
     check(msgspec.to_builtins(document.rows))
-    assert [(one.name, one.environment) for one in document.runs] == [("run", load_run(folder).environment)]
+    assert [(run.name, run.environment) for run in document.runs] == [("run", load_run(folder).environment)]
 
 
 def test_parquet_by_pyarrow(folder: Path, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_rows_of_several_runs_say_which_run_they_are_from(tmp_path: Path) -> Non
     document = json.loads(export(merge(runs, Path("merged"), problems), "json", None) or "")
     assert {(row["run"], row["device"]) for row in document["rows"]} == {("a, c", "cpu of here"), ("b", "cpu of there")}
     assert {row["run"]: row["n"] for row in document["rows"] if row["quantity"] == "images_per_s"} == {"a, c": 3, "b": 1}
-    assert [one["name"] for one in document["runs"]] == ["a", "c", "b"]
+    assert [run["name"] for run in document["runs"]] == ["a", "c", "b"]
 
 
 # ---- the published schema, and validation -----------------------------------------------------------------------------

@@ -29,7 +29,10 @@ def test_rounds_of_equal_runs_follow_each_other(tmp_path: Path) -> None:
     assert [(record.round, record.run) for record in case.records] == [(0, "a"), (1, "a"), (2, "b"), (3, "b")]
     assert run.environment is not None
     assert run.environment.time == "2026-11-24T10:00:00+00:00 to 2026-11-25T10:00:00+00:00"
-    assert [(one.name, one.group, one.place, one.measured) for one in run.sources] == [("a", 0, None, 1), ("b", 0, None, 1)]
+    assert [(source.name, source.group, source.place, source.measured) for source in run.sources] == [
+        ("a", 0, None, 1),
+        ("b", 0, None, 1),
+    ]
     assert run.problems == []
 
 
@@ -44,8 +47,8 @@ def test_a_failure_of_one_run_is_told_beside_the_others_number(tmp_path: Path) -
 def test_rounds_are_counted_on_and_a_seed_trained_twice_counts_once(tmp_path: Path) -> None:
     rounds = [trained("throughput", round=n, examples_per_s=100.0 + n) for n in range(2)]
     seeds = [trained("accuracy", seed=seed, test_accuracy=0.5) for seed in (0, 1)]
-    other = [trained("accuracy", seed=seed, test_accuracy=0.6) for seed in (1, 2)]
-    a, b = store(tmp_path / "a", records=[*rounds, *seeds]), store(tmp_path / "b", records=[*rounds, *other])
+    repeated = [trained("accuracy", seed=seed, test_accuracy=0.6) for seed in (1, 2)]
+    a, b = store(tmp_path / "a", records=[*rounds, *seeds]), store(tmp_path / "b", records=[*rounds, *repeated])
     run = merged(tmp_path, a, b)
     assert [record.round for record in run.records if record.kind == "throughput"] == [0, 1, 2, 3]
     kept: list[Any] = [record for record in run.records if record.kind == "accuracy"]
@@ -84,21 +87,21 @@ def test_what_differs_is_never_in_one_number(tmp_path: Path, what: str) -> None:
     assert [case.first.device for case in speeds] == [f"cpu of {place}" for place in places]
     assert [case.values("images_per_s") for case in speeds] == [pytest.approx(RATES, rel=1e-5)] * 2
     assert [case.planned is not None for case in (*speeds, *trainings)] == [True] * 4, "the plan names the same places"
-    told = [(case.first.device, case.first.devices, case.first.run) for case in trainings]
-    assert told == [(f"cpu of {x}", ("cuda:0", f"cuda:1 of {x}"), name) for x, name in zip(places, "ab", strict=True)]
-    assert [one.place for one in run.sources] == list(places)
+    places_of = [(case.first.device, case.first.devices, case.first.run) for case in trainings]
+    assert places_of == [(f"cpu of {x}", ("cuda:0", f"cuda:1 of {x}"), name) for x, name in zip(places, "ab", strict=True)]
+    assert [source.place for source in run.sources] == list(places)
 
 
 def test_two_runs_of_uncommitted_code_are_not_taken_for_the_same(tmp_path: Path) -> None:
     dirty = OTHERS["uncommitted changes"]
     run = merged(tmp_path, store(tmp_path / "a", **dirty), store(tmp_path / "b", {CASE: [[0.7]]}, **dirty))
-    assert [one.place for one in run.sources] == ["a", "b"]
+    assert [source.place for source in run.sources] == ["a", "b"]
 
 
 def test_a_run_without_an_environment_stands_alone(tmp_path: Path) -> None:
     a, b = store(tmp_path / "a"), store(tmp_path / "b", {CASE: [[0.7]]})
     (b / "environment.json").unlink()
-    assert [one.place for one in merged(tmp_path, a, b).sources] == ["here", "b"]
+    assert [source.place for source in merged(tmp_path, a, b).sources] == ["here", "b"]
 
 
 def test_speeds_of_devices_keep_their_place_and_notes_their_run(tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ def test_a_cell_that_one_audit_doubts_is_compared_in_none(tmp_path: Path) -> Non
 
 def test_a_group_without_an_audit_is_told(tmp_path: Path) -> None:
     run = merged(tmp_path, store(tmp_path / "a", audit=audited(VERDICT)), store(tmp_path / "b", **OTHERS["torch"]))
-    assert [one.audited for one in run.sources] == [True, False]
+    assert [source.audited for source in run.sources] == [True, False]
 
 
 def test_a_substitute_data_set_of_one_run_is_still_warned_of(tmp_path: Path) -> None:
@@ -145,17 +148,17 @@ def test_what_cannot_be_read_is_a_line_and_the_rest_is_merged(tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     run = merged(tmp_path, good, cut, tmp_path / "empty", tmp_path / "absent")
     assert run.cases()[0].samples_s == pytest.approx([call for calls in [*SAMPLES, [0.7]] for call in calls])
-    told = " | ".join(run.problems)
-    assert len(run.problems) == 3, told
+    lines = " | ".join(run.problems)
+    assert len(run.problems) == 3, lines
     for words in ("empty holds no run", "absent is no run folder", "cut: records.jsonl, line 2 cannot be read"):
-        assert words in told
-    assert "\n" not in told
+        assert words in lines
+    assert "\n" not in lines
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     a, b = store(tmp_path / "x" / "run"), store(tmp_path / "y" / "run", {CASE: [[0.7]]}, machine="there")
     run = merged(tmp_path, a, b)
-    assert [one.name for one in run.sources] == ["run", "run-2"]
+    assert [source.name for source in run.sources] == ["run", "run-2"]
     assert run.problems == [f"two runs are called run: {b} is called run-2 here"]
 
 

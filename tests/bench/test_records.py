@@ -23,15 +23,15 @@ from bench.records import (
     Epoch,
     Plan,
     append,
+    as_stored,
     encode,
     gather,
-    left_failed,
     load_run,
     machine_name,
     one_line,
     read,
     run_folder,
-    validated,
+    unresolved_failures,
     write,
 )
 from tests.bench.stored import CASE, ENVIRONMENT, OTHER, VERDICT, audited, failed, speeds, store, trained
@@ -85,7 +85,7 @@ def test_what_no_reader_takes_is_a_line_that_says_where(fields: dict[str, Any], 
     with (tmp_path / RECORDS).open("a") as file:
         file.write(json.dumps(fields) + "\n")
     run = load_run(tmp_path)
-    assert run.records == [validated(EVERY[0])]
+    assert run.records == [as_stored(EVERY[0])]
     assert run.problems[0].startswith("records.jsonl, line 2 cannot be read and was left out: ")
     assert message in run.problems[0]
 
@@ -101,7 +101,7 @@ def test_numbers_are_rounded_and_defaults_left_out() -> None:
         **{"kind": "speed", "suite": "recipes", "subject": "crop_flip", "backend": "kornia", "lane": "per_image"},
         **{"batch_size": 100, "image_size": 32, "images_per_s": 1234570, "samples_us": [123500, 0.01235], "warmup_s": 2},
     }
-    assert validated(record).samples_s == (0.1235, 0.01235e-6)
+    assert as_stored(record).samples_s == (0.1235, 0.01235e-6)
 
 
 def test_an_audit_reads_back_from_plain_dataclasses(tmp_path: Path) -> None:
@@ -161,14 +161,14 @@ def test_a_case_of_the_grid_that_fails_late_is_failed_and_keeps_what_it_had() ->
 
 
 def test_ways_to_train_have_names_of_their_own_whatever_the_order() -> None:
-    every = [trained("scaling", scaling="strong", processes=count) for count in (1, 2, 4)]
-    every.append(trained("scaling", scaling="strong", processes=1, parallel="data_parallel"))
-    every += [trained("throughput", num_workers=count, augment_on="workers") for count in (0, 2)]
-    every += [trained("throughput", **{flag: True}) for flag in ("resident", "channels_last", "compile")]
-    every += [trained("decoding", image_size=size) for size in (256, 512)]
-    names = [case.name for case in gather([], every)]
-    assert len(set(names)) == len(every)
-    assert sorted(case.name for case in gather([], every[::-1])) == sorted(names)
+    records = [trained("scaling", scaling="strong", processes=count) for count in (1, 2, 4)]
+    records.append(trained("scaling", scaling="strong", processes=1, parallel="data_parallel"))
+    records += [trained("throughput", num_workers=count, augment_on="workers") for count in (0, 2)]
+    records += [trained("throughput", **{flag: True}) for flag in ("resident", "channels_last", "compile")]
+    records += [trained("decoding", image_size=size) for size in (256, 512)]
+    names = [case.name for case in gather([], records)]
+    assert len(set(names)) == len(records)
+    assert sorted(case.name for case in gather([], records[::-1])) == sorted(names)
     # What is rarer is told apart by a number; compare looks at the settings themselves.
     rates = [trained("throughput", learning_rate=rate) for rate in (0.1, 0.2)]
     name = "throughput-flip-kornia-device-resnet8-w8-cpu-b64-s32-float32"
@@ -191,7 +191,7 @@ CELL = trained("accuracy", test_accuracy=0.5)
     ],
 )
 def test_a_failure_stays_until_the_same_repetition_has_a_result(records: list[Any], left: list[int]) -> None:
-    assert [record.seed for record in left_failed(records)] == left  # type: ignore[attr-defined]
+    assert [record.seed for record in unresolved_failures(records)] == left  # type: ignore[attr-defined]
 
 
 # ---- folders ----------------------------------------------------------------------------------------------------------
@@ -329,6 +329,6 @@ def test_whatever_stands_in_a_file_the_rest_is_read(tmp_path: Path, seed: int) -
     lines = (folder / RECORDS).read_text().splitlines()
     (folder / RECORDS).write_text("\n".join([lines[0], *(damage(line, rng) for line in lines[1:])]) + "\n")
     run = load_run(folder)
-    assert run.records[0] == validated(speeds(CASE, SAMPLES)[0])
+    assert run.records[0] == as_stored(speeds(CASE, SAMPLES)[0])
     assert all("\n" not in problem for problem in run.problems)
     assert all(case.name and case.status and case.values(case.quantities[0].name) is not None for case in run.cases())

@@ -72,12 +72,12 @@ def test_a_failure_is_a_record_and_the_others_go_on(folder: Path) -> None:
 
     errors = {"pil": RuntimeError("no room\nfor it"), "kornia": UnsupportedOp(_op(), "kornia"), "fused": KeyError("x")}
 
-    def some(case: Record) -> Record:
+    def fails_for_three(case: Record) -> Record:
         if case.backend in errors:
             raise errors[case.backend]
         return measure(case)
 
-    run_cases(folder, CASES, some)
+    run_cases(folder, CASES, fails_for_three)
     records = load_run(folder).records
     assert [record.status for record in records] == ["failed", "unsupported", "ok", "failed"]
     assert records[0].reason == "RuntimeError: no room"
