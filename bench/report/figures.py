@@ -9,7 +9,7 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH = 720
-CHARACTER = 6.7  # pixels; an estimate that suits the widest usual font at size 12
+CHARACTER = 7.3  # pixels; an estimate that suits the widest usual font at size 12
 PALETTE: Mapping[str, tuple[str, str]] = {  # light, dark
     **{"paper": ("#ffffff", "#15171b"), "ink": ("#222222", "#e9e7e2"), "quiet": ("#6b6b6b", "#a4a8b0")},
     **{"grid": ("#e4e4e4", "#33373f"), "band": ("#f6f6f6", "#1c1f24"), "wait": ("#e3a590", "#c9805f")},

@@ -124,7 +124,7 @@ class LaneTable:
         return row[0].first.backend
 
     def ratio(self, subject: str, backend: str) -> list[float]:
-        """Return the ratio to the baseline, and of the worst and best pair of rounds; empty unless both do the op as defined."""
+        """Return the ratio to the baseline, and of the worst and best pair of rounds; empty unless both do the op."""
         base = self.baseline
         case, base_case = self.cells.get((subject, backend)), self.cells.get((subject, base or ""))
         differs = {(subject, backend), (subject, base)} & set(self.differences or ())

@@ -96,10 +96,11 @@ def _evidence(arms: Sequence[Arm]) -> str:
 
 def _setting(arm: Arm) -> str:
     kept = ", batch norm keeps its statistics" if arm.keep_statistics else ""
+    width = f" of width {arm.width}" if arm.width else ""
+    rate = f"SGD {arm.learning_rate} (last layer, or all from random weights: times {arm.head_rate})"
     return (
-        f"{arm.model}{f' of width {arm.width}' if arm.width else ''} at {arm.image_size} pixels, {arm.num_epochs} epochs, "
-        f"batch {arm.batch_size}, SGD {arm.learning_rate} (last layer, or all from random weights: times {arm.head_rate}), a tenth "
-        f"every {arm.decay_every} epochs{kept}, on {arm.device}; data {arm.dataset}: {arm.train_images} photographs to train on, "
+        f"{arm.model}{width} at {arm.image_size} pixels, {arm.num_epochs} epochs, batch {arm.batch_size}, {rate}, a tenth every "
+        f"{arm.decay_every} epochs{kept}, on {arm.device}; data {arm.dataset}: {arm.train_images} photographs to train on, "
         f"{arm.test_images} to validate on"
     )
 
