@@ -37,6 +37,7 @@ QUIET = 1.25
 """Most load a core at the start: our own audit, just before, makes about one, so more was somebody else's."""
 STEADY = 0.25
 """Most that the rounds of the middle case may differ by, half their range over the median."""
+FALLBACK = "install a C compiler (CPU) or Triton (CUDA) and measure again"
 MOST_SAMPLES = 40
 """Calls of a round whose times are published; the rate is that of all calls."""
 ABOUT = (
@@ -52,45 +53,30 @@ HEADER = ("run", "measured on", "versions", "images", "cases", "audit, cells")
 
 def objections(run: Run) -> list[str]:
     """Return why a run should not be published, a line each."""
-    environment, cases = run.environment, run.cases()
-    if environment is None:
+    if run.environment is None:
         return [*run.problems, "the environment is not known: measure again"]
-    fallbacks = [
-        environment.dataset.fallback if environment.dataset else None,
-        *(getattr(r, "fallback", None) for r in run.records),
-    ]
-    fallback = next((text for text in fallbacks if text), None)
-    names = [environment.dataset.name if environment.dataset else "", *(str(getattr(r, "dataset", "")) for r in run.records)]
-    load, cores, middle = environment.cpu.load_1min or 0.0, environment.cpu.usable_cores, _middle_spread(run)
-    waiting = [case for case in run.cases("speed") if case.status == "not_run"]
-    few = [case for case in run.cases("speed") if case.status == "ok" and len(case.records) < FEWEST_ROUNDS]
-    tensors = [case for case in cases if case.first.backend == "fused" and "tensors" in (case.implementation or "")]
+    commit, cpu, speeds, middle = run.environment.commit, run.environment.cpu, run.cases("speed"), _middle_spread(run)
+    images = [run.environment.dataset] if run.environment.dataset else []
+    names = [*(dataset.name for dataset in images), *(str(getattr(record, "dataset", "")) for record in run.records)]
+    fallback = next((text for part in (*images, *run.records) if (text := getattr(part, "fallback", None))), None)
+    waiting = sum(case.status == "not_run" for case in speeds)
+    few = sum(case.status == "ok" and len(case.records) < FEWEST_ROUNDS for case in speeds)
+    tensors = sum(case.first.backend == "fused" and "tensors" in (case.implementation or "") for case in run.cases())
+    is_drawn = fallback is not None or any("synthetic" in name.lower() for name in names)
+    load = cpu.load_1min or 0.0
     rules = (
-        (environment.commit is None, "the commit is not known: measure from a git checkout"),
-        (
-            not environment.commit or environment.commit.dirty is not False,
-            "files differed from the commit: commit first, then measure",
-        ),
-        (
-            bool(fallback) or any("synthetic" in name.lower() for name in names),
-            f"the images are not real ({fallback or 'drawn shapes'}): give real ones with --data",
-        ),
+        (commit is None, "the commit is not known: measure from a git checkout"),
+        (commit is None or commit.dirty is not False, "files differed from the commit: commit first, then measure"),
+        (is_drawn, f"the images are not real ({fallback or 'drawn shapes'}): give real ones with --data"),
         (not (run.audit and run.audit.verdicts), f"it was not audited: augmark audit --out {run.path} adds that"),
-        (load > QUIET * cores, f"the machine was busy: load {load:.1f} on {cores:.0f} cores at the start"),
+        (load > QUIET * cpu.usable_cores, f"the machine was busy: load {load:.1f} on {cpu.usable_cores} cores at the start"),
         (middle > STEADY, f"rounds differ by ±{percent(middle, 0)} in the middle case: measure longer, or where it is quiet"),
-        (bool(waiting), f"{counted(len(waiting), 'case')} did not run: add --resume to go on with the run"),
-        (not any(case.status == "ok" for case in cases), "nothing was measured"),
-        (
-            bool(few),
-            f"{counted(len(few), 'case')} rest on fewer than {FEWEST_ROUNDS} rounds: add --passes {FEWEST_ROUNDS}",
-        ),
-        (
-            bool(tensors),
-            f"fused fell back to tensor operations in {counted(len(tensors), 'case')}: "
-            "install a C compiler (CPU) or Triton (CUDA) and measure again",
-        ),
+        (waiting > 0, f"{counted(waiting, 'case')} did not run: add --resume to go on with the run"),
+        (all(case.status != "ok" for case in run.cases()), "nothing was measured"),
+        (few > 0, f"{counted(few, 'case')} rest on fewer than {FEWEST_ROUNDS} rounds: add --passes {FEWEST_ROUNDS}"),
+        (tensors > 0, f"fused fell back to tensor operations in {counted(tensors, 'case')}: {FALLBACK}"),
     )
-    return [*(reason for broken, reason in rules if broken), *validate_run(run.path)]
+    return [*(reason for is_broken, reason in rules if is_broken), *validate_run(run.path)]
 
 
 def publish(paths: Sequence[Path], folder: Path, console: Console) -> Path:
@@ -188,24 +174,14 @@ def _escape(text: str) -> str:
 
 
 def _cells(run: Run) -> list[str]:
-    environment = run.environment
+    place = run.environment
     cells: list[list[str]] = [[], [], [], _count_cases(run), _count_verdicts(run)]
-    if environment:
-        names = [gpu.name for gpu in environment.gpus]
-        gpus = [counted(names.count(name), "GPU") + f" {name}" for name in dict.fromkeys(names)] or ["no GPU"]
-        cells[0] = [
-            environment.time[:10],
-            environment.machine,
-            f"{environment.cpu.model}, {environment.cpu.usable_cores} cores",
-            *gpus,
-        ]
-        versions = [f"{name} {environment.packages[name]}" for name in PACKAGES if name in environment.packages]
-        cells[1] = [
-            *versions,
-            f"Python {environment.python}",
-            f"commit {environment.commit.id[:12] if environment.commit else UNKNOWN}",
-        ]
-        cells[2] = [environment.dataset.name if environment.dataset else UNKNOWN]
+    if place:
+        gpus = [f"{counted(count, 'GPU')} {name}" for name, count in Counter(gpu.name for gpu in place.gpus).items()]
+        cells[0] = [place.time[:10], place.machine, f"{place.cpu.model}, {place.cpu.usable_cores} cores", *(gpus or ["no GPU"])]
+        versions = [f"{name} {place.packages[name]}" for name in PACKAGES if name in place.packages]
+        cells[1] = [*versions, f"Python {place.python}", f"commit {place.commit.id[:12] if place.commit else UNKNOWN}"]
+        cells[2] = [place.dataset.name if place.dataset else UNKNOWN]
     return [f"[`{run.name}`]({run.name})", *("<br>".join(map(_escape, lines)) for lines in cells)]
 
 
