@@ -102,7 +102,7 @@ def store_full_run(folder: Path, **environment: Any) -> Path:
     environment = {"dataset": DataSet(name="x", fingerprint="f", fallback="no network"), **environment}
     store(folder, speed_samples(), records=training_records(), audit=audit(), **environment)
     (folder / INDEX).parent.mkdir()
-    errors = {backend: (3.0, 0.25) for backend in LANES}
+    errors = dict.fromkeys(LANES, (3.0, 0.25))
     strip = Picture(subject="Rotate", kind="op", detail="degrees 30", file="Rotate.png", errors=errors)
     shape: dict[str, Any] = {"side": 32, "cell": 34, "seed": 0, "reference": "torchvision", "enhanced": 8}
     gallery = Gallery(dataset="x", backends=tuple(LANES), pictures=(strip,), **shape)

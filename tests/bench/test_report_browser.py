@@ -261,7 +261,8 @@ def test_print_shows_what_is_folded_and_cuts_nothing_off(browser: Browser, page:
     assert browser.value("getComputedStyle(document.querySelector('nav')).display") == "none"
     wide = "[...document.querySelectorAll('figure svg')].every((svg) => svg.getBoundingClientRect().right <= innerWidth)"
     assert browser.value(wide)
-    heights = "[...document.querySelectorAll('main details')].map((details) => details.lastElementChild.getBoundingClientRect().height)"
+    folded = "[...document.querySelectorAll('main details')]"
+    heights = f"{folded}.map((details) => details.lastElementChild.getBoundingClientRect().height)"
     assert all(height > 0 for height in browser.value(heights))
 
 
