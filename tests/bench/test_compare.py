@@ -1,15 +1,12 @@
 """Comparing two runs: what is called a change, how often wrongly, what is refused, and what a CI job sees."""
 
 import math
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -18,8 +15,8 @@ from rich.console import Console
 from scipy import stats
 
 from bench.compare import Comparison, Limits, compare, compare_runs, print_comparison, summary
-from bench.records import Commit, DataSet, Gpu, Plan, Run, Speed, append, load_run, write
-from tests.bench.stored import ENVIRONMENT, failed, speeds, trained
+from bench.records import Commit, DataSet, Gpu, Plan, Run, Speed, load_run
+from tests.bench.stored import ENVIRONMENT, failed, speeds, store, trained
 
 CASE = Speed(subject="Invert", backend="kornia", batch_size=100, image_size=32, lane="per_image", status="not_run")
 HERE = change(ENVIRONMENT, gpus=(Gpu(name="H100", driver="570.1", temperature_c=40.0),))
@@ -50,14 +47,8 @@ def noisy(
     return np.asarray(0.01 * np.exp(effect + within * rng.standard_normal((cases, rounds, calls))))
 
 
-def store(folder: Path, samples: Samples) -> Path:
-    """Write a run folder as augmark does."""
-    folder.mkdir()
-    stored = sampled(samples)
-    write(folder / "environment.json", HERE)
-    for record in stored.records:
-        append(folder, record)
-    return folder
+def stored(folder: Path, samples: Samples) -> Path:
+    return store(folder, {case(number): calls.tolist() for number, calls in enumerate(samples)})
 
 
 def throughput(rng: np.random.Generator, *, slow: float = 1.0, noise: float = 0.01, count: int = 5) -> list[Any]:
@@ -106,8 +97,8 @@ def text_of(result: Comparison) -> str:
 
 def test_a_run_against_itself_and_against_its_repetition_calls_nothing(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    a = store(tmp_path / "a", noisy(rng, 20, 5, between=0.01))
-    again = store(tmp_path / "again", noisy(rng, 20, 5, between=0.01))
+    a = stored(tmp_path / "a", noisy(rng, 20, 5, between=0.01))
+    again = stored(tmp_path / "again", noisy(rng, 20, 5, between=0.01))
     for repetition in (a, again):
         code, text = printed(a, repetition)
         assert code == 0, text
@@ -119,7 +110,7 @@ def test_a_planted_ten_percent_slowdown_of_one_case_is_called_and_nothing_else(t
     rng = np.random.default_rng(2)
     slow = noisy(rng, 20, 5, between=0.01)
     slow[3] *= 1.1
-    a, b = store(tmp_path / "a", noisy(rng, 20, 5, between=0.01)), store(tmp_path / "b", slow)
+    a, b = stored(tmp_path / "a", noisy(rng, 20, 5, between=0.01)), stored(tmp_path / "b", slow)
     assert called(compare_runs(load_run(a), load_run(b))) == {"Op3": "slower"}
     code, text = printed(a, b)
     assert code == 1
@@ -147,13 +138,6 @@ def test_nothing_is_called_where_nothing_changed_at_the_stated_level(rounds: int
     rng = np.random.default_rng(rounds)
     pairs = ([sampled(noisy(rng, 30, rounds, between=0.03, calls=4), name) for name in "AB"] for _ in range(60))
     assert sum(bool(called(compare_runs(*pair))) for pair in pairs) <= stats.binom.ppf(0.999, 60, 0.05) == 9
-
-
-def test_nothing_is_called_where_no_training_changed_at_the_stated_level() -> None:
-    """200 comparisons at a level of 5 %: more than 21 are called once in 1,000 times."""
-    rng = np.random.default_rng(2)
-    pairs = ([run(throughput(rng) + seeds(rng), name) for name in "AB"] for _ in range(200))
-    assert sum(bool(called(compare_runs(*pair))) for pair in pairs) <= stats.binom.ppf(0.999, 200, 0.05) == 21
 
 
 def test_disturbed_rounds_make_no_verdict() -> None:
@@ -203,12 +187,6 @@ def test_too_few_or_too_noisy_rounds_are_said_to_be() -> None:
     assert "n < 3, none" in text_of(two)
 
 
-def test_quiet_rounds_make_the_verdict_same() -> None:
-    rng = np.random.default_rng(19)
-    result = compare_runs(*(sampled(noisy(rng, 30, 6, between=0.005), name) for name in "AB"))
-    assert {row.verdict for row in result.speeds} == {"same"}
-
-
 def test_a_comparison_repeats_to_the_last_digit() -> None:
     rng = np.random.default_rng(31)
     pair = [sampled(noisy(rng, 12, 3, between=0.02), name) for name in "AB"]
@@ -216,18 +194,6 @@ def test_a_comparison_repeats_to_the_last_digit() -> None:
 
 
 # ---- training ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_planted_ten_percent_slowdown_of_a_training_is_called_and_nothing_else() -> None:
-    rng = np.random.default_rng(1)
-    a, b, again = run(throughput(rng)), run(throughput(rng, slow=0.9), "B"), run(throughput(rng), "again")
-    result = compare_runs(a, b)
-    assert called(result) == {"throughput-flip-fused-device": "slower"}
-    assert "1 regression beyond 5.0 % or failed: throughput-flip-fused" in text_of(result)
-    assert called(compare_runs(b, a)) == {"throughput-flip-fused-device": "faster"}
-    for repetition in (a, again):
-        assert called(compare_runs(a, repetition)) == {}
-        assert not compare_runs(a, repetition).regressed
 
 
 def test_the_ratio_is_that_of_geometric_means_over_rounds() -> None:
@@ -363,19 +329,6 @@ def test_nothing_in_common_and_bad_options_are_one_line() -> None:
 def test_worst_comes_first_on_one_line_a_case(tmp_path: Path) -> None:
     rng = np.random.default_rng(43)
     slower = noisy(rng, 3, 3, between=0.01) * np.array([1.0, 1.5, 1.2])[:, None, None]
-    _, text = printed(store(tmp_path / "a", noisy(rng, 3, 3, between=0.01)), store(tmp_path / "b", slower))
+    _, text = printed(stored(tmp_path / "a", noisy(rng, 3, 3, between=0.01)), stored(tmp_path / "b", slower))
     ops = [line.split("ops-")[1].split("-")[0] for line in text.splitlines() if "  ops-" in line]
     assert ops == ["Op1", "Op2", "Op0"]
-
-
-def test_it_compares_without_torch() -> None:
-    code = "import sys, bench.compare, bench.export, bench.publish; sys.exit(bool({'torch', 'augment'} & set(sys.modules)))"
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_records_are_immutable() -> None:
-    with pytest.raises(AttributeError):
-        CASE.round = 1  # type: ignore[misc]
-    assert msgspec.structs.replace(CASE, round=1).case_key == CASE.case_key

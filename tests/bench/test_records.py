@@ -20,7 +20,6 @@ from bench.records import (
     Audit,
     AuditTest,
     Case,
-    Epoch,
     Plan,
     append,
     as_stored,
@@ -28,13 +27,12 @@ from bench.records import (
     gather,
     load_run,
     machine_name,
-    one_line,
     read,
     run_folder,
     unresolved_failures,
     write,
 )
-from tests.bench.stored import CASE, ENVIRONMENT, OTHER, VERDICT, audited, failed, speeds, store, trained
+from tests.bench.stored import CASE, OTHER, VERDICT, audited, failed, speeds, store, trained
 
 UNSUPPORTED = replace(CASE, backend="fused", status="unsupported", reason="no such op", lane=None)
 SAMPLES = [[0.1, 0.3], [0.2, 0.2, 0.5], [0.25]]
@@ -279,22 +277,13 @@ def test_folders_are_named_by_version_suite_machine_and_device(tmp_path: Path, m
     assert run_folder(tmp_path / "new" / "deep", "quick", "0.2.0", "cpu").is_dir()
 
 
-def test_a_message_is_one_line() -> None:
-    assert one_line(ValueError("\n first \nsecond")) == "first"
-    assert one_line(KeyError()) == "KeyError"
-    assert len(one_line("x" * 1000)) == 300
-
-
 def test_files_are_json_indented_where_they_are_short(tmp_path: Path) -> None:
-    write(tmp_path / "environment.json", ENVIRONMENT)
     plan = Plan(suite="quick", cases=(CASE, OTHER, trained("accuracy", status="not_run", epochs=(), seed=1)))
     write(tmp_path / "plan.json", plan)
     assert read(tmp_path / "plan.json", Plan) == plan
     assert len((tmp_path / "plan.json").read_text().splitlines()) > 50
     write(tmp_path / "plan.json", replace(plan, cases=plan.cases * 100))
     assert len((tmp_path / "plan.json").read_text().splitlines()) == 1
-    assert json.loads((tmp_path / "environment.json").read_text())["cpu"]["model"] == "EPYC"
-    assert Epoch(epoch=1, train_loss=1.0, test_accuracy=0.5).wall_s is None
 
 
 ODD: tuple[Any, ...] = (None, True, -1, 1.5, 10**400, "", "<b>x</b>", [], [1], {}, {"a": 1}, [[None]])

@@ -1,6 +1,5 @@
 """The runner: every repetition once, whatever fails, dies or is interrupted, and among processes that share a folder."""
 
-import os
 import subprocess
 import sys
 import time
@@ -97,13 +96,6 @@ def test_a_value_that_is_not_finite_and_another_case_are_failures(folder: Path) 
     records = load_run(folder).records
     assert records[0].reason == "ValueError: examples_per_s is not finite"
     assert str(records[1].reason).startswith("RuntimeError: measured ('throughput', ")
-
-
-def test_memory_is_freed_after_a_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    freed: list[bool] = []
-    monkeypatch.setattr(runner, "_free_memory", lambda: freed.append(True))
-    run_cases(folder, CASES[:2], lambda case: broken(case) if case.backend == "pil" else measure(case))
-    assert freed == [True]
 
 
 def test_an_interrupt_keeps_what_is_there_and_is_no_failure(folder: Path) -> None:
@@ -267,6 +259,11 @@ def test_processes_that_share_a_folder_lose_and_repeat_nothing_though_one_is_kil
         assert any(process.poll() is None for process in processes)
     processes[0].kill()
     assert [process.wait(60) for process in processes[1:]] == [0, 0]
+    # What the killed process had claimed may have been passed over; whoever resumes does it.
+    again: list[Any] = []
+    cells = [trained("accuracy", status="not_run", seed=seed) for seed in range(40)]
+    run_cases(folder, cells, measure, shared=True, on_record=lambda *record: again.append(record))
+    assert len(again) <= 1
     run = load_run(folder)
     assert run.problems == []
     assert Counter(record.seed for record in run.records) == dict.fromkeys(range(40), 1)  # type: ignore[attr-defined]
@@ -303,11 +300,3 @@ def test_the_exit_code_is_1_where_something_failed_or_nothing_succeeded(
     folder = store(tmp_path / "run", {}, records=records)
     assert exit_code(folder, "accuracy") == code
     assert capsys.readouterr().err == line
-
-
-def test_a_runner_needs_no_torch(folder: Path) -> None:
-    code = (
-        "import sys, bench.runner, bench.records; sys.exit(', '.join({'torch', 'augment', 'training'} & set(sys.modules)) or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == 0, done.stderr
