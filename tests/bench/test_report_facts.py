@@ -223,7 +223,7 @@ def test_the_baseline_is_the_sweeps() -> None:
 def test_backends_of_a_recipe_are_paired_with_the_audits_verdict() -> None:
     records = [*scores("flip", 0.5, 0.5), *scores("flip", 0.4, 0.4, backend="kornia"), *scores("none", 0.1)]
     (pair,) = backend_pairs(main_setting(run_of(*records)), EQUAL)
-    assert (pair.a.recipe, pair.gap.mean, pair.is_equal) == ("flip", pytest.approx(10), True)
+    assert (pair.a.recipe, round(pair.gap.mean, 9), pair.is_equal) == ("flip", 10, True)
     (pair,) = backend_pairs(main_setting(run_of(*records)), None)
     assert pair.is_equal is None
 
@@ -238,7 +238,7 @@ def test_targets_count_the_seeds_that_reached_them_without_resumed_runs() -> Non
     missed = trained("accuracy", seed=2, **shared)
     resumed = trained("accuracy", seed=3, seconds_to_target=1.0, resumed_after=1, **shared)
     (row,) = targets_of(main_setting(run_of(*quick, missed, resumed)))
-    assert (row.seconds, row.share, len(row.arm.records)) == ([10, 20], pytest.approx(2 / 3), 3)
+    assert (row.seconds, row.share, len(row.arm.records)) == ([10, 20], 2 / 3, 3)
 
 
 # ---- scaling, photographs ---------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_speedups_are_by_rounds_and_efficiency_by_devices() -> None:
     assert list(most.speedups) == pytest.approx([1.8, 1.9])
     assert most.efficiency == pytest.approx(1.85 / 2)
     assert most.is_sure
-    assert most.slowest_rank == (1, pytest.approx(0.8))
+    assert most.slowest_rank == (1, 0.8)
     (jobs,) = tables(run_of(*job(1, 100, 100), *job(2, 90, 110)))
     assert largest(jobs)[0].efficiency == pytest.approx(1.0)  # processes share one CPU
     assert not largest(jobs)[0].is_sure

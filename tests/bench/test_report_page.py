@@ -20,6 +20,7 @@ from bench.report import write_curves, write_report
 from bench.report.blocks import (
     BREAK,
     Answer,
+    Block,
     Bullets,
     Code,
     Details,
@@ -65,7 +66,7 @@ def sample() -> Document:
         [[[Code("a|b")], [Strong("1"), Quiet(" ±2 %"), BREAK, "3x"]]],
         frozenset({1}),
     )
-    blocks = [
+    blocks: list[Block] = [
         Heading(["Recipe ", Code("flip")]),
         Paragraph("Words <here>."),
         Warning(["Red ", Strong("block")]),
