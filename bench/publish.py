@@ -71,7 +71,7 @@ def objections(run: Run) -> list[str]:
         (not (run.audit and run.audit.verdicts), f"it was not audited: augmark audit --out {run.path} adds that"),
         (load > QUIET * cpu.usable_cores, f"the machine was busy: load {load:.1f} on {cpu.usable_cores} cores at the start"),
         (middle > STEADY, f"rounds differ by ±{percent(middle, 0)} in the middle case: measure longer, or where it is quiet"),
-        (waiting > 0, f"{counted(waiting, 'case')} did not run: add --resume to go on with the run"),
+        (waiting > 0, f"{counted(waiting, 'case')} did not run: add --resume to measure the rest"),
         (all(case.status != "ok" for case in run.cases()), "nothing was measured"),
         (few > 0, f"{counted(few, 'case')} rest on fewer than {FEWEST_ROUNDS} rounds: add --passes {FEWEST_ROUNDS}"),
         (tensors > 0, f"fused fell back to tensor operations in {counted(tensors, 'case')}: {FALLBACK}"),

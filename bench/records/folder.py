@@ -107,7 +107,7 @@ def run_folder(results: Path | None, suite: str, version: str, device: str, *, p
         words = (_slug(version), _slug(suite), machine_name(), device.replace(":", ""))
         return _free_folder(parent, "--".join(words), "--results")
     if holds_run(results):
-        raise ValueError(f"{results} already holds a run: add --resume to go on with it, or choose another folder")
+        raise ValueError(f"{results} already holds a run: add --resume to resume it, or choose another folder")
     results.mkdir(parents=True, exist_ok=True)
     return results
 

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 Status = Literal["ok", "unsupported", "failed", "not_run"]
 Implementation = Literal["c", "triton", "tensors", "inductor"]
+Step = Literal["graph", "compiled", "eager"]
 Lane = Literal["per_image", "per_batch", "mixed", "fixed"]
 Better = Literal["more", "less", "neither"]
 Positive = Annotated[float, Meta(gt=0)]
@@ -247,6 +248,8 @@ class Training(Record, frozen=True, kw_only=True):
     num_workers: Count = 0
     model: str | None = None
     width: Size | None = None
+    step: Step | None = None
+    """How a training step ran: replayed as one CUDA graph, compiled, or op by op."""
     learning_rate: Positive | None = None
     """Largest step size."""
     momentum: Amount = 0.9
@@ -310,6 +313,9 @@ class Loop(Training, frozen=True, kw_only=True):
     wait_s: Amount | None = None
     steps: Count | None = None
     gpu_utilisation: Share | None = None
+    """Share of the time in which the driver saw a kernel, however small."""
+    gpu_busy: Share | None = None
+    """Kernel time over wall time of some steps, by the profiler."""
     power_w: Amount | None = None
     """W, sum over GPUs."""
     energy_j: Amount | None = None
