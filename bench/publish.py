@@ -59,7 +59,7 @@ def objections(run: Run) -> list[str]:
     images = [run.environment.dataset] if run.environment.dataset else []
     names = [*(dataset.name for dataset in images), *(str(getattr(record, "dataset", "")) for record in run.records)]
     fallback = next((text for part in (*images, *run.records) if (text := getattr(part, "fallback", None))), None)
-    waiting = sum(case.status == "not_run" for case in speeds)
+    waiting = len(run.missing)
     few = sum(case.status == "ok" and len(case.records) < FEWEST_ROUNDS for case in speeds)
     tensors = sum(case.first.backend == "fused" and "tensors" in (case.implementation or "") for case in run.cases())
     is_drawn = fallback is not None or any("synthetic" in name.lower() for name in names)
@@ -71,7 +71,7 @@ def objections(run: Run) -> list[str]:
         (not (run.audit and run.audit.verdicts), f"it was not audited: augmark audit --out {run.path} adds that"),
         (load > QUIET * cpu.usable_cores, f"the machine was busy: load {load:.1f} on {cpu.usable_cores} cores at the start"),
         (middle > STEADY, f"rounds differ by ±{percent(middle, 0)} in the middle case: measure longer, or where it is quiet"),
-        (waiting > 0, f"{counted(waiting, 'case')} did not run: add --resume to measure the rest"),
+        (waiting > 0, f"{counted(waiting, 'planned measurement')} did not run: add --resume to measure the rest"),
         (all(case.status != "ok" for case in run.cases()), "nothing was measured"),
         (few > 0, f"{counted(few, 'case')} rest on fewer than {FEWEST_ROUNDS} rounds: add --passes {FEWEST_ROUNDS}"),
         (tensors > 0, f"fused fell back to tensor operations in {counted(tensors, 'case')}: {FALLBACK}"),

@@ -74,6 +74,14 @@ class Run:
         """Return the cases of these kinds (default: all), planned and measured, in the plan's order."""
         return [case for case in self._cases if not kinds or case.kind in kinds]
 
+    @cached_property
+    def missing(self) -> list[Record]:
+        """Planned seeds that have no record, and cases none of whose rounds has one."""
+        keys = {key for record in self.records for key in (record.key, record.case_key)}
+        planned = self.plan.cases if self.plan else ()
+        keyed = ((case, case.key if case.repetition == "seed" else case.case_key) for case in planned)
+        return [case for case, key in keyed if case.status == "not_run" and key not in keys]
+
     def of(self, kind: type[R]) -> list[R]:
         """Return the successful records of a kind."""
         return [record for record in self.records if isinstance(record, kind) and record.status == "ok"]

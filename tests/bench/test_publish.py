@@ -93,7 +93,7 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "busy": ({"cpu": replace(ENVIRONMENT.cpu, load_1min=2.6)}, "load 2.6 on 2 cores"),
     "unsteady": ({"samples": {CASE: [[0.1], [0.1], [0.3]]}}, "differ by ±33 % in the middle case"),
     "two rounds": ({"samples": {CASE: ROUNDS[:2]}}, "1 case rest on fewer than 3 rounds"),
-    "not run": ({"samples": {CASE: ROUNDS, OTHER: []}}, "1 case did not run"),
+    "not run": ({"samples": {CASE: ROUNDS, OTHER: []}}, "1 planned measurement did not run"),
     "nothing": ({"samples": {CASE: "process died"}}, "nothing was measured"),
     "not audited": ({"audit": None}, "was not audited"),
     "fell back": ({"samples": {CASE: ROUNDS, FUSED: []}}, "fused fell back to tensor operations in 1 case"),

@@ -150,6 +150,16 @@ def test_the_whole_plan_is_there_whatever_became_of_it() -> None:
     ]
 
 
+def test_a_planned_seed_without_a_record_is_missing_though_its_case_has_others(tmp_path: Path) -> None:
+    folder = store(tmp_path / "run", {CASE: SAMPLES, OTHER: []}, records=[trained("accuracy", seed=seed) for seed in range(3)])
+    lines = (folder / RECORDS).read_text().splitlines()
+    (folder / RECORDS).write_text("\n".join(lines[:-1]) + "\n")
+    run = load_run(folder)
+    assert [case.status for case in run.cases("accuracy")] == ["ok"]
+    assert [(case.kind, getattr(case, "seed", None)) for case in run.missing] == [("speed", None), ("accuracy", 2)]
+    assert [case.backend for case in run.missing] == ["pil", "kornia"]
+
+
 def test_a_case_of_the_grid_that_fails_late_is_failed_and_keeps_what_it_had() -> None:
     """Other kinds are as good as the repetitions that worked."""
     case = only(list(gather([CASE], [speeds(CASE, SAMPLES)[0], failed(CASE, "out of memory", round=1)])))
