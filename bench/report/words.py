@@ -5,6 +5,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
+from bench.report.blocks import Code, Quiet, Text
 from bench.report.facts.arms import FROZEN, Arm
 from bench.statistics import Estimate, estimate, half_range
 
@@ -132,3 +133,9 @@ def points(gap: Estimate | None) -> str:
     if gap is None:
         return UNKNOWN
     return f"{gap.mean:+.2f}" + ("" if gap.half is None else f" ±{gap.half:.2f}")
+
+
+def name_of(arm: Arm, words: str = "") -> Text:
+    """Return an arm's label, or ``words`` that begin with its backend, with the backend as code and what ran of ``fused``."""
+    words, ran = words or label(arm), f" ({arm.implementation})" if arm.implementation else ""
+    return words if arm.is_bare or not arm.backend else [Code(arm.backend), Quiet(ran), words.removeprefix(str(arm.backend))]

@@ -14,8 +14,9 @@ from bench.report.facts.accuracy import (
     is_undecided,
     main_setting,
     pareto_front,
+    soonest,
+    with_target,
 )
-from bench.report.facts.accuracy import targets as targets_of
 from bench.report.facts.arms import ceiling, ratios, settings, share_of, split_ms
 from bench.report.facts.lanes import growth, lane_tables, named_differences, slower
 from bench.report.facts.photographs import finetune_settings, races, undecided_with, winners_by_size
@@ -237,8 +238,14 @@ def test_targets_count_the_seeds_that_reached_them_without_resumed_runs() -> Non
     quick = [trained("accuracy", seed=i, seconds_to_target=s, **shared) for i, s in enumerate((10.0, 20.0))]
     missed = trained("accuracy", seed=2, **shared)
     resumed = trained("accuracy", seed=3, seconds_to_target=1.0, resumed_after=1, **shared)
-    (row,) = targets_of(main_setting(run_of(*quick, missed, resumed)))
-    assert (row.seconds, row.share, len(row.arm.records)) == ([10, 20], 2 / 3, 3)
+    (arm,) = main_setting(run_of(*quick, missed, resumed))
+    target = with_target(arm)
+    assert target is not None
+    assert (target.values("seconds_to_target"), len(target.records)) == ([10, 20], 3)
+    late = [trained("accuracy", seed=i, backend="pil", seconds_to_target=s, **shared) for i, s in enumerate((30.0, 40.0))]
+    found = soonest(main_setting(run_of(*quick, missed, *late)))
+    assert found is not None
+    assert found.backend == "pil"  # both seeds reached it
 
 
 # ---- scaling, photographs ---------------------------------------------------------------------------------------------------

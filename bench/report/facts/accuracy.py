@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from bench.records import Audit, Run
-from bench.report.facts.arms import Arm, arms_of, firsts, settings, value
+from bench.report.facts.arms import Arm, firsts, settings, value
 from bench.statistics import Estimate, estimate
 
 
@@ -103,41 +103,14 @@ def mean_curve(runs: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[floa
     return [(epoch, sum(values) / len(values)) for epoch, values in sorted(by_epoch.items())]
 
 
-# ---- seconds to a target --------------------------------------------------------------------------------------------------
+def with_target(arm: Arm) -> Arm | None:
+    """Return the runs of an arm that named a target accuracy, without resumed ones: their first epochs may have run elsewhere."""
+    named = [record for record in arm.records if value(record, "target_accuracy") and not value(record, "resumed_after")]
+    return Arm(records=named) if named else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """Runs of an arm that named a target accuracy; resumed runs are left out, as their first epochs may have run elsewhere."""
-
-    arm: Arm
-    accuracy: float
-
-    @property
-    def seconds(self) -> list[float]:
-        """Seconds of training to the target, of the seeds that reached it."""
-        return self.arm.values("seconds_to_target")
-
-    @property
-    def share(self) -> float:
-        """Share of seeds that reached it."""
-        return len(self.seconds) / len(self.arm.records)
-
-    @property
-    def first_epochs(self) -> list[int]:
-        """Earliest and latest epoch, over seeds, that first reached it."""
-        epochs = ([e.epoch for e in value(r, "epochs") or () if e.test_accuracy >= self.accuracy] for r in self.arm.records)
-        firsts = [reached[0] for reached in epochs if reached]
-        return [min(firsts), max(firsts)] if firsts else []
-
-
-def targets(arms: Sequence[Arm]) -> list[Target]:
-    """Return a target for each arm and accuracy that was named, the one that most seeds reached soonest first."""
-    rows = [
-        Target(arm=part, accuracy=part.target_accuracy)
-        for arm in arms
-        for part in arms_of(
-            (r for r in arm.records if value(r, "target_accuracy") and not value(r, "resumed_after")), ("target_accuracy",)
-        )
-    ]
-    return sorted(rows, key=lambda row: (-row.share, estimate(row.seconds).mean if row.seconds else float("inf")))
+def soonest(arms: Sequence[Arm]) -> Arm | None:
+    """Return the arm that most seeds brought to its target, and of those the soonest."""
+    named = [target for arm in arms if (target := with_target(arm))]
+    shares = {id(arm): len(arm.values("seconds_to_target")) / len(arm.records) for arm in named}
+    return min(named, key=lambda arm: (-shares[id(arm)], arm.mean("seconds_to_target") or 0.0), default=None)

@@ -1,13 +1,11 @@
 """Accuracy by recipe and backend: seeds, paired differences, speed against accuracy, seconds to a target."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 from bench.records import Run
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section
 from bench.report.facts.accuracy import (
     BackendPair,
-    Target,
     backend_pairs,
     baseline,
     best_by_recipe,
@@ -20,13 +18,13 @@ from bench.report.facts.accuracy import (
     pareto_front,
     score,
     scored,
-    targets,
+    soonest,
+    with_target,
 )
 from bench.report.facts.arms import Arm, settings
 from bench.report.facts.lanes import SHORT_LANES
 from bench.report.figures import Figure, Line, Look, Mark, Row, backend_look, bars, lines, series_look
 from bench.report.sections.state import failed_section, unanswered
-from bench.report.sections.training import name_of
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import (
     UNKNOWN,
@@ -34,6 +32,7 @@ from bench.report.words import (
     interval,
     label,
     listed,
+    name_of,
     percent,
     points,
     rounded,
@@ -50,17 +49,16 @@ FEW = f"too few seeds for an interval, which takes {FEWEST_SEEDS}"
 NOTE = "Accuracy: test accuracy after the last epoch, ± half the 95 % interval over seeds; differences are of the same seed."
 MEANING = """Train accuracy and loss are over the last epoch's augmented images, while the weights move; a mixed image counts
 for the larger of its labels. Intervals are Student's t over seeds. Each stands for itself: of twenty recipes that change
-nothing, one excludes zero by chance."""
+nothing, one excludes zero by chance. Seconds to a target end with the first epoch that reaches it, without evaluation and warm-up, and are
+the mean of the seeds that reached it; resumed runs are left out."""
 SEEDS = """Seeds to see: with so many, a paired t test at 5 % finds a difference of so many points with 80 % power, if the sd is
 right."""
-TO_TARGET = """Seconds of training end with the first epoch that reaches the target, without evaluation and warm-up. The mean is
-over the seeds that reached it, which flatters if some did not; resumed runs are left out."""
 MOST_SEEDS = 10_000
-CURVES = (
-    ("train_loss", "train loss", 1),
-    ("train_accuracy", "train accuracy, %", 100),
-    ("test_accuracy", "test accuracy, %", 100),
-)
+CURVES = {
+    "train_loss": ("train loss", 1),
+    "train_accuracy": ("train accuracy, %", 100),
+    "test_accuracy": ("test accuracy, %", 100),
+}
 
 
 def accuracy_section(run: Run) -> Section | None:
@@ -76,14 +74,13 @@ def accuracy_section(run: Run) -> Section | None:
     for index, arms in enumerate(groups, start=1):
         arms = sorted(arms, key=lambda arm: arm.recipe != "none")
         blocks.append(Paragraph(f"Setting: {setting(arms[0])}, {counted(num_epochs(arms[0]), 'epoch')}."))
-        blocks += [*_figures(arms, index), _table(arms), *_targets(arms), *_differences(arms, baseline(arms, run))]
+        blocks += [*_figures(arms, index), *_table(arms, baseline(arms, run))]
         blocks += _pairs_table(backend_pairs(scored(arms), run.audit))
     arms = main_setting(run)
-    answers = list(map(_target_answer, targets([arm for group in groups for arm in group])[:1]))
+    target = soonest([arm for group in groups for arm in group])
+    answers = [_target_answer(target)] if target else []
     answers += [*_recipe(best_by_recipe(arms), baseline(arms, run)), *_backend(backend_pairs(arms, run.audit))]
-    note = (
-        f"{NOTE} The best of several is picked after the fact, which flatters it. Setting: {setting(arms[0])}." if arms else ""
-    )
+    note = f"{NOTE} The best of several is picked after the fact, which flatters it." if arms else ""
     return Section(title=TITLE, blocks=blocks, answers=answers, note=note)
 
 
@@ -137,21 +134,21 @@ def _backend(pairs: Sequence[BackendPair]) -> list[Answer]:
     return [Answer(BACKEND, answer if sure else f"Undecided: {FEW}", evidence)]
 
 
-def _target_answer(row: Target) -> Answer:
+def _target_answer(arm: Arm) -> Answer:
     """Return the seconds to the accuracy that runs named."""
-    answer = f"{_seconds(row)} s of training" if row.seconds else "Not reached"
-    evidence = [f"{row.arm.model} on {row.arm.dataset} with ", Code(row.arm.recipe), f", {label(row.arm)}: {_reached(row)}."]
-    return Answer(f"How long to {percent(row.accuracy)} test accuracy?", answer, evidence)
+    answer = f"{_seconds(arm)} s of training" if arm.values("seconds_to_target") else "Not reached"
+    evidence = [f"{arm.model} on {arm.dataset} with ", Code(arm.recipe), f", {label(arm)}: {_reached(arm)}."]
+    return Answer(f"How long to {percent(arm.target_accuracy)} test accuracy?", answer, evidence)
 
 
-def _reached(row: Target) -> str:
-    return f"{len(row.seconds)} of {counted(len(row.arm.records), 'seed')}"
+def _reached(arm: Arm | None) -> str:
+    return f"{len(arm.values('seconds_to_target'))} of {counted(len(arm.records), 'seed')}" if arm else ""
 
 
-def _seconds(row: Target) -> str:
-    if not row.seconds:
-        return "not reached"
-    mean = estimate(row.seconds)
+def _seconds(arm: Arm | None) -> str:
+    if arm is None or not arm.values("seconds_to_target"):
+        return ""
+    mean = estimate(arm.values("seconds_to_target"))
     return rounded(mean.mean) + ("" if mean.half is None else f" ±{rounded(mean.half, 2)}")
 
 
@@ -195,10 +192,10 @@ def _pareto(arms: Sequence[Arm], index: int) -> Figure:
     return lines(f"pareto-{index}", alternative, {"": [front, *dots]}, *axes, log="x")
 
 
-def learning_figure(name: str, arms: Sequence[Arm], names: Sequence[str], columns: Sequence[tuple[str, str, int]]) -> Figure:
+def learning_figure(name: str, arms: Sequence[Arm], names: Sequence[str], fields: Mapping[str, tuple[str, int]]) -> Figure:
     """Return curves by epoch, a panel a field: each seed thin, their mean thick."""
     panels: dict[str, list[Line]] = {}
-    for field, title, factor in columns:
+    for field, (title, factor) in fields.items():
         for index, (arm, words) in enumerate(zip(arms, names, strict=True)):
             seeds = [[(epoch, factor * content) for epoch, content in curve] for curve in curves(arm, field)]
             series = [Line(words, series_look(index), seed, faint=True) for seed in seeds if len(seeds) > 1]
@@ -211,7 +208,8 @@ def learning_figure(name: str, arms: Sequence[Arm], names: Sequence[str], column
 # ---- tables ---------------------------------------------------------------------------------------------------------------
 
 
-def _table(arms: Sequence[Arm]) -> Block:
+def _table(arms: Sequence[Arm], base: Arm | None) -> list[Block]:
+    gaps = {id(arm): difference(arm, base) for arm in arms if base is not None and arm is not base}
     columns = [
         words_column("recipe", lambda arm: [Code(arm.recipe)]),
         words_column("augmented by", name_of),
@@ -219,12 +217,19 @@ def _table(arms: Sequence[Arm]) -> Block:
         Column("test accuracy, mean", mean_score),
         Column("each seed", each_seed),
         Column("seeds", lambda arm: str(len(arm.values("test_accuracy")))),
+        Column("minus baseline, points", lambda arm: points(gaps[id(arm)]) if id(arm) in gaps else ""),
+        Column("sd of differences", lambda arm: _deviation(gaps.get(id(arm)))),
+        Column(f"seeds to see {', '.join(map(str, SEEDS_SHOWN))}", lambda arm: _needed(gaps.get(id(arm)))),
         Column("train accuracy", lambda arm: percent(arm.mean("train_accuracy"))),
         Column("train loss", lambda arm: rounded(arm.mean("loss"))),
         Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
         Column("runs at once", lambda arm: str(arm.cells_at_once) if (arm.cells_at_once or 1) > 1 else ""),
+        Column("reached the target", lambda arm: _reached(with_target(arm))),
+        Column("after seconds", lambda arm: _seconds(with_target(arm))),
+        Column("warm-up, s, at most", lambda arm: rounded(max(arm.values("warm_up_s"))) if with_target(arm) else ""),
     ]
-    return build_table(columns, arms)
+    words = ["Against the baseline ", Code(base.recipe), f", {label(base)}. {SEEDS}"] if base else []
+    return [*([Paragraph(words)] if gaps else []), build_table(columns, arms)]
 
 
 def mean_score(arm: Arm) -> str:
@@ -239,33 +244,15 @@ def each_seed(arm: Arm) -> str:
     return ", ".join(map(percent, values)) if len(values) <= 5 else f"{percent(min(values))} to {percent(max(values))}"
 
 
-def _differences(arms: Sequence[Arm], base: Arm | None) -> list[Block]:
-    """Return every arm against the baseline, and how many seeds smaller differences would take."""
-    rows = [(arm, difference(arm, base)) for arm in arms if base is not None and arm is not base]
-    columns = [
-        words_column("recipe", lambda row: [Code(row[0].recipe)]),
-        words_column("augmented by", lambda row: label(row[0])),
-        Column("minus baseline, points", lambda row: points(row[1])),
-        Column("pairs", lambda row: str(row[1].n if row[1] else 0)),
-        Column("sd of differences", lambda row: _deviation(row[1])),
-        *(Column(f"seeds to see {gap}", partial(_needed, gap)) for gap in SEEDS_SHOWN),
-    ]
-    words = ["Against the baseline ", Code(base.recipe), f", {label(base)}. {SEEDS}"] if base else []
-    return [Paragraph(words), build_table(columns, rows)] if rows else []
-
-
 def _deviation(gap: Estimate | None) -> str:
-    if gap is None or gap.sd is None:
-        return UNKNOWN
-    return f"{gap.sd:.2f}" + span(sd_range(gap) or (), "{:.2f}".format)
+    return "" if gap is None or gap.sd is None else f"{gap.sd:.2f}" + span(sd_range(gap) or (), "{:.2f}".format)
 
 
-def _needed(to_see: float, row: tuple[Arm, Estimate | None]) -> str:
-    gap = row[1]
+def _needed(gap: Estimate | None) -> str:
     if gap is None or not gap.sd or gap.half is None:
-        return UNKNOWN
-    n = max(FEWEST_SEEDS, seeds_needed(gap.sd, to_see))
-    return f"{n:,}" if n <= MOST_SEEDS else f">{MOST_SEEDS:,}"
+        return ""
+    counts = [max(FEWEST_SEEDS, seeds_needed(gap.sd, to_see)) for to_see in SEEDS_SHOWN]
+    return ", ".join(f"{n:,}" if n <= MOST_SEEDS else f">{MOST_SEEDS:,}" for n in counts)
 
 
 def _pairs_table(pairs: Sequence[BackendPair]) -> list[Block]:
@@ -279,19 +266,3 @@ def _pairs_table(pairs: Sequence[BackendPair]) -> list[Block]:
         ),
     ]
     return [Paragraph("Backends that train with the same recipe:"), build_table(columns, pairs)] if pairs else []
-
-
-def _targets(arms: Sequence[Arm]) -> list[Block]:
-    columns = [
-        words_column("recipe", lambda row: [Code(row.arm.recipe)]),
-        words_column("augmented by", lambda row: label(row.arm)),
-        Column("target", lambda row: percent(row.accuracy)),
-        Column("seeds that reached it", _reached),
-        Column("after epoch", lambda row: " to ".join(map(str, dict.fromkeys(row.first_epochs)))),
-        Column("seconds to it", _seconds),
-        Column("of all epochs", lambda row: rounded(row.arm.mean("train_s"))),
-        Column("evaluation, s", lambda row: rounded(row.arm.mean("evaluation_s"))),
-        Column("warm-up, s, at most", lambda row: rounded(max(row.arm.values("warm_up_s"), default=None))),
-    ]
-    rows = targets(arms)
-    return [Paragraph(TO_TARGET), build_table(columns, rows)] if rows else []

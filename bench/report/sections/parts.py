@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from bench.report.blocks import Block, Details
+from bench.report.blocks import Block
 from bench.report.facts.arms import Arm
 from bench.report.figures import Look, Row, bars
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import listed, rounded
+from bench.report.words import listed, name_of, rounded, with_spread
 
 PARTS = {
     **{"forward_backward": ("forward and backward", Look("work")), "optimizer": ("optimizer", Look("quiet"))},
@@ -28,7 +28,7 @@ class Split(NamedTuple):
 
 
 def split_blocks(name: str, unit: str, splits: Sequence[Split]) -> list[Block]:
-    """Return the bars and a folded table with the values; nothing for arms without a split."""
+    """Return the bars and a table with the values; nothing for arms without a split."""
     rows = [split for split in splits if split.parts]
     used = [part for part in PARTS if any((split.parts | split.fetching).get(part) for split in rows)]
     if not used:
@@ -39,9 +39,10 @@ def split_blocks(name: str, unit: str, splits: Sequence[Split]) -> list[Block]:
     drawn = [Row(s.label, (), _named(s.parts), _named(s.fetching), f"{rounded(s.arm.speed)} ex/s") for s in rows]
     columns = [Column(PARTS[part][0], partial(_milliseconds, part)) for part in used]
     whole = Column("all", lambda split: rounded(sum(split.parts.values())))
-    table = build_table([words_column("placement", lambda split: split.label), *columns, whole], rows)
-    figure = bars(name, alternative, drawn, legend, f"milliseconds {unit}")
-    return [figure, Details(f"Milliseconds {unit} by part", [table])]
+    ends = Column("rounds", lambda split: str(len(split.arm.records)))
+    first = [words_column("placement", lambda split: name_of(split.arm, split.label))]
+    first += [Column("examples/s", lambda split: with_spread(split.arm, "examples_per_s"))]
+    return [bars(name, alternative, drawn, legend, f"milliseconds {unit}"), build_table([*first, *columns, whole, ends], rows)]
 
 
 def _named(parts: Mapping[str, float]) -> dict[str, float]:

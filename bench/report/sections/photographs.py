@@ -13,7 +13,7 @@ from bench.report.figures import Figure, Line, lines, series_look
 from bench.report.sections.accuracy import FEW, each_seed, learning_figure, mean_score
 from bench.report.sections.parts import PARTS, Split, split_blocks
 from bench.report.sections.state import failed_section
-from bench.report.sections.training import VERDICTS, name_of, speed_words, verdict
+from bench.report.sections.training import VERDICTS, speed_words, verdict
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import (
     capitalised,
@@ -22,6 +22,7 @@ from bench.report.words import (
     label,
     lowered,
     measured,
+    name_of,
     percent,
     points,
     rounded,
@@ -41,7 +42,7 @@ fetched (thin bars) are those of all loader workers together and run beside it. 
 RandomResizedCrop (shrunk in 8 bits beyond 512 pixels), and the device resizes it with antialiasing, for every backend alike."""
 DECODE_METHOD = """Whole files from memory to RGB pixels; megapixels and bytes are those of the file. Medians of the rounds, ±
 half the range. A size is undecided if rounds overlap at one of its numbers of processes, or another decoder leads there."""
-CURVES = (("train_loss", "train loss", 1), ("test_accuracy", "validation accuracy, %", 100))
+CURVES = {"train_loss": ("train loss", 1), "test_accuracy": ("validation accuracy, %", 100)}
 MOST_SETTINGS, MOST_SKIPPED = 2, 20
 
 
@@ -145,12 +146,6 @@ def time_section(run: Run) -> Section | None:
     groups = placements(run)
     if not groups:
         return failed_section(run, "photographs", TIME, TAKES)
-    columns = [
-        words_column("placement", name_of),
-        Column("workers", lambda arm: str(arm.num_workers)),
-        Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
-        Column("rounds", lambda arm: str(len(arm.records))),
-    ]
     blocks: list[Block] = [Paragraph(TIME_METHOD)]
     for index, arms in enumerate(groups, start=1):
         first = arms[0]
@@ -159,7 +154,7 @@ def time_section(run: Run) -> Section | None:
         )
         splits = [Split(_placement(arm), arm, *image_ms(arm)) for arm in arms]
         blocks += [Paragraph(f"Setting: {words}, data {first.dataset}.")]
-        blocks += [*split_blocks(f"photographs-{index}", "a photograph", splits), build_table(columns, arms)]
+        blocks += split_blocks(f"photographs-{index}", "a photograph", splits)
     return Section(title=TIME, blocks=blocks, answers=_time_answer(groups[0]))
 
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from bench.records import SETTING, Case, Run
-from bench.report.blocks import Answer, Block, Code, Heading, Paragraph, Quiet, Section, Text
+from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
 from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, succeeded
 from bench.report.facts.lanes import LANES, SHORT_LANES, passes, rate, slower
 from bench.report.facts.placement import UTILISATION, Contest, Worker, contest, cost, speeds, utilisation, workers
@@ -18,6 +18,7 @@ from bench.report.words import (
     label,
     lowered,
     measured,
+    name_of,
     percent,
     rounded,
     setting,
@@ -54,9 +55,9 @@ def training_section(run: Run) -> Section | None:
         for recipe in dict.fromkeys(arm.recipe for arm in arms if not arm.is_bare) or ["none"]:
             shown = [arm for arm in arms if arm.is_bare or arm.recipe == recipe]
             blocks += [Heading(["Recipe ", Code(recipe)]), Paragraph(f"Setting: {setting(shown[0])}.")]
-            blocks += split_blocks(
-                f"throughput-{index}-{recipe}", "a step", [Split(label(a), a, split_ms(a, a.batch_size)) for a in shown]
-            )
+            splits = [Split(label(arm), arm, split_ms(arm, arm.batch_size)) for arm in shown]
+            drawn = split_blocks(f"throughput-{index}-{recipe}", "a step", splits)
+            blocks += [*drawn[:1], *([Details("Milliseconds a step by part", drawn[1:])] if drawn else [])]
             blocks += [_table(shown), *_workers(run, shown, recipe)]
     current = contest(run)
     answers = [unanswered(WHERE, "training was not measured with and without augmentation in one setting.")]
@@ -174,12 +175,6 @@ def _used(arm: Arm) -> str:
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------------
-
-
-def name_of(arm: Arm) -> Text:
-    """Return an arm's label with its backend as code, and what ran of ``fused``."""
-    ran = f" ({arm.implementation})" if arm.implementation else ""
-    return label(arm) if arm.is_bare else [Code(arm.backend), Quiet(ran), label(arm).removeprefix(str(arm.backend))]
 
 
 def _table(arms: Sequence[Arm]) -> Block:
