@@ -35,32 +35,15 @@ Magnitudes = Callable[[int, int, int], Tensor]
 """(bins, height, width) -> magnitude of each bin, float32 [bins]."""
 
 
-def _steps(first: float, last: float, bins: int) -> Tensor:
-    return torch.linspace(first, last, bins, dtype=torch.float32)
-
-
-def _up_to(high: float) -> Magnitudes:
-    return lambda bins, height, width: _steps(0.0, high, bins)
+def _linear(first: float, last: float, side: str = "") -> Magnitudes:
+    """Return evenly spaced magnitudes; ``last`` is a share of the ``side`` that is named."""
+    return lambda bins, height, width: torch.linspace(
+        first, last * {"height": height, "width": width}.get(side, 1), bins, dtype=torch.float32
+    )
 
 
 def _bits(most: int, span: int) -> Magnitudes:
     return lambda bins, height, width: (most - (torch.arange(bins, dtype=torch.float32) / ((bins - 1) / span))).round()
-
-
-def _none(bins: int, height: int, width: int) -> Tensor:
-    return _steps(0.0, 0.0, bins)
-
-
-def _solarize(bins: int, height: int, width: int) -> Tensor:
-    return _steps(1.0, 0.0, bins)
-
-
-def _share_of_width(share: float) -> Magnitudes:
-    return lambda bins, height, width: _steps(0.0, share * width, bins)
-
-
-def _share_of_height(share: float) -> Magnitudes:
-    return lambda bins, height, width: _steps(0.0, share * height, bins)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -131,61 +114,52 @@ def _arguments(name: str, magnitude: float, height: int, width: int) -> list[flo
     return [1.0 + magnitude if is_blend else magnitude] + [0.0] * (ARGUMENTS - 1)
 
 
+NONE = _linear(0.0, 0.0)
+
+
 def _enhancements(most: float) -> dict[str, Magnitudes]:
-    return {name: _up_to(most) for name in ("Brightness", "Color", "Contrast", "Sharpness")}
+    return dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), _linear(0.0, most))
 
 
-_RANDAUGMENT: dict[str, Magnitudes] = {
-    "Identity": _none,
-    "ShearX": _up_to(0.3),
-    "ShearY": _up_to(0.3),
-    "TranslateX": _share_of_width(150.0 / 331.0),
-    "TranslateY": _share_of_height(150.0 / 331.0),
-    "Rotate": _up_to(30.0),
-    **_enhancements(0.9),
-    "Posterize": _bits(8, 4),
-    "Solarize": _solarize,
-    "AutoContrast": _none,
-    "Equalize": _none,
-}
+def _wide(shear: float, x: Magnitudes, y: Magnitudes, degrees: float, most: float, bits: Magnitudes) -> dict[str, Magnitudes]:
+    """Return the 14 ops of RandAugment and TrivialAugmentWide with their magnitudes."""
+    return {
+        "Identity": NONE,
+        **dict.fromkeys(("ShearX", "ShearY"), _linear(0.0, shear)),
+        "TranslateX": x,
+        "TranslateY": y,
+        "Rotate": _linear(0.0, degrees),
+        **_enhancements(most),
+        "Posterize": bits,
+        "Solarize": _linear(1.0, 0.0),
+        "AutoContrast": NONE,
+        "Equalize": NONE,
+    }
 
+
+_SHARES = (_linear(0.0, 150.0 / 331.0, "width"), _linear(0.0, 150.0 / 331.0, "height"))
+_RANDAUGMENT = _wide(0.3, *_SHARES, 30.0, 0.9, _bits(8, 4))
 RANDAUGMENT = Space(policy="RandAugment", bins=31, magnitudes=_RANDAUGMENT)
-
-AUTOAUGMENT = Space(policy="AutoAugment", bins=10, magnitudes={**_RANDAUGMENT, "Invert": _none})
-
+AUTOAUGMENT = Space(policy="AutoAugment", bins=10, magnitudes={**_RANDAUGMENT, "Invert": NONE})
 TRIVIALAUGMENT = Space(
     policy="TrivialAugmentWide",
     bins=31,
-    magnitudes={
-        "Identity": _none,
-        "ShearX": _up_to(0.99),
-        "ShearY": _up_to(0.99),
-        "TranslateX": _up_to(32.0),
-        "TranslateY": _up_to(32.0),
-        "Rotate": _up_to(135.0),
-        **_enhancements(0.99),
-        "Posterize": _bits(8, 6),
-        "Solarize": _solarize,
-        "AutoContrast": _none,
-        "Equalize": _none,
-    },
+    magnitudes=_wide(0.99, _linear(0.0, 32.0), _linear(0.0, 32.0), 135.0, 0.99, _bits(8, 6)),
 )
-
 AUGMIX = Space(
     policy="AugMix",
     bins=10,
     magnitudes={
-        "ShearX": _up_to(0.3),
-        "ShearY": _up_to(0.3),
-        "TranslateX": _share_of_width(1 / 3),
-        "TranslateY": _share_of_height(1 / 3),
-        "Rotate": _up_to(30.0),
+        **dict.fromkeys(("ShearX", "ShearY"), _linear(0.0, 0.3)),
+        "TranslateX": _linear(0.0, 1 / 3, "width"),
+        "TranslateY": _linear(0.0, 1 / 3, "height"),
+        "Rotate": _linear(0.0, 30.0),
         "Posterize": _bits(4, 4),
-        "Solarize": _solarize,
-        "AutoContrast": _none,
-        "Equalize": _none,
+        "Solarize": _linear(1.0, 0.0),
+        "AutoContrast": NONE,
+        "Equalize": NONE,
         **_enhancements(0.9),
-        "Identity": _none,  # never drawn: fills chains that are shorter than three ops
+        "Identity": NONE,  # never drawn: fills chains that are shorter than three ops
     },
 )
 
@@ -238,14 +212,10 @@ def tables(policy: str, height: int, width: int, device: torch.device) -> tuple[
 
 def pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return ops (int64), probabilities (float32) and bins (int64) of ``CIFAR10_PAIRS``, each [25, 2], on the device."""
-    return _pair_tables(device) if torch.compiler.is_compiling() else _cached_pair_tables(device)
+    return _pair_tables.__wrapped__(device) if torch.compiler.is_compiling() else _pair_tables(device)
 
 
 @functools.lru_cache(maxsize=8)
-def _cached_pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    return _pair_tables(device)
-
-
 def _pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     names = AUTOAUGMENT.names
     chosen = [[names.index(name) for name, _, _ in pair] for pair in CIFAR10_PAIRS]

@@ -1,8 +1,9 @@
 """Reading back what a backend drew: each backend records its draws as columns of numbers for ``augment.audit``.
 
-Columns are named as the parameters of ``augment.distributions``, in the units of ``augment.ops``. What a batch looks up in tables
-is recorded as what it means: policies as ``ops``, a list of (name, magnitude) for each image; AugMix as ``chains``, a list of such
-lists, and ``weights`` (of the image, then of the chains). A jitter has its factors by name, and ``order``. Mixing ops have ``partner``.
+Columns are named as the parameters of ``augment.distributions``, in the units of ``augment.ops``. What a batch looks up in
+tables is recorded as its meaning: policies as ``ops``, a list of (name, magnitude) for each image; AugMix as ``chains``, a list
+of such lists, and ``weights`` (of the image, then of the chains). A jitter has its factors by name, and ``order``; mixing ops
+have ``partner``.
 """
 
 from collections.abc import Mapping, Sequence

@@ -20,6 +20,8 @@ from augment.pipeline import Pipeline, to_float
 
 MOST_CALLS = 40
 """Calls until two streams of draws must differ: 40 draws at p = 0.2 agree with a chance of 2e-7."""
+REFUSALS = (ValueError, RuntimeError, AssertionError)
+"""Errors that libraries use for checks of their input."""
 ODD_SIZES = ((1, 1), (31, 33))
 
 
@@ -80,48 +82,58 @@ def check_workers(subjects: Sequence[tuple[tuple[Op, ...], str]]) -> list[Check]
 # ---- safety -----------------------------------------------------------------------------------------------------------
 
 
-def _refusal(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {str(problem).splitlines()[0][:120] if str(problem) else ''}"
-
-
-def _try(pipeline: Pipeline, images: Tensor) -> tuple[Tensor | None, str, bool]:
-    """Return the result, the error, and whether the error is one that libraries use for checks of their input."""
+def _try(pipeline: Pipeline, images: Tensor) -> Tensor | Exception:
     try:
-        return _call(pipeline, images), "", True
-    except (ValueError, RuntimeError, AssertionError) as problem:
-        return None, _refusal(problem), True
-    except (TypeError, LookupError, ArithmeticError) as problem:
-        return None, _refusal(problem), False
+        return _call(pipeline, images)
+    except (*REFUSALS, TypeError, LookupError, ArithmeticError) as problem:
+        return problem
 
 
-def _check_memory(pipeline: Pipeline, images: Tensor) -> Iterator[Check]:
+def _line(result: Tensor | Exception) -> str:
+    """Return an error in one line; "" for a result."""
+    return "" if isinstance(result, Tensor) else f"{type(result).__name__}: {(str(result).splitlines() or [''])[0][:120]}"
+
+
+def _is_sound(result: Tensor | Exception, shape: Sequence[int | None]) -> bool:
+    """Return whether a result is finite and of a shape, in which None is any length."""
+    if not isinstance(result, Tensor) or any(n not in (None, size) for n, size in zip(shape, result.shape, strict=True)):
+        return False
+    return bool(torch.isfinite(result).all())
+
+
+def check_safety(pipeline: Pipeline, device: torch.device, image_size: int, seed: int) -> Iterator[Check]:
+    """Check inputs as users have them: layouts, odd sizes, one image, none; and that the input stays as it was."""
+    images = synthetic_images(4, image_size, seed).to(device)
+    torch.manual_seed(seed)
+    single, empty = _try(pipeline, images[:1]), _try(pipeline, images[:0])
+    yield Check(name="batch of 1", ok=isinstance(single, Tensor) and len(single) == 1, detail=_line(single))
+    yield Check(name="empty batch refused", ok=isinstance(empty, ValueError), detail=_line(empty))
     for name, batch in (("uint8", images), ("float", to_float(images))):
         before = batch.clone()
         result = _call(pipeline, batch)
         yield Check(name=f"input not mutated ({name})", ok=bool(torch.equal(batch, before)))
         is_shared = result.untyped_storage().data_ptr() == batch.untyped_storage().data_ptr()
         yield Check(name=f"no view returned ({name})", ok=not is_shared)
-
-
-def _check_range(pipeline: Pipeline, images: Tensor) -> Iterator[Check]:
-    result = _call(pipeline, images)
     low, high = float(result.min()), float(result.max())
     is_bounded = is_normalised(pipeline.ops) or (low >= -1e-6 and high <= 1 + 1e-6)
     yield Check(name="finite", ok=bool(torch.isfinite(result).all()))
     yield Check(name="range", ok=is_bounded, detail=f"{low:.3f} to {high:.3f}")
     yield Check(name="dtype as asked", ok=result.dtype == pipeline.dtype, detail=str(result.dtype).removeprefix("torch."))
+    yield from _check_sizes(pipeline, device)
+    yield from _check_layouts(pipeline, to_float(images), seed)
+    if find_backend(pipeline.backend).library != "pil":
+        yield _check_gradient(pipeline, to_float(images).clone().requires_grad_())
 
 
 def _check_sizes(pipeline: Pipeline, device: torch.device) -> Iterator[Check]:
     for height, width in ODD_SIZES:
-        images = synthetic_images(2, max(height, width))[:, :, :height, :width].contiguous().to(device)
-        result, error, is_clear = _try(pipeline, images)
-        is_valid = result is None or (len(result) == 2 and result.shape[1] == 3 and bool(torch.isfinite(result).all()))
-        yield Check(name=f"{height}x{width}", ok=is_clear and is_valid, detail=error)
+        odd = synthetic_images(2, max(height, width))[:, :, :height, :width].contiguous().to(device)
+        result = _try(pipeline, odd)
+        is_ok = isinstance(result, REFUSALS) or _is_sound(result, (2, 3, None, None))
+        yield Check(name=f"{height}x{width}", ok=is_ok, detail=_line(result))
 
 
-def _check_layouts(pipeline: Pipeline, images: Tensor, seed: int) -> Iterator[Check]:
-    floats = to_float(images)
+def _check_layouts(pipeline: Pipeline, floats: Tensor, seed: int) -> Iterator[Check]:
     wide = torch.empty((*floats.shape[:-1], floats.shape[-1] * 2), device=floats.device)[..., ::2]
     layouts = {
         "non-contiguous input": wide.copy_(floats),
@@ -132,39 +144,21 @@ def _check_layouts(pipeline: Pipeline, images: Tensor, seed: int) -> Iterator[Ch
     expected = _call(pipeline, floats)
     for name, batch in layouts.items():
         torch.manual_seed(seed)
-        result, error, _ = _try(pipeline, batch)
-        is_valid = result is not None and result.shape == expected.shape and bool(torch.isfinite(result).all())
+        result = _try(pipeline, batch)
+        is_same = _is_sound(result, expected.shape)
         # another layout may add up in another order, which stays far below a grey step; noise is drawn in memory order
-        if result is not None and is_valid and not is_noisy:
-            is_valid = float((result - expected).abs().max()) < 0.02 / 255
-        yield Check(name=name, ok=is_valid, detail=error)
+        if isinstance(result, Tensor) and is_same and not is_noisy:
+            is_same = float((result - expected).abs().max()) < 0.02 / 255
+        yield Check(name=name, ok=is_same, detail=_line(result))
 
 
 def _check_gradient(pipeline: Pipeline, images: Tensor) -> Check:
-    batch = to_float(images).clone().requires_grad_()
-    detail = "none flows back"
+    result = _try(pipeline, images)
     try:
-        result = _call(pipeline, batch)
-        if result.requires_grad:
+        if isinstance(result, Tensor) and result.requires_grad:
             result.sum().backward()
-    except (RuntimeError, ValueError, TypeError) as problem:
-        detail = f"none: {_refusal(problem)}"
-    if batch.grad is None:
-        return Check(name="gradient", ok=True, detail=detail)
-    return Check(name="gradient", ok=bool(torch.isfinite(batch.grad).all()), detail="flows to the images")
-
-
-def check_safety(pipeline: Pipeline, device: torch.device, image_size: int, seed: int) -> Iterator[Check]:
-    """Check inputs as users have them: layouts, odd sizes, one image, none; and that the input stays as it was."""
-    images = synthetic_images(4, image_size, seed).to(device)
-    torch.manual_seed(seed)
-    single, error, _ = _try(pipeline, images[:1])
-    _, refusal, _ = _try(pipeline, images[:0])
-    yield from _check_memory(pipeline, images)
-    yield from _check_range(pipeline, images)
-    yield from _check_sizes(pipeline, device)
-    yield from _check_layouts(pipeline, images, seed)
-    yield Check(name="batch of 1", ok=single is not None and len(single) == 1, detail=error)
-    yield Check(name="empty batch refused", ok=refusal.startswith("ValueError"), detail=refusal)
-    if find_backend(pipeline.backend).library != "pil":
-        yield _check_gradient(pipeline, images)
+    except RuntimeError as problem:
+        result = problem
+    if images.grad is None:
+        return Check(name="gradient", ok=True, detail=_line(result) or "none flows back")
+    return Check(name="gradient", ok=bool(torch.isfinite(images.grad).all()), detail="flows to the images")

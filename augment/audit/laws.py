@@ -6,14 +6,27 @@ An op made of these distributions needs no line here. Definitions are torchvisio
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache, singledispatch
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from augment.audit import policies
-from augment.audit.statistics import Discrete, Law, Pinned, Rate, Reference, beta, integers, normal, rounded_uniform, uniform
+from augment.audit.statistics import (
+    Discrete,
+    Law,
+    Pinned,
+    Rate,
+    Reference,
+    beta,
+    integers,
+    normal,
+    rate,
+    rounded_uniform,
+    uniform,
+)
 from augment.distributions import (
     Beta,
     Box,
@@ -21,6 +34,7 @@ from augment.distributions import (
     Chance,
     Choice,
     Corners,
+    Distribution,
     Jitter,
     MixtureWeights,
     Normal,
@@ -39,94 +53,45 @@ from augment.replay import Columns
 REFERENCE_DRAWS = 200_000
 Shape = tuple[int, int]
 """Height and width."""
+Laws = dict[str, Law]
 
 
-def laws(op: Op, shape: Shape) -> dict[str, Law]:
+def laws(op: Op, shape: Shape) -> Laws:
     """Return the laws of what an op draws for images of ``shape``; ``applied`` is among them."""
-    stated: dict[str, Law] = {"applied": Pinned(1.0)}
+    stated: Laws = {"applied": Pinned(1.0)}
     for distribution in op.draws:
-        stated |= state(distribution, op, shape)
+        if type(distribution) not in LAWS:
+            raise NotImplementedError(f"augment.audit.laws states no law for {type(distribution).__name__}")
+        stated |= LAWS[type(distribution)](distribution, op, shape)
     return stated
 
 
 def observe(op: Op, columns: Columns, shape: Shape) -> Columns:
     """Return drawn columns in the quantities of ``laws``: ``applied``, and the others where the op was applied."""
     applied = columns["applied"]
-    drawn = {name: values[applied] for name, values in columns.items()}
-    seen = dict(drawn) if applied.any() else {}
-    for distribution in op.draws if applied.any() else ():
-        seen |= derive(distribution, op, drawn, shape)
-    return seen | {"applied": applied.astype(float)}
+    drawn = {name: values[applied] for name, values in columns.items() if applied.any()}
+    quantities = dict(drawn)
+    for distribution in op.draws:
+        if drawn and type(distribution) in QUANTITIES:
+            quantities |= QUANTITIES[type(distribution)](distribution, op, drawn, shape)
+    return quantities | {"applied": applied.astype(float)}
 
 
 def pinned_draw(op: Op, shape: Shape) -> dict[str, float] | None:
     """Return the draw of an op without randomness; None where it is random."""
     stated = laws(op, shape)
-    return {name: law.value for name, law in stated.items() if isinstance(law, Pinned)} if not is_random(stated) else None
+    values = {name: law.value for name, law in stated.items() if isinstance(law, Pinned)}
+    return values if len(values) == len(stated) else None
 
 
-def is_random(stated: dict[str, Law]) -> bool:
-    """Return whether any law leaves a choice."""
-    return not all(isinstance(law, Pinned) for law in stated.values())
+def _named(op: Any, low: str, high: str) -> Law:
+    return uniform(getattr(op, low), getattr(op, high)) if high else uniform(*getattr(op, low))
 
 
-@singledispatch
-def state(distribution: Any, op: Any, shape: Shape) -> dict[str, Law]:
-    """Return the laws of one distribution by quantity."""
-    raise NotImplementedError(f"augment.audit.laws states no law for {type(distribution).__name__}")
-
-
-@singledispatch
-def derive(distribution: Any, op: Any, drawn: Columns, shape: Shape) -> Columns:
-    """Return quantities that the laws are about and that are no columns."""
-    return {}
-
-
-# ---- events and numbers ------------------------------------------------------------------------------------------------
-
-
-@state.register
-def _(distribution: Chance, op: Any, shape: Shape) -> dict[str, Law]:
-    return {"applied": Rate(op.p) if 0 < op.p < 1 else Pinned(op.p)}
-
-
-@state.register
-def _(distribution: Uniform, op: Any, shape: Shape) -> dict[str, Law]:
-    low = getattr(op, distribution.low)
-    return {distribution.name: uniform(low, getattr(op, distribution.high)) if distribution.high else uniform(*low)}
-
-
-@state.register
-def _(distribution: Shift, op: Any, shape: Shape) -> dict[str, Law]:
-    side = shape[1 - distribution.axis]
-    return {distribution.name: rounded_uniform(getattr(op, distribution.share)[distribution.axis] * side)}
-
-
-@state.register
-def _(distribution: Position, op: Any, shape: Shape) -> dict[str, Law]:
-    return {name: integers(0, side + 2 * op.padding - op.size) for name, side in zip(("top", "left"), shape, strict=True)}
-
-
-@state.register
-def _(distribution: Jitter, op: Any, shape: Shape) -> dict[str, Law]:
+def _jitter(distribution: Jitter, op: Any, shape: Shape) -> Laws:
     orders = list(itertools.permutations(range(len(distribution.fields))))
     factors = {name: uniform(*getattr(op, name)) for name in distribution.fields}
     return {**factors, "order": Discrete(dict.fromkeys(orders, 1 / len(orders)))}
-
-
-@derive.register
-def _(distribution: Jitter, op: Any, drawn: Columns, shape: Shape) -> Columns:
-    return {"order": _objects([tuple(int(i) for i in order) for order in drawn["order"]])}
-
-
-@state.register
-def _(distribution: Normal, op: Any, shape: Shape) -> dict[str, Law]:
-    return {"noise": normal(op.sigma)}
-
-
-@derive.register
-def _(distribution: Normal, op: Any, drawn: Columns, shape: Shape) -> Columns:
-    return {"noise": drawn["noise"].reshape(-1)}
 
 
 def _objects(values: Sequence[Any]) -> np.ndarray:
@@ -170,40 +135,21 @@ def _largest_centred(shape: Shape, ratio: Range) -> tuple[int, int]:
     return height, width
 
 
-def _windows(shape: Shape, scale: Range, ratio: Range, *, erase: bool) -> dict[str, Law]:
+def _windows(shape: Shape, scale: Range, ratio: Range, *, erase: bool) -> Laws:
     sample = sample_windows(shape, scale, ratio, erase=erase)
     return {name: Pinned(float(values[0])) if np.ptp(values) == 0 else Reference(values) for name, values in sample.items()}
 
 
-@state.register
-def _(distribution: Window, op: Any, shape: Shape) -> dict[str, Law]:
-    return _windows(shape, op.scale, op.ratio, erase=False)
-
-
-@state.register
-def _(distribution: Rectangle, op: Any, shape: Shape) -> dict[str, Law]:
-    return {"applied": Rate(op.p) if 0 < op.p < 1 else Pinned(op.p)} | _windows(shape, op.scale, op.ratio, erase=True)
-
-
-@state.register
-def _(distribution: Square, op: Any, shape: Shape) -> dict[str, Law]:
-    return _windows(shape, (op.side**2,) * 2, (1.0, 1.0), erase=True)
-
-
-@derive.register(Rectangle)
-@derive.register(Square)
-def _(distribution: Any, op: Any, drawn: Columns, shape: Shape) -> Columns:
+def _erased(distribution: Any, op: Any, drawn: Columns, shape: Shape) -> Columns:
     return {name: drawn[name][drawn["height"] > 0] for name in ("top", "left", "height", "width")}  # 0: none of ten fits
 
 
-@state.register
-def _(distribution: Corners, op: Any, shape: Shape) -> dict[str, Law]:
+def _corners(distribution: Any, op: Any, shape: Shape) -> Laws:
     reach = {axis: int(op.distortion * (side // 2)) for axis, side in zip("yx", shape, strict=True)}
     return {f"corner {i} {axis}": integers(0, reach[axis]) for i in range(4) for axis in "xy"}
 
 
-@derive.register
-def _(distribution: Corners, op: Any, drawn: Columns, shape: Shape) -> Columns:
+def _corner_shifts(distribution: Any, op: Any, drawn: Columns, shape: Shape) -> Columns:
     right, bottom = shape[1] - 1, shape[0] - 1
     start = np.array([[0, 0], [right, 0], [right, bottom], [0, bottom]], dtype=float)
     inwards = (drawn["corners"] - start) * np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
@@ -211,11 +157,6 @@ def _(distribution: Corners, op: Any, drawn: Columns, shape: Shape) -> Columns:
 
 
 # ---- mixtures of images ------------------------------------------------------------------------------------------------
-
-
-@state.register
-def _(distribution: Beta, op: Any, shape: Shape) -> dict[str, Law]:
-    return {"lam": beta(op.alpha, op.alpha)}
 
 
 @lru_cache(maxsize=8)
@@ -231,25 +172,16 @@ def sample_boxes(shape: Shape, alpha: float, seed: int = 20_190) -> Columns:
     return {"left": left, "top": top, "box area": (right - left) * (bottom - top) / (height * width)}
 
 
-@state.register
-def _(distribution: Box, op: Any, shape: Shape) -> dict[str, Law]:
-    return {name: Reference(sample) for name, sample in sample_boxes(shape, op.alpha).items()}
+def _box_area(distribution: Any, op: Any, drawn: Columns, shape: Shape) -> Columns:
+    return {"box area": np.clip(drawn["height"], 0, None) * np.clip(drawn["width"], 0, None) / math.prod(shape)}
 
 
-@derive.register
-def _(distribution: Box, op: Any, drawn: Columns, shape: Shape) -> Columns:
-    sides = np.clip(drawn["height"], 0, None) * np.clip(drawn["width"], 0, None)
-    return {"box area": sides / math.prod(shape)}
-
-
-@state.register
-def _(distribution: MixtureWeights, op: Any, shape: Shape) -> dict[str, Law]:
+def _weights(distribution: Any, op: Any, shape: Shape) -> Laws:
     chain = beta(op.alpha, op.alpha * (op.width - 1)) if op.width > 1 else Pinned(1.0)  # marginals of a Dirichlet
     return {"weight of the image": beta(op.alpha, op.alpha), **{f"share of chain {i + 1}": chain for i in range(op.width)}}
 
 
-@derive.register
-def _(distribution: MixtureWeights, op: Any, drawn: Columns, shape: Shape) -> Columns:
+def _shares(distribution: Any, op: Any, drawn: Columns, shape: Shape) -> Columns:
     weights = np.stack(list(drawn["weights"]))
     shares = weights[:, 1:] / weights[:, 1:].sum(axis=1, keepdims=True)
     return {"weight of the image": weights[:, 0], **{f"share of chain {i + 1}": share for i, share in enumerate(shares.T)}}
@@ -258,62 +190,97 @@ def _(distribution: MixtureWeights, op: Any, drawn: Columns, shape: Shape) -> Co
 # ---- policies ----------------------------------------------------------------------------------------------------------
 
 
-def _magnitude_laws(policy: str, bins: Mapping[str, Mapping[int, float]], shape: Shape) -> dict[str, Law]:
+def _magnitude_laws(policy: str, bins: Mapping[str, Mapping[int, float]], shape: Shape) -> Laws:
     """Return the laws of the magnitudes of each op, from the weights of its bins."""
     magnitudes = policies.magnitudes(policy, bins, shape)
     return {f"magnitude of {name}": Discrete(probabilities) for name, probabilities in magnitudes.items()}
 
 
 def _magnitudes(entries: Iterable[tuple[str, float]]) -> Columns:
-    by_name: dict[str, list[float]] = {}
+    by_name = defaultdict[str, list[float]](list)
     for name, magnitude in entries:
-        by_name.setdefault(name, []).append(magnitude)
+        by_name[name].append(magnitude)
     return {f"magnitude of {name}": np.array(values) for name, values in by_name.items()}
 
 
-@state.register
-def _(distribution: Choice, op: Any, shape: Shape) -> dict[str, Law]:
+def _choice(distribution: Choice, op: Any, shape: Shape) -> Laws:
     policy, names = distribution.policy, policies.OPERATIONS[distribution.policy]
     places = getattr(op, distribution.places) if distribution.places else 1
-    stated: dict[str, Law] = {f"op {i + 1}": Discrete(dict.fromkeys(names, 1 / len(names))) for i in range(places)}
-    if places == 2:
-        stated["same op twice"] = Rate(1 / len(names))
+    even = Discrete(dict.fromkeys(names, 1 / len(names)))
     bins = [getattr(op, distribution.bin)] if distribution.bin else range(policies.BINS[policy])
-    return stated | _magnitude_laws(policy, dict.fromkeys(names, dict.fromkeys(bins, 1.0)), shape)
+    return {
+        **{f"op {i + 1}": even for i in range(places)},
+        **({"same op twice": Rate(1 / len(names))} if places == 2 else {}),
+        **_magnitude_laws(policy, dict.fromkeys(names, dict.fromkeys(bins, 1.0)), shape),
+    }
 
 
-@derive.register
-def _(distribution: Choice, op: Any, drawn: Columns, shape: Shape) -> Columns:
+def _chosen(distribution: Choice, op: Any, drawn: Columns, shape: Shape) -> Columns:
     names = [[name for name, _ in ops] for ops in drawn["ops"]]
     places = getattr(op, distribution.places) if distribution.places else 1
-    seen = {f"op {i + 1}": _objects([ops[i] if i < len(ops) else "none" for ops in names]) for i in range(places)}
-    seen["same op twice"] = np.array([len(ops) == 2 and ops[0] == ops[1] for ops in names])
-    return seen | _magnitudes(itertools.chain.from_iterable(drawn["ops"]))
+    return {
+        **{f"op {i + 1}": _objects([ops[i] if i < len(ops) else "none" for ops in names]) for i in range(places)},
+        "same op twice": np.array([len(ops) == 2 and ops[0] == ops[1] for ops in names]),
+        **_magnitudes(itertools.chain.from_iterable(drawn["ops"])),
+    }
 
 
-@state.register
-def _(distribution: Pair, op: Any, shape: Shape) -> dict[str, Law]:
+def _pair(distribution: Pair, op: Any, shape: Shape) -> Laws:
     magnitudes = _magnitude_laws(distribution.policy, policies.auto_augment_bins(), shape)
     return {"ops": Discrete(policies.auto_augment_choices()), **magnitudes}
 
 
-@derive.register
-def _(distribution: Pair, op: Any, drawn: Columns, shape: Shape) -> Columns:
+def _applied_ops(distribution: Pair, op: Any, drawn: Columns, shape: Shape) -> Columns:
     choices = _objects([tuple(name for name, _ in ops) for ops in drawn["ops"]])
     return {"ops": choices, **_magnitudes(itertools.chain.from_iterable(drawn["ops"]))}
 
 
-@state.register
-def _(distribution: Chains, op: Any, shape: Shape) -> dict[str, Law]:
+def _chains(distribution: Chains, op: Any, shape: Shape) -> Laws:
     names = policies.OPERATIONS[distribution.policy]
     even = Discrete(dict.fromkeys(names, 1 / len(names)))
     bins = dict.fromkeys(names, dict.fromkeys(range(op.severity), 1.0))
     return {"depth": integers(1, 3), "op": even, **_magnitude_laws(distribution.policy, bins, shape)}
 
 
-@derive.register
-def _(distribution: Chains, op: Any, drawn: Columns, shape: Shape) -> Columns:
+def _depths(distribution: Chains, op: Any, drawn: Columns, shape: Shape) -> Columns:
     chains = list(itertools.chain.from_iterable(drawn["chains"]))
     entries = list(itertools.chain.from_iterable(chains))
     depths = np.array([len(chain) for chain in chains], dtype=float)
     return {"depth": depths, "op": _objects([name for name, _ in entries]), **_magnitudes(entries)}
+
+
+LAWS: dict[type[Distribution], Callable[[Any, Any, Shape], Laws]] = {
+    Chance: lambda _, op, shape: {"applied": rate(op.p)},
+    Uniform: lambda drawn, op, shape: {drawn.name: _named(op, drawn.low, drawn.high)},
+    Shift: lambda drawn, op, shape: {drawn.name: rounded_uniform(getattr(op, drawn.share)[drawn.axis] * shape[1 - drawn.axis])},
+    Position: lambda _, op, shape: {
+        name: integers(0, side + 2 * op.padding - op.size) for name, side in zip(("top", "left"), shape, strict=True)
+    },
+    Jitter: _jitter,
+    Normal: lambda _, op, shape: {"noise": normal(op.sigma)},
+    Window: lambda _, op, shape: _windows(shape, op.scale, op.ratio, erase=False),
+    Rectangle: lambda _, op, shape: {"applied": rate(op.p), **_windows(shape, op.scale, op.ratio, erase=True)},
+    Square: lambda _, op, shape: _windows(shape, (op.side**2,) * 2, (1.0, 1.0), erase=True),
+    Corners: _corners,
+    Beta: lambda _, op, shape: {"lam": beta(op.alpha, op.alpha)},
+    Box: lambda _, op, shape: {name: Reference(sample) for name, sample in sample_boxes(shape, op.alpha).items()},
+    MixtureWeights: _weights,
+    Choice: _choice,
+    Pair: _pair,
+    Chains: _chains,
+}
+"""Laws by quantity: (distribution, op, shape) -> laws."""
+
+QUANTITIES: dict[type[Distribution], Callable[[Any, Any, Columns, Shape], Columns]] = {
+    Jitter: lambda _, op, drawn, shape: {"order": _objects([tuple(int(i) for i in order) for order in drawn["order"]])},
+    Normal: lambda _, op, drawn, shape: {"noise": drawn["noise"].reshape(-1)},
+    Rectangle: _erased,
+    Square: _erased,
+    Corners: _corner_shifts,
+    Box: _box_area,
+    MixtureWeights: _shares,
+    Choice: _chosen,
+    Pair: _applied_ops,
+    Chains: _depths,
+}
+"""Quantities that the laws are about and that are no columns: (distribution, op, drawn columns, shape) -> quantities."""

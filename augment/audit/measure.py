@@ -1,6 +1,7 @@
 """Measurements: each op and recipe on a backend, not yet judged."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from augment.audit.laws import laws, observe, pinned_draw
 from augment.audit.parity import NUM_CLASSES, ROUNDING, Call, Replay, classify, replay, worst_mean
 from augment.audit.record import DrawTest, Lane, Verdict
 from augment.backends import check_supported, find_backend
-from augment.distributions import Choice, Window
+from augment.distributions import Choice, Normal, Window
 from augment.op import OPS, Op, UnsupportedOp
 from augment.recipes import PHOTOGRAPH_RECIPES
 from augment.replay import NoRoute, Recorder, Traced
@@ -214,7 +215,8 @@ class Measurements:
 
 def measure_draws(op: Op, recorder: Recorder, n: int, shape: tuple[int, int], where: str = "") -> list[DrawTest]:
     """Test ``n`` draws for images of ``shape`` against the laws. ``where`` names a shape that is not a benchmarked one."""
-    drawn = observe(op, recorder.sample(n, shape), shape)
+    draws_noise = any(isinstance(distribution, Normal) for distribution in op.draws)  # for every pixel
+    drawn = observe(op, recorder.sample(-(-n // (3 * math.prod(shape))) if draws_noise else n, shape), shape)
     tests = []
     for name, law in laws(op, shape).items():
         values = drawn.get(name, np.empty(0))

@@ -3,7 +3,7 @@
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
@@ -66,8 +66,13 @@ def audit(
     images_used = list(synthetic_images(16, 256, seed) if images is None else images)
     measurements = Measurements(n=n, seed=seed, images=images_used, device=torch.device("cpu"))
     on_cuda = any(used.type == "cuda" for used in devices.values())
-    with torch.random.fork_rng(devices=None if on_cuda else []), _one_thread():
-        _measure(measurements, names, devices, workers, on_progress)
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=None if on_cuda else []):
+        torch.set_num_threads(1)  # nothing is timed here, and on small tensors threads mostly wait for each other
+        try:
+            _measure(measurements, names, devices, workers, on_progress)
+        finally:
+            torch.set_num_threads(threads)
     reject([test for tests in measurements.draws.values() for test in tests], alpha)
     for cell in measurements.cells.values():
         draws = [measurements.draws.get((op, cell.backend), []) for op in ops_of(cell)]
@@ -105,17 +110,6 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):  # an optional extra
             versions[package] = version(package)
     return versions
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Use one thread: nothing is timed here, and on small tensors threads mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _check_arguments(

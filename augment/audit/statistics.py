@@ -167,6 +167,11 @@ def uniform(low: float, high: float) -> Law:
     return Pinned(low) if low == high else Continuous(stats.uniform(low, high - low), low, high)
 
 
+def rate(p: float) -> Law:
+    """Return the law of an event; pinned where it is certain or impossible."""
+    return Rate(p) if 0 < p < 1 else Pinned(p)
+
+
 def beta(a: float, b: float) -> Law:
     """Return Beta(a, b)."""
     return Continuous(stats.beta(a, b), 0.0, 1.0)

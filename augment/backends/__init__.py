@@ -14,7 +14,7 @@ from torch import nn
 
 from augment.op import Cell, Lane, Op, UnsupportedOp
 from augment.pipeline import Pipeline, Runner, Step, run_batched, with_generator
-from augment.replay import NoRoute, Recorder, Traced
+from augment.replay import Columns, NoRoute, Recorder, Traced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,25 @@ class StepBackend(Backend):
                 recorders.append(None)
                 reasons.append(str(problem))
         return Traced(self.pipeline(ops, run), recorders, reasons)
+
+
+@dataclass
+class PlanRecorder:
+    """Record of one op of a plan: ``read(kept, count)`` reads what was kept of a call, or ``draw(count, shape)`` draws."""
+
+    read: Callable[[Any, int], Columns]
+    draw: Callable[[int, tuple[int, int]], Any]
+    kept: Any = None
+    draws_singly: bool = False
+
+    def clear(self) -> None:
+        self.kept = None
+
+    def columns(self, count: int) -> Columns:
+        return self.read(self.kept, count)
+
+    def sample(self, count: int, shape: tuple[int, int]) -> Columns:
+        return self.read(self.draw(count, shape), count)
 
 
 def find_backend(name: str) -> Backend:

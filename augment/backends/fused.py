@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from augment import fused
-from augment.backends import Backend, check_supported
+from augment.backends import Backend, PlanRecorder, check_supported
 from augment.distributions import Choice, Distribution, Jitter, Params, Rectangle
 from augment.op import Op
 from augment.pipeline import Runner
@@ -66,28 +66,11 @@ def read(op: Op, params: Params, count: int, shape: tuple[int, int]) -> Columns:
     return columns
 
 
-class FusedRecorder:
-    """Record of one op of a plan."""
+def _recorder(op: Op, device: torch.device) -> PlanRecorder:
+    def draw(count: int, shape: tuple[int, int]) -> Any:
+        return fused.plan([op]).sample(count, *shape, device=device)[0], shape
 
-    draws_singly = False
-
-    def __init__(self, op: Op, device: torch.device) -> None:
-        self._op, self._device = op, device
-        self._drawn: tuple[Params, tuple[int, int]] | None = None
-
-    def clear(self) -> None:
-        self._drawn = None
-
-    def keep(self, params: Params, shape: tuple[int, int]) -> None:
-        """Keep what was drawn, for images whose size is ``shape`` when they reach this op."""
-        self._drawn = params, shape
-
-    def columns(self, count: int) -> Columns:
-        assert self._drawn is not None
-        return read(self._op, self._drawn[0], count, self._drawn[1])
-
-    def sample(self, count: int, shape: tuple[int, int]) -> Columns:
-        return read(self._op, fused.plan([self._op]).sample(count, *shape, device=self._device)[0], count, shape)
+    return PlanRecorder(lambda kept, count: read(op, kept[0], count, kept[1]), draw)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +90,13 @@ class FusedBackend(Backend):
         check_supported(ops, self.name)
         plan = fused.plan(ops)
         apply = plan.apply if self.compiled else fused.for_device(plan, device, torch.float32)
-        recorders = [FusedRecorder(op, device) for op in ops]
+        recorders = [_recorder(op, device) for op in ops]
 
         def run(images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
             height, width = images.shape[2:]
             params = plan.sample(len(images), height, width, None, images.device)
             for op, recorder, drawn in zip(ops, recorders, params, strict=True):
-                recorder.keep(drawn, (height, width))
+                recorder.kept = drawn, (height, width)
                 height, width = op.output_size(height, width)
             targets = None if labels is None else plan.targets(labels, params, num_classes)
             return apply(images, params), targets

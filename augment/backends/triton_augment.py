@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from augment.backends import Backend, check_supported
+from augment.backends import Backend, PlanRecorder, check_supported
 from augment.distributions import Chance
 from augment.op import Cell, Op, Read, UnsupportedOp
 from augment.pipeline import Runner, to_float, with_generator
@@ -187,7 +188,6 @@ Arguments = Mapping[str, Any]
 def watch_functionals(*, without_pixels: bool = False) -> Iterator[list[Arguments]]:
     """Record the arguments of the functionals while the block runs; ``without_pixels`` makes them return their images."""
     functional = importlib.import_module(f"{NAME}.functional")
-    originals = {name: getattr(functional, name) for name in WATCHED}
     seen: list[Arguments] = []
 
     def watch(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -198,13 +198,10 @@ def watch_functionals(*, without_pixels: bool = False) -> Iterator[list[Argument
 
         return call
 
-    for name, original in originals.items():
-        setattr(functional, name, watch(original))
-    try:
+    with contextlib.ExitStack() as stack:
+        for name in WATCHED:
+            stack.enter_context(mock.patch.object(functional, name, watch(getattr(functional, name))))
         yield seen
-    finally:
-        for name, original in originals.items():
-            setattr(functional, name, original)
 
 
 def read(op: Op, seen: Sequence[Arguments], count: int) -> Columns:
@@ -216,30 +213,14 @@ def read(op: Op, seen: Sequence[Arguments], count: int) -> Columns:
     return {**columns, "applied": applied.astype(bool)}
 
 
-class TritonAugmentRecorder:
-    """Record of one op of a call."""
-
-    draws_singly = False
-
-    def __init__(self, op: Op, call: Call, device: torch.device) -> None:
-        self._op, self._call, self._device = op, call, device
-        self._seen: Sequence[Arguments] = ()
-
-    def clear(self) -> None:
-        self._seen = ()
-
-    def keep(self, seen: Sequence[Arguments]) -> None:
-        """Keep what the functionals of the op's call were given."""
-        self._seen = seen
-
-    def columns(self, count: int) -> Columns:
-        return read(self._op, self._seen, count)
-
-    def sample(self, count: int, shape: tuple[int, int]) -> Columns:
-        images = torch.empty(1, device=self._device).expand(count, 3, *shape)  # nothing reads a pixel
+def _recorder(op: Op, call: Call, device: torch.device) -> PlanRecorder:
+    def draw(count: int, shape: tuple[int, int]) -> list[Arguments]:
+        images = torch.empty(1, device=device).expand(count, 3, *shape)  # nothing reads a pixel
         with watch_functionals(without_pixels=True) as seen:
-            run_calls([self._call], images)
-        return read(self._op, seen, count)
+            run_calls([call], images)
+        return seen
+
+    return PlanRecorder(lambda seen, count: read(op, seen, count), draw, kept=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,14 +233,14 @@ class TritonAugmentBackend(Backend):
     def trace(self, ops: Sequence[Op], *, device: torch.device, num_classes: int) -> Traced:
         check_supported(ops, self.name, device=device)
         calls = plan(ops)
-        recorders = [[TritonAugmentRecorder(op, call, device) for op in call.ops] for call in calls]
+        recorders = [[_recorder(op, call, device) for op in call.ops] for call in calls]
 
-        def watch(call: Call, recorders: Sequence[TritonAugmentRecorder]) -> Callable[[Tensor], Tensor]:
+        def watch(call: Call, recorders: Sequence[PlanRecorder]) -> Callable[[Tensor], Tensor]:
             def run(images: Tensor) -> Tensor:
                 with watch_functionals() as seen:
                     result = call(images)
                 for recorder in recorders:
-                    recorder.keep(seen)
+                    recorder.kept = seen
                 return result
 
             return run

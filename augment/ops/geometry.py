@@ -1,6 +1,7 @@
 """Flips, crops and resampling."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import kornia.augmentation as K
@@ -187,24 +188,15 @@ class Affine(Op):
     pins = {"degrees": (20.0, 20.0), "translate": (0.0, 0.0), "scale": (1.2, 1.2), "shear": (8.0, 8.0)}
     cells = (
         torchvision(
-            lambda op: v2.RandomAffine(
-                op.degrees, translate=op.translate, scale=op.scale, shear=op.shear, interpolation=BILINEAR, fill=None
-            ),
+            lambda op: v2.RandomAffine(**asdict(op), interpolation=BILINEAR, fill=None),
             translate_x=("translate", 0), translate_y=("translate", 1), shear=("shear", 0),
         )
         | kornia(
-            lambda op: K.RandomAffine(
-                op.degrees, translate=op.translate, scale=op.scale, shear=op.shear, align_corners=True, p=1.0
-            ),
+            lambda op: K.RandomAffine(**asdict(op), align_corners=True, p=1.0),
             translate_x=("translations", 0), translate_y=("translations", 1), scale=("scale", 0), shear="shear_x",
         )
         | triton_augment(
-            "TritonRandomAffine",
-            lambda op: {
-                "degrees": op.degrees, "translate": op.translate, "scale": op.scale, "shear": op.shear,
-                "interpolation": "bilinear",
-            },
-            (0, 0),
+            "TritonRandomAffine", lambda op: {**asdict(op), "interpolation": "bilinear"}, (0, 0),
             translate_x=("translate", 0), translate_y=("translate", 1), shear=("shear", 0),
         )
     )  # fmt: skip

@@ -209,8 +209,7 @@ class Draws:
         return self.sample(count, SHAPE)
 
     def sample(self, count: int, shape: tuple[int, int]) -> Columns:
-        images = 1 if self._op.drawn_names == ("noise",) else count  # an image has noise enough
-        return read(self._op, sample([self._op], images, *shape)[0], images, shape)
+        return read(self._op, sample([self._op], count, *shape)[0], count, shape)
 
 
 def _rejected(op: Op) -> list[str]:
