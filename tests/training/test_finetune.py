@@ -136,7 +136,9 @@ def test_features_computed_once_give_the_whole_networks_results(config: Finetune
     for epoch, stats in enumerate(result.epochs, start=1):
         order.epoch, total, count = epoch, 0.0, 0
         for request in order:
-            loss = F.cross_entropy(module(prepare(dataset.train.images[request.indices])), dataset.train.labels[request.indices])
+            loss = F.cross_entropy(
+                module(prepare(dataset.train.images[request.indices])), dataset.train.labels[request.indices]
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -145,7 +147,9 @@ def test_features_computed_once_give_the_whole_networks_results(config: Finetune
         with torch.no_grad():
             right = module(prepare(dataset.test.images)).argmax(1) == dataset.test.labels
         assert stats.test_accuracy == right.double().mean().item()
-    assert losses == pytest.approx([stats.train_loss for stats in result.epochs], rel=1e-4)  # float32, other batches of features
+    assert losses == pytest.approx(
+        [stats.train_loss for stats in result.epochs], rel=1e-4
+    )  # float32, other batches of features
     assert result.features_s > 0
     assert (result.lane, result.implementation) == ("fixed", None)
 
@@ -248,7 +252,11 @@ def test_photographs_that_cannot_be_used_are_one_line(
     [
         ({"recipe": "d2l"}, ValueError, "must begin with RandomResizedCrop"),
         ({"data": "synthetic"}, ValueError, "photographs in files are needed, not synthetic"),
-        ({"learning_rate": 1e30, "epochs": 9}, TrainingDiverged, r"the loss of step \d+ \(number \d+ of epoch [1-9]\) is not fin"),
+        (
+            {"learning_rate": 1e30, "epochs": 9},
+            TrainingDiverged,
+            r"the loss of step \d+ \(number \d+ of epoch [1-9]\) is not fin",
+        ),
     ],
 )
 def test_runs_that_cannot_go_well_are_one_line(

@@ -184,8 +184,8 @@ def _distance(found: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[st
 def test_a_presets_model_compiled_in_bfloat16_computes_what_eager_does(name: PresetName) -> None:
     """Loss and gradients of three steps, each from equal weights: finite, and no further than twice eager's error from float64.
 
-    Errors are of the same bfloat16 rounding in another order. The largest of a network's ~20 (relative) errors is compared, plus
-    2 % (a bfloat16 has 8 bits: 0.4 % a rounding, and a handful of them in a row), as single ones may be small by chance.
+    Errors are of the same bfloat16 rounding in another order. The largest of a network's ~20 (relative) errors is compared,
+    plus 2 % (a bfloat16 has 8 bits: 0.4 % a rounding, a handful in a row), as single ones may be small by chance.
     """
     preset = PRESETS[name]
     model, pixels = create(preset.model, 10, 8).train(), smooth_images(32, 32)  # SpeedNet pools 3x3 maps of them

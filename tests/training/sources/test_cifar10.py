@@ -16,9 +16,9 @@ import pytest
 from torchvision.datasets import CIFAR10
 
 from training import data
+from training.data import load
 from training.sources import cifar10
 from training.sources.cifar10 import server_answers
-from training.data import load
 
 CLASSES = [f"class {i}" for i in range(10)]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.sources import folders
 from training.data import Dataset, load
+from training.sources import folders
 
 MakeFolder = Callable[..., Path]
 
@@ -19,7 +19,7 @@ def _load(folder: Path, tmp_path: Path, size: int = 8) -> Dataset:
     return load(str(folder), root=tmp_path / "root", image_size=size)
 
 
-def test_images_and_labels_are_in_the_order_of_classes_and_names(make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_images_labels_and_files_are_in_the_order_of_classes_and_names(make_folder: MakeFolder, tmp_path: Path) -> None:
     folder = make_folder(("cat", "ant", "bee"), test="val", count=4)
     dataset = _load(folder, tmp_path)
     assert dataset.classes == ("ant", "bee", "cat")
@@ -30,6 +30,7 @@ def test_images_and_labels_are_in_the_order_of_classes_and_names(make_folder: Ma
         assert split.labels.tolist() == [dataset.classes.index(file.parent.name) for file in files]
         by_hand = np.stack([np.asarray(Image.open(file)).transpose(2, 0, 1) for file in files])
         np.testing.assert_array_equal(split.images.numpy(), by_hand)
+        assert split.files == tuple(files)
 
 
 def test_test_goes_before_val(make_folder: MakeFolder, tmp_path: Path) -> None:
@@ -115,15 +116,12 @@ def test_damaged_tags_are_no_warnings_that_name_no_file(
     segment = b"\xff\xe1" + (len(tags) + 2).to_bytes(2, "big") + tags
     (folder / "train/ant/0.jpg").write_bytes(whole[:2] + segment + whole[2:])
     assert len(_load(folder, tmp_path).train) == 3
-    assert not [one for one in recwarn if "PIL" in str(one.filename)]
+    assert not [warning for warning in recwarn if "PIL" in str(warning.filename)]
 
 
 def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    for path in list(paths):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +138,7 @@ def _remove(paths: Iterable[Path]) -> None:
         (lambda f: _remove(f.glob("test/bee/*")), "no readable image of class 'bee' for test"),
     ],
 )
-def test_a_wrong_layout_is_told_in_one_line(
+def test_a_wrong_layout_is_one_line(
     spoil: Callable[[Path], object], message: str, make_folder: MakeFolder, tmp_path: Path
 ) -> None:
     folder = make_folder()
@@ -202,18 +200,17 @@ def test_subsets_are_balanced_repeatable_and_named(make_folder: MakeFolder, tmp_
     folder = make_folder(("a", "b", "c"), count=10)
     whole = _load(folder, tmp_path)
 
-    def part(seed: int) -> Dataset:
-        return load(str(folder), root=tmp_path / "root", image_size=8, max_train=13, max_test=3, seed=seed)
-
-    one, again, other = part(0), part(0), part(1)
-    assert one.train.labels.bincount().tolist() == [4, 4, 4]
-    assert one.test.labels.bincount().tolist() == [1, 1, 1]
-    assert one.train.images.equal(again.train.images)
-    assert not one.train.images.equal(other.train.images)
+    first, again, second = (
+        load(str(folder), root=tmp_path / "root", image_size=8, max_train=13, max_test=3, seed=seed) for seed in (0, 0, 1)
+    )
+    assert first.train.labels.bincount().tolist() == [4, 4, 4]
+    assert first.test.labels.bincount().tolist() == [1, 1, 1]
+    assert first.train.images.equal(again.train.images)
+    assert not first.train.images.equal(second.train.images)
     rows = {image.numpy().tobytes(): int(label) for image, label in zip(whole.train.images, whole.train.labels, strict=True)}
-    for image, label in zip(one.train.images, one.train.labels, strict=True):
+    for image, label in zip(first.train.images, first.train.labels, strict=True):
         assert rows.pop(image.numpy().tobytes()) == label  # each from the whole set, none twice
-    assert one.name == "photos (12 + 3 images)"
-    assert len({whole.fingerprint, one.fingerprint, other.fingerprint}) == 3
+    assert first.name == "photos (12 + 3 images)"
+    assert len({whole.fingerprint, first.fingerprint, second.fingerprint}) == 3
     with pytest.raises(ValueError, match="max_train must be at least 3, one image a class, got 2"):
         load(str(folder), root=tmp_path / "root", image_size=8, max_train=2)
