@@ -308,6 +308,5 @@ def exit_code(folder: Path, *kinds: str) -> int:
     good = [record for record in records if record.status == "ok"]
     missing = unresolved_failures(records) or ([] if good else records)
     if missing:
-        reason = missing[0].reason or "no reason was kept"
-        print(f"augmark: {len(missing)} of {len(missing) + len(good)} failed, the first: {reason}", file=sys.stderr)
+        print(f"augmark: {len(missing)} of {len(missing) + len(good)} failed, the first: {missing[0].reason}", file=sys.stderr)
     return 1 if missing else 0
