@@ -31,7 +31,7 @@ class Case:
     records: Sequence[Record] = field(repr=False)
     failed: Sequence[Record] = field(repr=False)
 
-    @property
+    @cached_property
     def first(self) -> Any:
         """A record that holds the identity of the case; typed as its kind's struct."""
         return next(record for record in (*self.records, *self.failed, self.planned) if record is not None)
