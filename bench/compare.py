@@ -179,24 +179,18 @@ def _left_out(
     """Return the cases that B newly fails, with reasons; and those that cannot be compared, by cause."""
     failed: list[tuple[str, str]] = []
     groups: dict[str, list[str]] = {}
-    for name in dict.fromkeys([*cases_a, *cases_b]):
+    for name in (name for name in dict.fromkeys([*cases_a, *cases_b]) if name not in compared):
         a, b = cases_a.get(name), cases_b.get(name)
-        if name in compared:
-            continue
-        if _is_usable(a) and b is not None and b.status == "failed":
-            failed.append((name, b.reason or "no reason was kept"))
+        states = (_state(a), _state(b))
+        cause = f"{states[0]} in both" if states[0] == states[1] else f"{states[0]} in A, {states[1]} in B"
+        if a and b and states == ("measured", "measured"):
+            differ = _other_settings(a, b)
+            cause = f"with other settings ({listed(differ, 3)})" if differ else "with no seed in common"
+        if b and states == ("measured", "failed"):
+            failed.append((name, str(b.reason)))
         else:
-            groups.setdefault(_cause(a, b), []).append(name)
+            groups.setdefault(cause, []).append(name)
     return failed, groups
-
-
-def _cause(a: Case | None, b: Case | None) -> str:
-    """Return why a case cannot be compared."""
-    if a is not None and b is not None and _is_usable(a) and _is_usable(b):
-        differ = _other_settings(a, b)
-        return f"with other settings ({listed(differ, 3)})" if differ else "with no seed in common"
-    states = [_state(case) for case in (a, b)]
-    return f"{states[0]} in both" if states[0] == states[1] else f"{states[0]} in A, {states[1]} in B"
 
 
 def _state(case: Case | None) -> str:

@@ -147,7 +147,7 @@ def _case_rows(run: Run, case: Case) -> Iterator[Row]:
         **{name: getattr(first, name) for name in ("subject", "backend", "device", "batch_size", "image_size")},
         **{name: getattr(case, name) for name in ("lane", "implementation", "status", "reason")},
     }
-    measured = [_summarise(case, quantity) for quantity in case.quantities] if case.status == "ok" else []
+    measured = [_summarise(case, quantity) for quantity in first.quantities] if case.status == "ok" else []
     yield from (Row(**shared, **values) for values in [values for values in measured if values] or [{}])
 
 

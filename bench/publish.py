@@ -29,10 +29,9 @@ from bench.records import (
     percent,
     write,
 )
-from bench.statistics import half_range
+from bench.statistics import FEWEST_ROUNDS, half_range
 
 INDEX = "README.md"
-FEWEST_ROUNDS = 3
 QUIET = 1.25
 """Most load a core at the start: our own audit, just before, makes about one, so more was somebody else's."""
 STEADY = 0.25

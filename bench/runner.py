@@ -116,6 +116,15 @@ def resume(folder: Path, plan: Plan, environment: Environment, *, retry_failed: 
     return merged
 
 
+def add_cases(folder: Path, cases: Sequence[Record]) -> None:
+    """Add cases to a run's plan, so that what does not run is known to be missing."""
+    plan = load_run(folder).plan or Plan(suite="")
+    planned = {case.key for case in plan.cases}
+    new = [as_stored(case) for case in cases if case.key not in planned]
+    if new:
+        write(folder / PLAN, msgspec.structs.replace(plan, cases=(*plan.cases, *new)))
+
+
 def await_plan(folder: Path) -> Plan:
     """Wait until the first process of a job has written the plan, and so has loaded the data, which lie in a cache then.
 
@@ -278,7 +287,7 @@ def run_cases(
     """Measure all repetitions that have no record yet.
 
     Args:
-        folder: the run's folder, with its plan.
+        folder: the run's folder, with its plan, to which new cases are added.
         cases: planned cases.
         measure: returns the record of one case, whose ``round`` or ``seed`` says which repetition it is.
         rounds: as in ``Runner.pending``.
@@ -288,6 +297,8 @@ def run_cases(
         on_start: told of each repetition before it is measured.
         on_record: told of each record, how many repetitions are done and how many there are.
     """
+    if not shared:
+        add_cases(folder, cases)
     runner = Runner(folder, shared=shared)
     todo = runner.pending(cases, rounds, seed)
     for done, case in enumerate(todo, start=1):
@@ -308,6 +319,5 @@ def exit_code(folder: Path, *kinds: str) -> int:
     good = [record for record in records if record.status == "ok"]
     missing = unresolved_failures(records) or ([] if good else records)
     if missing:
-        reason = missing[0].reason or "no reason was kept"
-        print(f"augmark: {len(missing)} of {len(missing) + len(good)} failed, the first: {reason}", file=sys.stderr)
+        print(f"augmark: {len(missing)} of {len(missing) + len(good)} failed, the first: {missing[0].reason}", file=sys.stderr)
     return 1 if missing else 0

@@ -167,7 +167,7 @@ def read_rates(case: Case) -> Rates | None:
 
     Of a quantity that should be small the inverse is taken, so that less always means worse.
     """
-    quantity = case.quantities[0]
+    quantity = case.first.quantities[0]
     rates = [value for value in case.values(quantity.name) if value > 0]
     calls = [np.array(r.samples_us) for r in case.records if isinstance(r, Speed) and len(r.samples_us) > 1]
     floors = [times.var(ddof=1) / len(times) / times.mean() ** 2 for times in calls]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from bench.records.structs import KINDS, Lane, Quantity, Record, Speed, Status
+from bench.records.structs import Lane, Record, Speed, Status
 
 
 def finished_keys(records: Iterable[Record], retry_after: int = 0) -> set[tuple[Any, ...]]:
@@ -31,7 +31,7 @@ class Case:
     records: Sequence[Record] = field(repr=False)
     failed: Sequence[Record] = field(repr=False)
 
-    @property
+    @cached_property
     def first(self) -> Any:
         """A record that holds the identity of the case; typed as its kind's struct."""
         return next(record for record in (*self.records, *self.failed, self.planned) if record is not None)
@@ -40,11 +40,6 @@ class Case:
     def kind(self) -> str:
         """Kind of measurement."""
         return str(self.first.kind)
-
-    @property
-    def quantities(self) -> tuple[Quantity, ...]:
-        """Measured fields of the kind."""
-        return KINDS[self.kind].quantities
 
     @cached_property
     def unresolved_failures(self) -> list[Record]:

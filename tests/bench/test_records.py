@@ -330,4 +330,4 @@ def test_whatever_stands_in_a_file_the_rest_is_read(tmp_path: Path, seed: int) -
     run = load_run(folder)
     assert run.records[0] == as_stored(speeds(CASE, SAMPLES)[0])
     assert all("\n" not in problem for problem in run.problems)
-    assert all(case.name and case.status and case.values(case.quantities[0].name) is not None for case in run.cases())
+    assert all(case.name and case.status and case.values(case.first.quantities[0].name) is not None for case in run.cases())

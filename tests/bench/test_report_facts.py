@@ -20,8 +20,8 @@ from bench.report.facts.accuracy import (
 from bench.report.facts.arms import ceiling, ratios, settings, share_of, split_ms
 from bench.report.facts.lanes import growth, lane_tables, named_differences, slower
 from bench.report.facts.photographs import finetune_settings, races, undecided_with, winners_by_size
-from bench.report.facts.placement import contest, cost, utilisation, workers
-from bench.report.facts.scaling import largest, rank_draws, tables
+from bench.report.facts.placement import contest, cost, host_bound, utilisation, workers
+from bench.report.facts.scaling import alike_draws, largest, tables
 from bench.report.facts.state import causes, fallbacks, image_sets, missing, status_counts, verdict_counts
 from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, speeds, trained
 
@@ -189,6 +189,12 @@ def test_utilisation_is_of_the_usual_recipes_best_arm() -> None:
     assert (found[0].backend, found[1].augment_on) == ("fused", "frozen")
 
 
+@pytest.mark.parametrize(("busy", "count"), [(0.3, 1), (0.9, 0), (None, 0)])
+def test_a_ceiling_below_four_fifths_busy_is_bound_by_the_host(busy: float | None, count: int) -> None:
+    run = run_of(*placed([1000, 1200], augment_on="frozen", gpu_busy=busy), *placed([900, 990], gpu_busy=0.1))
+    assert len(host_bound(run)) == count
+
+
 # ---- accuracy -------------------------------------------------------------------------------------------------------------
 
 
@@ -274,10 +280,7 @@ def test_speedups_are_by_rounds_and_efficiency_by_devices() -> None:
 def test_ranks_that_drew_alike_are_named() -> None:
     (apart,), (record,) = job(2, 1.0, draw_digests=(("a",), ("b",))), job(2, 1.0, shared_draws=((0, 1),))
     alike = failed(record, "ranks 0 and 1 drew the same")
-    found = rank_draws(run_of(apart, alike))
-    assert found is not None
-    assert (found.jobs, list(found.processes), [r.reason for r in found.alike]) == (2, [2], ["ranks 0 and 1 drew the same"])
-    assert rank_draws(run_of(*job(2, 1.0))) is None
+    assert alike_draws(run_of(apart, alike)) == [alike]
 
 
 def test_fine_tuning_is_ranked_and_undecided_within_intervals() -> None:

@@ -179,7 +179,7 @@ def test_the_first_screen_answers_what_was_measured(tmp_path: Path) -> None:
     assert answers["With which backend?"][0] == "fused"
     assert answers["What does it cost?"][0] == "5 % of the training speed"  # 1 - 381 / 401
     assert "reaches 381 examples/s (±0.3 %, 3 rounds) by fused" in answers["Where should augmentation run?"][1]
-    assert answers["Which decoder is fastest?"][0] == "undecided"
+    assert answers["Which decoder is fastest?"][0] == "Undecided"
     growth = "fused: 1.32 times the images/s at batch 1,024 as at 256"  # 4 ** 0.2
     assert answers["How does speed change with size?"][0] == growth
 
@@ -205,14 +205,16 @@ def test_rounds_that_overlap_are_undecided(tmp_path: Path) -> None:
 
 
 def test_the_first_screen_warns(tmp_path: Path) -> None:
-    """Of a note, of fused on tensors, of drawn shapes, of what could not be read."""
+    """Of a note, of fused on tensors, of a ceiling that the host bounds, of drawn shapes, of what could not be read."""
     records = [trained("throughput", backend="fused", implementation="tensors", fallback="no network")]
+    records.append(trained("throughput", augment_on="frozen", recipe="none", gpu_busy=0.3, model_flops_utilisation=0.1))
     folder = store(tmp_path / "run", {}, records=records, note="its ceiling is bound by the host")
     with (folder / "records.jsonl").open("a") as file:
         file.write("no record\n")
     warnings = list(map(plain, build_document(load_run(folder), folder).warnings))
     assert [text.partition(":")[0].partition(".")[0] for text in warnings] == [
-        "Note on run", "fused fell back to plain tensors on cpu", "Not a real data set", "This report is not of the whole run",
+        "Note on run", "fused fell back to plain tensors on cpu",
+        "The ceiling on cpu is bound by the host", "Not a real data set", "This report is not of the whole run",
     ]  # fmt: skip
     assert "bound by the host" in warnings[0]
 

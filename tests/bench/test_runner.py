@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from bench import runner
 from bench.records import RUNNING, Gpu, Plan, Record, append, encode, load_run, read
-from bench.runner import Claims, Runner, await_plan, exit_code, load_plan, resume, run_cases, start
+from bench.runner import Claims, Runner, add_cases, await_plan, exit_code, load_plan, resume, run_cases, start
 from tests.bench.stored import CASE, ENVIRONMENT, OTHER, SAMPLES, failed, speeds, store, trained
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +108,17 @@ def test_an_interrupt_keeps_what_is_there_and_is_no_failure(folder: Path) -> Non
         run_cases(folder, CASES, interrupted)
     assert journal(folder) == [("pil", 0, "ok")]
     assert [case.status for case in load_run(folder).cases()] == ["ok", "not_run", "not_run", "not_run"]
+
+
+def test_cases_join_the_plan_before_they_are_measured(folder: Path) -> None:
+    add_cases(folder, CELLS)
+    run_cases(folder, [replace(CASES[0], recipe="none")], broken)
+    plan = read(folder / "plan.json", Plan)
+    assert plan is not None
+    assert (plan.suite, len(plan.cases)) == ("training", len(CASES) + len(CELLS) + 1)
+    assert len(load_run(folder).missing) == len(CASES) + len(CELLS)
+    with pytest.raises(ValueError, match="is not finite"):
+        add_cases(folder, [replace(CASES[0], recipe="x", learning_rate=float("nan"))])
 
 
 def test_nothing_is_begun_once_it_is_to_stop(folder: Path) -> None:

@@ -104,7 +104,7 @@ def mean_curve(runs: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[floa
 
 
 def with_target(arm: Arm) -> Arm | None:
-    """Return the runs of an arm that named a target accuracy, without resumed ones: their first epochs may have run elsewhere."""
+    """Return the runs of an arm that named a target accuracy; resumed ones may have run elsewhere at first and are left out."""
     named = [record for record in arm.records if value(record, "target_accuracy") and not value(record, "resumed_after")]
     return Arm(records=named) if named else None
 

@@ -10,6 +10,7 @@ from bench.report.facts.arms import Arm, Place, arms_of, ceiling, firsts, ratios
 from bench.report.facts.lanes import LANES, LaneTable, lane_tables, slower
 
 UTILISATION = "model_flops_utilisation"
+BUSY = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +130,12 @@ def workers(run: Run, top: Arm | None, recipe: str) -> list[Worker]:
         if arm.recipe in (recipe, "none") and all(getattr(arm, name) == getattr(top, name) for name in SETTING) and arm.speed
     ]
     return [Worker(arm=arm, needed=ratios(top, arm)) for arm in alike]
+
+
+def host_bound(run: Run) -> list[Arm]:
+    """Return the ceilings whose kernels keep the GPU busy for less than ``BUSY`` of the time: the host sets their pace."""
+    tops = filter(None, map(ceiling, settings(run.records, "throughput")))
+    return [top for top in tops if (top.median("gpu_busy") or 1.0) < BUSY]
 
 
 def utilisation(run: Run) -> tuple[Arm, Arm | None] | None:

@@ -78,21 +78,6 @@ def largest(jobs: Sequence[Job]) -> list[Job]:
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class RankDraws:
-    """Jobs whose ranks draw by themselves, their numbers of processes, and the records of those that drew alike."""
-
-    jobs: int
-    processes: Sequence[int]
-    alike: Sequence[Scaling]
-
-
-def rank_draws(run: Run) -> RankDraws | None:
-    """Return whether ranks drew apart; None if no job tells."""
-    records = [record for record in run.records if isinstance(record, Scaling) and (record.processes or 1) > 1]
-    drawn = [r for r in records if r.parallel != "data_parallel" and r.lane != "fixed" and (r.draw_digests or r.shared_draws)]
-    if not drawn:
-        return None
-    return RankDraws(
-        jobs=len(drawn), processes=sorted({r.processes or 1 for r in drawn}), alike=[r for r in drawn if r.shared_draws]
-    )
+def alike_draws(run: Run) -> list[Scaling]:
+    """Return the records of jobs whose ranks drew the same, which trains on fewer draws than it seems to."""
+    return [record for record in run.records if isinstance(record, Scaling) and record.shared_draws]

@@ -4,24 +4,21 @@ import statistics
 from collections.abc import Sequence
 
 from bench.records import Run
-from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Paragraph, Section
+from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section
 from bench.report.facts.accuracy import difference
 from bench.report.facts.arms import Arm
-from bench.report.facts.lanes import slower
 from bench.report.facts.photographs import Race, finetune_settings, image_ms, placements, races, undecided_with, winners_by_size
 from bench.report.figures import Figure, Line, lines, series_look
 from bench.report.sections.accuracy import FEW, each_seed, learning_figure, mean_score
 from bench.report.sections.parts import PARTS, Split, split_blocks
 from bench.report.sections.state import failed_section
-from bench.report.sections.training import VERDICTS, speed_words, verdict
+from bench.report.sections.training import speed_words, verdict
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import (
     capitalised,
     counted,
     interval,
     label,
-    lowered,
-    measured,
     name_of,
     percent,
     points,
@@ -43,7 +40,7 @@ RandomResizedCrop (shrunk in 8 bits beyond 512 pixels), and the device resizes i
 DECODE_METHOD = """Whole files from memory to RGB pixels; megapixels and bytes are those of the file. Medians of the rounds, ±
 half the range. A size is undecided if rounds overlap at one of its numbers of processes, or another decoder leads there."""
 CURVES = {"train_loss": ("train loss", 1), "test_accuracy": ("validation accuracy, %", 100)}
-MOST_SETTINGS, MOST_SKIPPED = 2, 20
+MOST_SKIPPED = 20
 
 
 # ---- fine-tuning ----------------------------------------------------------------------------------------------------------
@@ -69,11 +66,7 @@ def finetune_section(run: Run) -> Section | None:
         names = [f"{mode(arm)}; {augmented(arm)}" for arm in arms]
         blocks += [Paragraph(f"Setting: {_setting(arms[0])}."), learning_figure(f"finetune-{index}", arms, names, CURVES)]
         blocks += [_tuning_table(arms), *_skipped(arms[0])]
-    shown = groups[:MOST_SETTINGS]
-    evidence = [piece for arms in shown for piece in (BREAK, _evidence(arms))][1:]
-    verdicts = list(dict.fromkeys(map(_layers, groups)))
-    several = "; ".join(f"with {arms[0].train_images} photographs {lowered(_layers(arms))}" for arms in shown)
-    answer = Answer(TRAINED, verdicts[0] if len(verdicts) == 1 else capitalised(several), evidence)
+    answer = Answer(TRAINED, _layers(groups[0]), _evidence(groups[0]))
     return Section(title=TUNING, blocks=blocks, answers=[answer], note=TUNING_NOTE)
 
 
@@ -100,9 +93,9 @@ def _setting(arm: Arm) -> str:
     width = f" of width {arm.width}" if arm.width else ""
     rate = f"SGD {arm.learning_rate} (last layer, or all from random weights: times {arm.head_rate})"
     return (
-        f"{arm.model}{width} at {arm.image_size} pixels, {arm.num_epochs} epochs, batch {arm.batch_size}, {rate}, a tenth every "
-        f"{arm.decay_every} epochs{kept}, on {arm.device}; data {arm.dataset}: {arm.train_images} photographs to train on, "
-        f"{arm.test_images} to validate on"
+        f"{arm.model}{width} at {arm.image_size} pixels, {arm.num_epochs} epochs, batch {arm.batch_size}, {rate}, a tenth "
+        f"every {arm.decay_every} epochs{kept}, on {arm.device}; data {arm.dataset}: {arm.train_images} photographs to train "
+        f"on, {arm.test_images} to validate on"
     )
 
 
@@ -202,18 +195,10 @@ def decoding_section(run: Run) -> Section | None:
     for size, winner in winners_by_size(groups[0]).items():
         sizes.setdefault(winner or "undecided", []).append(str(size))
     places = [name if len(sizes) == 1 else f"{name} at {' and '.join(at)} pixels" for name, at in sizes.items()]
-    race = groups[0][-1]
-    best, *others = race.ranked
-    processes = counted(race.num_workers, "process", "processes")
-    evidence = f"At a shorter side of {race.image_size} pixels with {processes}: {_decoded(best)}"
-    for arm in others[:1]:
-        verdict = VERDICTS[slower(best.values("images_per_s"), arm.values("images_per_s"))]
-        evidence += f"; next {_decoded(arm)}, {verdict}"
-    return Section(title=DECODING, blocks=blocks, answers=[Answer(DECODER, "; ".join(places), f"{evidence}.")])
-
-
-def _decoded(arm: Arm) -> str:
-    return f"{arm.decoder} {measured(arm.values('images_per_s'), 'images/s')}"
+    evidence = (
+        f"At {counted(len(groups[0]), 'pair')} of shorter side and number of processes; rounds that overlap decide nothing."
+    )
+    return Section(title=DECODING, blocks=blocks, answers=[Answer(DECODER, capitalised("; ".join(places)), evidence)])
 
 
 def _decoding_figure(group: Sequence[Race], name: str) -> Figure:

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from bench.records import Run
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section, Warning
-from bench.report.facts.scaling import Job, RankDraws, largest, rank_draws, tables
+from bench.report.facts.scaling import Job, alike_draws, largest, tables
 from bench.report.figures import Figure, Line, Look, lines, series_look
 from bench.report.sections.state import failed_section
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import UNKNOWN, counted, listed, percent, rounded, setting, span, with_spread
 
 TITLE = "Training on several processes"
-GAIN, DRAWS = "Does training scale over processes?", "Did two processes draw the same?"
+GAIN = "Does training scale over processes?"
 PARALLEL = {"ddp": "DDP, a process each", "data_parallel": "DataParallel, one process", "none": "one process"}
 METHOD = """examples/s of all processes together, over the wall time of the slowest; medians of the rounds, ± half the range.
 Strong scaling keeps the batch of all together, weak scaling that of each. Efficiency: speed-up over one process by the number
@@ -22,11 +22,9 @@ augmented batches of each rank, made from one image, are compared."""
 
 def scaling_section(run: Run) -> Section | None:
     """Return a table and a figure for each setting."""
-    groups, draws = tables(run), rank_draws(run)
-    alike = draws.alike if draws else ()
-    if not groups and not alike:
+    groups, reasons = tables(run), dict.fromkeys(record.reason for record in alike_draws(run))
+    if not groups and not reasons:
         return failed_section(run, "scaling", TITLE, GAIN)
-    reasons = dict.fromkeys(record.reason for record in alike)
     blocks: list[Block] = [Warning(f"{reason}: the speed of that job is left out.") for reason in reasons]
     blocks.append(Paragraph(METHOD))
     for index, jobs in enumerate(groups, start=1):
@@ -35,7 +33,7 @@ def scaling_section(run: Run) -> Section | None:
         blocks += [_figure(jobs, f"scaling-{index}")] if len({job.processes for job in jobs}) > 1 else []
         blocks.append(build_table(COLUMNS, jobs))
     gains = [_gain(largest(groups[0]))] if groups and largest(groups[0]) else []
-    return Section(title=TITLE, blocks=blocks, answers=[*gains, *([_drawn(draws)] if draws else [])])
+    return Section(title=TITLE, blocks=blocks, answers=gains)
 
 
 def _name(job: Job) -> str:
@@ -52,16 +50,6 @@ def _gain(jobs: Sequence[Job]) -> Answer:
         pairs = f"{counted(len(job.speedups), 'pair')} of rounds{span(job.speedups)}"
         sentences.append(f"{_name(job)} {with_spread(job.arm, 'examples_per_s')} examples/s, {pairs}")
     return Answer(GAIN, "; ".join(answers), f"{'; '.join(sentences)}.")
-
-
-def _drawn(draws: RankDraws) -> Answer:
-    jobs = counted(draws.jobs, "job")
-    if draws.alike:
-        evidence = f"{len(draws.alike)} of {jobs}: {draws.alike[0].reason}."
-        return Answer(DRAWS, "Yes: their draws are not independent", evidence)
-    ends = " to ".join(map(str, dict.fromkeys((draws.processes[0], draws.processes[-1]))))
-    evidence = f"In {jobs} of {ends} processes no two first augmented batches were alike, all made from one image."
-    return Answer(DRAWS, "No, no two alike", evidence)
 
 
 def _slowest(job: Job) -> str:

@@ -6,6 +6,7 @@ from functools import partial
 from bench.records import Environment, Gpu, Run, Source
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Text
 from bench.report.facts.lanes import passes, rate
+from bench.report.facts.placement import UTILISATION, host_bound
 from bench.report.facts.state import (
     Missing,
     devices,
@@ -68,6 +69,12 @@ def warnings(run: Run) -> list[Text]:
     for device in fallbacks(run):
         words = " Its speeds there are not those of the C or Triton kernels."
         texts.append([Strong(f"fused fell back to plain tensors on {device}."), words])
+    for top in host_bound(run):
+        words = f" its kernels run {percent(top.median('gpu_busy'), 0)} of the time (model FLOPs utilisation "
+        words += (
+            f"{percent(top.median(UTILISATION))}), so what augmentation costs is hidden. Train with --graph on, --compile or a "
+        )
+        texts.append([Strong(f"The ceiling on {top.device} is bound by the host:"), f"{words}larger --batch-size."])
     reasons = sorted({images.fallback or "these images are drawn shapes" for images in image_sets(run) if images.is_synthetic})
     words = f" {'; '.join(reasons)}. Accuracies say nothing about CIFAR-10."
     texts += [[Strong("Not a real data set:"), words]] if reasons else []

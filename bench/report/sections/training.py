@@ -38,7 +38,8 @@ OVERLAP = "not distinguishable: their rounds overlap"
 VERDICTS = {True: "slower beyond the spread between rounds", False: OVERLAP, None: "of one round, so not certain"}
 METHOD = """The ceiling trains on one prepared batch over and over; "no augmentation" normalises only. All placements take turns
 within a round. Waiting: training stood without a batch, so augmentation in workers shows as waiting, on the device as a longer
-step. Arithmetic: model FLOPs utilisation (Chowdhery et al. 2022), against a large matrix product on the same device."""
+step. Arithmetic: model FLOPs utilisation (Chowdhery et al. 2022), against a large matrix product on the same device. GPU busy:
+time of kernels over wall time."""
 WORKERS = """Workers that keep up: examples/s of the ceiling over those of one loader worker alone, by pairs of rounds; true at
 most up to the number of cores"""
 
@@ -186,7 +187,9 @@ def _table(arms: Sequence[Arm]) -> Block:
         Column("share of the ceiling", lambda arm: "the ceiling" if arm is top else _share(arm, top)),
         Column("waiting", lambda arm: percent(arm.median("wait_share"), 0)),
         Column("arithmetic", _used),
-        Column("GPU busy, %", lambda arm: _optional(arm, "gpu_utilisation", 100)),
+        words_column("step", lambda arm: arm.step or ""),
+        Column("GPU busy, %", lambda arm: _optional(arm, "gpu_busy", 100)),
+        Column("driver's utilisation, %", lambda arm: _optional(arm, "gpu_utilisation", 100)),
         Column("power, W", lambda arm: _optional(arm, "power_w")),
         Column("J per 1,000 examples", lambda arm: _optional(arm, "energy_j_per_1000_examples")),
         Column("peak memory, MiB", lambda arm: _optional(arm, "peak_bytes", 2.0**-20)),
