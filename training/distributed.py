@@ -100,7 +100,7 @@ def synchronise(device: torch.device) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among all that train one model. A plain process is rank 0 of 1, and its exchanges are no-ops."""
+    """The process among all that train one model. A plain process is rank 0 of 1, and its exchanges are no-ops."""
 
     rank: int = 0
     world: int = 1

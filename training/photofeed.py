@@ -5,8 +5,8 @@ augments, a worker therefore decodes a photograph, draws the window of the recip
 width (as the fused backend does) and sends that window alone, in the corner of a black frame as large as the batch's largest
 window needs, at most ``MOST_SIDE`` pixels. The device resizes each image's own window, as torchvision's ``resized_crop`` with
 antialiasing does. A window with a longer side is resized by the worker with the same function and rounded to 8 bits, and the
-device only copies it. torchvision does so with 8-bit images too; on a CPU its kernel for bytes rounds after each direction, so
-that it differs by at most about a level of 255 from the definition in floats.
+device only copies it. torchvision rounds 8-bit images too; on a CPU after each direction, so that its levels of 255 differ by
+at most about one from those rounded once.
 """
 
 import time
@@ -142,6 +142,7 @@ class WindowPipeline:
         self._own, others = (ops, ()) if is_fused else (ops[:1], ops[1:])  # the fused backend flips as it resizes
         self._plan, self._draws = fused.plan(self._own), fused.plan(self._own[1:])
         self._rest = build(others, backend, device=device) if others else None
+        self.implementation: str | None = None  # of the fused backend, known once it has run
 
     def __call__(self, images: Tensor, windows: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] and windows [B, 4] on the device -> float32 [B, 3, size, size], normalised."""
@@ -149,8 +150,11 @@ class WindowPipeline:
         assert isinstance(crop, RandomResizedCrop)
         window = dict(zip(("top", "left", "height", "width"), windows.unbind(1), strict=True))
         drawn = self._draws.sample(len(images), crop.size, crop.size, device=images.device)
-        resized = self._plan.apply(images, (window, *drawn))
-        return resized if self._rest is None else self._rest(resized)
+        resized, implementation = self._plan.run(images, (window, *drawn))
+        if self._rest is not None:
+            return self._rest(resized)
+        self.implementation = implementation
+        return resized
 
 
 class PhotoFeed:
@@ -178,7 +182,7 @@ class PhotoFeed:
             )
         self.device, self._seed = device, seed
         self._finish = WindowPipeline(ops, backend, device) if on_device else None
-        self.implementation = build(ops, backend).implementation  # built here: problems are reported before processes start
+        self._built = build(ops, backend)  # here: problems are reported before processes start
         self.lane = lane(ops[1:], backend) if on_device else "per_image"
         if on_device and self.lane == "per_batch":
             self.lane = "mixed"  # windows are drawn for each image whatever the backend
@@ -193,6 +197,11 @@ class PhotoFeed:
     def __len__(self) -> int:
         """Return the number of batches an epoch."""
         return len(self._order)
+
+    @property
+    def implementation(self) -> str | None:
+        """How the fused backend runs, None for other backends."""
+        return self._built.implementation if self._finish is None else self._finish.implementation
 
     def epoch(self, epoch: int) -> Iterator[PhotoBatch]:
         """Yield the batches of an epoch on the host; starts its random streams. Raises ValueError for a file that changed."""

@@ -97,7 +97,7 @@ def test_resuming_without_a_checkpoint_starts_and_a_finished_run_trains_nothing(
 
 @pytest.fixture(scope="module")
 def saved(shapes: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, bytes]:
-    """The config and the checkpoint's content of a finished run."""
+    """Return the config and the checkpoint's content of a finished run."""
     path = tmp_path_factory.mktemp("run") / "checkpoint.pt"
     config = TrainConfig(
         data="synthetic", model="resnet8", width=4, epochs=2, batch_size=48, image_size=16, recipe="none", device="cpu"

@@ -107,7 +107,7 @@ def test_an_easy_task_is_learnt(mode: Any, config: FinetuneConfig) -> None:
 
 
 def test_step_sizes_are_the_books(config: FinetuneConfig) -> None:
-    """lr x 0.1 after each decay_every epochs; the last layer head_rate times as fast, in scratch all layers."""
+    """Multiply them by 0.1 after each decay_every epochs; the last layer head_rate times as fast, in scratch all layers."""
     dataset = load_photographs(config)
     tuner = FineTuner(replace(config, decay_every=2, learning_rate=0.001, head_rate=10.0), dataset, CPU)
     rates = []

@@ -54,7 +54,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> _Host:
     return host
 
 
-def test_on_a_cpu_waits_and_phases_are_told_apart(host: _Host) -> None:
+def test_on_a_cpu_waits_and_phases_are_separated(host: _Host) -> None:
     def slow() -> Iterator[int]:
         for i in range(4):
             host.sleep(0.5)
@@ -264,8 +264,10 @@ def test_small_nets_by_hand() -> None:
 
 
 def test_resnet18_by_hand() -> None:
-    """Multiply-adds forward on 32 x 32 pixels: the stem, four 3x3 convolutions of 64 channels, then three stages that each
-    halve the side and double the channels (half a convolution, three whole ones and a shortcut of 1x1), and the head."""
+    """Count multiply-adds forward on 32 x 32 pixels: stem, four 3x3 convolutions of 64 channels, three stages, head.
+
+    Each stage halves the side and doubles the channels: half a convolution, three whole ones and a shortcut of 1x1.
+    """
     stem, whole = 32 * 32 * 64 * 27, 32 * 32 * 64 * 64 * 9
     stage = whole // 2 + 3 * whole + whole // 2 // 9
     forward = stem + 4 * whole + 3 * stage + 512 * 10

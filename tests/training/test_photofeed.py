@@ -39,7 +39,7 @@ def photographs() -> list[Tensor]:
 
 @pytest.fixture
 def split(tmp_path: Path) -> Split:
-    """The photographs as PNG files, so that what is read is what was written."""
+    """Write the photographs as PNG files, which lose nothing."""
     files = []
     for index, pixels in enumerate(photographs()):
         files.append(tmp_path / "train" / "ant" / f"{index}.png")
@@ -99,7 +99,7 @@ def test_windows_beyond_the_bound_are_resized_before_and_differ_by_half_a_level(
 
 
 def test_at_the_usual_size_windows_beyond_the_bound_are_torchvisions_of_8_bit_images() -> None:
-    """At 224 pixels a CPU takes PyTorch's kernel for bytes, which rounds after each direction, as torchvision does."""
+    """Up to a level: on a CPU torchvision takes PyTorch's kernel for bytes, which rounds after each direction."""
     crop = RandomResizedCrop(size=224)
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((300, 200), (260, 333))]
     torch.manual_seed(2)
@@ -113,7 +113,8 @@ def test_at_the_usual_size_windows_beyond_the_bound_are_torchvisions_of_8_bit_im
     assert windows[:, 2:].eq(224).all(), "both were resized by the worker"
     found = WindowPipeline((crop, NORMALIZE), "kornia", CPU)(frames, windows)
     normalised = v2.functional.normalize(torch.stack(expected), list(NORMALIZE.mean), list(NORMALIZE.std))
-    torch.testing.assert_close(found, normalised, atol=2e-5, rtol=0)
+    difference = (found - normalised).abs().amax((0, 2, 3)) * torch.tensor(NORMALIZE.std)
+    assert difference.max() <= 1 / 255 + 1e-5
 
 
 def test_batches_are_no_larger_than_their_largest_window_needs() -> None:
@@ -217,7 +218,7 @@ def test_recipes_take_the_size_and_the_normalisation() -> None:
         training_ops("flip", 64)
 
 
-def test_what_the_device_cannot_begin_with_is_told(split: Split) -> None:
+def test_a_recipe_that_the_device_cannot_begin_with_is_one_line(split: Split) -> None:
     with pytest.raises(ValueError, match="must begin with RandomResizedCrop"):
         feed(split, ops=training_ops("d2l", 16))
     with pytest.raises(ValueError, match="photographs in files are needed"):

@@ -78,15 +78,10 @@ def test_a_run_prints_the_books_lines_and_keeps_its_curves(processes: int, tmp_p
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(
-    change: dict[str, Any],
-    out: str | None,
-    message: str,
-    config: TrainConfig,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    change: dict[str, Any], out: str | None, message: str, config: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "file").touch()
-    assert entry.main(replace(config, **change), tmp_path / out if out else None) == 2
+    (config.data_root / "file").touch()
+    assert entry.main(replace(config, **change), config.data_root / out if out else None) == 2
     stderr = capsys.readouterr().err
     assert stderr.startswith(message)
     assert stderr.count("\n") == 1

@@ -30,7 +30,7 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
-    """An archive in the official layout on a local server, which torchvision takes for the real one."""
+    """Make an archive in the official layout for a local server, which torchvision takes for the real one."""
     rng = np.random.default_rng(0)
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
     arrays = {name: rng.integers(0, 256, (20, 3072), dtype=np.uint8) for name in names}
