@@ -61,7 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add(
         "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where downloaded datasets are kept (default: data)"
     )
-    add("--results", type=Path, metavar="DIR", help="folder of the run (default: results/<version>--grid--<machine>--<device>)")
+    add("--results", type=Path, metavar="DIR", help="folder of the run (default: runs/<version>--grid--<machine>--<device>)")
     add("--suite", metavar="WORD", help="word for the run in folder names (default: grid)")
     add("--resume", action="store_true", help="measure what the run in --results has not measured yet")
 

@@ -1,7 +1,6 @@
 """``augmark audit``: audits backends on images of a data set with a progress bar, prints verdicts, writes audit.json."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +52,7 @@ def run_audit(
             backends, ops, recipes, n=draws, device=device, images=images,
             images_name=f"{len(images)} test images of {dataset.name}", on_progress=show,
         )  # fmt: skip
-    record = msgspec.convert({**asdict(report), "findings": report.findings}, Audit)
+    record = msgspec.convert(report, Audit, from_attributes=True)
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / AUDIT, record)
     return record

@@ -56,7 +56,7 @@ class Train:
     """The settings to start from; every option overrides one."""
     out: Path | None = None
     """Folder for the curves (train loss, train and test accuracy by epoch) as data and as a picture
-    (default: results/<version>--train--<machine>--<device>)."""
+    (default: runs/<version>--train--<machine>--<device>)."""
     resume: bool = False
     """Resume from the checkpoint in --out."""
 
@@ -188,7 +188,7 @@ class Report:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders that augmark run, or pytest --benchmark-only, wrote."""
     out: Path | None = None
-    """Folder of the report (default: that of the run itself; for several, results/merged)."""
+    """Folder of the report (default: that of the run itself; for several, runs/merged)."""
 
     def execute(self, console: Console) -> None:
         """Write the report."""
@@ -250,13 +250,10 @@ class Compare:
 
     def execute(self, console: Console) -> None:
         """Compare."""
-        from bench.compare import compare
+        from bench.compare import Limits, compare
 
-        status = compare(
-            self.a, self.b, console, threshold=self.threshold, accuracy_threshold=self.accuracy_threshold, level=self.level,
-            across_machines=self.across_machines,
-        )  # fmt: skip
-        sys.exit(status)
+        limits = Limits(threshold=self.threshold, accuracy_threshold=self.accuracy_threshold, level=self.level)
+        sys.exit(compare(self.a, self.b, console, limits, across_machines=self.across_machines))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,7 +313,7 @@ class Finetune:
     resume: bool = False
     """Resume from the checkpoint in --out (--compare does by itself)."""
     out: Path | None = None
-    """Folder for weights, records and the report (default: results/<version>--finetune--<machine>--<device>)."""
+    """Folder for weights, records and the report (default: runs/<version>--finetune--<machine>--<device>)."""
 
     def execute(self, console: Console) -> None:
         """Fine-tune."""

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, TypedDict
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Measure, Report, data_facts, fill, measure_cases, plan_training, reporting
+from bench.jobs.job import Job, Report, data_facts, fill, measure_cases, plan_training, reporting
 from bench.presets import Preset, PresetName, preset
 from bench.records import AUDIT, Accuracy, Audit, load_run, one_line, run_folder, write
+from bench.runner import Measure
 
 if TYPE_CHECKING:
     from training.config import TrainConfig

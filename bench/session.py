@@ -136,7 +136,7 @@ class BenchSession:
         ]  # fmt: skip
 
         def key(case: Record) -> tuple[Any, ...]:
-            number = 0 if isinstance(case, Speed) and BACKENDS[case.backend].compiled else case.round
+            number = 0 if isinstance(case, Speed) and BACKENDS[str(case.backend)].compiled else case.round
             # The trainer's overhead comes last: a step of a model would disturb the cases.
             is_overhead = isinstance(case, Overhead)
             return is_overhead, case.status != "unsupported", number, places[number][case.case_key], case.round

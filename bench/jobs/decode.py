@@ -21,8 +21,9 @@ import msgspec
 from PIL import Image
 from rich.console import Console
 
-from bench.jobs.job import Job, Measure, Report, run_job
+from bench.jobs.job import Job, Report, run_job
 from bench.records import Decoding, one_line
+from bench.runner import Measure
 
 QUALITY = 90
 """Quality of the JPEG files, with PIL's usual chroma at half the resolution."""
@@ -129,7 +130,7 @@ class DecodeOptions:
     seconds: float = 0.3
     """Approximate duration of one measurement."""
     out: Path | None = None
-    """Folder of the run (default: results/<version>--decode--<machine>--<device>)."""
+    """Folder of the run (default: runs/<version>--decode--<machine>--<device>)."""
     resume: bool = False
     """Resume the run in --out: cases and rounds that are measured are skipped."""
 
@@ -256,7 +257,7 @@ def _images_per_s(case: Decoding, files: Sequence[bytes], pool: ProcessPoolExecu
             DECODERS[case.decoder].run(files)
         torch.cuda.synchronize()
         return images / (time.perf_counter() - start)
-    for worker in [pool.submit(_decode_all, case.decoder, case.image_size, passes) for _ in range(case.num_workers)]:
+    for worker in [pool.submit(_decode_all, case.decoder, case.image_size or 0, passes) for _ in range(case.num_workers)]:
         worker.result()
     return images * case.num_workers / (time.perf_counter() - start)
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bench.jobs.job import Job, Measure, Report, fill, once, open_folder, plan_training, reporting, run_job
+from bench.jobs.job import Job, Report, fill, once, open_folder, plan_training, reporting, run_job
 from bench.records import Finetune, Photographs, append, holds_run, load_run
+from bench.runner import Measure
 from training.config import FinetuneConfig, validate
 
 if TYPE_CHECKING:

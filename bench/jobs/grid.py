@@ -117,23 +117,22 @@ def build_case(case: Speed) -> Any:
 
     from augment import build
 
-    assert case.subject is not None
-    assert case.backend is not None
     dtype = getattr(torch, case.dtype)
-    return build(case.subject, case.backend, device=case.device, dtype=dtype, image_size=case.image_size)
+    return build(str(case.subject), str(case.backend), device=case.device, dtype=dtype, image_size=case.image_size or 32)
 
 
 def _check_case(case: Speed, free_bytes: int) -> Speed:
     from augment import BACKENDS, known_differences
 
-    if case.device != "cpu" and not BACKENDS[case.backend].on_device:
-        reason = f"{case.backend} works image by image on the CPU: use --device cpu"
+    backend = str(case.backend)
+    if case.device != "cpu" and not BACKENDS[backend].on_device:
+        reason = f"{backend} works image by image on the CPU: use --device cpu"
         return replace(case, status="unsupported", reason=reason)
     try:
         pipeline = build_case(case)
     except ValueError as error:  # UnsupportedOp among them; names were checked before
         return replace(case, status="unsupported", reason=one_line(error))
-    case = replace(case, lane=pipeline.lane, differs=known_differences(pipeline.ops, case.backend))
+    case = replace(case, lane=pipeline.lane, differs=known_differences(pipeline.ops, backend))
     needed_bytes = WORKING_COPIES * 4 * 3 * (case.batch_size or 0) * (case.image_size or 0) * case.width
     if needed_bytes > free_bytes:
         reason = f"needs about {needed_bytes / 2**30:.1f} GiB, {case.device} has {free_bytes / 2**30:.1f} GiB to spare"

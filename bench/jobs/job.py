@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from bench.records import Plan, Record
+from bench.records import Kind, Plan, Record
 from bench.runner import Measure, resume, run_cases, start
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Job:
     name: str
     suite: str
     device: str
-    cases: tuple[Record, ...]
+    cases: tuple[Kind, ...]
     dataset: Mapping[str, Any]
     """Name, fingerprint, source and fallback."""
     open: Callable[[Path], AbstractContextManager[Measure]]

@@ -19,7 +19,7 @@ from training import models, optimise
 from training.config import TrainConfig
 from training.data import Dataset, load
 from training.loop import open_trainer
-from training.trainer import Trainer
+from training.trainer import ImageTrainer
 
 TRAIN_IMAGES = 2000
 WARM_UP_STEPS = 3
@@ -64,7 +64,7 @@ def bare_steps(config: TrainConfig, dataset: Dataset, device: torch.device) -> I
             yield
 
 
-def trained_steps(trainer: Trainer) -> Iterator[None]:
+def trained_steps(trainer: ImageTrainer) -> Iterator[None]:
     """Yield after each step of the trainer, with all that it does around a step within an epoch."""
     totals, clock = Totals(), StepClock(trainer.device)
     watch = Watch(totals, trainer.ranks)

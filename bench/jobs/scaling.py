@@ -22,10 +22,11 @@ import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Measure, Report, data_facts, plan_training, run_job
+from bench.jobs.job import Job, Report, data_facts, plan_training, run_job
 from bench.jobs.throughput import check_repetitions
 from bench.presets import preset
 from bench.records import Scaling, one_line
+from bench.runner import Measure
 from training.config import Precision, TrainConfig
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class ScalingOptions:
     device: str = "auto"
     """auto, cpu or cuda."""
     results: Path | None = None
-    """Folder of the run (default: results/<version>--scaling--<machine>--<device>)."""
+    """Folder of the run (default: runs/<version>--scaling--<machine>--<device>)."""
     resume: bool = False
     """Resume the run in --results: cases and rounds that are measured are skipped."""
 

@@ -92,7 +92,7 @@ class Bench:
     def _build(self, case: Speed) -> _Built:
         key = case.case_key
         if key not in self._built:
-            is_compiled = BACKENDS[case.backend].compiled
+            is_compiled = BACKENDS[str(case.backend)].compiled
             if is_compiled:
                 self._built.clear()  # CompilerWatch forgets what was compiled before
             watch = CompilerWatch() if is_compiled else None

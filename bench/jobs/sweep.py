@@ -22,10 +22,10 @@ import tyro
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Measure, Report, data_facts, fill, measure_cases, once, open_folder, plan_training
+from bench.jobs.job import Job, Report, data_facts, fill, measure_cases, once, open_folder, plan_training
 from bench.presets import COMMON
-from bench.records import Accuracy, Plan, finished, load_run, validated
-from bench.runner import Claims, await_plan
+from bench.records import Accuracy, Plan, as_stored, finished_keys, load_run
+from bench.runner import Claims, Measure, await_plan
 from training.config import TrainConfig
 from training.presets import BOOK, PresetName
 
@@ -63,7 +63,7 @@ class SweepOptions:
     retry_failed: bool = False
     """With --resume: train again the cases that failed. Without it they are left as they are."""
     results: Path | None = None
-    """Folder of the run (default: results/<version>--sweep--<machine>--<device>)."""
+    """Folder of the run (default: runs/<version>--sweep--<machine>--<device>)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,7 @@ def case_config(base: TrainConfig, recipe: str, backend: str, seed: int, *, at_o
 
 def check_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise ValueError unless a plan has these settings: the first process may not have refused it yet."""
-    stored = validated(Plan(suite="sweep", settings=dict(now))).settings
+    stored = as_stored(Plan(suite="sweep", settings=dict(now))).settings
     changed = [name for name in stored if before.get(name) != stored[name]]
     if changed:
         difference = f"{changed[0]} {before.get(changed[0])} -> {stored[changed[0]]}"
@@ -340,7 +340,7 @@ def label(case: Accuracy) -> str:
 def find_left(folder: Path, cases: Sequence[Accuracy]) -> list[Accuracy]:
     """Return the cases that have neither a result nor a failure that counts."""
     run = load_run(folder)
-    keys = finished(run.records, run.plan.retry_after if run.plan else 0)
+    keys = finished_keys(run.records, run.plan.retry_after if run.plan else 0)
     return [case for case in cases if case.key not in keys]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from bench.records import SETTING, Accuracy, Run, left_failed
+from bench.records import SETTING, Accuracy, Run, unresolved_failures
 from bench.statistics import SEEDS_SHOWN, estimate, seeds_needed
 
 COLUMNS = ("n", "accuracy", "minus baseline", f"seeds {'/'.join(map(str, SEEDS_SHOWN))}", "examples/s")
@@ -32,7 +32,7 @@ def print_table(run: Run, console: Console) -> None:
             f"n: seeds; ±: 95 % interval; minus baseline: in points, over the same seeds; seeds: how many a difference of "
             f"{', '.join(map(str, SEEDS_SHOWN))} points takes"
         )
-    failed = left_failed(run.records)
+    failed = unresolved_failures(run.records)
     unsupported = [record for record in run.records if record.status == "unsupported"]
     for record in {record.key: record for record in (*unsupported, *failed) if isinstance(record, Accuracy)}.values():
         console.print(f"[red]{record.status}:[/] {record.recipe}@{record.backend}, seed {record.seed}: ", end="")

@@ -12,15 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Measure, Report, data_facts, fill, once, plan_training, run_job
+from bench.jobs.job import Job, Report, data_facts, fill, once, plan_training, run_job
 from bench.presets import Preset, preset
-from bench.records import Environment, Feed, Loop, Record, Throughput, read, write
+from bench.records import Environment, Feed, Record, Throughput, read, write
+from bench.runner import Measure
 from training.config import Decode, Precision, TrainConfig
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class ThroughputOptions:
     device: str = "auto"
     """auto, cpu, cuda:0, ..."""
     results: Path | None = None
-    """Folder of the run (default: results/<version>--throughput--<machine>--<device>)."""
+    """Folder of the run (default: runs/<version>--throughput--<machine>--<device>)."""
     resume: bool = False
     """Resume the run in --results: cases and rounds that are measured are skipped."""
 
@@ -157,15 +158,11 @@ def throughput_job(base: TrainConfig, axes: Axes, dataset: "Dataset", *, seconds
     """Return the job of all training configs and lone workers."""
     from training.loop import measure_throughput
 
-    configs: dict[tuple[Any, ...], tuple[Loop, TrainConfig]] = {}
-    tables: list[tuple[type[Loop], Iterator[TrainConfig]]] = [
-        (Throughput, training_configs(base, axes)),
-        (Feed, lone_workers(base, axes)),
+    planned: list[tuple[Throughput | Feed, TrainConfig]] = [
+        *((plan_training(Throughput, config, dataset), config) for config in training_configs(base, axes)),
+        *((plan_training(Feed, config, dataset), config) for config in lone_workers(base, axes)),
     ]
-    for kind, table in tables:
-        for config in table:
-            case: Loop = plan_training(kind, config, dataset)
-            configs[case.case_key] = (case, config)
+    configs = {case.case_key: config for case, config in planned}
 
     @contextlib.contextmanager
     def opened(folder: Path) -> Iterator[Measure]:
@@ -175,8 +172,8 @@ def throughput_job(base: TrainConfig, axes: Axes, dataset: "Dataset", *, seconds
 
         measure_peak = matmul_peak(folder, base.device, base.precision)
 
-        def measure(case: Loop) -> Record:
-            config = configs[case.case_key][1]
+        def measure(case: Feed | Throughput) -> Record:
+            config = configs[case.case_key]
             if BACKENDS[config.backend].compiled:
                 torch.compiler.reset()  # dynamo compiles a piece of code eight times, then silently runs it eagerly
             if isinstance(case, Feed):
@@ -186,7 +183,7 @@ def throughput_job(base: TrainConfig, axes: Axes, dataset: "Dataset", *, seconds
         yield measure
 
     return Job(
-        name="throughput", suite=suite, device=base.device, cases=tuple(case for case, _ in configs.values()),
+        name="throughput", suite=suite, device=base.device, cases=once(case for case, _ in planned),
         dataset=data_facts(dataset), open=opened, rounds=rounds,
     )  # fmt: skip
 
@@ -228,6 +225,7 @@ def matmul_peak(folder: Path, device: str, precision: str) -> Callable[[], tuple
 
         file, computed = folder / "environment.json", matmul_precision(device, precision)
         environment = read(file, Environment)
+        assert environment is not None
         peaks = environment.matmul_flops_per_s.get(device, {})
         if computed not in peaks:
             try:
@@ -252,7 +250,7 @@ def with_utilisation(record: Throughput, flops_per_s: float | None, precision: s
         share = record.flops_per_example * record.examples_per_s / (max(1, len(record.devices)) * flops_per_s)
     return msgspec.structs.replace(
         record, matmul_flops_per_s=flops_per_s, matmul_precision=precision, model_flops_utilisation=share
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 # ---- the command ------------------------------------------------------------------------------------------------------

@@ -276,16 +276,16 @@ def lines(
     ``log`` names logarithmic axes ("xy"); ``shared_y=False`` fits each panel's own y scale; ``zero`` starts it at 0.
     """
     canvas, across = Canvas(), min(4, len(panels))
-    every = [line for group in panels.values() for line in group]
-    top = canvas.legend({line.label: line.look for line in every if not line.faint}, line=True)
+    series = [line for group in panels.values() for line in group]
+    top = canvas.legend({line.label: line.look for line in series if not line.faint}, line=True)
     canvas.text(8, top + 2, y_axis, size=11)
     gap, height = 22 if shared_y else 50, 130 if across > 1 else 220
     width = (WIDTH - 68 - (across - 1) * gap) / across
     for i, (title, group) in enumerate(panels.items()):
         row, column = divmod(i, across)
         x0, y0 = 52 + column * (width + gap), top + 28 + row * (height + 34)
-        x_scale = Scale.fit([x for line in every for x, _ in line.points], x0, x0 + width, log="x" in log)
-        heights = _heights(every if shared_y else group)
+        x_scale = Scale.fit([x for line in series for x, _ in line.points], x0, x0 + width, log="x" in log)
+        heights = _heights(series if shared_y else group)
         y_scale = Scale.fit(heights, y0 + height, y0, log="y" in log, zero=zero)
         canvas.text(x0, y0 - 7, shorten(title, max(int(width / CHARACTER), 12)))
         for tick in y_scale.ticks(5):

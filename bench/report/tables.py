@@ -23,8 +23,8 @@ def words_column(header: Text, write: Callable[[Any], Text]) -> Column:
 
 def build_table(columns: Iterable[Column], rows: Iterable[Any]) -> Table:
     """Return a table with a line for each row, without the columns that are empty everywhere."""
-    every = list(rows)
-    written = [(column, [column.write(row) for row in every]) for column in columns]
+    items = list(rows)
+    written = [(column, [column.write(row) for row in items]) for column in columns]
     used = [(column, cells) for column, cells in written if any(cells)]
     return Table(
         header=[column.header for column, _ in used],

@@ -50,8 +50,8 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 def listed(words: Iterable[str], most: int = 12) -> str:
     """Return words with commas, cut after ``most``."""
-    every = list(words)
-    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+    texts = list(words)
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def capitalised(text: str) -> str:

@@ -41,8 +41,8 @@ CHAIN = {
 READERS = ("records", "statistics", "report", "compare", "export", "publish")
 """Rooms that read and judge records; they import neither torch nor the other packages, not even late."""
 TORCH = {"torch", "torchvision", "kornia", "augment"}
-LIBRARY_ROOMS = ("augment/ops/", "augment/backends/", "augment/audit/")
-"""Where libraries are called, and where the audit replays what they built against an oracle."""
+LIBRARY_ROOMS = ("augment/ops/", "augment/backends/")
+"""Where libraries are called."""
 
 
 def sources(folder: str) -> list[Path]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from training.sources.folders import training_files
 
 from bench.jobs import decode as module
 from bench.jobs.decode import (
@@ -26,7 +27,6 @@ from bench.jobs.decode import (
 )
 from bench.records import Decoding, load_run
 from tests.conftest import smooth_images
-from training.sources.folders import training_files
 
 QUIET = Console(quiet=True)
 
@@ -97,7 +97,7 @@ def test_every_case_has_a_record_a_round(folder: Path, monkeypatch: pytest.Monke
         # A photograph of 60 x 40, brought to 24 x 16 or 48 x 32.
         pixels = record.megapixels_per_s / record.images_per_s * 1e6
         assert pixels == pytest.approx(24 * 16 * (record.image_size / 16) ** 2, rel=1e-4)
-        assert record.mb_per_s < record.images_per_s * 0.01, "files of less than 10 kB"
+        assert (record.mb_per_s or 1) < record.images_per_s * 0.01, "files of less than 10 kB"
     reasons = {case.first.decoder: str(case.reason) for case in load_run(folder.parent / "out").cases() if case.reason}
     assert "no_such_package is not installed" in reasons["absent"]
     # Processes that are not forked know the table as it is in the file, and no "bad".

@@ -169,7 +169,7 @@ def test_a_users_mistake_is_one_line(
     assert stopped.value.code == 2
     assert message in error
     assert "\n" not in error
-    assert not (tmp_path / "results").exists()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_more_processes_than_gpus_is_one_line() -> None:

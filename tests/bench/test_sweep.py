@@ -25,6 +25,7 @@ from training.config import TrainConfig
 from training.data import Dataset, load
 from training.distributed import Ranks
 from training.feed import Feed
+from training.trainer import ImageTrainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -220,7 +221,7 @@ def test_paired_seeds_share_weights_and_order_over_recipes_and_backends(shapes: 
         config = case_config(TINY, recipe, backend, seed)
         bare = Feed(dataclasses.replace(config, augment_on="none"), shapes, Ranks())  # mixing recipes change labels
         labels = [batch[1] for epoch in (1, 2) for batch in bare.epoch(epoch)]
-        return [*loop.ImageTrainer(config, shapes, Ranks()).model.state_dict().values(), *labels]
+        return [*ImageTrainer(config, shapes, Ranks()).model.state_dict().values(), *labels]
 
     for seed in (0, 1):
         first = start("none", "fused", seed)

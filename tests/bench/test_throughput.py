@@ -52,7 +52,8 @@ def test_the_cases_are_the_ceiling_every_backend_and_every_number_of_workers() -
     """Written out by hand for one recipe, two numbers of workers, images in files, on a CPU."""
     fed = [(0, "workers"), (3, "workers")]
     # An optional extra: where it is installed, tests run its kernels on a CPU, interpreted.
-    assert sorted(placement(config) for config in training_configs(BASE, FLIP) if config.backend != "triton_augment") == sorted([
+    placed = [placement(config) for config in training_configs(BASE, FLIP) if config.backend != "triton_augment"]
+    assert sorted(placed) == sorted([
         ("frozen", "torchvision", False, 0, "ahead"),
         ("none", "torchvision", True, 0, "ahead"),
         *(("workers", "pil", False, *loader) for loader in fed),
@@ -229,4 +230,4 @@ def test_a_users_mistake_is_one_line_before_anything_is_measured(
     assert stopped.value.code == 2
     assert message in error
     assert "\n" not in error
-    assert not (tmp_path / "results").exists()
+    assert not (tmp_path / "runs").exists()

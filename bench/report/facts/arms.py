@@ -139,7 +139,7 @@ def split_ms(arm: Arm, images: float, extra: Sequence[str] = ()) -> dict[str, fl
         seconds = value(record, "split_s") or {}
         whole, speed = sum(seconds.values()), value(record, "examples_per_s")
         if whole and speed:
-            every = {**seconds, **{name: value(record, name) or 0.0 for name in extra}}
-            splits.append({name: 1000 * images * content / speed / whole for name, content in every.items()})
+            parts = {**seconds, **{name: value(record, name) or 0.0 for name in extra}}
+            splits.append({name: 1000 * images * content / speed / whole for name, content in parts.items()})
     names = dict.fromkeys(name for split in splits for name in split)
     return {name: statistics.median(split.get(name, 0.0) for split in splits) for name in names}

@@ -135,21 +135,22 @@ class LaneTable:
         return [(rate(case) or 0) / (rate(base_case) or 1), *ends]
 
 
-def slower(faster: Sequence[float], other: Sequence[float]) -> bool | None:
-    """Return whether all of ``other`` lie below all of ``faster``; None if one of them has a single value."""
-    if len(faster) < 2 or len(other) < 2:
+def slower(faster: Sequence[float], rival: Sequence[float]) -> bool | None:
+    """Return whether all of ``rival`` lie below all of ``faster``; None if one of them has a single value."""
+    if len(faster) < 2 or len(rival) < 2:
         return None
-    return min(faster) > max(other)
+    return min(faster) > max(rival)
 
 
 def lane_tables(run: Run, suite: str) -> list[LaneTable]:
     """Return the tables of a suite, by device, then lane; a lane in which nothing was planned has none."""
     cases = [case for case in usual_cases(run.cases("speed")) if case.first.suite == suite]
     differences = named_differences(run)
-    places = dict.fromkeys((case.first.device, case.first.dtype) for case in cases)
+    places: dict[tuple[str, str], list[Case]] = {}
+    for case in cases:
+        places.setdefault((case.first.device, case.first.dtype), []).append(case)
     tables = []
-    for device, dtype in places:
-        local = [case for case in cases if (case.first.device, case.first.dtype) == (device, dtype)]
+    for (device, dtype), local in places.items():
         for lane in LANES:
             inside = [case for case in local if case.lane is not None and lane_of(case) == lane]
             members = {(case.first.subject, case.first.backend) for case in inside}

@@ -85,9 +85,11 @@ def fastest_alone(tables: Iterable[LaneTable], recipe: str | None = None) -> Seq
     drawn = [table for table in tables if table.lane in ("per_image", "per_batch")]
     if recipe is None:
         recipe = usual_recipe(dict.fromkeys(name for table in drawn for name in table.subjects if table.ranked(name)))
-    known = ((table.differences or {}, table.ranked(recipe or "")) for table in drawn)
-    rows = ([case for case in row if (recipe, case.first.backend) not in differs] for differs, row in known)
-    return next((row for row in rows if row), [])
+    for table in drawn:
+        defined = [case for case in table.ranked(recipe or "") if (recipe, case.first.backend) not in (table.differences or {})]
+        if defined:
+            return defined
+    return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +104,9 @@ class Cost:
 
 def cost(arm: Arm, top: Arm) -> Cost:
     """Return what augmenting as ``arm`` does costs."""
-    ours, most = speeds(arm), speeds(top)
-    is_sure = slower(most, ours)
-    ends = (None, None) if is_sure is None else (1 - max(ours) / min(most), 1 - min(ours) / max(most))
+    reached, most = speeds(arm), speeds(top)
+    is_sure = slower(most, reached)
+    ends = (None, None) if is_sure is None else (1 - max(reached) / min(most), 1 - min(reached) / max(most))
     return Cost(lost=1 - (share_of(arm, top) or 0), low=ends[0], high=ends[1], is_sure=is_sure)
 
 

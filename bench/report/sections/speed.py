@@ -226,8 +226,8 @@ def _growth_answer(run: Run, grown: Mapping[tuple[Group, str], Growth]) -> Answe
         subject = usual_recipe(grown[key]) if key else None
         if key is None or subject is None:
             continue
-        every = grown[key][subject]
-        defined = {name: series for name, series in every.items() if (subject, name) not in differences} or every
+        lines_of = grown[key][subject]
+        defined = {name: series for name, series in lines_of.items() if (subject, name) not in differences} or lines_of
         leader = max(defined, key=lambda name: rate(defined[name][-1][1]) or 0)
         answers.append(f"{leader}: {_change(defined[leader], key[1])}")
         evidence = [Code(subject), f", {LANES[key[0][3]]}; the fastest backend at the last size is named."]
