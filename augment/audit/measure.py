@@ -16,7 +16,7 @@ from augment.audit.explain import explain
 from augment.audit.images import at_size, noise_images, plain_image
 from augment.audit.lanes import measure_lane, recipe_lane
 from augment.audit.laws import laws, observe, pinned_draw
-from augment.audit.parity import NUM_CLASSES, ROUNDING, Call, Replay, classify, replay, worst_mean
+from augment.audit.parity import NUM_CLASSES, ROUNDING, Draw, Replay, classify, replay, worst_mean
 from augment.audit.record import DrawTest, Lane, Verdict
 from augment.backends import check_supported, find_backend
 from augment.distributions import Choice, Normal, Window
@@ -114,13 +114,13 @@ class Measurements:
     # ---- pixels --------------------------------------------------------------------------------------------------------
 
     def _op_parity(self, cell: Verdict, op: Op) -> None:
-        calls: list[Call] = []
+        draws: list[Draw] = []
         is_compiled = find_backend(cell.backend).compiled
         for size, count, batches in COMPILED if is_compiled else EAGER:
             for kind in ("photographs", "noise"):
                 measured = self._as_drawn(OPS[op.name].at(size), cell.backend, self._images(kind, size, count), batches)
                 cell.parity.append(measured.parity(kind, size, "as drawn"))
-                calls += measured.calls
+                draws += measured.draws
             pinned = OPS[op.name].pinned(size)
             if pinned is not None and not is_compiled:
                 images = self._images("photographs", size, 4)
@@ -131,13 +131,13 @@ class Measurements:
             places = [choice.places for choice in op.draws if isinstance(choice, Choice) and choice.places]
             if places and getattr(op, places[0]) > 1:  # an op of the policy at a time tells which of them differ
                 single = dataclasses.replace(op, **{places[0]: 1})  # type: ignore[type-var]
-                calls = self._as_drawn(single, cell.backend, self._images("photographs", SIZES[0], 96), 48).calls
-            cell.cause = explain(op, calls)
+                draws = self._as_drawn(single, cell.backend, self._images("photographs", SIZES[0], 96), 48).draws
+            cell.cause = explain(op, draws)
         if _draws_window(op) and not is_compiled:
             measured = self._as_drawn(op, cell.backend, self._images("photographs", 64, 24), 12)
             cell.parity.append(shrinking := measured.parity("photographs", 64, "shrinking"))
             if (verdict := classify([shrinking])) != "exact":
-                cause = explain(op, measured.calls) or "unexplained"
+                cause = explain(op, measured.draws) or "unexplained"
                 cell.notes.append(f"{verdict} where images shrink ({cause}; mean {shrinking.mean_error:.2g}/255)")
 
     def _as_drawn(self, op: Op, backend: str, images: Tensor, calls: int) -> Replay:
@@ -178,7 +178,7 @@ class Measurements:
             elif not op.mixes_labels:
                 measured = self._as_drawn(op, cell.backend, self._images("photographs", size, count), calls)
                 if classify([measured.parity("photographs", size, "as drawn")]) != "exact":
-                    yield f"{op.name}: {explain(op, measured.calls) or 'unexplained'}"
+                    yield f"{op.name}: {explain(op, measured.draws) or 'unexplained'}"
 
     # ---- distributions -------------------------------------------------------------------------------------------------
 
