@@ -155,6 +155,12 @@ def test_a_spawned_process_runs_a_pipeline_that_it_was_sent(images: Tensor) -> N
     torch.testing.assert_close(there, pipeline(images), atol=1e-5, rtol=0)  # it may have other threads, which add up otherwise
 
 
+def test_what_computes_is_known_once_built(images: Tensor) -> None:
+    assert build("flip", "fused").implementation in ("c", "tensors")
+    assert build("flip", "fused_compiled").implementation == "inductor"
+    assert build("flip", "kornia").implementation is None
+
+
 def test_pipelines_of_unknown_making_say_that_they_cannot_be_pickled() -> None:
     ours = Pipeline(ops=(), backend="fused", lane="fixed", run=lambda *batch: batch, dtype=torch.float32)
     with pytest.raises(TypeError, match=r"only a pipeline that augment\.build made can be pickled"):
