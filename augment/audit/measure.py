@@ -20,7 +20,7 @@ from augment.audit.parity import NUM_CLASSES, ROUNDING, Draw, Replay, classify, 
 from augment.audit.record import DrawTest, Lane, Verdict
 from augment.backends import check_supported, find_backend
 from augment.distributions import Choice, Normal, Window
-from augment.op import OPS, Op, UnsupportedOp
+from augment.op import OPS, Op
 from augment.recipes import PHOTOGRAPH_RECIPES
 from augment.replay import NoRoute, Recorder, Traced
 
@@ -62,18 +62,11 @@ class Measurements:
         self._lanes: dict[tuple[Op, str], str] = {}
 
     def measure(self, subject: str, kind: Literal["op", "recipe"], backend: str) -> None:
-        """Measure an op or a recipe on a backend."""
+        """Measure an op or a recipe on a backend. Raises UnsupportedOp, NoRoute, and whatever a library raises."""
         self.cells[subject, backend] = cell = Verdict(subject=subject, kind=kind, backend=backend)
         ops, size = ops_of(cell), _size_of(cell)
-        try:
-            check_supported(ops, backend, device=self.device)
-            traced = self._trace(ops, backend)
-        except UnsupportedOp as problem:
-            cell.verdict, cell.cause = "unsupported", str(problem)
-            return
-        except NoRoute as problem:
-            cell.verdict, cell.cause = "unaudited", str(problem)
-            return
+        check_supported(ops, backend, device=self.device)
+        traced = self._trace(ops, backend)
         torch.manual_seed(self.seed)
         cell.lane = self._op_lane(traced, size) if kind == "op" else self._recipe_lane(traced, size)
         if not find_backend(backend).compiled:
@@ -81,8 +74,7 @@ class Measurements:
             cell.checks += check_determinism(pipeline, self.device, size, self.seed)
             cell.checks += check_safety(pipeline, self.device, size, self.seed) if kind == "op" else []
         if traced.reasons:
-            cell.verdict, cell.cause = "unaudited", traced.reasons[0]
-            return
+            raise NoRoute(traced.reasons[0])
         self._op_parity(cell, ops[0]) if kind == "op" else self._recipe_parity(cell, traced)
         for op in ops:
             if (op, backend) not in self.draws:
