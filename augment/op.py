@@ -54,18 +54,18 @@ class Cell:
     reads: Mapping[str, Read] = field(default_factory=dict)
     refuses: Callable[[Any], str | None] = lambda op: None
 
-    def read(self, names: Iterable[str], kept: Mapping[str, Any]) -> dict[str, Any]:
+    def read(self, names: Iterable[str], params: Mapping[str, Any]) -> dict[str, Any]:
         """Return parameters by name from what a library kept; KeyError if it keeps no such name."""
-        return {name: _read(self.reads.get(name, name), kept) for name in names}
+        return {name: _read(self.reads.get(name, name), params) for name in names}
 
 
-def _read(read: Read, kept: Mapping[str, Any]) -> Any:
+def _read(read: Read, params: Mapping[str, Any]) -> Any:
     if callable(read):
-        return read(kept)
+        return read(params)
     if isinstance(read, str):
-        return kept[read]
+        return params[read]
     key, place = read
-    return kept[key][..., place] if isinstance(kept[key], Tensor) else kept[key][place]
+    return params[key][..., place] if isinstance(params[key], Tensor) else params[key][place]
 
 
 class UnsupportedOp(ValueError):
@@ -157,6 +157,6 @@ OPS: dict[str, type[Op]] = {}
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def op(cls: type) -> Any:
     """Make a class a frozen dataclass with keyword fields, and register it as an op."""
-    made: type[Op] = dataclass(frozen=True, slots=True, kw_only=True)(cls)
-    OPS[made.__name__] = made
-    return made
+    registered: type[Op] = dataclass(frozen=True, slots=True, kw_only=True)(cls)
+    OPS[registered.__name__] = registered
+    return registered

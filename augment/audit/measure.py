@@ -16,11 +16,11 @@ from augment.audit.explain import explain
 from augment.audit.images import at_size, noise_images, plain_image
 from augment.audit.lanes import measure_lane, recipe_lane
 from augment.audit.laws import laws, observe, pinned_draw
-from augment.audit.parity import NUM_CLASSES, ROUNDING, Call, Replay, classify, replay, worst_mean
+from augment.audit.parity import NUM_CLASSES, ROUNDING, Draw, Replay, classify, replay, worst_mean
 from augment.audit.record import DrawTest, Lane, Verdict
 from augment.backends import check_supported, find_backend
 from augment.distributions import Choice, Normal, Window
-from augment.op import OPS, Op, UnsupportedOp
+from augment.op import OPS, Op
 from augment.recipes import PHOTOGRAPH_RECIPES
 from augment.replay import NoRoute, Recorder, Traced
 
@@ -62,18 +62,11 @@ class Measurements:
         self._lanes: dict[tuple[Op, str], str] = {}
 
     def measure(self, subject: str, kind: Literal["op", "recipe"], backend: str) -> None:
-        """Measure an op or a recipe on a backend."""
+        """Measure an op or a recipe on a backend. Raises UnsupportedOp, NoRoute, and whatever a library raises."""
         self.cells[subject, backend] = cell = Verdict(subject=subject, kind=kind, backend=backend)
         ops, size = ops_of(cell), _size_of(cell)
-        try:
-            check_supported(ops, backend, device=self.device)
-            traced = self._trace(ops, backend)
-        except UnsupportedOp as problem:
-            cell.verdict, cell.cause = "unsupported", str(problem)
-            return
-        except NoRoute as problem:
-            cell.verdict, cell.cause = "unaudited", str(problem)
-            return
+        check_supported(ops, backend, device=self.device)
+        traced = self._trace(ops, backend)
         torch.manual_seed(self.seed)
         cell.lane = self._op_lane(traced, size) if kind == "op" else self._recipe_lane(traced, size)
         if not find_backend(backend).compiled:
@@ -81,8 +74,7 @@ class Measurements:
             cell.checks += check_determinism(pipeline, self.device, size, self.seed)
             cell.checks += check_safety(pipeline, self.device, size, self.seed) if kind == "op" else []
         if traced.reasons:
-            cell.verdict, cell.cause = "unaudited", traced.reasons[0]
-            return
+            raise NoRoute(traced.reasons[0])
         self._op_parity(cell, ops[0]) if kind == "op" else self._recipe_parity(cell, traced)
         for op in ops:
             if (op, backend) not in self.draws:
@@ -114,13 +106,13 @@ class Measurements:
     # ---- pixels --------------------------------------------------------------------------------------------------------
 
     def _op_parity(self, cell: Verdict, op: Op) -> None:
-        calls: list[Call] = []
+        draws: list[Draw] = []
         is_compiled = find_backend(cell.backend).compiled
         for size, count, batches in COMPILED if is_compiled else EAGER:
             for kind in ("photographs", "noise"):
                 measured = self._as_drawn(OPS[op.name].at(size), cell.backend, self._images(kind, size, count), batches)
                 cell.parity.append(measured.parity(kind, size, "as drawn"))
-                calls += measured.calls
+                draws += measured.draws
             pinned = OPS[op.name].pinned(size)
             if pinned is not None and not is_compiled:
                 images = self._images("photographs", size, 4)
@@ -131,13 +123,13 @@ class Measurements:
             places = [choice.places for choice in op.draws if isinstance(choice, Choice) and choice.places]
             if places and getattr(op, places[0]) > 1:  # an op of the policy at a time tells which of them differ
                 single = dataclasses.replace(op, **{places[0]: 1})  # type: ignore[type-var]
-                calls = self._as_drawn(single, cell.backend, self._images("photographs", SIZES[0], 96), 48).calls
-            cell.cause = explain(op, calls)
+                draws = self._as_drawn(single, cell.backend, self._images("photographs", SIZES[0], 96), 48).draws
+            cell.cause = explain(op, draws)
         if _draws_window(op) and not is_compiled:
             measured = self._as_drawn(op, cell.backend, self._images("photographs", 64, 24), 12)
             cell.parity.append(shrinking := measured.parity("photographs", 64, "shrinking"))
             if (verdict := classify([shrinking])) != "exact":
-                cause = explain(op, measured.calls) or "unexplained"
+                cause = explain(op, measured.draws) or "unexplained"
                 cell.notes.append(f"{verdict} where images shrink ({cause}; mean {shrinking.mean_error:.2g}/255)")
 
     def _as_drawn(self, op: Op, backend: str, images: Tensor, calls: int) -> Replay:
@@ -178,7 +170,7 @@ class Measurements:
             elif not op.mixes_labels:
                 measured = self._as_drawn(op, cell.backend, self._images("photographs", size, count), calls)
                 if classify([measured.parity("photographs", size, "as drawn")]) != "exact":
-                    yield f"{op.name}: {explain(op, measured.calls) or 'unexplained'}"
+                    yield f"{op.name}: {explain(op, measured.draws) or 'unexplained'}"
 
     # ---- distributions -------------------------------------------------------------------------------------------------
 

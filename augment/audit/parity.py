@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,23 +78,22 @@ def labels_for(traced: Traced, count: int, device: torch.device) -> Tensor | Non
     return torch.arange(count, device=device) % NUM_CLASSES if traced.pipeline.mixes else None
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of one op: uint8 images, the float results and what was drawn, all on the CPU."""
+class Draw(NamedTuple):
+    """One image through one op: float image and result, and the drawn parameters, all on the CPU."""
 
     op: Op
-    images: Tensor
-    results: Tensor
-    columns: Columns
+    image: Tensor
+    result: Tensor
+    drawn: Mapping[str, Any]
 
 
 @dataclass
 class Replay:
-    """Absolute errors of one setting in 1/255, and the calls that made them, so that other explanations can be tried."""
+    """Absolute errors of one setting in 1/255, and the draws of single ops, on which explanations are tried."""
 
     errors: list[Tensor] = field(default_factory=list)
     target_errors: list[float] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
+    draws: list[Draw] = field(default_factory=list)
 
     def parity(self, images: str, size: int, setting: str) -> Parity:
         """Return the largest and the mean error over all draws."""
@@ -142,5 +142,5 @@ def replay(
         if trace.targets is not None and expected_targets is not None:
             result.target_errors.append(float((trace.targets.cpu() - expected_targets).abs().nan_to_num(nan=1.0).max()))
         if len(ops) == 1 and columns[0] is not None:
-            result.calls.append(Call(ops[0], batch, outputs, columns[0]))
+            result.draws += [Draw(ops[0], *row) for row in zip(floats, outputs, rows_of(columns[0]), strict=True)]
     return result

@@ -15,8 +15,9 @@ from augment.audit.judge import judge, reject
 from augment.audit.measure import Measurements, ops_of
 from augment.audit.record import AuditReport
 from augment.backends import eager_backends, fallback_device, find_backend
-from augment.op import OPS
+from augment.op import OPS, UnsupportedOp
 from augment.recipes import RECIPES
+from augment.replay import NoRoute
 
 KINDS: dict[Literal["op", "recipe"], Mapping[str, object]] = {"op": OPS, "recipe": RECIPES}
 Progress = Callable[[int, int, str], None]
@@ -97,7 +98,9 @@ def _measure(
             measurements.measure(name, kind, backend)
         except Exception as error:  # whatever a library raises: this cell is not audited, the others are
             cell = measurements.cells[name, backend]
-            cell.verdict, cell.cause = "unaudited", f"it raises {type(error).__name__}: {error}"
+            cell.verdict = "unsupported" if isinstance(error, UnsupportedOp) else "unaudited"
+            is_expected = isinstance(error, (UnsupportedOp, NoRoute))
+            cell.cause = str(error) if is_expected else f"it raises {type(error).__name__}: {error}"
     if workers:
         on_progress(total - 1, total, "two loader workers")
         measurements.compare_workers()

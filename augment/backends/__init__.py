@@ -96,18 +96,18 @@ class StepBackend(Backend):
 
 @dataclass
 class PlanRecorder:
-    """Record of one op of a plan: ``read(kept, count)`` reads what was kept of a call, or ``draw(count, shape)`` draws."""
+    """Record of one op of a plan: ``read(call, count)`` reads the last call, or what ``draw(count, shape)`` draws."""
 
     read: Callable[[Any, int], Columns]
     draw: Callable[[int, tuple[int, int]], Any]
-    kept: Any = None
+    call: Any = None
     draws_singly: bool = False
 
     def clear(self) -> None:
-        self.kept = None
+        self.call = None
 
     def columns(self, count: int) -> Columns:
-        return self.read(self.kept, count)
+        return self.read(self.call, count)
 
     def sample(self, count: int, shape: tuple[int, int]) -> Columns:
         return self.read(self.draw(count, shape), count)

@@ -70,7 +70,7 @@ def _recorder(op: Op, device: torch.device) -> PlanRecorder:
     def draw(count: int, shape: tuple[int, int]) -> Any:
         return fused.plan([op]).sample(count, *shape, device=device)[0], shape
 
-    return PlanRecorder(lambda kept, count: read(op, kept[0], count, kept[1]), draw)
+    return PlanRecorder(lambda call, count: read(op, call[0], count, call[1]), draw)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class FusedBackend(Backend):
             height, width = images.shape[2:]
             params = plan.sample(len(images), height, width, None, images.device)
             for op, recorder, drawn in zip(ops, recorders, params, strict=True):
-                recorder.kept = drawn, (height, width)
+                recorder.call = drawn, (height, width)
                 height, width = op.output_size(height, width)
             targets = None if labels is None else plan.targets(labels, params, num_classes)
             return apply(images, params), targets

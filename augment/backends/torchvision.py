@@ -40,10 +40,10 @@ def run_image_by_image(steps: Sequence[Step]) -> Runner:
 
 @dataclass
 class _Call:
-    """Draws of one forward call of a transform; ``made`` is None if the transform was not applied."""
+    """Draws of one forward call of a transform; ``params`` are None if the transform was not applied."""
 
     shape: tuple[int, int]
-    made: dict[str, Any] | None = None
+    params: dict[str, Any] | None = None
     ops: list[tuple[str, float, Any]] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
 
@@ -71,14 +71,14 @@ class TorchvisionRecorder:
         make, transform = module.make_params, module.transform
 
         def record(flat_inputs: list[Any]) -> dict[str, Any]:
-            made: dict[str, Any] = make(flat_inputs)
-            self._calls[-1].made = made
-            return made
+            params: dict[str, Any] = make(flat_inputs)
+            self._calls[-1].params = params
+            return params
 
         def transform_pixels(image: Any, params: dict[str, Any]) -> Any:
             is_noise = isinstance(module, v2.GaussianNoise)
             if is_noise:
-                self._calls[-1].made = {"noise": _preview_noise(module, image)}
+                self._calls[-1].params = {"noise": _preview_noise(module, image)}
             return transform(image, params) if self._has_pixels or is_noise else image
 
         module.make_params, module.transform = record, transform_pixels
@@ -90,7 +90,7 @@ class TorchvisionRecorder:
             self._wrap_parameters(transforms[0])
 
         def mark(*inputs: Any) -> Any:
-            self._calls[-1].made = {}
+            self._calls[-1].params = {}
             return inputs if len(inputs) > 1 else inputs[0]
 
         del module.transforms  # a ModuleList takes no functions
@@ -135,10 +135,10 @@ class TorchvisionRecorder:
             return {"applied": True, **_read_chains(call, self._module.mixture_width)}
         if any(distribution.policy for distribution in self._op.draws):
             return {"applied": True, "ops": [(name, magnitude) for name, magnitude, _ in call.ops]}
-        if call.made is None:
+        if call.params is None:
             return {"applied": False}
         cell: Cell = self._op.cells["torchvision"]
-        drawn = cell.read(self._op.drawn_names, {**call.made, "shape": call.shape})
+        drawn = cell.read(self._op.drawn_names, {**call.params, "shape": call.shape})
         return {"applied": True, **{name: torch.as_tensor(value).double() for name, value in drawn.items()}}
 
     def sample(self, count: int, shape: tuple[int, int]) -> Columns:

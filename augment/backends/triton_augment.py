@@ -188,11 +188,11 @@ Arguments = Mapping[str, Any]
 def watch_functionals(*, without_pixels: bool = False) -> Iterator[list[Arguments]]:
     """Record the arguments of the functionals while the block runs; ``without_pixels`` makes them return their images."""
     functional = importlib.import_module(f"{NAME}.functional")
-    seen: list[Arguments] = []
+    recorded: list[Arguments] = []
 
     def watch(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def call(*args: Any, **kwargs: Any) -> Tensor:
-            seen.append(inspect.signature(original).bind(*args, **kwargs).arguments)
+            recorded.append(inspect.signature(original).bind(*args, **kwargs).arguments)
             image: Tensor = args[0]
             return image if without_pixels else original(*args, **kwargs)
 
@@ -201,13 +201,13 @@ def watch_functionals(*, without_pixels: bool = False) -> Iterator[list[Argument
     with contextlib.ExitStack() as stack:
         for name in WATCHED:
             stack.enter_context(mock.patch.object(functional, name, watch(getattr(functional, name))))
-        yield seen
+        yield recorded
 
 
-def read(op: Op, seen: Sequence[Arguments], count: int) -> Columns:
+def read(op: Op, recorded: Sequence[Arguments], count: int) -> Columns:
     """Return one op's draws from the arguments of its call's functional; without a call no image is changed."""
     names = (*op.drawn_names, *(("applied",) if Chance() in op.draws else ()))
-    drawn = part(op).read(names, seen[-1]) if seen else {}
+    drawn = part(op).read(names, recorded[-1]) if recorded else {}
     columns = {name: values.double().cpu().numpy() for name, values in drawn.items() if values is not None}
     applied = columns.get("applied", np.full(count, Chance() not in op.draws))
     return {**columns, "applied": applied.astype(bool)}
@@ -216,11 +216,11 @@ def read(op: Op, seen: Sequence[Arguments], count: int) -> Columns:
 def _recorder(op: Op, call: Call, device: torch.device) -> PlanRecorder:
     def draw(count: int, shape: tuple[int, int]) -> list[Arguments]:
         images = torch.empty(1, device=device).expand(count, 3, *shape)  # nothing reads a pixel
-        with watch_functionals(without_pixels=True) as seen:
+        with watch_functionals(without_pixels=True) as recorded:
             run_calls([call], images)
-        return seen
+        return recorded
 
-    return PlanRecorder(lambda seen, count: read(op, seen, count), draw, kept=())
+    return PlanRecorder(lambda recorded, count: read(op, recorded, count), draw, call=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,10 +237,10 @@ class TritonAugmentBackend(Backend):
 
         def watch(call: Call, recorders: Sequence[PlanRecorder]) -> Callable[[Tensor], Tensor]:
             def run(images: Tensor) -> Tensor:
-                with watch_functionals() as seen:
+                with watch_functionals() as recorded:
                     result = call(images)
                 for recorder in recorders:
-                    recorder.kept = seen
+                    recorder.call = recorded
                 return result
 
             return run

@@ -20,8 +20,8 @@ def crop(images: Tensor, top: Tensor, left: Tensor, size: int, padding: int) -> 
     pixels = torch.arange(size, device=images.device) - padding
     y, x = top[:, None] + pixels, left[:, None] + pixels
     index = (y * width)[:, :, None] + x[:, None, :]
-    index = index.clamp_(0, height * width - 1).view(batch, 1, -1).expand(-1, channels, -1)
-    cut = images.reshape(batch, channels, -1).gather(2, index).view(batch, channels, size, size)
+    index = index.clamp_(0, height * width - 1).view(batch, 1, size * size).expand(-1, channels, -1)
+    cut = images.reshape(batch, channels, height * width).gather(2, index).view(batch, channels, size, size)
     if not padding:
         return cut
     is_inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None, :]

@@ -16,8 +16,9 @@ from torch import Tensor
 from augment import policies
 from augment.distributions import Params
 from augment.fused import geometry, tensors
-from augment.fused.tensors import POINT_OPS, to_float
+from augment.fused.tensors import POINT_OPS
 from augment.op import Op, UnsupportedOp
+from augment.pipeline import to_float
 
 SAMPLERS = (
     "take", "window", "resize", "rotate", "affine", "perspective", "blur", "neighbours", "mixup", "cutmix", "augmix",

@@ -17,6 +17,7 @@ from augment.fused import build, cpu, sample, tensors
 from augment.fused.kinds import kind_of
 from augment.fused.passes import passes, stretches
 from augment.op import Op
+from augment.pipeline import to_dtype
 
 Implementation = Literal["c", "triton", "tensors", "inductor"]
 """What does the work of a plan."""
@@ -66,7 +67,7 @@ class Plan:
         images = (images.to(torch.float32) if images.is_floating_point() else images).contiguous()
         for op, drawn in zip(self.ops, params, strict=True):
             images = kind_of(op).apply(op, images, drawn)
-        return images if dtype is None else tensors.to_dtype(images, dtype)
+        return images if dtype is None else to_dtype(images, dtype)
 
     def check(self, images: Tensor, params: Sequence[Params]) -> None:
         """Raise ValueError for parameters of other ops or for another number of images; in a graph nothing is checked."""

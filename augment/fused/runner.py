@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from augment.distributions import Params
+from augment.fused import build
 from augment.fused.plans import Implementation, Plan, plan, without_triton
 from augment.op import Op
 
@@ -19,12 +20,14 @@ Run = Callable[[Tensor, Sequence[Params]], tuple[Tensor, Implementation]]
 class Runner:
     """A recipe for ``augment.pipeline.Pipeline``: (images, labels) -> (images, targets).
 
-    ``implementation``: what ran for the last batch; None before the first.
+    ``implementation``: what ran for the last batch, and before the first what is meant to run.
     """
 
-    def __init__(self, plan: Plan, run: Run, num_classes: int, generator: torch.Generator | None) -> None:
+    def __init__(
+        self, plan: Plan, run: Run, implementation: Implementation, num_classes: int, generator: torch.Generator | None
+    ) -> None:  # fmt: skip
         self.plan = plan
-        self.implementation: Implementation | None = None
+        self.implementation = implementation
         self._run = run
         self._num_classes = num_classes
         self._generator = generator
@@ -51,8 +54,12 @@ def compose(
     ``compile`` sends ``apply`` through ``torch.compile``; draws stay outside, where they come from PyTorch's own generators.
     """
     planned = plan(recipe)
-    run = compile_whole(planned) if compile else _run_on(planned, torch.device(device), dtype, memory_format)
-    return Runner(planned, run, num_classes, generator)
+    implementation: Implementation = "inductor"
+    if compile:
+        run = compile_whole(planned)
+    else:
+        run, implementation = _run_on(planned, torch.device(device), dtype, memory_format)
+    return Runner(planned, run, implementation, num_classes, generator)
 
 
 def for_device(
@@ -62,20 +69,26 @@ def for_device(
 
     If Triton is missing or cannot build its kernels, one RuntimeWarning says so and tensor operations run.
     """
-    run = _run_on(planned, device, dtype, memory_format)
+    run, _ = _run_on(planned, device, dtype, memory_format)
     return lambda images, params: run(images, params)[0]
 
 
-def _run_on(planned: Plan, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format) -> Run:
+def _run_on(
+    planned: Plan, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format
+) -> tuple[Run, Implementation]:
+    """Return what applies a plan to images on a device, and what that is."""
+
     def run(images: Tensor, params: Sequence[Params]) -> tuple[Tensor, Implementation]:
         return planned.run(images, params, dtype)
 
+    if device.type == "cpu":
+        return run, "c" if build.library() else "tensors"
     if device.type != "cuda" or not torch.cuda.is_available():
-        return run
+        return run, "tensors"
     reason = without_triton(device)
     if reason:
         warnings.warn(f"no Triton ({reason}): the fused backend runs on tensor kernels", RuntimeWarning, stacklevel=2)
-        return run
+        return run, "tensors"
     from augment.fused import cuda
 
     apply = cuda.apply_plan(planned, dtype, memory_format)
@@ -83,7 +96,7 @@ def _run_on(planned: Plan, device: torch.device, dtype: torch.dtype, memory_form
     def run_on_cuda(images: Tensor, params: Sequence[Params]) -> tuple[Tensor, Implementation]:
         return (apply(images, params), "triton") if images.is_cuda else run(images, params)
 
-    return run_on_cuda
+    return run_on_cuda, "triton"
 
 
 def compile_whole(planned: Plan, backend: Any = "inductor") -> Run:

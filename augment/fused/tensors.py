@@ -48,20 +48,6 @@ def point_op(*, measures: str = "", is_step: bool = False, is_local: bool = Fals
     return register
 
 
-def to_float(images: Tensor) -> Tensor:
-    """Convert uint8 to float32 in [0, 1]; leave floats as they are."""
-    return images if images.is_floating_point() else images.to(torch.float32).div_(255)
-
-
-def to_dtype(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert between uint8 and float types; values stay on their scale (0..255 against 0..1)."""
-    if dtype == images.dtype:
-        return images
-    if dtype == torch.uint8:
-        return images.mul(255).round_().clamp_(0, 255).to(torch.uint8)
-    return to_float(images).to(dtype)
-
-
 def select(mask: Tensor, values: Tensor, images: Tensor) -> Tensor:
     """Return ``values`` for the images for which ``mask`` bool [B] is true, else ``images``."""
     return torch.where(mask[:, None, None, None], values, images)

@@ -132,7 +132,7 @@ class Hue(FactorOp):
 
 def _factor_read(name: str) -> Any:
     """Return the read of a factor of torchvision, which holds None for a range that changes nothing."""
-    return lambda made: NO_CHANGE[name] if made[f"{name}_factor"] is None else made[f"{name}_factor"]
+    return lambda params: NO_CHANGE[name] if params[f"{name}_factor"] is None else params[f"{name}_factor"]
 
 
 def _jitter(op: Any, image: Any, drawn: Drawn) -> Any:
@@ -179,8 +179,8 @@ class ColorJitter(Op):
             lambda op: {"brightness": op.brightness, "contrast": op.contrast, "saturation": op.saturation}, (3, 5),
             refuses=lambda op: None if op.hue == (0.0, 0.0) else "it has no hue, so hue must be (0, 0)",
             brightness="brightness_factor", contrast="contrast_factor", saturation="saturation_factor",
-            hue=lambda given: torch.zeros_like(given["contrast_factor"]),
-            order=lambda given: torch.arange(4).repeat(len(given["contrast_factor"]), 1),  # its order is fixed
+            hue=lambda args: torch.zeros_like(args["contrast_factor"]),
+            order=lambda args: torch.arange(4).repeat(len(args["contrast_factor"]), 1),  # its order is fixed
         )
     )  # fmt: skip
     fused = kinds.Jitter()
@@ -209,7 +209,7 @@ class Grayscale(ChanceOp):
         | kornia(lambda op: K.RandomGrayscale(p=op.p))
         | triton_augment(
             "TritonRandomGrayscale", lambda op: {"p": op.p}, (6, 6), renamed={"p": "grayscale_p"},
-            applied=lambda given: given.get("grayscale_mask", given.get("grayscale")),
+            applied=lambda args: args.get("grayscale_mask", args.get("grayscale")),
         )
     )  # fmt: skip
     fused = kinds.PointOp("grayscale")

@@ -15,8 +15,8 @@ TORCHVISION_READS: dict[str, Read] = {
     "top": "i",
     "left": "j",
     # Without a value, ten windows did not fit and nothing is erased.
-    "height": lambda made: made["h"] if made["v"] is not None else 0,
-    "width": lambda made: made["w"] if made["v"] is not None else 0,
+    "height": lambda params: params["h"] if params["v"] is not None else 0,
+    "width": lambda params: params["w"] if params["v"] is not None else 0,
 }
 KORNIA_READS: dict[str, Read] = {"top": "ys", "left": "xs", "height": "heights", "width": "widths"}
 

@@ -31,7 +31,7 @@ class HorizontalFlip(ChanceOp):
         | kornia(lambda op: K.RandomHorizontalFlip(p=op.p))
         | triton_augment(
             "TritonRandomHorizontalFlip", lambda op: {"p": op.p}, (2, 2), renamed={"p": "horizontal_flip_p"},
-            applied=lambda given: given.get("flip_mask", given.get("flip_horizontal")),
+            applied=lambda args: args.get("flip_mask", args.get("flip_horizontal")),
         )
     )  # fmt: skip
     fused = kinds.Flip(axis=1)
@@ -142,7 +142,7 @@ class Rotate(Op):
         | triton_augment(  # positive degrees turn it clockwise, ours the other way round
             "TritonRandomRotation",
             lambda op: {"degrees": (-op.degrees[1], -op.degrees[0]), "interpolation": "bilinear"},
-            (0, 0), angle=lambda given: -given["angle"],
+            (0, 0), angle=lambda args: -args["angle"],
         )
     )  # fmt: skip
     fused = kinds.Rotate()
@@ -226,10 +226,10 @@ def _outer_corners(height: int, width: int) -> Tensor:
     return torch.tensor([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], dtype=torch.float64)
 
 
-def _corners_from_coefficients(made: Drawn) -> Tensor:
+def _corners_from_coefficients(params: Drawn) -> Tensor:
     """Return where torchvision moves the corners: its coefficients map where a pixel goes to where it comes from."""
-    matrix = torch.tensor([*made["coefficients"], 1.0], dtype=torch.float64).reshape(3, 3).inverse()
-    ends = torch.nn.functional.pad(_outer_corners(*made["shape"]), [0, 1], value=1.0) @ matrix.T
+    matrix = torch.tensor([*params["coefficients"], 1.0], dtype=torch.float64).reshape(3, 3).inverse()
+    ends = torch.nn.functional.pad(_outer_corners(*params["shape"]), [0, 1], value=1.0) @ matrix.T
     return ends[:, :2] / ends[:, 2:]
 
 

@@ -82,10 +82,10 @@ class CutMix(MixingOp):
     draws = (Box(),)
     cells = torchvision(
         lambda op, classes: v2.CutMix(alpha=op.alpha, num_classes=classes),
-        left=lambda made: made["box"][0],
-        top=lambda made: made["box"][1],
-        width=lambda made: made["box"][2] - made["box"][0],
-        height=lambda made: made["box"][3] - made["box"][1],
+        left=lambda params: params["box"][0],
+        top=lambda params: params["box"][1],
+        width=lambda params: params["box"][2] - params["box"][0],
+        height=lambda params: params["box"][3] - params["box"][1],
     ) | kornia(
         lambda op, classes: KorniaMix(
             K.RandomCutMixV2(beta=op.alpha, use_correct_lambda=True, data_keys=["input", "class"]), classes,

@@ -159,6 +159,17 @@ def test_few_images_of_any_size_are_enough() -> None:
     assert report.verdicts[0].parity[0].draws == 48
 
 
+@pytest.mark.gpu
+def test_cuda_is_compared_with_the_oracles_on_the_cpu() -> None:
+    subjects = ["HorizontalFlip", "Brightness", "Rotate", "GaussianNoise", "MixUp", "ColorJitter", "RandomResizedCrop"]
+    cpu, cuda = (
+        audit(["torchvision", "kornia", "fused"], subjects, ["crop_flip"], n=500, alpha=1e-4, device=device, workers=False)
+        for device in ("cpu", "cuda")
+    )
+    assert [verdict.verdict for verdict in cuda.verdicts] == [verdict.verdict for verdict in cpu.verdicts]
+    assert cuda.findings == ()
+
+
 def test_distinct_results_are_counted() -> None:
     results = torch.tensor([0.0, 0.5, 0.0, 0.50001, 0.9]).view(5, 1, 1, 1).expand(5, 3, 2, 2)
     assert count_distinct(results) == 3
