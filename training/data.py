@@ -17,15 +17,9 @@ JPEG_COPY = "cifar10-jpeg"
 
 
 def load(
-    data: str,
-    *,
-    root: Path,
-    image_size: int = 32,
-    max_train: int | None = None,
-    max_test: int | None = None,
-    seed: int = 0,
+    data: str, *, root: Path, image_size: int = 32, max_train: int | None = None, max_test: int | None = None, seed: int = 0,
     download: bool = False,
-) -> Dataset:
+) -> Dataset:  # fmt: skip
     """Load a data set, decoded to uint8 [N, 3, image_size, image_size].
 
     Args:

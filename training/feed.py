@@ -1,5 +1,6 @@
 """From decoded images to batches on the device, wherever the augmentation runs."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -23,6 +24,8 @@ Batch = tuple[Tensor, Tensor]
 Fetched = Batch | Tensor
 """A batch on the host (the frozen one on the device), or the indices [B] of a resident data set's images, on the device."""
 MarkPhase = Callable[[Phase], None]
+Recipe = Callable[..., Pipeline]
+"""``augment.build`` but for the device; loader workers build their own pipeline by it."""
 T = TypeVar("T")
 
 
@@ -30,26 +33,9 @@ def ignore_phase(phase: Phase) -> None:
     """Do nothing at the end of a phase."""
 
 
-def keep(fetched: T) -> T:
-    """Return a fetched batch unchanged: it needs no collation."""
-    return fetched
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Settings of a pipeline; loader workers receive them and build their own from it."""
-
-    name: str
-    backend: str
-    image_size: int
-    num_classes: int
-    dtype: torch.dtype
-
-    def build(self, device: torch.device) -> Pipeline:
-        """Build the pipeline on a device."""
-        return build(
-            self.name, self.backend, device=device, dtype=self.dtype, image_size=self.image_size, num_classes=self.num_classes
-        )
+def keep(batch: T, *ignored: object) -> T:
+    """Return a batch unchanged: it needs no collation, or no finish."""
+    return batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +105,7 @@ class _Images(Fetcher[Batch]):
         if self.recipe is None:
             return images, labels
         if self._pipeline is None:
-            self._pipeline = self.recipe.build(torch.device("cpu"))
+            self._pipeline = self.recipe()
         return self._pipeline(images, labels)
 
     def _images(self, indices: Tensor) -> Tensor:
@@ -152,13 +138,13 @@ class Feed:
         if config.batch_size % ranks.world:
             raise ValueError(f"batch_size {config.batch_size} cannot be shared by {ranks.world} processes: take a multiple")
         self.config, self.ranks, self.device = config, ranks, ranks.device
-        self.recipe = Recipe(
-            name=config.effective_recipe, backend=config.effective_backend, image_size=config.image_size,
+        recipe: Recipe = functools.partial(
+            build, config.effective_recipe, config.effective_backend, image_size=config.image_size,
             num_classes=len(dataset.classes), dtype=getattr(torch, config.precision),
         )  # fmt: skip
         in_workers = config.augment_on == "workers"
         # Built here for workers too: what cannot be built is reported before processes start.
-        self._built = self.recipe.build(torch.device("cpu") if in_workers else self.device)
+        self._built = recipe(device="cpu" if in_workers else self.device)
         self.lane, self._pipeline = self._built.lane, None if in_workers else self._built
         self.drop_last = config.compile or BACKENDS[config.effective_backend].compiled
         per_rank = config.batch_size // ranks.world
@@ -172,9 +158,11 @@ class Feed:
         self._side_stream = torch.cuda.Stream(self.device) if has_stream else None
         self._augments_aside = has_stream and config.augment_stream
         self._resident = dataset.train.to(self.device) if config.resident else None
-        recipe = self.recipe if in_workers else None
+        images = _Images(
+            dataset.train, recipe if in_workers else None, config.seed, ranks.rank, decoding=config.decode == "workers"
+        )
         self._loader = DataLoader(
-            _Images(dataset.train, recipe, config.seed, ranks.rank, decoding=config.decode == "workers"),
+            images,
             batch_sampler=self._order,  # type: ignore[arg-type]  # of requests: torch's type knows lists of indices only
             collate_fn=keep, num_workers=config.num_workers, persistent_workers=config.num_workers > 0,
             pin_memory=self.device.type == "cuda",

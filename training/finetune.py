@@ -5,7 +5,7 @@ import functools
 import hashlib
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from training.photofeed import PhotoBatch, PhotoFeed, StoredFeed, evaluation_ops
 from training.results import EpochStats, FinetuneResult
 from training.sources.dataset import Dataset, Split
 from training.sources.folders import photo_folder
-from training.trainer import OnEpoch, OnStep, Trainer
+from training.trainer import OnData, OnEpoch, OnStep, Trainer
 
 BEST = "best.pt"
 """File name of the best epoch's weights in a run's folder."""
@@ -45,14 +45,9 @@ def load_photographs(config: FinetuneConfig) -> Dataset:
 
 
 def finetune(
-    config: FinetuneConfig,
-    dataset: Dataset | None = None,
-    *,
-    out: Path | None = None,
-    resume: bool = False,
-    on_data: Callable[[Dataset], None] | None = None,
-    on_epoch: OnEpoch | None = None,
-) -> tuple[FinetuneResult, nn.Module]:
+    config: FinetuneConfig, dataset: Dataset | None = None, *, out: Path | None = None, resume: bool = False,
+    on_data: OnData | None = None, on_epoch: OnEpoch | None = None,
+) -> tuple[FinetuneResult, nn.Module]:  # fmt: skip
     """Train, evaluate after each epoch, and return the result and the network with its best epoch's weights.
 
     Args:
@@ -165,8 +160,7 @@ class FineTuner(Trainer):
         body = [p for p in self.model.parameters() if p.requires_grad and id(p) not in head_ids]
         head_rate = config.learning_rate * config.head_rate
         body_rate = head_rate if config.mode == "scratch" else config.learning_rate
-        pairs = ((head, head_rate), (body, body_rate))
-        groups = [{"params": params, "lr": rate, "rate": rate} for params, rate in pairs if params]
+        groups = [{"params": p, "lr": rate, "rate": rate} for p, rate in ((head, head_rate), (body, body_rate)) if p]
         return torch.optim.SGD(groups, momentum=config.momentum)
 
     def set_step_size(self, step: int) -> None:

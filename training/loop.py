@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from training.distributed import Ranks, join_ranks, synchronise
 from training.meters import PowerMeter, StepClock, Totals
 from training.results import EpochStats, Throughput, TrainResult
 from training.sources.dataset import Dataset
-from training.trainer import ImageTrainer, OnEpoch, OnResume, OnStep, TrainingDiverged
+from training.trainer import ImageTrainer, OnData, OnEpoch, OnResume, OnStep, TrainingDiverged
 
 __all__ = ["EpochStats", "Throughput", "TrainResult", "TrainingDiverged", "measure_throughput", "open_trainer", "train"]
 
@@ -22,16 +22,10 @@ CHECK_EVERY = 10  # steps between two questions to rank 0 whether time is up; al
 
 
 def train(
-    config: TrainConfig,
-    dataset: Dataset | None = None,
-    *,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    on_epoch: OnEpoch | None = None,
-    on_step: OnStep | None = None,
-    on_data: Callable[[Dataset], None] | None = None,
+    config: TrainConfig, dataset: Dataset | None = None, *, checkpoint: Path | None = None, resume: bool = False,
+    on_epoch: OnEpoch | None = None, on_step: OnStep | None = None, on_data: OnData | None = None,
     on_resume: OnResume | None = None,
-) -> TrainResult:
+) -> TrainResult:  # fmt: skip
     """Train a model and evaluate it after each epoch.
 
     Args:

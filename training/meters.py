@@ -128,16 +128,6 @@ class Power:
     energy_j: float | None = None
 
 
-@dataclass(kw_only=True)
-class _Gpu:
-    """A GPU as NVML knows it, with what was sampled."""
-
-    handle: Any
-    energy_before_j: float | None = None
-    powers_w: list[float]
-    utilisations: list[float]
-
-
 class PowerMeter:
     """Watches CUDA devices between entering and leaving, from a thread that wakes ten times a second.
 
@@ -146,48 +136,44 @@ class PowerMeter:
     """
 
     def __init__(self, devices: Sequence[torch.device]) -> None:
-        handles = [handle for device in devices if (handle := _find_handle(device)) is not None]
-        self._gpus = [_Gpu(handle=handle, powers_w=[], utilisations=[]) for handle in handles]
-        self._began = 0.0
+        self._handles = [handle for device in devices if (handle := _find_handle(device)) is not None]
+        self._utilisations: list[float | None] = []
+        self._powers_w: list[list[float | None]] = [[] for _ in self._handles]
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.power = Power()
 
     def __enter__(self) -> PowerMeter:
-        if self._gpus:
-            for gpu in self._gpus:
-                gpu.energy_before_j = _query(_energy_j, gpu.handle)
-            self._began = time.perf_counter()
-            self._thread.start()
+        self._before_j = [_query(_energy_j, handle) for handle in self._handles]
+        self._began = time.perf_counter()
+        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not self._gpus:
-            return
         seconds = time.perf_counter() - self._began
-        energies = [self._energy_j(gpu, _query(_energy_j, gpu.handle), seconds) for gpu in self._gpus]
+        after_j = [_query(_energy_j, handle) for handle in self._handles]
         self._over.set()
         self._thread.join()
-        utilisations = [value for gpu in self._gpus for value in gpu.utilisations]
-        measured = [energy for energy in energies if energy is not None]
-        self.power = Power(
-            utilisation=statistics.fmean(utilisations) if utilisations else None,
-            energy_j=sum(measured) if len(measured) == len(energies) else None,
-        )
-
-    @staticmethod
-    def _energy_j(gpu: _Gpu, energy_after_j: float | None, seconds: float) -> float | None:
-        if gpu.energy_before_j is not None and energy_after_j is not None:
-            return energy_after_j - gpu.energy_before_j
-        return statistics.fmean(gpu.powers_w) * seconds if gpu.powers_w else None
+        energies_j: list[float | None] = []
+        for before, after, powers_w in zip(self._before_j, after_j, self._powers_w, strict=True):
+            mean_w = _mean(powers_w)
+            sampled_j = None if mean_w is None else mean_w * seconds
+            energies_j.append(sampled_j if before is None or after is None else after - before)
+        reported = [energy for energy in energies_j if energy is not None]
+        is_whole = bool(reported) and len(reported) == len(energies_j)
+        self.power = Power(utilisation=_mean(self._utilisations), energy_j=sum(reported) if is_whole else None)
 
     def _watch(self) -> None:
-        while not self._over.wait(POWER_INTERVAL_S):
-            for gpu in self._gpus:
-                for question, samples in ((_utilisation, gpu.utilisations), (_power_w, gpu.powers_w)):
-                    value = _query(question, gpu.handle)
-                    if value is not None:
-                        samples.append(value)
+        while self._handles and not self._over.wait(POWER_INTERVAL_S):
+            for handle, powers_w in zip(self._handles, self._powers_w, strict=True):
+                self._utilisations.append(_query(_utilisation, handle))
+                powers_w.append(_query(_power_w, handle))
+
+
+def _mean(samples: Sequence[float | None]) -> float | None:
+    """Return the mean of the reported samples, None if there is none."""
+    reported = [sample for sample in samples if sample is not None]
+    return statistics.fmean(reported) if reported else None
 
 
 def _find_handle(device: torch.device) -> Any | None:

@@ -50,23 +50,11 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, fused=fused)
 
 
-def _cosine(progress: float, share: float) -> float:
-    return (1 + math.cos(math.pi * progress)) / 2
-
-
-def _one_cycle(progress: float, share: float) -> float:
-    return 1 - progress
-
-
-def _trapezoid(progress: float, share: float) -> float:
-    return min(1.0, (1 - share) / DECAY_SHARE)
-
-
 _AFTER_WARM_UP: Mapping[Schedule, Callable[[float, float], float]] = {
     "constant": lambda progress, share: 1.0,
-    "cosine": _cosine,
-    "one_cycle": _one_cycle,
-    "trapezoid": _trapezoid,
+    "cosine": lambda progress, share: (1 + math.cos(math.pi * progress)) / 2,
+    "one_cycle": lambda progress, share: 1 - progress,
+    "trapezoid": lambda progress, share: min(1.0, (1 - share) / DECAY_SHARE),
 }
 """Factor of the step size by schedule, from the shares done of the steps after warming up and of all steps."""
 

@@ -157,8 +157,32 @@ class WindowPipeline:
         return resized
 
 
-class PhotoFeed:
-    """Training batches from files, for one device.
+class _PhotoSource:
+    """Batches of photographs for one device, finished there; the last, smaller one is kept, unless it is a single image."""
+
+    drop_last = False
+
+    def __init__(
+        self, count: int, batch_size: int, seed: int, device: torch.device, finish: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        self.device, self._seed, self._finish = device, seed, finish
+        self._order = Order(count, batch_size, seed, Ranks(), min_batch=2)  # batch norm cannot learn from one image
+
+    def __len__(self) -> int:
+        """Return the number of batches an epoch."""
+        return len(self._order)
+
+    def place(self, batch: PhotoBatch, mark_phase: MarkPhase = ignore_phase) -> tuple[Tensor, Tensor]:
+        """Return (float32 [B, ...] as the network takes them, labels) on the device."""
+        images, labels, windows = (tensor.to(self.device, non_blocking=True) for tensor in batch[:3])
+        mark_phase("copy")
+        images = self._finish(images, windows)
+        mark_phase("augment")
+        return images, labels
+
+
+class PhotoFeed(_PhotoSource):
+    """Training batches from files.
 
     - ``on_device=False``: loader workers (the training process when there are none) decode and augment image by image, each
       image a batch of its own, so that every backend draws for each image.
@@ -166,8 +190,6 @@ class PhotoFeed:
 
     Raises ValueError for a split without files, UnsupportedOp for a recipe that the backend lacks.
     """
-
-    drop_last = False
 
     def __init__(
         self, split: Split, *, ops: tuple[Op, ...], backend: str, on_device: bool, batch_size: int,
@@ -180,13 +202,12 @@ class PhotoFeed:
                 "on the device a recipe must begin with RandomResizedCrop, which brings photographs to one size: "
                 "take --recipe imagenet, or --augment-on workers"
             )
-        self.device, self._seed = device, seed
-        self._finish = WindowPipeline(ops, backend, device) if on_device else None
-        self._built = build(ops, backend)  # here: problems are reported before processes start
+        self._pipeline = build(ops, backend)  # for workers too: problems are reported before processes start
+        self._windows = WindowPipeline(ops, backend, device) if on_device else None
+        super().__init__(len(split), batch_size, seed, device, self._windows or keep)
         self.lane = lane(ops[1:], backend) if on_device else "per_image"
         if on_device and self.lane == "per_batch":
             self.lane = "mixed"  # windows are drawn for each image whatever the backend
-        self._order = Order(len(split), batch_size, seed, Ranks(), min_batch=2)  # batch norm cannot learn from one image
         self._loader = DataLoader(
             _Photographs(split, ops, None if on_device else backend, seed),
             batch_sampler=self._order,  # type: ignore[arg-type]  # of requests: torch's type knows lists of indices only
@@ -194,14 +215,10 @@ class PhotoFeed:
             pin_memory=device.type == "cuda",
         )  # fmt: skip
 
-    def __len__(self) -> int:
-        """Return the number of batches an epoch."""
-        return len(self._order)
-
     @property
     def implementation(self) -> str | None:
         """How the fused backend runs, None for other backends."""
-        return self._built.implementation if self._finish is None else self._finish.implementation
+        return self._pipeline.implementation if self._windows is None else self._windows.implementation
 
     def epoch(self, epoch: int) -> Iterator[PhotoBatch]:
         """Yield the batches of an epoch on the host; starts its random streams. Raises ValueError for a file that changed."""
@@ -212,34 +229,21 @@ class PhotoFeed:
                 raise ValueError(batch)
             yield batch
 
-    def place(self, batch: PhotoBatch, mark_phase: MarkPhase = ignore_phase) -> tuple[Tensor, Tensor]:
-        """Return (images float32 [B, 3, size, size], labels) on the device, augmented."""
-        images, labels, windows = (tensor.to(self.device, non_blocking=True) for tensor in batch[:3])
-        mark_phase("copy")
-        if self._finish is not None:
-            images = self._finish(images, windows)
-        mark_phase("augment")
-        return images, labels
 
-
-class StoredFeed:
-    """Training batches of values [N, ...] in memory, with what the device does with a batch of them; no augmentation.
+class StoredFeed(_PhotoSource):
+    """Training batches of values [N, ...] in memory, finished by ``prepare``; no augmentation.
 
     For photographs prepared as for evaluation, or the features that a frozen network gave for them.
     """
 
-    lane, implementation, drop_last = "fixed", None, False
+    lane, implementation = "fixed", None
 
     def __init__(
-        self, values: Tensor, labels: Tensor, finish: Callable[[Tensor], Tensor], *, batch_size: int, seed: int,
+        self, values: Tensor, labels: Tensor, prepare: Callable[[Tensor], Tensor], *, batch_size: int, seed: int,
         device: torch.device,
     ) -> None:  # fmt: skip
-        self._values, self._labels, self._finish, self._device = values, labels, finish, device
-        self._order = Order(len(labels), batch_size, seed, Ranks(), min_batch=2)
-
-    def __len__(self) -> int:
-        """Return the number of batches an epoch."""
-        return len(self._order)
+        super().__init__(len(labels), batch_size, seed, device, lambda images, windows: prepare(images))
+        self._values, self._labels = values, labels
 
     def epoch(self, epoch: int) -> Iterator[PhotoBatch]:
         """Yield the batches of an epoch, in the order of PhotoFeed."""
@@ -248,11 +252,3 @@ class StoredFeed:
         for request in self._order:
             values = self._values[request.indices.to(self._values.device)]
             yield PhotoBatch(values, self._labels[request.indices], no_windows, no_time)
-
-    def place(self, batch: PhotoBatch, mark_phase: MarkPhase = ignore_phase) -> tuple[Tensor, Tensor]:
-        """Return (finished values, labels) on the device."""
-        values, labels = batch.images.to(self._device, non_blocking=True), batch.labels.to(self._device, non_blocking=True)
-        mark_phase("copy")
-        values = self._finish(values)
-        mark_phase("augment")
-        return values, labels

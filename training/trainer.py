@@ -4,23 +4,26 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from augment import build
 from training import checkpoint, models, optimise
 from training.config import FinetuneConfig, TrainConfig
 from training.distributed import Ranks, parallelise, stream_seed, synchronise, visible_devices
-from training.feed import Batch, Feed, MarkPhase, Recipe, ignore_phase
+from training.feed import Batch, Feed, MarkPhase, ignore_phase
 from training.meters import StepClock, Totals, Watch, flops_per_example, hits
+from training.photofeed import PhotoFeed, StoredFeed
 from training.results import EpochStats
 from training.sources.dataset import Dataset, Split
 
 INERT_SETTINGS = ("resident", "prefetch", "augment_stream", "target_accuracy")
 """Settings that may differ when a run is resumed: they move work to another place, or name a goal, and change no number."""
+OnData = Callable[[Dataset], None]
 OnEpoch = Callable[[EpochStats], None]
 OnStep = Callable[[int, int], None]
 OnResume = Callable[[Sequence[EpochStats]], None]
@@ -28,20 +31,6 @@ OnResume = Callable[[Sequence[EpochStats]], None]
 
 class TrainingDiverged(ValueError):
     """The loss of a step is not a number or infinite."""
-
-
-class Source(Protocol):
-    """The part of a feed that a trainer uses; see ``training.feed.Feed``."""
-
-    @property
-    def lane(self) -> str: ...
-    @property
-    def implementation(self) -> str | None: ...
-    @property
-    def drop_last(self) -> bool: ...
-    def __len__(self) -> int: ...
-    def epoch(self, epoch: int) -> Iterator[Any]: ...
-    def place(self, fetched: Any, mark_phase: MarkPhase, /) -> Batch: ...
 
 
 class Trainer:
@@ -55,7 +44,7 @@ class Trainer:
     """Whether epochs tell their phases."""
     model: nn.Module
     net: Callable[[Tensor], Tensor]
-    feed: Source
+    feed: Feed | PhotoFeed | StoredFeed
     optimizer: torch.optim.Optimizer
     prepare: Callable[[Tensor], Tensor]
     precision = "float32"
@@ -265,10 +254,10 @@ class ImageTrainer(Trainer):
         if config.resident:
             self.dataset = dataclasses.replace(dataset, test=dataset.test.to(self.device))
         self.feed = Feed(config, dataset, ranks)
-        self.prepare = Recipe(
-            name=config.evaluation_recipe, backend="torchvision", image_size=config.image_size,
-            num_classes=len(dataset.classes), dtype=self.feed.recipe.dtype,
-        ).build(self.device)  # fmt: skip
+        dtype = getattr(torch, config.precision)
+        self.prepare = build(
+            config.evaluation_recipe, "torchvision", device=self.device, dtype=dtype, image_size=config.image_size
+        )
         torch.manual_seed(stream_seed(config.seed, "weights"))
         model = models.create(config.model, len(dataset.classes), config.width)
         models.init_from_data(model, dataset.train.images)
@@ -292,9 +281,8 @@ class ImageTrainer(Trainer):
     def identity(self) -> dict[str, Any]:
         """Return settings, data, kind of device and number of processes."""
         record = {name: value for name, value in self.config.as_record().items() if name not in INERT_SETTINGS}
-        return record | {
-            "device": self.device.type, "fingerprint": self.dataset.fingerprint, "processes": self.ranks.world,
-        }  # fmt: skip
+        surroundings = {"device": self.device.type, "fingerprint": self.dataset.fingerprint, "processes": self.ranks.world}
+        return record | surroundings
 
     def warm_up(self) -> None:
         """Run one pass forward and back on black images, to load libraries and compile; the model stays as it is."""

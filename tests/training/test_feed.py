@@ -235,7 +235,12 @@ def test_training_waits_on_the_device_for_the_side_stream(
     monkeypatch.setattr(feed, "_augments_aside", augment_stream)
     pipeline = feed._pipeline
     assert pipeline is not None
-    monkeypatch.setattr(feed, "_pipeline", lambda *batch: log.append("augmenting") or pipeline(*batch))
+
+    def augment(*batch: torch.Tensor) -> Any:
+        log.append("augmenting")
+        return pipeline(*batch)
+
+    monkeypatch.setattr(feed, "_pipeline", augment)
     feed.place(next(feed.epoch(1)), log.append)
     copied = ["off side", "training waits for side", "kept for training", "kept for training", "copy"]
     if augment_stream:

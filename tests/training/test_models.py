@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -163,7 +164,9 @@ def test_in_float32_the_head_is_a_linear_layer_bit_for_bit() -> None:
 # ---- compiled -----------------------------------------------------------------------------------------------------------
 
 
-def _gradients(model: nn.Module, net: nn.Module, batch: tuple[Tensor, Tensor], smoothing: float) -> dict[str, Tensor]:
+def _gradients(
+    model: nn.Module, net: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor], smoothing: float
+) -> dict[str, Tensor]:
     """Return the loss and all gradients of a pass on [B, 3, H, W] and labels, in double precision."""
     images, labels = batch
     model.zero_grad()
@@ -205,4 +208,4 @@ def test_a_presets_model_compiled_in_bfloat16_computes_what_eager_does(name: Pre
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.grad is not None:
-                    parameter -= 0.05 * parameter.grad
+                    parameter.sub_(0.05 * parameter.grad)

@@ -1,13 +1,11 @@
 """CIFAR-10 in its official layout, read and downloaded by torchvision."""
 
-import contextlib
 import http.client
 import socket
 import tarfile
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,21 +96,13 @@ def download_cifar10(root: Path) -> None:
     archive is removed.
     """
     archive = root / CIFAR10.filename
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(STALL_TIMEOUT_S)  # torchvision sets none: a stalled connection would hang for ever
     try:
-        with _socket_timeout(STALL_TIMEOUT_S):
-            CIFAR10(root, download=True)
+        CIFAR10(root, download=True)
     except (OSError, RuntimeError, tarfile.TarError, http.client.HTTPException, EOFError, zlib.error) as error:
         archive.unlink(missing_ok=True)  # it would block the next attempt
         reason = "the MD5 of the archive is not the official one" if isinstance(error, RuntimeError) else error
         raise ValueError(f"CIFAR-10 could not be downloaded from {CIFAR10.url}: {reason}") from error
-
-
-@contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    # torchvision's download sets no timeout: a stalled connection would hang for ever.
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
     finally:
         socket.setdefaulttimeout(before)

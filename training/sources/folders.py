@@ -2,9 +2,8 @@
 
 import hashlib
 import os
-import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,15 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 
 from training.sources.cache import FORMAT, Append, load_cached
 from training.sources.dataset import Dataset, Split, digest
 from training.sources.decode import DECODE_ERRORS, PHOTO_SUFFIXES, decode
 
 LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or val/<class>/*.jpg)"
-CHUNK = 64  # files a task: the pool's own cost stays small, and photographs of 224 pixels fit in memory
-PROGRESS_AFTER_S = 2.0
+PROGRESS_FROM = 1_000  # files: fewer take no time to speak of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +40,6 @@ class _Listing:
     test_folder: Path
     classes: tuple[str, ...]
     files: list[_File]
-    skipped: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Chunk:
-    images: np.ndarray  # uint8 [k, 3, H, W], of the files that could be read
-    files: list[_File]
-    hashes: list[str]
     skipped: list[str]
 
 
@@ -155,11 +145,21 @@ def _decode_all(listing: _Listing, image_size: int, folder: Path, append: Append
     files: list[_File] = []
     hashes: list[str] = []
     skipped: list[str] = []
-    for chunk in _show_progress(_decode_chunks(listing.files, image_size), len(listing.files), f"decoding {folder.name}"):
-        append(chunk.images)
-        files += chunk.files
-        hashes += chunk.hashes
-        skipped += chunk.skipped
+    console = Console(stderr=True)
+    is_quick = len(listing.files) < PROGRESS_FROM or not console.is_terminal
+    options: dict[str, Any] = {"console": console, "transient": True, "disable": is_quick}
+    # Threads, as Pillow releases the GIL while it decodes. Its warnings about damaged tags do not name the file.
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")
+        decoded = pool.map(partial(_decode_file, size=image_size), listing.files)
+        pairs = zip(listing.files, decoded, strict=True)
+        for file, result in track(pairs, f"decoding {folder.name}", len(listing.files), **options):
+            if isinstance(result, str):
+                skipped.append(f"{file.relative}: {result}")
+                continue
+            append(result[0][None])
+            files.append(file)
+            hashes.append(result[1])
     _check_every_class(files, listing.classes, folder, skipped)
     fingerprint = digest(image_size, listing.classes, [(f.relative, h) for f, h in zip(files, hashes, strict=True)])
     return np.array([file.label for file in files], np.int64), {
@@ -168,29 +168,13 @@ def _decode_all(listing: _Listing, image_size: int, folder: Path, append: Append
     }  # fmt: skip
 
 
-def _decode_chunks(files: Sequence[_File], image_size: int) -> Iterator[_Chunk]:
-    # Threads, as Pillow releases the GIL while it decodes. Its warnings about damaged tags do not name the file.
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")
-        parts = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
-        yield from pool.map(lambda part: _decode_chunk(part, image_size), parts)
-
-
-def _decode_chunk(files: Sequence[_File], image_size: int) -> _Chunk:
-    images = np.empty((len(files), 3, image_size, image_size), np.uint8)
-    decoded: list[_File] = []
-    hashes: list[str] = []
-    skipped: list[str] = []
-    for file in files:
-        try:
-            content = file.path.read_bytes()
-            images[len(decoded)] = decode(content, image_size)
-        except DECODE_ERRORS as error:
-            skipped.append(f"{file.relative}: {' '.join(str(error).split()) or type(error).__name__}")
-            continue
-        decoded.append(file)
-        hashes.append(hashlib.sha256(content).hexdigest())
-    return _Chunk(images=images[: len(decoded)], files=decoded, hashes=hashes, skipped=skipped)
+def _decode_file(file: _File, size: int) -> tuple[np.ndarray, str] | str:
+    """Return (pixels [3, size, size], SHA-256 of the bytes), or the reason why the file cannot be decoded."""
+    try:
+        content = file.path.read_bytes()
+        return decode(content, size), hashlib.sha256(content).hexdigest()
+    except DECODE_ERRORS as error:
+        return " ".join(str(error).split()) or type(error).__name__
 
 
 def _check_every_class(files: Sequence[_File], classes: Sequence[str], folder: Path, skipped: Sequence[str]) -> None:
@@ -200,19 +184,3 @@ def _check_every_class(files: Sequence[_File], classes: Sequence[str], folder: P
             if (is_train, label) not in readable:
                 why = f"; skipped were {len(skipped)}, first {skipped[0]}" if skipped else ""
                 raise ValueError(f"no readable image of class {name!r} for {split} in {folder}{why}")
-
-
-def _show_progress(chunks: Iterator[_Chunk], total: int, description: str) -> Iterator[_Chunk]:
-    """Yield the chunks, with a progress bar on stderr once decoding has taken a few seconds."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = progress.add_task(description, total=total)
-    started = time.monotonic()
-    try:
-        for chunk in chunks:
-            progress.advance(task, len(chunk.files) + len(chunk.skipped))
-            if time.monotonic() - started > PROGRESS_AFTER_S:
-                progress.start()  # no-op once started
-            yield chunk
-    finally:
-        progress.stop()
