@@ -29,6 +29,7 @@ from bench.report.tables import Column, build_table, words_column
 from bench.report.words import counted, listed, percent, rounded, span, spread
 
 TITLES = {"recipes": "Recipes: images per second", "ops": "Single ops: images per second"}
+VERDICTS = {"exact": "=", "close": "≈", "different": "≠"}
 GROWTH, GROWTH_TITLE = "How does speed change with size?", "Speed by batch and image size"
 NOTE = "Images per second: medians of the rounds, ± half the range between them; augmentation without training."
 COST_METHOD = """Share of a copy: the time in which the device copies the bytes of batch and result within its own memory, over
@@ -67,7 +68,10 @@ def _legend(table: LaneTable) -> Text:
         text += ["; x: ratio to ", Code(table.baseline), " (worst to best pair of rounds), if both do the op as it is defined"]
     sizes = {_size(case) for case in table.cells.values()}
     text.append(f". Batch: {sizes.pop()} pixels" if len(sizes) == 1 else ". Batch: second column")
-    return [*text, f", {table.dtype}. ·: other lane. Bold: its slowest round beats all rounds of the others."]
+    return [
+        *text,
+        f", {table.dtype}. Audit: = exact, ≈ close, ≠ different. ·: other lane. Bold: its slowest round beats all others.",
+    ]
 
 
 def _size(case: Case) -> str:
@@ -91,7 +95,7 @@ def _mark(case: Case) -> Mark:
 
 def _rates_table(run: Run, table: LaneTable) -> Block:
     sizes = {subject: _size(case) for (subject, _), case in table.cells.items()}
-    verdicts = {(cell.subject, cell.backend): cell.verdict for cell in run.audit.verdicts} if run.audit else {}
+    verdicts = {(c.subject, c.backend): VERDICTS.get(c.verdict, c.verdict) for c in run.audit.verdicts} if run.audit else {}
     columns = [words_column(table.suite.removesuffix("s"), lambda subject: [Code(subject)])]
     columns += [Column("batch", lambda subject: sizes[subject])] if len(set(sizes.values())) > 1 else []
     for backend in table.backends:
@@ -107,7 +111,7 @@ def _rate_cell(table: LaneTable, verdicts: Mapping[tuple[str, str], str], backen
         return table.absent.get((subject, backend), "not planned") if case is None else case.status.replace("_", " ")
     number = rounded(speed)
     text: list[str] = [Strong(number) if table.winner(subject) == backend else number]
-    beside = ", ".join(filter(None, (spread(passes(case)), verdict)))
+    beside = " ".join(filter(None, (spread(passes(case)), verdict)))
     text += [Quiet(f" {beside}")] if beside else []
     if ratio:
         text += [BREAK, f"{rounded(ratio[0])}x", Quiet(span(ratio[1:]))]

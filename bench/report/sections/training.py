@@ -7,11 +7,12 @@ from bench.records import SETTING, Case, Run
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
 from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, succeeded
 from bench.report.facts.lanes import LANES, SHORT_LANES, passes, rate, slower
-from bench.report.facts.placement import UTILISATION, Contest, Worker, contest, cost, speeds, utilisation, workers
+from bench.report.facts.placement import UTILISATION, Contest, contest, cost, speeds, utilisation, workers
 from bench.report.sections.parts import Split, split_blocks
 from bench.report.sections.state import failed_section, unanswered
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import (
+    UNKNOWN,
     capitalised,
     counted,
     flop,
@@ -205,6 +206,8 @@ def _optional(arm: Arm, name: str, factor: float = 1.0) -> str:
 
 def _share(arm: Arm, top: Arm | None) -> str:
     share = share_of(arm, top)
+    if top and slower(speeds(arm), speeds(top)):
+        return "contradiction: above it"
     digits = 1 if (share or 0) >= 0.9 else 0  # near the ceiling a decimal matters
     return percent(share, digits) + (span(ratios(arm, top), lambda value: percent(value, digits)) if top else "")
 
@@ -213,19 +216,23 @@ def _workers(run: Run, arms: Sequence[Arm], recipe: str) -> list[Block]:
     rows = workers(run, ceiling(arms), recipe)
     columns = [
         words_column("what a worker does", _work),
-        Column("examples/s of one worker", lambda row: with_spread(row.arm, "examples_per_s")),
-        Column("workers that keep up", lambda row: rounded(row.middle, 2) + span(row.needed, lambda value: rounded(value, 2))),
-        Column("rounds", lambda row: str(len(row.needed))),
+        Column("examples/s of one worker", lambda row: with_spread(row[0], "examples_per_s")),
+        Column("workers that keep up", lambda row: _needed(row[1])),
+        Column("rounds", lambda row: str(len(row[1]))),
     ]
     cores = f" ({run.environment.cpu.usable_cores} here)." if run.environment else "."
     return [Paragraph(WORKERS + cores), build_table(columns, rows)] if rows else []
 
 
-def _work(row: Worker) -> Text:
-    decodes = row.arm.decode == "workers"
-    if row.arm.augment_on != "workers":
+def _needed(ratios: Sequence[float]) -> str:
+    return rounded(statistics.median(ratios), 2) + span(ratios, lambda value: rounded(value, 2)) if ratios else UNKNOWN
+
+
+def _work(row: tuple[Arm, list[float]]) -> Text:
+    decodes = row[0].decode == "workers"
+    if row[0].augment_on != "workers":
         return "decode only" if decodes else "fetch only (decoded ahead)"
-    return ["decode, and augment with " if decodes else "augment with ", Code(row.arm.backend)]
+    return ["decode, and augment with " if decodes else "augment with ", Code(row[0].backend)]
 
 
 def _overhead(run: Run) -> list[Block]:
