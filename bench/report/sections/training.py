@@ -151,7 +151,7 @@ def _costs(contest: Contest) -> Answer:
         evidence += [" With ", Code(chosen.backend), f" the loss by pairs of rounds lies between {low} and {high} %."]
     share = percent(loss.lost, 0) if round(100 * loss.lost) > 0 else "nothing"
     words = f"{'' if loss.is_sure else 'undecided: perhaps '}{share} of the training speed"
-    return Answer(COST, capitalised(words), evidence)
+    return Answer(COST, capitalised(words) if share != "nothing" else "Nothing measurable", evidence)
 
 
 def _utilisation(run: Run) -> list[Answer]:
