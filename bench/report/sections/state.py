@@ -65,21 +65,29 @@ def title(run: Run) -> str:
 def warnings(run: Run) -> list[Text]:
     """Return what a reader must know before any number."""
     sides = [(source.name, source.environment) for source in run.sources] or [(run.name, run.environment)]
-    texts: list[Text] = [[Strong("Note on "), Code(name), f": {side.note}"] for name, side in sides if side and side.note]
+    texts: list[Text] = [[Strong("Note on"), " ", Code(name), f": {side.note}"] for name, side in sides if side and side.note]
     for device in fallbacks(run):
         words = " Its speeds there are not those of the C or Triton kernels."
         texts.append([Strong(f"fused fell back to plain tensors on {device}."), words])
     for arm, top in above_ceiling(run):
         words = f" {label(arm)} reaches {rounded(arm.speed)} examples/s, {label(top)} {rounded(top.speed)}. Others used the "
         texts.append(
-            [Strong("An arm lies above the ceiling:"), f"{words}machine, or something else bounds the ceiling: measure again."]
+            [
+                Strong("A placement lies above the ceiling:"),
+                f"{words}machine, or something else bounds the ceiling: measure again.",
+            ]
         )
     for top in host_bound(run):
         words = f" its kernels run {percent(top.median('gpu_busy'), 0)} of the time (model FLOPs utilisation "
         words += (
             f"{percent(top.median(UTILISATION))}), so what augmentation costs is hidden. Train with --graph on, --compile or a "
         )
-        texts.append([Strong(f"The ceiling on {top.device} is bound by the host:"), f"{words}larger --batch-size."])
+        texts.append(
+            [
+                Strong(f"The ceiling (training on one prepared batch) on {top.device} is bound by the host:"),
+                f"{words}larger --batch-size.",
+            ]
+        )
     reasons = sorted({images.fallback or "these images are drawn shapes" for images in image_sets(run) if images.is_synthetic})
     words = f" {'; '.join(reasons)}. Accuracies say nothing about CIFAR-10."
     texts += [[Strong("Not a real data set:"), words]] if reasons else []

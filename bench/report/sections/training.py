@@ -161,7 +161,7 @@ def _utilisation(run: Run) -> list[Answer]:
     best, top = pair
     peak = f"{flop(best.median('matmul_flops_per_s'), 'FLOP/s')} in {best.matmul_precision}"
     devices = f" on each of {len(best.devices)} devices" if len(best.devices or ()) > 1 else ""
-    ceiling_words = f"; the ceiling {_used(top)}" if top else ""
+    ceiling_words = f"; the ceiling (one prepared batch over and over) {_used(top)}" if top else ""
     evidence = [
         "Of a matrix product's ",
         f"{peak}{devices}: {best.model} with ",
