@@ -1,7 +1,7 @@
 """Gallery: what each op and recipe makes of one image, on every backend.
 
-``draw_sheets`` writes sheets to look at, ``draw_strips`` the pictures of a run's report. Both show results of ``augment.build``:
-what is benchmarked and trained with.
+``draw_sheets`` writes sheets to look at, ``draw_strips`` the pictures of a run's report. Both show what
+``augment.build`` makes, which is benchmarked and trained with.
 """
 
 import dataclasses

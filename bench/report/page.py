@@ -1,5 +1,6 @@
 """Order of the report's sections, and the files that they become."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -76,16 +77,11 @@ def write_curves(epochs: Iterable[Mapping[str, Any]], path: Path) -> Path:
     """
     rows, series = list(epochs), []
     for index, name in enumerate(("train_loss", "train_accuracy", "test_accuracy")):
-        points = [(float(row["epoch"]), float(row[name])) for row in rows if row.get(name) is not None]
+        values = [(row["epoch"], row.get(name)) for row in rows]
+        points = [(epoch, value) for epoch, value in values if value is not None and math.isfinite(value)]
         series += [Line(name.replace("_", " "), series_look(index), points)] if points else []
-    figure = lines(
-        "curves",
-        "Learning curves: train loss, train and test accuracy by epoch.",
-        {"": series},
-        "epoch",
-        "loss; accuracy (share of one)",
-        zero=True,
-    )
+    alternative = "Learning curves: train loss, train and test accuracy by epoch."
+    figure = lines("curves", alternative, {"": series}, "epoch", "loss; accuracy (share of one)", zero=True)
     return _write(path, figure.svg)
 
 

@@ -19,8 +19,8 @@ from bench.report.facts.accuracy import (
 )
 from bench.report.facts.arms import ceiling, ratios, settings, share_of, split_ms
 from bench.report.facts.lanes import growth, lane_tables, named_differences, slower
-from bench.report.facts.photographs import finetune_settings, races, undecided_with, winners_by_size
-from bench.report.facts.placement import contest, cost, host_bound, utilisation, workers
+from bench.report.facts.photographs import finetune_settings, races, undecided_with, winners, winners_by_size
+from bench.report.facts.placement import above_ceiling, contest, cost, host_bound, utilisation, workers
 from bench.report.facts.scaling import alike_draws, largest, tables
 from bench.report.facts.state import causes, fallbacks, image_sets, missing, status_counts, verdict_counts
 from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, speeds, trained
@@ -177,8 +177,8 @@ def test_workers_that_keep_up_are_ratios_of_a_round() -> None:
         for i, s in enumerate((100, 120))
     ]
     (arms,) = settings(FROZEN, "throughput")
-    (worker,) = workers(run_of(*FROZEN, *feeds), arms[0], "flip")
-    assert list(worker.needed) == [10, 10]
+    ((arm, needed),) = workers(run_of(*FROZEN, *feeds), arms[0], "flip")
+    assert (arm.backend, needed) == ("pil", [10, 10])
 
 
 def test_utilisation_is_of_the_usual_recipes_best_arm() -> None:
@@ -187,6 +187,12 @@ def test_utilisation_is_of_the_usual_recipes_best_arm() -> None:
     assert found is not None
     assert found[1] is not None
     assert (found[0].backend, found[1].augment_on) == ("fused", "frozen")
+
+
+def test_an_arm_above_the_ceiling_in_every_round_is_a_contradiction() -> None:
+    beyond = placed([6000, 6100, 6200], "kornia")
+    pairs = above_ceiling(run_of(*FROZEN, *FUSED, *beyond))
+    assert [(arm.backend, top.augment_on) for arm, top in pairs] == [("kornia", "frozen")]
 
 
 @pytest.mark.parametrize(("busy", "count"), [(0.3, 1), (0.9, 0), (None, 0)])
@@ -304,7 +310,7 @@ def test_a_decoder_wins_a_size_only_at_every_number_of_processes() -> None:
         *decoded("b", 256, 2, 10, 12),
     ]
     (group,) = races(run_of(*records, *decoded("a", 512, 1, 10, 11), *decoded("b", 512, 1, 5, 6)))
-    assert [(race.image_size, race.num_workers, race.winners) for race in group] == [
+    assert [(race[0].image_size, race[0].num_workers, winners(race)) for race in group] == [
         (256, 1, ["a"]),
         (256, 2, ["b", "a"]),
         (512, 1, ["a"]),

@@ -214,7 +214,8 @@ def test_the_first_screen_warns(tmp_path: Path) -> None:
     warnings = list(map(plain, build_document(load_run(folder), folder).warnings))
     assert [text.partition(":")[0].partition(".")[0] for text in warnings] == [
         "Note on run", "fused fell back to plain tensors on cpu",
-        "The ceiling on cpu is bound by the host", "Not a real data set", "This report is not of the whole run",
+        "The ceiling (training on one prepared batch) on cpu is bound by the host",
+        "Not a real data set", "This report is not of the whole run",
     ]  # fmt: skip
     assert "bound by the host" in warnings[0]
 

@@ -1,9 +1,8 @@
 """Photographs: fine-tuning, where the time of training goes, and decoders."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from bench.records import Record, Run
+from bench.records import Run
 from bench.report.facts.accuracy import difference, is_undecided, score, scored
 from bench.report.facts.arms import Arm, arms_of, gather, split_ms, succeeded
 from bench.report.facts.lanes import slower
@@ -43,27 +42,8 @@ def image_ms(arm: Arm) -> tuple[dict[str, float], dict[str, float]]:
     return {k: v for k, v in parts.items() if k not in FETCHING}, {k: v for k, v in parts.items() if k in FETCHING}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Race:
-    """Decoders at one size and number of processes, the fastest first."""
-
-    ranked: Sequence[Arm]
-
-    @property
-    def image_size(self) -> int:
-        return int(self.ranked[0].image_size)
-
-    @property
-    def num_workers(self) -> int:
-        return int(self.ranked[0].num_workers)
-
-    @property
-    def winners(self) -> list[str]:
-        """The fastest decoder and those whose rounds overlap its own."""
-        best = self.ranked[0].values("images_per_s")
-        return [
-            arm.decoder for arm in self.ranked if arm is self.ranked[0] or slower(best, arm.values("images_per_s")) is not True
-        ]
+Race = list[Arm]
+"""Decoders at one size and number of processes, the fastest first."""
 
 
 def races(run: Run) -> list[list[Race]]:
@@ -71,18 +51,20 @@ def races(run: Run) -> list[list[Race]]:
     groups = sorted(
         gather(succeeded(run.records, "decoding"), ("dataset", "fingerprint", "quality", "device")), key=len, reverse=True
     )
-    return [
-        sorted(map(_race, gather(group, ("image_size", "num_workers"))), key=lambda r: (r.image_size, r.num_workers))
-        for group in groups
-    ]
+    tables = [[arms_of(records, ("decoder",)) for records in gather(group, ("image_size", "num_workers"))] for group in groups]
+    ranked = [[sorted(race, key=lambda arm: -(arm.median("images_per_s") or 0)) for race in races] for races in tables]
+    return [sorted(races, key=lambda race: (race[0].image_size, race[0].num_workers)) for races in ranked]
 
 
-def _race(records: Sequence[Record]) -> Race:
-    return Race(ranked=sorted(arms_of(records, ("decoder",)), key=lambda arm: -(arm.median("images_per_s") or 0)))
+def winners(race: Race) -> list[str]:
+    """Return the fastest decoder and those whose rounds overlap its own."""
+    best, *rivals = ((arm.decoder, arm.values("images_per_s")) for arm in race)
+    return [best[0], *(decoder for decoder, rates in rivals if slower(best[1], rates) is not True)]
 
 
 def winners_by_size(group: Sequence[Race]) -> dict[int, str | None]:
-    """Return the decoder that wins at every number of processes of a size; None if no one does. The largest size first."""
-    sizes = sorted({race.image_size for race in group}, reverse=True)
-    names = {size: {name for race in group if race.image_size == size for name in race.winners} for size in sizes}
-    return {size: next(iter(winners)) if len(winners) == 1 else None for size, winners in names.items()}
+    """Return the decoder that wins at every number of processes of a size; None if no decoder does. The largest size first."""
+    names: dict[int, set[str]] = {}
+    for race in reversed(group):
+        names.setdefault(race[0].image_size, set()).update(winners(race))
+    return {size: next(iter(decoders)) if len(decoders) == 1 else None for size, decoders in names.items()}

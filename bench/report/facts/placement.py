@@ -1,6 +1,5 @@
 """Where augmentation should run in training, with which backend, at what cost; and how many loader workers keep up."""
 
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -110,20 +109,8 @@ def cost(arm: Arm, top: Arm) -> Cost:
     return Cost(lost=1 - (share_of(arm, top) or 0), low=ends[0], high=ends[1], is_sure=is_sure)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Worker:
-    """A kind of loader worker measured alone, and how many of it feed the ceiling (a ratio a round)."""
-
-    arm: Arm
-    needed: Sequence[float]
-
-    @property
-    def middle(self) -> float | None:
-        return statistics.median(self.needed) if self.needed else None
-
-
-def workers(run: Run, top: Arm | None, recipe: str) -> list[Worker]:
-    """Return the workers that were measured in the setting of the ceiling."""
+def workers(run: Run, top: Arm | None, recipe: str) -> list[tuple[Arm, list[float]]]:
+    """Return the loader workers that were measured alone, and by round how many of them feed the ceiling."""
     if top is None:
         return []
     alike = [
@@ -131,7 +118,13 @@ def workers(run: Run, top: Arm | None, recipe: str) -> list[Worker]:
         for arm in arms_of(succeeded(run.records, "feed"), (*SETTING, *MANNER))
         if arm.recipe in (recipe, "none") and all(getattr(arm, name) == getattr(top, name) for name in SETTING) and arm.speed
     ]
-    return [Worker(arm=arm, needed=ratios(top, arm)) for arm in alike]
+    return [(arm, ratios(top, arm)) for arm in alike]
+
+
+def above_ceiling(run: Run) -> list[tuple[Arm, Arm]]:
+    """Return arms that beat a ceiling in every round, each with its ceiling: a contradiction, as the ceiling does less."""
+    groups = [(arms, ceiling(arms)) for arms in settings(run.records, "throughput")]
+    return [(arm, top) for arms, top in groups if top for arm in arms if slower(speeds(arm), speeds(top))]
 
 
 def host_bound(run: Run) -> list[Arm]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bench.records import Audit, AuditCell, Record, Run
+from bench.records import Audit, AuditCell, AuditParity, Record, Run
 
 STATUSES = ("failed", "not_run", "unsupported")
 
@@ -109,3 +109,13 @@ def causes(audit: Audit) -> dict[tuple[str, str], list[AuditCell]]:
         if cell.verdict in ("close", "different", "unaudited"):
             groups.setdefault((cell.verdict, cell.cause), []).append(cell)
     return dict(sorted(groups.items(), key=lambda item: -VERDICTS.index(item[0][0])))
+
+
+def mean_error(cell: AuditCell) -> float:
+    """Return the mean error in 1/255 that decides on "close": the largest of any size and setting, all images together."""
+    groups: dict[tuple[int, str], list[AuditParity]] = {}
+    for parity in cell.parity:
+        if parity.setting in ("as drawn", "pinned"):
+            groups.setdefault((parity.size, parity.setting), []).append(parity)
+    means = (sum(p.mean_error * p.draws for p in group) / (sum(p.draws for p in group) or 1) for group in groups.values())
+    return max(means, default=0.0)

@@ -9,20 +9,20 @@ from bench.records import AuditCell, Run
 from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Details, Paragraph, Section, Strip, Strips, Text, Warning
 from bench.report.facts.gallery import Gallery, Picture, load_gallery
 from bench.report.facts.lanes import LANES
-from bench.report.facts.state import causes
+from bench.report.facts.state import causes, mean_error
 from bench.report.sections.state import audit_words
 from bench.report.tables import build_table, words_column
 from bench.report.words import counted, listed, rounded
 
 TITLE = "Is it the same augmentation?"
 MARKS = {"per_image": "i", "per_batch": "b", "mixed": "m", "fixed": "f"}
-METHOD = (
-    "The parameters that a backend drew are replayed through torchvision's functionals, image by image, in float. Errors are "
-    "in units of 1/255. Exact: at most 1 everywhere; close: at most 1 in the mean, and a named reason; different: anything "
-    "else. The lane and the law of each drawn parameter are tested too."
-)
-LEGEND = "A cell: verdict, measured lane ({}), largest error in 1/255.".format(
-    ", ".join(f"{m} {LANES[n]}" for n, m in MARKS.items())
+METHOD = """The parameters that a backend drew are replayed through torchvision's functionals, image by image, in float. Errors
+are in units of 1/255. Exact: at most 1 everywhere; close: at most 1 in the mean (2 in a recipe that rounds to bytes between its
+ops), and a named reason; different: anything else. The lane (how often parameters are drawn) and the law of each drawn
+parameter are tested too."""
+LANE_WORDS = ", ".join(f"{mark} {LANES[name]}" for name, mark in MARKS.items())
+LEGEND = (
+    f"A cell: verdict, measured lane ({LANE_WORDS}), and the error that decides: largest, of close ones the mean, in 1/255."
 )
 
 
@@ -70,8 +70,11 @@ def _cell(cells: Mapping[tuple[str, str], AuditCell], backend: str, subject: str
     if cell is None or cell.verdict in ("unsupported", "unaudited"):
         return cell.verdict if cell else ""
     lane = MARKS.get(cell.lane.measured, "?") if cell.lane else "?"
-    error = "< 0.01" if 0 < cell.max_error < 0.01 else rounded(cell.max_error, 2)
-    return f"{cell.verdict} {lane}, {error}"
+    if cell.verdict == "different" and cell.max_error <= 1:
+        return f"different {lane}, draws"
+    size = mean_error(cell) if cell.verdict == "close" else cell.max_error
+    error = "< 0.01" if 0 < size < 0.01 else rounded(size, 2)
+    return f"{cell.verdict} {lane}, {'mean ' if cell.verdict == 'close' else ''}{error}"
 
 
 def _cause(verdict: str, cause: str, cells: Sequence[AuditCell]) -> Text:

@@ -185,11 +185,11 @@ def decoding_section(run: Run) -> Section | None:
     ]
     blocks: list[Block] = [Paragraph(DECODE_METHOD)]
     for index, group in enumerate(groups, start=1):
-        first = group[0].ranked[0]
+        first = group[0][0]
         blocks += [Paragraph(f"Setting: JPEG quality {first.quality}, data {first.dataset}, on {first.device}.")]
         blocks += [
             _decoding_figure(group, f"decoding-{index}"),
-            build_table(columns, [a for race in group for a in race.ranked]),
+            build_table(columns, [a for race in group for a in race]),
         ]
     sizes: dict[str, list[str]] = {}
     for size, winner in winners_by_size(groups[0]).items():
@@ -202,17 +202,17 @@ def decoding_section(run: Run) -> Section | None:
 
 
 def _decoding_figure(group: Sequence[Race], name: str) -> Figure:
-    decoders = sorted({str(arm.decoder) for race in group for arm in race.ranked})
+    decoders = sorted({str(arm.decoder) for race in group for arm in race})
     panels = {}
-    for size in sorted({race.image_size for race in group}):
+    for size in sorted({race[0].image_size for race in group}):
         series = []
         for index, decoder in enumerate(decoders):
-            arms = [arm for race in group if race.image_size == size for arm in race.ranked if arm.decoder == decoder]
+            arms = [arm for race in group if race[0].image_size == size for arm in race if arm.decoder == decoder]
             rounds = [(max(int(arm.num_workers), 1), arm.values("images_per_s")) for arm in arms]
             middles = [(count, statistics.median(values)) for count, values in rounds]
             ends = [(count, min(values), max(values)) for count, values in rounds]
             series += [Line(decoder, series_look(index), middles, ends)] if rounds else []
         panels[f"{size} pixels"] = series
-    counts = sorted({max(race.num_workers, 1) for race in group})
+    counts = sorted({max(race[0].num_workers, 1) for race in group})
     alternative = "Images per second by number of processes: a panel a shorter side, a line a decoder."
     return lines(name, alternative, panels, "processes", "images/s (log scale)", log="xy", ticks=counts)

@@ -29,8 +29,12 @@ from bench.report.tables import Column, build_table, words_column
 from bench.report.words import counted, listed, percent, rounded, span, spread
 
 TITLES = {"recipes": "Recipes: images per second", "ops": "Single ops: images per second"}
+VERDICTS = {"exact": "=", "close": "≈", "different": "≠"}
 GROWTH, GROWTH_TITLE = "How does speed change with size?", "Speed by batch and image size"
 NOTE = "Images per second: medians of the rounds, ± half the range between them; augmentation without training."
+METHOD = """images/s, median of the rounds ± half the range; x: ratio to the baseline of the table (worst to best pair of
+rounds), if both do the op as it is defined. Audit: = exact, ≈ close, ≠ different. ·: another lane (lane: how often parameters
+are drawn). Bold: its slowest round beats all rounds of the others."""
 COST_METHOD = """Share of a copy: the time in which the device copies the bytes of batch and result within its own memory, over
 the mean time of a call (first round; above 100 % if the batch fits into caches). Device busy: by the device's own clock; the
 rest is the host's work. Launches and waits: kernels, and waits of the host, in a call. Compiling comes before the measured
@@ -43,31 +47,14 @@ def suite_section(run: Run, suite: str) -> Section | None:
     if not any(case.first.suite == suite for case in cases):
         return None
     tables = lane_tables(run, suite)
-    blocks: list[Block] = []
-    if not tables:
-        blocks.append(Paragraph(f"No {suite} could be measured; the reasons stand at the end of this report."))
-    elif tables[0].differences is None:
-        blocks.append(
-            Paragraph("Neither audit nor plan says which cells differ from the op's definition, so there are no ratios.")
-        )
+    unknown = " Neither audit nor plan says which cells differ from the definition, so there are no ratios."
+    blocks: list[Block] = [Paragraph(METHOD + (unknown if tables and tables[0].differences is None else ""))]
     for table in tables:
-        blocks += [Heading(f"{suite.capitalize()} on {table.device}: {LANES[table.lane]}"), Paragraph(_legend(table))]
-        blocks += [_rates_figure(table)] if any(map(table.ranked, table.subjects)) else []
-        blocks.append(_rates_table(run, table))
+        blocks.append(Heading(f"{suite.capitalize()} on {table.device}, {table.dtype}: {LANES[table.lane]}"))
+        blocks += [*([_rates_figure(table)] if any(map(table.ranked, table.subjects)) else []), _rates_table(run, table)]
     is_first = suite == "recipes" or not any(case.first.suite == "recipes" for case in cases)
     answers = _fastest(run) if is_first and contest(run) is None else []
     return Section(title=TITLES[suite], blocks=blocks, answers=answers, note=NOTE)
-
-
-def _legend(table: LaneTable) -> Text:
-    counts = sorted({len(passes(case)) for case in table.cells.values() if rate(case)})
-    rounds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "no"
-    text: list[str] = [f"images/s, median of {rounds} rounds ± half the range"]
-    if table.baseline:
-        text += ["; x: ratio to ", Code(table.baseline), " (worst to best pair of rounds), if both do the op as it is defined"]
-    sizes = {_size(case) for case in table.cells.values()}
-    text.append(f". Batch: {sizes.pop()} pixels" if len(sizes) == 1 else ". Batch: second column")
-    return [*text, f", {table.dtype}. ·: other lane. Bold: its slowest round beats all rounds of the others."]
 
 
 def _size(case: Case) -> str:
@@ -91,9 +78,9 @@ def _mark(case: Case) -> Mark:
 
 def _rates_table(run: Run, table: LaneTable) -> Block:
     sizes = {subject: _size(case) for (subject, _), case in table.cells.items()}
-    verdicts = {(cell.subject, cell.backend): cell.verdict for cell in run.audit.verdicts} if run.audit else {}
+    verdicts = {(c.subject, c.backend): VERDICTS.get(c.verdict, c.verdict) for c in run.audit.verdicts} if run.audit else {}
     columns = [words_column(table.suite.removesuffix("s"), lambda subject: [Code(subject)])]
-    columns += [Column("batch", lambda subject: sizes[subject])] if len(set(sizes.values())) > 1 else []
+    columns.append(Column("batch, pixels", lambda subject: sizes[subject]))
     for backend in table.backends:
         header = [Code(backend), *([" (baseline)"] if backend == table.baseline else [])]
         columns.append(Column(header, partial(_rate_cell, table, verdicts, backend)))
@@ -107,7 +94,7 @@ def _rate_cell(table: LaneTable, verdicts: Mapping[tuple[str, str], str], backen
         return table.absent.get((subject, backend), "not planned") if case is None else case.status.replace("_", " ")
     number = rounded(speed)
     text: list[str] = [Strong(number) if table.winner(subject) == backend else number]
-    beside = ", ".join(filter(None, (spread(passes(case)), verdict)))
+    beside = " ".join(filter(None, (spread(passes(case)), verdict)))
     text += [Quiet(f" {beside}")] if beside else []
     if ratio:
         text += [BREAK, f"{rounded(ratio[0])}x", Quiet(span(ratio[1:]))]

@@ -6,7 +6,7 @@ from functools import partial
 from bench.records import Environment, Gpu, Run, Source
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Text
 from bench.report.facts.lanes import passes, rate
-from bench.report.facts.placement import UTILISATION, host_bound
+from bench.report.facts.placement import UTILISATION, above_ceiling, host_bound
 from bench.report.facts.state import (
     Missing,
     devices,
@@ -19,7 +19,7 @@ from bench.report.facts.state import (
     verdict_counts,
 )
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import NOISY, UNKNOWN, capitalised, counted, date, listed, percent
+from bench.report.words import NOISY, UNKNOWN, capitalised, counted, date, label, listed, percent, rounded
 from bench.statistics import half_range
 
 PACKAGES = ("augmark", "torch", "torchvision", "kornia", "numpy", "pillow", "triton")
@@ -65,16 +65,29 @@ def title(run: Run) -> str:
 def warnings(run: Run) -> list[Text]:
     """Return what a reader must know before any number."""
     sides = [(source.name, source.environment) for source in run.sources] or [(run.name, run.environment)]
-    texts: list[Text] = [[Strong("Note on "), Code(name), f": {side.note}"] for name, side in sides if side and side.note]
+    texts: list[Text] = [[Strong("Note on"), " ", Code(name), f": {side.note}"] for name, side in sides if side and side.note]
     for device in fallbacks(run):
         words = " Its speeds there are not those of the C or Triton kernels."
         texts.append([Strong(f"fused fell back to plain tensors on {device}."), words])
+    for arm, top in above_ceiling(run):
+        words = f" {label(arm)} reaches {rounded(arm.speed)} examples/s, {label(top)} {rounded(top.speed)}. Others used the "
+        texts.append(
+            [
+                Strong("A placement lies above the ceiling:"),
+                f"{words}machine, or something else bounds the ceiling: measure again.",
+            ]
+        )
     for top in host_bound(run):
         words = f" its kernels run {percent(top.median('gpu_busy'), 0)} of the time (model FLOPs utilisation "
         words += (
             f"{percent(top.median(UTILISATION))}), so what augmentation costs is hidden. Train with --graph on, --compile or a "
         )
-        texts.append([Strong(f"The ceiling on {top.device} is bound by the host:"), f"{words}larger --batch-size."])
+        texts.append(
+            [
+                Strong(f"The ceiling (training on one prepared batch) on {top.device} is bound by the host:"),
+                f"{words}larger --batch-size.",
+            ]
+        )
     reasons = sorted({images.fallback or "these images are drawn shapes" for images in image_sets(run) if images.is_synthetic})
     words = f" {'; '.join(reasons)}. Accuracies say nothing about CIFAR-10."
     texts += [[Strong("Not a real data set:"), words]] if reasons else []
@@ -153,8 +166,13 @@ def audit_words(run: Run) -> str:
 def lacking(run: Run) -> str:
     """Return that the answers lack failed cases; empty if they do not."""
     counts = status_counts(run)
-    cases = counts["failed"] + counts["not_run"]
-    return f"Failed or not run: {counted(cases, 'case')}; the reasons stand at the end." if cases else ""
+    parts = [counted(counts["failed"], "case") + " failed"] if counts["failed"] else []
+    parts += (
+        [f"{counted(len(run.missing), 'planned seed or case', 'planned seeds and cases')} without a record"]
+        if run.missing
+        else []
+    )
+    return f"Lacking: {'; '.join(parts)}. The reasons stand at the end." if parts else ""
 
 
 # ---- merged runs ----------------------------------------------------------------------------------------------------------
@@ -205,10 +223,13 @@ def method_section(run: Run) -> Section | None:
 
 def missing_section(run: Run, absent: Sequence[str]) -> Section:
     """Return what failed, is unsupported or did not run, and why; ``absent`` names what was not to be measured."""
-    counts, rows = status_counts(run), missing(run)
+    counts, rows, unmeasured = status_counts(run), missing(run), len(run.missing)
     names = {"ok": "measured", "unsupported": "unsupported", "failed": "failed", "not_run": "not run"}
     became = ", ".join(f"{counts[status]:,} {words}" for status, words in names.items())
     total = counted(sum(counts.values()), "case")
+    became += (
+        f"; {counted(unmeasured, 'planned seed or case', 'planned seeds and cases')} without a record" if unmeasured else ""
+    )
     blocks: list[Block] = [Paragraph(f"{total}: {became}." if counts else "No case was planned, and there is no record.")]
     columns = [
         words_column("status", lambda row: row.status.replace("_", " ")),

@@ -7,11 +7,12 @@ from bench.records import SETTING, Case, Run
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
 from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, succeeded
 from bench.report.facts.lanes import LANES, SHORT_LANES, passes, rate, slower
-from bench.report.facts.placement import UTILISATION, Contest, Worker, contest, cost, speeds, utilisation, workers
+from bench.report.facts.placement import UTILISATION, Contest, contest, cost, speeds, utilisation, workers
 from bench.report.sections.parts import Split, split_blocks
 from bench.report.sections.state import failed_section, unanswered
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import (
+    UNKNOWN,
     capitalised,
     counted,
     flop,
@@ -150,7 +151,7 @@ def _costs(contest: Contest) -> Answer:
         evidence += [" With ", Code(chosen.backend), f" the loss by pairs of rounds lies between {low} and {high} %."]
     share = percent(loss.lost, 0) if round(100 * loss.lost) > 0 else "nothing"
     words = f"{'' if loss.is_sure else 'undecided: perhaps '}{share} of the training speed"
-    return Answer(COST, capitalised(words), evidence)
+    return Answer(COST, capitalised(words) if share != "nothing" else "Nothing measurable", evidence)
 
 
 def _utilisation(run: Run) -> list[Answer]:
@@ -160,7 +161,7 @@ def _utilisation(run: Run) -> list[Answer]:
     best, top = pair
     peak = f"{flop(best.median('matmul_flops_per_s'), 'FLOP/s')} in {best.matmul_precision}"
     devices = f" on each of {len(best.devices)} devices" if len(best.devices or ()) > 1 else ""
-    ceiling_words = f"; the ceiling {_used(top)}" if top else ""
+    ceiling_words = f"; the ceiling (one prepared batch over and over) {_used(top)}" if top else ""
     evidence = [
         "Of a matrix product's ",
         f"{peak}{devices}: {best.model} with ",
@@ -205,6 +206,8 @@ def _optional(arm: Arm, name: str, factor: float = 1.0) -> str:
 
 def _share(arm: Arm, top: Arm | None) -> str:
     share = share_of(arm, top)
+    if top and slower(speeds(arm), speeds(top)):
+        return "contradiction: above it"
     digits = 1 if (share or 0) >= 0.9 else 0  # near the ceiling a decimal matters
     return percent(share, digits) + (span(ratios(arm, top), lambda value: percent(value, digits)) if top else "")
 
@@ -213,19 +216,23 @@ def _workers(run: Run, arms: Sequence[Arm], recipe: str) -> list[Block]:
     rows = workers(run, ceiling(arms), recipe)
     columns = [
         words_column("what a worker does", _work),
-        Column("examples/s of one worker", lambda row: with_spread(row.arm, "examples_per_s")),
-        Column("workers that keep up", lambda row: rounded(row.middle, 2) + span(row.needed, lambda value: rounded(value, 2))),
-        Column("rounds", lambda row: str(len(row.needed))),
+        Column("examples/s of one worker", lambda row: with_spread(row[0], "examples_per_s")),
+        Column("workers that keep up", lambda row: _needed(row[1])),
+        Column("rounds", lambda row: str(len(row[1]))),
     ]
     cores = f" ({run.environment.cpu.usable_cores} here)." if run.environment else "."
     return [Paragraph(WORKERS + cores), build_table(columns, rows)] if rows else []
 
 
-def _work(row: Worker) -> Text:
-    decodes = row.arm.decode == "workers"
-    if row.arm.augment_on != "workers":
+def _needed(ratios: Sequence[float]) -> str:
+    return rounded(statistics.median(ratios), 2) + span(ratios, lambda value: rounded(value, 2)) if ratios else UNKNOWN
+
+
+def _work(row: tuple[Arm, list[float]]) -> Text:
+    decodes = row[0].decode == "workers"
+    if row[0].augment_on != "workers":
         return "decode only" if decodes else "fetch only (decoded ahead)"
-    return ["decode, and augment with " if decodes else "augment with ", Code(row.arm.backend)]
+    return ["decode, and augment with " if decodes else "augment with ", Code(row[0].backend)]
 
 
 def _overhead(run: Run) -> list[Block]:
