@@ -72,7 +72,7 @@ def imported(path: Path) -> set[str]:
 
 
 def at_import(path: Path) -> set[str]:
-    """What importing a file imports at once: statements outside of functions and of ``if TYPE_CHECKING``."""
+    """Return what importing a file imports at once: statements outside of functions and of ``if TYPE_CHECKING``."""
 
     def statements(nodes: list[ast.stmt]) -> Iterator[ast.stmt]:
         for node in nodes:
