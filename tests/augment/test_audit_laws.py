@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torchvision.transforms import v2
 
-from augment import OPS, build, ops
+from augment import OPS, build, find_backend, ops
 from augment.audit import policies
 from augment.audit.images import synthetic_images
 from augment.audit.laws import laws, pinned_draw, sample_windows
@@ -28,7 +28,6 @@ from augment.audit.statistics import (
     rounded_uniform,
     uniform,
 )
-from augment.backends.fused import FusedRecorder
 from augment.op import Op
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -188,17 +187,18 @@ def test_false_alarms_stay_at_the_stated_rate() -> None:
     rng = np.random.default_rng(0)
     stated_policies = [laws(op, SHAPE) for op in (ops.TrivialAugmentWide(), ops.AutoAugment())]
     correct = [OPS[name].at(32) for name in CORRECT]
-    recorders = [FusedRecorder(op, torch.device("cpu")) for op in correct]
+    traced = [find_backend("fused").trace([op], device=torch.device("cpu"), num_classes=10) for op in correct]
     families = []
     for _ in range(REPEATS):
-        tests = [measure_draws(op, recorder, 1000, SHAPE) for op, recorder in zip(correct, recorders, strict=True)]
-        families.append(
-            [test.p_value for test in itertools.chain(*tests)]
-            + [p for stated in stated_policies for p in _from_laws(stated, rng)]
-        )
+        p_values = [p for stated in stated_policies for p in _from_laws(stated, rng)]
+        for op, pipeline in zip(correct, traced, strict=True):
+            recorder = pipeline.recorders[0]
+            assert recorder is not None
+            p_values += [test.p_value for test in measure_draws(op, recorder, 1000, SHAPE)]
+        families.append(p_values)
     alarms = sum(any(holm(family, RATE)) for family in families)
     assert alarms <= stats.binom.ppf(0.999, REPEATS, RATE)
-    p_values = np.array([p for family in families for p in family if p < 1])
+    drawn = np.array([p for family in families for p in family if p < 1])
     # and each test alone keeps its level: 8,000 or more p-values, so 0.05 is known to 0.003
-    assert len(p_values) > 5000
-    assert np.mean(p_values < 0.05) == pytest.approx(0.05, abs=0.01)
+    assert len(drawn) > 5000
+    assert np.mean(drawn < 0.05) == pytest.approx(0.05, abs=0.01)
