@@ -212,7 +212,7 @@ def measure_draws(op: Op, recorder: Recorder, n: int, shape: tuple[int, int], wh
     tests = []
     for name, law in laws(op, shape).items():
         values = drawn.get(name, np.empty(0))
-        tests.append(DrawTest(name + where, str(law), len(values), *law.test(values)))
+        tests.append(DrawTest(name + where, str(law), len(values), **law.test(values)._asdict()))
     return tests
 
 

@@ -74,7 +74,7 @@ def audit(
             _measure(measurements, names, devices, workers, on_progress)
         finally:
             torch.set_num_threads(threads)
-    reject([test for tests in measurements.draws.values() for test in tests], alpha)
+    reject(measurements.draws.values(), alpha)
     for cell in measurements.cells.values():
         draws = [measurements.draws.get((op, cell.backend), []) for op in ops_of(cell)]
         judge(cell, ops_of(cell), draws, audited=names["op"] if cell.kind == "recipe" else ())
