@@ -1,8 +1,8 @@
-"""Pytest's options, and what it collects: ``pytest`` runs the tests, ``pytest --benchmark-only`` measures and runs none.
+"""Pytest's options and collection: ``pytest`` runs the tests, ``pytest --benchmark-only`` measures and runs no test.
 
-The options live at the root because pytest reads them before it looks into folders. Still it meets the command line before this
+The options stand at the root because pytest reads them before it looks into folders. It parses the command line before this
 file: write ``--results=DIR`` and ``--data=DIR`` with "=", or it takes an existing folder elsewhere for one with tests.
-Nothing here imports torch.
+Imports no torch.
 """
 
 import argparse
@@ -45,39 +45,44 @@ def _seconds(text: str) -> float:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of a benchmark session."""
     add = parser.getgroup("augmark", "augmentation benchmarks (with --benchmark-only)").addoption
     add("--device", action="extend", type=_names, metavar="NAMES", help="cpu, cuda, mps … (default: cpu and the accelerator)")
     add("--backends", type=_names, metavar="NAMES", help="backends to measure (default: all; compiled ones on accelerators)")
     add("--ops", type=_names, metavar="NAMES", help="ops to measure, all or none (default: all, unless --recipes is given)")
     add("--recipes", type=_names, metavar="NAMES", help="recipes to measure, or all (default: all, unless --ops is given)")
-    add("--batch-sizes", type=_sizes, metavar="SIZES", help="images a batch (default: 256; 16 for imagenet recipes)")
+    add("--batch-sizes", type=_sizes, metavar="SIZES", help="images per batch (default: 256; 16 for imagenet recipes)")
     add("--image-sizes", type=_sizes, metavar="SIZES", help="heights of the input in pixels (default: 32; imagenet 256)")
     add("--dtype", metavar="NAME", help="dtype of the result: float32 (default), float16, bfloat16, uint8")
     add("--grid", choices=("default", "full"), help="full adds batch sizes 32 to 4096 and image sizes 32 to 512")
-    add("--passes", type=_at_least_one, metavar="N", help="passes over the grid, each in its own order (default: 3)")
-    add("--case-seconds", type=_seconds, metavar="S", help="seconds of samples a case and pass (default: 0.1)")
+    add("--rounds", type=_at_least_one, metavar="N", help="rounds over the grid, each in its own order (default: 3)")
+    add("--case-seconds", type=_seconds, metavar="S", help="seconds of samples per case and round (default: 0.1)")
     add("--data", default="auto", metavar="NAME", help="images: auto, cifar10, synthetic or a folder (default: auto)")
     add(
         "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where downloaded datasets are kept (default: data)"
     )
-    add("--results", type=Path, metavar="DIR", help="folder of the run (default: results/<date>-<machine>-<device>)")
+    add("--results", type=Path, metavar="DIR", help="folder of the run (default: runs/<version>--grid--<machine>--<device>)")
+    add("--suite", metavar="WORD", help="word for the run in folder names (default: grid)")
     add("--resume", action="store_true", help="measure what the run in --results has not measured yet")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Its table leads with times and has a row for each pass: ours, with images/s, comes instead. --benchmark-verbose brings
-    # it back.
+    """Replace pytest-benchmark's table."""
+    # pytest-benchmark's table leads with times and has a row per round: one of images/s comes instead. --benchmark-verbose
+    # brings it back.
     if config.getoption("benchmark_only") and not config.getoption("benchmark_verbose"):
         config.option.benchmark_quiet = True
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    left_out = "tests" if config.getoption("benchmark_only") else "bench"
-    return True if (ROOT / left_out) in (collection_path, *collection_path.parents) else None
+    """Collect either tests or benchmarks."""
+    ignored = "tests" if config.getoption("benchmark_only") else "bench"
+    return True if (ROOT / ignored) in (collection_path, *collection_path.parents) else None
 
 
 def pytest_collection(session: pytest.Session) -> None:
+    """Plan the benchmarks before they are collected."""
     if session.config.getoption("benchmark_only"):
-        from bench.grid.session import start  # imports torch, which plain tests may not need
+        from bench.session import start_session  # imports torch, which plain tests may not need
 
-        start(session.config)
+        start_session(session.config)

@@ -1,18 +1,19 @@
-"""``augmark audit``: runs the audit on images of a data set with a progress bar, prints its verdicts, keeps audit.json."""
+"""``augmark audit``: audits backends on images of a data set with a progress bar, prints verdicts, writes audit.json."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from bench.records.runs import AUDIT, SCHEMA, write_json
+from bench.records import AUDIT, Audit, AuditCell, write
 
 if TYPE_CHECKING:
-    from training.dataset import Dataset
+    from training.data import Dataset
 
 IMAGES = 16
 """Real images that parameters are replayed on; a law is tested on many more draws, of which these are only the background."""
@@ -29,7 +30,7 @@ def run_audit(
     recipes: Sequence[str] | None = None,
     device: str = "cpu",
     draws: int = 10_000,
-) -> dict[str, Any]:
+) -> Audit:
     """Audit on images of the data set and write ``folder/audit.json``; returns what was written.
 
     Raises ValueError for unknown names, OSError when the folder cannot be written.
@@ -51,36 +52,33 @@ def run_audit(
             backends, ops, recipes, n=draws, device=device, images=images,
             images_name=f"{len(images)} test images of {dataset.name}", on_progress=show,
         )  # fmt: skip
-    record = {"schema": SCHEMA, **report.as_record()}
+    record = msgspec.convert(report, Audit, from_attributes=True)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / AUDIT, record)
+    write(folder / AUDIT, record)
     return record
 
 
-def print_audit(record: dict[str, Any], console: Console) -> None:
-    """A row a subject, a column a backend; then every cause, and what contradicts the catalog."""
-    verdicts = record["verdicts"]
-    backends = list(dict.fromkeys(one["backend"] for one in verdicts))
-    cells = {(one["subject"], one["backend"]): one for one in verdicts}
+def print_audit(audit: Audit, console: Console) -> None:
+    """Print a row per subject, a column per backend; then every cause, and what contradicts the declared definitions."""
+    backends = list(dict.fromkeys(cell.backend for cell in audit.verdicts))
     table = Table("", *backends, title="verdict and largest error in 1/255", box=None)
-    for subject in dict.fromkeys(one["subject"] for one in verdicts):
-        table.add_row(subject, *(_cell(cells.get((subject, backend))) for backend in backends))
+    for subject in dict.fromkeys(cell.subject for cell in audit.verdicts):
+        table.add_row(subject, *(_text(audit.find(subject, backend)) for backend in backends))
     console.print(table)
     causes: dict[str, list[str]] = {}
-    for one in verdicts:
+    for cell in audit.verdicts:
         # "Hue is not supported by backend x" stands in the table; what follows it is the reason, where there is one.
-        cause = one["cause"].partition(": ")[2] if one["verdict"] == "unsupported" else one["cause"]
+        cause = cell.cause.partition(": ")[2] if cell.verdict == "unsupported" else cell.cause
         if cause:
-            causes.setdefault(f"{one['verdict']}: {cause}", []).append(f"{one['subject']} on {one['backend']}")
-    for cause, where in causes.items():
-        console.print(f"[bold]{escape(cause)}[/]: {', '.join(where)}", highlight=False)
-    for finding in record["findings"]:
-        console.print(f"[red]not as the catalog says:[/] {finding}", highlight=False)
+            causes.setdefault(f"{cell.verdict}: {cause}", []).append(f"{cell.subject} on {cell.backend}")
+    for cause, places in causes.items():
+        console.print(f"[bold]{escape(cause)}[/]: {', '.join(places)}", highlight=False)
+    for finding in audit.findings:
+        console.print(f"[red]not as declared:[/] {escape(finding)}", highlight=False)
 
 
-def _cell(verdict: dict[str, Any] | None) -> str:
-    if verdict is None:
+def _text(cell: AuditCell | None) -> str:
+    if cell is None:
         return ""
-    colour = COLOURS[verdict["verdict"]]
-    error = "" if verdict["verdict"] in ("unaudited", "unsupported") else f" {verdict['worst']['max_error']:.2g}"
-    return f"[{colour}]{verdict['verdict']}{error}[/]"
+    error = "" if cell.verdict in ("unaudited", "unsupported") else f" {cell.max_error:.2g}"
+    return f"[{COLOURS[cell.verdict]}]{cell.verdict}{error}[/]"

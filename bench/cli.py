@@ -1,10 +1,10 @@
-"""The command line, ``augmark COMMAND``. Imports torch only once a command has been understood."""
+"""The command line, ``augmark COMMAND``. Imports torch only once a command is parsed."""
 
 import os
 import select
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,21 +12,39 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from bench.endtoend.decoding import DecodeOptions
-from bench.endtoend.scaling import ScalingOptions
-from bench.endtoend.sweep import SweepOptions
-from bench.endtoend.throughput import ThroughputOptions
-from bench.records.formats import Format
+from bench.export import Format
+from bench.jobs.decode import DecodeOptions
+from bench.jobs.scaling import ScalingOptions
+from bench.jobs.sweep import SweepOptions
+from bench.jobs.throughput import ThroughputOptions
 from bench.run import RunOptions
-from training.config import TrainConfig
-from training.finetune_config import FinetuneConfig
-from training.presets import BOOK, PRESETS, PresetName, asked_for
+from training.config import FinetuneConfig, TrainConfig
+from training.presets import BOOK, PRESETS, PresetName, parse_preset
 from training.train import describe
 
 INTERRUPTED = 130
 USER_ERROR = 2
-READER_GONE = 141
-"""As of a program that a closed pipe has ended."""
+BROKEN_PIPE = 141
+"""Exit code of a process killed by SIGPIPE (128 + 13)."""
+
+
+def reporter(console: Console) -> Callable[[Path], None]:
+    """Return a function that writes the report of a run folder and prints where it is."""
+
+    def report(folder: Path) -> None:
+        from bench.records import load_run
+        from bench.report import write_report
+
+        console.print(f"report: {write_report(load_run(folder))}")
+
+    return report
+
+
+def finish(folder: Path, *kinds: str) -> None:
+    """Exit with 1 if a measurement of these kinds failed or none succeeded, else with 0."""
+    from bench.runner import exit_code
+
+    sys.exit(exit_code(folder, *kinds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,76 +56,93 @@ class Train:
     """The settings to start from; every option overrides one."""
     out: Path | None = None
     """Folder for the curves (train loss, train and test accuracy by epoch) as data and as a picture
-    (default: results/<date>-<machine>-train)."""
+    (default: runs/<version>--train--<machine>--<device>)."""
     resume: bool = False
-    """Go on from the checkpoint in --out."""
+    """Resume from the checkpoint in --out."""
 
     def execute(self, console: Console) -> None:
-        from bench.records.runs import run_folder
-        from bench.report import curves_figure
+        """Train, and draw the curves even after an error."""
+        import importlib.metadata
+
+        from bench.records import run_folder
+        from bench.report import write_curves
         from training.config import validate
         from training.train import read_curves, run
 
-        validate(self.config)
+        device = validate(self.config)
         if self.resume and self.out is None:
-            raise ValueError("--resume needs --out, the folder of the run that is to go on")
-        out = self.out or run_folder(None, "train")
+            raise ValueError("--resume needs --out, the folder of the run to resume")
+        out = self.out or run_folder(None, "train", importlib.metadata.version("augmark"), str(device))
         before = read_curves(out)
         try:
             run(self.config, out, resume=self.resume)
         finally:
-            history = read_curves(out)
-            if history != before:
-                console.print(f"curves: {curves_figure(history, out / 'curves.png')}")
+            curves = read_curves(out)
+            if curves != before:
+                console.print(f"curves: {write_curves(curves, out / 'curves.svg')}")
             elif self.out is None:
-                shutil.rmtree(out, ignore_errors=True)  # it was made for a run that came to nothing
+                shutil.rmtree(out, ignore_errors=True)  # made for a run that trained nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run(RunOptions):
-    """Measure augmentation and training on this machine and write a report. Without options: about ten minutes. Exit code 1
-    where a training failed."""
+    """Measure augmentation and training on this machine and write a report.
+
+    Without options: about ten minutes. Exit code 1 if a training failed.
+    """
 
     def execute(self, console: Console) -> None:
-        from bench.endtoend.outcomes import exit_code
+        """Run everything."""
         from bench.run import run
 
-        sys.exit(exit_code(run(self, console), "throughput", "feed", "accuracy"))
+        finish(run(self, console, reporter(console)), "throughput", "feed", "accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput(ThroughputOptions):
     """Measure what augmentation costs a training run, by backend and place, and how many workers would keep up with it.
-    Exit code 1 where an arm failed."""
+
+    Exit code 1 if a case failed.
+    """
 
     def execute(self, console: Console) -> None:
-        from bench.endtoend.outcomes import exit_code
-        from bench.endtoend.throughput import throughput
+        """Measure throughput."""
+        from bench.jobs.throughput import throughput
 
-        sys.exit(exit_code(throughput(self, console), "throughput", "feed"))
+        finish(throughput(self, console, reporter(console)), "throughput", "feed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(SweepOptions):
     """Train with every recipe, backend and seed: accuracies with intervals, paired differences, seeds that small ones need.
-    Exit code 1 where a cell failed, also before --resume (under torchrun: of the process that reports)."""
+
+    Exit code 1 if a case failed, also before --resume (under torchrun: of the process that reports).
+    """
 
     def execute(self, console: Console) -> None:
-        from bench.endtoend.outcomes import exit_code
-        from bench.endtoend.sweep import sweep
+        """Sweep."""
+        from bench.jobs.sweep import sweep
+        from bench.jobs.sweep_table import print_table
+        from bench.records import load_run
 
-        folder = sweep(self, console)
-        sys.exit(0 if folder is None else exit_code(folder, "accuracy"))
+        def report(folder: Path) -> None:
+            print_table(load_run(folder), console)
+            reporter(console)(folder)
+
+        folder = sweep(self, console, report)
+        if folder is not None:
+            finish(folder, "accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling(ScalingOptions):
-    """Measure training on 1, 2, 4 ... processes, and prove that no two draw the same; exit code 1 where a job failed."""
+    """Measure training on 1, 2, 4 ... processes, and prove that no two draw the same; exit code 1 if a case failed."""
 
     def execute(self, console: Console) -> None:
-        from bench.endtoend.scaling import scaling
+        """Measure scaling."""
+        from bench.jobs.scaling import scaling
 
-        sys.exit(0 if scaling(self, console) else 1)
+        finish(scaling(self, console, reporter(console)), "scaling")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +150,9 @@ class Audit:
     """Check whether the backends do the same augmentation: parity with torchvision's functionals, lanes, distributions."""
 
     data: str = "auto"
-    """auto, cifar10, synthetic or an image folder: where the images come from that parameters are replayed on."""
+    """auto, cifar10, synthetic or an image folder: source of the images that parameters are replayed on."""
     data_root: Path = Path("data")
-    """Where data sets lie and are cached."""
+    """Folder in which data sets lie and are cached."""
     out: Path = Path("audit")
     """Folder for audit.json."""
     backends: tuple[str, ...] | None = None
@@ -127,52 +162,53 @@ class Audit:
     recipes: tuple[str, ...] | None = None
     """Recipes to audit (default: all)."""
     device: str = "cpu"
-    """Where backends that can run there do."""
+    """Device of the backends that can run there."""
     draws: int = 10_000
-    """Draws for each test of a distribution."""
+    """Draws per test of a distribution."""
 
     def execute(self, console: Console) -> None:
+        """Audit and print the verdicts."""
         from bench.audit import print_audit, run_audit
-        from bench.records.runs import AUDIT
+        from bench.records import AUDIT
         from training.data import load
 
         dataset = load(self.data, root=self.data_root)
-        record = run_audit(
+        audit = run_audit(
             dataset, self.out, console, backends=self.backends, ops=self.ops, recipes=self.recipes, device=self.device,
             draws=self.draws,
         )  # fmt: skip
-        print_audit(record, console)
+        print_audit(audit, console)
         console.print(f"audit: {self.out / AUDIT}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write the report anew from the records of a run, or one report on several runs. Never mixes machines or versions."""
+    """Write the report of a run from its records, or one report on several runs. Never mixes machines or versions."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders that augmark run, or pytest --benchmark-only, wrote."""
     out: Path | None = None
-    """Folder of the report (default: that of the run itself; for several, results/merged-<date>)."""
+    """Folder of the report (default: that of the run itself; for several, runs/merged)."""
 
     def execute(self, console: Console) -> None:
-        from bench.records.merging import read_merged
-        from bench.records.runs import load_run
+        """Write the report."""
+        from bench.records import load_run, read_merged
         from bench.report import write_report
 
-        alone = len(self.runs) == 1 and self.out is None
-        console.print(f"report: {write_report(load_run(self.runs[0]) if alone else read_merged(self.runs, self.out))}")
+        is_single = len(self.runs) == 1 and self.out is None
+        console.print(f"report: {write_report(load_run(self.runs[0]) if is_single else read_merged(self.runs, self.out))}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Draw 2 x 4 random results of every op and recipe for one image, a sheet a backend and one with all side by side."""
+    """Draw 2 x 4 random results of every op and recipe for one image, a sheet per backend and one with all side by side."""
 
     image: Path | None = None
-    """A photograph. Without it: an image of the data set."""
+    """A photograph (default: an image of the data set)."""
     data: str = "auto"
     """auto, cifar10, synthetic or an image folder."""
     data_root: Path = Path("data")
-    """Where data sets lie and are cached."""
+    """Folder in which data sets lie and are cached."""
     out: Path = Path("gallery")
     """Folder for the sheets (PNG)."""
     backends: tuple[str, ...] | None = None
@@ -185,9 +221,10 @@ class Gallery:
     """Seed of the random results."""
 
     def execute(self, console: Console) -> None:
-        from bench.pictures.gallery import gallery
+        """Draw the sheets."""
+        from bench.gallery import draw_sheets
 
-        for sheet in gallery(
+        for sheet in draw_sheets(
             image=self.image, data=self.data, data_root=self.data_root, out=self.out, backends=self.backends, ops=self.ops,
             recipes=self.recipes, seed=self.seed,
         ):  # fmt: skip
@@ -196,7 +233,7 @@ class Gallery:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Say case by case whether run B is faster or slower than run A; exit code 1 on a regression, for CI."""
+    """Report case by case whether run B is faster or slower than run A; exit code 1 on a regression, for CI."""
 
     a: tyro.conf.Positional[Path]
     """The run folder to compare with, such as that of the main branch."""
@@ -212,13 +249,11 @@ class Compare:
     """Compare runs of different machines, versions or data all the same, and say what differs."""
 
     def execute(self, console: Console) -> None:
-        from bench.comparison.compare import compare
+        """Compare."""
+        from bench.compare import Limits, compare
 
-        status = compare(
-            self.a, self.b, console, threshold=self.threshold, accuracy_threshold=self.accuracy_threshold, level=self.level,
-            across_machines=self.across_machines,
-        )  # fmt: skip
-        sys.exit(status)
+        limits = Limits(threshold=self.threshold, accuracy_threshold=self.accuracy_threshold, level=self.level)
+        sys.exit(compare(self.a, self.b, console, limits, across_machines=self.across_machines))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,12 +261,13 @@ class Publish:
     """Check that runs may be cited, copy their records to the published ones, and write the index page over all of those."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Run folders. Without any, only the index is written anew."""
-    folder: Path = Path("results/published")
-    """Where published runs lie."""
+    """Run folders. Without any, only the index is written."""
+    folder: Path = Path("results")
+    """Folder of the published runs."""
 
     def execute(self, console: Console) -> None:
-        from bench.records.published import publish
+        """Publish."""
+        from bench.publish import publish
 
         console.print(f"index: {publish(self.runs, self.folder, console)}")
 
@@ -240,63 +276,71 @@ class Publish:
 class Export:
     """Write the numbers of one run, or of several, for other programs; or check runs against the published schemas."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Folders that augmark run, or pytest --benchmark-only, wrote."""
     format: Format = "csv"
-    """A row a quantity of a case (csv, json, parquet), or what a service for continuous benchmarking reads."""
+    """A row per quantity of a case (csv, json, parquet), or what a service for continuous benchmarking reads."""
     out: Path | None = None
     """File to write (default: the standard output)."""
     validate: bool = False
-    """Export nothing: check every file against its schema, say each fault on a line, and exit with 2 if there is one."""
+    """Export nothing: check every file against its schema, print each fault on a line, and exit with 2 if there is one."""
+    schema: bool = False
+    """Write the JSON schema of the records instead."""
 
     def execute(self, console: Console) -> None:
-        from bench.records.export import export_command
+        """Export."""
+        from bench.export import export_command
 
-        sys.exit(export_command(self.runs, self.format, self.out, validate=self.validate))
+        sys.exit(export_command(self.runs, self.format, self.out, validate=self.validate, schema=self.schema))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune:
     """Fine-tune a network on photographs; or compare what to train over seeds, or measure where the time goes by placement.
-    Exit code 1 where one of several runs failed."""
+
+    Exit code 1 if one of several runs failed.
+    """
 
     config: tyro.conf.OmitArgPrefixes[FinetuneConfig]
     compare: bool = False
     """All layers, the last one (with augmentation, and on features computed once) and from scratch, with every seed."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of --compare."""
+    """Seeds of --compare."""
     split: bool = False
     """Time decoding, augmentation and the step in every placement instead."""
     rounds: int = 3
-    """Of --split: epochs of each placement."""
+    """Epochs of each placement with --split."""
     resume: bool = False
-    """Go on from the checkpoint in --out (--compare does by itself)."""
+    """Resume from the checkpoint in --out (--compare does by itself)."""
     out: Path | None = None
-    """Folder for weights, records and the report (default: results/<date>-<machine>-finetune)."""
+    """Folder for weights, records and the report (default: runs/<version>--finetune--<machine>--<device>)."""
 
     def execute(self, console: Console) -> None:
-        from bench.endtoend import finetune
-        from bench.endtoend.outcomes import exit_code
+        """Fine-tune."""
+        from bench.jobs import finetune
 
+        report = reporter(console)
         if self.compare and self.split:
             raise ValueError("--compare and --split are two measurements: ask for one at a time")
         if self.compare:
-            sys.exit(exit_code(finetune.compare(self.config, self.seeds, self.out, console), "finetune"))
+            finish(finetune.compare(self.config, self.seeds, self.out, console, report), "finetune")
         if self.split:
-            sys.exit(exit_code(finetune.split(self.config, self.rounds, self.out, console), "photographs"))
-        finetune.run_one(self.config, self.out, console, resume=self.resume)
+            finish(finetune.split(self.config, self.rounds, self.out, console, report), "photographs")
+        finetune.run_one(self.config, self.out, console, report, resumes=self.resume)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decode(DecodeOptions):
-    """Measure how fast JPEG files become pixels: by decoder, image size and number of processes. Exit code 1 where a cell
-    failed."""
+    """Measure how fast JPEG files become pixels: by decoder, image size and number of processes.
+
+    Exit code 1 if a case failed.
+    """
 
     def execute(self, console: Console) -> None:
-        from bench.endtoend.decoding import decode
-        from bench.endtoend.outcomes import exit_code
+        """Measure decoders."""
+        from bench.jobs.decode import decode
 
-        sys.exit(exit_code(decode(self, console), "decoding"))
+        finish(decode(self, console, reporter(console)), "decoding")
 
 
 Command = (
@@ -315,8 +359,8 @@ Command = (
 
 
 def commands(arguments: Sequence[str]) -> Any:
-    """All commands; those that train have the settings of the preset that was asked for as their defaults."""
-    preset = asked_for(arguments)
+    """Return all commands; those that train have the settings of the chosen preset as defaults."""
+    preset = parse_preset(arguments)
     train = Train(config=PRESETS[preset], preset=preset)
     sweep = Sweep(config=PRESETS[preset], preset=preset)
     return (
@@ -327,21 +371,23 @@ def commands(arguments: Sequence[str]) -> Any:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point. A user's mistake ends with one line on stderr and exit code 2; Ctrl-C with 130. Where nobody reads the
-    output any more (``| head``) it ends without a word."""
+    """Run the command line.
+
+    A user's mistake ends with one line on stderr and exit code 2, Ctrl-C with 130, and a closed pipe (``| head``) silently.
+    """
     try:
         try:
-            _obey(sys.argv[1:] if arguments is None else arguments)
+            _execute(sys.argv[1:] if arguments is None else arguments)
         finally:
             sys.stdout.flush()  # here, as Python would do it at its end, and complain
     except BrokenPipeError:
-        if not _reader_gone():
+        if not _stdout_is_closed():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest of the output goes
-        sys.exit(READER_GONE)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest of the output
+        sys.exit(BROKEN_PIPE)
 
 
-def _obey(arguments: Sequence[str]) -> None:
+def _execute(arguments: Sequence[str]) -> None:
     command = tyro.cli(
         commands(arguments),
         prog="augmark",
@@ -355,14 +401,14 @@ def _obey(arguments: Sequence[str]) -> None:
         sys.exit(INTERRUPTED)
     except Exception as error:
         line = describe(error)
-        if line is None or (isinstance(error, BrokenPipeError) and _reader_gone()):  # a fault of ours needs its traceback
+        if line is None or (isinstance(error, BrokenPipeError) and _stdout_is_closed()):  # a fault needs its traceback
             raise
         print(f"augmark: {line}", file=sys.stderr)
         sys.exit(USER_ERROR)
 
 
-def _reader_gone() -> bool:
-    """Whether the standard output is a pipe that nobody reads: another may have broken, that of a worker."""
+def _stdout_is_closed() -> bool:
+    """Return whether the standard output is a pipe without a reader: another pipe may have broken, such as a worker's."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

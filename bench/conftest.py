@@ -1,38 +1,28 @@
-"""How the benchmarks are made: one item for each pass of each planned case, timed by a clock that synchronises.
-
-The trainer's overhead is no case of the grid; its passes are items too.
-"""
+"""Benchmarks as pytest items: one for each round of each planned case, timed by a clock that synchronises."""
 
 from typing import Any
 
 import pytest
 
-from bench.grid.items import CasePass, OverheadPass
-from bench.grid.session import SESSION, BenchSession
+from bench.records import Record
+from bench.session import SESSION
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    name = next((name for name in ("case_pass", "overhead_pass") if name in metafunc.fixturenames), None)
-    if name is None:
+    """Make the items of a suite from the session's plan."""
+    if "case" not in metafunc.fixturenames:
         return
     session = metafunc.config.stash.get(SESSION, None)
     if session is None:
         skip = pytest.mark.skip(reason="measured only with --benchmark-only")
-        metafunc.parametrize(name, [pytest.param(None, marks=skip, id="not-measured")])
-    else:
-        passes = session.passes(metafunc.function.__name__.removeprefix("test_"))
-        metafunc.parametrize(name, [pytest.param(one, id=one.id, marks=session.marks(one)) for one in passes])
+        metafunc.parametrize("case", [pytest.param(None, marks=skip, id="not-measured")])
+        return
+    cases = session.items(metafunc.function.__name__.removeprefix("test_"))
+    params = [pytest.param(case, id=f"{case.name}-round{case.round + 1}", marks=session.marks(case)) for case in cases]
+    metafunc.parametrize("case", params)
 
 
 @pytest.fixture
-def measure_pass(case_pass: CasePass, benchmark: Any, pytestconfig: pytest.Config) -> Any:
-    """A function that measures this item's pass and keeps its record."""
-    session: BenchSession = pytestconfig.stash[SESSION]
-    return lambda: session.measure(case_pass, benchmark)
-
-
-@pytest.fixture
-def measure_overhead_pass(overhead_pass: OverheadPass, benchmark: Any, pytestconfig: pytest.Config) -> Any:
-    """A function that measures this item's pass of the trainer's overhead and keeps its record."""
-    session: BenchSession = pytestconfig.stash[SESSION]
-    return lambda: session.measure_overhead(overhead_pass, benchmark)
+def measure(case: Record, benchmark: Any, pytestconfig: pytest.Config) -> Any:
+    """Return a function that measures this item's round and keeps its record."""
+    return lambda: pytestconfig.stash[SESSION].measure(case, benchmark)

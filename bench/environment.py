@@ -11,16 +11,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import torch
 
-from bench.records.runs import SCHEMA, machine_name
+from bench.records import Environment, machine_name
 
+ROOT = Path(__file__).resolve().parent.parent
+TRACKED = "bench/environment.py"
+"""This file as the project's own repository tracks it."""
 PACKAGES = (
     *("augmark", "torch", "torchvision", "kornia", "kornia_rs", "numpy", "pillow", "pillow-simd", "triton", "triton-augment"),
-    *("pytest", "pytest-benchmark", "scipy", "pandas"),
+    *("pytest", "pytest-benchmark", "scipy", "msgspec"),
 )
-# What changes speed without being seen in code; the values of other variables are nobody's business.
+# They change speed without being seen in code; the values of other variables are private.
 SPEED_VARIABLES = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY"),
     *("OMP_PROC_BIND", "OMP_PLACES", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_"),
@@ -30,13 +34,14 @@ SPEED_VARIABLES = (
 )
 
 
-def environment(dataset: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All that a reader must know to judge or repeat a measurement, as plain JSON values; unknown things are None.
+def environment(dataset: Mapping[str, Any] | None = None, **measured: Any) -> Environment:
+    """Return what a reader must know to judge or repeat a measurement; unknown values are None.
 
-    ``dataset`` (name, fingerprint, fallback) is kept under that key.
+    Args:
+        dataset: name, fingerprint, source and fallback of the images.
+        measured: limits of the machine that were measured with the run, such as ``copy_bytes_per_s``.
     """
-    return {
-        "schema": SCHEMA,
+    values = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine_name(),
         "platform": platform.platform(),
@@ -50,6 +55,7 @@ def environment(dataset: Mapping[str, Any] | None = None) -> dict[str, Any]:
         "commit": commit(),
         "dataset": dict(dataset) if dataset else None,
     }
+    return msgspec.convert(values | measured, Environment)
 
 
 def _version(package: str) -> str | None:
@@ -60,9 +66,11 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> dict[str, Any]:
-    frequency = None
-    with contextlib.suppress(OSError, NotImplementedError, RuntimeError):  # not told in many containers
+    frequency = load = None
+    with contextlib.suppress(OSError, NotImplementedError, RuntimeError):  # unavailable in many containers
         frequency = psutil.cpu_freq()
+    with contextlib.suppress(OSError):
+        load = psutil.getloadavg()[0]
     return {
         "model": _cpu_model(),
         "cores": psutil.cpu_count(logical=False),
@@ -73,32 +81,23 @@ def _cpu() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
         "memory_bytes": psutil.virtual_memory().total,
-        "load_1min": _load(),
+        "load_1min": load,
     }
 
 
 def usable_cores() -> int:
-    """Logical cores that this process may use: in a container fewer than the machine has."""
+    """Return the number of logical cores that this process may use: in a container fewer than the machine has."""
     affinity = getattr(psutil.Process(), "cpu_affinity", None)  # macOS has none
     return (len(affinity()) if affinity else psutil.cpu_count()) or 1
 
 
-def _load() -> float | None:
-    try:
-        return psutil.getloadavg()[0]
-    except OSError:
-        return None
-
-
 def _cpu_model() -> str:
-    try:
+    with contextlib.suppress(OSError):  # /proc is Linux's
         if sys.platform == "darwin":
             return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.lower().startswith(("model name", "hardware")):
                 return line.split(":", 1)[1].strip()
-    except OSError:
-        pass  # no such file on this system
     return platform.processor() or platform.machine()
 
 
@@ -114,16 +113,16 @@ def _gpus() -> list[dict[str, Any]]:
                 "memory_bytes": properties.total_memory,
                 "compute_capability": f"{properties.major}.{properties.minor}",
                 "multiprocessors": properties.multi_processor_count,
-                **_from_driver(str(getattr(properties, "uuid", ""))),
+                **_driver_facts(str(getattr(properties, "uuid", ""))),
             }
         )
     return gpus
 
 
-def _from_driver(uuid: str) -> dict[str, Any]:
-    """Driver version, clocks (MHz), power limit (W) and temperature by NVML; what it does not tell is left out.
+def _driver_facts(uuid: str) -> dict[str, Any]:
+    """Driver version, clocks (MHz), power limit (W) and temperature by NVML; values it does not report are left out.
 
-    NVML numbers all GPUs of the machine, torch the visible ones, so the GPU is asked for by its UUID.
+    NVML numbers all GPUs of the machine, torch the visible ones, so the GPU is looked up by its UUID.
     """
     try:
         import pynvml
@@ -132,7 +131,7 @@ def _from_driver(uuid: str) -> dict[str, Any]:
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode())
     except Exception:  # no driver, no NVML, a virtual GPU: its errors are many and none matters to a measurement
         return {}
-    asked = {
+    queries = {
         "driver": lambda: pynvml.nvmlSystemGetDriverVersion(),
         "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
         "max_sm_clock_mhz": lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM),
@@ -140,29 +139,31 @@ def _from_driver(uuid: str) -> dict[str, Any]:
         "power_limit_w": lambda: pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1e3,
         "temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
     }
-    told: dict[str, Any] = {}
-    for name, ask in asked.items():
-        try:
-            value = ask()
-        except pynvml.NVMLError:
-            continue  # not supported on this board
-        told[name] = value.decode() if isinstance(value, bytes) else value
-    return told
+    facts: dict[str, Any] = {}
+    for name, query in queries.items():
+        with contextlib.suppress(pynvml.NVMLError):  # not supported on this board
+            value = query()
+            facts[name] = value.decode() if isinstance(value, bytes) else value
+    return facts
 
 
-def commit() -> dict[str, Any] | None:
-    """The commit of the code that runs and whether files differ from it; None outside a git checkout."""
-    here = Path(__file__).resolve().parent
-    revision = _output("git", "-C", str(here), "rev-parse", "HEAD")
-    if revision is None:
+def commit(root: Path = ROOT) -> dict[str, Any] | None:
+    """Return the commit of the running code and whether files differ from it.
+
+    Returns:
+        ``id`` and ``dirty``; None unless the code is a checkout of its own repository: unpacked or installed inside another
+        repository, that repository's commit says nothing about it.
+    """
+    git = ("git", "-C", str(root))
+    if _output(*git, "ls-files", "--full-name", "--", TRACKED) != TRACKED:
         return None
-    status = _output("git", "-C", str(here), "status", "--porcelain")
-    return {"id": revision, "dirty": None if status is None else bool(status)}
+    revision, status = _output(*git, "rev-parse", "HEAD"), _output(*git, "status", "--porcelain", "--", "*.py", "*.c", "*.h")
+    return None if revision is None else {"id": revision, "dirty": None if status is None else bool(status)}
 
 
 def _output(*command: str) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None

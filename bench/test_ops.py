@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from bench.grid.items import CasePass
+from bench.records import Record
 
 
-def test_ops(case_pass: CasePass, benchmark: Any, measure_pass: Callable[[], None]) -> None:
-    """One pass of one op: a batch that lies on the device, float in [0, 1] (or uint8), into a batch of its own memory."""
-    measure_pass()
+def test_ops(case: Record, benchmark: Any, measure: Callable[[], None]) -> None:
+    """Measure one round: a float batch in [0, 1] (or uint8) on the device into a batch of its own memory."""
+    measure()

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from bench.grid.items import CasePass
+from bench.records import Record
 
 
-def test_recipes(case_pass: CasePass, benchmark: Any, measure_pass: Callable[[], None]) -> None:
-    """One pass of one recipe: a uint8 batch that lies on the device, into a normalised batch of its own memory."""
-    measure_pass()
+def test_recipes(case: Record, benchmark: Any, measure: Callable[[], None]) -> None:
+    """Measure one round: a uint8 batch on the device into a normalised batch of its own memory."""
+    measure()

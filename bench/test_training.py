@@ -1,11 +1,11 @@
-"""What the trainer's own step costs over a bare loop of the same model. Collected with ``--benchmark-only``."""
+"""Overhead of the trainer's step over a bare loop of the same model. Collected with ``--benchmark-only``."""
 
 from collections.abc import Callable
 from typing import Any
 
-from bench.grid.items import OverheadPass
+from bench.records import Record
 
 
-def test_training(overhead_pass: OverheadPass, benchmark: Any, measure_overhead_pass: Callable[[], None]) -> None:
-    """One pass of training steps without augmentation, each after a step of the bare loop, as a ratio within the pass."""
-    measure_overhead_pass()
+def test_training(case: Record, benchmark: Any, measure: Callable[[], None]) -> None:
+    """Measure one round: training steps without augmentation, each beside a step of the bare loop."""
+    measure()

@@ -1,1 +1,8 @@
-"""What a run leaves on disk: written, read, validated, merged, exported and published. Knows no torch."""
+"""Records: what was measured, as typed structs, and the folders that hold them. No torch here, and nothing of ``bench``."""
+
+from bench.records.cases import *  # noqa: F403
+from bench.records.folder import *  # noqa: F403
+from bench.records.machines import *  # noqa: F403
+from bench.records.merge import *  # noqa: F403
+from bench.records.structs import *  # noqa: F403
+from bench.records.words import *  # noqa: F403

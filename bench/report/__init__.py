@@ -1,10 +1,9 @@
-"""From the records of a run to a page that people read. Reads files only; never imports torch.
+"""Report of a run: from records to a page that people read. Never imports torch.
 
-``page`` puts the sections in order; ``blocks`` is what a section is made of, whatever it is rendered to: ``html`` writes the
-page, ``markdown`` its twin for repositories, and both show the same figures.
+``facts`` are numbers and verdicts; ``sections`` put them into words, tables and ``figures``; ``render`` makes HTML and
+Markdown.
 """
 
-from bench.report.page import write_report
-from bench.report.training_figures import curves_figure
+from bench.report.page import write_curves, write_report
 
-__all__ = ["curves_figure", "write_report"]
+__all__ = ["write_curves", "write_report"]

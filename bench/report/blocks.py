@@ -1,145 +1,116 @@
-"""What a report is made of, before it becomes Markdown or HTML.
+"""What a report is made of, before templates turn it into HTML or Markdown.
 
-Words from records stand in plain strings; the renderer escapes them, so no section can forget to.
+Words from records are plain strings here; the templates escape them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
+
+from bench.report.figures import Figure
 
 
-@dataclass(frozen=True)
-class Code:
+class Code(str):
     """A name as it stands in code or on the command line."""
 
-    text: str
 
-
-@dataclass(frozen=True)
-class Strong:
+class Strong(str):
     """Words that must not be overlooked."""
 
-    text: str
+
+class Quiet(str):
+    """Spread and n beside a number; the eye should find the number first."""
 
 
-@dataclass(frozen=True)
-class Quiet:
-    """Words beside a number that say how sure it is; the eye should find the number first."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Break:
+class Break(str):
     """A new line within a cell or paragraph."""
 
 
-@dataclass(frozen=True)
-class Link:
-    """A file, given relative to the report."""
-
-    text: str
-    target: str
+BREAK = Break()
+Text = str | Sequence[str]
+"""Words, or pieces of ``str``, ``Code``, ``Strong``, ``Quiet`` and ``Break`` that stand side by side."""
 
 
-Inline = str | Code | Strong | Quiet | Break | Link
-Text = Sequence[Inline] | str
-"""A string, or pieces that stand side by side."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Heading:
-    text: Text
-    level: int = 2
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    text: Text
-
-
-@dataclass(frozen=True)
-class Warning:
-    """Said loudly, before anything is concluded."""
-
-    text: Text
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A question that readers come with, the answer in a few words, and what it rests on."""
+class Answer(NamedTuple):
+    """A question that readers have, its answer in a few words, and the evidence."""
 
     question: str
     answer: str
     evidence: Text
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lead:
-    """The answers, before everything else, and what holds for all of them."""
+class Heading(NamedTuple):
+    """A heading within a section."""
 
-    answers: Sequence[Answer]
-    note: Text = ""
+    text: Text
 
 
-@dataclass(frozen=True)
-class Facts:
-    """Names and what there is to say of each, such as the machine and the versions."""
-
-    items: Sequence[tuple[str, Text]]
+class Paragraph(NamedTuple):
+    text: Text
 
 
-@dataclass(frozen=True)
-class Bullets:
+class Warning(NamedTuple):
+    """A red block."""
+
+    text: Text
+
+
+class Bullets(NamedTuple):
     items: Sequence[Text]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """``numeric`` columns are set flush right."""
+class Table(NamedTuple):
+    """Rows under a header; columns in ``numeric`` are set flush right and sorted as numbers."""
 
     header: Sequence[Text]
     rows: Sequence[Sequence[Text]]
-    numeric: frozenset[int] = field(default_factory=frozenset)
+    numeric: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A picture, ``path`` relative to the report, and the words for those who do not see it."""
-
-    path: Path
-    alternative: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Strip:
-    """What one op or recipe does on several backends: a picture whose columns are those of the gallery."""
+class Strip(NamedTuple):
+    """A row of gallery pictures: one op or recipe on several backends."""
 
     title: str
     detail: str
     path: Path
+    """Relative to the report."""
     notes: Sequence[str]
     alternative: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gallery:
-    """Strips below each other, in a picture of which each of the ``columns`` is ``cell`` pixels wide.
-
-    ``path`` of a strip is relative to the report.
-    """
+class Strips(NamedTuple):
+    """Strips with common columns, each ``cell`` pixels wide in the picture."""
 
     columns: Sequence[str]
     cell: int
     strips: Sequence[Strip]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Details:
-    """What few readers need: there, but folded away where that is possible."""
+class Details(NamedTuple):
+    """Blocks that are folded away where the medium allows it."""
 
     summary: str
     blocks: Sequence["Block"]
 
 
-Block = Heading | Paragraph | Warning | Lead | Facts | Bullets | Table | Figure | Gallery | Details
+Block = Heading | Paragraph | Warning | Bullets | Table | Figure | Strips | Details
+
+
+class Section(NamedTuple):
+    """A titled part of the report, and its answers for the first screen with a note on what they rest on."""
+
+    title: str
+    blocks: Sequence[Block] = ()
+    answers: Sequence[Answer] = ()
+    note: str = ""
+
+
+class Document(NamedTuple):
+    """A whole report."""
+
+    title: str
+    warnings: Sequence[Text]
+    facts: Sequence[tuple[str, Text]]
+    sections: Sequence[Section]
+    answers: Sequence[Answer]
+    notes: Sequence[Text] = ()

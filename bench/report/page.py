@@ -1,85 +1,92 @@
-"""The order of a report's sections, and the files that it becomes."""
+"""Order of the report's sections, and the files that they become."""
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from bench.records.runs import Run, write_csv
-from bench.report import head, html, markdown, tail
-from bench.report.accuracy import accuracy_section
-from bench.report.blocks import Block
-from bench.report.context import FIGURES, Context
-from bench.report.findings import findings
-from bench.report.finetune import decoding_section, finetune_section, photographs_section
-from bench.report.gallery import gallery_section
-from bench.report.growth import growth_section
-from bench.report.limits import limits_section
-from bench.report.merged import runs_section
-from bench.report.parity import audit_section
-from bench.report.scaling import scaling_section
-from bench.report.speed import suite_section
-from bench.report.tax import tax_section
+from bench.records import Run
+from bench.report.blocks import Document, Section
+from bench.report.figures import Line, lines, series_look
+from bench.report.render import figure_files, render_html, render_markdown
+from bench.report.sections import state
+from bench.report.sections.accuracy import accuracy_section
+from bench.report.sections.audit import audit_section, gallery_section
+from bench.report.sections.photographs import decoding_section, finetune_section, time_section
+from bench.report.sections.scaling import scaling_section
+from bench.report.sections.speed import cost_section, growth_section, suite_section
+from bench.report.sections.training import training_section
 
 
-def _recipes(context: Context) -> list[Block]:
-    return suite_section(context, "recipes")
-
-
-def _ops(context: Context) -> list[Block]:
-    return suite_section(context, "ops")
-
-
-MEASURED: Sequence[tuple[str, Callable[[Context], list[Block]]]] = (
-    ("training speed by placement", tax_section),
-    ("images per second of recipes", _recipes),
-    ("images per second of single ops", _ops),
-    ("how speed changes with batch and image size", growth_section),
-    ("share of the machine's limit", limits_section),
-    ("accuracy by recipe", accuracy_section),
-    ("training on several processes", scaling_section),
-    ("whether backends do the same augmentation", audit_section),
-    ("what each op looks like", gallery_section),
-    ("fine-tuning on photographs", finetune_section),
-    ("where the time of photographs goes", photographs_section),
-    ("decoding JPEG files", decoding_section),
-)
-"""What a run can measure, in reading order, and its section: empty where the run did not set out to measure it."""
-
-
-def sections(context: Context) -> list[Block]:
-    """All blocks, in reading order; what was not measured has no section, and is named in the last line. Draws the figures."""
-    told = [(name, section(context)) for name, section in MEASURED]
-    absent = [name for name, blocks in told if not blocks]
-    return [
-        *head.title(context),
-        *findings(context),
-        *runs_section(context),
-        *(block for _, blocks in told for block in blocks),
-        *tail.method(context),
-        *tail.files(context),
-        *tail.missing(context),
-        *tail.not_measured(context, absent),
-    ]
+def build_document(run: Run, folder: Path) -> Document:
+    """Return the report of a run; ``folder`` is where it goes."""
+    measured: Mapping[str, Section | None] = {
+        "training speed by placement": training_section(run),
+        "images per second of recipes": suite_section(run, "recipes"),
+        "images per second of single ops": suite_section(run, "ops"),
+        "speed by batch and image size": growth_section(run),
+        "what a call costs": cost_section(run),
+        "accuracy by recipe": accuracy_section(run),
+        "training on several processes": scaling_section(run),
+        "whether backends do the same augmentation": audit_section(run),
+        "what each op looks like": gallery_section(run, folder),
+        "fine-tuning on photographs": finetune_section(run),
+        "where the time of photographs goes": time_section(run),
+        "decoding JPEG files": decoding_section(run),
+    }
+    sections = [section for section in (state.runs_section(run), *measured.values(), state.method_section(run)) if section]
+    absent = [name for name, section in measured.items() if section is None]
+    answers = [answer for section in sections for answer in section.answers]
+    nothing = state.unanswered("What was measured?", "This run holds no measurement and no training record.")
+    return Document(
+        title=state.title(run),
+        warnings=state.warnings(run),
+        facts=state.facts(run),
+        answers=answers or [nothing],
+        notes=[note for note in dict.fromkeys((*(s.note for s in sections if s.answers), state.lacking(run))) if note],
+        sections=[*sections, state.missing_section(run, absent)],
+    )
 
 
 def write_report(run: Run) -> Path:
-    """Write report/index.html, its Markdown twin report/report.md, report/figures/*.svg and measurements.csv into the run's
-    folder; returns the path of the page.
+    """Write ``report/index.html``, ``report/report.md`` and ``report/figures/*.svg`` into the run's folder.
 
-    Whatever the run lacks is said to be missing. Raises OSError when the folder cannot be written.
+    Returns:
+        The path of the page.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
-    context = Context.of(run)
-    context.folder.mkdir(parents=True, exist_ok=True)
-    for old in (context.folder / FIGURES).glob("*.svg"):  # of an earlier report, which may have had other figures
-        old.unlink()
-    write_csv(run.path / "measurements.csv", run.measurements)
-    blocks = sections(context)
-    _write(context.folder / "report.md", markdown.render(blocks))
-    return _write(context.folder / "index.html", html.render(blocks, context.folder))
+    folder = run.path / "report"
+    document = build_document(run, folder)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for stale in (folder / "figures").glob("*.svg"):
+        stale.unlink()
+    for name, svg in figure_files(document).items():
+        (folder / "figures" / name).write_text(svg, encoding="utf-8")
+    _write(folder / "report.md", render_markdown(document))
+    return _write(folder / "index.html", render_html(document, folder))
+
+
+def write_curves(epochs: Iterable[Mapping[str, Any]], path: Path) -> Path:
+    """Write the learning curves of one training as SVG: train loss, train and test accuracy by epoch on one axis.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    rows, series = list(epochs), []
+    for index, name in enumerate(("train_loss", "train_accuracy", "test_accuracy")):
+        values = [(row["epoch"], row.get(name)) for row in rows]
+        points = [(epoch, value) for epoch, value in values if value is not None and math.isfinite(value)]
+        series += [Line(name.replace("_", " "), series_look(index), points)] if points else []
+    alternative = "Learning curves: train loss, train and test accuracy by epoch."
+    figure = lines("curves", alternative, {"": series}, "epoch", "loss; accuracy (share of one)", zero=True)
+    return _write(path, figure.svg)
 
 
 def _write(path: Path, text: str) -> Path:
-    """Whole or not at all."""
+    """Write a file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -1,76 +1,112 @@
 """Small run folders, written as augmark writes them, for the tests of what reads them."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.grid.cases import Case, PlannedCase
-from bench.records.measurements import done, join
-from bench.records.runs import SCHEMA, append_training, finalise, plan_entry, write_json
+import msgspec
 
-CASE = Case(
-    suite="recipes", subject="crop_flip", backend="kornia", device="cpu", batch_size=100, image_size=32, dtype="float32"
+from bench.records import (
+    KINDS,
+    Audit,
+    AuditCell,
+    AuditLane,
+    Commit,
+    Cpu,
+    DataSet,
+    Environment,
+    Gpu,
+    Plan,
+    Record,
+    Speed,
+    append,
+    write,
+)
+
+CASE = Speed(
+    suite="recipes", subject="crop_flip", backend="kornia", batch_size=100, image_size=32, lane="per_image", status="not_run"
 )  # fmt: skip
-OTHER = replace(CASE, backend="pil")
-ENVIRONMENT: dict[str, Any] = {
-    "schema": SCHEMA,
-    "time": "2026-11-24T10:00:00+00:00",
-    "machine": "here",
-    "platform": "Linux-6.1",
-    "cpu": {"model": "EPYC", "usable_cores": 2, "threads": 2, "load_1min": 0.3},
-    "gpus": [],
-    "python": "3.11.2",
-    "packages": {"torch": "2.11.0", "torchvision": "0.26.0", "kornia": "0.9.0", "augmark": "0.1.0"},
-    "variables": {},
-    "commit": {"id": "a" * 40, "dirty": False},
-    "dataset": {"name": "cifar10", "fingerprint": "abc", "fallback": None},
-}
+OTHER = msgspec.structs.replace(CASE, backend="pil")
+GPU = Gpu(name="H100", driver="570.1", temperature_c=40)
+ENVIRONMENT = Environment(
+    time="2026-11-24T10:00:00+00:00",
+    machine="here",
+    platform="Linux-6.1",
+    cpu=Cpu(model="EPYC", usable_cores=2, threads=2, load_1min=0.3),
+    python="3.11.2",
+    packages={"torch": "2.11.0", "torchvision": "0.26.0", "kornia": "0.9.0", "augmark": "0.2.0"},
+    commit=Commit(id="a" * 40, dirty=False),
+    dataset=DataSet(name="cifar10", fingerprint="abc"),
+)
 SAMPLES = [[0.1, 0.3], [0.2, 0.2, 0.5]]
-VERDICT: dict[str, Any] = {"kind": "recipe", "subject": "crop_flip", "backend": "kornia", "verdict": "exact", "cause": ""}
+LANE = AuditLane(declared="per_image", measured="per_image")
+VERDICT = AuditCell(kind="recipe", subject="crop_flip", backend="kornia", verdict="exact", lane=LANE)
+RESULTS: dict[str, Any] = {
+    **{"examples_per_s": 100.0, "examples_per_s_without_wait": 120.0, "wait_share": 0.1, "wall_s": 1.0, "wait_s": 0.1},
+    **{"steps": 2, "examples": 100, "batches": 2, "step_over_bare": 1.1, "split_s": {}, "decode_s": 0.1, "total_s": 3.0},
+    **{"worker_augment_s": 0.1, "num_epochs": 2, "test_accuracy": 0.5, "train_accuracy": 0.6, "loss": 1.0, "best_epoch": 1},
+    **{"best_accuracy": 0.5, "processes": 2, "scaling": "weak", "parallel": "ddp", "mode": "full", "init": "imagenet"},
+    **{"images_per_s": 10.0, "mb_per_s": 1.0, "megapixels_per_s": 2.0, "quality": 90, "decoder": "pil"},
+}
+SETTING: dict[str, Any] = {
+    **{"recipe": "flip", "backend": "kornia", "augment_on": "device", "model": "resnet8", "width": 8, "batch_size": 64},
+    **{"image_size": 32, "precision": "float32", "lane": "per_image", "dataset": "cifar10", "fingerprint": "abc"},
+    "devices": ("cpu",),
+}
 
 
-def trained(kind: str, **fields: Any) -> dict[str, Any]:
-    shared = {"kind": kind, "status": "ok", "recipe": "flip", "backend": "kornia", "augment_on": "device", "num_workers": 0}
-    shared |= {"model": "resnet8", "width": 8, "batch_size": 64, "device": "cpu", "devices": ["cpu"], "draws": "per_image"}
-    return {**shared, "dataset": "cifar10", "fingerprint": "abc", "seed": 0, "examples_per_s": 100.0, **fields}
+def trained(kind: str, **fields: Any) -> Any:
+    """Return a successful record of a kind of training (or decoding), with plausible values for what ``fields`` leaves out."""
+    struct = KINDS[kind]
+    fields_of_kind = {name: value for name, value in (SETTING | RESULTS).items() if name in struct.__struct_fields__}
+    if kind not in ("accuracy", "finetune"):
+        fields_of_kind.pop("num_epochs", None)
+    if kind in ("throughput", "feed"):
+        fields_of_kind.pop("parallel", None)
+    return struct(**fields_of_kind | fields)
+
+
+def failed(record: Record, reason: str = "no room", **fields: Any) -> Any:
+    """Return the same repetition as a failure."""
+    return msgspec.structs.replace(record, status="failed", reason=reason, **fields)
+
+
+def speeds(case: Speed, rounds: list[list[float]] | str, **fields: Any) -> list[Speed]:
+    """Return records of a case from the seconds of its calls by round; a string instead is the reason of a failure."""
+    if isinstance(rounds, str):
+        return [failed(case, rounds)]
+    return [
+        msgspec.structs.replace(
+            case,
+            status="ok",
+            round=number,
+            images_per_s=(case.batch_size or 0) * len(calls) / sum(calls),
+            samples_us=tuple(call * 1e6 for call in calls),
+            **fields,
+        )
+        for number, calls in enumerate(rounds)
+    ]
 
 
 def store(
     folder: Path,
-    samples: dict[Case, list[list[float]] | str] | None = None,
+    samples: dict[Speed, list[list[float]] | str] | None = None,
     *,
-    training: list[dict[str, Any]] | None = None,
-    audit: dict[str, Any] | None = None,
+    records: list[Any] | None = None,
+    audit: Audit | None = None,
     **environment: Any,
 ) -> Path:
-    """A run folder as augmark writes it; a string instead of samples is the reason of a failure."""
+    """Write a run folder as augmark does, of a grid (see ``speeds``) and of other records."""
     folder.mkdir(parents=True)
     samples = {CASE: SAMPLES} if samples is None else samples
-    entries = [plan_entry(PlannedCase(case=case, draws="per_image", status="planned")) for case in samples]
-    events = []
-    for case, passes in samples.items():
-        failed = isinstance(passes, str)
-        calls = [] if isinstance(passes, str) else passes
-        events += [done(case, number, "ok", samples_s=one) for number, one in enumerate(calls)]
-        events += [done(case, 0, "failed", reason=passes)] if failed else []
-    write_json(folder / "plan.json", {"schema": SCHEMA, "seed": 1, "passes": 2, "case_seconds": 0.1, "cases": entries})
-    write_json(folder / "environment.json", {**ENVIRONMENT, **environment})
-    finalise(folder, join(entries, events, died=False))
-    for record in training or []:
-        append_training(folder, record)
+    others = [msgspec.structs.replace(record, status="not_run", reason=None) for record in records or []]
+    write(folder / "plan.json", Plan(suite="quick", cases=(*samples, *others), rounds=2, case_seconds=0.1))
+    write(folder / "environment.json", msgspec.structs.replace(ENVIRONMENT, **environment))
+    for record in [*(record for case, rounds in samples.items() for record in speeds(case, rounds)), *(records or [])]:
+        append(folder, record)
     if audit is not None:
-        write_json(folder / "audit.json", {"schema": SCHEMA, **audit})
+        write(folder / "audit.json", audit)
     return folder
 
 
-def audited(*verdicts: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return {
-        "verdicts": list(verdicts),
-        "findings": [],
-        "images": "x",
-        "device": "cpu",
-        "n": 5,
-        "alpha": 0.01,
-        "seed": 0,
-        **fields,
-    }
+def audited(*cells: AuditCell, **fields: Any) -> Audit:
+    return Audit(verdicts=cells, images="x", device="cpu", n=5, alpha=0.01, seed=0, **fields)

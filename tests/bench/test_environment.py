@@ -1,52 +1,70 @@
 """What a run says about where it ran, checked against other sources of the same facts."""
 
-import json
 import os
 import platform
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
-from bench.environment import commit, environment
+from bench.environment import TRACKED, commit, environment
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_it_is_json_and_names_versions_threads_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_names_versions_threads_and_data_and_no_secret_or_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("SECRET_TOKEN", "do-not-store")
-    here = environment({"name": "shapes", "fingerprint": "abc", "fallback": None})
-    text = json.dumps(here)
+    text = msgspec.json.encode(environment({"name": "shapes", "fingerprint": "abc", "fallback": None})).decode()
+    here = msgspec.json.decode(text)
     assert here["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert {"torchvision", "kornia", "numpy", "pillow", "pytest-benchmark"} <= set(here["packages"])
-    assert here["cpu"]["threads"] == torch.get_num_threads()
-    assert here["cpu"]["logical_cores"] == os.cpu_count()
+    assert (here["cpu"]["threads"], here["cpu"]["logical_cores"]) == (torch.get_num_threads(), os.cpu_count())
     assert here["python"] == platform.python_version()
     assert here["variables"]["OMP_NUM_THREADS"] == "3"
     assert here["dataset"]["fingerprint"] == "abc"
+    assert len(here.get("gpus", [])) == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
     assert "do-not-store" not in text
-
-
-def test_it_tells_nobodys_name_and_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = json.dumps(environment())
-    assert str(Path.home()) not in text or str(Path.home()) == "/"
     assert str(ROOT) not in text
+    assert str(Path.home()) not in text or str(Path.home()) == "/"
 
 
-def test_gpus_are_listed_as_torch_counts_them() -> None:
-    gpus = environment()["gpus"]
-    assert len(gpus) == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    assert all(gpu["memory_bytes"] > 0 for gpu in gpus)
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+    return subprocess.run(
+        ["git", "-C", str(folder), *identity, *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
-def test_the_commit_is_that_of_the_checkout() -> None:
-    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    if head.returncode != 0:
-        assert commit() is None
-    else:
-        told = commit()
-        assert told is not None
-        assert told["id"] == head.stdout.strip()
-        assert isinstance(told["dirty"], bool)
+def unpack(folder: Path) -> Path:
+    """Write this project's environment.py into a folder, as an archive of the sources would."""
+    file = folder / TRACKED
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    return folder
+
+
+def test_a_commit_is_the_projects_own(tmp_path: Path) -> None:
+    """Not that of a repository around it, whether that one ignores, tracks or does not know the files."""
+    assert commit(unpack(tmp_path / "alone")) is None
+    own = unpack(tmp_path / "own")
+    git(own, "init", "--quiet")
+    assert commit(own) is None  # nothing is tracked yet
+    git(own, "add", ".")
+    git(own, "commit", "--quiet", "-m", "first")
+    assert commit(own) == {"id": git(own, "rev-parse", "HEAD"), "dirty": False}
+    (own / TRACKED).write_text("# changed")
+    assert commit(own) == {"id": git(own, "rev-parse", "HEAD"), "dirty": True}
+    inside = unpack(own / "vendor" / "augmark")
+    assert commit(inside) is None
+    git(own, "add", ".")
+    git(own, "commit", "--quiet", "-m", "vendored")
+    assert commit(inside) is None
+
+
+def test_the_commit_of_this_checkout() -> None:
+    checkout = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    own = commit()
+    assert own is None or own["id"] == checkout.stdout.strip()

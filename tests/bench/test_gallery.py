@@ -1,31 +1,36 @@
-"""Galleries show what pipelines make of an image: panels against torch's own arithmetic, sheets pixel by pixel."""
+"""Galleries show what pipelines make of an image: panels against torch's own arithmetic, pictures pixel by pixel."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from augment.op import Op
 from PIL import Image
 from torch import Tensor
 
-from augment.ops import HorizontalFlip, Op, VerticalFlip
+from augment.ops import HorizontalFlip, VerticalFlip
 from augment.ops import Normalize as NormalizeOp
-from bench.pictures.gallery import draw_gallery, gallery, load_photograph, results, single, working_square
-from bench.pictures.sheets import (
-    BLOCK_GAP,
-    BLOCK_HEIGHT,
-    BLOCK_WIDTH,
+from bench.gallery import (
+    ENHANCED,
     GAP,
-    LINE,
     MARGIN,
-    PANEL,
-    Block,
+    STRIP_SIDE,
     Panel,
-    Sheet,
-    scaled,
-    wrapped,
+    SheetRow,
+    _save_sheet,
+    draw_results,
+    draw_sheets,
+    draw_single,
+    draw_strips,
+    load_photograph,
+    tile,
+    working_square,
 )
-from bench.pictures.sheets import _font as font
+from bench.records import Run
+from bench.report.facts.gallery import INDEX, Gallery, load_gallery
+
+BACKENDS = ("torchvision", "kornia", "fused")
 
 
 def noise(count: int = 1, side: int = 32, seed: int = 0) -> Tensor:
@@ -33,24 +38,27 @@ def noise(count: int = 1, side: int = 32, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
 
 
-def shown(panel: Panel) -> Tensor:
+def tensor(panel: Panel) -> Tensor:
     assert panel.image is not None, panel.words
     return torch.from_numpy(panel.image).permute(2, 0, 1)
+
+
+# ---- results --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", ["pil", "torchvision_loop", "torchvision", "kornia", "kornia_shared"])
 def test_flip_panels_are_the_flipped_input(backend: str) -> None:
     """Exact: flips move values, and uint8 -> float -> uint8 brings each back."""
     images = noise()
-    assert torch.equal(shown(single(images, "HorizontalFlip", backend, seed=0)), images[0].flip(-1))
-    assert torch.equal(shown(single(images, "VerticalFlip", backend, seed=0)), images[0].flip(-2))
+    assert torch.equal(tensor(draw_single(images, "HorizontalFlip", backend, seed=0)), images[0].flip(-1))
+    assert torch.equal(tensor(draw_single(images, "VerticalFlip", backend, seed=0)), images[0].flip(-2))
 
 
 @pytest.mark.parametrize("backend", ["torchvision_loop", "torchvision", "kornia", "kornia_shared"])
 def test_eight_results_are_eight_draws(backend: str) -> None:
     """Each panel is the image or its mirror image, and both appear: all equal by chance once in 128 seeds, not in this one."""
     images = noise()
-    panels = [shown(panel) for panel in results(images, "HorizontalFlip", backend, seed=1)]
+    panels = [tensor(panel) for panel in draw_results(images, "HorizontalFlip", backend, seed=1)]
     mirrored = [torch.equal(panel, images[0].flip(-1)) for panel in panels]
     assert len(panels) == 8
     assert all(flipped or torch.equal(panel, images[0]) for flipped, panel in zip(mirrored, panels, strict=True))
@@ -62,73 +70,41 @@ def test_normalisation_is_undone_for_showing(backend: str) -> None:
     """Within 1/255: mean and std are applied and undone in float32, then rounded to uint8."""
     images = noise()
     ops: list[Op] = [VerticalFlip(p=1.0), NormalizeOp(mean=(0.1, 0.5, 0.9), std=(0.3, 0.2, 0.1))]
-    difference = shown(results(images, ops, backend, seed=0)[0]).int() - images[0].flip(-2).int()
+    difference = tensor(draw_results(images, ops, backend, seed=0)[0]).int() - images[0].flip(-2).int()
     assert difference.abs().max() <= 1
 
 
-def test_nothing_random_is_shown_once() -> None:
-    assert len(results(noise(), "CenterCrop", "torchvision", seed=0)) == 1
+def test_without_randomness_there_is_one_result() -> None:
+    assert len(draw_results(noise(), "CenterCrop", "torchvision", seed=0)) == 1
+    ops = [HorizontalFlip(p=1.0)]
+    assert torch.equal(tensor(draw_results(noise(), ops, "torchvision", seed=0, count=1)[0]), noise()[0].flip(-1))
 
 
 @pytest.mark.parametrize("backend", ["torchvision", "kornia"])
 def test_mixup_words_are_the_weight_of_the_first_image(backend: str) -> None:
     """Black mixed with white is grey of 1 - weight: the words must agree, to their two digits and a grey level."""
     images = torch.cat([torch.zeros(1, 3, 32, 32), torch.full((3, 3, 32, 32), 255)]).to(torch.uint8)
-    for panel in results(images, "MixUp", backend, seed=0):
+    for panel in draw_results(images, "MixUp", backend, seed=0):
         weight = float(panel.words.removeprefix("own label "))
-        assert float(shown(panel).float().mean()) / 255 == pytest.approx(1 - weight, abs=0.005 + 1 / 255)
+        assert float(tensor(panel).float().mean()) / 255 == pytest.approx(1 - weight, abs=0.005 + 1 / 255)
 
 
 def test_the_same_seed_gives_the_same_panels() -> None:
-    first, again, other = (results(noise(), "crop_flip", "kornia", seed=seed) for seed in (3, 3, 4))
-    assert all(torch.equal(shown(a), shown(b)) for a, b in zip(first, again, strict=True))
-    assert not all(torch.equal(shown(a), shown(b)) for a, b in zip(first, other, strict=True))
+    first, again, other = (draw_results(noise(), "crop_flip", "kornia", seed=seed) for seed in (3, 3, 4))
+    assert all(torch.equal(tensor(a), tensor(b)) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(tensor(a), tensor(b)) for a, b in zip(first, other, strict=True))
 
 
-def test_what_a_backend_lacks_says_so_and_the_rest_is_drawn(tmp_path: Path) -> None:
-    assert single(noise(), "AugMix", "kornia", seed=0) == Panel(image=None, words="unsupported")
-    paths = draw_gallery(noise(), tmp_path, backends=["kornia"], ops=["AugMix", "Invert"])
-    assert [path.name for path in paths] == ["gallery-kornia.png"]
-
-
-def test_a_cell_that_fails_does_not_take_the_sheet_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
+def test_a_cell_that_fails_does_not_take_the_sheet_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no kernel\nfor this")
 
-    monkeypatch.setattr("bench.pictures.gallery.build", broken)
-    assert single(noise(), "Invert", "torchvision", seed=0).words == "failed: no kernel"
-    assert draw_gallery(noise(), tmp_path, backends=["torchvision"], ops=["Invert"])[0].exists()
+    assert draw_single(noise(), "AugMix", "kornia", seed=0) == Panel(image=None, words="unsupported")
+    monkeypatch.setattr("bench.gallery.build", fail)
+    assert draw_single(noise(), "Invert", "torchvision", seed=0).words == "failed: no kernel"
 
 
-def test_a_sheet_holds_the_panels_pixel_by_pixel(tmp_path: Path) -> None:
-    """A 32-pixel image fills its panel four times enlarged, each pixel repeated, at the place of the first panel."""
-    image = noise()[0].permute(1, 2, 0).numpy()
-    sheet = Sheet(2 * MARGIN + BLOCK_WIDTH, 2 * MARGIN + BLOCK_HEIGHT)
-    sheet.block(MARGIN, MARGIN, Block(title="x", panels=[Panel(image=image), Panel(image=image[:, ::-1])]), side=32)
-    sheet.save(tmp_path / "sheet.png")
-    pixels = np.array(Image.open(tmp_path / "sheet.png"))
-    top = MARGIN + 3 * LINE + 8
-    enlarged = image.repeat(PANEL // 32, axis=0).repeat(PANEL // 32, axis=1)
-    assert np.array_equal(pixels[top : top + PANEL, MARGIN : MARGIN + PANEL], enlarged)
-    left = MARGIN + PANEL + GAP
-    assert np.array_equal(pixels[top : top + PANEL, left : left + PANEL], enlarged[:, ::-1])
-
-
-def test_a_gallery_has_a_sheet_a_backend_and_one_for_all(tmp_path: Path) -> None:
-    paths = draw_gallery(
-        noise(3), tmp_path / "new", backends=["torchvision", "pil"], ops=["Rotate"], recipes=["cutmix", "flip"]
-    )
-    assert [path.name for path in paths] == ["gallery-torchvision.png", "gallery-pil.png", "gallery-side-by-side.png"]
-    width, height = Image.open(paths[0]).size
-    assert width == 2 * MARGIN + 3 * BLOCK_WIDTH + 2 * BLOCK_GAP
-    assert height > BLOCK_HEIGHT
-
-
-def test_the_original_comes_first(tmp_path: Path) -> None:
-    images = noise()
-    path = draw_gallery(images, tmp_path, backends=["torchvision"], ops=["Invert"])[0]
-    corner = np.array(Image.open(path))[MARGIN : MARGIN + PANEL, MARGIN : MARGIN + PANEL]
-    assert np.array_equal(corner, np.array(scaled(images[0].permute(1, 2, 0).numpy(), 32)))
+# ---- images ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("shape", "side"), [((500, 333), 128), ((40, 90), 40), ((16, 16), 16)])
@@ -158,27 +134,18 @@ def test_images_are_read_upright_and_in_colour(tmp_path: Path) -> None:
     assert upright[0, :, 5, 10].tolist() == [255, 0, 0]
 
 
-def test_photographs_are_decoded_as_in_training(tmp_path: Path) -> None:
-    """16 bits: the upper 8, where Pillow's own conversion would make all but the darkest white."""
-    Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 150).save(tmp_path / "deep.png")
-    expected = torch.arange(400).mul(150).div(256, rounding_mode="floor").view(1, 1, 20, 20).expand(-1, 3, -1, -1)
-    assert load_photograph(tmp_path / "deep.png").equal(expected.to(torch.uint8))
-
-
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
-    text = tmp_path / "words.jpg"
+    text, whole, cut = tmp_path / "words.jpg", tmp_path / "whole.jpg", tmp_path / "cut.jpg"
     text.write_text("no image")
-    whole = tmp_path / "whole.jpg"
     Image.fromarray(noise(side=64)[0].permute(1, 2, 0).numpy()).save(whole)
-    cut = tmp_path / "cut.jpg"
     cut.write_bytes(whole.read_bytes()[:-500])
     for path in (text, cut, tmp_path / "missing.png", tmp_path):
         with pytest.raises(ValueError, match="cannot read an image from") as caught:
-            gallery(image=path, out=tmp_path / "out")
+            draw_sheets(image=path, out=tmp_path / "out")
         assert "\n" not in str(caught.value)
     for names in ({"backends": ["nope"]}, {"ops": ["nope"]}, {"recipes": ["nope"]}):
         with pytest.raises(ValueError, match=r"unknown .* 'nope'; known: "):
-            gallery(image=whole, out=tmp_path / "out", **names)  # type: ignore[arg-type]
+            draw_sheets(image=whole, out=tmp_path / "out", **names)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 16 x 16"):
         working_square(noise(side=8))
     with pytest.raises(ValueError, match="uint8"):
@@ -186,15 +153,94 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_captions_fit_their_width() -> None:
-    text = "RandomCrop then HorizontalFlip then ColorJitter then RandomResizedCrop then Normalize and much more than fits"
-    lines = wrapped(text, 160, font(12), 3)
-    assert len(lines) == 3
-    assert all(font(12).getlength(line) <= 160 for line in lines)
-    assert lines[-1].endswith("…")
-    assert wrapped("short", 160, font(12), 3) == ["short"]
+# ---- sheets ---------------------------------------------------------------------------------------------------------------
 
 
-def test_an_op_by_value_is_drawn_too() -> None:
-    images = noise()
-    assert torch.equal(shown(results(images, [HorizontalFlip(p=1.0)], "torchvision", seed=0, count=1)[0]), images[0].flip(-1))
+def test_a_sheet_holds_the_images_pixel_by_pixel(tmp_path: Path) -> None:
+    """A 32-pixel image is four times enlarged, each pixel repeated, in columns beside the words."""
+    image = noise()[0].permute(1, 2, 0).numpy()
+    path = _save_sheet(tmp_path / "sheet.png", "Title", "A note.", [SheetRow("x", "y", [image, image[:, ::-1], None])], side=32)
+    pixels = np.array(Image.open(path))
+    assert np.array_equal(
+        pixels[-MARGIN - 4 * GAP - 8 - 128 : -MARGIN - 4 * GAP - 8, -MARGIN - 3 * 136 :][:, :128],
+        image.repeat(4, 0).repeat(4, 1),
+    )
+    assert (pixels[:, -MARGIN - 136 :] == 255).all(2)[100:].all()
+
+
+def test_a_gallery_has_a_sheet_a_backend_and_one_for_all(tmp_path: Path) -> None:
+    Image.fromarray(noise(side=64)[0].permute(1, 2, 0).numpy()).save(tmp_path / "photo.png")
+    chosen = {"backends": ["torchvision", "pil"], "ops": ["Rotate"], "recipes": ["cutmix", "flip"]}
+    paths = draw_sheets(image=tmp_path / "photo.png", out=tmp_path / "new", **chosen)  # type: ignore[arg-type]
+    assert [path.name for path in paths] == ["gallery-torchvision.png", "gallery-pil.png", "gallery-side-by-side.png"]
+    assert all(Image.open(path).size[0] > 3 * 128 for path in paths)
+
+
+# ---- strips ---------------------------------------------------------------------------------------------------------------
+
+
+def cells(folder: Path, gallery: Gallery, subject: str) -> list[list[np.ndarray]]:
+    """Return the cells of a strip, rows above each other, uint8 [side, side, 4]."""
+    (picture,) = (picture for picture in gallery.pictures if picture.subject == subject)
+    pixels = np.asarray(Image.open((folder / INDEX).parent / picture.file))
+    rows = [pixels[top : top + gallery.side] for top in range(0, pixels.shape[0], gallery.cell)]
+    return [[row[:, left : left + gallery.side] for left in range(0, pixels.shape[1], gallery.cell)] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def strips(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Gallery, np.ndarray]:
+    """Strips of two images, the second of which is the more colourful."""
+    grey = noise()[:, :1].expand(-1, 3, -1, -1)
+    folder = tmp_path_factory.mktemp("run")
+    ops = ("HorizontalFlip", "Resize", "Invert", "AugMix", "ColorJitter")
+    gallery = draw_strips(
+        torch.cat([grey, noise()]), folder, dataset="x", backends=BACKENDS, ops=ops, recipes=("none", "crop_flip")
+    )
+    return folder, gallery, noise()[0].permute(1, 2, 0).numpy()
+
+
+def test_pictures_show_what_the_op_does(strips: tuple[Path, Gallery, np.ndarray]) -> None:
+    """A flip and an inversion, done again with numpy; to_dtype and back may round by one."""
+    folder, gallery, original = strips
+    for subject, expected in (("HorizontalFlip", original[:, ::-1]), ("Invert", 255 - original)):
+        first, *others = cells(folder, gallery, subject)[0]
+        assert np.array_equal(first[..., :3], original)
+        assert all(np.abs(pixels[..., :3].astype(int) - expected.astype(int)).max() <= 1 for pixels in others)
+
+
+def test_differences_are_those_of_the_pictures(strips: tuple[Path, Gallery, np.ndarray]) -> None:
+    """Recomputed from the pictures in the file: kornia resizes otherwise than torchvision, which is the reference."""
+    folder, gallery, _ = strips
+    above, below = cells(folder, gallery, "Resize")
+    (picture,) = (picture for picture in gallery.pictures if picture.subject == "Resize")
+    reference, kornia = (above[1 + BACKENDS.index(name)].astype(int) for name in ("torchvision", "kornia"))
+    inside = kornia[..., 3] > 0  # a smaller result stands in the middle of its cell
+    error = np.abs(kornia - reference)[..., :3]
+    assert error.max() > 1
+    assert np.array_equal(below[2][inside][:, :3], np.minimum(ENHANCED * error, 255)[inside])
+    assert picture.errors["kornia"] == (error.max(), pytest.approx(error[inside].mean(), abs=1e-4))  # stored with four places
+    assert not below[0].any()
+    assert not below[1].any(), "the reference does not differ from itself"
+    assert "torchvision" not in picture.errors
+
+
+def test_drawn_parameters_show_no_difference_and_gaps_their_reason(strips: tuple[Path, Gallery, np.ndarray]) -> None:
+    folder, gallery, _ = strips
+    pictures = {picture.subject: picture for picture in gallery.pictures}
+    for subject in ("ColorJitter", "crop_flip"):
+        assert len(cells(folder, gallery, subject)) == 1
+        assert not pictures[subject].errors
+    assert len(cells(folder, gallery, "none")) == 2
+    assert pictures["AugMix"].reasons == {"kornia": "unsupported"}
+    assert not cells(folder, gallery, "AugMix")[0][2].any()
+    assert load_gallery(Run(path=folder, name="run")) == gallery
+
+
+def test_large_images_become_small(tmp_path: Path) -> None:
+    """A photograph of 300 x 200 pixels: its strip has cells of STRIP_SIDE, so that a page of strips stays small."""
+    images = torch.randint(0, 256, (2, 3, 200, 300), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    gallery = draw_strips(images, tmp_path, dataset="x", backends=("torchvision",), ops=("Invert",), recipes=())
+    with Image.open((tmp_path / INDEX).parent / "Invert.png") as picture:
+        assert picture.size == (2 * (STRIP_SIDE + GAP), 2 * (STRIP_SIDE + GAP))
+    assert gallery.cell == STRIP_SIDE + GAP
+    assert tile([[None, None]], 4).size == (12, 6)

@@ -1,11 +1,25 @@
-"""The machine's limit against hand calculations, and the counting of waits against a device that is made up."""
+"""The machine's limits against hand calculations, and the counting of waits against a device that is made up."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from bench.grid.limits import _counted_waits, copy_bandwidth, launches, roofline_share, synchronisations
+from bench import limits
+from bench.clock import Timing
+from bench.limits import (
+    copy_bandwidth,
+    count_launches,
+    count_wait_warnings,
+    count_waits,
+    matmul_flops,
+    matmul_precision,
+    roofline_share,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_share_is_the_time_of_a_copy_over_the_time_taken() -> None:
@@ -14,37 +28,92 @@ def test_share_is_the_time_of_a_copy_over_the_time_taken() -> None:
 
 
 def test_bandwidth_counts_what_is_read_and_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.grid.limits.sample", lambda function, calls, *, clock: [0.5, 0.25, 2.0])
+    monkeypatch.setattr(limits, "sample", lambda function, calls, *, clock: [0.5, 0.25, 2.0])
     assert copy_bandwidth("cpu", copied_bytes=1000) == 2 * 1000 / 0.5
 
 
-def test_waits_are_counted_and_the_mode_is_put_back() -> None:
-    modes: list[int | str] = [0]
+def warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=2)
 
-    def call() -> None:
-        if modes[-1] == "warn":
-            for _ in range(3):
-                warnings.warn("called a synchronizing CUDA operation", UserWarning, stacklevel=1)
-        warnings.warn("something else", UserWarning, stacklevel=1)
+
+class Device:
+    """Warns as torch does: of each wait in mode "warn", and once in a process of the mode itself."""
+
+    def __init__(self) -> None:
+        self.modes: list[int | str] = [0]
+        self.is_new = True
+
+    def set_mode(self, mode: int | str) -> None:
+        self.modes.append(mode)
+        if mode == "warn" and self.is_new:
+            warn("Synchronization debug mode is a prototype feature and does not yet detect all synchronizing operations")
+            self.is_new = False
+
+    def call(self, waits: int) -> Callable[[], None]:
+        def function() -> None:
+            for _ in range(waits if self.modes[-1] == "warn" else 0):
+                warn("called a synchronizing CUDA operation")
+            warn("something else about synchronizing")
+
+        return function
+
+
+def test_waits_are_counted_from_the_first_call_of_a_process_and_the_mode_is_restored() -> None:
+    device = Device()
+    assert [count_wait_warnings(device.call(waits), lambda: 0, device.set_mode) for waits in (0, 3, 0)] == [0, 3, 0]
 
     def broken() -> None:
         raise RuntimeError("out of memory")
 
-    assert _counted_waits(call, lambda: 0, modes.append) == 3
     with pytest.raises(RuntimeError, match="out of memory"):
-        _counted_waits(broken, lambda: 0, modes.append)
-    assert modes == [0, "warn", 0, "warn", 0]
+        count_wait_warnings(broken, lambda: 0, device.set_mode)
+    assert device.modes == [0, *["warn", 0] * 4]
 
 
 def test_a_cpu_launches_nothing() -> None:
-    assert launches(lambda: None, "cpu") is None
-    assert synchronisations(lambda: None, "cpu") is None
+    assert count_launches(lambda: None, "cpu") is None
+    assert count_waits(lambda: None, "cpu") is None
+
+
+def test_matmul_counts_multiply_adds_of_the_median_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 x 10 matrices: 2 * 1000 operations in the median 4 s, whatever the slow call."""
+    products: list[torch.Tensor] = []
+
+    def fake_measure(function: Any, **_: Any) -> Timing:
+        products.append(function().clone())
+        return Timing(samples_s=(4.0, 1.0, 400.0), warmup_calls=1, warmup_s=1.0, threads=1)
+
+    monkeypatch.setattr(limits, "measure", fake_measure)
+    assert matmul_flops("cpu", "float32", side=10) == matmul_flops("cpu", "bfloat16", side=10) == 2 * 10**3 / 4.0
+    assert [product.dtype for product in products] == [torch.float32, torch.bfloat16]
+    assert products[0].std() > 1  # of random numbers, not of zeros
+
+
+def test_measuring_the_matmul_draws_from_no_stream_of_the_run() -> None:
+    before = torch.get_rng_state()
+    assert matmul_flops("cpu", "float32", side=64) > 0
+    assert torch.equal(torch.get_rng_state(), before)
+    assert matmul_precision("cpu", "float32") == "float32"  # TF32 is CUDA's
+
+
+def test_float32_on_cuda_is_as_precise_as_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch's defaults convolutions are TF32 where the GPU knows it (from Ampere on), and matrix products are not."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert (matmul_precision("cuda", "float32"), matmul_precision("cuda", "bfloat16")) == ("tf32", "bfloat16")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert matmul_precision("cuda", "float32") == "float32"
+    before = torch.backends.cuda.matmul.fp32_precision
+    with limits._matmul_like_convolutions(torch.device("cuda")):
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert torch.backends.cuda.matmul.fp32_precision == before != "tf32"
 
 
 @pytest.mark.gpu
-def test_kernels_and_waits_of_known_calls() -> None:
+def test_kernels_waits_and_precision_on_a_gpu() -> None:
     x = torch.rand(1000, device="cuda")
-    assert launches(lambda: x + 1, "cuda") == 1
-    assert launches(lambda: (x + 1) * 2, "cuda") == 2
-    assert synchronisations(lambda: x + 1, "cuda") == 0
-    assert synchronisations(lambda: x.sum().item(), "cuda") == 1
+    assert count_waits(lambda: x + 1, "cuda") == 0
+    assert count_waits(lambda: x.sum().item(), "cuda") == 1
+    assert [count_launches(f, "cuda") for f in (lambda: x + 1, lambda: (x + 1) * 2)] == [1, 2]
+    before = torch.backends.cuda.matmul.fp32_precision
+    assert matmul_flops("cuda", "bfloat16") > matmul_flops("cuda", "float32") > 0
+    assert torch.backends.cuda.matmul.fp32_precision == before

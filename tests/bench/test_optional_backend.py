@@ -6,20 +6,19 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+from augment.backends import triton_augment
 from rich.console import Console
 from torch import Tensor
 
-from augment import UnsupportedOp, triton_augment
+from augment import UnsupportedOp
 from augment.audit import audit
 from bench.audit import print_audit
-from bench.endtoend.outcomes import outcome
-from bench.endtoend.throughput import Axes, arms
-from bench.grid.cases import Grid, plan
-from bench.pictures.gallery import block
-from bench.pictures.strips import draw_strips
-from training.config import TrainConfig, validate
-from training.finetune_config import FinetuneConfig
-from training.finetune_config import validate as validate_finetune
+from bench.gallery import draw_single, draw_strips
+from bench.jobs.grid import Grid, plan
+from bench.jobs.job import outcome
+from bench.jobs.throughput import Axes, training_configs
+from bench.records import Audit, Throughput
+from training.config import FinetuneConfig, TrainConfig, validate
 
 MISSING = f"its package is missing: {triton_augment.INSTALL}"
 
@@ -34,61 +33,57 @@ def _no_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_grid_names_the_reason_and_the_default_leaves_the_backend_out() -> None:
-    grid = Grid(ops=("HorizontalFlip",), recipes=("flip", "d2l"), backends=("triton_augment",))
-    assert [(one.case.subject, one.status, one.reason) for one in plan(grid, memory_bytes=lambda device: 1)] == [
-        ("HorizontalFlip", "unsupported", f"HorizontalFlip is not supported by backend triton_augment: {MISSING}"),
-        ("flip", "unsupported", f"HorizontalFlip is not supported by backend triton_augment: {MISSING}"),
-        ("d2l", "unsupported", f"HorizontalFlip is not supported by backend triton_augment: {MISSING}"),
+    grid = Grid(ops=("HorizontalFlip",), recipes=("flip",), backends=("triton_augment",))
+    assert [(case.subject, case.status, case.reason) for case in plan(grid, memory_bytes=lambda device: 1)] == [
+        (subject, "unsupported", f"HorizontalFlip is not supported by backend triton_augment: {MISSING}")
+        for subject in ("HorizontalFlip", "flip")
     ]
     usual = plan(Grid(ops=("HorizontalFlip",), recipes=()), memory_bytes=lambda device: 1)
-    assert "triton_augment" not in {one.case.backend for one in usual}
+    assert "triton_augment" not in {case.backend for case in usual}
 
 
 @pytest.mark.parametrize("augment_on", ["device", "workers"])
-def test_training_is_refused_before_anything_is_loaded(augment_on: str) -> None:
+def test_training_is_refused_before_anything_is_loaded_unless_it_augments_nothing(augment_on: str) -> None:
     config = TrainConfig(recipe="flip", backend="triton_augment", device="cpu")
     with pytest.raises(UnsupportedOp, match="its package is missing"):
         validate(replace(config, augment_on=augment_on, num_workers=1))  # type: ignore[arg-type]
-
-
-def test_training_without_augmentation_asks_for_no_package() -> None:
-    validate(TrainConfig(recipe="flip", backend="triton_augment", augment_on="none", device="cpu"))
+    validate(replace(config, augment_on="none"))
 
 
 def test_fine_tuning_is_refused_for_what_it_lacks() -> None:
+    config = FinetuneConfig(data="hymenoptera", backend="triton_augment", init="scratch", mode="scratch", device="cpu")
     with pytest.raises(UnsupportedOp, match="RandomResizedCrop is not supported by backend triton_augment"):
-        validate_finetune(
-            FinetuneConfig(data="hymenoptera", backend="triton_augment", init="scratch", mode="scratch", device="cpu")
-        )
+        validate(config)
 
 
 def test_throughput_measures_the_ceilings_alone() -> None:
     axes = Axes(recipes=("flip",), backends=("triton_augment",), workers=(0,), decode=("ahead",))
-    assert {arm.augments for arm in arms(TrainConfig(device="cpu"), axes)} == {False}
+    assert {config.augments for config in training_configs(TrainConfig(device="cpu"), axes)} == {False}
 
 
 def test_the_gallery_shows_why_its_panels_are_empty(images: Tensor, tmp_path: Path) -> None:
-    (panel,) = block(images, "flip", "triton_augment", seed=0).panels
-    assert panel.words == f"unsupported: {MISSING}"
-    options = {"dataset": "shapes", "ops": (), "recipes": ("flip",)}
-    (drawn,) = draw_strips(images, tmp_path, backends=("fused", "triton_augment"), **options)["subjects"]  # type: ignore[arg-type]
-    assert drawn["cells"]["triton_augment"] == {"status": "unsupported", "reason": f"unsupported: {MISSING}"}
-    assert "triton_augment" not in draw_strips(images, tmp_path, **options)["columns"]  # type: ignore[arg-type]
+    assert MISSING in str(draw_single(images, "flip", "triton_augment", seed=0))
+    draw_strips(images, tmp_path, dataset="shapes", ops=(), recipes=("flip",), backends=("fused", "triton_augment"))
+    assert MISSING in (tmp_path / "gallery" / "gallery.json").read_text()
 
 
 def test_the_audit_says_why_there_is_no_verdict() -> None:
-    report = audit(["triton_augment"], ["HorizontalFlip"], [], n=100, workers=False)
-    (verdict,) = report.verdicts
-    assert (verdict.verdict, verdict.cause) == (
+    import msgspec
+
+    report = msgspec.convert(
+        audit(["triton_augment"], ["HorizontalFlip"], [], n=100, workers=False), Audit, from_attributes=True
+    )
+    (cell,) = report.verdicts
+    assert (cell.verdict, cell.cause) == (
         "unsupported",
         f"HorizontalFlip is not supported by backend triton_augment: {MISSING}",
     )
     console = Console(width=200, record=True, file=io.StringIO())
-    print_audit(report.as_record(), console)
+    print_audit(report, console)
     assert f"unsupported: {MISSING}: HorizontalFlip on triton_augment" in console.export_text()
 
 
-def test_the_way_to_the_package_is_told_in_full_by_rich() -> None:
+def test_rich_prints_the_way_to_the_package_in_full() -> None:
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(outcome({"status": "unsupported", "reason": MISSING}, "test_accuracy", "{:.1%}"))
+    console.print(outcome(Throughput(status="unsupported", reason=MISSING)))
     assert console.export_text() == f"unsupported ({MISSING})\n"  # [triton-augment] looks like markup

@@ -1,200 +1,264 @@
 """Run folders: nothing measured is lost, nothing planned vanishes, and what is broken is said and not raised."""
 
-import csv
 import json
+import math
 import os
-from dataclasses import asdict, replace
+import random
+import statistics
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
-from bench.grid.cases import Case, PlannedCase
-from bench.records.measurements import Measurement, done, join, running
-from bench.records.runs import (
-    CSV_COLUMNS,
-    SCHEMA,
-    Journal,
-    finalise,
-    load_events,
-    load_plan,
+from bench.records import (
+    KINDS,
+    RECORDS,
+    RUNNING,
+    Audit,
+    AuditTest,
+    Case,
+    Plan,
+    append,
+    as_stored,
+    encode,
+    gather,
     load_run,
     machine_name,
-    plan_entry,
+    read,
     run_folder,
-    write_json,
+    unresolved_failures,
+    write,
 )
-from bench.report import write_report
+from tests.bench.stored import CASE, OTHER, VERDICT, audited, failed, speeds, store, trained
 
-CASE = Case(suite="ops", subject="Invert", backend="torchvision", device="cpu", batch_size=100, image_size=32, dtype="float32")
-OTHER = replace(CASE, backend="kornia")
-UNSUPPORTED = replace(CASE, backend="pil")
-PLANNED = [
-    PlannedCase(case=CASE, draws="per_batch", status="planned"),
-    PlannedCase(case=OTHER, draws="per_image", status="planned"),
-    PlannedCase(case=UNSUPPORTED, draws=None, status="unsupported", reason="no such op"),
-]
-ENTRIES = [plan_entry(planned) for planned in PLANNED]
+UNSUPPORTED = replace(CASE, backend="fused", status="unsupported", reason="no such op", lane=None)
 SAMPLES = [[0.1, 0.3], [0.2, 0.2, 0.5], [0.25]]
+EVERY = [speeds(CASE, SAMPLES)[0], *(trained(kind) for kind in KINDS if kind != "speed")]
 
 
-def write_plan(folder: Path) -> None:
-    write_json(folder / "plan.json", {"schema": SCHEMA, "seed": 1, "passes": 3, "case_seconds": 0.1, "cases": ENTRIES})
+def only(cases: list[Case]) -> Case:
+    assert len(cases) == 1
+    return cases[0]
 
 
-def events() -> list[dict[str, Any]]:
-    known = {"threads": 2, "warmup_calls": 2, "warmup_s": 0.5, "peak_bytes": 1000}
-    out = []
-    for number, samples in enumerate(SAMPLES):
-        out += [running(CASE, number), done(CASE, number, "ok", samples_s=samples, **(known if number == 0 else {}))]
-    return out
+# ---- records ----------------------------------------------------------------------------------------------------------
 
 
-def test_statistics_are_those_of_the_docstring() -> None:
-    measurement = join(ENTRIES, events(), died=False)[0]
+@pytest.mark.parametrize("record", EVERY, ids=lambda record: record.kind)
+def test_a_record_reads_back_as_it_was_written(record: Any, tmp_path: Path) -> None:
+    append(tmp_path, record)
+    append(tmp_path, failed(record, round=1, seed=1) if hasattr(record, "seed") else failed(record, round=1))
+    run = load_run(tmp_path)
+    assert run.problems == []
+    assert run.records[0] == record
+    assert (run.records[1].status, run.records[1].reason, run.records[1].case_key) == ("failed", "no room", record.case_key)
+
+
+@pytest.mark.parametrize("record", EVERY, ids=lambda record: record.kind)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_value_that_is_not_finite_is_refused(record: Any, value: float, tmp_path: Path) -> None:
+    name = record.quantities[0].name
+    with pytest.raises(ValueError, match="not finite"):
+        append(tmp_path, replace(record, **{name: value}))
+    assert not (tmp_path / RECORDS).exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "accuracy", "status": "ok"}, "needs recipe, backend"),
+        ({"kind": "speed", "status": "failed"}, "needs a reason"),
+        ({"kind": "speed", "status": "splendid"}, "Invalid enum value 'splendid'"),
+        ({"kind": "speed", "status": "not_run", "magic": 1}, "unknown field `magic`"),
+        ({"kind": "magic", "status": "not_run"}, "Invalid value 'magic'"),
+        ({"kind": "throughput", "status": "not_run", "wait_share": 1.5}, "<= 1.0 - at `$.wait_share`"),
+        ({"kind": "throughput", "status": "not_run", "devices": "cpu"}, "Expected `array`, got `str`"),
+    ],
+)
+def test_what_no_reader_takes_is_a_line_that_says_where(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+    append(tmp_path, EVERY[0])
+    with (tmp_path / RECORDS).open("a") as file:
+        file.write(json.dumps(fields) + "\n")
+    run = load_run(tmp_path)
+    assert run.records == [as_stored(EVERY[0])]
+    assert run.problems[0].startswith("records.jsonl, line 2 cannot be read and was left out: ")
+    assert message in run.problems[0]
+
+
+def test_a_foreign_journal_does_not_fill_the_screen(tmp_path: Path) -> None:
+    (tmp_path / RECORDS).write_text("{}\n" * 1000)
+    assert load_run(tmp_path).problems[20:] == ["records.jsonl: 980 more lines cannot be read"]
+
+
+def test_numbers_are_rounded_and_defaults_left_out() -> None:
+    record = replace(CASE, status="ok", images_per_s=1234567.89, samples_us=(123456.7, 0.0123456), warmup_s=2.0)
+    assert json.loads(encode(record)) == {
+        **{"kind": "speed", "suite": "recipes", "subject": "crop_flip", "backend": "kornia", "lane": "per_image"},
+        **{"batch_size": 100, "image_size": 32, "images_per_s": 1234570, "samples_us": [123500, 0.01235], "warmup_s": 2},
+    }
+    assert as_stored(record).samples_s == (0.1235, 0.01235e-6)
+
+
+def test_an_audit_reads_back_from_plain_dataclasses(tmp_path: Path) -> None:
+    """As ``augment.audit`` gives them: attributes, tuples, and values of numpy."""
+    test = AuditTest(parameter="top", law="uniform", n=5, p_value=0.5, statistic=float(np.float64(1.25)), distance=None)
+    audit = audited(replace(VERDICT, tests=(test,)), findings=("one",))
+    write(tmp_path / "audit.json", audit)
+    assert read(tmp_path / "audit.json", Audit) == audit
+    again = msgspec.convert(audit, Audit, from_attributes=True)
+    assert again.find("crop_flip", "kornia") == audit.verdicts[0]
+
+
+def test_comparable_needs_the_same_lane_and_close_verdicts() -> None:
+    lane = msgspec.structs.replace(VERDICT.lane, measured="per_batch")  # type: ignore[type-var]
+    cells = [
+        VERDICT,
+        replace(VERDICT, backend="b", verdict="close", cause="rounding"),
+        replace(VERDICT, backend="c", lane=lane),
+    ]
+    audit = audited(*cells, replace(VERDICT, backend="d", verdict="different", cause="other law"))
+    assert audit.comparable("crop_flip", ["kornia", "b"]) == (True, "b is close: rounding")
+    assert audit.comparable("crop_flip", ["kornia", "c"]) == (False, "other lane: kornia draws per_image, c per_batch")
+    assert audit.comparable("crop_flip", ["kornia", "d"]) == (False, "d is different: other law")
+    assert audit.comparable("crop_flip", ["kornia", "e"]) == (False, "crop_flip was not audited on e")
+
+
+# ---- cases ------------------------------------------------------------------------------------------------------------
+
+
+def test_statistics_of_a_case_are_numpys() -> None:
+    first, *later = speeds(CASE, SAMPLES)
+    case = only(list(gather([CASE], [replace(first, threads=2, peak_bytes=1000), *later])))
     # By hand: 200 images in 0.4 s, 300 in 0.9 s, 100 in 0.25 s; the median of 500, 333.3 and 400 is 400.
-    assert measurement.images_per_s_passes == pytest.approx([500.0, 1000 / 3, 400.0])
-    assert measurement.images_per_s == pytest.approx(400.0)
-    calls = np.concatenate([np.array(samples) for samples in SAMPLES])
-    assert measurement.wall_s_median == pytest.approx(np.median(calls))
-    assert measurement.wall_s_mean == pytest.approx(calls.mean())
-    assert measurement.wall_s_p10 == pytest.approx(np.quantile(calls, 0.1))
-    assert measurement.wall_s_p90 == pytest.approx(np.quantile(calls, 0.9))
-    assert (measurement.rounds, measurement.samples_s, measurement.threads) == (6, SAMPLES, 2)
-    assert (measurement.status, measurement.draws, measurement.peak_bytes) == ("ok", "per_batch", 1000)
+    assert case.values("images_per_s") == pytest.approx([500.0, 1000 / 3, 400.0])
+    assert case.median("images_per_s") == pytest.approx(400.0)
+    assert case.samples_s == pytest.approx(np.concatenate([np.array(calls) for calls in SAMPLES]))
+    assert case.values("wall_s_median") == pytest.approx([statistics.median(calls) for calls in SAMPLES])
+    assert (case.status, case.lane, case.known("threads"), case.known("peak_bytes")) == ("ok", "per_image", 2, 1000)
+    assert (case.name, case.reason, case.known("launches")) == ("recipes-crop_flip-kornia-cpu-b100-s32-float32", None, None)
 
 
 def test_the_whole_plan_is_there_whatever_became_of_it() -> None:
-    failed = [running(CASE, 0), done(CASE, 0, "failed", reason="RuntimeError: no")]
-    measurements = join(ENTRIES, failed, died=False)
-    assert [(m.status, m.reason) for m in measurements] == [
+    cases = list(gather([CASE, OTHER, UNSUPPORTED], [failed(CASE, "RuntimeError: no")]))
+    assert [(case.status, case.reason) for case in cases] == [
         ("failed", "RuntimeError: no"),
         ("not_run", None),
         ("unsupported", "no such op"),
     ]
 
 
-def test_a_case_that_fails_late_is_failed_and_keeps_what_it_had() -> None:
-    late = [done(CASE, 0, "ok", samples_s=[0.1]), done(CASE, 1, "failed", reason="out of memory")]
-    measurement = join(ENTRIES, late, died=False)[0]
-    assert (measurement.status, measurement.reason, measurement.samples_s) == ("failed", "out of memory", [[0.1]])
+def test_a_planned_seed_without_a_record_is_missing_though_its_case_has_others(tmp_path: Path) -> None:
+    folder = store(tmp_path / "run", {CASE: SAMPLES, OTHER: []}, records=[trained("accuracy", seed=seed) for seed in range(3)])
+    lines = (folder / RECORDS).read_text().splitlines()
+    (folder / RECORDS).write_text("\n".join(lines[:-1]) + "\n")
+    run = load_run(folder)
+    assert [case.status for case in run.cases("accuracy")] == ["ok"]
+    assert [(case.kind, getattr(case, "seed", None)) for case in run.missing] == [("speed", None), ("accuracy", 2)]
+    assert [case.backend for case in run.missing] == ["pil", "kornia"]
 
 
-def test_only_a_dead_process_makes_a_started_case_failed() -> None:
-    assert join(ENTRIES, [running(CASE, 0)], died=False)[0].status == "not_run"
-    dead = join(ENTRIES, [running(CASE, 0)], died=True)[0]
-    assert (dead.status, dead.reason) == ("failed", "process died")
+def test_a_case_of_the_grid_that_fails_late_is_failed_and_keeps_what_it_had() -> None:
+    """Other kinds are as good as the repetitions that worked."""
+    case = only(list(gather([CASE], [speeds(CASE, SAMPLES)[0], failed(CASE, "out of memory", round=1)])))
+    assert (case.status, case.reason, len(case.records)) == ("failed", "out of memory", 1)
+    case = only(list(gather([], [trained("throughput"), failed(trained("throughput", round=1))])))
+    assert (case.status, case.reason, len(case.failed)) == ("ok", None, 1)
 
 
-def test_a_finished_run_reads_back_as_it_was_joined(tmp_path: Path) -> None:
-    write_plan(tmp_path)
-    write_json(tmp_path / "environment.json", {"schema": SCHEMA, "machine": "here"})
-    journal = Journal(tmp_path)
-    journal.append(running(CASE, 0))
-    measurements = join(ENTRIES, events(), died=False)
-    finalise(tmp_path, measurements)
-    assert not (tmp_path / "ops.jsonl").exists()
-    run = load_run(tmp_path)
-    assert run.measurements == measurements
-    assert (run.problems, run.name, run.environment["machine"]) == ([], tmp_path.name, "here")
+def test_ways_to_train_have_names_of_their_own_whatever_the_order() -> None:
+    records = [trained("scaling", scaling="strong", processes=count) for count in (1, 2, 4)]
+    records.append(trained("scaling", scaling="strong", processes=1, parallel="data_parallel"))
+    records += [trained("throughput", num_workers=count, augment_on="workers") for count in (0, 2)]
+    records += [trained("throughput", **{flag: True}) for flag in ("resident", "channels_last", "compile")]
+    records += [trained("decoding", image_size=size) for size in (256, 512)]
+    names = [case.name for case in gather([], records)]
+    assert len(set(names)) == len(records)
+    assert sorted(case.name for case in gather([], records[::-1])) == sorted(names)
+    # What is rarer is told apart by a number; compare looks at the settings themselves.
+    rates = [trained("throughput", learning_rate=rate) for rate in (0.1, 0.2)]
+    name = "throughput-flip-kornia-device-resnet8-w8-cpu-b64-s32-float32"
+    assert [case.name for case in gather([], rates)] == [name, f"{name}-2"]
 
 
-def test_a_killed_run_reads_back_from_its_journal(tmp_path: Path) -> None:
-    write_plan(tmp_path)
-    journal = Journal(tmp_path)
-    for event in [*events(), running(OTHER, 0)]:
-        journal.append(event)  # never closed, as in a process that was killed
-    measured, dead, unsupported = load_run(tmp_path).measurements
-    assert measured == join(ENTRIES, events(), died=False)[0]
-    assert (dead.status, dead.reason) == ("failed", "process died")
-    assert unsupported.status == "unsupported"
-
-
-def test_a_cut_off_line_costs_only_itself(tmp_path: Path) -> None:
-    write_plan(tmp_path)
-    journal = Journal(tmp_path)
-    journal.append(events()[1])
-    with (tmp_path / "ops.jsonl").open("a") as file:
-        file.write('{"event": "done", "id": "ops-Inv')
-    Journal(tmp_path).append(done(CASE, 1, "ok", samples_s=[0.5]))  # what a resumed run adds stands on its own line
-    run = load_run(tmp_path)
-    assert run.measurements[0].samples_s == [SAMPLES[0], [0.5]]
-    assert run.problems == ["ops.jsonl, line 2 is cut off or foreign and was left out"]
-
-
-def test_a_resumed_run_joins_what_was_stored_with_what_is_new(tmp_path: Path) -> None:
-    write_plan(tmp_path)
-    finalise(tmp_path, join(ENTRIES, events()[:2], died=False))
-    known = load_events(tmp_path)
-    assert [(event["id"], event["pass"]) for event in known] == [(CASE.id, 0)]
-    Journal(tmp_path).append(done(CASE, 1, "ok", samples_s=SAMPLES[1]))
-    measurement = load_run(tmp_path).measurements[0]
-    assert measurement.samples_s == SAMPLES[:2]
-    assert measurement.threads == 2
-    assert load_plan(tmp_path)["passes"] == 3
-
-
-def test_the_case_on_which_a_process_died_is_not_tried_again(tmp_path: Path) -> None:
-    Journal(tmp_path).append(running(CASE, 1))
-    last = load_events(tmp_path)[-1]
-    assert (last["event"], last["status"], last["reason"], last["pass"]) == ("done", "failed", "process died", 1)
+CELL = trained("accuracy", test_accuracy=0.5)
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[1, 2]", '"text"', '{"cases": 3, "measurements": {}}', "\x00\xff", "[" * 100_000]
+    ("records", "left"),
+    [
+        ([CELL, failed(CELL, seed=1)], [1]),
+        ([failed(CELL), CELL], []),
+        ([CELL, failed(CELL)], []),  # whatever the order: there is a result
+        ([failed(CELL), failed(CELL)], [0, 0]),
+        ([failed(CELL), replace(CELL, recipe="none")], [0]),  # another case
+        ([failed(CELL, num_epochs=1), CELL], [0]),
+        ([replace(failed(CELL), status="unsupported"), replace(CELL, seed=1)], []),
+    ],
 )
-@pytest.mark.parametrize("name", ["plan.json", "ops.json", "environment.json"])
-def test_foreign_files_become_problems(tmp_path: Path, name: str, content: str) -> None:
-    write_plan(tmp_path)
-    finalise(tmp_path, join(ENTRIES, events(), died=False))
-    (tmp_path / name).write_text(content, encoding="latin-1")
-    run = load_run(tmp_path)
-    if not content.startswith('{"'):
-        assert len(run.problems) == 1
-        assert run.problems[0].startswith(name)
-    if name != "ops.json":
-        assert [m.status for m in run.measurements] == ["ok", "not_run", "unsupported"]
+def test_a_failure_stays_until_the_same_repetition_has_a_result(records: list[Any], left: list[int]) -> None:
+    assert [record.seed for record in unresolved_failures(records)] == left  # type: ignore[attr-defined]
 
 
-def test_nan_and_missing_fields_are_none_and_foreign_rows_are_left_out(tmp_path: Path) -> None:
-    good = {"case": asdict(CASE), "status": "ok", "images_per_s": float("nan"), "samples_s": [[0.1, None]], "unknown": 1}
-    rows = [good, {"case": {"suite": "ops"}, "status": "ok"}, 7, {**good, "status": "splendid"}]
-    (tmp_path / "ops.json").write_text(json.dumps({"schema": SCHEMA, "measurements": rows}))
-    run = load_run(tmp_path)
-    assert len(run.measurements) == 1
-    measurement = run.measurements[0]
-    assert (measurement.images_per_s, measurement.rounds, measurement.samples_s) == (None, 0, [[0.1]])
-    assert [p.split(" cannot")[0] for p in run.problems] == [f"ops.json, measurement {i}" for i in (1, 2, 3)]
+# ---- folders ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_newer_schema_is_said_and_read_as_far_as_it_goes(tmp_path: Path) -> None:
-    row = {"case": asdict(CASE), "status": "ok", "images_per_s": 5.0}
-    (tmp_path / "ops.json").write_text(json.dumps({"schema": SCHEMA + 1, "measurements": [row]}))
-    run = load_run(tmp_path)
-    assert run.measurements[0].images_per_s == 5.0
-    assert "newer" in run.problems[0]
+def test_the_repetition_that_took_its_process_along_is_failed(tmp_path: Path) -> None:
+    store(tmp_path / "run", {CASE: SAMPLES, OTHER: []})
+    (tmp_path / "run" / RUNNING).write_bytes(encode(replace(OTHER, round=2)))
+    good, dead = load_run(tmp_path / "run").cases()
+    assert (good.status, dead.status, dead.reason) == ("ok", "failed", "process died")
+    (tmp_path / "run" / RUNNING).write_bytes(encode(replace(CASE, round=2)))  # it wrote its record, and died before tidying up
+    assert [case.status for case in load_run(tmp_path / "run").cases()] == ["ok", "not_run"]
 
 
-def test_training_lines_are_read_one_by_one(tmp_path: Path) -> None:
-    (tmp_path / "training.jsonl").write_text('{"kind": "accuracy"}\n\nnot json\n{"kind": "throughput"}\n')
-    run = load_run(tmp_path)
-    assert [row["kind"] for row in run.training] == ["accuracy", "throughput"]
+def test_a_cut_off_line_costs_only_itself(tmp_path: Path) -> None:
+    folder = store(tmp_path / "run", {CASE: SAMPLES[:1]})
+    with (folder / RECORDS).open("a") as file:
+        file.write('{"kind":"speed","round":1,"ima')
+    assert len(load_run(folder).records) == 1
+    append(folder, speeds(CASE, SAMPLES)[1])  # what a resumed run adds stands on its own line
+    run = load_run(folder)
+    assert [record.round for record in run.records] == [0, 1]
     assert len(run.problems) == 1
+    assert run.problems[0].startswith("records.jsonl, line 2 cannot be read and was left out")
 
 
-def test_a_training_record_with_a_list_for_a_word_is_left_out(tmp_path: Path) -> None:
-    """Nothing can tell such records apart; the lists that belong there, such as devices, stay."""
-    rows: list[dict[str, Any]] = [{"seed": [1]}, {"recipe": {"a": 1}}, {"seed": 1, "devices": ["cpu"]}]
-    lines = [json.dumps({"kind": "accuracy", **row}) for row in rows]
-    (tmp_path / "training.jsonl").write_text("\n".join([*lines, "[" * 100_000]))
-    run = load_run(tmp_path)
-    assert run.training == [{"kind": "accuracy", "seed": 1, "devices": ["cpu"]}]
-    assert [problem[:45] for problem in run.problems[1:]] == [
-        "training.jsonl, a record whose seed is [1] wa",
-        "training.jsonl, a record whose recipe is {'a'",
-    ]
-    write_report(run)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
+def test_a_full_disk_is_noticed_at_once(tmp_path: Path) -> None:
+    (tmp_path / RECORDS).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        append(tmp_path, CASE)
+
+
+def test_a_record_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = store(tmp_path / "run")
+    before = (folder / RECORDS).read_bytes()
+
+    def half(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", half)
+    with pytest.raises(OSError, match="No space left"):
+        append(folder, CASE)
+    assert (folder / RECORDS).read_bytes() == before
+    with pytest.raises(OSError, match="No space left"):
+        write(folder / "plan.json", Plan(suite="other"))
+    plan = read(folder / "plan.json", Plan)
+    assert plan is not None
+    assert plan.suite == "quick"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", '"text"', '{"cases": 3}', "\x00\xff", "[" * 100_000])
+@pytest.mark.parametrize("name", ["plan.json", "environment.json", "audit.json"])
+def test_foreign_files_become_problems(tmp_path: Path, name: str, content: str) -> None:
+    folder = store(tmp_path / "run", audit=audited(VERDICT))
+    (folder / name).write_text(content, encoding="latin-1")
+    run = load_run(folder)
+    assert [problem.split(" cannot be read: ")[0] for problem in run.problems] == [name]
+    assert only(run.cases()).status == "ok"
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -202,48 +266,68 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         load_run(tmp_path)
     with pytest.raises(ValueError, match="is no run folder"):
         load_run(tmp_path / "absent")
-    with pytest.raises(ValueError, match="cannot be resumed"):
-        load_plan(tmp_path)
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "ops.json"
-    write_json(path, {"value": 1.0, "bad": float("inf")})
-    with pytest.raises(TypeError):
-        write_json(path, {"value": object()})
-    assert json.loads(path.read_text()) == {"value": 1.0, "bad": None}
+@pytest.mark.parametrize("name", ["ops.json", "ops.jsonl", "training.jsonl"])
+def test_records_of_the_old_layout_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=r"was written by augbench 0\.1, .*: measure it again") as error:
+        load_run(tmp_path)
+    assert "\n" not in str(error.value)
 
 
-def test_the_csv_has_one_line_a_planned_case_and_fixed_columns(tmp_path: Path) -> None:
-    finalise(tmp_path, join(ENTRIES, events(), died=False))
-    with (tmp_path / "measurements.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == CSV_COLUMNS
-    assert [row["status"] for row in rows] == ["ok", "not_run", "unsupported"]
-    assert float(rows[0]["images_per_s"]) == pytest.approx(400.0)
-    assert float(rows[0]["images_per_s_max"]) == pytest.approx(500.0)
-    assert rows[0]["passes"] == "3"
-    assert rows[1]["images_per_s"] == ""
-
-
-def test_folders_are_named_by_date_machine_and_device_and_never_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_are_named_by_version_suite_machine_and_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUGMARK_MACHINE", "My Box (2)")
     assert machine_name() == "my-box-2"
-    first, second = (run_folder(None, "cuda:0", parent=tmp_path) for _ in range(2))
-    assert first.name.endswith("-my-box-2-cuda0")
-    assert second.name == first.name + "-2"
-    write_plan(first)
+    first, second = (run_folder(None, "quick", "0.2.0", "cuda:0", parent=tmp_path) for _ in range(2))
+    assert (first.name, second.name) == ("0.2.0--quick--my-box-2--cuda0", "0.2.0--quick--my-box-2--cuda0-2")
+    write(first / "plan.json", Plan(suite="quick"))
     with pytest.raises(ValueError, match="already holds a run: add --resume"):
-        run_folder(first, "cpu")
-    assert run_folder(tmp_path / "new" / "one", "cpu").is_dir()
+        run_folder(first, "quick", "0.2.0", "cpu")
+    assert run_folder(tmp_path / "new" / "deep", "quick", "0.2.0", "cpu").is_dir()
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists() or not hasattr(os, "symlink"), reason="needs Linux's full device")
-def test_a_full_disk_is_noticed_at_once(tmp_path: Path) -> None:
-    (tmp_path / "ops.jsonl").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        Journal(tmp_path).append(running(CASE, 0))
+def test_files_are_json_indented_where_they_are_short(tmp_path: Path) -> None:
+    plan = Plan(suite="quick", cases=(CASE, OTHER, trained("accuracy", status="not_run", epochs=(), seed=1)))
+    write(tmp_path / "plan.json", plan)
+    assert read(tmp_path / "plan.json", Plan) == plan
+    assert len((tmp_path / "plan.json").read_text().splitlines()) > 50
+    write(tmp_path / "plan.json", replace(plan, cases=plan.cases * 100))
+    assert len((tmp_path / "plan.json").read_text().splitlines()) == 1
 
 
-def test_measurements_are_plain_json() -> None:
-    assert json.loads(json.dumps(asdict(Measurement(case=CASE, status="ok"))))["case"]["subject"] == "Invert"
+ODD: tuple[Any, ...] = (None, True, -1, 1.5, 10**400, "", "<b>x</b>", [], [1], {}, {"a": 1}, [[None]])
+
+
+def damage(text: str, rng: random.Random) -> str:
+    """Put something odd, or nothing, in any place of a JSON text."""
+
+    def places(value: Any, keys: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        inside = list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+        return [place for key, item in inside for place in [(*keys, key), *places(item, (*keys, key))]]
+
+    data = json.loads(text)
+    *keys, last = rng.choice(places(data))
+    owner = data
+    for key in keys:
+        owner = owner[key]
+    if isinstance(owner, dict) and rng.random() < 0.3:
+        del owner[last]
+    else:
+        owner[last] = rng.choice(ODD)
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_whatever_stands_in_a_file_the_rest_is_read(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    records = [trained("throughput"), trained("accuracy", test_images=10)]
+    folder = store(tmp_path / "run", {CASE: SAMPLES, OTHER: "no room"}, records=records, audit=audited(VERDICT))
+    for name in ("plan.json", "environment.json", "audit.json"):
+        (folder / name).write_text(damage((folder / name).read_text(), rng))
+    lines = (folder / RECORDS).read_text().splitlines()
+    (folder / RECORDS).write_text("\n".join([lines[0], *(damage(line, rng) for line in lines[1:])]) + "\n")
+    run = load_run(folder)
+    assert run.records[0] == as_stored(speeds(CASE, SAMPLES)[0])
+    assert all("\n" not in problem for problem in run.problems)
+    assert all(case.name and case.status and case.values(case.first.quantities[0].name) is not None for case in run.cases())

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from bench.records.runs import GALLERY, load_run
+from bench.records import load_run
 from bench.report import write_report
+from tests.bench.report_runs import OPS, rates, store_full_run
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / ".cache" / "node_modules" / "axe-core" / "axe.min.js"
@@ -38,7 +38,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 PHONE, DESK = (390, 844), (1440, 900)
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")]
 
 
 class Browser:
@@ -98,9 +98,9 @@ class Browser:
 
     def value(self, expression: str) -> Any:
         """What an expression is in the page, once it has settled. Raises AssertionError where it throws."""
-        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def close(self) -> None:
         self._session = None
@@ -112,117 +112,49 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    one = Browser(tmp_path_factory.mktemp("profile"))
-    yield one
-    one.close()
-
-
-OK: dict[str, Any] = {"status": "ok", "draws": "per_image", "rounds": 9}
-LANES = {"pil": "per_image", "torchvision_loop": "per_image", "kornia": "per_image", "fused": "per_image"}
-LANES |= {"torchvision": "per_batch", "kornia_shared": "per_batch"}
-OPS = (
-    *("HorizontalFlip", "RandomCrop", "RandomResizedCrop", "Rotate", "Affine", "Hue", "ColorJitter", "Grayscale"),
-    *("Solarize", "GaussianBlur", "AugMix", "DefaultRandomResizedCrop"),
-)
-TIMES_FASTER = {"pil": 1, "torchvision_loop": 2, "kornia": 20, "fused": 40, "torchvision": 100, "kornia_shared": 30}
-
-
-def rates(index: int, backend: str, batch: int) -> list[float]:
-    """images/s of three passes; no two ops have the same, and the order of rows is not that of speed."""
-    middle = 1000.0 * TIMES_FASTER[backend] * (1 + index * 7 % len(OPS)) * (batch / 256) ** 0.2
-    return [0.95 * middle, middle, 1.08 * middle]
-
-
-def stored_run(folder: Path) -> Path:
-    """A run's files with something in every section: two sizes, failures, training, accuracy, audit, pictures, odd names."""
-    (folder / GALLERY).parent.mkdir(parents=True)
-    measurements = []
-    for suite, subjects in (("recipes", ("crop_flip", "flip", "d<l> & co")), ("ops", OPS)):
-        for index, subject in enumerate(subjects):
-            for backend, draws in LANES.items():
-                for batch in (256, 1024):
-                    case = {"suite": suite, "subject": subject, "backend": backend, "device": "cpu", "batch_size": batch}
-                    case |= {"image_size": 32, "dtype": "float32"}
-                    if (subject, backend) == ("Affine", "kornia"):
-                        one: dict[str, Any] = {"status": "failed", "draws": draws, "reason": "a long reason " * 20 + "x" * 200}
-                    else:
-                        passes = rates(index, backend, batch)
-                        one = {**OK, "draws": draws, "images_per_s": passes[1], "images_per_s_passes": passes}
-                    measurements.append({"case": case, **one})
-    write = lambda name, data: (folder / name).write_text(json.dumps(data))  # noqa: E731
-    write("ops.json", {"schema": 1, "measurements": measurements})
-    write("environment.json", {"machine": "box", "cpu": {"model": "A CPU"}, "dataset": {"name": "x", "fallback": "no network"}})
-    write("audit.json", {"schema": 1, "verdicts": [verdict(op, backend) for op in OPS for backend in LANES]})
-    (folder / "training.jsonl").write_text("".join(json.dumps(record) + "\n" for record in training()))
-    cells = {backend: {"status": "ok", "max_error": 3, "mean_error": 0.25} for backend in LANES}
-    strip = {"kind": "op", "subject": "Rotate", "detail": "degrees 30", "file": "Rotate.png", "cells": cells}
-    write(GALLERY, {"columns": ["original", *LANES], "cell": 34, "subjects": [strip], "side": 32, "reference": "torchvision"})
-    Image.new("RGBA", (34 * 7, 68), (200, 90, 20, 255)).save((folder / GALLERY).parent / "Rotate.png")
-    return folder
-
-
-def verdict(subject: str, backend: str) -> dict[str, Any]:
-    lane = {"declared": LANES[backend], "measured": LANES[backend]}
-    different = (subject, backend) == ("Hue", "pil")
-    told = {"verdict": "different", "cause": "8-bit hue"} if different else {"verdict": "exact"}
-    return {"kind": "op", "subject": subject, "backend": backend, "lane": lane, "worst": {"max_error": 0.5}, **told}
-
-
-def training() -> list[dict[str, Any]]:
-    shared = {"status": "ok", "model": "resnet8", "width": 8, "batch_size": 256, "device": "cpu", "dataset": "x"}
-    places = (("none", "torchvision", 0, 400.0), ("device", "kornia", 0, 380.0), ("workers", "pil", 2, 200.0))
-    records: list[dict[str, Any]] = []
-    for place, backend, workers, speed in places:
-        recipe = "none" if place == "none" else "crop_flip"
-        one = {**shared, "recipe": recipe, "backend": backend, "augment_on": place, "num_workers": workers}
-        one |= {"draws": "fixed" if place == "none" else "per_image", "wait_share": 0.2}
-        records += [{**one, "kind": "throughput", "examples_per_s": speed + step, "round": step} for step in range(3)]
-        epochs = [{"epoch": 1, "train_loss": 2.0, "test_accuracy": 0.3}, {"epoch": 2, "train_loss": 1.0, "test_accuracy": 0.5}]
-        records += [
-            {**one, "kind": "accuracy", "seed": seed, "test_accuracy": 0.5 + 0.01 * seed, "epochs": epochs, "num_epochs": 2}
-            for seed in range(3)
-        ]
-    return records
+    tab = Browser(tmp_path_factory.mktemp("profile"))
+    yield tab
+    tab.close()
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(load_run(stored_run(tmp_path_factory.mktemp("run") / "run")))
+    return write_report(load_run(store_full_run(tmp_path_factory.mktemp("run") / "run")))
 
 
 def complaints(browser: Browser) -> list[str]:
     """Errors on the console, and requests for anything but the page itself and data within it."""
-    found = []
+    texts = []
     for event in browser.events:
         if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
-            found.append(json.dumps(event["params"]))
+            texts.append(json.dumps(event["params"]))
         elif event["method"] == "Network.requestWillBeSent":
             url = event["params"]["request"]["url"]
             if not url.startswith("data:") and not url.endswith("/report/index.html"):
-                found.append(url)
-    return found
+                texts.append(url)
+    return texts
 
 
 PAPER = "getComputedStyle(document.body).backgroundColor"
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(21, 23, 27)"
-UNFOLD = "for (const one of document.querySelectorAll('main details')) one.open = true"
+UNFOLD = "for (const details of document.querySelectorAll('main details')) details.open = true"
 
 OVERFLOWING = """
-[...document.querySelectorAll("body *")].filter((one) => {
-  const box = one.getBoundingClientRect();
-  const inside = one.closest(".scroll");
-  if (inside && inside !== one) return false;  // it scrolls in there
+[...document.querySelectorAll("body *")].filter((element) => {
+  const box = element.getBoundingClientRect();
+  const inside = element.closest(".scroll");
+  if (inside && inside !== element) return false;  // it scrolls in there
   const width = document.documentElement.clientWidth;  // innerWidth grows with what overflows
-  return box.width && (box.right > width + 0.5 || box.left < -0.5) && !one.closest(".skip");
-}).map((one) => one.outerHTML.slice(0, 120))
+  return box.width && (box.right > width + 0.5 || box.left < -0.5) && !element.closest(".skip");
+}).map((element) => element.outerHTML.slice(0, 120))
 """
 
 
 CUT_OFF = """
-[...document.querySelectorAll("figure svg text")].filter((one) => {
-  const [word, all] = [one.getBoundingClientRect(), one.ownerSVGElement.getBoundingClientRect()];
+[...document.querySelectorAll("figure svg text")].filter((text) => {
+  const [word, all] = [text.getBoundingClientRect(), text.ownerSVGElement.getBoundingClientRect()];
   return word.left < all.left - 1 || word.right > all.right + 1 || word.top < all.top - 1 || word.bottom > all.bottom + 1;
-}).map((one) => one.textContent)
+}).map((text) => text.textContent)
 """
 
 
@@ -249,15 +181,14 @@ def test_a_fetch_or_an_error_would_be_seen(browser: Browser, page: Path, tmp_pat
     planted.write_text(text.replace("</main>", f"{more}</main>"))
     browser.show(planted, PHONE)
     assert "http://127.0.0.1:9/x.png" in complaints(browser)
-    assert any("oops" in one for one in complaints(browser))
-    assert any("2000px" in one for one in browser.value(OVERFLOWING))
+    assert any("oops" in text for text in complaints(browser))
+    assert any("2000px" in text for text in browser.value(OVERFLOWING))
 
 
 TABLE = """
-window.table = [...document.querySelectorAll("table")].find((one) => one.tHead.textContent.includes("kornia")
-  && one.textContent.includes("HorizontalFlip") && one.textContent.includes("images/s") === false
-  && one.tHead.textContent.startsWith("op") && one.textContent.includes("x ("));
-window.column = [...table.tHead.rows[0].cells].findIndex((one) => one.textContent === "kornia");
+window.table = [...document.querySelectorAll("table")].find((element) => element.tHead.textContent.trim().startsWith("op")
+  && element.textContent.includes("x ("));
+window.column = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent === "kornia");
 window.names = () => [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => row.cells[0].textContent);
 """
 
@@ -296,19 +227,17 @@ def test_tables_filter_by_typing(browser: Browser, page: Path) -> None:
     browser.value(TABLE)
     browser.value("table.closest('.table').previousElementSibling.querySelector('input').focus()")
     browser.call("Input.insertText", text="crop")
-    assert browser.value("names()") == ["RandomCrop", "RandomResizedCrop", "DefaultRandomResizedCrop"]
-    assert browser.value("table.closest('.table').previousElementSibling.querySelector('output').textContent") == "3 of 12 rows"
+    assert browser.value("names()") == ["RandomCrop", "RandomResizedCrop"]
+    assert browser.value("table.closest('.table').previousElementSibling.querySelector('output').textContent") == "2 of 9 rows"
 
 
 def test_the_theme_can_be_chosen(browser: Browser, page: Path) -> None:
-    browser.show(page, DESK)
-    browser.value("localStorage.removeItem('augmark-theme')")
     browser.show(page, DESK)
     shown = []
     for _ in range(3):
         browser.value("document.getElementById('theme').click()")
         shown.append(browser.value(PAPER))
-    assert shown == [LIGHT, DARK, LIGHT]
+    assert shown == [LIGHT, DARK, LIGHT]  # as the system again
 
 
 def test_all_is_there_without_the_script(browser: Browser, page: Path) -> None:
@@ -330,9 +259,10 @@ def test_print_shows_what_is_folded_and_cuts_nothing_off(browser: Browser, page:
     browser.show(page, (720, 1000), dark=True, printed=True)
     assert browser.value(PAPER) == LIGHT
     assert browser.value("getComputedStyle(document.querySelector('nav')).display") == "none"
-    wide = "[...document.querySelectorAll('figure svg')].every((one) => one.getBoundingClientRect().right <= innerWidth)"
+    wide = "[...document.querySelectorAll('figure svg')].every((svg) => svg.getBoundingClientRect().right <= innerWidth)"
     assert browser.value(wide)
-    heights = "[...document.querySelectorAll('main details')].map((one) => one.lastElementChild.getBoundingClientRect().height)"
+    folded = "[...document.querySelectorAll('main details')]"
+    heights = f"{folded}.map((details) => details.lastElementChild.getBoundingClientRect().height)"
     assert all(height > 0 for height in browser.value(heights))
 
 
@@ -340,11 +270,11 @@ def test_print_shows_what_is_folded_and_cuts_nothing_off(browser: Browser, page:
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_no_violation(browser: Browser, page: Path, size: tuple[int, int], dark: bool) -> None:
-    """Contrast, names, roles and structure, with everything unfolded; and a planted fault is found."""
+    """Contrast, names, roles and structure, with everything unfolded; and a planted fault is caught."""
     browser.show(page, size, dark=dark)
     browser.value(UNFOLD)
     browser.value(AXE.read_text(encoding="utf-8") + ";0")
-    found = "axe.run().then((all) => all.violations.map((one) => [one.id, one.nodes[0].html.slice(0, 200)]))"
-    assert browser.value(found) == []
+    violations = "axe.run().then((all) => all.violations.map((rule) => [rule.id, rule.nodes[0].html.slice(0, 200)]))"
+    assert browser.value(violations) == []
     browser.value("document.querySelector('main p').style.color = getComputedStyle(document.body).backgroundColor")
-    assert [name for name, _ in browser.value(found)] == ["color-contrast"]
+    assert [name for name, _ in browser.value(violations)] == ["color-contrast"]

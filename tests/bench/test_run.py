@@ -1,21 +1,32 @@
-"""``augmark run`` from outside: what a user meets when it goes wrong."""
+"""``augmark run`` from its start to its report, on a CPU and at its smallest, and what its presets ask for."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
 
-from bench.cli import main
-from bench.records.runs import load_run
+from bench import presets
+from bench.jobs.throughput import Axes, training_configs
+from bench.presets import ACCELERATOR, CPU, Preset
+from bench.records import RECORDS, Accuracy, Loop, Overhead, Speed, Throughput, load_run
+from bench.run import RunOptions, run
+from training.config import validate
+from training.data import load
+from training.loop import measure_throughput
+from training.presets import PRESETS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMOKE = [
     *("run", "--preset", "smoke", "--data", "synthetic", "--backends", "torchvision"),
-    *("--recipes", "flip", "--device", "cpu", "--passes", "1"),
+    *("--recipes", "flip", "--device", "cpu", "--rounds", "1"),
 ]
 
 
@@ -28,11 +39,12 @@ def start(folder: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_the_benchmarks_keeps_what_was_measured(tmp_path: Path) -> None:
     process = start(tmp_path)
-    journal = tmp_path / "run" / "ops.jsonl"
+    journal = tmp_path / "run" / RECORDS
     deadline = time.monotonic() + 90
-    while not (journal.exists() and '"done"' in journal.read_text()):
+    while not (journal.exists() and '"samples_us"' in journal.read_text()):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "no case was measured"
         time.sleep(0.05)
@@ -40,49 +52,105 @@ def test_ctrl_c_during_the_benchmarks_keeps_what_was_measured(tmp_path: Path) ->
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130, output
     assert "Traceback" not in output
-    states = {m.status for m in load_run(tmp_path / "run").measurements}
+    states = {case.status for case in load_run(tmp_path / "run").cases()}
     assert "ok" in states
     assert "failed" not in states  # an interrupted case has not failed
     assert (tmp_path / "run" / "report" / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_a_whole_smoke_run_leaves_a_report(tmp_path: Path) -> None:
-    process = start(tmp_path)
-    output, _ = process.communicate(timeout=300)
+    output, _ = (process := start(tmp_path)).communicate(timeout=300)
     assert process.returncode == 0, output
-    records = [json.loads(line) for line in (tmp_path / "run" / "training.jsonl").read_text().splitlines()]
-    assert {record["kind"] for record in records} == {"throughput", "feed", "accuracy"}
-    assert {record["recipe"] for record in records} == {"none", "flip"}
-    report = (tmp_path / "run" / "report" / "report.md").read_text()
-    assert "Synthetic data set" in report
-    assert "`flip`" in report
-    assert "crop_flip" not in report
+    records = load_run(tmp_path / "run").records
+    assert {record.kind for record in records} >= {"speed", "throughput", "feed", "accuracy"}
+    assert {record.recipe for record in records if isinstance(record, Loop) and not isinstance(record, Overhead)} == {
+        "none",
+        "flip",
+    }
+    assert "flip" in (tmp_path / "run" / "report" / "report.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["run", "--backends", "dali"], "unknown backend 'dali'"),
-        (["run", "--recipes", "flop"], "unknown recipe 'flop'"),
-        (["run", "--passes", "0"], "passes must be at least 1"),
-        (["run", "--device", "cuda"], "cuda"),
-        (["run", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["audit", "--ops", "Flop", "--data", "synthetic"], "Flop"),
-        (["gallery", "--backends", "dali", "--data", "synthetic"], "dali"),
-        (["train", "--recipe", "flop"], "flop"),
-        (["train", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["report", "/nowhere/at/all"], "/nowhere/at/all"),
-    ],
-    ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "",
-)
-def test_a_users_mistake_is_one_line_and_exit_code_2(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def smallest(preset: Preset) -> Preset:
+    assert preset.timed is not None
+    return replace(
+        preset, grid=("--recipes", "crop_flip", "--backends", "torchvision,fused", "--rounds", "1", "--case-seconds", "0.01"),
+        audited_backends=("torchvision_loop", "fused"), audited_recipes=("crop_flip",), audit_draws=100, max_train=100,
+        max_test=50, width=4, throughput_seconds=0.01, throughput_rounds=1, throughput_backends=("torchvision", "fused"),
+        throughput_workers=(0,), settings=replace(preset.settings, batch_size=50), seeds=(0, 1),
+        timed=replace(preset.timed, width=4, epochs=1, warm_up_epochs=0.5, batch_size=50, target_accuracy=0.01),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_training_preset_leaves_throughput_utilisation_and_seconds_to_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    told = capsys.readouterr().err.strip()
-    assert stopped.value.code == 2
-    assert message in told
-    assert "\n" not in told
-    assert list(tmp_path.glob("results/*")) == []
+    monkeypatch.setitem(presets.CPU, "training", smallest(CPU["training"]))
+    options = RunOptions(
+        preset="training", device="cpu", data="synthetic", data_root=tmp_path / "data", results=tmp_path / "run"
+    )
+    reports: list[Path] = []
+    folder = run(options, Console(quiet=True), reports.append)
+    assert reports == [folder]
+    stored = load_run(folder)
+    assert stored.problems == []
+    assert [record for record in stored.records if record.status != "ok"] == []
+    trained = stored.of(Throughput)
+    assert {record.augment_on for record in trained} == {"frozen", "none", "device"}
+    assert {record.optimizer for record in trained} == {"sgd"}  # the settings of standard, not the book's
+    assert all((record.flops_per_example or 0) > 0 and (record.model_flops_utilisation or 0) > 0 for record in trained)
+    assert {record.implementation for record in trained if record.backend == "fused"} == {"c"}
+    assert {record.implementation for record in stored.of(Speed) if record.backend == "fused"} == {"c"}
+    (peak,) = {record.matmul_flops_per_s for record in trained}
+    assert stored.environment is not None
+    assert stored.environment.matmul_flops_per_s == {"cpu": {"float32": peak}}
+    timed = stored.of(Accuracy)
+    assert [(record.model, record.seed) for record in timed] == [("speednet", 0), ("speednet", 1)]
+    assert all(record.seconds_to_target == record.train_s for record in timed)
+    assert stored.plan is not None
+    assert stored.plan.suite == "training"
+    assert stored.audit is not None
+    assert {(cell.subject, cell.backend) for cell in stored.audit.verdicts} == {
+        ("crop_flip", "torchvision_loop"), ("crop_flip", "fused"),
+    }  # fmt: skip
+
+
+def test_the_training_preset_has_the_settings_of_standard_and_fast() -> None:
+    preset = ACCELERATOR["training"]
+    assert (preset.model, preset.width) == (preset.settings.model, preset.settings.width) == ("resnet18", 64)
+    assert preset.settings.compile
+    assert preset.settings.channels_last
+    assert preset.timed is not None
+    assert preset.timed.target_accuracy == 0.94
+    for chosen in (preset, CPU["training"]):
+        for config in (chosen.settings, chosen.timed):
+            assert config is not None
+            validate(replace(config, device="cpu"))
+
+
+def test_its_cases_are_few_enough_for_ten_minutes() -> None:
+    """The comment in the table counts on it: no more cases, and no compiled backend, which would compile the model anew."""
+    preset = ACCELERATOR["training"]
+    base = replace(preset.settings, device="cuda", resident=False)
+    axes = Axes(recipes=preset.throughput_recipes, backends=preset.throughput_backends, workers=(1, 8), decode=("workers",))
+    assert len(list(training_configs(base, axes))) <= 11
+    assert not any(name.endswith("compiled") for name in preset.throughput_backends or ())
+
+
+def test_all_cases_and_seeds_share_one_compiled_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes longer than measuring, and past eight compilations of a model's code dynamo would run it eagerly."""
+    from torch._dynamo.utils import counters
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net, **options: compiler(net, backend="eager", **options))
+    torch.compiler.reset()
+    counters.clear()
+    dataset = load("synthetic", root=tmp_path, max_train=40, max_test=10)
+    base = replace(PRESETS["standard"], device="cpu", model="resnet8", width=4, batch_size=20, precision="float32")
+    axes = Axes(recipes=("crop_flip",), backends=("torchvision", "fused"), workers=(0,), decode=("ahead",))
+    for seed in range(3):
+        for config in training_configs(replace(base, resident=False, seed=seed), axes):
+            measure_throughput(config, dataset, steps=1)
+    assert counters["stats"]["unique_graphs"] == 1
+    torch.compiler.reset()

@@ -1,35 +1,39 @@
-"""``augmark throughput``: which arms there are, that each leaves a record, and going on with a run that was broken off."""
+"""``augmark throughput``: its cases, their records, utilisation, resuming, and users' mistakes."""
 
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from rich.console import Console
 
+from bench import limits
 from bench.cli import main
-from bench.endtoend.feeding import measure_feed
-from bench.endtoend.outcomes import recorded
-from bench.endtoend.throughput import (
+from bench.jobs.job import measure_cases, open_folder, plan_training
+from bench.jobs.throughput import (
     Axes,
     ThroughputOptions,
-    arms,
-    label,
     lone_workers,
-    measure_arms,
+    matmul_peak,
+    measure_feed,
     throughput,
+    throughput_job,
+    training_configs,
+    with_utilisation,
     worker_counts,
 )
-from training.config import TrainConfig, settled, validate
+from bench.records import ENVIRONMENT, RECORDS, Environment, Feed, Throughput, load_run, read, write
+from training.config import TrainConfig, resolve_auto, validate
 from training.data import Dataset, load
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BASE = TrainConfig(model="resnet8", width=4, device="cpu", batch_size=16)
 FLIP = Axes(recipes=("flip",), backends=None, workers=(0, 3), decode=("workers",))
+QUIET = Console(file=io.StringIO())
 
 
 @pytest.fixture
@@ -37,39 +41,43 @@ def shapes(tmp_path: Path) -> Dataset:
     return load("synthetic", root=tmp_path, max_train=100, max_test=10)
 
 
-def manner(config: TrainConfig) -> tuple[Any, ...]:
+# ---- the cases --------------------------------------------------------------------------------------------------------
+
+
+def placement(config: TrainConfig) -> tuple[Any, ...]:
     return (config.augment_on, config.effective_backend, config.resident, config.num_workers, config.decode)
 
 
-def test_the_arms_are_the_ceiling_every_backend_and_every_number_of_workers() -> None:
+def test_the_cases_are_the_ceiling_every_backend_and_every_number_of_workers() -> None:
     """Written out by hand for one recipe, two numbers of workers, images in files, on a CPU."""
     fed = [(0, "workers"), (3, "workers")]
     # An optional extra: where it is installed, tests run its kernels on a CPU, interpreted.
-    assert [manner(config) for config in arms(BASE, FLIP) if config.backend != "triton_augment"] == [
+    placed = [placement(config) for config in training_configs(BASE, FLIP) if config.backend != "triton_augment"]
+    assert sorted(placed) == sorted([
         ("frozen", "torchvision", False, 0, "ahead"),
         ("none", "torchvision", True, 0, "ahead"),
-        *(("workers", "pil", False, *one) for one in fed),
-        *(("workers", "torchvision_loop", False, *one) for one in fed),
+        *(("workers", "pil", False, *loader) for loader in fed),
+        *(("workers", "torchvision_loop", False, *loader) for loader in fed),
         *(("device", name, True, 0, "ahead") for name in ("torchvision", "kornia", "kornia_shared", "fused")),
-        *(("device", "fused", False, *one) for one in fed),
-    ]
-    assert [manner(config) for config in lone_workers(BASE, FLIP)] == [
+        *(("device", "fused", False, *loader) for loader in fed),
+    ])  # fmt: skip
+    assert sorted(placement(config) for config in lone_workers(BASE, FLIP)) == [
         ("none", "torchvision", False, 1, "workers"),
         ("workers", "pil", False, 1, "workers"),
         ("workers", "torchvision_loop", False, 1, "workers"),
     ]
 
 
-def test_arms_are_all_valid_and_told_apart_by_their_labels() -> None:
-    both = replace(FLIP, recipes=("flip", "mixup"), decode=("ahead", "workers"))
-    every = list(arms(BASE, both))
-    for config in every:
+def test_cases_are_valid_and_have_names_of_their_own(shapes: Dataset) -> None:
+    configs = list(training_configs(BASE, replace(FLIP, recipes=("flip", "mixup"), decode=("ahead", "workers"))))
+    for config in configs:
         validate(config)
-    assert len({label("throughput", config) for config in every}) == len(every)
+    cases = [plan_training(Throughput, config, shapes) for config in configs]
+    assert len({case.name for case in cases}) == len({case.case_key for case in cases}) == len(configs)
 
 
 def test_on_cuda_compiled_backends_and_a_second_stream_come_along() -> None:
-    configs = list(arms(replace(BASE, device="cuda:0"), FLIP))
+    configs = list(training_configs(replace(BASE, device="cuda:0"), FLIP))
     on_device = {(c.backend, c.augment_stream) for c in configs if c.augment_on == "device" and c.resident}
     on_device.discard(("triton_augment", False))  # an optional extra, there where it is installed
     eager = {"torchvision", "kornia", "kornia_shared", "fused"}
@@ -77,9 +85,9 @@ def test_on_cuda_compiled_backends_and_a_second_stream_come_along() -> None:
     assert on_device == {(name, False) for name in eager | compiled} | {("fused", True)}
 
 
-def test_chosen_backends_alone_are_measured_and_what_they_lack_is_left_out() -> None:
+def test_only_chosen_backends_are_measured_without_what_they_lack() -> None:
     kornia = replace(FLIP, recipes=("augmix", "flip"), backends=("kornia",))  # kornia has no AugMix as it is defined
-    configs = list(arms(BASE, kornia))
+    configs = list(training_configs(BASE, kornia))
     assert {(c.recipe, c.backend) for c in configs if c.augments} == {("flip", "kornia")}
     assert [c.augment_on for c in configs].count("device") == 3
 
@@ -90,95 +98,112 @@ def test_numbers_of_workers_double_up_to_all_cores(monkeypatch: pytest.MonkeyPat
         assert worker_counts() == counts
 
 
-def test_every_round_has_every_arm_in_an_order_of_its_own(shapes: Dataset, tmp_path: Path) -> None:
-    axes = Axes(recipes=("flip",), backends=("torchvision", "pil"), workers=(0,), decode=("ahead",))
-    console = Console(file=io.StringIO())
-    measure_arms(BASE, axes, shapes, tmp_path, console, seconds=0.01, rounds=2)
-    records = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
-    assert {record["status"] for record in records} == {"ok"}
-    rounds = [[(r["kind"], r["recipe"], r["backend"], r["augment_on"], r["num_workers"]) for r in records if r["round"] == n]
-              for n in (0, 1)]  # fmt: skip
-    assert sorted(rounds[0]) == sorted(rounds[1])
-    assert rounds[0] != rounds[1]
-    # frozen, none; flip by torchvision resident and fetched, by pil in the process; alone: fetching, and pil.
-    assert len(rounds[0]) == 5 + 2
-
-
-@pytest.mark.gpu
-def test_every_arm_of_a_gpu_gives_a_result(shapes: Dataset, tmp_path: Path) -> None:
-    axes = Axes(recipes=("flip",), backends=("fused", "torchvision", "pil"), workers=(0, 1), decode=("ahead",))
-    base = settled(replace(BASE, device="cuda:0", precision="auto"), torch.device("cuda:0"))
-    measure_arms(base, axes, shapes, tmp_path, Console(file=io.StringIO()), seconds=0.05, rounds=1)
-    records = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
-    assert [record.get("reason") for record in records if record["status"] != "ok"] == []
-    assert any(record["augment_stream"] for record in records)
-    assert {record["precision"] for record in records} == {"bfloat16"}
-
-
-def test_a_broken_off_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    console = Console(file=io.StringIO())
-    folder = tmp_path / "run"
-    options = ThroughputOptions(
-        data="synthetic", data_root=tmp_path, recipes=("flip",), backends=("torchvision",), workers=(0,), seconds=0.01,
-        rounds=2, model="resnet8", width=4, max_train=100, batch_size=16, device="cpu", results=folder,
-    )  # fmt: skip
-    throughput(options, console)
-    path = folder / "training.jsonl"
-    lines = path.read_text().splitlines()
-    assert len(lines) == 2 * (4 + 1)
-    path.write_text("\n".join(lines[:3]) + "\n")
-    with pytest.raises(ValueError, match="already holds a run: add --resume"):
-        throughput(options, console)
-    throughput(replace(options, resume=True), console)
-    again = path.read_text().splitlines()
-    assert again[:3] == lines[:3]
-    key = lambda line: tuple(json.loads(line)[n] for n in ("kind", "round", "augment_on", "resident"))  # noqa: E731
-    assert sorted(map(key, again)) == sorted(map(key, lines))
-    assert json.loads((folder / "environment.json").read_text())["dataset"]["name"].startswith("synthetic")
-
-
-def test_a_run_is_not_gone_on_with_where_its_numbers_would_not_compare(tmp_path: Path) -> None:
-    """Its arms have the same names there: they would be taken for measured already."""
-    console, folder = Console(file=io.StringIO()), tmp_path / "run"
-    options = ThroughputOptions(
-        data="synthetic", data_root=tmp_path, recipes=("none", "none"), backends=("torchvision",), workers=(0, 0), seconds=0.01,
-        rounds=1, model="resnet8", width=4, max_train=100, batch_size=16, device="cpu", results=folder,
-    )  # fmt: skip
-    throughput(options, console)
-    path = folder / "environment.json"
-    told, measured = path.read_text(), (folder / "training.jsonl").read_text()
-    assert (
-        len(measured.splitlines()) == 4 + 1
-    )  # the ceiling, none, resident, fetched; one worker alone: named twice, measured once
-    with pytest.raises(ValueError, match=r"cannot be gone on with here \(dataset name synthetic \(100 .* -> synthetic \(50 "):
-        throughput(replace(options, resume=True, max_train=50), console)
-    path.write_text(told.replace('"machine": "', '"machine": "not-'))
-    with pytest.raises(ValueError, match=r"cannot be gone on with here \(machine not-"):
-        throughput(replace(options, resume=True), console)
-    path.write_text(told)
-    (folder / "training.jsonl").write_text(measured.replace('"device": "cpu"', '"device": "cuda:0"'))
-    with pytest.raises(ValueError, match=r"\(device cuda:0 -> cpu\): choose another folder"):
-        throughput(replace(options, resume=True), console)
-    assert path.read_text() == told
+# ---- measuring --------------------------------------------------------------------------------------------------------
 
 
 def test_a_lone_worker_delivers_what_was_counted(shapes: Dataset) -> None:
-    record = measure_feed(replace(BASE, augment_on="workers", backend="pil", num_workers=1), shapes, seconds=0.05).as_record()
-    assert record["kind"] == "feed"
-    assert record["batches"] >= 2
+    config = replace(BASE, augment_on="workers", backend="pil", num_workers=1)
+    record = measure_feed(plan_training(Feed, config, shapes), config, shapes, seconds=0.05)
+    assert record.batches is not None
+    assert record.examples is not None
+    assert record.wall_s is not None
+    assert record.batches >= 2
     # An epoch is 6 batches of 16 and one of 4.
-    assert 4 < record["examples"] / record["batches"] <= 16
-    assert record["examples_per_s"] == pytest.approx(record["examples"] / record["wall_s"])
-    assert json.loads(json.dumps(record)) == record
+    assert 4 < record.examples / record.batches <= 16
+    assert record.examples_per_s == pytest.approx(record.examples / record.wall_s)
 
 
-def test_a_failing_arm_is_a_record(shapes: Dataset) -> None:
-    def broken() -> None:
-        raise AttributeError("no such thing")
+def planned(**changes: Any) -> Throughput:
+    record = Throughput(status="failed", reason="made up", flops_per_example=2_000_000_000, examples_per_s=3000.0)
+    return msgspec.structs.replace(record, **changes)
 
-    record = recorded("throughput", BASE, shapes, broken)
-    assert (record["status"], record["reason"]) == ("failed", "AttributeError: no such thing")
-    assert record["fingerprint"] == shapes.fingerprint
+
+@pytest.mark.parametrize(
+    ("changes", "peak", "share"),
+    [
+        ({}, 24e12, 0.25),  # 2e9 operations an image at 3,000 images/s are 6e12 of 24e12 a second
+        ({"devices": ("cuda:0", "cuda:1")}, 24e12, 0.125),
+        ({"flops_per_example": None}, 24e12, None),
+        ({"examples_per_s": None}, 24e12, None),
+        ({}, None, None),
+    ],
+)
+def test_the_utilisation_by_hand(changes: dict[str, Any], peak: float | None, share: float | None) -> None:
+    record = with_utilisation(planned(**changes), peak, "bfloat16")
+    assert (record.model_flops_utilisation, record.matmul_flops_per_s, record.matmul_precision) == (share, peak, "bfloat16")
+
+
+def test_a_run_has_one_peak_unless_the_device_cannot_multiply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes: Dataset
+) -> None:
+    from bench.environment import environment
+
+    write(tmp_path / ENVIRONMENT, environment({"name": "shapes", "fingerprint": "abc"}))
+    rates = iter([5e10, 7e10])
+    monkeypatch.setattr(limits, "matmul_flops", lambda device, precision: next(rates))
+    assert matmul_peak(tmp_path, "cpu", "float32")() == (5e10, "float32")
+    assert matmul_peak(tmp_path, "cpu", "float32")() == (5e10, "float32")  # as it stands in the folder
+    assert matmul_peak(tmp_path, "cpu", "bfloat16")() == (7e10, "bfloat16")
+    kept = read(tmp_path / ENVIRONMENT, Environment)
+    assert kept is not None
+    assert kept.matmul_flops_per_s == {"cpu": {"float32": 5e10, "bfloat16": 7e10}}
+
+    def full(device: str, precision: str) -> float:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(limits, "matmul_flops", full)
+    write(tmp_path / ENVIRONMENT, msgspec.structs.replace(kept, matmul_flops_per_s={}))
+    assert matmul_peak(tmp_path, "cpu", "float32")() == (None, "float32")
+
+
+@pytest.mark.gpu
+def test_every_case_of_a_gpu_gives_a_result(shapes: Dataset, tmp_path: Path) -> None:
+    axes = Axes(recipes=("flip",), backends=("fused", "torchvision", "pil"), workers=(0, 1), decode=("ahead",))
+    base = resolve_auto(replace(BASE, device="cuda:0", precision="auto"), torch.device("cuda:0"))
+    job = throughput_job(base, axes, shapes, seconds=0.05, rounds=1, suite="throughput")
+    folder = open_folder(job, tmp_path / "run", QUIET)
+    measure_cases(job, folder, QUIET)
+    records = load_run(folder).of(Throughput)
+    assert len(records) + len(load_run(folder).of(Feed)) == len(job.cases)
+    assert any(record.augment_stream for record in records)
+    assert {record.precision for record in records} == {"bfloat16"}
+
+
+# ---- the command ------------------------------------------------------------------------------------------------------
+
+
+def run(folder: Path, **changes: Any) -> list[Any]:
+    """Run the command and return all records of the folder."""
+    options = ThroughputOptions(
+        data="synthetic", data_root=folder, recipes=("flip", "flip"), backends=("torchvision",), workers=(0, 0), seconds=0.01,
+        rounds=2, model="resnet8", width=4, max_train=100, batch_size=16, device="cpu", results=folder / "run",
+    )  # fmt: skip
+    throughput(replace(options, **changes), QUIET, lambda folder: None)
+    return load_run(folder / "run").records
+
+
+def test_a_broken_off_run_resumes_where_it_was_and_only_where_its_numbers_compare(tmp_path: Path) -> None:
+    records, folder = run(tmp_path), tmp_path / "run"
+    rounds = [[r.case_key for r in records if r.round == number] for number in (0, 1)]
+    # Frozen, none, resident, fetched; one worker alone: what is named twice is measured once.
+    assert len(rounds[0]) == len(set(rounds[0])) == 5
+    assert sorted(map(repr, rounds[0])) == sorted(map(repr, rounds[1]))
+    assert rounds[0] != rounds[1]
+    assert {record.status for record in records} == {"ok"}
+    lines = (folder / RECORDS).read_text().splitlines()
+    (folder / RECORDS).write_text("\n".join(lines[:3]) + "\n")
+    with pytest.raises(ValueError, match="already holds a run: add --resume"):
+        run(tmp_path)
+    again = run(tmp_path, resume=True)
+    assert again[:3] == records[:3]
+    assert {record.key for record in again} == {record.key for record in records}
+    assert len(again) == len(records)
+    with pytest.raises(ValueError, match=r"cannot resume .* here \(dataset name synthetic \(100 .* -> synthetic \(50 "):
+        run(tmp_path, resume=True, max_train=50)
+    text = (folder / ENVIRONMENT).read_text()
+    (folder / ENVIRONMENT).write_text(text.replace('"machine": "', '"machine": "not-'))
+    with pytest.raises(ValueError, match=r"cannot resume .* here \(machine not-.*\): choose another --results"):
+        run(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -201,8 +226,8 @@ def test_a_users_mistake_is_one_line_before_anything_is_measured(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
         main(["throughput", "--data", "synthetic", "--device", "cpu", *arguments])
-    told = capsys.readouterr().err.strip()
+    error = capsys.readouterr().err.strip()
     assert stopped.value.code == 2
-    assert message in told
-    assert "\n" not in told
-    assert not (tmp_path / "results").exists()
+    assert message in error
+    assert "\n" not in error
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,145 @@
+"""Terminal display of a benchmark session: progress (one line, rewritten; in a log a line every few seconds) and a summary."""
+
+import io
+import time
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from bench.jobs.job import duration
+from bench.records import Case, Record, Speed
+from bench.statistics import half_range
+
+LINE_EVERY_S = 10.0
+REWRITE_EVERY_S = 0.2
+# Seconds per item beyond its samples: warm-up, building, slow cases; measured on the default grid.
+ITEM_OVERHEAD_S = 0.15
+LANES = {"per_image": "i", "per_batch": "b", "mixed": "m"}
+LEGEND = (
+    "images/s, median of the rounds, ± half their range. Parameters drawn: i per image, b once a batch, m some ops each way; "
+    "compare i with i and b with b. - unsupported"
+)
+
+
+class Progress:
+    """Counts items and displays n/total and the time left. With ``-v`` pytest prints its own line per item instead."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._total = 0
+        self._done = 0
+        self._started = self._printed = time.monotonic()
+
+    @property
+    def _reporter(self) -> Any:
+        return self._config.pluginmanager.get_plugin("terminalreporter")
+
+    def print_line(self, line: str, **markup: bool) -> None:
+        """Print a line of its own, now."""
+        if self._reporter is not None:
+            self._reporter.ensure_newline()
+            self._reporter.write_line(line, **markup)
+
+    def begin(self, cases: Sequence[Record], rounds: int, sample_s: float, folder: object) -> None:
+        """Print what will be measured and about how long it takes."""
+        self._total = len(cases)
+        self._started = self._printed = time.monotonic()
+        about = duration(sample_s + ITEM_OVERHEAD_S * len(cases))
+        names = {case.name for case in cases}
+        self.print_line(f"Measuring {len(names)} cases in {rounds} rounds, about {about}; records go to {folder}")
+        if self._reporter is not None:
+            self._reporter.showfspath = False  # items of several files alternate: their names would fill the screen
+
+    def start_item(self, nodeid: str) -> None:
+        """Display the count, the time left, and on a terminal the name of the item that starts."""
+        if self._is_quiet():
+            return
+        now = time.monotonic()
+        on_terminal = self._reporter.isatty
+        if now - self._printed < (REWRITE_EVERY_S if on_terminal else LINE_EVERY_S):
+            return
+        self._printed = now
+        line = f"{self._done}/{self._total} ({self._done * 100 // max(self._total, 1)}%)"
+        if self._done:
+            line += f", {duration((now - self._started) / self._done * (self._total - self._done))} left"
+        if on_terminal:
+            line = f"{line}  {_item_name(nodeid)}"[: self._reporter._tw.fullwidth - 1]
+            self._reporter.rewrite(line, erase=True)
+        else:
+            self._reporter.write_line(line)
+
+    def end_item(self, report: Any) -> tuple[str, str, str] | None:
+        """Count the item. Without ``-v`` pytest prints no letter for it, and a line only if it failed."""
+        if report.when != "call":
+            return None
+        self._done += not report.skipped
+        if self._is_quiet():
+            return None
+        if report.failed:
+            self.print_line(f"failed: {_item_name(report.nodeid)}: {report.longreprtext}", red=True)
+        return (report.outcome, "", "")
+
+    def _is_quiet(self) -> bool:
+        return self._reporter is None or self._config.get_verbosity() > 0
+
+
+def _item_name(nodeid: str) -> str:
+    return nodeid.partition("[")[2].rstrip("]")
+
+
+def summary_lines(cases: Iterable[Case], *, width: int) -> list[str]:
+    """Return tables of images/s as lines, a row per subject, a column per backend; without the spread where too wide."""
+    cases = sorted(cases, key=lambda case: _shape(case.first))
+    if not cases:
+        return []
+    lines = []
+    for _, group in groupby(cases, key=lambda case: _shape(case.first)):
+        rows = list(group)
+        first: Speed = rows[0].first
+        title = f"{first.suite} on {first.device}, batch {first.batch_size}, {first.pixels}, {first.dtype}"
+        table = _table(rows, spread=True)
+        if Console(width=10_000, file=io.StringIO()).measure(table).maximum > width:
+            table = _table(rows, spread=False)
+        lines += ["", title, *_render(table, width)]
+    lines += ["", LEGEND]
+    spread = sorted(half for case in cases if (half := half_range(case.values("images_per_s"))) is not None)
+    if spread:
+        lines.append(f"Between rounds: ±{spread[len(spread) // 2]:.0%} in half of the cases, ±{spread[-1]:.0%} at most.")
+    left = sum(case.status == "not_run" for case in cases)
+    if left:
+        lines.append(f"{left} of {len(cases)} planned cases were not measured.")
+    return lines
+
+
+def _shape(case: Speed) -> tuple[Any, ...]:
+    return case.suite, case.device, case.image_size, case.width, case.batch_size, case.dtype
+
+
+def _table(cases: Sequence[Case], *, spread: bool) -> Table:
+    backends = list(dict.fromkeys(case.first.backend for case in cases))
+    cells = {(case.first.subject, case.first.backend): _cell(case, spread=spread) for case in cases}
+    table = Table("images/s", box=None, pad_edge=False)
+    for backend in backends:
+        table.add_column(backend, justify="right")
+    for subject in sorted({case.first.subject for case in cases}):
+        table.add_row(subject, *(cells.get((subject, backend), "") for backend in backends))
+    return table
+
+
+def _cell(case: Case, *, spread: bool) -> str:
+    rate = case.median("images_per_s")
+    if case.status != "ok" or rate is None:
+        return {"unsupported": "-", "failed": "failed"}.get(case.status, "")
+    half = half_range(case.values("images_per_s"))
+    between = f" ±{half:.0%}" if spread and half is not None else ""
+    return f"{rate:,.0f}{between} {LANES.get(case.lane or '', ' ')}"
+
+
+def _render(table: Table, width: int) -> list[str]:
+    file = io.StringIO()
+    Console(file=file, width=width, highlight=False).print(table)
+    return [line.rstrip() for line in file.getvalue().splitlines()]

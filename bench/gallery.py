@@ -1,0 +1,376 @@
+"""Gallery: what each op and recipe makes of one image, on every backend.
+
+``draw_sheets`` writes sheets to look at, ``draw_strips`` the pictures of a run's report. Both show what
+``augment.build`` makes, which is benchmarked and trained with.
+"""
+
+import dataclasses
+import itertools
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+from augment.op import Op
+from augment.pipeline import Pipeline, to_dtype
+from PIL import Image, ImageDraw, ImageFont
+from rich.progress import Progress
+from torch import Tensor
+from training.sources.decode import DECODE_ERRORS, PHOTO_SUFFIXES, channels_first, upright
+
+from augment import BACKENDS, OPS, RECIPES, UnsupportedOp, build, eager_backends, fallback_device, find_backend, lane, resolve
+from augment.ops import Normalize
+from bench.records import one_line
+from bench.report.facts.gallery import INDEX, Gallery, Picture
+from bench.report.facts.lanes import LANES
+from training.data import load
+
+RESULTS = 8
+SMALLEST, USUAL, LARGEST = 16, 32, 128
+"""Sides in pixels: smaller images are refused, larger ones reduced, so that each pixel shows (noise, blur)."""
+STRIP_SIDE, GAP = 64, 2
+"""Pixels: all strips of a run together stay below a few megabytes."""
+ENHANCED = 8
+"""Factor of differences: 3/255 would not be visible."""
+REFERENCES = ("torchvision", "torchvision_loop", "fused", "kornia", "pil")
+"""The first of these that is drawn is what others are compared with."""
+PANEL, LABEL, MARGIN = 128, 260, 24
+Pixels = npt.NDArray[np.uint8]
+Subject = str | Sequence[Op]
+
+
+class Panel(NamedTuple):
+    """An image, uint8 [h, w, 3], or None with the words that say why."""
+
+    image: Pixels | None
+    words: str = ""
+
+
+# ---- images ---------------------------------------------------------------------------------------------------------------
+
+
+def load_photograph(path: Path) -> Tensor:
+    """Return an image file as uint8 [1, 3, H, W], upright. Raises ValueError in one line."""
+    try:
+        return torch.from_numpy(channels_first(upright(path.read_bytes())))[None]
+    except DECODE_ERRORS as error:
+        raise ValueError(f"cannot read an image from {path}: {one_line(error)}") from None
+
+
+def _load_images(data: str, root: Path) -> Tensor:
+    """Return images of a data set; those of a folder at the size of its first one."""
+    first = next((path for path in sorted(Path(data).glob("train/*/*")) if path.suffix.lower() in PHOTO_SUFFIXES), None)
+    side = USUAL if first is None else min(LARGEST, max(USUAL, min(load_photograph(first).shape[-2:])))
+    return spread_out(load(data, root=root, image_size=side).train.images)
+
+
+def spread_out(images: Tensor) -> Tensor:
+    """Return RESULTS of a data set's images, from its first to its last, or all if it has fewer."""
+    return images[torch.linspace(0, len(images) - 1, min(RESULTS, len(images))).long()]
+
+
+def working_square(images: Tensor, largest: int = LARGEST) -> Tensor:
+    """Return the centre squares of uint8 [N, 3, H, W] images, reduced to ``largest`` pixels. Raises ValueError."""
+    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8 or len(images) == 0:
+        raise ValueError(f"the gallery needs uint8 images [N, 3, H, W], got {images.dtype} {list(images.shape)}")
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    if side < SMALLEST:
+        raise ValueError(f"the gallery needs images of at least {SMALLEST} x {SMALLEST} pixels, got {width} x {height}")
+    top, left = (height - side) // 2, (width - side) // 2
+    square = images[:, :, top : top + side, left : left + side]
+    if side > largest:
+        reduced = [Image.fromarray(_pixels(image)).resize((largest, largest), Image.Resampling.LANCZOS) for image in square]
+        square = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in reduced])
+    return square.contiguous()
+
+
+def _pixels(image: Tensor) -> Pixels:
+    return image.permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+# ---- results --------------------------------------------------------------------------------------------------------------
+
+
+def draw_results(images: Tensor, subject: Subject, backend: str, seed: int, count: int = RESULTS) -> list[Panel]:
+    """Return ``count`` random results for the first image, denormalised to uint8; one if nothing is random.
+
+    Parameters drawn per image come from one batch of copies, others from ``count`` batches. Mixing takes the other images as
+    partners and says how much of the own label is left. Raises UnsupportedOp.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device = fallback_device(backend, images.device)
+    images = images.to(device)
+    pipeline = build(subject, backend, device=device, image_size=images.shape[-1], num_classes=2, generator=generator)
+    if pipeline.mixes:
+        return [_mix(pipeline, batch) for batch in itertools.islice(_with_partners(images), count)]
+    first = images[:1]
+    if pipeline.lane == "per_image":
+        batch = pipeline(first.expand(count, -1, -1, -1).contiguous())
+    else:
+        batch = torch.cat([pipeline(first) for _ in range(1 if pipeline.lane == "fixed" else count)])
+    return [Panel(_pixels(image)) for image in _denormalise(batch.cpu(), pipeline)]
+
+
+def _with_partners(images: Tensor) -> Iterator[Tensor]:
+    """Yield batches that begin with the first image; its partners take turns behind it."""
+    others = images[1:RESULTS]
+    if len(others) == 0:
+        first = images[:1]
+        others = torch.cat([first.flip(-1), first.flip(-2), first.rot90(1, (-2, -1)), first.flip(-1, -2)])
+    for turn in itertools.count():
+        yield torch.cat([images[:1], others.roll(turn, 0)])
+
+
+def _mix(pipeline: Pipeline, batch: Tensor) -> Panel:
+    labels = torch.ones(len(batch), dtype=torch.int64, device=batch.device)
+    labels[0] = 0  # the first column of the targets is then the weight of the first image's label
+    mixed, targets = pipeline(batch, labels)
+    return Panel(_pixels(_denormalise(mixed[:1].cpu(), pipeline)[0]), f"own label {float(targets[0, 0]):.2f}")
+
+
+def _denormalise(batch: Tensor, pipeline: Pipeline) -> Tensor:
+    for op in reversed(pipeline.ops):
+        if isinstance(op, Normalize):
+            mean, std = (torch.tensor(values).view(3, 1, 1) for values in (op.mean, op.std))
+            batch = batch * std + mean
+    return to_dtype(batch, torch.uint8)
+
+
+def _or_reason(draw: Callable[[], list[Panel]]) -> list[Panel]:
+    """Return the panels, or one with the reason: a cell that fails must not take the sheet with it."""
+    try:
+        return draw()
+    except UnsupportedOp as error:
+        reason = str(error).partition(": ")[2]
+        return [Panel(None, "unsupported" + (f": {reason}" if reason else ""))]
+    except Exception as error:  # libraries raise anything
+        return [Panel(None, f"failed: {one_line(error)}")]
+
+
+def draw_single(images: Tensor, subject: str, backend: str, seed: int) -> Panel:
+    """Return one result: in the op's pinned setting if it has one, else the first draw that changes the image."""
+    ops, is_pinned = _comparable_ops(subject, images.shape[-1])
+    panels = _or_reason(lambda: draw_results(images, ops, backend, seed, count=1 if is_pinned else RESULTS))
+    return next((panel for panel in panels if _is_changed(panel.image, _pixels(images[0]))), panels[0])
+
+
+def _is_changed(image: Pixels | None, original: Pixels) -> bool:
+    if image is None or image.shape != original.shape:
+        return True
+    return int(np.abs(image.astype(int) - original.astype(int)).max()) > 2  # undoing a normalisation may round
+
+
+def _comparable_ops(subject: str, side: int) -> tuple[tuple[Op, ...], bool]:
+    """Return an op in its pinned setting, else applied for certain, or a recipe; and whether all backends get the same ops."""
+    if subject not in OPS:
+        ops = resolve(subject, side)
+        return ops, lane(ops, REFERENCES[0]) == "fixed"
+    pinned = OPS[subject].pinned(side)
+    if pinned is not None:
+        return (pinned,), True
+    op = OPS[subject].at(side)
+    changes: dict[str, Any] = {"p": 1.0} if hasattr(op, "p") else {}
+    return (dataclasses.replace(op, **changes),), False
+
+
+def _describe(subject: str, ops: Sequence[Op]) -> str:
+    """Return the parameters of an op, or the ops of a recipe."""
+    return " + ".join(op.name for op in ops) if subject not in OPS else repr(ops[0]).partition("(")[2].removesuffix(")")
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------------
+
+
+def tile(rows: Sequence[Sequence[Pixels | None]], side: int) -> Image.Image:
+    """Return images in rows of cells of ``side`` + GAP pixels, transparent where there is none."""
+    cell = side + GAP
+    picture = Image.new("RGBA", (max(map(len, rows)) * cell, len(rows) * cell), (0, 0, 0, 0))
+    for down, row in enumerate(rows):
+        for across, pixels in enumerate(row):
+            if pixels is not None:
+                image = Image.fromarray(pixels)
+                image.thumbnail((side, side), Image.Resampling.LANCZOS)
+                inset = ((side - image.width) // 2, (side - image.height) // 2)
+                picture.paste(image, (across * cell + inset[0], down * cell + inset[1]))
+    return picture
+
+
+def draw_sheets(
+    *,
+    image: Path | None = None,
+    data: str = "auto",
+    data_root: Path = Path("data"),
+    out: Path = Path("gallery"),
+    backends: Sequence[str] | None = None,
+    ops: Sequence[str] | None = None,
+    recipes: Sequence[str] | None = None,
+    seed: int = 0,
+) -> list[Path]:
+    """Write ``gallery-BACKEND.png`` with random results of everything, and ``gallery-side-by-side.png`` for several backends.
+
+    The image is a photograph or one of a data set. Names default to all ops and recipes, and all backends but compiled ones.
+
+    Raises:
+        ValueError: in one line, for what cannot be read and for unknown names.
+        OSError: nothing can be written.
+    """
+    chosen, subjects = _choose_backends(backends), _choose_subjects(ops, recipes)  # checked before a data set is decoded
+    square = working_square(load_photograph(image) if image else _load_images(data, data_root))
+    out.mkdir(parents=True, exist_ok=True)
+    paths, side = [], square.shape[-1]
+    with Progress(transient=True) as bar:
+        for backend in bar.track(chosen, description="gallery"):
+            rows = [_random_row(square, subject, backend, seed) for subject in subjects]
+            note = f"{BACKENDS[backend].about}. {RESULTS} random results with seed {seed}; one if nothing is random."
+            paths.append(_save_sheet(out / f"gallery-{backend}.png", backend, note, rows, side))
+        if len(chosen) > 1:
+            rows = [_backend_row(square, subject, chosen, seed) for subject in bar.track(subjects, description="side by side")]
+            note = (
+                f"From left to right: the original, {', '.join(chosen)}. Ops in a setting without randomness if they have one."
+            )
+            paths.append(_save_sheet(out / "gallery-side-by-side.png", "Backends side by side", note, rows, side))
+    return paths
+
+
+class SheetRow(NamedTuple):
+    """A titled row of a sheet."""
+
+    title: str
+    detail: str
+    images: list[Pixels | None]
+
+
+def _random_row(images: Tensor, subject: str, backend: str, seed: int) -> SheetRow:
+    panels = _or_reason(lambda: draw_results(images, subject, backend, seed))
+    ops = resolve(subject, images.shape[-1])
+    words = [panel.words.removeprefix("own label ") if index else panel.words for index, panel in enumerate(panels)]
+    notes = [_describe(subject, ops), LANES[lane(ops, backend)], ", ".join(filter(None, words))]
+    return SheetRow(subject, "; ".join(filter(None, notes)), [panel.image for panel in panels])
+
+
+def _backend_row(images: Tensor, subject: str, backends: Sequence[str], seed: int) -> SheetRow:
+    panels = {backend: draw_single(images, subject, backend, seed) for backend in backends}
+    reasons = [f"{backend} {panel.words}" for backend, panel in panels.items() if panel.words]
+    detail = "; ".join([_describe(subject, _comparable_ops(subject, images.shape[-1])[0]), *reasons])
+    return SheetRow(subject, detail, [_pixels(images[0]), *(panel.image for panel in panels.values())])
+
+
+def _save_sheet(path: Path, title: str, note: str, rows: Sequence[SheetRow], side: int) -> Path:
+    """Write rows below each other, each pixel enlarged by a whole number."""
+    factor = max(1, PANEL // side)
+    cell = (side + GAP) * factor
+    width = 2 * MARGIN + LABEL + max(len(row.images) for row in rows) * cell
+    sheet = Image.new("RGB", (width, 2 * MARGIN + 80 + len(rows) * (cell + 8)), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN), title, "black", ImageFont.load_default(22))
+    draw.text((MARGIN, MARGIN + 34), textwrap.fill(note, width // 7), "#606060", ImageFont.load_default(13))
+    for index, row in enumerate(rows):
+        top = MARGIN + 80 + index * (cell + 8)
+        draw.text((MARGIN, top), row.title, "black", ImageFont.load_default(15))
+        lines = textwrap.wrap(row.detail, 40, max_lines=6, placeholder=" …")
+        draw.text((MARGIN, top + 22), "\n".join(lines), "#606060", ImageFont.load_default(12))
+        picture = tile([row.images], side)
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+        sheet.paste(picture, (MARGIN + LABEL, top), picture)
+    sheet.save(path, optimize=True)
+    return path
+
+
+def _choose_backends(names: Sequence[str] | None) -> list[str]:
+    if names is None:
+        return eager_backends(torch.device("cpu"))
+    return list(dict.fromkeys(find_backend(name).name for name in names))
+
+
+def _choose_subjects(ops: Sequence[str] | None, recipes: Sequence[str] | None) -> list[str]:
+    for kind, names, members in (("op", ops, OPS), ("recipe", recipes, RECIPES)):
+        for name in names or ():
+            if name not in members:
+                raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(members)}")
+    return [*OPS, *RECIPES] if ops is None and recipes is None else list(dict.fromkeys([*(ops or ()), *(recipes or ())]))
+
+
+# ---- strips of a run ------------------------------------------------------------------------------------------------------
+
+
+def draw_strips(
+    images: Tensor,
+    folder: Path,
+    *,
+    dataset: str,
+    backends: Sequence[str] | None = None,
+    ops: Sequence[str] | None = None,
+    recipes: Sequence[str] | None = None,
+    seed: int = 0,
+    advance: Callable[[], object] = lambda: None,
+) -> Gallery:
+    """Write a PNG an op and recipe, and ``gallery.json``, into the gallery of a run's folder.
+
+    Args:
+        images: uint8 [N, 3, H, W]; the most colourful is augmented, the others are partners of MixUp and CutMix.
+        folder: Folder of the run.
+        dataset: Name of the images.
+        backends: Names; None means all but compiled ones.
+        ops: Names; None means all.
+        recipes: Names; None means all.
+        seed: Of all draws.
+        advance: Called after each op and recipe.
+
+    Raises:
+        ValueError: the images cannot be used.
+        OSError: a file cannot be written.
+    """
+    square = working_square(images, STRIP_SIDE)
+    values = square.float()  # a change of hue does not show on a grey image
+    square = square[(values.amax(1) - values.amin(1)).mean((1, 2)).argsort(descending=True)]
+    chosen = [b.name for b in BACKENDS.values() if not b.compiled and b.name in (backends or _choose_backends(None))]
+    reference = next((name for name in REFERENCES if name in chosen), chosen[0])
+    (folder / INDEX).parent.mkdir(parents=True, exist_ok=True)
+    pictures = []
+    for subject in [*(OPS if ops is None else ops), *(RECIPES if recipes is None else recipes)]:
+        pictures.append(_draw_strip(square, subject, chosen, reference, seed, (folder / INDEX).parent))
+        advance()
+    side = square.shape[-1]
+    gallery = Gallery(
+        dataset=dataset,
+        side=side,
+        cell=side + GAP,
+        seed=seed,
+        reference=reference,
+        enhanced=ENHANCED,
+        backends=tuple(chosen),
+        pictures=tuple(pictures),
+    )
+    (folder / INDEX).write_bytes(msgspec.json.encode(gallery))
+    return gallery
+
+
+def _draw_strip(square: Tensor, subject: str, names: Sequence[str], reference: str, seed: int, folder: Path) -> Picture:
+    side = square.shape[-1]
+    ops, is_comparable = _comparable_ops(subject, side)
+    panels = {name: draw_single(square, subject, name, seed) for name in names}
+    errors: dict[str, tuple[float, float]] = {}
+    differences: list[Pixels | None] = [None]
+    for name, (image, _) in panels.items():
+        base = panels[reference].image if is_comparable and name != reference else None
+        if image is None or base is None or image.shape != base.shape:
+            differences.append(None)
+            continue
+        error = np.abs(image.astype(int) - base.astype(int))
+        errors[name] = (float(error.max()), round(float(error.mean()), 4))
+        differences.append(np.minimum(error * ENHANCED, 255).astype(np.uint8))
+    rows = [[_pixels(square[0]), *(panel.image for panel in panels.values())], differences]
+    tile(rows if is_comparable else rows[:1], side).save(folder / f"{subject}.png", optimize=True)
+    return Picture(
+        subject=subject,
+        kind="op" if subject in OPS else "recipe",
+        detail=_describe(subject, ops),
+        file=f"{subject}.png",
+        errors=errors,
+        reasons={name: panel.words for name, panel in panels.items() if panel.image is None},
+    )

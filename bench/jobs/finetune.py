@@ -1,0 +1,245 @@
+"""``augmark finetune``: one run, a comparison of what is trained over paired seeds, or the split of the time by placement."""
+
+import contextlib
+import random
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from bench.jobs.job import Job, Report, fill, once, open_folder, plan_training, reporting, run_job
+from bench.records import Finetune, Photographs, append, holds_run, load_run
+from bench.runner import Measure
+from training.config import FinetuneConfig, validate
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.data import Dataset
+    from training.finetune import FineTuner
+    from training.results import EpochStats
+
+UNFINISHED = "unfinished"
+"""Folder, within a comparison's, of the checkpoints of the case that runs."""
+ARMS: tuple[dict[str, Any], ...] = (
+    {"mode": "full"},
+    {"mode": "frozen"},
+    {"mode": "frozen", "augment_on": "none"},
+    {"mode": "scratch"},
+)
+"""What is compared: all layers, the last one alone, the last one on features computed once, and from scratch."""
+SPLIT_BACKENDS = ("fused", "kornia", "torchvision_loop", "pil")
+
+
+def run_one(config: FinetuneConfig, out: Path | None, console: Console, report: Report, *, resumes: bool = False) -> Path:
+    """Fine-tune once, a line per epoch; the folder keeps best.pt, checkpoint.pt, the record and a report.
+
+    Returns the run folder. Raises ValueError for what cannot be run, OSError where nothing can be written.
+    """
+    from training.checkpoint import NAME
+    from training.finetune import BEST, finetune, load_photographs
+
+    device = check_configs([config])
+    if out is not None and (out / NAME).exists() and not resumes:
+        raise ValueError(f"{out} already holds a run: add --resume to resume it, or take another --out")
+    dataset = load_photographs(config)
+
+    @contextlib.contextmanager
+    def opened(folder: Path) -> Iterator[Measure]:
+        def measure(case: Finetune) -> Finetune:
+            console.print("epoch    loss  train acc   val acc  examples/s   wait")
+            result, _ = finetune(
+                config, dataset, out=folder, resume=resumes,
+                on_epoch=lambda stats: console.print(epoch_line(stats), highlight=False),
+            )  # fmt: skip
+            record = fill(case, result)
+            console.print(
+                f"last epoch {record.test_accuracy:.1%}, best {record.best_accuracy:.1%} (epoch {record.best_epoch}, kept in "
+                f"{folder / BEST}; chosen on the photographs that it is measured on)"
+            )
+            return record
+
+        yield measure
+
+    job = finetune_job([plan_tuning(Finetune, config, dataset, device)], dataset, device, opened)
+    folder = open_folder(job, out, console, resumes=resumes and out is not None and holds_run(out))
+    describe_data(dataset, console)
+    # A mistake, such as the checkpoint of another run, is the user's here and no result.
+    run_once(job, folder, report)
+    return folder
+
+
+def run_once(job: Job, folder: Path, report: Report) -> None:
+    """Measure the only case of a job unless it has a record; an error ends the command."""
+    (case,) = job.cases
+    with reporting(folder, report), job.open(folder) as measure:
+        record = measure(case)
+        if case.key not in {known.key for known in load_run(folder).records if known.status == "ok"}:
+            append(folder, record)
+
+
+def compare(config: FinetuneConfig, seeds: tuple[int, ...], out: Path | None, console: Console, report: Report) -> Path:
+    """Run every arm with every seed and write the report; a folder that holds some of the runs gets the others.
+
+    Within a seed all arms share order and augmentation; they take turns in a shuffled order. An interrupted run resumes from
+    its last epoch. Returns the run folder. Raises as ``run_one``.
+    """
+    from training.finetune import load_photographs
+
+    if not seeds:
+        raise ValueError("seeds must not be empty")
+    configs = list(comparison_configs(config, seeds))
+    device = check_configs(configs)
+    dataset = load_photographs(config)
+    cases = {plan_tuning(Finetune, arm, dataset, device).key: arm for arm in configs}
+
+    @contextlib.contextmanager
+    def opened(folder: Path) -> Iterator[Measure]:
+        def measure(case: Finetune) -> Finetune:
+            record = fill(case, finetune_resumable(cases[case.key], dataset, folder / UNFINISHED))
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+            return record
+
+        yield measure
+
+    planned = [plan_tuning(Finetune, arm, dataset, device) for arm in configs]
+    job = finetune_job(planned, dataset, device, opened)
+    return run_job(job, out, console, report, resumes=out is not None and holds_run(out))
+
+
+def check_configs(configs: Sequence[FinetuneConfig]) -> "torch.device":
+    """Check settings and weights before photographs are decoded and others run. Returns the device of the first."""
+    from training import transfer
+
+    devices = [validate(config) for config in configs]
+    for model, width, init in once((config.model, config.width, config.effective_init) for config in configs):
+        transfer.create(model, width=width, init=init, num_classes=2)
+    return devices[0]
+
+
+def comparison_configs(config: FinetuneConfig, seeds: tuple[int, ...]) -> Iterator[FinetuneConfig]:
+    """Yield every arm with every seed, the arms of a seed in a shuffled order."""
+    for seed in seeds:
+        # Where nothing is augmented, two of the arms are the same.
+        arms = once(replace(config, seed=seed, **arm) for arm in ARMS)
+        yield from random.Random(seed).sample(arms, len(arms))
+
+
+def finetune_resumable(config: FinetuneConfig, dataset: "Dataset", folder: Path) -> Any:
+    """Fine-tune, from the checkpoint in ``folder`` if it is this run's."""
+    from training.checkpoint import NAME, BadCheckpoint
+    from training.finetune import finetune
+
+    try:
+        return finetune(config, dataset, out=folder, resume=(folder / NAME).exists())[0]
+    except BadCheckpoint:  # that of another run
+        return finetune(config, dataset, out=folder)[0]
+
+
+# ---- the split of the time --------------------------------------------------------------------------------------------
+
+
+def split(config: FinetuneConfig, rounds: int, out: Path | None, console: Console, report: Report) -> Path:
+    """Measure epochs of every placement, ``rounds`` of each after one to warm up, interleaved, and write the report.
+
+    Returns the run folder. Raises as ``run_one``.
+    """
+    from training.finetune import load_photographs
+
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    device = check_configs([config])
+    dataset = load_photographs(config)
+    cases = {plan_tuning(Photographs, placed, dataset, device): placed for placed in placements(config)}
+
+    @contextlib.contextmanager
+    def opened(folder: Path) -> Iterator[Measure]:
+        from training.finetune import FineTuner
+
+        tuners: dict[tuple[Any, ...], FineTuner] = {}
+        configs = {case.case_key: placed for case, placed in cases.items()}
+
+        def measure(case: Photographs) -> Photographs:
+            if case.case_key not in tuners:
+                placed = configs[case.case_key]
+                validate(placed)
+                tuners[case.case_key] = FineTuner(placed, dataset, device)
+                tuners[case.case_key].run_epoch(1, evaluate=False)  # warms up
+            tuner = tuners[case.case_key]
+            return fill_epoch(case, tuner, tuner.run_epoch(case.round + 2, evaluate=False))
+
+        yield measure
+
+    job = finetune_job(list(cases), dataset, device, opened, rounds=rounds)
+    return run_job(job, out, console, report, resumes=out is not None and holds_run(out))
+
+
+def placements(config: FinetuneConfig) -> Iterator[FinetuneConfig]:
+    """Yield no augmentation, augmentation on the device and in workers by backend, and without workers."""
+    from augment import BACKENDS
+
+    yield replace(config, augment_on="none", num_workers=0)
+    for backend in SPLIT_BACKENDS:
+        if BACKENDS[backend].on_device:
+            yield replace(config, augment_on="device", backend=backend)
+        yield replace(config, augment_on="workers", backend=backend)
+    yield replace(config, augment_on="device", backend="fused", num_workers=0)
+
+
+def fill_epoch(case: Photographs, tuner: "FineTuner", stats: "EpochStats") -> Photographs:
+    """Return the record of an epoch."""
+    from msgspec.structs import replace as fill_in
+
+    assert stats.split_s is not None
+    return fill_in(
+        case, status="ok", lane=tuner.feed.lane, implementation=tuner.feed.implementation, examples=stats.examples,
+        wall_s=stats.wall_s, split_s=stats.split_s, decode_s=stats.decode_s, worker_augment_s=stats.worker_augment_s,
+        examples_per_s=stats.examples / stats.wall_s, wait_share=stats.split_s["wait"] / stats.wall_s,
+    )  # fmt: skip
+
+
+# ---- cases and display ------------------------------------------------------------------------------------------------
+
+
+def plan_tuning(kind: type[Any], config: FinetuneConfig, dataset: "Dataset", device: "torch.device") -> Any:
+    """Return a planned case, with the digest of the weights that it starts from."""
+    from training.finetune import identity
+
+    facts = identity(config, dataset)
+    return plan_training(
+        kind, config, dataset, device=str(device), init_digest=facts.get("init_digest"), num_epochs=config.epochs,
+        skipped=len(dataset.skipped), skipped_files=list(dataset.skipped),
+    )  # fmt: skip
+
+
+def finetune_job(
+    cases: Sequence[Any], dataset: "Dataset", device: "torch.device", opened: Callable[[Path], Any], *, rounds: int = 1
+) -> Job:
+    """Return a job of fine-tuning; one folder may hold all sorts of them."""
+    return Job(
+        name="finetune", suite="finetune", device=str(device), cases=tuple(cases), open=opened, rounds=rounds,
+        shuffle=rounds > 1,
+        dataset={"name": dataset.name, "fingerprint": dataset.fingerprint, "source": None, "fallback": dataset.fallback},
+    )  # fmt: skip
+
+
+def describe_data(dataset: "Dataset", console: Console) -> None:
+    """Print how many photographs there are, and how many were skipped."""
+    console.print(
+        f"data: {dataset.name}, {len(dataset.train):,} photographs to train on, {len(dataset.test):,} to validate on",
+        highlight=False, markup=False,
+    )  # fmt: skip
+    if dataset.skipped:
+        console.print(f"skipped: {len(dataset.skipped)}, first {dataset.skipped[0]}", highlight=False, markup=False)
+
+
+def epoch_line(stats: "EpochStats") -> str:
+    """Return an epoch as a row of the table on screen."""
+    wait_s = (stats.split_s or {})["wait"]
+    return (
+        f"{stats.epoch:5d}  {stats.train_loss:6.3f}  {stats.train_accuracy:9.3f}  {stats.test_accuracy:8.3f}  "
+        f"{stats.examples / stats.wall_s:10,.1f}  {wait_s / stats.wall_s:5.1%}"
+    )

@@ -1,0 +1,164 @@
+"""What all jobs share: cases from training configs, records from training results, and the command around them."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+
+from bench.records import Kind, Plan, Record
+from bench.runner import Measure, resume, run_cases, start
+
+if TYPE_CHECKING:
+    from training.config import FinetuneConfig, TrainConfig
+    from training.data import Dataset
+
+R = TypeVar("R", bound=Record)
+Report = Callable[[Path], object]
+"""Writes the report of a run folder; the command line hands it in, as jobs stand below the report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A table of cases and how one is measured. ``open`` is called with the run folder and holds what all cases share."""
+
+    name: str
+    suite: str
+    device: str
+    cases: tuple[Kind, ...]
+    dataset: Mapping[str, Any]
+    """Name, fingerprint, source and fallback."""
+    open: Callable[[Path], AbstractContextManager[Measure]]
+    rounds: int = 1
+    shuffle: bool = True
+    baseline: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Values that must be equal for the job to resume."""
+
+
+def data_facts(dataset: "Dataset") -> dict[str, Any]:
+    """Return what an environment says about a data set."""
+    return {name: getattr(dataset, name, None) for name in ("name", "fingerprint", "source", "fallback")}
+
+
+def plan_training(kind: type[R], config: "TrainConfig | FinetuneConfig", dataset: "Dataset", **facts: Any) -> R:
+    """Return a planned case: the settings of ``config``, the identity of the data set, and ``facts``."""
+    values = {**config.as_record(), "dataset": dataset.name, "fingerprint": dataset.fingerprint, "fallback": dataset.fallback}
+    epochs = values.pop("epochs")
+    values |= {"num_epochs": epochs if kind.repetition == "seed" else None, **facts, "status": "not_run"}
+    return msgspec.convert({name: value for name, value in values.items() if name in kind.__struct_fields__}, kind)
+
+
+def fill(case: R, result: Any, **facts: Any) -> R:
+    """Return the case with status ok, its fields read from the attributes of a training result and from ``facts``."""
+    names = [name for name in case.__struct_fields__ if name != "data"]
+    values = {name: getattr(result, name) for name in names if hasattr(result, name)}
+    values |= {name: getattr(result.data, name) for name in ("train_images", "test_images")}
+    if hasattr(result, "epochs"):
+        last = result.epochs[-1]
+        values |= {"loss": last.train_loss, "train_accuracy": last.train_accuracy, "test_accuracy": last.test_accuracy}
+    values |= {"skipped": len(result.data.skipped), "skipped_files": result.data.skipped, **facts, "status": "ok"}
+    values = msgspec.structs.asdict(case) | {name: value for name, value in values.items() if name in names}
+    return msgspec.convert(values, type(case), from_attributes=True)
+
+
+def once(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Drop repeated values, keeping order: what is named twice is measured once."""
+    return tuple(dict.fromkeys(values))
+
+
+def repetition(record: Record) -> str:
+    """Return the name of a case and which repetition of it this is."""
+    number = getattr(record, record.repetition) + (record.repetition == "round")
+    return f"{record.name}, {record.repetition} {number}"
+
+
+def outcome(record: Record) -> str:
+    """Return a result in a few words, as rich markup."""
+    if record.status != "ok":
+        return f"{record.status} ({escape(record.reason or '')})"
+    quantity = record.quantities[0]
+    value = getattr(record, quantity.name)
+    return f"{quantity.name.replace('_', ' ')} {value:.1%}" if quantity.unit == "1" else f"{value:,.0f} {quantity.unit}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration such as 40 s, 3 min or 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def measure_cases(
+    job: Job, folder: Path, console: Console, *, shared: bool = False, keep_going: Callable[[], bool] = lambda: True
+) -> None:
+    """Measure all cases of a job that the run folder has no result of, with a line of display for each."""
+    begin = time.monotonic()
+
+    def show(record: Record, done: int, total: int) -> None:
+        left = f", {duration((time.monotonic() - begin) / done * (total - done))} left" if done < total else ""
+        console.print(f"{job.name} {done}/{total}  {repetition(record)}: {outcome(record)}{left}", highlight=False)
+
+    status = console.status(job.name)
+    # Processes that share the cases share the terminal too: none has a live line of its own.
+    with job.open(folder) as measure, contextlib.nullcontext() if shared else status:
+        run_cases(
+            folder, job.cases, measure, rounds=job.rounds, seed=0 if job.shuffle else None, shared=shared,
+            keep_going=keep_going, on_start=lambda case: status.update(f"{job.name}: {repetition(case)}"), on_record=show,
+        )  # fmt: skip
+
+
+def open_folder(job: Job, results: Path | None, console: Console, *, resumes: bool = False, retry_failed: bool = False) -> Path:
+    """Make the run folder of a job, or check the one to resume, and say where results go.
+
+    Raises:
+        ValueError: in one line, if the folder holds another run, or a run of another machine, version or data set.
+    """
+    from bench.environment import environment
+
+    if resumes and results is None:
+        raise ValueError("--resume needs --results DIR, the folder of the run to resume")
+    plan = Plan(
+        suite=job.suite, cases=job.cases, rounds=job.rounds, baseline=job.baseline, settings=dict(job.settings)
+    )  # fmt: skip
+    if resumes and results is not None:
+        folder = results
+        resume(folder, plan, environment(job.dataset), retry_failed=retry_failed)
+    else:
+        folder = start(results, plan, environment(job.dataset), job.device)
+    console.print(
+        f"[bold]augmark {job.name}[/] on {job.device}, images: {escape(job.dataset['name'])}; "
+        f"results go to {escape(str(folder))}", highlight=False,
+    )  # fmt: skip
+    if job.dataset["fallback"]:
+        console.print(f"[bold red]Not a real data set:[/] {escape(job.dataset['fallback'])}")
+    return folder
+
+
+def run_job(job: Job, results: Path | None, console: Console, report: Report, *, resumes: bool = False) -> Path:
+    """Measure a job and write the report, also of what there is after an error or Ctrl-C.
+
+    A resumed job measures again what has failed. Returns the run folder.
+    """
+    folder = open_folder(job, results, console, resumes=resumes, retry_failed=True)
+    with reporting(folder, report):
+        measure_cases(job, folder, console)
+    return folder
+
+
+@contextlib.contextmanager
+def reporting(folder: Path, report: Report) -> Iterator[None]:
+    """Write the report after the block, also if it raises."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(ValueError, OSError):  # nothing measured yet, or a full disk: the first error is told
+            report(folder)
+        raise
+    report(folder)

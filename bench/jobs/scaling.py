@@ -1,0 +1,238 @@
+"""``augmark scaling``: training on 1, 2, 4 ... processes, a device each. Imports no torch.
+
+Strong scaling keeps the batch of all processes together, weak scaling the batch of each. Every case runs under torchrun in
+processes of its own (``scaling_rank.py``), so that a process that dies costs one case only; with several GPUs the book's
+``nn.DataParallel``, one process for all of them, is measured beside. Each case also proves that no two processes drew the same
+augmentation.
+"""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Console
+
+from bench.jobs.grid import check_names
+from bench.jobs.job import Job, Report, data_facts, plan_training, run_job
+from bench.jobs.throughput import check_repetitions
+from bench.presets import preset
+from bench.records import Scaling, one_line
+from bench.runner import Measure
+from training.config import Precision, TrainConfig
+
+if TYPE_CHECKING:
+    from training.data import Dataset
+
+START_S = 300.0
+"""Seconds that a case may take beyond its measurement, to start its processes and compile; then it is ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingOptions:
+    """Options of ``augmark scaling``; None takes the quick preset's value for the device."""
+
+    processes: tuple[int, ...] | None = None
+    """Numbers of processes (default: 1, 2, 4 ... up to all GPUs; on a CPU 1 and 2, which share its cores)."""
+    data: str = "auto"
+    """auto, cifar10, synthetic or an image folder."""
+    data_root: Path = Path("data")
+    """Folder in which data sets lie and are cached."""
+    recipe: str = "crop_flip"
+    """The augmentation, which runs on each process's device."""
+    backend: str = "fused"
+    """The library that augments."""
+    model: str | None = None
+    """The model, as in augmark train."""
+    width: int | None = None
+    """Channels of the model's first stage."""
+    batch_size: int = 256
+    """Images per step: of all processes together in strong scaling, of each in weak scaling."""
+    precision: Precision = "auto"
+    """bfloat16 runs the model under autocast; auto takes it on accelerators, float32 on a CPU."""
+    seconds: float | None = None
+    """Seconds per case and round."""
+    rounds: int | None = None
+    """Rounds, each with all cases in an order of its own."""
+    max_train: int | None = None
+    """Train on a class-balanced subset of at most this many images."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    results: Path | None = None
+    """Folder of the run (default: runs/<version>--scaling--<machine>--<device>)."""
+    resume: bool = False
+    """Resume the run in --results: cases and rounds that are measured are skipped."""
+
+
+class Task(msgspec.Struct):
+    """Work of the processes of a case, as they read it."""
+
+    case: Scaling
+    config: dict[str, Any]
+    seconds: float
+    threads: int | None
+
+
+def plan_cases(
+    base: TrainConfig, dataset: "Dataset", processes: tuple[int, ...], *, gpus: int, cores: int
+) -> list[tuple[Scaling, TrainConfig]]:
+    """Return a case per number of processes and sort of scaling; with several GPUs one of DataParallel beside each."""
+
+    def case(count: int, scaling: str, config: TrainConfig, parallel: str) -> tuple[Scaling, TrainConfig]:
+        facts = {"processes": count, "scaling": scaling, "parallel": parallel, "cores": cores}
+        return plan_training(Scaling, config, dataset, **facts), config
+
+    cases = []
+    for count in processes:
+        if count == 1:
+            cases.append(case(1, "one", base, "none"))
+            continue
+        for scaling, batch_size in {"strong": base.batch_size, "weak": base.batch_size * count}.items():
+            config = replace(base, batch_size=batch_size)
+            cases.append(case(count, scaling, config, "ddp"))
+            if gpus > 1:
+                cases.append(case(count, scaling, config, "data_parallel"))
+    return cases
+
+
+# ---- a case -----------------------------------------------------------------------------------------------------------
+
+
+def run_processes(case: Scaling, config: TrainConfig, *, seconds: float) -> Scaling:
+    """Measure a case in processes of its own and return its record; a failed one has the reason.
+
+    On a CPU the processes share the cores: each gets cores // processes threads, one at least.
+    """
+    assert case.processes is not None
+    threads = max(1, (case.cores or 1) // case.processes) if config.device == "cpu" else None
+    plain = dataclasses.asdict(config) | {"data_root": str(config.data_root)}
+    with tempfile.TemporaryDirectory(prefix="augmark-scaling-") as folder:
+        task, result = Path(folder) / "task.json", Path(folder) / "result.json"
+        task.write_bytes(msgspec.json.encode(Task(case=case, config=plain, seconds=seconds, threads=threads)))
+        status, output = _run(_command(case, task, result), _variables(case, threads), START_S + 10 * seconds)
+        if status == 0 and result.exists():
+            return msgspec.json.decode(result.read_bytes(), type=Scaling)
+    return msgspec.structs.replace(case, status="failed", reason=_find_reason(output, status))
+
+
+def _command(case: Scaling, task: Path, result: Path) -> list[str]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={case.processes}"]
+    launcher = [] if case.parallel == "data_parallel" else torchrun
+    return [sys.executable, *launcher, "-m", "bench.jobs.scaling_rank", str(task), str(result)]
+
+
+def _variables(case: Scaling, threads: int | None) -> dict[str, str]:
+    variables = dict(os.environ)
+    if threads is not None:
+        variables["OMP_NUM_THREADS"] = str(threads)
+    if case.parallel == "data_parallel":
+        count = case.processes or 1
+        visible = [name for name in variables.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join((visible or [str(i) for i in range(count)])[:count])
+    return variables
+
+
+def _run(command: list[str], variables: Mapping[str, str], limit_s: float) -> tuple[int | None, str]:
+    """Return exit status (None after ``limit_s``) and output of a command; all its processes are gone afterwards."""
+    process = subprocess.Popen(
+        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        output, _ = process.communicate(timeout=limit_s)
+        return process.returncode, output
+    except subprocess.TimeoutExpired:
+        return None, ""
+    finally:
+        if process.poll() is None:  # torchrun's processes are of its group
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def _find_reason(output: str, status: int | None) -> str:
+    """Return the line in which a process named its mistake, else the last line that names an error."""
+    if status is None:
+        return "the processes did not end in time"
+    lines = [line.strip() for line in output.splitlines()]
+    mistakes = [line.partition("error: ")[2] for line in lines if "error: " in line and not line.startswith("[")]
+    errors = [line for line in lines if "Error: " in line]
+    return one_line(([*mistakes[:1], *errors[-1:]] or [f"exit status {status}, without output"])[0])
+
+
+# ---- the command ------------------------------------------------------------------------------------------------------
+
+
+def scaling(options: ScalingOptions, console: Console, report: Report) -> Path:
+    """Measure what the options ask for and write the report. Returns the run folder.
+
+    Raises ValueError (nothing was measured: more processes than GPUs, a name, device or data set that does not exist), OSError
+    (results cannot be written), KeyboardInterrupt (after the report of what there is).
+    """
+    from bench.environment import usable_cores
+    from training.config import validate
+    from training.data import load
+
+    base, gpus = _base_config(options)
+    validate(base)
+    counts = process_counts(options, base, gpus)
+    chosen, cores = preset("quick", base.device), usable_cores()
+    dataset = load(base.data, root=base.data_root, max_train=base.max_train, max_test=base.max_test)
+    if base.device == "cpu" and max(counts) > 1:
+        console.print(f"on a CPU the processes share its {cores} cores: each gets {cores} // processes threads, one at least")
+    cases = plan_cases(base, dataset, counts, gpus=gpus, cores=cores)
+    configs = {case.case_key: config for case, config in cases}
+    seconds = options.seconds or 2 * chosen.throughput_seconds
+
+    @contextlib.contextmanager
+    def opened(folder: Path) -> Iterator[Measure]:
+        yield lambda case: run_processes(case, configs[case.case_key], seconds=seconds)
+
+    job = Job(
+        name="scaling", suite="scaling", device=base.device, cases=tuple(case for case, _ in cases),
+        dataset=data_facts(dataset), open=opened, rounds=options.rounds or chosen.throughput_rounds,
+    )  # fmt: skip
+    return run_job(job, options.results, console, report, resumes=options.resume)
+
+
+def _base_config(options: ScalingOptions) -> tuple[TrainConfig, int]:
+    """Return the config that all cases share, and the number of GPUs. ValueError for what is no choice here."""
+    import torch
+
+    from augment import BACKENDS, RECIPES
+    from training.config import resolve_auto
+    from training.distributed import resolve_device
+
+    check_names("backend", (options.backend,), BACKENDS)
+    check_names("recipe", (options.recipe,), RECIPES)
+    if not BACKENDS[options.backend].on_device:
+        raise ValueError(f"backend {options.backend} works image by image on the CPU: take one that runs where the model is")
+    kind = resolve_device(options.device).type
+    check_repetitions(options.seconds, options.rounds)
+    chosen = preset("quick", kind)
+    base = TrainConfig(
+        data=options.data, data_root=options.data_root, recipe=options.recipe, backend=options.backend, resident=True,
+        model=options.model or chosen.model, width=options.width or chosen.width, batch_size=options.batch_size,
+        precision=options.precision, max_train=options.max_train or chosen.max_train, max_test=chosen.max_test, device=kind,
+    )  # fmt: skip
+    return resolve_auto(base, torch.device(kind)), torch.accelerator.device_count() if kind != "cpu" else 0
+
+
+def process_counts(options: ScalingOptions, base: TrainConfig, gpus: int) -> tuple[int, ...]:
+    """Return the numbers of processes, ascending. Raises ValueError for an impossible one."""
+    most = gpus or 2
+    counts = options.processes or tuple(sorted({*(2**i for i in range(10) if 2**i <= most), most}))
+    for count in counts:
+        if count < 1:
+            raise ValueError(f"processes must be at least 1, got {count}")
+        if base.device != "cpu" and count > gpus:
+            raise ValueError(f"{count} processes need {count} GPUs, this machine has {gpus}: take at most --processes {gpus}")
+        if base.batch_size % count:
+            raise ValueError(f"batch_size {base.batch_size} cannot be shared by {count} processes: take a multiple")
+    return tuple(sorted(set(counts)))

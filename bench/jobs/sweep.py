@@ -1,0 +1,363 @@
+"""``augmark sweep``: accuracy with error bars.
+
+Cases (a recipe, backend and seed each) go to this process, to ``--workers`` local ones, or to torchrun's; each is on disk as it
+ends, and ``--resume`` trains what is left.
+
+Seeds are paired: runs of one seed start from the same weights and see the images in the same order, whatever their recipe
+and backend, so that the difference of two such runs holds less chance than either of them. Imports no torch.
+"""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+from rich.console import Console
+
+from bench.jobs.grid import check_names
+from bench.jobs.job import Job, Report, data_facts, fill, measure_cases, once, open_folder, plan_training
+from bench.presets import COMMON
+from bench.records import Accuracy, Plan, as_stored, finished_keys, load_run
+from bench.runner import Claims, Measure, await_plan
+from training.config import TrainConfig
+from training.presets import BOOK, PresetName
+
+if TYPE_CHECKING:
+    from training.data import Dataset
+
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+"""Environment variables by which torchrun tells a process that it is one of many."""
+VARIED = ("recipe", "backend", "seed", "augment_on", "num_workers", "resident")
+"""Settings in which the cases of a sweep may differ."""
+UNSHARED = ("recipe", "backend", "seed", "num_workers", "target_accuracy", "device")
+"""Settings that need not be equal to resume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """Options of ``augmark sweep``."""
+
+    config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    """Settings that all cases share; seed is the first of the seeds."""
+    preset: PresetName = BOOK
+    """The settings to start from; every option overrides one."""
+    recipes: tuple[str, ...] = COMMON
+    """Recipes to train with."""
+    backends: tuple[str, ...] = ("fused",)
+    """Backends to train each recipe with."""
+    seeds: int = 3
+    """Number of seeds; runs of one seed share initial weights and order over recipes and backends."""
+    baseline: str | None = None
+    """What the others are compared with, as recipe@backend (default: the first of each)."""
+    workers: int | None = None
+    """Processes that train cases at the same time on this machine (default: one per GPU, else one)."""
+    resume: bool = False
+    """Resume the sweep in --results; more seeds, recipes and backends may be asked for than before."""
+    retry_failed: bool = False
+    """With --resume: train again the cases that failed. Without it they are left as they are."""
+    results: Path | None = None
+    """Folder of the run (default: runs/<version>--sweep--<machine>--<device>)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Part of a sweep for one process. ``parent`` is the process that started it for this, if one did."""
+
+    base: TrainConfig
+    cases: Sequence[Accuracy]
+    folder: Path
+    index: int
+    at_once: int
+    parent: int | None = None
+
+
+def sweep(options: SweepOptions, console: Console, report: Report) -> Path | None:
+    """Train all cases that have no record yet and write the report.
+
+    Under torchrun every process takes cases, and the one that finds all done writes the report.
+
+    Returns:
+        The run folder; None for a process that leaves the report to another one.
+
+    Raises:
+        ValueError: nothing was trained: a wrong name, setting or folder.
+        OSError: results cannot be written, or a process died and left cases undone.
+        KeyboardInterrupt: after the report of what there is.
+    """
+    rank, index = os.environ.get("RANK"), int(os.environ.get("LOCAL_RANK", "0"))
+    leads = rank in (None, "0")
+    baseline = _check(options, launched=rank is not None)
+    own = give_device(options.config, index)
+    base, device = _check_config(options, own)
+    plan = None if leads else await_plan(options.results or Path())  # the first process has then loaded the data into a cache
+    dataset = load_data(base)
+    cases = plan_cases(options, base, dataset, device, at_once=options.workers or default_workers(own, base))
+    job = sweep_job(cases, base, dataset, device, baseline=baseline, at_once=1)
+    if plan is None:
+        folder = open_folder(job, options.results, console, resumes=options.resume, retry_failed=options.retry_failed)
+    else:
+        folder = options.results or Path()
+        check_settings(folder, plan.settings, job.settings)
+    if rank is not None:
+        at_once = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    else:  # cores are shared among those that have work
+        at_once = max(1, min(options.workers or default_workers(own, base), len(find_left(folder, cases))))
+    share = Share(base=base, cases=cases, folder=folder, index=index, at_once=at_once)
+    try:
+        if rank is not None or at_once == 1:
+            train_share(dataclasses.replace(share, base=dataclasses.replace(base, device=own.device)), dataset, console)
+        else:
+            train_in_processes(share)
+    except BaseException:
+        with contextlib.suppress(ValueError, OSError):  # the first error is the one to tell
+            _finish(folder, cases, report, alone=rank is None)
+        raise
+    left = _finish(folder, cases, report, alone=rank is None)
+    if left:
+        raise OSError(
+            f"{len(left)} of {len(cases)} cases have not run, the first {label(left[0])}: add --resume --results {folder}"
+        )
+    return None if left is None else folder
+
+
+# ---- the cases --------------------------------------------------------------------------------------------------------
+
+
+def _check(options: SweepOptions, *, launched: bool) -> str:
+    """Raise ValueError for contradictory options. Returns the baseline's name."""
+    from augment import BACKENDS, RECIPES
+    from training.presets import PRESETS
+
+    preset = PRESETS[options.preset]
+    if (options.config.recipe, options.config.backend) != (preset.recipe, preset.backend):
+        raise ValueError("a sweep trains with many: take --recipes and --backends instead of --recipe and --backend")
+    if not options.config.augments:
+        raise ValueError("a sweep without augmentation compares nothing: take --recipes none ... and --augment-on device")
+    if options.seeds < 1 or (options.workers is not None and options.workers < 1):
+        raise ValueError("--seeds and --workers must be at least 1")
+    check_names("recipe", options.recipes, RECIPES)
+    check_names("backend", options.backends, BACKENDS)
+    if options.retry_failed and not options.resume:
+        raise ValueError("--retry-failed goes with --resume")
+    if options.results is None and (launched or options.resume):
+        raise ValueError("give --results: the folder that all processes share, or that is to be resumed")
+    if launched and options.workers is not None:
+        raise ValueError("torchrun says how many processes there are: leave --workers out")
+    names = [f"{recipe}@{backend}" for recipe in options.recipes for backend in options.backends]
+    if options.baseline is not None and options.baseline not in names:
+        raise ValueError(f"unknown baseline {options.baseline!r}; this sweep has {', '.join(names)}")
+    return options.baseline or names[0]
+
+
+def _check_config(options: SweepOptions, own: TrainConfig) -> tuple[TrainConfig, str]:
+    """Return the settings that all cases share, and the type of device. ValueError for what no case can be."""
+    from augment import UnsupportedOp
+    from training.config import resolve_auto, validate
+
+    device = validate(dataclasses.replace(own, recipe="none", backend="torchvision", augment_on="device"))
+    base = resolve_auto(options.config, device)
+    for recipe in options.recipes:
+        for backend in options.backends:
+            with contextlib.suppress(UnsupportedOp):  # a record of its own
+                validate(case_config(dataclasses.replace(base, device=own.device), recipe, backend, base.seed))
+    return base, device.type
+
+
+def plan_cases(options: SweepOptions, base: TrainConfig, dataset: "Dataset", device: str, *, at_once: int) -> list[Accuracy]:
+    """Return every combination once, seed after seed, so that a sweep that is cut short has whole pairs.
+
+    A case has the type of device, not which one of several.
+    """
+    return [
+        plan_training(Accuracy, case_config(base, recipe, backend, seed, at_once=at_once), dataset, device=device)
+        for seed in range(base.seed, base.seed + options.seeds)
+        for recipe in once(options.recipes)
+        for backend in once(options.backends)
+    ]
+
+
+def case_config(base: TrainConfig, recipe: str, backend: str, seed: int, *, at_once: int = 1) -> TrainConfig:
+    """Return the config of a case.
+
+    Beside an accelerator, a backend that works image by image gets loader workers (a share of the cores, unless ``base`` gives
+    a number); on a CPU all run where ``base`` says.
+    """
+    from augment import BACKENDS
+    from bench.environment import usable_cores
+    from training.distributed import resolve_device
+
+    config = dataclasses.replace(base, recipe=recipe, backend=backend, seed=seed)
+    if BACKENDS[backend].on_device or resolve_device(base.device).type == "cpu":
+        return config
+    workers = base.num_workers or max(1, usable_cores() // at_once)
+    return dataclasses.replace(config, augment_on="workers", num_workers=workers, resident=False)
+
+
+def check_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a plan has these settings: the first process may not have refused it yet."""
+    stored = as_stored(Plan(suite="sweep", settings=dict(now))).settings
+    changed = [name for name in stored if before.get(name) != stored[name]]
+    if changed:
+        difference = f"{changed[0]} {before.get(changed[0])} -> {stored[changed[0]]}"
+        raise ValueError(f"cannot resume {folder} here ({difference}): choose another --results")
+
+
+def give_device(base: TrainConfig, index: int) -> TrainConfig:
+    """Return the config of the ``index``-th local process, with a GPU of its own while there are enough; then they take turns.
+
+    Under torchrun the process leaves its group, as each of its cases is a run of its own: DDP would make one run of all.
+    Raises ValueError for a device that this machine lacks.
+    """
+    import torch
+
+    from training.distributed import resolve_device
+
+    for name in LAUNCHER:
+        os.environ.pop(name, None)
+    device = resolve_device(base.device)
+    if device.type != "cuda" or torch.device("cuda" if base.device == "auto" else base.device).index is not None:
+        return base
+    return dataclasses.replace(base, device=f"cuda:{index % torch.accelerator.device_count()}")
+
+
+def default_workers(own: TrainConfig, base: TrainConfig) -> int:
+    """Return one process per GPU if processes have a GPU each, else one."""
+    import torch
+
+    return 1 if own.device == base.device else torch.accelerator.device_count()
+
+
+def load_data(base: TrainConfig) -> "Dataset":
+    """Return the data set of a config."""
+    from training.data import load
+
+    return load(
+        base.data, root=base.data_root, image_size=base.image_size, max_train=base.max_train, max_test=base.max_test,
+        download=base.download,
+    )  # fmt: skip
+
+
+def sweep_job(
+    cases: Sequence[Accuracy], base: TrainConfig, dataset: "Dataset", device: str, *, baseline: str | None, at_once: int
+) -> Job:
+    """Return the job that trains the cases in this process, one of ``at_once`` that do so side by side."""
+    from training.loop import train
+
+    shared = {name: value for name, value in base.as_record().items() if name not in UNSHARED}
+
+    def measure(case: Accuracy) -> Accuracy:
+        config = dataclasses.replace(base, **{name: getattr(case, name) for name in VARIED})
+        start = time.perf_counter()
+        result = train(config, dataset)
+        return fill(case, result, cells_at_once=at_once, cell_s=time.perf_counter() - start)
+
+    @contextlib.contextmanager
+    def opened(folder: Path) -> Iterator[Measure]:
+        yield measure
+
+    return Job(
+        name="sweep", suite="sweep", device=device, cases=tuple(cases), dataset=data_facts(dataset), open=opened,
+        shuffle=False, baseline=baseline, settings={**shared, "device": device},
+    )  # fmt: skip
+
+
+# ---- the processes ----------------------------------------------------------------------------------------------------
+
+
+def train_in_processes(share: Share) -> None:
+    """Share the cases out among fresh processes, and wait for them."""
+    context = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
+    shares = [dataclasses.replace(share, index=index, parent=os.getpid()) for index in range(share.at_once)]
+    processes = [context.Process(target=run_worker, args=(part,)) for part in shares]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join()
+    except KeyboardInterrupt:  # they have had it too
+        for process in processes:
+            process.join(timeout=30)
+            process.terminate()
+        raise
+
+
+def run_worker(share: Share) -> None:
+    """Run as a local process of a sweep, with its share of the cores and a GPU of its own where there are enough."""
+    base = give_device(share.base, share.index)
+    try:
+        train_share(dataclasses.replace(share, base=base), load_data(base), Console())
+    except KeyboardInterrupt:
+        pass
+    except (ValueError, OSError) as error:  # a full disk, say; the parent tells what is left
+        print(f"error in worker {share.index}: {error}", file=sys.stderr, flush=True)
+
+
+def train_share(share: Share, dataset: "Dataset", console: Console) -> None:
+    """Train what is left of the cases, in this process."""
+    import torch
+
+    from bench.environment import usable_cores
+    from training.distributed import resolve_device
+
+    device = resolve_device(share.base.device)
+    if share.at_once > 1:
+        torch.set_num_threads(max(1, usable_cores() // share.at_once))
+    job = sweep_job(share.cases, share.base, dataset, device.type, baseline=None, at_once=share.at_once)
+    measure_cases(job, share.folder, console, shared=True, keep_going=_keep_going(device, share.parent))
+
+
+def _keep_going(device: Any, parent: int | None) -> Callable[[], bool]:
+    """Return a check: False once the parent is gone, or the device is at fault and its results could not be trusted."""
+    from training.distributed import synchronise
+
+    def check() -> bool:
+        if parent is not None and os.getppid() != parent:
+            return False
+        try:
+            synchronise(device)
+        except RuntimeError:
+            return False
+        return True
+
+    return check
+
+
+# ---- the end ----------------------------------------------------------------------------------------------------------
+
+
+def label(case: Accuracy) -> str:
+    """Return a case's recipe, backend and seed."""
+    return f"{case.recipe}@{case.backend}, seed {case.seed}"
+
+
+def find_left(folder: Path, cases: Sequence[Accuracy]) -> list[Accuracy]:
+    """Return the cases that have neither a result nor a failure that counts."""
+    run = load_run(folder)
+    keys = finished_keys(run.records, run.plan.retry_after if run.plan else 0)
+    return [case for case in cases if case.key not in keys]
+
+
+def _finish(folder: Path, cases: Sequence[Accuracy], report: Report, *, alone: bool) -> list[Accuracy] | None:
+    """Write the report of what there is, unless another process has to.
+
+    Returns:
+        The cases that nobody has done or is doing; None where the report is left to another process.
+    """
+    left, claims = find_left(folder, cases), Claims(folder)
+    if not alone and (left or not claims.exist):
+        return None  # others are at work, or have written the report
+    with claims.turn():
+        if not alone and not claims.exist:
+            return None  # another process wrote it while this one waited
+        if load_run(folder).records:
+            report(folder)
+        if not left:
+            claims.remove()
+    return left

@@ -1,0 +1,316 @@
+"""``augmark throughput``: cost of augmentation in a training run, by backend and placement. Imports no torch.
+
+The ceiling trains on one batch that was prepared before and is used again at every step, so that no step does anything but
+train. It is compared with: images that lie on the device, from which batches are picked and normalised there; the same
+augmented there by each backend; loader workers that augment, one image after the other; workers that only fetch, with the best
+backend on the device. Where images are files, whoever fetches them decodes them too. One worker of each sort is also measured
+alone, without training: from it the report computes how many workers would keep up with the ceiling.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from rich.console import Console
+
+from bench.jobs.grid import check_names
+from bench.jobs.job import Job, Report, data_facts, fill, once, plan_training, run_job
+from bench.presets import Preset, preset
+from bench.records import Environment, Feed, Record, Throughput, read, write
+from bench.runner import Measure
+from training.config import Decode, Precision, TrainConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.data import Dataset
+
+MOST_WORKERS = 1024
+BEST_ON_DEVICE = ("fused", "kornia", "torchvision")
+"""Backends for augmenting on the device what workers fetch: the first that supports the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughputOptions:
+    """Options of ``augmark throughput``; None takes the quick preset's value for the device."""
+
+    data: str = "auto"
+    """auto, cifar10, synthetic or an image folder (whose files are then also decoded in loader workers)."""
+    data_root: Path = Path("data")
+    """Folder in which data sets lie and are cached."""
+    recipes: tuple[str, ...] | None = None
+    """Recipes to train with."""
+    backends: tuple[str, ...] | None = None
+    """Backends to measure (default: all; compiled ones on accelerators)."""
+    workers: tuple[int, ...] | None = None
+    """Numbers of loader workers (default: 0, 1, 2, 4 ... and all cores)."""
+    decode: tuple[Decode, ...] | None = None
+    """Where images are decoded: ahead, workers, or both (default: workers for an image folder, else ahead)."""
+    seconds: float | None = None
+    """Seconds per case and round."""
+    rounds: int | None = None
+    """Rounds, each with all cases in an order of its own."""
+    model: str | None = None
+    """The model, as in augmark train."""
+    width: int | None = None
+    """Channels of the model's first stage."""
+    batch_size: int = 256
+    """Images per step."""
+    precision: Precision = "auto"
+    """bfloat16 runs the model under autocast; auto takes it on accelerators, float32 on a CPU."""
+    max_train: int | None = None
+    """Train on a class-balanced subset of at most this many images."""
+    device: str = "auto"
+    """auto, cpu, cuda:0, ..."""
+    results: Path | None = None
+    """Folder of the run (default: runs/<version>--throughput--<machine>--<device>)."""
+    resume: bool = False
+    """Resume the run in --results: cases and rounds that are measured are skipped."""
+
+
+# ---- the cases --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axes:
+    """Values that the cases vary over. Backends None takes all that make sense on the device."""
+
+    recipes: Sequence[str]
+    backends: Sequence[str] | None
+    workers: Sequence[int]
+    decode: Sequence[Decode]
+
+
+def worker_counts() -> tuple[int, ...]:
+    """Return 0, 1, 2, 4 ... up to the cores that this process may use."""
+    from bench.environment import usable_cores
+
+    cores = usable_cores()
+    return tuple(sorted({0, *(2**i for i in range(10) if 2**i <= cores), cores}))
+
+
+def default_decode(dataset: "Dataset") -> tuple[Decode, ...]:
+    """Default decode placement: loader workers for image files, ahead of time otherwise."""
+    return ("ahead",) if dataset.train.files is None else ("workers",)
+
+
+def training_configs(base: TrainConfig, axes: Axes) -> Iterator[TrainConfig]:
+    """Yield every way to train that is compared, the ceiling first; ``base`` has the model and the device."""
+    from augment import BACKENDS
+
+    yield replace(base, augment_on="frozen")
+    yield replace(base, augment_on="none", resident=True)
+    for recipe in axes.recipes:
+        able = _supporting(recipe, axes, base)
+        for backend in able:
+            config = replace(base, recipe=recipe, backend=backend)
+            if not BACKENDS[backend].on_device:
+                yield from _with_loader(replace(config, augment_on="workers"), axes)
+            elif not (BACKENDS[backend].compiled and base.device == "cpu"):
+                yield replace(config, augment_on="device", resident=True)
+        best = next((backend for backend in BEST_ON_DEVICE if backend in able), None)
+        if best is not None:
+            config = replace(base, recipe=recipe, backend=best, augment_on="device")
+            if base.device.startswith("cuda"):
+                yield replace(config, resident=True, augment_stream=True)
+            yield from _with_loader(config, axes)
+
+
+def lone_workers(base: TrainConfig, axes: Axes) -> Iterator[TrainConfig]:
+    """Yield one loader worker of each sort, to be measured without training."""
+    from augment import BACKENDS
+
+    worker = replace(base, num_workers=1)
+    for decode in axes.decode:
+        yield replace(worker, augment_on="none", decode=decode)
+        for recipe in axes.recipes:
+            for backend in _supporting(recipe, axes, base):
+                if not BACKENDS[backend].on_device:
+                    yield replace(worker, recipe=recipe, backend=backend, augment_on="workers", decode=decode)
+
+
+def _with_loader(config: TrainConfig, axes: Axes) -> Iterator[TrainConfig]:
+    for decode in axes.decode:
+        for count in axes.workers:
+            yield replace(config, decode=decode, num_workers=count)
+
+
+def _supporting(recipe: str, axes: Axes, base: TrainConfig) -> list[str]:
+    """List the chosen backends that support a recipe on the device."""
+    from augment import BACKENDS, UnsupportedOp, check_supported, resolve
+
+    able = []
+    for backend in axes.backends or BACKENDS:
+        with contextlib.suppress(UnsupportedOp):
+            check_supported(resolve(recipe, base.image_size), backend, device=base.device)
+            able.append(backend)
+    return able
+
+
+# ---- measuring --------------------------------------------------------------------------------------------------------
+
+
+def throughput_job(base: TrainConfig, axes: Axes, dataset: "Dataset", *, seconds: float, rounds: int, suite: str) -> Job:
+    """Return the job of all training configs and lone workers."""
+    from training.loop import measure_throughput
+
+    planned: list[tuple[Throughput | Feed, TrainConfig]] = [
+        *((plan_training(Throughput, config, dataset), config) for config in training_configs(base, axes)),
+        *((plan_training(Feed, config, dataset), config) for config in lone_workers(base, axes)),
+    ]
+    configs = {case.case_key: config for case, config in planned}
+
+    @contextlib.contextmanager
+    def opened(folder: Path) -> Iterator[Measure]:
+        import torch
+
+        from augment import BACKENDS
+
+        measure_peak = matmul_peak(folder, base.device, base.precision)
+
+        def measure(case: Feed | Throughput) -> Record:
+            config = configs[case.case_key]
+            if BACKENDS[config.backend].compiled:
+                torch.compiler.reset()  # dynamo compiles a piece of code eight times, then silently runs it eagerly
+            if isinstance(case, Feed):
+                return measure_feed(case, config, dataset, seconds=seconds)
+            return with_utilisation(fill(case, measure_throughput(config, dataset, seconds=seconds)), *measure_peak())
+
+        yield measure
+
+    return Job(
+        name="throughput", suite=suite, device=base.device, cases=once(case for case, _ in planned),
+        dataset=data_facts(dataset), open=opened, rounds=rounds,
+    )  # fmt: skip
+
+
+def measure_feed(case: Feed, config: TrainConfig, dataset: "Dataset", *, seconds: float) -> Feed:
+    """Take batches from the loader of a config for about ``seconds`` (at least two batches), without using them.
+
+    The start of the workers, and the batches that they have fetched by then, come before the clock.
+    """
+    from training.config import validate
+    from training.distributed import Ranks
+    from training.feed import Feed as Loader
+
+    loader = Loader(config, dataset, Ranks(device=validate(config)))
+    loaded = loader.endless()
+    for _ in range(1 + 2 * config.num_workers):
+        next(loaded)
+    examples = batches = 0
+    begin = time.perf_counter()
+    while batches < 2 or time.perf_counter() - begin < seconds:
+        examples += len(next(loaded)[1])
+        batches += 1
+    wall_s = time.perf_counter() - begin
+    return msgspec.structs.replace(
+        case, status="ok", lane=loader.lane, implementation=loader.implementation, batches=batches, examples=examples,
+        wall_s=wall_s, examples_per_s=examples / wall_s,
+    )  # fmt: skip
+
+
+def matmul_peak(folder: Path, device: str, precision: str) -> Callable[[], tuple[float | None, str]]:
+    """Return a function that gives the FLOPs/s of a large matrix product, and in what precision it ran.
+
+    A run has one peak per device and precision: it is read from environment.json, or measured at the first call and added
+    there. The FLOPs/s are None if the device has no room for the matrices, or cannot multiply in that precision.
+    """
+
+    def peak() -> tuple[float | None, str]:
+        from bench.limits import matmul_flops, matmul_precision
+
+        file, computed = folder / "environment.json", matmul_precision(device, precision)
+        environment = read(file, Environment)
+        assert environment is not None
+        peaks = environment.matmul_flops_per_s.get(device, {})
+        if computed not in peaks:
+            try:
+                peaks = {**peaks, computed: matmul_flops(device, precision)}
+            except RuntimeError:  # out of memory or unsupported: the measurement of training is worth having without it
+                return None, computed
+            every = {**environment.matmul_flops_per_s, device: peaks}
+            write(file, msgspec.structs.replace(environment, matmul_flops_per_s=every))
+        return peaks[computed], computed
+
+    return peak
+
+
+def with_utilisation(record: Throughput, flops_per_s: float | None, precision: str) -> Throughput:
+    """Add the model FLOPs utilisation: FLOPs per example x examples/s over the matmul peak of all devices.
+
+    The definition is that of Chowdhery et al. 2022 (PaLM), appendix B, with the peak of a large matrix product on the same
+    device, run and precision in place of the vendor's figure.
+    """
+    share = None
+    if flops_per_s and record.flops_per_example and record.examples_per_s:
+        share = record.flops_per_example * record.examples_per_s / (max(1, len(record.devices)) * flops_per_s)
+    return msgspec.structs.replace(
+        record, matmul_flops_per_s=flops_per_s, matmul_precision=precision, model_flops_utilisation=share
+    )  # fmt: skip
+
+
+# ---- the command ------------------------------------------------------------------------------------------------------
+
+
+def throughput(options: ThroughputOptions, console: Console, report: Report) -> Path:
+    """Measure what the options ask for and write the report. Returns the run folder.
+
+    Raises ValueError (nothing was measured: a name, number, device or data set that does not exist), OSError (results cannot be
+    written), KeyboardInterrupt (after the report of what there is).
+    """
+    from training.config import validate
+    from training.data import load
+    from training.distributed import resolve_device
+
+    device = resolve_device(options.device)
+    chosen = preset("quick", device.type)
+    _check(options)
+    base = _base_config(options, chosen, device)
+    validate(base)
+    dataset = load(options.data, root=options.data_root, max_train=base.max_train, max_test=chosen.max_test)
+    if "workers" in (options.decode or ()) and dataset.train.files is None:
+        raise ValueError(f"{dataset.name} has no files to decode in workers: take --data FOLDER, or leave out --decode workers")
+    axes = Axes(
+        recipes=once(options.recipes or chosen.throughput_recipes),
+        backends=None if options.backends is None else once(options.backends),
+        workers=once(options.workers or worker_counts()),
+        decode=once(options.decode or default_decode(dataset)),
+    )
+    job = throughput_job(
+        base, axes, dataset, seconds=options.seconds or chosen.throughput_seconds,
+        rounds=options.rounds or chosen.throughput_rounds, suite="throughput",
+    )  # fmt: skip
+    return run_job(job, options.results, console, report, resumes=options.resume)
+
+
+def _base_config(options: ThroughputOptions, chosen: Preset, device: "torch.device") -> TrainConfig:
+    from training.config import resolve_auto
+
+    base = TrainConfig(
+        data=options.data, model=options.model or chosen.model, width=options.width or chosen.width, device=str(device),
+        batch_size=options.batch_size, max_train=options.max_train or chosen.max_train, precision=options.precision,
+    )  # fmt: skip
+    return resolve_auto(base, device)
+
+
+def check_repetitions(seconds: float | None, rounds: int | None) -> None:
+    """Raise ValueError for seconds or rounds that measure nothing."""
+    if rounds is not None and rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    if seconds is not None and not 0 < seconds < 3600:
+        raise ValueError(f"seconds must be above 0 and less than 3600, got {seconds}")
+
+
+def _check(options: ThroughputOptions) -> None:
+    from augment import BACKENDS, RECIPES
+
+    check_names("backend", options.backends, BACKENDS)
+    check_names("recipe", options.recipes, RECIPES)
+    check_repetitions(options.seconds, options.rounds)
+    wrong = [count for count in options.workers or () if not 0 <= count <= MOST_WORKERS]
+    if wrong:
+        raise ValueError(f"workers must lie between 0 and {MOST_WORKERS}, got {wrong[0]}")

@@ -1,0 +1,124 @@
+"""Cases: the repetitions of one planned measurement, gathered from a run's records. No torch here."""
+
+import itertools
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from bench.records.structs import Lane, Record, Speed, Status
+
+
+def finished_keys(records: Iterable[Record], retry_after: int = 0) -> set[tuple[Any, ...]]:
+    """Return keys of the repetitions with nothing left to do; failures among the ``retry_after`` first records do not count."""
+    return {record.key for index, record in enumerate(records) if record.status == "ok" or index >= retry_after}
+
+
+def unresolved_failures(records: Iterable[Record]) -> list[Record]:
+    """Return failures that no later success of the same repetition of the same case has superseded."""
+    records = list(records)
+    good = {record.key for record in records if record.status == "ok"}
+    return [record for record in records if record.status == "failed" and record.key not in good]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """All repetitions of one case: ``records`` succeeded, ``failed`` are all others, ``planned`` is its entry in the plan."""
+
+    name: str
+    planned: Record | None
+    records: Sequence[Record] = field(repr=False)
+    failed: Sequence[Record] = field(repr=False)
+
+    @cached_property
+    def first(self) -> Any:
+        """A record that holds the identity of the case; typed as its kind's struct."""
+        return next(record for record in (*self.records, *self.failed, self.planned) if record is not None)
+
+    @property
+    def kind(self) -> str:
+        """Kind of measurement."""
+        return str(self.first.kind)
+
+    @cached_property
+    def unresolved_failures(self) -> list[Record]:
+        """Failures that no success of the same repetition has superseded."""
+        return unresolved_failures((*self.records, *self.failed))
+
+    @property
+    def status(self) -> Status:
+        """Status of the case: ok if a repetition succeeded, and none failed for kinds that need every round."""
+        if self.records and not (self.unresolved_failures and self.first.needs_every_round):
+            return "ok"
+        status: Status = self._cause.status
+        return status
+
+    @property
+    def reason(self) -> str | None:
+        """Cause of a status that is not ok."""
+        return None if self.status == "ok" else self._cause.reason
+
+    @property
+    def _cause(self) -> Any:
+        return (*self.unresolved_failures, *self.failed, self.planned)[0]
+
+    @property
+    def lane(self) -> Lane | None:
+        """How often parameters are drawn."""
+        return next((record.lane for record in (*self.records, self.planned) if record and record.lane), None)
+
+    @property
+    def implementation(self) -> str | None:
+        """What ran of ``fused``; several, with commas, where repetitions differ."""
+        return ", ".join(dict.fromkeys(r.implementation for r in self.records if r.implementation)) or None
+
+    def values(self, quantity: str) -> list[float]:
+        """Return the values of a field, one a repetition that knows it."""
+        if quantity == "wall_s_median":
+            return [statistics.median(r.samples_s) for r in self.records if isinstance(r, Speed) and r.samples_us]
+        values = (getattr(record, quantity, None) for record in self.records)
+        return [float(value) for value in values if value is not None]
+
+    def median(self, quantity: str) -> float | None:
+        """Return the median over repetitions, or None."""
+        values = self.values(quantity)
+        return statistics.median(values) if values else None
+
+    def known(self, name: str) -> Any:
+        """Return the first value of a field that is known; the first round measures what later ones do not."""
+        return next((value for record in self.records if (value := getattr(record, name, None)) is not None), None)
+
+    @property
+    def calls(self) -> int:
+        """Number of calls, all rounds together."""
+        return sum(r.calls or len(r.samples_us) for r in self.records if isinstance(r, Speed))
+
+    @cached_property
+    def samples_s(self) -> list[float]:
+        """Seconds of every call, all rounds together."""
+        return list(itertools.chain.from_iterable(r.samples_s for r in self.records if isinstance(r, Speed)))
+
+
+def gather(planned: Iterable[Record], records: Iterable[Record]) -> Iterator[Case]:
+    """Gather records to cases with names of their own: planned ones in the plan's order, then others as they appear."""
+    plan: dict[tuple[Any, ...], Record] = {}
+    measured: dict[tuple[Any, ...], list[Record]] = {}
+    for record in planned:
+        plan.setdefault(record.case_key, record)
+        measured.setdefault(record.case_key, [])
+    for record in records:
+        measured.setdefault(record.case_key, []).append(record)
+    names: dict[str, int] = {}
+    for key, group in measured.items():
+        name = (group[0] if group else plan[key]).name
+        names[name] = names.get(name, 0) + 1  # cases that differ in something rare share a name
+        yield Case(
+            name=name if names[name] == 1 else f"{name}-{names[name]}",
+            planned=plan.get(key),
+            records=[record for record in group if record.status == "ok"],
+            failed=[record for record in group if record.status != "ok"],
+        )
+
+
+finished, left_failed = finished_keys, unresolved_failures  # until all call them so

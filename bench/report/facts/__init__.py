@@ -1,0 +1,1 @@
+"""Facts of a run for the report: numbers, verdicts and counts as typed values, without words."""

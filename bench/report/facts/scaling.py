@@ -1,0 +1,83 @@
+"""Training on several processes: speed-ups, the slowest rank, and whether ranks drew the same."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.records import MANNER, SETTING, Record, Run, Scaling
+from bench.report.facts.arms import Arm, arms_of, gather, ratios, succeeded, value
+
+SHARED = tuple(name for name in (*SETTING, *MANNER) if name != "batch_size")
+"""Fields that the jobs of one table have in common; scaling changes the batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Training on a number of processes, against one process by pairs of rounds."""
+
+    arm: Arm
+    speedups: Sequence[float]
+
+    @property
+    def processes(self) -> int:
+        return int(self.arm.processes or 1)
+
+    @property
+    def sort(self) -> tuple[str, str]:
+        """Strong or weak scaling, and how processes share the work."""
+        return self.arm.scaling, self.arm.parallel
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether all processes share the cores of one CPU."""
+        return str(self.arm.device).partition(" ")[0] == "cpu"
+
+    @property
+    def speedup(self) -> float | None:
+        return statistics.median(self.speedups) if self.speedups else None
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether all pairs of rounds agree that it is faster, or slower, than one process."""
+        return len(self.speedups) > 1 and (min(self.speedups) > 1 or max(self.speedups) < 1)
+
+    @property
+    def efficiency(self) -> float | None:
+        """Speed-up over the number of devices, which is 1 on a CPU."""
+        return self.speedup / (1 if self.on_cpu else self.processes) if self.speedup is not None else None
+
+    @property
+    def slowest_rank(self) -> tuple[int, float] | None:
+        """The rank with the least examples/s of its own (median over rounds), and its share of the fastest."""
+        rounds = [paces for record in self.arm.records if len(paces := value(record, "own_examples_per_s") or ()) > 1]
+        if not rounds or len({len(ranks) for ranks in rounds}) > 1:
+            return None
+        middles = [statistics.median(ranks) for ranks in zip(*rounds, strict=True)]
+        return middles.index(min(middles)), min(middles) / max(middles)
+
+
+def tables(run: Run) -> list[list[Job]]:
+    """Return the jobs of each setting, by processes and sort; the setting with the most records first."""
+    groups = gather(succeeded(run.records, "scaling"), SHARED)
+    return [_jobs(group) for group in sorted(groups, key=len, reverse=True)]
+
+
+def _jobs(records: Sequence[Record]) -> list[Job]:
+    arms = arms_of(records, ("processes", "scaling", "parallel", "batch_size"))
+    alone = next((arm for arm in arms if arm.processes == 1 and arm.speed), None)
+    jobs = [Job(arm=arm, speedups=ratios(arm, alone) if alone and arm is not alone else ()) for arm in arms]
+    return sorted(jobs, key=lambda job: (job.processes, *map(str, job.sort)))
+
+
+def largest(jobs: Sequence[Job]) -> list[Job]:
+    """Return the job with the most processes, at least two, of each sort of scaling."""
+    several = [job for job in jobs if job.processes > 1 and job.arm.speed]
+    return [
+        max((job for job in several if job.sort == sort), key=lambda job: job.processes)
+        for sort in dict.fromkeys(j.sort for j in several)
+    ]
+
+
+def alike_draws(run: Run) -> list[Scaling]:
+    """Return the records of jobs whose ranks drew the same, which trains on fewer draws than it seems to."""
+    return [record for record in run.records if isinstance(record, Scaling) and record.shared_draws]

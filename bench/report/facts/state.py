@@ -1,0 +1,121 @@
+"""State of a run: its data sets, what ran under the name fused, what failed and what is missing."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from bench.records import Audit, AuditCell, AuditParity, Record, Run
+
+STATUSES = ("failed", "not_run", "unsupported")
+
+
+class ImageSet(NamedTuple):
+    """A set of images, what it was used for, and why it is not real, if it is not."""
+
+    name: str
+    fingerprint: str
+    uses: dict[str, str | None]
+
+    @property
+    def fallback(self) -> str | None:
+        return next((reason for reason in self.uses.values() if reason), None)
+
+    @property
+    def is_synthetic(self) -> bool:
+        return bool(self.fallback) or "synthetic" in self.name.lower()
+
+
+def image_sets(run: Run) -> list[ImageSet]:
+    """Return the image sets of a run."""
+    data = run.environment.dataset if run.environment else None
+    rows = [(data.name, data.fingerprint, "benchmarks", data.fallback)] if data else []
+    trained: list[Any] = [record for record in run.records if getattr(record, "dataset", None)]
+    rows += [(record.dataset, record.fingerprint, record.kind, record.fallback) for record in trained]
+    sets: dict[tuple[str, str], ImageSet] = {}
+    for name, fingerprint, use, fallback in rows:
+        uses = sets.setdefault((name, fingerprint), ImageSet(name, fingerprint, {})).uses
+        uses[use] = uses.get(use) or fallback
+    return list(sets.values())
+
+
+def devices(run: Run) -> list[str]:
+    """Return the devices that were measured on; the first of a kind by its short name."""
+    return list(dict.fromkeys(case.first.device.replace(":0", "") for case in run.cases() if case.first.device != "auto"))
+
+
+def implementations(run: Run) -> dict[tuple[str, str], set[str]]:
+    """Return which implementations ran, by backend and device."""
+    ran: dict[tuple[str, str], set[str]] = {}
+    for record in run.records:
+        if record.status == "ok" and record.implementation:
+            ran.setdefault((str(record.backend), record.device.replace(":0", "")), set()).add(record.implementation)
+    return ran
+
+
+def fallbacks(run: Run) -> list[str]:
+    """Return the devices on which ``fused`` fell back to tensors."""
+    return [device for (backend, device), ran in implementations(run).items() if backend == "fused" and "tensors" in ran]
+
+
+def failures_of(run: Run, kind: str) -> Sequence[Record]:
+    """Return the records of a kind that was tried in vain; none if some succeeded, or if it was not tried."""
+    tried = [record for record in run.records if record.kind == kind and record.status != "unsupported"]
+    return [] if any(record.status == "ok" for record in tried) else tried
+
+
+class Missing(NamedTuple):
+    """Cases of a kind on a backend and device that share a status and a reason."""
+
+    status: str
+    kind: str
+    backend: str
+    device: str
+    reason: str
+    cases: list[Any]
+
+
+def missing(run: Run) -> list[Missing]:
+    """Return what failed, did not run or is unsupported, the worst first; a failure that a later success mended is left out."""
+    rows: dict[tuple[str, ...], Missing] = {}
+    for case in run.cases():
+        first = case.first
+        if case.status in STATUSES:
+            reason = (case.reason or "").replace(str(first.subject), "…")  # "… is not supported by kornia": one for many ops
+            key = (case.status, getattr(first, "suite", case.kind), first.backend or first.subject or "", first.device, reason)
+            rows.setdefault(key, Missing(*key, [])).cases.append(case)
+    return sorted(rows.values(), key=lambda row: STATUSES.index(row.status))
+
+
+def status_counts(run: Run) -> Counter[str]:
+    """Return how many cases have which status."""
+    return Counter(case.status for case in run.cases())
+
+
+# ---- audit ----------------------------------------------------------------------------------------------------------------
+
+VERDICTS = ("exact", "close", "different", "unaudited", "unsupported")
+
+
+def verdict_counts(run: Run) -> dict[str, int]:
+    """Return how many cells the audit gave which verdict."""
+    counts = Counter[str](cell.verdict for cell in run.audit.verdicts) if run.audit else Counter[str]()
+    return {verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]}
+
+
+def causes(audit: Audit) -> dict[tuple[str, str], list[AuditCell]]:
+    """Return the cells by verdict and cause, the worst verdict first; exact and unsupported cells have none."""
+    groups: dict[tuple[str, str], list[AuditCell]] = {}
+    for cell in audit.verdicts:
+        if cell.verdict in ("close", "different", "unaudited"):
+            groups.setdefault((cell.verdict, cell.cause), []).append(cell)
+    return dict(sorted(groups.items(), key=lambda item: -VERDICTS.index(item[0][0])))
+
+
+def mean_error(cell: AuditCell) -> float:
+    """Return the mean error in 1/255 that decides on "close": the largest of any size and setting, all images together."""
+    groups: dict[tuple[int, str], list[AuditParity]] = {}
+    for parity in cell.parity:
+        if parity.setting in ("as drawn", "pinned"):
+            groups.setdefault((parity.size, parity.setting), []).append(parity)
+    means = (sum(p.mean_error * p.draws for p in group) / (sum(p.draws for p in group) or 1) for group in groups.values())
+    return max(means, default=0.0)

@@ -1,0 +1,261 @@
+"""Accuracy by recipe and backend: seeds, paired differences, speed against accuracy, seconds to a target."""
+
+from collections.abc import Mapping, Sequence
+
+from bench.records import Run
+from bench.report.blocks import Answer, Block, Code, Paragraph, Section
+from bench.report.facts.accuracy import (
+    BackendPair,
+    backend_pairs,
+    baseline,
+    best_by_recipe,
+    curves,
+    difference,
+    is_undecided,
+    main_setting,
+    mean_curve,
+    num_epochs,
+    pareto_front,
+    score,
+    scored,
+    soonest,
+    with_target,
+)
+from bench.report.facts.arms import Arm, settings
+from bench.report.facts.lanes import SHORT_LANES
+from bench.report.figures import Figure, Line, Look, Mark, Row, backend_look, bars, lines, series_look
+from bench.report.sections.state import failed_section, unanswered
+from bench.report.tables import Column, build_table, words_column
+from bench.report.words import (
+    UNKNOWN,
+    counted,
+    interval,
+    label,
+    listed,
+    name_of,
+    percent,
+    points,
+    rounded,
+    setting,
+    span,
+    with_spread,
+)
+from bench.report.words import scored as score_words
+from bench.statistics import FEWEST_SEEDS, SEEDS_SHOWN, Estimate, estimate, sd_range, seeds_needed
+
+TITLE = "Accuracy by recipe"
+RECIPE, BACKEND = "Which recipe trains best?", "Does the backend change what is reached?"
+FEW = f"too few seeds for an interval, which takes {FEWEST_SEEDS}"
+NOTE = "Accuracy: test accuracy after the last epoch, ± half the 95 % interval over seeds; differences are of the same seed."
+MEANING = """Train accuracy and loss are over the last epoch's augmented images, while the weights move; a mixed image counts
+for the larger of its labels. Intervals are Student's t over seeds. Each stands for itself: of twenty recipes that change
+nothing, one excludes zero by chance. Seconds to a target end with the first epoch that reaches it, without evaluation and
+warm-up, and are the mean of the seeds that reached it; resumed runs are left out."""
+SEEDS = """Seeds to see: with so many, a paired t test at 5 % finds a difference of so many points with 80 % power, if the sd is
+right."""
+MOST_SEEDS = 10_000
+CURVES = {
+    "train_loss": ("train loss", 1),
+    "train_accuracy": ("train accuracy, %", 100),
+    "test_accuracy": ("test accuracy, %", 100),
+}
+
+
+def accuracy_section(run: Run) -> Section | None:
+    """Return test accuracy by recipe and backend, with pairs of seeds compared with a baseline."""
+    groups = settings(run.records, "accuracy")
+    planned = run.cases("accuracy")
+    if not groups and planned and not any(record.kind == "accuracy" for record in run.records):
+        answer = unanswered(RECIPE, f"none of {counted(len(planned), 'planned training run')} has run.")
+        return Section(title=TITLE, blocks=[Paragraph("No planned training run has ended.")], answers=[answer])
+    if not groups:
+        return failed_section(run, "accuracy", TITLE, RECIPE)
+    blocks: list[Block] = [Paragraph(MEANING)]
+    for index, arms in enumerate(groups, start=1):
+        arms = sorted(arms, key=lambda arm: arm.recipe != "none")
+        blocks.append(Paragraph(f"Setting: {setting(arms[0])}, {counted(num_epochs(arms[0]), 'epoch')}."))
+        blocks += [*_figures(arms, index), *_table(arms, baseline(arms, run))]
+        blocks += _pairs_table(backend_pairs(scored(arms), run.audit))
+    arms = main_setting(run)
+    target = soonest([arm for group in groups for arm in group])
+    answers = [_target_answer(target)] if target else []
+    answers += [*_recipe(best_by_recipe(arms), baseline(arms, run)), *_backend(backend_pairs(arms, run.audit))]
+    note = f"{NOTE} The best of several is picked after the fact, which flatters it." if arms else ""
+    return Section(title=TITLE, blocks=blocks, answers=answers, note=note)
+
+
+# ---- answers --------------------------------------------------------------------------------------------------------------
+
+
+def _recipe(best: Sequence[Arm], base: Arm | None) -> list[Answer]:
+    if not best or (len(best) == 1 and best[0].values("target_accuracy")):
+        return []  # a target has its own answer
+    first = best[0]
+    evidence: list[str] = [Code(first.recipe), f", {label(first)}, reaches {score_words(first)}."]
+    if len(best) == 1:
+        return [Answer("What accuracy is reached?", mean_score(first), evidence)]
+    equal = [first, *(arm for arm in best[1:] if is_undecided(difference(first, arm)))]
+    names = ["no augmentation" if arm.recipe == "none" else str(arm.recipe) for arm in equal]
+    answer = names[0] if len(names) == 1 else f"Undecided: {listed(names[:-1], 5)} or {names[-1]}"
+    if base is not None and base.recipe != first.recipe:
+        evidence += [" Minus the baseline ", Code(base.recipe), f": {_verdict(difference(first, base))}."]
+    elif len(best) > 1:
+        gap = difference(first, best[1])
+        evidence += [" It is the baseline. Minus the next, ", Code(best[1].recipe), f": {_verdict(gap)}."]
+    return [Answer(RECIPE, answer, evidence)]
+
+
+def _verdict(gap: Estimate | None) -> str:
+    if gap is None:
+        return "no seed in common, so not known"
+    sure = FEW if gap.half is None else "not distinguishable" if is_undecided(gap) else "better" if gap.mean > 0 else "worse"
+    return f"{points(gap)} points, {counted(gap.n, 'pair')} of seeds: {sure}"
+
+
+def _backend(pairs: Sequence[BackendPair]) -> list[Answer]:
+    """Return whether the backend changes what is reached, for recipes trained with two backends that share a seed."""
+    pairs = [pair for pair in pairs if pair.a.backend != pair.b.backend]
+    if not pairs:
+        return []
+    sure = [pair for pair in pairs if pair.gap.half is not None]
+    apart = [pair for pair in sure if pair.gap.excludes_zero]
+    most = max(apart or sure or pairs, key=lambda pair: abs(pair.gap.mean))
+    recipes = listed(dict.fromkeys(str(pair.a.recipe) for pair in apart), 4)
+    answer = f"Yes, with {recipes}" if apart else "No measurable difference" if sure else f"Undecided: {FEW}"
+    evidence = f"{len(apart)} of {counted(len(pairs), 'pair')} of backends with one recipe differ; at most {most.a.recipe}, "
+    evidence += f"{label(most.a)} minus {label(most.b)}: {points(most.gap)} points, {counted(most.gap.n, 'pair')} of seeds."
+    return [Answer(BACKEND, answer, evidence)]
+
+
+def _target_answer(arm: Arm) -> Answer:
+    """Return the seconds to the accuracy that runs named."""
+    answer = f"{_seconds(arm)} s of training" if arm.values("seconds_to_target") else "Not reached"
+    evidence = [f"{arm.model} on {arm.dataset} with ", Code(arm.recipe), f", {label(arm)}: {_reached(arm)}."]
+    return Answer(f"How long to {percent(arm.target_accuracy)} test accuracy?", answer, evidence)
+
+
+def _reached(arm: Arm | None) -> str:
+    return f"{len(arm.values('seconds_to_target'))} of {counted(len(arm.records), 'seed')}" if arm else ""
+
+
+def _seconds(arm: Arm | None) -> str:
+    if arm is None or not arm.values("seconds_to_target"):
+        return ""
+    mean = estimate(arm.values("seconds_to_target"))
+    return rounded(mean.mean) + ("" if mean.half is None else f" ±{rounded(mean.half, 2)}")
+
+
+# ---- figures --------------------------------------------------------------------------------------------------------------
+
+
+def _figures(arms: Sequence[Arm], index: int) -> list[Block]:
+    recipes = [str(arm.recipe) for arm in arms]
+    names = recipes if len(set(recipes)) == len(recipes) else [f"{arm.recipe}, {label(arm)}" for arm in arms]
+    shown = [(name, arm) for name, arm in zip(names, arms, strict=True) if arm.values("test_accuracy")]
+    figures: list[Block] = []
+    if shown:
+        means = listed(f"{name} {percent(score(arm))}" for name, arm in shown)
+        alternative = (
+            f"Test accuracy after the last epoch by recipe: a dot a seed, and the mean with its interval. Means: {means}."
+        )
+        rows = [Row(name, [_mark(arm)]) for name, arm in shown]
+        figures.append(bars(f"accuracy-{index}", alternative, rows, {}, "test accuracy, % (dot: a seed; line: 95 % interval)"))
+    if sum(1 for _, arm in shown if arm.speed) > 1:
+        figures.append(_pareto([arm for _, arm in shown if arm.speed], index))
+    if any(curves(arm, "test_accuracy") for arm in arms):
+        figures.append(learning_figure(f"curves-{index}", arms, names, CURVES))
+    return figures
+
+
+def _mark(arm: Arm) -> Mark:
+    values = [100 * content for content in arm.values("test_accuracy")]
+    mean = estimate(values)
+    return Mark(Look("ink", "diamond"), mean.mean, mean.mean - (mean.half or 0), mean.mean + (mean.half or 0), values)
+
+
+def _pareto(arms: Sequence[Arm], index: int) -> Figure:
+    reached = listed(f"{arm.recipe} on {arm.backend} {rounded(arm.speed)} examples/s, {percent(score(arm))}" for arm in arms)
+    dots = []
+    for arm, mark in zip(arms, map(_mark, arms), strict=True):
+        ends = [(arm.speed, mark.low, mark.high)]
+        dots.append(Line(arm.backend, backend_look(arm.backend), [(arm.speed, mark.value)], ends, note=str(arm.recipe)))
+    front = Line("", Look("quiet", dashes="2 3"), pareto_front([line.points[0] for line in dots]), faint=True)
+    alternative = f"Test accuracy against training speed: a point a recipe and backend. {reached}."
+    axes = "training, examples/s (log scale)", "test accuracy, % (line: 95 % interval)"
+    return lines(f"pareto-{index}", alternative, {"": [front, *dots]}, *axes, log="x")
+
+
+def learning_figure(name: str, arms: Sequence[Arm], names: Sequence[str], fields: Mapping[str, tuple[str, int]]) -> Figure:
+    """Return curves by epoch, a panel a field: each seed thin, their mean thick."""
+    panels: dict[str, list[Line]] = {}
+    for field, (title, factor) in fields.items():
+        for index, (arm, words) in enumerate(zip(arms, names, strict=True)):
+            seeds = [[(epoch, factor * content) for epoch, content in curve] for curve in curves(arm, field)]
+            series = [Line(words, series_look(index), seed, faint=True) for seed in seeds if len(seeds) > 1]
+            panels.setdefault(title, []).extend([*series, Line(words, series_look(index), mean_curve(seeds))] if seeds else [])
+    shown = {title: series for title, series in panels.items() if series}
+    alternative = f"Curves by epoch of {listed(names)}: {listed(shown)}; a thin line a seed, a thick one the mean."
+    return lines(name, alternative, shown, "epoch", "", shared_y=False)
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------------
+
+
+def _table(arms: Sequence[Arm], base: Arm | None) -> list[Block]:
+    gaps = {id(arm): difference(arm, base) for arm in arms if base is not None and arm is not base}
+    columns = [
+        words_column("recipe", lambda arm: [Code(arm.recipe)]),
+        words_column("augmented by", name_of),
+        words_column("drawn", lambda arm: SHORT_LANES[arm.lane]),
+        Column("test accuracy, mean", mean_score),
+        Column("each seed", each_seed),
+        Column("seeds", lambda arm: str(len(arm.values("test_accuracy")))),
+        Column("minus baseline, points", lambda arm: points(gaps[id(arm)]) if id(arm) in gaps else ""),
+        Column("sd of differences", lambda arm: _deviation(gaps.get(id(arm)))),
+        Column(f"seeds to see {', '.join(map(str, SEEDS_SHOWN))}", lambda arm: _needed(gaps.get(id(arm)))),
+        Column("train accuracy", lambda arm: percent(arm.mean("train_accuracy"))),
+        Column("train loss", lambda arm: rounded(arm.mean("loss"))),
+        Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
+        Column("runs at once", lambda arm: str(arm.cells_at_once) if (arm.cells_at_once or 1) > 1 else ""),
+        Column("reached the target", lambda arm: _reached(with_target(arm))),
+        Column("after seconds", lambda arm: _seconds(with_target(arm))),
+        Column("warm-up, s, at most", lambda arm: rounded(max(arm.values("warm_up_s"))) if with_target(arm) else ""),
+    ]
+    words = ["Against the baseline ", Code(base.recipe), f", {label(base)}. {SEEDS}"] if base else []
+    return [*([Paragraph(words)] if gaps else []), build_table(columns, arms)]
+
+
+def mean_score(arm: Arm) -> str:
+    """Return the mean test accuracy with its interval."""
+    values = arm.values("test_accuracy")
+    return percent(score(arm)) + interval(values) if values else UNKNOWN
+
+
+def each_seed(arm: Arm) -> str:
+    """Return the accuracy of each seed, or from the worst to the best of more than five."""
+    values = arm.values("test_accuracy")
+    return ", ".join(map(percent, values)) if len(values) <= 5 else f"{percent(min(values))} to {percent(max(values))}"
+
+
+def _deviation(gap: Estimate | None) -> str:
+    return "" if gap is None or gap.sd is None else f"{gap.sd:.2f}" + span(sd_range(gap) or (), "{:.2f}".format)
+
+
+def _needed(gap: Estimate | None) -> str:
+    if gap is None or not gap.sd or gap.half is None:
+        return ""
+    counts = [max(FEWEST_SEEDS, seeds_needed(gap.sd, to_see)) for to_see in SEEDS_SHOWN]
+    return ", ".join(f"{n:,}" if n <= MOST_SEEDS else f">{MOST_SEEDS:,}" for n in counts)
+
+
+def _pairs_table(pairs: Sequence[BackendPair]) -> list[Block]:
+    columns = [
+        words_column("recipe", lambda pair: [Code(pair.a.recipe)]),
+        words_column("backends", lambda pair: f"{label(pair.a)} minus {label(pair.b)}"),
+        Column("difference, points", lambda pair: points(pair.gap)),
+        Column("pairs", lambda pair: str(pair.gap.n)),
+        words_column(
+            "audit", lambda pair: {None: "not audited", True: "equal", False: f"not equal: {pair.reason}"}[pair.is_equal]
+        ),
+    ]
+    return [Paragraph("Backends that train with the same recipe:"), build_table(columns, pairs)] if pairs else []

@@ -1,0 +1,54 @@
+"""Where the time of training goes: stacked bars and a table of milliseconds by part."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from bench.report.blocks import Block
+from bench.report.facts.arms import Arm
+from bench.report.figures import Look, Row, bars
+from bench.report.tables import Column, build_table, words_column
+from bench.report.words import listed, name_of, rounded, with_spread
+
+PARTS = {
+    **{"forward_backward": ("forward and backward", Look("work")), "optimizer": ("optimizer", Look("quiet"))},
+    **{"augment": ("augmentation on the device", Look("s6")), "copy": ("to the device", Look("s4"))},
+    **{"wait": ("waiting for data", Look("wait")), "other": ("other", Look("grid"))},
+    **{"decode_s": ("decoding where fetched", Look("s0")), "worker_augment_s": ("augmentation where fetched", Look("s1"))},
+}
+
+
+class Split(NamedTuple):
+    """An arm's milliseconds by part of the training process, and of fetching beside it."""
+
+    label: str
+    arm: Arm
+    parts: dict[str, float]
+    fetching: dict[str, float] = {}  # noqa: RUF012
+
+
+def split_blocks(name: str, unit: str, splits: Sequence[Split]) -> list[Block]:
+    """Return the bars and a table with the values; nothing for arms without a split."""
+    rows = [split for split in splits if split.parts]
+    used = [part for part in PARTS if any((split.parts | split.fetching).get(part) for split in rows)]
+    if not used:
+        return []
+    legend = dict(PARTS[part] for part in used)
+    speeds = listed((f"{split.label} {rounded(split.arm.speed)}" for split in rows), 10)
+    alternative = f"Milliseconds {unit} by part and placement: stacked bars. Examples per second: {speeds}."
+    drawn = [Row(s.label, (), _named(s.parts), _named(s.fetching), f"{rounded(s.arm.speed)} ex/s") for s in rows]
+    columns = [Column(PARTS[part][0], partial(_milliseconds, part)) for part in used]
+    whole = Column("all", lambda split: rounded(sum(split.parts.values())))
+    ends = Column("rounds", lambda split: str(len(split.arm.records)))
+    first = [words_column("placement", lambda split: name_of(split.arm, split.label))]
+    first += [Column("examples/s", lambda split: with_spread(split.arm, "examples_per_s"))]
+    return [bars(name, alternative, drawn, legend, f"milliseconds {unit}"), build_table([*first, *columns, whole, ends], rows)]
+
+
+def _named(parts: Mapping[str, float]) -> dict[str, float]:
+    return {words: parts[part] for part, (words, _) in PARTS.items() if parts.get(part)}
+
+
+def _milliseconds(part: str, split: Split) -> str:
+    value = (split.parts | split.fetching).get(part, 0.0)
+    return rounded(value) if value > 0.0005 * sum(split.parts.values()) else "0"

@@ -1,0 +1,98 @@
+"""Training on several processes: examples/s, speed-up, the slowest rank, and that no two ranks drew the same."""
+
+import statistics
+from collections.abc import Sequence
+
+from bench.records import Run
+from bench.report.blocks import Answer, Block, Code, Paragraph, Section, Warning
+from bench.report.facts.scaling import Job, alike_draws, largest, tables
+from bench.report.figures import Figure, Line, Look, lines, series_look
+from bench.report.sections.state import failed_section
+from bench.report.tables import Column, build_table, words_column
+from bench.report.words import UNKNOWN, counted, listed, percent, rounded, setting, span, with_spread
+
+TITLE = "Training on several processes"
+GAIN = "Does training scale over processes?"
+PARALLEL = {"ddp": "DDP, a process each", "data_parallel": "DataParallel, one process", "none": "one process"}
+METHOD = """examples/s of all processes together, over the wall time of the slowest; medians of the rounds, ± half the range.
+Strong scaling keeps the batch of all together, weak scaling that of each. Efficiency: speed-up over one process by the number
+of devices; a CPU is one device, however many processes share it. Slowest rank: in a bare loop of its own. Draws: the first
+augmented batches of each rank, made from one image, are compared."""
+
+
+def scaling_section(run: Run) -> Section | None:
+    """Return a table and a figure for each setting."""
+    groups, reasons = tables(run), dict.fromkeys(record.reason for record in alike_draws(run))
+    if not groups and not reasons:
+        return failed_section(run, "scaling", TITLE, GAIN)
+    blocks: list[Block] = [Warning(f"{reason}: the speed of that job is left out.") for reason in reasons]
+    blocks.append(Paragraph(METHOD))
+    for index, jobs in enumerate(groups, start=1):
+        first = jobs[0].arm
+        blocks.append(Paragraph([f"Setting: {setting(first)}, {first.recipe} by ", Code(first.backend), "; batches vary."]))
+        blocks += [_figure(jobs, f"scaling-{index}")] if len({job.processes for job in jobs}) > 1 else []
+        blocks.append(build_table(COLUMNS, jobs))
+    gains = [_gain(largest(groups[0]))] if groups and largest(groups[0]) else []
+    return Section(title=TITLE, blocks=blocks, answers=gains)
+
+
+def _name(job: Job) -> str:
+    return f"{job.arm.scaling} scaling" + (", DataParallel" if job.arm.parallel == "data_parallel" else "")
+
+
+def _gain(jobs: Sequence[Job]) -> Answer:
+    """Return what the most processes of each sort gain over one."""
+    answers, sentences = [], []
+    for job in jobs:
+        doubt = "" if job.is_sure else ", not certain" if len(job.speedups) < 2 else ", undecided"
+        times = "not known, no round of one process" if job.speedup is None else f"{rounded(job.speedup)} times one{doubt}"
+        answers.append(f"{job.processes} processes, {_name(job)}: {times}")
+        pairs = f"{counted(len(job.speedups), 'pair')} of rounds{span(job.speedups)}"
+        sentences.append(f"{_name(job)} {with_spread(job.arm, 'examples_per_s')} examples/s, {pairs}")
+    return Answer(GAIN, "; ".join(answers), f"{'; '.join(sentences)}.")
+
+
+def _slowest(job: Job) -> str:
+    slowest = job.slowest_rank
+    return "" if slowest is None else f"rank {slowest[0]}, {percent(slowest[1], 0)} of the fastest"
+
+
+def _draws(job: Job) -> str:
+    if job.processes < 2 or job.arm.parallel == "data_parallel" or job.arm.lane == "fixed":
+        return "nothing is drawn" if job.arm.lane == "fixed" else ""
+    return "no two ranks alike" if job.arm.draw_digests and not job.arm.shared_draws else UNKNOWN
+
+
+COLUMNS = [
+    Column("processes", lambda job: str(job.processes)),
+    words_column("scaling", lambda job: "" if job.arm.scaling == "one" else str(job.arm.scaling)),
+    words_column("how", lambda job: PARALLEL.get(job.arm.parallel, UNKNOWN)),
+    Column("batch together", lambda job: str(job.arm.batch_size)),
+    Column("batch a device", lambda job: str(job.arm.batch_per_device or "")),
+    Column("examples/s", lambda job: with_spread(job.arm, "examples_per_s")),
+    Column("speed-up", lambda job: "" if job.speedup is None else rounded(job.speedup) + span(job.speedups)),
+    Column("efficiency", lambda job: "" if job.efficiency is None else percent(job.efficiency, 0)),
+    words_column("slowest rank", _slowest),
+    Column("threads a process", lambda job: str(job.arm.threads or "")),
+    words_column("draws", _draws),
+    words_column("implementation", lambda job: job.arm.implementation or ""),
+    Column("rounds", lambda job: str(len(job.arm.values("examples_per_s")))),
+]
+
+
+def _figure(jobs: Sequence[Job], name: str) -> Figure:
+    alone = [job for job in jobs if job.processes == 1 and job.arm.speed]
+    series = []
+    for index, sort in enumerate(dict.fromkeys(job.sort for job in jobs if job.processes > 1)):
+        members = [job for job in jobs if (job in alone or job.sort == sort) and job.arm.speed]
+        rounds = [(job.processes, job.arm.values("examples_per_s")) for job in members]
+        middles = [(count, statistics.median(values)) for count, values in rounds]
+        ends = [(count, min(values), max(values)) for count, values in rounds]
+        series.append(Line(_name(members[-1]), series_look(index), middles, ends))
+    counts = sorted({job.processes for job in jobs})
+    if alone:
+        ideal = [(count, alone[0].arm.speed * (1 if jobs[0].on_cpu else count)) for count in counts]
+        series.append(Line("same cores, no loss" if jobs[0].on_cpu else "ideal", Look("quiet", dashes="2 3"), ideal))
+    speeds = listed(f"{job.processes} {job.arm.scaling} {rounded(job.arm.speed)}" for job in jobs)
+    alternative = f"Examples per second by number of processes: {speeds}."
+    return lines(name, alternative, {"": series}, "processes", "examples/s, all together", zero=True, ticks=counts)

@@ -1,0 +1,233 @@
+"""Images per second by lane, what a call costs beside them, and how speed changes with batch and image size."""
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from bench.records import Case, Run
+from bench.report.blocks import BREAK, Answer, Block, Code, Heading, Paragraph, Quiet, Section, Strong, Text
+from bench.report.facts.arms import usual_recipe
+from bench.report.facts.lanes import (
+    LANES,
+    Group,
+    Growth,
+    LaneTable,
+    Series,
+    growth,
+    lane_tables,
+    passes,
+    rate,
+    slower,
+    usual_cases,
+)
+from bench.report.facts.placement import contest, fastest_alone
+from bench.report.figures import Figure, Line, Mark, Row, backend_look, bars, lines
+from bench.report.sections.state import unanswered
+from bench.report.sections.training import WITH, alone, undecided
+from bench.report.tables import Column, build_table, words_column
+from bench.report.words import counted, listed, percent, rounded, span, spread
+
+TITLES = {"recipes": "Recipes: images per second", "ops": "Single ops: images per second"}
+VERDICTS = {"exact": "=", "close": "≈", "different": "≠"}
+GROWTH, GROWTH_TITLE = "How does speed change with size?", "Speed by batch and image size"
+NOTE = "Images per second: medians of the rounds, ± half the range between them; augmentation without training."
+METHOD = """images/s, median of the rounds ± half the range; x: ratio to the baseline of the table (worst to best pair of
+rounds), if both do the op as it is defined. Audit: = exact, ≈ close, ≠ different. ·: another lane (lane: how often parameters
+are drawn). Bold: its slowest round beats all rounds of the others."""
+COST_METHOD = """Share of a copy: the time in which the device copies the bytes of batch and result within its own memory, over
+the mean time of a call (first round; above 100 % if the batch fits into caches). Device busy: by the device's own clock; the
+rest is the host's work. Launches and waits: kernels, and waits of the host, in a call. Compiling comes before the measured
+calls."""
+
+
+def suite_section(run: Run, suite: str) -> Section | None:
+    """Return images per second of a suite at each subject's usual size: a figure and a table for each lane."""
+    cases = run.cases("speed")
+    if not any(case.first.suite == suite for case in cases):
+        return None
+    tables = lane_tables(run, suite)
+    unknown = " Neither audit nor plan says which cells differ from the definition, so there are no ratios."
+    blocks: list[Block] = [Paragraph(METHOD + (unknown if tables and tables[0].differences is None else ""))]
+    for table in tables:
+        blocks.append(Heading(f"{suite.capitalize()} on {table.device}, {table.dtype}: {LANES[table.lane]}"))
+        blocks += [*([_rates_figure(table)] if any(map(table.ranked, table.subjects)) else []), _rates_table(run, table)]
+    is_first = suite == "recipes" or not any(case.first.suite == "recipes" for case in cases)
+    answers = _fastest(run) if is_first and contest(run) is None else []
+    return Section(title=TITLES[suite], blocks=blocks, answers=answers, note=NOTE)
+
+
+def _size(case: Case) -> str:
+    return f"{case.first.batch_size} of {case.first.pixels}"
+
+
+def _rates_figure(table: LaneTable) -> Figure:
+    ranked = {subject: row for subject in table.subjects if (row := table.ranked(subject))}
+    fastest = listed((f"{subject}: {row[0].first.backend} {rounded(rate(row[0]))}" for subject, row in ranked.items()), 8)
+    alternative = f"Images per second on {table.device} by backend, {LANES[table.lane]}: log scale. Fastest: {fastest}."
+    rows = [Row(subject, [_mark(case) for case in row]) for subject, row in ranked.items()]
+    measured = {case.first.backend for row in ranked.values() for case in row}
+    legend = {name: backend_look(name) for name in table.backends if name in measured}
+    name = f"{table.suite}-{table.device}-{table.dtype}-{table.lane}"
+    return bars(name, alternative, rows, legend, "images/s (log scale)", log=True)
+
+
+def _mark(case: Case) -> Mark:
+    return Mark(backend_look(case.first.backend), rate(case) or 0, min(passes(case)), max(passes(case)))
+
+
+def _rates_table(run: Run, table: LaneTable) -> Block:
+    sizes = {subject: _size(case) for (subject, _), case in table.cells.items()}
+    verdicts = {(c.subject, c.backend): VERDICTS.get(c.verdict, c.verdict) for c in run.audit.verdicts} if run.audit else {}
+    columns = [words_column(table.suite.removesuffix("s"), lambda subject: [Code(subject)])]
+    columns.append(Column("batch, pixels", lambda subject: sizes[subject]))
+    for backend in table.backends:
+        header = [Code(backend), *([" (baseline)"] if backend == table.baseline else [])]
+        columns.append(Column(header, partial(_rate_cell, table, verdicts, backend)))
+    return build_table(columns, table.subjects)
+
+
+def _rate_cell(table: LaneTable, verdicts: Mapping[tuple[str, str], str], backend: str, subject: str) -> Text:
+    case, verdict, ratio = table.cells.get((subject, backend)), verdicts.get((subject, backend)), table.ratio(subject, backend)
+    speed = rate(case)
+    if case is None or not speed:
+        return table.absent.get((subject, backend), "not planned") if case is None else case.status.replace("_", " ")
+    number = rounded(speed)
+    text: list[str] = [Strong(number) if table.winner(subject) == backend else number]
+    beside = " ".join(filter(None, (spread(passes(case)), verdict)))
+    text += [Quiet(f" {beside}")] if beside else []
+    if ratio:
+        text += [BREAK, f"{rounded(ratio[0])}x", Quiet(span(ratio[1:]))]
+    return text
+
+
+# ---- which backend is fastest ---------------------------------------------------------------------------------------------
+
+
+def _fastest(run: Run) -> list[Answer]:
+    """Return which backend augments fastest, for runs whose training does not answer it."""
+    planned = [case for case in run.cases("speed") if case.lane is not None]
+    ranked = fastest_alone(lane_tables(run, "recipes"))
+    if ranked:
+        first = ranked[0].first
+        equal = [case for case in ranked if case is ranked[0] or slower(passes(ranked[0]), passes(case)) is not True]
+        where = f", {LANES[ranked[0].lane or 'mixed']}, batch {_size(ranked[0])} pixels on {first.device}. "
+        return [Answer(WITH, undecided([case.first.backend for case in equal]), [Code(first.subject), where, *alone(ranked)])]
+    races = [row for table in lane_tables(run, "ops") for s in table.subjects if len(row := table.comparable(s)) > 1]
+    if races:
+        return [_fastest_ops(races)]
+    reasons = listed(dict.fromkeys(case.reason for case in planned if case.reason), 2)
+    measured = sum(1 for case in planned if rate(case))
+    evidence = f"{measured} of {counted(len(planned), 'case')} measured, none comparable{f': {reasons}' if reasons else ''}."
+    return [unanswered(WITH, evidence)] if planned else []
+
+
+def _fastest_ops(races: Sequence[Sequence[Case]]) -> Answer:
+    """Return in how many ops each backend is ahead of all others."""
+    wins = Counter(row[0].first.backend for row in races if slower(passes(row[0]), passes(row[1])))
+    tied = len(races) - wins.total()
+    counts = listed(f"{name} in {count}" for name, count in wins.most_common()) or "none"
+    evidence = f"Fastest beyond the spread between rounds in {counted(len(races), 'op and lane', 'ops and lanes')}: {counts}; "
+    (leader, most), (_, second) = [*wins.most_common(2), ("", 0), ("", 0)][:2]
+    answer = f"{leader}, in most ops" if most > max(second, tied) else "It depends on the op"
+    return Answer(WITH, answer, f"{evidence}undecided in {tied}.")
+
+
+# ---- what a call costs ----------------------------------------------------------------------------------------------------
+
+
+def cost_section(run: Run) -> Section | None:
+    """Return time, bytes, launches, waits and compiling of a recipe's call, by backend."""
+    cases = [case for case in usual_cases(run.cases("speed")) if case.first.suite == "recipes" and rate(case)]
+    if not any(case.known(name) is not None for case in cases for name in ("roofline_share", "device_s_median", "compile_s")):
+        return None
+    columns = [
+        words_column("recipe", lambda case: [Code(case.first.subject)]),
+        words_column("backend", lambda case: [Code(case.first.backend)]),
+        words_column("device", lambda case: case.first.device),
+        words_column("implementation", lambda case: case.implementation or ""),
+        Column("ms a call", lambda case: rounded(1e3 * statistics.median(case.samples_s)) if case.samples_s else ""),
+        Column("MB in and out", partial(_known, "bytes_moved", 1e-6)),
+        Column("share of a copy, %", partial(_known, "roofline_share", 100.0)),
+        Column("device busy", _busy),
+        Column("launches", partial(_known, "launches", 1.0)),
+        Column("waits", partial(_known, "syncs", 1.0)),
+        Column("peak memory, MiB", partial(_known, "peak_bytes", 2.0**-20)),
+        Column("compiling, s", partial(_known, "compile_s", 1.0)),
+        Column("graph breaks", partial(_known, "graph_breaks", 1.0)),
+        Column("recompiled", partial(_known, "recompiles", 1.0)),
+        Column("calls", lambda case: f"{len(case.samples_s):,}"),
+    ]
+    copies = run.environment.copy_bytes_per_s if run.environment else {}
+    copied = ", ".join(f"{rounded(speed / 1e9)} GB/s on {device}" for device, speed in copies.items() if speed)
+    method = COST_METHOD + (f" A copy of 256 MiB, read and written: {copied}." if copied else "")
+    return Section(title="What a call costs", blocks=[Paragraph(method), build_table(columns, cases)])
+
+
+def _known(name: str, factor: float, case: Case) -> str:
+    content = case.known(name)
+    return "" if content is None else rounded(content * factor)
+
+
+def _busy(case: Case) -> str:
+    wall, device = case.samples_s, case.median("device_s_median")
+    return percent(min(device / statistics.median(wall), 1), 0) if wall and device else ""
+
+
+# ---- growth ---------------------------------------------------------------------------------------------------------------
+
+AXES = {"batch": "batch size, images", "side": "side of the image, pixels"}
+UNITS = {"batch": "batch {}", "side": "{} pixels a side"}
+
+
+def growth_section(run: Run) -> Section | None:
+    """Return a figure for each suite, device, lane and size that was varied."""
+    grown = growth(run)
+    blocks: list[Block] = []
+    for ((suite, device, dtype, lane), along), subjects in grown.items():
+        what = f"{suite} on {device} by {'batch' if along == 'batch' else 'image'} size, {LANES[lane]}"
+        alternative = f"Images per second of {what}: {listed(subjects)}; both axes logarithmic, a line a backend."
+        name = "-".join(("growth", suite, device, dtype, lane, along))
+        blocks += [Heading(what.capitalize()), _growth_figure(name, alternative, subjects, AXES[along])]
+    return Section(title=GROWTH_TITLE, blocks=blocks, answers=[_growth_answer(run, grown)], note=NOTE) if grown else None
+
+
+def _growth_figure(name: str, alternative: str, subjects: Growth, axis: str) -> Figure:
+    panels = {}
+    for subject, backends in subjects.items():
+        marks = {name: [(size, _mark(case)) for size, case in series] for name, series in backends.items()}
+        panels[subject] = [
+            Line(name, backend_look(name), [(x, m.value) for x, m in row], [(x, m.low, m.high) for x, m in row])
+            for name, row in marks.items()
+        ]
+    ticks = sorted({size for backends in subjects.values() for series in backends.values() for size, _ in series})
+    return lines(name, alternative, panels, axis, "images/s (log scale)", log="xy", ticks=ticks)
+
+
+def _growth_answer(run: Run, grown: Mapping[tuple[Group, str], Growth]) -> Answer:
+    """Return how the usual recipe's speed changes along batch and image size, on the backend that is fastest at the end."""
+    differences = next((table.differences for suite in TITLES for table in lane_tables(run, suite)), None) or {}
+    order = sorted(grown, key=lambda key: (key[0][0] != "recipes", list(LANES).index(key[0][3])))
+    answers, evidence = list[str](), list[str]()
+    for key in (next((key for key in order if key[1] == along), None) for along in UNITS):
+        subject = usual_recipe(grown[key]) if key else None
+        if key is None or subject is None:
+            continue
+        lines_of = grown[key][subject]
+        defined = {name: series for name, series in lines_of.items() if (subject, name) not in differences} or lines_of
+        leader = max(defined, key=lambda name: rate(defined[name][-1][1]) or 0)
+        answers.append(f"{leader}: {_change(defined[leader], key[1])}")
+        evidence = [Code(subject), f", {LANES[key[0][3]]}; the fastest backend at the last size is named."]
+    return Answer(GROWTH, "; ".join(answers), evidence)
+
+
+def _change(series: Series, along: str) -> str:
+    """Return "4.2 times the images/s at batch 4,096 as at 32"; pixels/s if the images grow, as a larger image is more work."""
+    (small, first), (large, last) = series[0], series[-1]
+    times = (rate(last) or 1) / (rate(first) or 1)
+    is_sure = slower(*sorted((passes(last), passes(first)), key=lambda values: -max(values, default=0)))
+    doubt = {True: "", False: " (their rounds overlap)", None: " (one round)"}[is_sure]
+    if along == "side":
+        times *= last.first.image_size * last.first.width / (first.first.image_size * first.first.width)
+    unit = "images/s" if along == "batch" else "pixels/s"
+    return f"{rounded(times)} times the {unit} at {UNITS[along].format(f'{large:,}')} as at {small:,}{doubt}"

@@ -1,0 +1,257 @@
+"""Head and tail of the report: warnings, what was measured on, the merged runs, method, and what is missing."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from bench.records import Environment, Gpu, Run, Source
+from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Text
+from bench.report.facts.lanes import passes, rate
+from bench.report.facts.placement import UTILISATION, above_ceiling, host_bound
+from bench.report.facts.state import (
+    Missing,
+    devices,
+    failures_of,
+    fallbacks,
+    image_sets,
+    implementations,
+    missing,
+    status_counts,
+    verdict_counts,
+)
+from bench.report.tables import Column, build_table, words_column
+from bench.report.words import NOISY, UNKNOWN, capitalised, counted, date, label, listed, percent, rounded
+from bench.statistics import half_range
+
+PACKAGES = ("augmark", "torch", "torchvision", "kornia", "numpy", "pillow", "triton")
+METHOD_TITLE, MISSING_TITLE = "How it was measured", "What failed, is unsupported or did not run"
+TIMED = """A benchmark times a batch on the device through a pipeline into new memory, by wall time, with the device
+synchronised before and after each call. Recipes start from one uint8 batch and end in the same normalised dtype for every
+backend; ops start from floats in [0, 1]. images/s of a round: batch size times calls over the seconds of all calls, so calls
+that skip an op of p < 1 count as often as they happen. A library that draws once per batch does less work and augments less, so
+lanes are never ranked together."""
+
+
+# ---- sections of kinds without a result -----------------------------------------------------------------------------------
+
+
+def unanswered(question: str, evidence: str) -> Answer:
+    """Return that a run does not answer a question."""
+    return Answer(question, "Not known from this run", evidence)
+
+
+def failed_section(run: Run, kind: str, title: str, question: str) -> Section | None:
+    """Return a section that says that all records of a kind failed; None if it was not tried."""
+    failed = failures_of(run, kind)
+    if not failed:
+        return None
+    words = f"the only {kind} record is a failure" if len(failed) == 1 else f"all {len(failed):,} {kind} records are failures"
+    reasons = listed(dict.fromkeys(record.reason or "no reason was kept" for record in failed), 2)
+    answer = Answer(question, "Not known: it failed", f"{capitalised(words)}: {reasons}.")
+    return Section(title=title, blocks=[Paragraph(f"Not measured: {words}; the reasons stand at the end.")], answers=[answer])
+
+
+# ---- head -----------------------------------------------------------------------------------------------------------------
+
+
+def title(run: Run) -> str:
+    """Return the heading of the report."""
+    environment = run.environment
+    hardware = {"cpu": environment.cpu.model, "cuda": next((gpu.name for gpu in environment.gpus), "")} if environment else {}
+    named = [f"{name} ({model})" if (model := hardware.get(name.partition(":")[0])) else name for name in devices(run)]
+    what = counted(len(run.sources), "run") if has_groups(run) else ", ".join(named) or "nothing measured"
+    return f"Image augmentation on {environment.machine if environment else run.name}: {what}"
+
+
+def warnings(run: Run) -> list[Text]:
+    """Return what a reader must know before any number."""
+    sides = [(source.name, source.environment) for source in run.sources] or [(run.name, run.environment)]
+    texts: list[Text] = [[Strong("Note on"), " ", Code(name), f": {side.note}"] for name, side in sides if side and side.note]
+    for device in fallbacks(run):
+        words = " Its speeds there are not those of the C or Triton kernels."
+        texts.append([Strong(f"fused fell back to plain tensors on {device}."), words])
+    for arm, top in above_ceiling(run):
+        words = f" {label(arm)} reaches {rounded(arm.speed)} examples/s, {label(top)} {rounded(top.speed)}. Others used the "
+        texts.append(
+            [
+                Strong("A placement lies above the ceiling:"),
+                f"{words}machine, or something else bounds the ceiling: measure again.",
+            ]
+        )
+    for top in host_bound(run):
+        words = f" its kernels run {percent(top.median('gpu_busy'), 0)} of the time (model FLOPs utilisation "
+        words += (
+            f"{percent(top.median(UTILISATION))}), so what augmentation costs is hidden. Train with --graph on, --compile or a "
+        )
+        texts.append(
+            [
+                Strong(f"The ceiling (training on one prepared batch) on {top.device} is bound by the host:"),
+                f"{words}larger --batch-size.",
+            ]
+        )
+    reasons = sorted({images.fallback or "these images are drawn shapes" for images in image_sets(run) if images.is_synthetic})
+    words = f" {'; '.join(reasons)}. Accuracies say nothing about CIFAR-10."
+    texts += [[Strong("Not a real data set:"), words]] if reasons else []
+    problems = counted(len(run.problems), "part")
+    words = f" {problems} could not be read; see the end."
+    return [*texts, *([[Strong("This report is not of the whole run:"), words]] if run.problems else [])]
+
+
+def facts(run: Run) -> list[tuple[str, Text]]:
+    """Return machine, versions, commit and images as names with words."""
+    images = "; ".join(f"{i.name} (fingerprint {i.fingerprint}; {', '.join(i.uses)})" for i in image_sets(run)) or UNKNOWN
+    ran = "; ".join(
+        f"{backend} on {device}: {', '.join(sorted(names))}" for (backend, device), names in implementations(run).items()
+    )
+    rows: list[tuple[str, Text]] = [("Audit", audit_words(run)), ("Images", images), ("Implementation", ran or UNKNOWN)]
+    if has_groups(run):  # no processor, version or commit holds for all
+        return rows
+    return [*rows, *(_machine(run.environment) if run.environment else []), ("Run", [Code(run.name)])]
+
+
+def has_groups(run: Run) -> bool:
+    """Return whether runs of several machines or codes were merged."""
+    return len({source.group for source in run.sources}) > 1
+
+
+def _machine(environment: Environment) -> list[tuple[str, Text]]:
+    packages = [f"{name} {environment.packages[name]}" for name in PACKAGES if name in environment.packages]
+    versions = [*packages, *([f"CUDA {environment.cuda}"] if environment.cuda else []), f"Python {environment.python}"]
+    variables = ", ".join(f"{name}={content}" for name, content in environment.variables.items())
+    cpu, commit = environment.cpu, environment.commit
+    states: dict[bool | None, str] = {True: Strong("with uncommitted changes"), False: "clean", None: "changes not known"}
+    cpu_units = (
+        ("{} logical", cpu.logical_cores),
+        ("{} torch threads", cpu.threads),
+        ("load {:.1f} at the start", cpu.load_1min),
+    )
+    return [
+        ("Machine", f"{environment.machine}, {environment.platform}"),
+        (
+            "CPU",
+            ", ".join(
+                [cpu.model, f"{cpu.usable_cores} usable cores", *_filled(*cpu_units, ("{:.0f} GiB", _gib(cpu.memory_bytes)))]
+            ),
+        ),
+        ("GPU", "; ".join(map(_gpu, environment.gpus)) or "none"),
+        ("Versions", ", ".join(versions)),
+        ("Variables", variables or "none that change speed"),
+        ("Commit", [Code(commit.id[:12]), ", ", states[commit.dirty]] if commit else UNKNOWN),
+        ("Date", date(environment.time)),
+    ]
+
+
+def _gpu(gpu: Gpu) -> str:
+    memory, clock = ("{:.0f} GiB", _gib(gpu.memory_bytes)), ("SM clock {:.0f} MHz", gpu.sm_clock_mhz)
+    power, heat = ("limit {:.0f} W", gpu.power_limit_w), ("{:.0f} °C", gpu.temperature_c)
+    return ", ".join([gpu.name, *_filled(memory, ("driver {}", gpu.driver), clock, power, heat)])
+
+
+def _filled(*units: tuple[str, object]) -> list[str]:
+    return [unit.format(content) for unit, content in units if content is not None]
+
+
+def _gib(size: int | None) -> float | None:
+    return None if size is None else size / 2**30
+
+
+def audit_words(run: Run) -> str:
+    """Return how many cells got which verdict."""
+    counts = verdict_counts(run)
+    if not counts:
+        return "failed" if run.audit and run.audit.failed else "not audited in this run"
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return f"{counted(sum(counts.values()), 'cell')}, an op or recipe on a backend: {verdicts}"
+
+
+def lacking(run: Run) -> str:
+    """Return that the answers lack failed cases; empty if they do not."""
+    counts = status_counts(run)
+    parts = [counted(counts["failed"], "case") + " failed"] if counts["failed"] else []
+    parts += (
+        [f"{counted(len(run.missing), 'planned seed or case', 'planned seeds and cases')} without a record"]
+        if run.missing
+        else []
+    )
+    return f"Lacking: {'; '.join(parts)}. The reasons stand at the end." if parts else ""
+
+
+# ---- merged runs ----------------------------------------------------------------------------------------------------------
+
+
+def runs_section(run: Run) -> Section | None:
+    """Return a row for each merged run, and how the groups differ."""
+    if not run.sources:
+        return None
+    columns = [
+        words_column("run", lambda source: [Code(source.name)]),
+        words_column("its devices below", lambda source: f"of {source.place}" if source.place else "as they are"),
+        Column("group", lambda source: str(source.group + 1)),
+        *(words_column(name, partial(_fact, name)) for name in ("Machine", "CPU", "GPU", "Versions", "Commit", "Date")),
+        Column("cases measured", lambda source: f"{source.measured:,} of {source.planned:,}"),
+        Column("records", lambda source: f"{source.records:,}"),
+        words_column("audited", lambda source: "yes" if source.audited else [Strong("no")]),
+    ]
+    text = "Runs of one group are of the same code on the same machine, and their rounds are joined; other groups stand apart."
+    notes: list[Text] = [[Code(source.name), f": {note}"] for source in run.sources for note in source.notes]
+    blocks: list[Block] = [Paragraph(text), build_table(columns, run.sources), *([Bullets(notes)] if notes else [])]
+    return Section(title=f"The {counted(len(run.sources), 'run')} in this report", blocks=blocks)
+
+
+def _fact(name: str, source: Source) -> Text:
+    return dict(_machine(source.environment)).get(name, UNKNOWN) if source.environment else UNKNOWN
+
+
+# ---- tail -----------------------------------------------------------------------------------------------------------------
+
+
+def method_section(run: Run) -> Section | None:
+    """Return what is timed, how often, and how to read it."""
+    cases = [case for case in run.cases("speed") if rate(case)]
+    if not cases:
+        return None
+    counts, calls = sorted({len(passes(case)) for case in cases}), [len(case.samples_s) for case in cases]
+    shares = sorted(share for case in cases if (share := half_range(passes(case))) is not None)
+    threads = sorted({case.known("threads") for case in cases} - {None})
+    text = f"Rounds: {listed(map(str, counts))}, each over the whole grid in a new order; "
+    text += f"{min(calls):,} to {max(calls):,} calls a case."
+    if shares:
+        text += f" Half the range between rounds: {percent(shares[len(shares) // 2])} of the median in the middle case, "
+        text += f"{percent(shares[-1])} at most; above {percent(NOISY, 0)} a cell is called noisy."
+    text += f" Threads: {listed(map(str, threads)) or UNKNOWN}; fused uses fewer for small batches."
+    return Section(title=METHOD_TITLE, blocks=[Paragraph(TIMED), Paragraph(text)])
+
+
+def missing_section(run: Run, absent: Sequence[str]) -> Section:
+    """Return what failed, is unsupported or did not run, and why; ``absent`` names what was not to be measured."""
+    counts, rows, unmeasured = status_counts(run), missing(run), len(run.missing)
+    names = {"ok": "measured", "unsupported": "unsupported", "failed": "failed", "not_run": "not run"}
+    became = ", ".join(f"{counts[status]:,} {words}" for status, words in names.items())
+    total = counted(sum(counts.values()), "case")
+    became += (
+        f"; {counted(unmeasured, 'planned seed or case', 'planned seeds and cases')} without a record" if unmeasured else ""
+    )
+    blocks: list[Block] = [Paragraph(f"{total}: {became}." if counts else "No case was planned, and there is no record.")]
+    columns = [
+        words_column("status", lambda row: row.status.replace("_", " ")),
+        words_column("kind", lambda row: row.kind),
+        words_column("subjects", lambda row: listed(dict.fromkeys(str(case.first.subject or "") for case in row.cases))),
+        words_column("backend", lambda row: [Code(row.backend)]),
+        words_column("device", lambda row: row.device),
+        words_column("cases", _cases),
+        words_column("why", _why),
+    ]
+    blocks += [build_table(columns, rows)] if rows else []
+    blocks += [Paragraph("Could not be read:"), Bullets(run.problems)] if run.problems else []
+    blocks += [Paragraph(f"Not measured: {'; '.join(absent)}.")] if absent else []
+    return Section(title=MISSING_TITLE, blocks=blocks)
+
+
+def _cases(row: Missing) -> str:
+    """Return batch and pixels of benchmarks, and how many cases of other kinds."""
+    sizes = dict.fromkeys(f"{case.first.batch_size} of {case.first.pixels}" for case in row.cases if case.kind == "speed")
+    return listed(sizes, 4) if sizes else str(len(row.cases))
+
+
+def _why(row: Missing) -> str:
+    is_shared = len({case.first.subject for case in row.cases}) > 1
+    return (row.reason if is_shared else row.cases[0].reason) or "the run ended before it"

@@ -1,0 +1,246 @@
+"""Training: where augmentation should run, with which backend, and what it costs."""
+
+import statistics
+from collections.abc import Sequence
+
+from bench.records import SETTING, Case, Run
+from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
+from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, succeeded
+from bench.report.facts.lanes import LANES, SHORT_LANES, passes, rate, slower
+from bench.report.facts.placement import UTILISATION, Contest, contest, cost, speeds, utilisation, workers
+from bench.report.sections.parts import Split, split_blocks
+from bench.report.sections.state import failed_section, unanswered
+from bench.report.tables import Column, build_table, words_column
+from bench.report.words import (
+    UNKNOWN,
+    capitalised,
+    counted,
+    flop,
+    label,
+    lowered,
+    measured,
+    name_of,
+    percent,
+    rounded,
+    setting,
+    span,
+    with_spread,
+)
+
+TITLE = "Training: examples per second by placement"
+WHERE, WITH, COST = "Where should augmentation run?", "With which backend?", "What does it cost?"
+USE = "How much of the device's arithmetic does training use?"
+PLACES = {
+    "device": "On the device ({}), a batch at a time",
+    "workers": "In loader workers",
+    "process": "In the training process, image by image",
+}
+OVERLAP = "not distinguishable: their rounds overlap"
+VERDICTS = {True: "slower beyond the spread between rounds", False: OVERLAP, None: "of one round, so not certain"}
+METHOD = """The ceiling trains on one prepared batch over and over; "no augmentation" normalises only. All placements take turns
+within a round. Waiting: training stood without a batch, so augmentation in workers shows as waiting, on the device as a longer
+step. Arithmetic: model FLOPs utilisation (Chowdhery et al. 2022), against a large matrix product on the same device. GPU busy:
+time of kernels over wall time."""
+WORKERS = """Workers that keep up: examples/s of the ceiling over those of one loader worker alone, by pairs of rounds; true at
+most up to the number of cores"""
+
+
+def training_section(run: Run) -> Section | None:
+    """Return training speed by placement: a figure and a table for each setting and recipe."""
+    groups = settings(run.records, "throughput")
+    overhead = _overhead(run)
+    if not groups:
+        failed = failed_section(run, "throughput", TITLE, WHERE)
+        return failed or (Section(title="The trainer's own step", blocks=overhead) if overhead else None)
+    blocks: list[Block] = [Paragraph(METHOD)]
+    for index, arms in enumerate(groups, start=1):
+        for recipe in dict.fromkeys(arm.recipe for arm in arms if not arm.is_bare) or ["none"]:
+            shown = [arm for arm in arms if arm.is_bare or arm.recipe == recipe]
+            blocks += [Heading(["Recipe ", Code(recipe)]), Paragraph(f"Setting: {setting(shown[0])}.")]
+            splits = [Split(label(arm), arm, split_ms(arm, arm.batch_size)) for arm in shown]
+            drawn = split_blocks(f"throughput-{index}-{recipe}", "a step", splits)
+            blocks += [*drawn[:1], *([Details("Milliseconds a step by part", drawn[1:])] if drawn else [])]
+            blocks += [_table(shown), *_workers(run, shown, recipe)]
+    current = contest(run)
+    answers = [unanswered(WHERE, "training was not measured with and without augmentation in one setting.")]
+    note = ""
+    if current is not None:
+        answers = [_where(current), _with(current), _costs(current)]
+        note = f"Training speed: medians of the rounds, ± half the range between them; recipe {current.recipe}, "
+        note += f"{LANES[current.lane]}; {setting(current.best)}."
+    return Section(title=TITLE, blocks=[*blocks, *overhead], answers=[*answers, *_utilisation(run)], note=note)
+
+
+# ---- answers --------------------------------------------------------------------------------------------------------------
+
+
+def speed_words(arm: Arm) -> str:
+    """Return an arm's examples/s with spread and rounds."""
+    return measured(speeds(arm), "examples/s")
+
+
+def verdict(best: Arm, rival: Arm) -> str:
+    """Return how sure it is that the rival is slower."""
+    return VERDICTS[slower(speeds(best), speeds(rival))]
+
+
+def _where(contest: Contest) -> Answer:
+    best, *rivals = contest.places
+    names = [PLACES[place].format(best.device) for place in contest.tied_places]
+    answer = names[0] if len(names) == 1 else f"Undecided: {', or '.join(map(lowered, names))}"
+    evidence: list[str] = [
+        "There training with ",
+        Code(contest.recipe),
+        f" reaches {speed_words(best)} by ",
+        Code(best.backend),
+    ]
+    for rival in rivals[:1]:
+        place = lowered(PLACES[rival.place].format(rival.device))
+        evidence += [f"; {place}, at best {speed_words(rival)} by ", Code(rival.backend), f", {verdict(best, rival)}"]
+        if best.resident is True and rival.resident is False:
+            answer += ", where the images already are" if len(names) == 1 else ""
+            evidence += _with_transfer(contest.with_transfer, rival)
+    return Answer(WHERE, answer, [*evidence, "." if rivals else "; no other place was measured."])
+
+
+def _with_transfer(alike: Arm | None, rival: Arm) -> list[str]:
+    """Return what the best place reaches if images have to be brought there, as they do for the rival."""
+    if alike is None:
+        return [". Images that have to be brought there first were not measured"]
+    faster = slower(speeds(alike), speeds(rival))
+    words = "faster than that beyond the spread between rounds" if faster else verdict(rival, alike)
+    return [f". If images have to be brought there first, {label(alike)} reaches {speed_words(alike)}, {words}"]
+
+
+def _with(contest: Contest) -> Answer:
+    tied, (best, *others) = contest.tied_backends, contest.backends
+    text = "No other backend was measured there. "
+    if len(tied) > 1:
+        reached = " and ".join(f"{arm.backend} {rounded(arm.speed)}" for arm in tied)
+        text = f"In training {reached} examples/s, {verdict(best, next(arm for arm in others if arm in tied))}. "
+    elif others:
+        text = f"In training the next, {others[0].backend}, reaches {speed_words(others[0])}, {verdict(best, others[0])}. "
+    return Answer(WITH, undecided([arm.backend for arm in tied]), [text, *alone(contest.alone)])
+
+
+def undecided(names: Sequence[str]) -> str:
+    """Return the only name, or all that cannot be distinguished."""
+    return names[0] if len(names) == 1 else f"Undecided: {' or '.join(names)}"
+
+
+def alone(ranked: Sequence[Case]) -> list[str]:
+    """Return which backend augments most images per second without training, and how sure that is."""
+    if not ranked:
+        return []
+    text = ["Without training ", Code(ranked[0].first.backend), f" is fastest, {measured(passes(ranked[0]), 'images/s')}"]
+    for case in ranked[1:2]:
+        is_slower = slower(passes(ranked[0]), passes(case))
+        text += [", before ", Code(case.first.backend), f" with {rounded(rate(case))}"]
+        text += [] if is_slower else [f", {VERDICTS[is_slower]}"]
+    return [*text, "."]
+
+
+def _costs(contest: Contest) -> Answer:
+    """Return the cost of the backend that is named first: the fastest by chance alone would seem to cost less."""
+    chosen, top = contest.tied_backends[0], contest.top
+    loss = cost(chosen, top)
+    how = "On one prepared batch" if top.augment_on == "frozen" else "Without augmentation"
+    evidence = [f"{how} training reaches {speed_words(top)}."]
+    if loss.low is not None and loss.high is not None:
+        low, high = (f"{100 * share:.0f}".replace("-", "\N{MINUS SIGN}") for share in (loss.low, loss.high))
+        evidence += [" With ", Code(chosen.backend), f" the loss by pairs of rounds lies between {low} and {high} %."]
+    share = percent(loss.lost, 0) if round(100 * loss.lost) > 0 else "nothing"
+    words = f"{'' if loss.is_sure else 'undecided: perhaps '}{share} of the training speed"
+    return Answer(COST, capitalised(words) if share != "nothing" else "Nothing measurable", evidence)
+
+
+def _utilisation(run: Run) -> list[Answer]:
+    pair = utilisation(run)
+    if pair is None:
+        return []
+    best, top = pair
+    peak = f"{flop(best.median('matmul_flops_per_s'), 'FLOP/s')} in {best.matmul_precision}"
+    devices = f" on each of {len(best.devices)} devices" if len(best.devices or ()) > 1 else ""
+    ceiling_words = f"; the ceiling (one prepared batch over and over) {_used(top)}" if top else ""
+    evidence = [
+        "Of a matrix product's ",
+        f"{peak}{devices}: {best.model} with ",
+        Code(best.recipe),
+        f", {label(best)}{ceiling_words}.",
+    ]
+    return [Answer(USE, _used(best), evidence)]
+
+
+def _used(arm: Arm) -> str:
+    values = arm.values(UTILISATION)
+    return percent(statistics.median(values)) + span(values, percent) if values else ""
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------------
+
+
+def _table(arms: Sequence[Arm]) -> Block:
+    top = ceiling(arms)
+    columns = [
+        words_column("placement", name_of),
+        words_column("drawn", lambda arm: SHORT_LANES[arm.lane]),
+        Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
+        Column("share of the ceiling", lambda arm: "the ceiling" if arm is top else _share(arm, top)),
+        Column("waiting", lambda arm: percent(arm.median("wait_share"), 0)),
+        Column("arithmetic", _used),
+        words_column("step", lambda arm: arm.step or ""),
+        Column("GPU busy, %", lambda arm: _optional(arm, "gpu_busy", 100)),
+        Column("driver's utilisation, %", lambda arm: _optional(arm, "gpu_utilisation", 100)),
+        Column("power, W", lambda arm: _optional(arm, "power_w")),
+        Column("J per 1,000 examples", lambda arm: _optional(arm, "energy_j_per_1000_examples")),
+        Column("peak memory, MiB", lambda arm: _optional(arm, "peak_bytes", 2.0**-20)),
+        Column("rounds", lambda arm: str(len(speeds(arm)))),
+    ]
+    return build_table(columns, arms)
+
+
+def _optional(arm: Arm, name: str, factor: float = 1.0) -> str:
+    middle = arm.median(name)
+    return "" if middle is None else rounded(middle * factor)
+
+
+def _share(arm: Arm, top: Arm | None) -> str:
+    share = share_of(arm, top)
+    if top and slower(speeds(arm), speeds(top)):
+        return "contradiction: above it"
+    digits = 1 if (share or 0) >= 0.9 else 0  # near the ceiling a decimal matters
+    return percent(share, digits) + (span(ratios(arm, top), lambda value: percent(value, digits)) if top else "")
+
+
+def _workers(run: Run, arms: Sequence[Arm], recipe: str) -> list[Block]:
+    rows = workers(run, ceiling(arms), recipe)
+    columns = [
+        words_column("what a worker does", _work),
+        Column("examples/s of one worker", lambda row: with_spread(row[0], "examples_per_s")),
+        Column("workers that keep up", lambda row: _needed(row[1])),
+        Column("rounds", lambda row: str(len(row[1]))),
+    ]
+    cores = f" ({run.environment.cpu.usable_cores} here)." if run.environment else "."
+    return [Paragraph(WORKERS + cores), build_table(columns, rows)] if rows else []
+
+
+def _needed(ratios: Sequence[float]) -> str:
+    return rounded(statistics.median(ratios), 2) + span(ratios, lambda value: rounded(value, 2)) if ratios else UNKNOWN
+
+
+def _work(row: tuple[Arm, list[float]]) -> Text:
+    decodes = row[0].decode == "workers"
+    if row[0].augment_on != "workers":
+        return "decode only" if decodes else "fetch only (decoded ahead)"
+    return ["decode, and augment with " if decodes else "augment with ", Code(row[0].backend)]
+
+
+def _overhead(run: Run) -> list[Block]:
+    """Return what the trainer's own step costs over a bare loop."""
+    blocks: list[Block] = []
+    for arm in arms_of(succeeded(run.records, "overhead"), SETTING):
+        values = arm.values("step_over_bare")
+        text = f"The trainer's step takes {statistics.median(values):.3f} times as long as that of a bare loop over the same"
+        ends = f" batches ({min(values):.3f} to {max(values):.3f}, {counted(len(values), 'round')}; {setting(arm)})."
+        blocks.append(Paragraph(text + ends))
+    return blocks

@@ -1,0 +1,141 @@
+"""Write numbers and arms: three significant digits, spread and n beside them; an arm by its backend and placement."""
+
+import math
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+
+from bench.report.blocks import Code, Quiet, Text
+from bench.report.facts.arms import FROZEN, Arm
+from bench.statistics import Estimate, estimate, half_range
+
+UNKNOWN = "not known"
+NOISY = 0.25
+"""Half range between rounds, as a share of the median, above which a number is only an order of magnitude."""
+FLOP_UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+
+
+def rounded(value: float | None, digits: int = 3) -> str:
+    """Return ``digits`` significant digits with thousands separated: 41,200, 3.05, 0.00123."""
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    if value == 0:
+        return "0"
+    places = digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.999 becomes 10.0
+    return f"{round(value, places):,.{max(0, places)}f}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Return a share of one such as "62.4 %"."""
+    return UNKNOWN if share is None else f"{share * 100:.{digits}f} %"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return half the range as a share of the median, such as "±1.6 %"; empty for fewer than two values."""
+    share = half_range(values)
+    if share is None:
+        return ""
+    return ("noisy, " if share > NOISY else "") + f"±{percent(share, 1 if share < 0.0995 else 0)}"
+
+
+def span(values: Sequence[float], write: Callable[[float], str] = rounded) -> str:
+    """Return " (LOW to HIGH)"; empty for fewer than two values."""
+    return f" ({write(min(values)).removesuffix(' %')} to {write(max(values))})" if len(values) > 1 else ""
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return "1 round", "3 rounds"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def listed(words: Iterable[str], most: int = 12) -> str:
+    """Return words with commas, cut after ``most``."""
+    texts = list(words)
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def lowered(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def flop(value: float | None, unit: str = "FLOP") -> str:
+    """Return "3.33 GFLOP"."""
+    if not value:
+        return UNKNOWN
+    size, prefix = next((pair for pair in FLOP_UNITS if value >= pair[0]), FLOP_UNITS[-1])
+    return f"{rounded(value / size)} {prefix}{unit}"
+
+
+def date(time: str) -> str:
+    """Return "2026-11-24 11:17 UTC" for a time in ISO 8601; anything else as it is."""
+    return re.sub(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:\+00:00|Z)", r"\1 \2 UTC", time)
+
+
+# ---- arms -----------------------------------------------------------------------------------------------------------------
+
+
+def label(arm: Arm) -> str:
+    """Return "kornia on the device", "pil in 2 workers, decoding too", "no augmentation" or "one prepared batch"."""
+    count = int(arm.num_workers or 0)
+    fetcher = counted(count, "worker") if count else "the training process"
+    if arm.augment_on == FROZEN:
+        return "one prepared batch"
+    if arm.augment_on == "workers":
+        return f"{arm.backend} in {fetcher}" + (", decoding too" if arm.decode == "workers" else "")
+    place = " on the device" + (" on a second stream" if arm.augment_stream else "") if arm.augment_on == "device" else ""
+    fetched = f", {'decoded' if arm.decode == 'workers' else 'fetched'} in {fetcher}"
+    is_fed = arm.kind == "throughput" and arm.resident is False
+    return ("no augmentation" if arm.is_bare else f"{arm.backend}{place}") + (fetched if is_fed else "")
+
+
+def setting(arm: Arm) -> str:
+    """Return what all arms of a setting share."""
+    regime = [arm.schedule] if arm.schedule not in (None, "constant") else []
+    names = {"weight_decay": "weight decay", "label_smoothing": "label smoothing", "warm_up_epochs": "warm-up epochs"}
+    extras = [f"{words} {getattr(arm, name)}" for name, words in names.items() if getattr(arm, name)]
+    flags = [name.replace("_", " ") for name in ("channels_last", "compile") if getattr(arm, name)]
+    where = ", ".join(arm.devices or ()) or arm.device
+    optimizer = " ".join([f"{arm.optimizer} {arm.learning_rate}", *regime, *([f"({', '.join(extras)})"] if extras else [])])
+    parts = [f"{arm.model} of width {arm.width}", f"batch {arm.batch_size}", optimizer, arm.precision, *flags, f"on {where}"]
+    return ", ".join([*parts, f"data {arm.dataset}"])
+
+
+def with_spread(arm: Arm, name: str) -> str:
+    """Return the median of a field with its spread, such as "300 ±5.0 %"."""
+    middle = arm.median(name)
+    return UNKNOWN if middle is None else f"{rounded(middle)} {spread(arm.values(name))}".strip()
+
+
+def measured(values: Sequence[float], unit: str, noun: str = "round") -> str:
+    """Return "1,820 examples/s (±3.6 %, 3 rounds)"."""
+    basis = ", ".join(filter(None, (spread(values), counted(len(values), noun))))
+    return f"{rounded(statistics.median(values))} {unit} ({basis})"
+
+
+def interval(values: Sequence[float]) -> str:
+    """Return " ±0.4 points", half the 95 % interval of a mean of shares; empty for too few seeds."""
+    half = estimate(values).half
+    return "" if half is None else f" ±{100 * half:.1f} points"
+
+
+def scored(arm: Arm) -> str:
+    """Return "50.8 % ±2.1 points (3 seeds)"."""
+    values = arm.values("test_accuracy")
+    return f"{percent(statistics.fmean(values))}{interval(values)} ({counted(len(values), 'seed')})"
+
+
+def points(gap: Estimate | None) -> str:
+    """Return a difference such as "+1.20 ±0.40", without the interval if there are too few seeds for one."""
+    if gap is None:
+        return UNKNOWN
+    return f"{gap.mean:+.2f}" + ("" if gap.half is None else f" ±{gap.half:.2f}")
+
+
+def name_of(arm: Arm, words: str = "") -> Text:
+    """Return an arm's label, or ``words`` that begin with its backend, with the backend as code and what ran of ``fused``."""
+    words, ran = words or label(arm), f" ({arm.implementation})" if arm.implementation else ""
+    return words if arm.is_bare or not arm.backend else [Code(arm.backend), Quiet(ran), words.removeprefix(str(arm.backend))]

@@ -1,0 +1,153 @@
+"""Arrows, read from the sources: bench -> training -> augment, the chain inside bench, and what stays free of torch."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("augment", "training", "bench")
+OUTER = {
+    "augment": {"training", "bench", "tests"},
+    "training": {"bench", "tests", "pytest", "pytest_benchmark", "pandas", "matplotlib", "msgspec"},
+    "bench": {"tests"},
+}
+"""What a package must not import, not even late."""
+CHAIN = {
+    "records": set(),
+    "statistics": {"records"},
+    "runner": {"records"},
+    "clock": set(),
+    "limits": {"clock"},
+    "environment": {"records"},
+    "presets": set(),
+    "jobs": {"runner", "statistics", "clock", "limits", "environment", "presets", "records"},
+    "display": {"jobs", "statistics", "records"},
+    "session": {"display", "jobs", "runner", "clock", "environment", "records"},
+    "audit": {"records"},
+    "report": {"statistics", "records"},
+    "gallery": {"report", "records"},
+    "compare": {"statistics", "records"},
+    "export": {"records"},
+    "publish": {"export", "statistics", "records"},
+    "run": {"jobs", "audit", "gallery", "environment", "presets", "records"},
+    "cli": {"run", "jobs", "runner", "audit", "gallery", "report", "compare", "export", "publish", "records"},
+}
+"""What each room of bench may import of the others: each only of those above it."""
+READERS = ("records", "statistics", "report", "compare", "export", "publish")
+"""Rooms that read and judge records; they import neither torch nor the other packages, not even late."""
+TORCH = {"torch", "torchvision", "kornia", "augment"}
+LIBRARY_ROOMS = ("augment/ops/", "augment/backends/")
+"""Where libraries are called."""
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT / "bench").with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports anywhere in it, late imports included, as full dotted names."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
+            module = base if node.level else str(node.module)
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def at_import(path: Path) -> set[str]:
+    """What importing a file imports at once: statements outside of functions and of ``if TYPE_CHECKING``."""
+
+    def statements(nodes: list[ast.stmt]) -> Iterator[ast.stmt]:
+        for node in nodes:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+                continue
+            yield node
+            for name in ("body", "orelse", "finalbody"):
+                yield from statements([child for child in getattr(node, name, []) if isinstance(child, ast.stmt)])
+
+    names: set[str] = set()
+    for node in statements(ast.parse(path.read_text(encoding="utf-8")).body):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def tops(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def test_the_readers_of_imports_see_what_they_should(tmp_path: Path) -> None:
+    """On files whose imports are known: otherwise the rules below could pass on nothing."""
+    file = ROOT / "bench" / "jobs" / "grid.py"
+    assert "torch" in imported(file), "late imports count in imported()"
+    assert "torch" not in at_import(file)
+    sample = tmp_path / "sample.py"
+    sample.write_text(
+        "import a.b\nfrom c import d\nif TYPE_CHECKING:\n    import e\ntry:\n    import f\nexcept ImportError:\n    pass\n"
+        "class K:\n    import g\n\ndef late():\n    import h\n"
+    )
+    assert at_import(sample) == {"a.b", "c", "c.d", "f", "g"}
+
+
+def test_the_chain_has_no_circle_and_names_every_room() -> None:
+    names = list(CHAIN)
+    assert [(name, below) for name, rooms in CHAIN.items() for below in rooms if names.index(below) >= names.index(name)] == []
+    rooms = {room(path) for path in sources("bench")}
+    assert {name for name in rooms if not name.startswith(("test_", "__", "conftest"))} == set(CHAIN)
+
+
+@pytest.mark.parametrize("path", [path for package in PACKAGES for path in sources(package)], ids=relative)
+def test_no_arrow_goes_back(path: Path) -> None:
+    package, names = path.relative_to(ROOT).parts[0], imported(path)
+    assert not tops(names) & OUTER[package]
+    libraries = {name for name in names if name.partition(".")[0] == "kornia" or name.startswith("torchvision.transforms")}
+    assert not libraries or relative(path).startswith(LIBRARY_ROOMS)
+    if package == "bench" and room(path) in CHAIN:
+        others = {name.split(".")[1] for name in names if name.startswith("bench.")}
+        assert others - {room(path)} <= CHAIN[room(path)]
+        assert room(path) not in READERS or not tops(names) & {*TORCH, "training"}
+
+
+@pytest.mark.parametrize(
+    "name", ["cli", "run", "jobs/throughput", "jobs/scaling", "jobs/sweep", "jobs/finetune", "jobs/decode"]
+)
+def test_help_needs_no_torch(name: str) -> None:
+    assert not tops(at_import(ROOT / "bench" / f"{name}.py")) & TORCH
+
+
+@pytest.mark.parametrize("modules", ["bench.report, bench.compare, bench.export, bench.publish", "bench.cli"])
+def test_readers_and_the_command_line_start_without_torch(modules: str) -> None:
+    """The same in a fresh process, with all that is imported on the way."""
+    code = f"import sys, {modules}\nsys.exit(', '.join({TORCH!r} & set(sys.modules)) or 0)"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+
+
+def test_the_picture_of_the_house_names_every_room() -> None:
+    """CONTRIBUTING shows newcomers where things are."""
+    picture = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")[1]
+    rooms = [path for package in PACKAGES for path in (ROOT / package).glob("*.py") if path.name != "__init__.py"]
+    assert [relative(path) for path in rooms if path.name not in picture] == []
+    files = {path.name for package in (*PACKAGES, "tests") for path in (ROOT / package).rglob("*")}
+    assert [name for name in re.findall(r"\w+\.(?:py|c|h)\b", picture) if name not in files] == []

@@ -1,0 +1,122 @@
+"""The command line: users' mistakes, exit codes, a closed pipe, and the time of ``--help``."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import cli
+from bench.records import load_run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+VERSION = importlib.metadata.version("augmark")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--backends", "dali"], "unknown backend 'dali'"),
+        (["run", "--recipes", "flop"], "unknown recipe 'flop'"),
+        (["run", "--rounds", "0"], "rounds must be at least 1"),
+        (["run", "--device", "cuda"], "cuda"),
+        (["run", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["audit", "--ops", "Flop", "--data", "synthetic"], "Flop"),
+        (["gallery", "--backends", "dali", "--data", "synthetic"], "dali"),
+        (["train", "--recipe", "flop"], "flop"),
+        (["train", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["train", "--resume"], "--resume needs --out"),
+        (["report", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["compare", "/nowhere/at/all", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["export", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["decode", "--data", "synthetic"], "take --data FOLDER"),
+        (["finetune", "--data", "x", "--compare", "--split"], "ask for one at a time"),
+        (["sweep", "--seeds", "0"], "--seeds and --workers must be at least 1"),
+    ],
+    ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if arguments == ["run", "--device", "cuda"] and _has_cuda():
+        pytest.skip("this machine has a CUDA device")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    error = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2
+    assert message in error
+    assert "\n" not in error
+    assert list(tmp_path.glob("runs/*")) == []
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def broken(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("no kernel image\nCompile with ...")
+
+
+TINY = (
+    *("--data", "synthetic", "--device", "cpu", "--model", "resnet8", "--width", "4", "--max-train", "100"),
+    *("--batch-size", "16", "--backends", "torchvision"),
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("throughput", ("--seconds", "0.01", "--rounds", "1", "--workers", "0", "--recipes", "flip")),
+        ("sweep", ("--image-size", "16", "--seeds", "1", "--recipes", "none")),
+    ],
+)
+def test_a_command_all_of_whose_cases_fail_writes_the_report_and_ends_with_1(
+    command: str, options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from training import loop
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AUGMARK_MACHINE", "here")
+    monkeypatch.setattr(loop, "measure_throughput", broken)
+    monkeypatch.setattr(loop, "train", broken)
+    monkeypatch.setattr("bench.jobs.throughput.measure_feed", broken)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, *TINY, *options, "--data-root", str(tmp_path / "data")])
+    assert stopped.value.code == 1
+    folder = tmp_path / "runs" / f"{VERSION}--{command}--here--cpu"
+    number = len(load_run(folder).records)
+    error = capsys.readouterr().err.strip()  # progress may have left an empty line
+    assert error == f"augmark: {number} of {number} failed, the first: RuntimeError: no kernel image"
+    assert (folder / "report" / "index.html").exists()
+
+
+def test_training_leaves_its_curves_and_nothing_where_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AUGMARK_MACHINE", "here")
+    tiny = [*TINY[:-2], "--epochs", "1", "--max-test", "10", "--data-root", str(tmp_path / "data")]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", *tiny, "--learning-rate", "1e30", "--optimizer", "sgd"])
+    assert stopped.value.code == 2
+    assert "learning_rate" in capsys.readouterr().err
+    assert list(tmp_path.glob("runs/*")) == []
+    cli.main(["train", *tiny])
+    assert (tmp_path / "runs" / f"{VERSION}--train--here--cpu" / "curves.svg").exists()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_pipe_ends_the_command_silently(unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command, variables = [sys.executable, "-m", "bench.cli", "--help"], os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    process = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=variables, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (141, "")

@@ -1,0 +1,90 @@
+"""What all jobs share: records filled from training results, the line of a result, and the report at the end."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.jobs.job import duration, fill, outcome, plan_training, repetition, reporting
+from bench.records import Accuracy, Decoding, Overhead, Throughput
+from training.config import TrainConfig
+from training.data import Dataset, load
+from training.loop import measure_throughput, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TINY = TrainConfig(model="resnet8", width=4, device="cpu", batch_size=48, epochs=2, recipe="flip", backend="fused", seed=3)
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Dataset:
+    return load("synthetic", root=tmp_path, max_train=100, max_test=10)
+
+
+def test_a_record_has_the_config_the_data_and_the_result(shapes: Dataset) -> None:
+    case = plan_training(Accuracy, TINY, shapes)
+    assert (case.status, case.num_epochs, case.seed, case.dataset) == ("not_run", 2, 3, shapes.name)
+    result = train(TINY, shapes)
+    record = fill(case, result, cell_s=1.5)
+    assert record.key == case.key
+    assert (record.status, record.cell_s, record.train_images, record.test_images) == ("ok", 1.5, 100, 10)
+    assert (record.learning_rate, record.recipe, record.backend) == (TINY.learning_rate, "flip", "fused")
+    assert (record.lane, record.implementation, record.devices, record.parameters) == (
+        "per_image", "c", ("cpu",), result.parameters,
+    )  # fmt: skip
+    assert [epoch.test_accuracy for epoch in record.epochs] == [stats.test_accuracy for stats in result.epochs]
+    assert (record.test_accuracy, record.loss) == (result.epochs[-1].test_accuracy, result.epochs[-1].train_loss)
+    assert record.examples_per_s == result.examples_per_s
+
+
+def test_a_record_of_speed_has_the_split_and_no_epochs(shapes: Dataset) -> None:
+    case = plan_training(Throughput, TINY, shapes)
+    record = fill(case, result := measure_throughput(TINY, shapes, steps=3))
+    assert (case.num_epochs, record.steps, record.split_s) == (None, 3, result.split_s)
+    assert record.flops_per_example == result.flops_per_example
+
+
+def test_a_result_is_a_few_words() -> None:
+    assert outcome(Accuracy(status="failed", reason="no [gpu] here")) == r"failed (no \[gpu] here)"
+    good: dict[str, Any] = {
+        "recipe": "flip",
+        "backend": "pil",
+        "augment_on": "workers",
+        "model": "m",
+        "width": 4,
+        "batch_size": 8,
+    }
+    good |= {"image_size": 32, "precision": "float32", "dataset": "d", "fingerprint": "f", "lane": "per_image"}
+    accuracy = Accuracy(**good, num_epochs=1, test_accuracy=0.5, train_accuracy=0.5, loss=1.0, seed=2)
+    assert outcome(accuracy) == "test accuracy 50.0%"
+    assert repetition(accuracy).endswith(", seed 2")
+    overhead = Overhead(**good, step_over_bare=1.05, round=2)
+    assert outcome(overhead) == "step over bare 105.0%"
+    assert repetition(overhead).endswith(", round 3")
+    decoding = Decoding(
+        decoder="pil",
+        image_size=8,
+        quality=90,
+        images_per_s=1234.5,
+        mb_per_s=1,
+        megapixels_per_s=1,
+        dataset="d",
+        fingerprint="f",
+    )
+    assert outcome(decoding) == "1,234 images/s"
+    assert [duration(seconds) for seconds in (40, 200, 9000)] == ["40 s", "3 min", "2.5 h"]
+
+
+def test_the_report_is_written_after_an_error_which_is_then_raised() -> None:
+    reports: list[Path] = []
+    with reporting(Path("run"), reports.append):
+        pass
+    with pytest.raises(KeyboardInterrupt), reporting(Path("run"), reports.append):
+        raise KeyboardInterrupt
+    assert reports == [Path("run")] * 2
+
+    def empty(folder: Path) -> None:
+        raise ValueError("nothing was measured")
+
+    with pytest.raises(RuntimeError, match="first"), reporting(Path("run"), empty):
+        raise RuntimeError("first")

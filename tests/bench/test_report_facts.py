@@ -1,0 +1,359 @@
+"""Facts of a report against hand calculations on small made records."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.records import AuditCell, AuditLane, Plan, Record, Run, Scaling, Speed
+from bench.report.facts.accuracy import (
+    backend_pairs,
+    baseline,
+    best_by_recipe,
+    difference,
+    is_undecided,
+    main_setting,
+    pareto_front,
+    soonest,
+    with_target,
+)
+from bench.report.facts.arms import ceiling, ratios, settings, share_of, split_ms
+from bench.report.facts.lanes import growth, lane_tables, named_differences, slower
+from bench.report.facts.photographs import finetune_settings, races, undecided_with, winners, winners_by_size
+from bench.report.facts.placement import above_ceiling, contest, cost, host_bound, utilisation, workers
+from bench.report.facts.scaling import alike_draws, largest, tables
+from bench.report.facts.state import causes, fallbacks, image_sets, missing, status_counts, verdict_counts
+from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, speeds, trained
+
+
+def run_of(*records: Record, **fields: Any) -> Run:
+    return Run(path=Path("run"), name="run", records=list(records), **fields)
+
+
+# ---- images per second ----------------------------------------------------------------------------------------------------
+
+
+def speed(backend: str, *rates: float, subject: str = "flip", **fields: Any) -> list[Speed]:
+    """Return a round for each images/s."""
+    lane = fields.pop("lane", "per_image")
+    shape = {"batch_size": 100, "image_size": 32} | fields
+    return [
+        Speed(suite="recipes", subject=subject, backend=backend, lane=lane, round=i, images_per_s=r, **shape)
+        for i, r in enumerate(rates)
+    ]
+
+
+def cell(backend: str, verdict: Any = "exact", subject: str = "flip", **fields: Any) -> AuditCell:
+    return AuditCell(kind="recipe", subject=subject, backend=backend, verdict=verdict, **fields)
+
+
+EQUAL = audited(
+    *(cell(backend) for backend in ("torchvision_loop", "kornia", "fused")), cell("pil", "different", cause="8 bits")
+)
+
+
+def test_ratios_are_of_medians_and_of_the_worst_and_best_pair_of_rounds() -> None:
+    run = run_of(*speed("torchvision_loop", 100, 90, 110), *speed("fused", 800, 1000, 900), *speed("pil", 50, 60), audit=EQUAL)
+    (table,) = lane_tables(run, "recipes")
+    assert table.baseline == "torchvision_loop"
+    assert table.ratio("flip", "fused") == pytest.approx([900 / 100, 800 / 110, 1000 / 90])
+    assert table.ratio("flip", "torchvision_loop") == []
+    assert table.ratio("flip", "pil") == []  # not the op as it is defined
+    assert table.winner("flip") == "fused"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"), [((10, 11), (8, 9), True), ((10, 11), (8, 10), False), ((10,), (8, 9), None), ((), (1, 2), None)]
+)
+def test_slower_needs_two_rounds_each_that_do_not_overlap(a: list[float], b: list[float], verdict: bool | None) -> None:
+    assert slower(a, b) is verdict
+
+
+def test_lanes_stand_apart_and_mixtures_have_no_ratio() -> None:
+    batch = speed("torchvision", 500, 510, lane="per_batch")
+    mixed = [*speed("kornia", 9, 9, lane="mixed"), *speed("fused", 5, 5, lane="mixed")]
+    unsupported = Speed(
+        suite="recipes", subject="flip", backend="cvcuda", batch_size=100, image_size=32, status="unsupported", reason="no"
+    )
+    run = run_of(*batch, *mixed, unsupported, audit=EQUAL)
+    by_lane = {table.lane: table for table in lane_tables(run, "recipes")}
+    assert list(by_lane) == ["per_batch", "mixed"]
+    assert by_lane["per_batch"].backends == ["torchvision"]
+    assert by_lane["per_batch"].absent == {("flip", "kornia"): "·", ("flip", "fused"): "·", ("flip", "cvcuda"): "unsupported"}
+    assert by_lane["mixed"].ratio("flip", "fused") == []
+    assert by_lane["mixed"].winner("flip") is None
+
+
+def test_differences_are_audited_ones_else_declared_ones_else_unknown() -> None:
+    """A lane that was measured otherwise than declared is a difference too."""
+    lane = AuditLane(declared="per_image", measured="per_batch")
+    audit = audited(
+        cell("kornia", "close", cause="no antialias"), cell("pil", "different", cause="8 bits"), cell("fused", lane=lane)
+    )
+    assert set(named_differences(run_of(audit=audit)) or {}) == {("flip", "pil"), ("flip", "fused")}
+    planned = Speed(
+        suite="recipes", subject="flip", backend="pil", batch_size=1, image_size=32, status="not_run", differs="8 bits"
+    )
+    assert named_differences(run_of(plan=Plan(suite="quick", cases=(planned,)))) == {("flip", "pil"): "8 bits"}
+    assert named_differences(run_of()) is None
+    (table,) = lane_tables(run_of(*speed("torchvision_loop", 1, 1), *speed("fused", 2, 2)), "recipes")
+    assert table.baseline is None
+
+
+def test_growth_follows_one_size_while_the_other_is_usual() -> None:
+    run = run_of(
+        *speed("fused", 100), *speed("fused", 300, batch_size=400), *speed("fused", 25, image_size=64),
+        *speed("fused", 9, batch_size=400, image_size=64), *speed("kornia", 50),
+    )  # fmt: skip
+    lines = {
+        along: {k: [size for size, _ in v] for k, v in subjects["flip"].items()} for (_, along), subjects in growth(run).items()
+    }
+    assert lines == {"batch": {"fused": [100, 400]}, "side": {"fused": [32, 64]}}
+
+
+# ---- placement ------------------------------------------------------------------------------------------------------------
+
+
+def placed(speeds: list[float], backend: str = "fused", augment_on: str = "device", **fields: Any) -> list[Record]:
+    recipe = "none" if augment_on in ("none", "frozen") else "flip"
+    shared = {"recipe": recipe, "backend": backend, "augment_on": augment_on} | fields
+    return [trained("throughput", round=i, examples_per_s=s, **shared) for i, s in enumerate(speeds)]
+
+
+FROZEN = placed([1000, 1200, 1100], augment_on="frozen", lane="fixed")
+FUSED = placed([990, 1182, 1045], resident=True)
+PIL = placed([500, 510, 505], "pil", "workers", num_workers=2, resident=False)
+
+
+def test_the_fastest_place_wins_against_rounds_that_do_not_overlap() -> None:
+    kornia = placed([980, 1100, 1010], "kornia", resident=True)
+    fed = placed([520, 530, 525], resident=False, num_workers=2)
+    found = contest(run_of(*FROZEN, *PIL, *kornia, *FUSED, *fed, *speed("kornia", 9, 9), *speed("fused", 8, 8), audit=EQUAL))
+    assert found is not None
+    assert (found.recipe, found.lane, found.best.backend) == ("flip", "per_image", "fused")
+    assert found.tied_places == ["device"]
+    assert [arm.backend for arm in found.tied_backends] == ["kornia", "fused"]  # undecided in training: the fastest alone first
+    assert found.with_transfer is not None
+    assert found.with_transfer.median("examples_per_s") == 525
+    assert [case.first.backend for case in found.alone] == ["kornia", "fused"]
+
+
+def test_places_whose_rounds_overlap_are_tied() -> None:
+    found = contest(run_of(*FROZEN, *FUSED, *placed([900, 1000, 950], "pil", "workers", num_workers=2)))
+    assert found is not None
+    assert found.tied_places == ["device", "workers"]
+
+
+def test_cost_is_the_share_of_the_ceiling_that_is_lost() -> None:
+    """1 - 1045/1100 of medians; by pairs from 1 - 1182/1000 to 1 - 990/1200."""
+    frozen, fused, pil = (settings(group, "throughput")[0][0] for group in (FROZEN, FUSED, PIL))
+    loss = cost(fused, frozen)
+    assert (loss.lost, loss.low, loss.high) == pytest.approx((0.05, -0.182, 0.175))
+    assert loss.is_sure is False
+    assert cost(pil, frozen).is_sure is True
+    assert share_of(pil, frozen) == pytest.approx(505 / 1100)
+    assert ratios(fused, frozen) == pytest.approx([0.99, 0.985, 0.95])
+
+
+def test_the_ceiling_is_the_prepared_batch_else_the_fastest_bare_arm() -> None:
+    bare = placed([2000, 2100], augment_on="none")
+    (arms,) = settings([*FROZEN, *bare, *FUSED], "throughput")
+    assert (found := ceiling(arms)) is not None
+    assert found.augment_on == "frozen"
+    assert (found := ceiling(settings([*bare, *FUSED], "throughput")[0])) is not None
+    assert found.augment_on == "none"
+
+
+def test_parts_of_a_step_add_up_to_its_wall_time() -> None:
+    """64 images at 100 images/s take 640 ms, of which 3/4 forward and backward."""
+    records = placed([100], split_s={"forward_backward": 3.0, "wait": 1.0})
+    (arm,) = settings(records, "throughput")[0]
+    assert split_ms(arm, 64) == pytest.approx({"forward_backward": 480, "wait": 160})
+
+
+def test_workers_that_keep_up_are_ratios_of_a_round() -> None:
+    feeds = [
+        trained("feed", round=i, examples_per_s=s, backend="pil", augment_on="workers", num_workers=1)
+        for i, s in enumerate((100, 120))
+    ]
+    (arms,) = settings(FROZEN, "throughput")
+    ((arm, needed),) = workers(run_of(*FROZEN, *feeds), arms[0], "flip")
+    assert (arm.backend, needed) == ("pil", [10, 10])
+
+
+def test_utilisation_is_of_the_usual_recipes_best_arm() -> None:
+    records = [*placed([10], model_flops_utilisation=0.3), *placed([9], "kornia", model_flops_utilisation=0.2)]
+    found = utilisation(run_of(*records, *placed([11], augment_on="frozen", model_flops_utilisation=0.4)))
+    assert found is not None
+    assert found[1] is not None
+    assert (found[0].backend, found[1].augment_on) == ("fused", "frozen")
+
+
+def test_an_arm_above_the_ceiling_in_every_round_is_a_contradiction() -> None:
+    beyond = placed([6000, 6100, 6200], "kornia")
+    pairs = above_ceiling(run_of(*FROZEN, *FUSED, *beyond))
+    assert [(arm.backend, top.augment_on) for arm, top in pairs] == [("kornia", "frozen")]
+
+
+@pytest.mark.parametrize(("busy", "count"), [(0.3, 1), (0.9, 0), (None, 0)])
+def test_a_ceiling_below_four_fifths_busy_is_bound_by_the_host(busy: float | None, count: int) -> None:
+    run = run_of(*placed([1000, 1200], augment_on="frozen", gpu_busy=busy), *placed([900, 990], gpu_busy=0.1))
+    assert len(host_bound(run)) == count
+
+
+# ---- accuracy -------------------------------------------------------------------------------------------------------------
+
+
+def scores(recipe: str, *accuracies: float, backend: str = "fused", **fields: Any) -> list[Record]:
+    shared = {"recipe": recipe, "backend": backend} | fields
+    return [trained("accuracy", seed=i, test_accuracy=a, **shared) for i, a in enumerate(accuracies)]
+
+
+def test_differences_are_paired_by_seed() -> None:
+    """2, 3 and 4 points: mean 3, sd 1, half the interval t(0.975, 2) / sqrt(3) = 4.3027 / 1.7321 = 2.484."""
+    run = run_of(*scores("flip", 0.52, 0.63, 0.44), *scores("none", 0.5, 0.6, 0.4))
+    arms = main_setting(run)
+    flip, none = best_by_recipe(arms)
+    gap = difference(flip, none)
+    assert gap is not None
+    assert (gap.mean, gap.sd, gap.half, gap.n) == pytest.approx((3, 1, 2.484, 3), abs=1e-3)
+    assert not is_undecided(gap)
+    assert baseline(arms, run) is none
+    assert is_undecided(difference(none, scores_arm("flip", 0.1)))
+
+
+def scores_arm(*args: Any) -> Any:
+    return settings(scores(*args), "accuracy")[0][0]
+
+
+def test_the_baseline_is_the_sweeps() -> None:
+    run = run_of(*scores("flip", 0.5), *scores("none", 0.5), plan=Plan(suite="sweep", baseline="flip@fused"))
+    found = baseline(main_setting(run), run)
+    assert found is not None
+    assert found.recipe == "flip"
+
+
+def test_backends_of_a_recipe_are_paired_with_the_audits_verdict() -> None:
+    records = [*scores("flip", 0.5, 0.5), *scores("flip", 0.4, 0.4, backend="kornia"), *scores("none", 0.1)]
+    (pair,) = backend_pairs(main_setting(run_of(*records)), EQUAL)
+    assert (pair.a.recipe, round(pair.gap.mean, 9), pair.is_equal) == ("flip", 10, True)
+    (pair,) = backend_pairs(main_setting(run_of(*records)), None)
+    assert pair.is_equal is None
+
+
+def test_the_pareto_front_is_what_nothing_beats_in_both() -> None:
+    assert pareto_front([(1, 5), (2, 4), (2, 3), (3, 3), (1, 4)]) == [(1, 5), (2, 4), (3, 3)]
+
+
+def test_targets_count_the_seeds_that_reached_them_without_resumed_runs() -> None:
+    shared = {"target_accuracy": 0.5, "epochs": ()}
+    quick = [trained("accuracy", seed=i, seconds_to_target=s, **shared) for i, s in enumerate((10.0, 20.0))]
+    missed = trained("accuracy", seed=2, **shared)
+    resumed = trained("accuracy", seed=3, seconds_to_target=1.0, resumed_after=1, **shared)
+    (arm,) = main_setting(run_of(*quick, missed, resumed))
+    target = with_target(arm)
+    assert target is not None
+    assert (target.values("seconds_to_target"), len(target.records)) == ([10, 20], 3)
+    late = [trained("accuracy", seed=i, backend="pil", seconds_to_target=s, **shared) for i, s in enumerate((30.0, 40.0))]
+    found = soonest(main_setting(run_of(*quick, missed, *late)))
+    assert found is not None
+    assert found.backend == "pil"  # both seeds reached it
+
+
+# ---- scaling, photographs ---------------------------------------------------------------------------------------------------
+
+
+def job(processes: int, *speeds: float, **fields: Any) -> list[Scaling]:
+    scaling = "one" if processes == 1 else "weak"
+    shared = {"processes": processes, "scaling": scaling, "parallel": "none" if processes == 1 else "ddp"} | fields
+    return [trained("scaling", round=i, examples_per_s=s, **shared) for i, s in enumerate(speeds)]
+
+
+def test_speedups_are_by_rounds_and_efficiency_by_devices() -> None:
+    gpu = {"device": "cuda"}
+    two = job(2, 180, 190, own_examples_per_s=(100.0, 80.0), draw_digests=(("a",), ("b",)), **gpu)
+    (jobs,) = tables(run_of(*job(1, 100, 100, **gpu), *two))
+    (most,) = largest(jobs)
+    assert list(most.speedups) == pytest.approx([1.8, 1.9])
+    assert most.efficiency == pytest.approx(1.85 / 2)
+    assert most.is_sure
+    assert most.slowest_rank == (1, 0.8)
+    (jobs,) = tables(run_of(*job(1, 100, 100), *job(2, 90, 110)))
+    assert largest(jobs)[0].efficiency == pytest.approx(1.0)  # processes share one CPU
+    assert not largest(jobs)[0].is_sure
+
+
+def test_ranks_that_drew_alike_are_named() -> None:
+    (apart,), (record,) = job(2, 1.0, draw_digests=(("a",), ("b",))), job(2, 1.0, shared_draws=((0, 1),))
+    alike = failed(record, "ranks 0 and 1 drew the same")
+    assert alike_draws(run_of(apart, alike)) == [alike]
+
+
+def test_fine_tuning_is_ranked_and_undecided_within_intervals() -> None:
+    full = [trained("finetune", seed=i, mode="full", test_accuracy=a) for i, a in enumerate((0.9, 0.91, 0.92))]
+    frozen = [trained("finetune", seed=i, mode="frozen", test_accuracy=a) for i, a in enumerate((0.89, 0.92, 0.9))]
+    scratch = [trained("finetune", seed=i, mode="scratch", test_accuracy=a) for i, a in enumerate((0.5, 0.51, 0.52))]
+    (arms,) = finetune_settings(run_of(*scratch, *full, *frozen))
+    assert [arm.mode for arm in arms] == ["full", "frozen", "scratch"]
+    assert [arm.mode for arm in undecided_with(arms)] == ["frozen"]
+
+
+def test_a_decoder_wins_a_size_only_at_every_number_of_processes() -> None:
+    def decoded(decoder: str, size: int, workers: int, *rates: float) -> list[Record]:
+        shared = {"decoder": decoder, "image_size": size, "num_workers": workers}
+        return [trained("decoding", round=i, images_per_s=r, **shared) for i, r in enumerate(rates)]
+
+    records = [
+        *decoded("a", 256, 1, 10, 11),
+        *decoded("b", 256, 1, 5, 6),
+        *decoded("a", 256, 2, 10, 11),
+        *decoded("b", 256, 2, 10, 12),
+    ]
+    (group,) = races(run_of(*records, *decoded("a", 512, 1, 10, 11), *decoded("b", 512, 1, 5, 6)))
+    assert [(race[0].image_size, race[0].num_workers, winners(race)) for race in group] == [
+        (256, 1, ["a"]),
+        (256, 2, ["b", "a"]),
+        (512, 1, ["a"]),
+    ]
+    assert winners_by_size(group) == {512: "a", 256: None}
+
+
+# ---- state ----------------------------------------------------------------------------------------------------------------
+
+
+def test_image_sets_name_their_uses_and_synthetic_ones() -> None:
+    run = run_of(trained("accuracy"), trained("throughput", fallback="no network"), environment=ENVIRONMENT)
+    (images,) = image_sets(run)
+    assert (images.name, list(images.uses), images.fallback) == (
+        "cifar10",
+        ["benchmarks", "accuracy", "throughput"],
+        "no network",
+    )
+    assert images.is_synthetic
+
+
+def test_a_run_whose_fused_fell_back_to_tensors_says_where() -> None:
+    run = run_of(*speed("fused", 1, implementation="tensors"), *speed("fused", 1, implementation="triton", device="cuda"))
+    assert fallbacks(run) == ["cpu"]
+
+
+def test_what_is_missing_is_gathered_by_reason_the_worst_first() -> None:
+    other = Speed(
+        suite="ops", subject="Hue", backend="kornia", batch_size=1, image_size=32, status="unsupported", reason="Hue is no op"
+    )
+    more = Speed(
+        suite="ops", subject="Sat", backend="kornia", batch_size=1, image_size=32, status="unsupported", reason="Sat is no op"
+    )
+    broken = speeds(CASE, "no memory")
+    run = run_of(*broken, plan=Plan(suite="quick", cases=(other, more, CASE)))
+    rows = missing(run)
+    assert [(row.status, row.reason, len(row.cases)) for row in rows] == [
+        ("failed", "no memory", 1),
+        ("unsupported", "… is no op", 2),
+    ]
+    assert status_counts(run) == {"failed": 1, "unsupported": 2}
+
+
+def test_verdicts_are_counted_and_causes_gathered() -> None:
+    assert verdict_counts(run_of(audit=EQUAL)) == {"exact": 3, "different": 1}
+    assert list(causes(EQUAL)) == [("different", "8 bits")]

@@ -1,0 +1,313 @@
+"""The runner: every repetition once, whatever fails, dies or is interrupted, and among processes that share a folder."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from bench import runner
+from bench.records import RUNNING, Gpu, Plan, Record, append, encode, load_run, read
+from bench.runner import Claims, Runner, add_cases, await_plan, exit_code, load_plan, resume, run_cases, start
+from tests.bench.stored import CASE, ENVIRONMENT, OTHER, SAMPLES, failed, speeds, store, trained
+
+ROOT = Path(__file__).parents[2]
+CASES = [trained("throughput", status="not_run", backend=name) for name in ("pil", "kornia", "torchvision", "fused")]
+PLAN = Plan(suite="training", cases=tuple(CASES), rounds=2, settings={"seconds": 1.0})
+CELLS = [trained("accuracy", status="not_run", seed=seed) for seed in range(3)]
+
+
+def measure(case: Record) -> Record:
+    return replace(trained(case.kind, backend=case.backend, round=case.round, seed=getattr(case, "seed", 0)))
+
+
+def broken(case: Record) -> Record:
+    raise RuntimeError("no room\nfor it")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return start(tmp_path / "run", PLAN, ENVIRONMENT, "cpu")
+
+
+def journal(folder: Path) -> list[tuple[str, int, str]]:
+    return [(str(r.backend), r.round, r.status) for r in load_run(folder).records]
+
+
+# ---- plan, measure, append --------------------------------------------------------------------------------------------
+
+
+def test_every_repetition_is_measured_once_round_after_round(folder: Path) -> None:
+    seen: list[tuple[Any, ...]] = []
+    run_cases(folder, CASES, measure, rounds=2, on_record=lambda record, done, total: seen.append((record.round, done, total)))
+    assert journal(folder) == [(str(case.backend), number, "ok") for number in range(2) for case in CASES]
+    assert seen == [(number // 4, number + 1, 8) for number in range(8)]
+    assert not (folder / RUNNING).exists()
+    run_cases(folder, CASES, broken, rounds=2)  # nothing is left to do
+    assert len(journal(folder)) == 8
+
+
+def test_rounds_are_shuffled_each_in_its_own_order_and_alike_for_all_processes(folder: Path) -> None:
+    orders = [[case.key for case in Runner(folder).pending(CASES, 3, seed=5)] for _ in range(2)]
+    assert orders[0] == orders[1]
+    rounds = [[key[2] for key in orders[0][4 * n : 4 * n + 4]] for n in range(3)]
+    assert [sorted(names) for names in rounds] == [sorted(str(case.backend) for case in CASES)] * 3
+    assert rounds[0] != rounds[1] or rounds[1] != rounds[2]
+
+
+def test_seeds_are_cases_of_their_own_and_unsupported_ones_are_left_out(folder: Path) -> None:
+    unsupported = replace(CASES[0], status="unsupported", reason="no such op")
+    assert [case.seed for case in Runner(folder).pending(CELLS, rounds=4)] == [0, 1, 2]  # type: ignore[attr-defined]
+    assert Runner(folder).pending([unsupported], 2) == []
+
+
+def test_a_failure_is_a_record_and_the_others_go_on(folder: Path) -> None:
+    from augment import UnsupportedOp
+
+    errors = {"pil": RuntimeError("no room\nfor it"), "kornia": UnsupportedOp(_op(), "kornia"), "fused": KeyError("x")}
+
+    def fails_for_three(case: Record) -> Record:
+        if case.backend in errors:
+            raise errors[case.backend]
+        return measure(case)
+
+    run_cases(folder, CASES, fails_for_three)
+    records = load_run(folder).records
+    assert [record.status for record in records] == ["failed", "unsupported", "ok", "failed"]
+    assert records[0].reason == "RuntimeError: no room"
+    assert "is not supported by backend kornia" in str(records[1].reason)
+    assert all(record.recipe == "flip" for record in records)  # type: ignore[attr-defined]
+
+
+def _op() -> Any:
+    from augment import ops
+
+    return ops.Invert()
+
+
+def test_a_value_that_is_not_finite_and_another_case_are_failures(folder: Path) -> None:
+    run_cases(folder, CASES[:1], lambda case: replace(measure(case), examples_per_s=float("nan")))
+    run_cases(folder, CASES[1:2], lambda case: replace(measure(case), batch_size=1))
+    records = load_run(folder).records
+    assert records[0].reason == "ValueError: examples_per_s is not finite"
+    assert str(records[1].reason).startswith("RuntimeError: measured ('throughput', ")
+
+
+def test_an_interrupt_keeps_what_is_there_and_is_no_failure(folder: Path) -> None:
+    def interrupted(case: Record) -> Record:
+        if case.backend == "kornia":
+            raise KeyboardInterrupt
+        return measure(case)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cases(folder, CASES, interrupted)
+    assert journal(folder) == [("pil", 0, "ok")]
+    assert [case.status for case in load_run(folder).cases()] == ["ok", "not_run", "not_run", "not_run"]
+
+
+def test_cases_join_the_plan_before_they_are_measured(folder: Path) -> None:
+    add_cases(folder, CELLS)
+    run_cases(folder, [replace(CASES[0], recipe="none")], broken)
+    plan = read(folder / "plan.json", Plan)
+    assert plan is not None
+    assert (plan.suite, len(plan.cases)) == ("training", len(CASES) + len(CELLS) + 1)
+    assert len(load_run(folder).missing) == len(CASES) + len(CELLS)
+    with pytest.raises(ValueError, match="is not finite"):
+        add_cases(folder, [replace(CASES[0], recipe="x", learning_rate=float("nan"))])
+
+
+def test_nothing_is_begun_once_it_is_to_stop(folder: Path) -> None:
+    answers = iter([True, True, False])
+    run_cases(folder, CASES, measure, keep_going=lambda: next(answers))
+    assert len(journal(folder)) == 2
+
+
+def test_a_case_of_the_grid_that_failed_in_a_round_is_left_out_of_the_others(tmp_path: Path) -> None:
+    folder = start(tmp_path / "run", Plan(suite="quick", cases=(CASE, OTHER), rounds=3), ENVIRONMENT, "cpu")
+    good = {case.backend: speeds(case, SAMPLES[:1])[0] for case in (CASE, OTHER)}
+
+    def fails_late(case: Record) -> Record:
+        return replace(good[case.backend], round=case.round) if (case.backend, case.round) != ("pil", 1) else broken(case)
+
+    run_cases(folder, [CASE, OTHER], fails_late, rounds=3)
+    assert Counter(record.backend for record in load_run(folder).records) == {"kornia": 3, "pil": 2}
+    assert [case.status for case in load_run(folder).cases()] == ["ok", "failed"]
+
+
+# ---- resume -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_does_what_is_left_and_may_be_asked_for_more(folder: Path) -> None:
+    run_cases(folder, CASES[:2], measure)
+    more = replace(CASES[0], recipe="crop_flip")
+    plan = resume(folder, replace(PLAN, cases=(*PLAN.cases, more), rounds=3), ENVIRONMENT)
+    assert (len(plan.cases), plan.rounds) == (5, 3)
+    assert read(folder / "plan.json", Plan) == plan
+    assert len(Runner(folder).pending(plan.cases, plan.rounds)) == 13
+
+
+def test_failures_are_tried_again_when_asked_for_once_each(folder: Path) -> None:
+    run_cases(folder, CASES, broken)
+    resume(folder, PLAN, ENVIRONMENT)
+    assert Runner(folder).pending(CASES) == []
+    resume(folder, PLAN, ENVIRONMENT, retry_failed=True)
+    run_cases(folder, CASES, broken)
+    assert len(journal(folder)) == 8
+    run_cases(folder, CASES, measure)
+    assert len(journal(folder)) == 8, "by whoever shares the plan"
+    resume(folder, PLAN, ENVIRONMENT, retry_failed=True)
+    run_cases(folder, CASES, measure)
+    assert [status for _, _, status in journal(folder)[8:]] == ["ok"] * 4
+
+
+DIFFERENT: dict[str, tuple[dict[str, Any], str]] = {
+    "GPU": ({"gpus": (Gpu(name="H200"),)}, "GPU 0 name none -> H200"),
+    "torch": ({"packages": ENVIRONMENT.packages | {"torch": "2.12.0"}}, "torch 2.11.0 -> 2.12.0"),
+    "host": ({"machine": "there"}, "machine here -> there"),
+    "data": ({"dataset": None}, "dataset name cifar10 -> None"),
+    "code": ({"commit": None}, "commit aaaaaaaaaaaa -> None"),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_another_machine_version_or_data_set_cannot_resume(what: str, folder: Path) -> None:
+    changes, words = DIFFERENT[what]
+    with pytest.raises(ValueError, match=r"cannot resume .* here .*: choose another --results") as error:
+        resume(folder, PLAN, replace(ENVIRONMENT, **changes))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_other_settings_and_suites_cannot_resume(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\(seconds 1 -> 2\)"):
+        resume(folder, replace(PLAN, settings={"seconds": 2.0}), ENVIRONMENT)
+    with pytest.raises(ValueError, match="it holds a run of training, not sweep"):
+        resume(folder, replace(PLAN, suite="sweep"), ENVIRONMENT)
+    with pytest.raises(ValueError, match="holds no run"):
+        load_plan(tmp_path)
+    (folder / "plan.json").write_text("{")
+    with pytest.raises(ValueError, match=r"cannot resume .* \(plan.json cannot be read"):
+        load_plan(folder)
+
+
+def test_the_repetition_on_which_a_process_died_is_not_tried_again(folder: Path) -> None:
+    (folder / RUNNING).write_bytes(encode(CASES[1]))
+    resume(folder, PLAN, ENVIRONMENT)
+    assert not (folder / RUNNING).exists()
+    assert [(r.backend, r.status, r.reason) for r in load_run(folder).records] == [("kornia", "failed", "process died")]
+    assert [case.backend for case in Runner(folder).pending(CASES)] == ["pil", "torchvision", "fused"]
+
+
+# ---- among processes --------------------------------------------------------------------------------------------------
+
+HOLD = """
+import pathlib, sys
+from bench.runner import Claims
+from tests.bench.test_runner import CELLS
+with Claims(pathlib.Path(sys.argv[1])).take(CELLS[0]) as free:
+    print(free, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has claimed the first cell, until its input ends or it is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "True\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_claim_keeps_others_out_and_goes_with_its_process(holder: subprocess.Popen[str], folder: Path) -> None:
+    def attempted() -> list[int]:
+        done: list[Any] = []
+        run_cases(folder, CELLS, measure, shared=True, on_record=lambda record, *_: done.append(record))
+        return [record.seed for record in done]
+
+    assert attempted() == [1, 2]
+    holder.kill()  # -9: it cannot tidy up
+    holder.wait()
+    assert attempted() == [0]
+    assert attempted() == []
+    Claims(folder).remove()
+    assert not Claims(folder).exist
+
+
+def test_a_case_that_its_owner_finished_meanwhile_is_not_repeated(folder: Path) -> None:
+    """Its record comes between the look at the journal and the claim."""
+    late = Runner(folder, shared=True)
+    append(folder, measure(CELLS[0]))
+    assert late.attempt(CELLS[0], broken) is None
+
+
+SHARE = """
+import pathlib, sys, time
+from bench.runner import run_cases
+from tests.bench.test_runner import measure, trained
+def slow(case):
+    time.sleep(0.002)
+    return measure(case)
+cells = [trained("accuracy", status="not_run", seed=seed) for seed in range(40)]
+run_cases(pathlib.Path(sys.argv[1]), cells, slow, shared=True)
+"""
+
+
+def test_processes_that_share_a_folder_lose_and_repeat_nothing_though_one_is_killed(folder: Path) -> None:
+    command = [sys.executable, "-c", SHARE, str(folder)]
+    processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
+    while not (folder / "records.jsonl").exists():
+        time.sleep(0.01)
+        assert any(process.poll() is None for process in processes)
+    processes[0].kill()
+    assert [process.wait(60) for process in processes[1:]] == [0, 0]
+    # What the killed process had claimed may have been passed over; whoever resumes does it.
+    again: list[Any] = []
+    cells = [trained("accuracy", status="not_run", seed=seed) for seed in range(40)]
+    run_cases(folder, cells, measure, shared=True, on_record=lambda *record: again.append(record))
+    assert len(again) <= 1
+    run = load_run(folder)
+    assert run.problems == []
+    assert Counter(record.seed for record in run.records) == dict.fromkeys(range(40), 1)  # type: ignore[attr-defined]
+
+
+def test_other_ranks_wait_for_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "PLAN_WAIT_S", 0.0)
+    with pytest.raises(ValueError, match="--results must be a folder that all processes share"):
+        await_plan(tmp_path)
+    assert await_plan(start(tmp_path / "run", PLAN, ENVIRONMENT, "cpu")) == replace(PLAN, settings={"seconds": 1})
+
+
+# ---- exit codes -------------------------------------------------------------------------------------------------------
+
+CELL = trained("accuracy")
+NO_ROOM = "RuntimeError: the GPU is full"
+
+
+@pytest.mark.parametrize(
+    ("records", "code", "line"),
+    [
+        ([CELL], 0, ""),
+        ([CELL, replace(failed(CELL, seed=1), status="unsupported")], 0, ""),
+        ([failed(CELL), CELL], 0, ""),
+        ([CELL, failed(CELL, NO_ROOM, seed=1)], 1, f"augmark: 1 of 2 failed, the first: {NO_ROOM}\n"),
+        ([failed(CELL, NO_ROOM), failed(CELL, NO_ROOM, seed=1)], 1, f"augmark: 2 of 2 failed, the first: {NO_ROOM}\n"),
+        ([replace(failed(CELL, NO_ROOM), status="unsupported")], 1, f"augmark: 1 of 1 failed, the first: {NO_ROOM}\n"),
+        ([CELL, failed(trained("throughput"))], 0, ""),
+    ],
+)
+def test_the_exit_code_is_1_where_something_failed_or_nothing_succeeded(
+    records: list[Any], code: int, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = store(tmp_path / "run", {}, records=records)
+    assert exit_code(folder, "accuracy") == code
+    assert capsys.readouterr().err == line

@@ -1,0 +1,336 @@
+"""Whole sessions of ``pytest --benchmark-only`` on tiny grids, as a user starts them: records, choices, ways to end early."""
+
+import copy
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from augment import BACKENDS, build
+from bench.display import summary_lines
+from bench.jobs.grid import Grid, plan
+from bench.records import RECORDS, Case, Overhead, Plan, Speed, gather, load_run
+from bench.session import BenchSession, start_session
+
+ROOT = Path(__file__).parents[2]
+GRID = ("--device", "cpu", "--data", "synthetic", "--batch-sizes", "4", "--case-seconds", "0.01")
+# One thread: two would wait for each other at every tiny op while other processes have the cores.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", "--benchmark-only", "-p", "no:cacheprovider", *options]
+
+
+# "=" before a folder: pytest takes an existing path after an option that it does not know yet for one with tests.
+def bench(*options: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    paths = [str(path)] if path else []
+    environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(
+        command(*options), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+# ---- the order of items, and the table at the end ---------------------------------------------------------------------
+
+
+def planned(**changes: object) -> list[Speed]:
+    grid: dict[str, object] = {
+        "recipes": (),
+        "backends": ("torchvision", "kornia"),
+        "ops": ("Invert", "AugMix", "Hue"),
+        **changes,
+    }
+    return plan(Grid(**grid), memory_bytes=lambda device: 2**50)  # type: ignore[arg-type]
+
+
+def test_rounds_are_whole_and_shuffled_and_compiled_cases_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = copy.copy(BACKENDS["kornia"])
+    object.__setattr__(backend, "compiled", True)
+    monkeypatch.setitem(BACKENDS, "kornia", backend)
+    session = BenchSession.__new__(BenchSession)
+    session.plan = Plan(suite="grid", cases=(*planned(), Overhead(status="not_run", device="cpu")), rounds=3, seed=7)
+    session._runner = None
+    items = [case for suite in ("training", "ops", "recipes") for case in session.items(suite)]
+    ordered = sorted(items, key=session._sort_key(items))
+    assert [case.status for case in ordered].count("unsupported") == 1  # shown once
+    assert ordered[0].status == "unsupported"
+    assert [(case.kind, case.round) for case in ordered[-3:]] == [("overhead", number) for number in range(3)]
+    timed = [case for case in ordered if isinstance(case, Speed) and case.status == "not_run"]
+    compiled = [(case.subject, case.round) for case in timed if case.backend == "kornia"]
+    assert compiled == [
+        (subject, number) for subject in dict.fromkeys(subject for subject, _ in compiled) for number in range(3)
+    ]
+    eager = [[str(case.subject) for case in timed if case.backend == "torchvision" and case.round == n] for n in range(3)]
+    assert [sorted(subjects) for subjects in eager] == [["AugMix", "Hue", "Invert"]] * 3
+    assert len({tuple(subjects) for subjects in eager}) > 1
+
+
+def test_the_summary_has_medians_spread_and_what_was_not_measured() -> None:
+    cases = planned(ops=("AugMix", "Invert"))
+    rates = {("Invert", "torchvision"): (1000.0, 1100.0, 1300.0), ("Invert", "kornia"): (5.0,)}
+    records = [
+        msgspec.structs.replace(case, status="ok", round=number, images_per_s=rate)
+        for case in cases
+        for number, rate in enumerate(rates.get((str(case.subject), str(case.backend)), ()))
+    ]
+    every: list[Case] = list(gather(cases, records))
+    lines = summary_lines(every, width=200)
+    assert "ops on cpu, batch 256, 32 x 32, float32" in lines
+    (invert,) = [line for line in lines if line.startswith("Invert")]
+    assert invert.split() == ["Invert", "1,100", "±14%", "b", "5", "i"]
+    (augmix,) = [line for line in lines if line.startswith("AugMix")]
+    assert augmix.endswith("-")
+    assert lines[-1] == "1 of 4 planned cases were not measured."
+    assert "1,100 ±14%" not in "\n".join(summary_lines(every, width=25))
+
+
+# ---- sessions ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("run") / "results"
+    done = bench(
+        *(*GRID, "--ops", "Invert,AugMix,GaussianBlur", "--recipes", "flip,mixup", "--backends", "torchvision,kornia,fused"),
+        *("--rounds", "2", f"--results={folder}", "--benchmark-json", str(folder.parent / "benchmark.json")),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done
+
+
+def test_a_run_leaves_its_plan_its_records_and_its_environment(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = finished
+    assert {path.name for path in folder.iterdir()} == {"plan.json", "records.jsonl", "environment.json"}
+    run = load_run(folder)
+    assert run.problems == []
+    status = {(case.first.subject, case.first.backend): case.status for case in run.cases()}
+    assert len(status) == 15
+    assert status.pop(("AugMix", "kornia")) == "unsupported"
+    assert set(status.values()) == {"ok"}
+    for case in run.cases():
+        if case.status == "ok":
+            assert [record.round for record in case.records] == [0, 1]
+            assert all(len(record.samples_us) >= 3 for record in run.of(Speed))
+            assert (case.first.threads, case.first.batch_size, case.first.device_s_median) == (1, 4, None)
+            assert case.known("warmup_calls")
+            assert case.known("peak_bytes")
+            assert case.implementation == ("c" if case.first.backend == "fused" else None)
+    assert run.environment is not None
+    assert run.environment.dataset is not None
+    assert run.environment.dataset.name.startswith("synthetic")
+    assert run.environment.copy_bytes_per_s.keys() == {"cpu"}
+    invert = next(case for case in run.cases() if (case.first.subject, case.first.backend) == ("Invert", "torchvision"))
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
+    printed = float(rows["Invert"].split()[1].replace(",", ""))
+    assert printed == pytest.approx(invert.median("images_per_s"), rel=1e-4)  # stored to 6 digits
+    assert "Measuring 14 cases in 2 rounds" in done.stdout
+    assert "test_report" not in done.stdout  # nothing of tests/ was collected
+    assert "OPS: Operations Per Second" not in done.stdout
+    data = json.loads((folder.parent / "benchmark.json").read_text())
+    assert len(data["benchmarks"]) == 28
+    assert {"images_per_s", "backend", "lane", "round", "implementation"} <= set(data["benchmarks"][0]["extra_info"])
+    assert "gpus" in data["machine_info"]
+
+
+def test_it_agrees_with_a_plain_loop(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    recorded = next(
+        case
+        for case in load_run(finished[0]).cases()
+        if (case.first.subject, case.first.backend) == ("GaussianBlur", "torchvision")
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        pipeline, images = build("GaussianBlur", "torchvision"), torch.rand(4, 3, 32, 32)
+        seconds = []
+        for _ in range(200):
+            start = time.perf_counter()
+            pipeline(images)
+            seconds.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    # Loose, as both last some 100 microseconds a call and other tests have the cores at other moments; a clock in wrong
+    # units, or one that counts a batch as an image, is off by 4 or more.
+    median = recorded.median("wall_s_median")
+    assert median is not None
+    assert 1 / 3 < median / statistics.median(seconds) < 3
+
+
+@pytest.mark.slow
+def test_k_chooses_and_nothing_is_written_when_only_collecting() -> None:
+    options = (*GRID, "--ops", "all", "--recipes", "all", "--rounds", "2")
+    done = bench(*options, "-k", "HorizontalFlip-torchvision-cpu", "--collect-only", "-q")
+    ids = [line.partition("[")[2].rstrip("]") for line in done.stdout.splitlines() if "::" in line]
+    assert ids == [f"ops-HorizontalFlip-torchvision-cpu-b4-s32-float32-round{n}" for n in (1, 2)]
+    assert "Measuring" not in done.stdout
+    plain = [argument for argument in command("bench", "--collect-only", "-q") if argument != "--benchmark-only"]
+    done = subprocess.run(plain, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
+    assert "no tests collected" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_trainers_overhead_is_measured_once_and_resumed(tmp_path: Path) -> None:
+    """And not at all where some ops or recipes are asked for: the run above has no record of it."""
+    folder = tmp_path / "run"
+    options = ("--device", "cpu", "--data", "synthetic", "--rounds", "1", "--case-seconds", "0.01")
+    chosen = ("-k", "overhead or HorizontalFlip-fused-cpu", f"--results={folder}")
+    done = bench(*options, *chosen)
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = (folder / RECORDS).read_text()
+    (record,) = load_run(folder).of(Overhead)
+    assert (record.round, record.device, record.augment_on, record.resident) == (0, "cpu", "none", True)
+    assert "Measuring 2 cases in 1 rounds" in done.stdout
+    again = bench("--resume", "--data", "synthetic", *chosen)
+    assert again.returncode in (0, pytest.ExitCode.NO_TESTS_COLLECTED), again.stdout + again.stderr
+    assert (folder / RECORDS).read_text() == records
+
+
+# ---- early ends -------------------------------------------------------------------------------------------------------
+
+LONG = (*GRID, "--ops", "Invert,HorizontalFlip,GaussianBlur", "--backends", "torchvision,kornia", "--rounds", "50")
+
+
+def interrupt(folder: Path, stop: Callable[[subprocess.Popen[str]], None]) -> tuple[int, str, int]:
+    """Start a long run and stop it after a few records; returns exit code, output, and the number of records before."""
+    process = subprocess.Popen(
+        command(*LONG, f"--results={folder}"), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 180  # importing and planning take long where cores are shared
+    count = 0
+    while count < 8 and time.monotonic() < deadline:
+        time.sleep(0.02)
+        count = (folder / RECORDS).read_text().count('"samples_us"') if (folder / RECORDS).exists() else 0
+    stop(process)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output, count
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
+    code, output, count = interrupt(tmp_path, lambda process: process.send_signal(signal.SIGINT))
+    assert code == pytest.ExitCode.INTERRUPTED
+    assert count <= len(load_run(tmp_path).of(Speed)) < 300
+    assert {case.status for case in load_run(tmp_path).cases()} <= {"ok", "not_run"}
+    assert "images/s" in output
+
+
+@pytest.mark.slow
+def test_a_killed_run_keeps_what_was_measured_and_can_be_resumed(tmp_path: Path) -> None:
+    _, _, count = interrupt(tmp_path, lambda process: process.kill())
+    before = load_run(tmp_path)
+    assert count <= len(before.of(Speed))
+    dead = {case.name for case in before.cases() if case.status == "failed"}
+    assert len(dead) <= 1  # none, if it was killed between two cases
+    done = bench("--resume", f"--results={tmp_path}", "-k", "Invert", "--data", "synthetic")
+    assert done.returncode == 0, done.stdout
+    after = load_run(tmp_path)
+    assert after.of(Speed)[: len(before.of(Speed))] == before.of(Speed)
+    assert all(len(c.records) == 50 for c in after.cases() if c.first.subject == "Invert" and c.name not in dead)
+    refused = bench("--resume", f"--results={tmp_path}", "--ops", "Invert")
+    assert "leave out --ops" in refused.stderr + refused.stdout
+    assert refused.returncode == pytest.ExitCode.USAGE_ERROR
+
+
+FAILING_OP = """
+import augment.backends, bench.jobs.grid
+build = augment.build
+
+def broken(subject, backend, **options):
+    pipeline = build(subject, backend, **options)
+    if (subject, backend) == ("Invert", "torchvision"):
+        class Broken:
+            ops, lane, mixes, implementation = pipeline.ops, pipeline.lane, pipeline.mixes, None
+            def __call__(self, images):
+                raise RuntimeError("planted failure" + chr(10) + "with a second line")
+        return Broken()
+    return pipeline
+
+augment.build = broken
+"""
+
+
+@pytest.mark.slow
+def test_a_failing_case_is_a_record_and_the_others_continue(tmp_path: Path) -> None:
+    (tmp_path / "failing_op.py").write_text(FAILING_OP)
+    folder = tmp_path / "results"
+    options = ("--ops", "Invert,HorizontalFlip", "--backends", "torchvision,kornia", "--rounds", "2", f"--results={folder}")
+    done = bench(*GRID, *options, "-p", "failing_op", path=tmp_path)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
+    result = {(case.first.subject, case.first.backend): (case.status, case.reason) for case in load_run(folder).cases()}
+    assert result.pop(("Invert", "torchvision")) == ("failed", "RuntimeError: planted failure")
+    assert set(result.values()) == {("ok", None)}
+    assert len(result) == 3
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
+def test_a_full_disk_stops_the_run_in_one_line_and_prints_what_there_is(tmp_path: Path) -> None:
+    plugin = "import bench.runner\ndef full(*_):\n    open('/dev/full', 'w').write('x' * 10**5)\nbench.runner.append = full\n"
+    (tmp_path / "full_disk.py").write_text(plugin)
+    folder = tmp_path / "run"
+    options = ("--ops", "Invert", "--backends", "torchvision", "--rounds", "2", f"--results={folder}", "-p", "full_disk")
+    done = bench(*GRID, *options, path=tmp_path)
+    assert done.returncode == pytest.ExitCode.INTERRUPTED, done.stdout + done.stderr
+    assert f"ERROR: cannot write to {folder}: No space left on device" in done.stdout
+    assert "images/s" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+class Config:
+    """Options of pytest, as a session reads them."""
+
+    def __init__(self, **options: object) -> None:
+        self.options = options
+
+    def getoption(self, name: str) -> object:
+        return self.options.get(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ops": ["Flp"]}, "unknown op 'Flp'; known: HorizontalFlip"),
+        ({"recipes": ["flop"]}, "unknown recipe 'flop'"),
+        ({"device": ["gpu"]}, "device 'gpu' cannot be used"),
+        ({"resume": True}, "--resume needs --results DIR, the folder of the run to resume"),
+        ({"resume": True, "results": Path("/nowhere")}, "/nowhere is no run folder"),
+        ({"resume": True, "results": Path("/nowhere"), "ops": ["Invert"]}, "leave out --ops"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_mistake_in_the_plan_is_one_line(options: dict[str, object], message: str) -> None:
+    with pytest.raises(pytest.UsageError, match=r"\w") as refusal:
+        start_session(Config(**options))  # type: ignore[arg-type]
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--batch-sizes", "0"), "sizes must be at least 1, got '0'"),
+        pytest.param(("--ops", "Invert", "--data", "no-such-folder"), "ERROR: no folder", marks=pytest.mark.slow),
+        pytest.param(
+            ("--ops", "Invert", "--data", "synthetic", "--results", "pyproject.toml/below"), "ERROR: ", marks=pytest.mark.slow
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_users_mistake_is_one_line(options: tuple[str, ...], message: str) -> None:
+    done = bench(*options)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
