@@ -288,6 +288,7 @@ class ImageTrainer(Trainer):
         self._may_capture = graph_is_wanted(config, self.device, ranks, len(self.own_devices))
         self.optimizer = optimise.make_optimizer(config, self.model, capturable=self._may_capture)
         self._captured: graph.Captured | None = None
+        self._captured_forward: graph.Captured | None = None
 
     def set_step_size(self, step: int) -> None:
         """Scale the step sizes as the schedule says."""
@@ -321,10 +322,17 @@ class ImageTrainer(Trainer):
         return "graph" if self._captured is not None else "compiled" if self.config.compile else "eager"
 
     def _capture(self) -> None:
-        """Capture the step; where that fails, say so in one line, and steps run as they would without."""
+        """Capture the step, and evaluation's forward pass; where that fails, say so in one line, and both run as without."""
         optimise.keep_step_size_on(self.device, self.optimizer)
+        batch_size = max(1, self.evaluation_batch // self.ranks.world)
         try:
-            self._captured = graph.Captured(self._whole_step, self.feed.example())
+            captured = graph.Captured(self._whole_step, self.feed.example())
+            if len(self.test) >= batch_size:
+                self.model.eval()
+                with torch.inference_mode():
+                    inputs = self.prepare(self.test.images[:batch_size].to(self.device))
+                    self._captured_forward = graph.Captured(self._forward, [inputs])
+            self._captured = captured
         except RuntimeError as error:  # also CUDA's and out of memory
             reason = " ".join(str(error).split())
             print(f"attention: the step is no CUDA graph, it runs {self.mode} ({reason})", file=sys.stderr, flush=True)
@@ -355,6 +363,16 @@ class ImageTrainer(Trainer):
         else:
             self._train_on(self._prepare_received(received), totals, mark_phase)
         return None
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            logits: Tensor = self.model(inputs)
+            return logits
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Return the logits for evaluation, by replay where it is captured and the batch is a full one."""
+        captured = self._captured_forward
+        return captured(inputs) if captured is not None and captured.fits([inputs]) else self._forward(inputs)
 
     def _prepare_received(self, received: Sequence[Tensor]) -> Batch:
         return self.feed.prepare(*received) if self.feed.is_capturable else (received[0], received[1])
