@@ -24,6 +24,7 @@ Decode = Literal["ahead", "workers"]
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine", "one_cycle", "trapezoid"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Graph = Literal["auto", "on", "off"]
 Mode = Literal["full", "frozen", "scratch"]
 
 MODELS = ("resnet18", "resnet8", "speednet")
@@ -91,6 +92,8 @@ class TrainConfig:
     """Store images and weights channels last."""
     compile: bool = False
     """Compile the model for training with torch.compile; evaluation stays eager."""
+    graph: Graph = "auto"
+    """Run a whole step as one CUDA graph, from the raw batch to the optimizer: auto where one GPU trains in one process."""
     seed: int = 0
     """Seed of initial weights, order and augmentation. The data has its own: see training.data.load."""
     device: str = "auto"
@@ -129,7 +132,7 @@ class TrainConfig:
     def as_record(self) -> dict[str, Any]:
         """Return the settings as plain values, without the machine's paths: ``data`` is cut to its last component."""
         record = dataclasses.asdict(self)
-        del record["data_root"], record["download"]
+        del record["data_root"], record["download"], record["graph"]  # results tell how steps ran
         return record | {
             "data": Path(self.data).name, "recipe": self.effective_recipe, "backend": self.effective_backend,
         }  # fmt: skip
@@ -218,10 +221,13 @@ def validate(config: TrainConfig | FinetuneConfig) -> torch.device:
     _check_train_names(config)
     device = resolve_device(config.device)
     _check_placement(config, device)
-    if config.compile and len(visible_devices(config.device)) > 1:
+    devices = len(visible_devices(config.device))
+    if config.compile and devices > 1:
         raise ValueError(
             "compile does not work with several GPUs in one process: start it with torchrun, or take --device cuda:0"
         )
+    if config.graph == "on" and (device.type != "cuda" or devices > 1 or os.environ.get("WORLD_SIZE", "1") != "1"):
+        raise ValueError(f"a graph needs one CUDA device and one process, not {devices} of {device.type}: take --graph auto")
     return device
 
 
@@ -274,6 +280,7 @@ def _check_train_names(config: TrainConfig) -> None:
     _check_names(
         config, model=MODELS, recipe=tuple(RECIPES), backend=tuple(BACKENDS), augment_on=get_args(Placement),
         decode=get_args(Decode), optimizer=get_args(Optimizer), schedule=get_args(Schedule), precision=get_args(Precision),
+        graph=get_args(Graph),
     )  # fmt: skip
 
 

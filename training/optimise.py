@@ -25,11 +25,12 @@ def loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
     return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 
-def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(config: TrainConfig, model: nn.Module, *, capturable: bool = False) -> torch.optim.Optimizer:
     """Return Adam (AdamW's decoupled decay), or SGD with Nesterov momentum, over all trained parameters.
 
     Three groups: weights, with weight decay; without it, parameters of batch norms, with ``bias_rate`` times the step size, and
-    biases of other layers. ``rate`` of a group is its largest step size, which ``set_step_size`` scales.
+    biases of other layers. ``rate`` of a group is its largest step size, which ``set_step_size`` scales. ``capturable``: for a
+    CUDA graph.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     norm_ids = {id(p) for module in model.modules() if isinstance(module, nn.BatchNorm2d) for p in module.parameters()}
@@ -47,7 +48,7 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
     fused = any(parameter.is_cuda for parameter in trained)  # one kernel for all parameters
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
-    return torch.optim.AdamW(groups, fused=fused)
+    return torch.optim.AdamW(groups, fused=fused, capturable=capturable)
 
 
 _AFTER_WARM_UP: Mapping[Schedule, Callable[[float, float], float]] = {
@@ -73,6 +74,16 @@ def step_size(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
 
 
 def set_step_size(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Scale the step size of each group, on the host: nothing is sent to a device or read from it."""
+    """Scale the step size of each group: a number on the host, or a tensor that is written in place; no device is read."""
     for group in optimizer.param_groups:
-        group["lr"] = group["rate"] * share
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(group["rate"] * share)
+        else:
+            group["lr"] = group["rate"] * share
+
+
+def keep_step_size_on(device: torch.device, optimizer: torch.optim.Optimizer) -> None:
+    """Make the step size of each group a tensor on the device, which a captured step reads at each replay."""
+    dtype = torch.float32 if device.type == "cuda" else torch.float64  # float32 is what the fused kernels take
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), dtype=dtype, device=device)
