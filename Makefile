@@ -1,26 +1,34 @@
-# make setup   the environment alone, in .venv (uv where it is installed, else venv and pip)
-# make test    the tests
-# make bench   benchmarks, training throughput, a short accuracy comparison and the report: ARGS="--preset standard --device cuda"
-# make lint    ruff and mypy
+# make setup      the environment alone, in .venv (uv where it is installed, else venv and pip)
+# make bench      benchmarks, training throughput, accuracy of a few recipes and the report: ARGS="--preset standard --device cuda"
+# make test       the tests that take seconds; make test-all: also those that take minutes (browser, torchrun, whole runs)
+# make report     the reports of published runs, built anew: RUNS="results/*"
+# make lint       ruff and mypy
 
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
+RUNS ?= $(wildcard results/*--*)
 # A pip constraints file, for a chosen set of versions: make setup VENV=.venv-old CONSTRAINT=.ci/floors.txt
 CONSTRAINT ?=
 PIP_INSTALL = $(if $(shell command -v uv),uv pip install --python $(VENV)/bin/python,$(VENV)/bin/python -m pip install --disable-pip-version-check) \
   $(if $(CONSTRAINT),--constraint $(CONSTRAINT))
 
-.PHONY: setup test bench lint clean
+.PHONY: setup test test-all bench report lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
 
 test: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 bench: $(VENV)/.installed
 	$(VENV)/bin/augmark run $(ARGS)
+
+report: $(VENV)/.installed
+	for run in $(RUNS); do $(VENV)/bin/augmark report $$run || exit; done
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
@@ -36,7 +44,7 @@ $(VENV)/bin/python:
 	if command -v uv >/dev/null; then uv venv --python "$$(command -v $(PYTHON))" $(VENV); else $(PYTHON) -m venv $(VENV); fi
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(PIP_INSTALL) --quiet --editable .
+	$(PIP_INSTALL) --quiet --editable '.[bench]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -1,7 +1,7 @@
-"""What AutoAugment, RandAugment, TrivialAugmentWide and AugMix choose from, as tables that a batch can be looked up in.
+"""Spaces that AutoAugment, RandAugment, TrivialAugmentWide and AugMix choose from, as tables for a whole batch.
 
-A policy draws an op, a bin of its magnitudes and a sign. Whatever the op, that is in the end one of a dozen kernels with a few
-numbers, so that a whole batch is looked up at once: ``Space.lookup`` gives each image the kernel's index and its arguments.
+A policy draws an op, a bin of its magnitudes and a sign. They stand for one of a dozen kernels with a few numbers, so a whole
+batch is looked up at once: ``Space.lookup`` gives each image the kernel's index and its arguments.
 Sources: torchvision/transforms/v2/_auto_augment.py.
 """
 
@@ -17,10 +17,10 @@ KERNELS = (
     "identity", "warp", "brightness", "contrast", "saturation", "sharpness", "posterize", "solarize", "autocontrast",
     "equalize", "invert",
 )  # fmt: skip
-"""The kernels that policies use; ``Space.lookup`` gives indices into this list."""
+"""Kernels that policies use; ``Space.lookup`` gives indices into this list."""
 
 ARGUMENTS = 6
-"""Numbers that a kernel gets for an image: a matrix for ``warp``, else the strength, first, and zeros."""
+"""Numbers that a kernel takes for an image: a matrix for ``warp``, else the strength and zeros."""
 
 KERNEL_OF = {
     "Identity": "identity", "ShearX": "warp", "ShearY": "warp", "TranslateX": "warp", "TranslateY": "warp", "Rotate": "warp",
@@ -32,40 +32,23 @@ KERNEL_OF = {
 UNSIGNED = frozenset({"Identity", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert"})
 
 Magnitudes = Callable[[int, int, int], Tensor]
-"""(bins, height, width) -> the magnitude of each bin, float32 [bins]."""
+"""(bins, height, width) -> magnitude of each bin, float32 [bins]."""
 
 
-def _steps(first: float, last: float, bins: int) -> Tensor:
-    return torch.linspace(first, last, bins, dtype=torch.float32)
-
-
-def _up_to(high: float) -> Magnitudes:
-    return lambda bins, height, width: _steps(0.0, high, bins)
+def _linear(first: float, last: float, side: str = "") -> Magnitudes:
+    """Return evenly spaced magnitudes; ``last`` is a share of the ``side`` that is named."""
+    return lambda bins, height, width: torch.linspace(
+        first, last * {"height": height, "width": width}.get(side, 1), bins, dtype=torch.float32
+    )
 
 
 def _bits(most: int, span: int) -> Magnitudes:
     return lambda bins, height, width: (most - (torch.arange(bins, dtype=torch.float32) / ((bins - 1) / span))).round()
 
 
-def _none(bins: int, height: int, width: int) -> Tensor:
-    return _steps(0.0, 0.0, bins)
-
-
-def _solarize(bins: int, height: int, width: int) -> Tensor:
-    return _steps(1.0, 0.0, bins)
-
-
-def _share_of_width(share: float) -> Magnitudes:
-    return lambda bins, height, width: _steps(0.0, share * width, bins)
-
-
-def _share_of_height(share: float) -> Magnitudes:
-    return lambda bins, height, width: _steps(0.0, share * height, bins)
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Space:
-    """Ops to choose from, in torchvision's order, and what their magnitudes are in each of ``bins`` bins."""
+    """Ops to choose from, in torchvision's order, and their magnitudes in each of ``bins`` bins."""
 
     policy: str
     bins: int
@@ -77,7 +60,7 @@ class Space:
         return tuple(self.magnitudes)
 
     def lookup(self, op: Tensor, bin: Tensor, negative: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Drawn op and bin (int64) and sign (bool), all [...] -> kernels int64 [...], arguments float32 [..., ARGUMENTS]."""
+        """Look up op and bin (int64) and sign (bool), all [...]: kernels int64 [...], arguments float32 [..., ARGUMENTS]."""
         if torch.compiler.is_compiling():  # tables are made by Python's arithmetic on numbers, which cannot be traced
             return _lookup(op, bin, negative, self.policy, height, width)
         return self._lookup(op, bin, negative, height, width)
@@ -90,7 +73,7 @@ class Space:
 
 @torch.library.custom_op("augment::policy_lookup", mutates_args=())
 def _lookup(op: Tensor, bin: Tensor, negative: Tensor, policy: str, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """``Space.lookup`` in the space of a policy."""
+    """Call ``Space.lookup`` of a policy, for ``torch.compile``."""
     return SPACES[policy]._lookup(op, bin, negative, height, width)
 
 
@@ -101,14 +84,14 @@ def _(op: Tensor, bin: Tensor, negative: Tensor, policy: str, height: int, width
 
 @functools.lru_cache(maxsize=64)
 def _tables(space: Space, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Index of each op's kernel, and arguments for each op, bin and sign (in this order, flattened): rows [..., ARGUMENTS].
+    """Return the kernel of each op, and arguments of each op, bin and sign (in this order, flattened): rows [..., ARGUMENTS].
 
-    Made once an image size and kept on the device, so that a batch later asks the host for nothing.
+    Made once per image size and kept on the device, so that a later batch asks the host for nothing.
     """
     rows = []
     with torch.device("cpu"):
         bins = {name: magnitudes(space.bins, height, width).tolist() for name, magnitudes in space.magnitudes.items()}
-    for name, magnitude in ((name, magnitude) for name, each in bins.items() for magnitude in each):
+    for name, magnitude in ((name, magnitude) for name, magnitudes in bins.items() for magnitude in magnitudes):
         for sign in (1.0, 1.0 if name in UNSIGNED else -1.0):
             rows.append(_arguments(name, sign * magnitude, height, width))
     kernels = [KERNELS.index(KERNEL_OF[name]) for name in space.names]
@@ -116,7 +99,7 @@ def _tables(space: Space, height: int, width: int, device: torch.device) -> tupl
 
 
 def _arguments(name: str, magnitude: float, height: int, width: int) -> list[float]:
-    """The kernel's arguments for an op; matrices map a pixel of the result to its source, about the image's centre."""
+    """Return the kernel's arguments for an op; matrices map a pixel of the result to its source, about the image's centre."""
     angle = math.radians(magnitude)
     matrices = {  # torchvision shears about the top left corner and truncates shifts to whole pixels
         "ShearX": [1.0, magnitude, magnitude * height / 2, 0.0, 1.0, 0.0],
@@ -131,61 +114,52 @@ def _arguments(name: str, magnitude: float, height: int, width: int) -> list[flo
     return [1.0 + magnitude if is_blend else magnitude] + [0.0] * (ARGUMENTS - 1)
 
 
+NONE = _linear(0.0, 0.0)
+
+
 def _enhancements(most: float) -> dict[str, Magnitudes]:
-    return {name: _up_to(most) for name in ("Brightness", "Color", "Contrast", "Sharpness")}
+    return dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), _linear(0.0, most))
 
 
-_RANDAUGMENT: dict[str, Magnitudes] = {
-    "Identity": _none,
-    "ShearX": _up_to(0.3),
-    "ShearY": _up_to(0.3),
-    "TranslateX": _share_of_width(150.0 / 331.0),
-    "TranslateY": _share_of_height(150.0 / 331.0),
-    "Rotate": _up_to(30.0),
-    **_enhancements(0.9),
-    "Posterize": _bits(8, 4),
-    "Solarize": _solarize,
-    "AutoContrast": _none,
-    "Equalize": _none,
-}
+def _wide(shear: float, x: Magnitudes, y: Magnitudes, degrees: float, most: float, bits: Magnitudes) -> dict[str, Magnitudes]:
+    """Return the 14 ops of RandAugment and TrivialAugmentWide with their magnitudes."""
+    return {
+        "Identity": NONE,
+        **dict.fromkeys(("ShearX", "ShearY"), _linear(0.0, shear)),
+        "TranslateX": x,
+        "TranslateY": y,
+        "Rotate": _linear(0.0, degrees),
+        **_enhancements(most),
+        "Posterize": bits,
+        "Solarize": _linear(1.0, 0.0),
+        "AutoContrast": NONE,
+        "Equalize": NONE,
+    }
 
+
+_SHARES = (_linear(0.0, 150.0 / 331.0, "width"), _linear(0.0, 150.0 / 331.0, "height"))
+_RANDAUGMENT = _wide(0.3, *_SHARES, 30.0, 0.9, _bits(8, 4))
 RANDAUGMENT = Space(policy="RandAugment", bins=31, magnitudes=_RANDAUGMENT)
-
-AUTOAUGMENT = Space(policy="AutoAugment", bins=10, magnitudes={**_RANDAUGMENT, "Invert": _none})
-
+AUTOAUGMENT = Space(policy="AutoAugment", bins=10, magnitudes={**_RANDAUGMENT, "Invert": NONE})
 TRIVIALAUGMENT = Space(
     policy="TrivialAugmentWide",
     bins=31,
-    magnitudes={
-        "Identity": _none,
-        "ShearX": _up_to(0.99),
-        "ShearY": _up_to(0.99),
-        "TranslateX": _up_to(32.0),
-        "TranslateY": _up_to(32.0),
-        "Rotate": _up_to(135.0),
-        **_enhancements(0.99),
-        "Posterize": _bits(8, 6),
-        "Solarize": _solarize,
-        "AutoContrast": _none,
-        "Equalize": _none,
-    },
+    magnitudes=_wide(0.99, _linear(0.0, 32.0), _linear(0.0, 32.0), 135.0, 0.99, _bits(8, 6)),
 )
-
 AUGMIX = Space(
     policy="AugMix",
     bins=10,
     magnitudes={
-        "ShearX": _up_to(0.3),
-        "ShearY": _up_to(0.3),
-        "TranslateX": _share_of_width(1 / 3),
-        "TranslateY": _share_of_height(1 / 3),
-        "Rotate": _up_to(30.0),
+        **dict.fromkeys(("ShearX", "ShearY"), _linear(0.0, 0.3)),
+        "TranslateX": _linear(0.0, 1 / 3, "width"),
+        "TranslateY": _linear(0.0, 1 / 3, "height"),
+        "Rotate": _linear(0.0, 30.0),
         "Posterize": _bits(4, 4),
-        "Solarize": _solarize,
-        "AutoContrast": _none,
-        "Equalize": _none,
+        "Solarize": _linear(1.0, 0.0),
+        "AutoContrast": NONE,
+        "Equalize": NONE,
         **_enhancements(0.9),
-        "Identity": _none,  # never drawn: fills chains that are shorter than three ops
+        "Identity": NONE,  # never drawn: fills chains that are shorter than three ops
     },
 )
 
@@ -223,13 +197,13 @@ CIFAR10_PAIRS: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...]
 
 
 TABLES = {**dict.fromkeys(SPACES, 2), AUTOAUGMENT.policy: 5}
-"""How many ``tables`` a policy has."""
+"""Number of ``tables`` of a policy."""
 
 
 def tables(policy: str, height: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
-    """What a policy's draws are looked up in, contiguous, on the device, for images of that size.
+    """Return the tables in which a policy's draws are looked up, contiguous, on the device, for images of that size.
 
-    Each op's kernel, int64 [ops]; the arguments for each op, bin and sign, float32 [ops * bins * 2, ARGUMENTS]; and for
+    Kernel of each op, int64 [ops]; arguments of each op, bin and sign, float32 [ops * bins * 2, ARGUMENTS]; and for
     AutoAugment its ``pair_tables``.
     """
     pairs = pair_tables(device) if policy == AUTOAUGMENT.policy else ()
@@ -237,15 +211,11 @@ def tables(policy: str, height: int, width: int, device: torch.device) -> tuple[
 
 
 def pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Ops (int64), probabilities (float32) and bins (int64) of ``CIFAR10_PAIRS``, each [25, 2], on the device."""
-    return _pair_tables(device) if torch.compiler.is_compiling() else _kept_pair_tables(device)
+    """Return ops (int64), probabilities (float32) and bins (int64) of ``CIFAR10_PAIRS``, each [25, 2], on the device."""
+    return _pair_tables.__wrapped__(device) if torch.compiler.is_compiling() else _pair_tables(device)
 
 
 @functools.lru_cache(maxsize=8)
-def _kept_pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    return _pair_tables(device)
-
-
 def _pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     names = AUTOAUGMENT.names
     chosen = [[names.index(name) for name, _, _ in pair] for pair in CIFAR10_PAIRS]

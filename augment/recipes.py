@@ -2,26 +2,12 @@
 
 from collections.abc import Callable
 
-from augment.ops import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    AugMix,
-    AutoAugment,
-    CenterCrop,
-    ColorJitter,
-    CutMix,
-    Cutout,
-    Grayscale,
-    HorizontalFlip,
-    MixUp,
-    Normalize,
-    Op,
-    RandAugment,
-    RandomCrop,
-    RandomResizedCrop,
-    Resize,
-    TrivialAugmentWide,
-)
+from augment.op import Op
+from augment.ops.colour import IMAGENET_MEAN, IMAGENET_STD, ColorJitter, Grayscale, Normalize
+from augment.ops.erasing import Cutout
+from augment.ops.geometry import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize
+from augment.ops.mixing import CutMix, MixUp
+from augment.ops.policies import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
 
 
 def _crop_flip(size: int) -> tuple[Op, ...]:

@@ -1,6 +1,6 @@
-"""Checkpoints: written so that there is always a whole one, read so that nothing in them can run.
+"""Checkpoints: replaced in one move, so that a whole one always exists, and read without executing anything in them.
 
-``save`` and ``load`` are for any payload of tensors and plain values; ``Checkpoint`` is that of a training run.
+``save`` and ``load`` take any payload of tensors and plain values; ``Checkpoint`` is a training run's.
 """
 
 import io
@@ -9,25 +9,25 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from training.results import EpochStats
+from training.results import CURVE_FIELDS, EpochStats
 
 NAME = "checkpoint.pt"
-"""What a run's checkpoint is called in its folder."""
+"""File name of a run's checkpoint in its folder."""
 
 
 class BadCheckpoint(ValueError):
-    """A file that is no checkpoint, only a part of one, holds more than weights, or is that of another run."""
+    """A file that is no checkpoint, only a part of one, holds more than weights, or is another run's."""
 
 
 def save(path: Path, payload: Mapping[str, Any]) -> None:
-    """Write tensors and plain values to ``path``; whatever happens meanwhile, ``path`` is whole: the old one or the new one.
+    """Write tensors and plain values to ``path``, which is whole at any moment: the old file or the new one.
 
     The payload goes to ``<path>.tmp`` first, is forced to the disk and then takes the place of ``path`` in one move. Raises
     OSError (a full disk, no permission) with ``path`` as it was.
@@ -60,10 +60,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The payload that ``save`` wrote, tensors on the CPU. Weights and plain values only: nothing in the file is executed.
+    """Return the payload that ``save`` wrote, tensors on the CPU, weights and plain values only.
 
-    Raises OSError for a file that cannot be read (FileNotFoundError where there is none), BadCheckpoint (a ValueError) for one
-    that is truncated, damaged, no checkpoint at all, or that holds objects other than tensors and plain values.
+    Raises:
+        OSError: for a file that cannot be read (FileNotFoundError if there is none).
+        BadCheckpoint: for one that is truncated, damaged, no checkpoint, or holds objects that would have to be executed.
     """
     content = path.read_bytes()
     _check_whole(path, content)
@@ -79,7 +80,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _check_whole(path: Path, content: bytes) -> None:
-    """torch reads a file whose bytes have changed without a word; the archive's checksums tell."""
+    """Check the archive's checksums; torch reads a file with changed bytes without complaint."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             damaged = archive.testzip()
@@ -90,7 +91,7 @@ def _check_whole(path: Path, content: bytes) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """torch's advice is how to load the file regardless; what matters is which object it refused."""
+    """Return which object torch refused; torch's own advice is how to load the file regardless."""
     refused = re.search(r"unsupported global:? (?:global )?([\w.]+)", str(error), re.IGNORECASE)
     return f"it asks for {refused[1]}" if refused else "it would have to run code"
 
@@ -102,9 +103,10 @@ def _reason(error: Exception) -> str:
 class Checkpoint:
     """A training run after an epoch.
 
-    ``identity`` is what decides the result (config, data, number of processes), as plain values: a run goes on only from a
-    checkpoint with the same. ``steps`` counts the optimizer's steps so far, on which alone a schedule depends; ``epochs`` are
-    those that are done. Random streams start anew each epoch, so that none has to be kept.
+    ``identity`` is what decides the result (config, data, number of processes), as plain values: only a run with the same is
+    resumed. ``steps`` counts the optimizer's steps so far, on which alone a schedule depends; ``epochs`` are those that are
+    done, ``spent_s`` the seconds that they took with all around them. ``best`` are the weights of the best epoch where they are
+    kept, else empty. Random streams start anew each epoch, so that none has to be kept.
     """
 
     identity: Mapping[str, Any]
@@ -112,45 +114,39 @@ class Checkpoint:
     optimizer: Mapping[str, Any]
     steps: int
     epochs: tuple[EpochStats, ...]
+    spent_s: float
+    best: Mapping[str, Any]
 
     def write(self, path: Path) -> None:
-        """Raises OSError with the checkpoint that was there still whole."""
-        save(
-            path,
-            {
-                "identity": dict(self.identity),
-                "model": self.model,
-                "optimizer": self.optimizer,
-                "steps": self.steps,
-                "epochs": [asdict(stats) for stats in self.epochs],
-            },
-        )
+        """Write the checkpoint. Raises OSError with the one before still whole."""
+        save(path, vars(self) | {"epochs": [asdict(stats) for stats in self.epochs]})
 
 
 def read(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
-    """The checkpoint of the run that has this identity.
+    """Return the checkpoint of the run that has this identity.
 
-    Raises what ``load`` raises, and BadCheckpoint for the checkpoint of another run, naming what differs.
+    Raises what ``load`` raises, and BadCheckpoint for another run's checkpoint, naming what differs.
     """
     payload = load(path)
     try:
-        found = Checkpoint(
+        saved = Checkpoint(
             identity=dict(payload["identity"]), model=payload["model"], optimizer=payload["optimizer"],
             steps=int(payload["steps"]), epochs=tuple(EpochStats(**stats) for stats in payload["epochs"]),
+            spent_s=float(payload["spent_s"]), best=payload["best"],
         )  # fmt: skip
-        if not all(math.isfinite(value) for stats in found.epochs for value in asdict(stats).values()):
+        if not all(math.isfinite(getattr(stats, name)) for stats in saved.epochs for name in CURVE_FIELDS):
             raise ValueError
-        differences = _differences(found.identity, identity)
+        differences = _differences(saved.identity, identity)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):  # of values that are none of ours
         raise BadCheckpoint(f"{path} is not the checkpoint of a training run, or that of another version") from None
     if differences:
         raise BadCheckpoint(f"{path} is the checkpoint of another run: {'; '.join(differences)}")
-    return found
+    return saved
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Sequence[str]:
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     return [
-        f"{name} is {found.get(name)} there and {wanted.get(name)} here"
-        for name in sorted({*found, *wanted})
-        if found.get(name) != wanted.get(name)
+        f"{name} is {there.get(name)} there and {here.get(name)} here"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
     ]

@@ -1,4 +1,4 @@
-"""What a training run is: one frozen config, and the one place where it is checked.
+"""Settings of a training run and of a fine-tuning run, and the one place where they are checked.
 
 torch is imported late, so that ``--help`` answers at once.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,17 +16,21 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 if TYPE_CHECKING:
     import torch
 
+    from augment import Op
+
 Placement = Literal["workers", "device", "none", "frozen"]
+PhotoPlacement = Literal["workers", "device", "none"]
 Decode = Literal["ahead", "workers"]
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine", "one_cycle", "trapezoid"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Mode = Literal["full", "frozen", "scratch"]
 
 MODELS = ("resnet18", "resnet8", "speednet")
-SMALLEST_FOR_SPEEDNET = 9
-"""Its poolings leave nothing of smaller images."""
+SPEEDNET_MIN_SIZE = 9
+"""SpeedNet's poolings leave nothing of smaller images."""
 EVALUATION_RECIPES = {"imagenet": "imagenet_eval", "imagenet_eval": "imagenet_eval"}
-"""How images are prepared for evaluation, by training recipe; "none" (normalise only) for all others."""
+"""Evaluation recipe by training recipe; "none" (normalise only) for all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,25 +40,25 @@ class TrainConfig:
     data: str = "auto"
     """auto (CIFAR-10 as found under data_root, or downloaded, else synthetic), cifar10, synthetic, or an image folder."""
     data_root: Path = Path("data")
-    """Where data sets lie, are downloaded to and are cached."""
+    """Folder of data sets, downloads and the cache."""
     recipe: str = "flip"
-    """The augmentation of the training images, by its name in the catalog."""
+    """Augmentation of the training images, by name."""
     backend: str = "torchvision"
-    """The library that augments, by its name in the catalog."""
+    """Library that augments, by name."""
     augment_on: Placement = "device"
-    """workers: in loader workers; device: one batched call where the model is; none: normalise only; frozen (measure only): no
-    step prepares anything, all are given the one batch that was prepared before, as with "synthetic data": the ceiling."""
+    """workers: in loader workers; device: one batched call where the model is; none: normalise only; frozen (measure only):
+    every step gets the same batch, prepared once, as with "synthetic data": the ceiling."""
     num_workers: int = 0
     """Loader processes; 0 fetches (and with augment_on=workers augments) in the training process."""
     resident: bool = False
-    """All images lie on the device as uint8 and batches are picked there, without a loader; the same batches as a loader's."""
+    """Keep all images on the device as uint8 and pick batches there, without a loader; the batches are the same."""
     prefetch: bool = True
-    """On CUDA, copy a batch to the device on a stream of its own, while the step before runs. Elsewhere nothing changes."""
+    """On CUDA, copy a batch to the device on a stream of its own, while the step before runs. No effect elsewhere."""
     augment_stream: bool = False
-    """On CUDA, with augment_on=device: augment on that stream too. Elsewhere nothing changes."""
+    """On CUDA, with augment_on=device: augment on that stream too. No effect elsewhere."""
     decode: Decode = "ahead"
-    """ahead: all images are decoded once, before training; workers: each batch is read from its files and decoded by whoever
-    fetches it, as is usual with sets that no memory holds."""
+    """ahead: decode all images once, before training; workers: read and decode each batch from its files where it is fetched,
+    as is usual with sets larger than memory."""
     model: str = "resnet18"
     """resnet18 or resnet8, with a 3x3 stem, or speednet, a small net that trains in seconds on a GPU."""
     width: int = 64
@@ -66,18 +72,18 @@ class TrainConfig:
     optimizer: Optimizer = "adam"
     """adam (with weight_decay: AdamW), or sgd with Nesterov momentum."""
     momentum: float = 0.9
-    """Of sgd."""
+    """Momentum of sgd."""
     weight_decay: float = 0.0
-    """Of weights; norms and biases are spared."""
+    """Decay of weights; norms and biases are spared."""
     bias_rate: float = 1.0
-    """Step size of batch norms, as a multiple of that of all else."""
+    """Step size of batch norms, as a multiple of the step size of all other parameters."""
     label_smoothing: float = 0.0
     """Share of each target that is spread evenly over all classes."""
     schedule: Schedule = "constant"
-    """How the step size goes on after warming up: constant, cosine to 0, one_cycle (in a line to 0), or trapezoid (constant,
-    the last 30 % of all steps in a line to 0)."""
+    """Step size after warming up: constant, cosine to 0, one_cycle (linear to 0), or trapezoid (constant, then linear to 0
+    over the last 30 % of all steps)."""
     warm_up_epochs: float = 0.0
-    """Epochs in which the step size rises in a line from 0."""
+    """Epochs in which the step size rises linearly from 0."""
     precision: Precision = "float32"
     """bfloat16 runs the model, all but its last layer, under autocast, with weights in float32; auto takes it on accelerators,
     float32 on a CPU."""
@@ -86,7 +92,7 @@ class TrainConfig:
     compile: bool = False
     """Compile the model for training with torch.compile; evaluation stays eager."""
     seed: int = 0
-    """Initial weights, order and augmentation follow from it. The data does not: see training.data.load."""
+    """Seed of initial weights, order and augmentation. The data has its own: see training.data.load."""
     device: str = "auto"
     """auto (the accelerator if there is one), cpu, cuda (all GPUs), cuda:1, mps, ..."""
     image_size: int = 32
@@ -96,7 +102,7 @@ class TrainConfig:
     max_test: int | None = None
     """Evaluate on a class-balanced subset of at most this many images."""
     target_accuracy: float | None = None
-    """Test accuracy, a share of one, to which the seconds of training are told; nothing else follows from it."""
+    """Test accuracy, a share of one, to which the seconds of training are reported; it changes nothing else."""
     download: bool = False
     """Download CIFAR-10 if it is not under data_root."""
 
@@ -107,39 +113,109 @@ class TrainConfig:
 
     @property
     def effective_recipe(self) -> str:
-        """What the training images undergo: without augmentation the recipe is set aside."""
+        """Recipe that the training images undergo: "none" without augmentation."""
         return self.recipe if self.augments else "none"
 
     @property
     def effective_backend(self) -> str:
-        """Who prepares them: without augmentation always plain torchvision, so that there is one ceiling for all."""
+        """Backend that prepares them: without augmentation always plain torchvision, so that all share one ceiling."""
         return self.backend if self.augments else "torchvision"
 
     @property
     def evaluation_recipe(self) -> str:
-        """What the test images undergo."""
+        """Recipe that the test images undergo."""
         return EVALUATION_RECIPES.get(self.recipe, "none")
 
     def as_record(self) -> dict[str, Any]:
-        """The settings as plain values, without the machine's paths: ``data`` is cut to its last component."""
+        """Return the settings as plain values, without the machine's paths: ``data`` is cut to its last component."""
         record = dataclasses.asdict(self)
         del record["data_root"], record["download"]
         return record | {
-            "data": Path(self.data).name,
-            "recipe": self.effective_recipe,
-            "backend": self.effective_backend,
-        }
+            "data": Path(self.data).name, "recipe": self.effective_recipe, "backend": self.effective_backend,
+        }  # fmt: skip
 
 
-def validate(config: TrainConfig) -> torch.device:
-    """Check a config before anything is loaded or built, and say which device it means.
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """A fine-tuning run on photographs; the defaults are the book's recipe."""
+
+    data: str
+    """A folder with train/<class>/* and val/<class>/* (or test/<class>/*)."""
+    data_root: Path = Path("data")
+    """Folder of the cache of decoded photographs."""
+    mode: Mode = "full"
+    """full: train all layers; frozen: the new last layer alone; scratch: all, from random weights (init is ignored)."""
+    model: str = "resnet18"
+    """Any of torchvision's classifiers; with a width, this project's own."""
+    width: int | None = None
+    """Channels of the first stage of this project's own networks; left out: torchvision's."""
+    init: str = "imagenet"
+    """imagenet (torchvision's weights, downloaded), scratch, or a file: a state dict, or the checkpoint of a training run."""
+    recipe: str = "imagenet"
+    """Augmentation of the training photographs, by name: imagenet or d2l."""
+    backend: str = "fused"
+    """Library that augments, by name."""
+    augment_on: PhotoPlacement = "device"
+    """workers: loader workers decode and augment; device: they decode, the device augments; none: photographs as for
+    evaluation, decoded once (and with mode=frozen their features are computed once)."""
+    num_workers: int = 2
+    """Loader processes; 0 decodes in the training process."""
+    image_size: int = 224
+    """Side of the images that the network sees; for evaluation the centre of photographs that are 8/7 as large."""
+    epochs: int = 25
+    """Passes over the training photographs."""
+    batch_size: int = 32
+    """Photographs a step."""
+    learning_rate: float = 1e-3
+    """Initial step size of all layers but the last; SGD."""
+    head_rate: float = 10.0
+    """Step size of the last layer as a multiple of learning_rate; with mode=scratch of all layers, which start like it."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    keep_statistics: bool = False
+    """With mode=full: keep the batch norms' pretrained statistics, as few photographs give poor ones."""
+    decay_every: int = 7
+    """Epochs after which step sizes become a tenth, again and again."""
+    seed: int = 0
+    """Seed of new weights, order and augmentation."""
+    device: str = "auto"
+    """auto (the accelerator if there is one), cpu, cuda, cuda:1, mps, ...; one device."""
+    max_train: int | None = None
+    """Train on a class-balanced subset of at most this many photographs."""
+    max_test: int | None = None
+    """Evaluate on a class-balanced subset of at most this many photographs."""
+
+    @property
+    def effective_init(self) -> str:
+        """Source of the weights: mode=scratch ignores init."""
+        return "scratch" if self.mode == "scratch" else self.init
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the settings as plain values, without the machine's paths: data and init are cut to their last components.
+
+        torchvision's networks have no ``width``.
+        """
+        record = {name: value for name, value in dataclasses.asdict(self).items() if name != "width" or value is not None}
+        del record["data_root"]
+        no_augmentation = {"recipe": "none", "backend": "torchvision", "num_workers": 0} if self.augment_on == "none" else {}
+        return record | {"data": Path(self.data).name, "init": Path(self.effective_init).name} | no_augmentation
+
+
+# ---- checks -------------------------------------------------------------------------------------------------------------
+
+
+def validate(config: TrainConfig | FinetuneConfig) -> torch.device:
+    """Check a config before anything is loaded or built.
 
     Returns the (first) device that this process will train on. Raises ValueError with one line that says what to change.
     """
     from training.distributed import resolve_device, visible_devices
 
+    if isinstance(config, FinetuneConfig):
+        return _validate_finetune(config)
     _check_numbers(config)
-    _check_names(config)
+    _check_train_numbers(config)
+    _check_train_names(config)
     device = resolve_device(config.device)
     _check_placement(config, device)
     if config.compile and len(visible_devices(config.device)) > 1:
@@ -149,76 +225,104 @@ def validate(config: TrainConfig) -> torch.device:
     return device
 
 
-def settled(config: TrainConfig, device: torch.device) -> TrainConfig:
-    """The config with what is automatic decided for a device, as it is recorded."""
+def resolve_auto(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """Return the config with automatic settings resolved for a device, as it is recorded."""
     if config.precision != "auto":
         return config
     return dataclasses.replace(config, precision="float32" if device.type == "cpu" else "bfloat16")
 
 
-def _check_numbers(config: TrainConfig) -> None:
-    for name in ("epochs", "batch_size", "width", "image_size"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
-    for name in ("num_workers", "seed"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
-    for name in ("max_train", "max_test"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1 (leave it out for all images), got {value}")
-    for name in ("learning_rate", "bias_rate"):
-        if not (math.isfinite(getattr(config, name)) and getattr(config, name) > 0):
-            raise ValueError(f"{name} must be a positive number, got {getattr(config, name)}")
-    for name in ("momentum", "label_smoothing"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(config, name)}")
-    if config.target_accuracy is not None and not 0 < config.target_accuracy <= 1:
-        raise ValueError(f"target_accuracy must be above 0 and at most 1, such as 0.94, got {config.target_accuracy}")
-    if not (math.isfinite(config.weight_decay) and config.weight_decay >= 0):
-        raise ValueError(f"weight_decay must not be negative, got {config.weight_decay}")
-    if config.model == "speednet" and config.image_size < SMALLEST_FOR_SPEEDNET:
-        raise ValueError(f"model speednet needs an image_size of at least {SMALLEST_FOR_SPEEDNET}, got {config.image_size}")
+Rule = tuple[tuple[str, ...], Callable[[Any], bool], str]
+"""(fields, condition, the message's second half)"""
+
+_RULES: tuple[Rule, ...] = (
+    (("epochs", "batch_size", "image_size", "decay_every"), lambda v: v >= 1, "must be at least 1"),
+    (("num_workers", "seed"), lambda v: v >= 0, "must not be negative"),
+    (("max_train", "max_test", "width"), lambda v: v is None or v >= 1, "must be at least 1, or left out"),
+    (("learning_rate", "bias_rate", "head_rate"), lambda v: math.isfinite(v) and v > 0, "must be a positive number"),
+    (("momentum", "label_smoothing"), lambda v: 0 <= v < 1, "must be at least 0 and less than 1"),
+    (("target_accuracy",), lambda v: v is None or 0 < v <= 1, "must be above 0 and at most 1, such as 0.94"),
+    (("weight_decay",), lambda v: math.isfinite(v) and v >= 0, "must not be negative"),
+)
+
+
+def _check_numbers(config: TrainConfig | FinetuneConfig) -> None:
+    values = vars(config)
+    for names, is_valid, message in _RULES:
+        for name in names:
+            if name in values and not is_valid(values[name]):
+                raise ValueError(f"{name} {message}, got {values[name]}")
+
+
+def _check_train_numbers(config: TrainConfig) -> None:
+    if config.model == "speednet" and config.image_size < SPEEDNET_MIN_SIZE:
+        raise ValueError(f"model speednet needs an image_size of at least {SPEEDNET_MIN_SIZE}, got {config.image_size}")
     if not 0 <= config.warm_up_epochs <= config.epochs:
         raise ValueError(f"warm_up_epochs must lie between 0 and epochs ({config.epochs}), got {config.warm_up_epochs}")
 
 
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+def _check_names(config: TrainConfig | FinetuneConfig, **known: tuple[str, ...]) -> None:
+    for name, names in known.items():
+        value = getattr(config, name)
+        if value not in names:
+            raise ValueError(f"unknown {name} {value!r}; known: {', '.join(names)}")
 
 
-def _check_names(config: TrainConfig) -> None:
-    from augment.catalog import BACKENDS
-    from augment.recipes import RECIPES
+def _check_train_names(config: TrainConfig) -> None:
+    from augment import BACKENDS, RECIPES
 
-    _one_of("model", config.model, MODELS)
-    _one_of("recipe", config.recipe, tuple(RECIPES))
-    _one_of("backend", config.backend, tuple(BACKENDS))
-    _one_of("augment_on", config.augment_on, get_args(Placement))
-    _one_of("decode", config.decode, get_args(Decode))
-    _one_of("optimizer", config.optimizer, ("adam", "sgd"))
-    _one_of("schedule", config.schedule, get_args(Schedule))
-    _one_of("precision", config.precision, get_args(Precision))
+    _check_names(
+        config, model=MODELS, recipe=tuple(RECIPES), backend=tuple(BACKENDS), augment_on=get_args(Placement),
+        decode=get_args(Decode), optimizer=get_args(Optimizer), schedule=get_args(Schedule), precision=get_args(Precision),
+    )  # fmt: skip
 
 
 def _check_placement(config: TrainConfig, device: torch.device) -> None:
-    from augment.catalog import BACKENDS, check_supported, resolve
+    from augment import BACKENDS, resolve
 
     ops = resolve(config.effective_recipe, config.image_size)
-    check_supported(ops, config.effective_backend, device=device if config.augment_on == "device" else "cpu")
-    backend = BACKENDS[config.backend]
-    if config.augment_on == "device" and device.type != "cpu" and not backend.on_device:
-        raise ValueError(
-            f"backend {backend.name} works image by image on the CPU: take --augment-on workers, or another backend"
-        )
-    if config.resident and (config.augment_on == "workers" or config.num_workers > 0 or config.decode == "workers"):
+    _check_backend(ops, config.effective_backend, config.augment_on, device)
+    needs_loader = config.num_workers > 0 or config.decode == "workers"
+    if config.resident and (config.augment_on == "workers" or needs_loader):
         raise ValueError("resident images need no loader: take --augment-on device or none, --num-workers 0 and --decode ahead")
-    if config.augment_on == "frozen" and (config.resident or config.num_workers > 0 or config.decode == "workers"):
+    if config.augment_on == "frozen" and (config.resident or needs_loader):
         raise ValueError(
             "a frozen batch needs neither data set nor loader: take --no-resident, --num-workers 0, --decode ahead"
         )
     if config.augment_stream and config.augment_on != "device":
         raise ValueError(f"augment_stream needs --augment-on device, not {config.augment_on}")
-    if config.augment_on == "workers" and backend.compiled:
-        raise ValueError(f"backend {backend.name} is compiled for whole batches: take --augment-on device, or another backend")
+    if config.augment_on == "workers" and BACKENDS[config.backend].compiled:
+        raise ValueError(
+            f"backend {config.backend} is compiled for whole batches: take --augment-on device, or another backend"
+        )
+
+
+def _check_backend(ops: tuple[Op, ...], backend: str, augment_on: str, device: torch.device) -> None:
+    """Check that the backend has the ops, and can run where it is placed."""
+    from augment import check_supported, find_backend
+
+    if augment_on == "device" and device.type != "cpu" and not find_backend(backend).on_device:
+        raise ValueError(f"backend {backend} works image by image on the CPU: take --augment-on workers, or another backend")
+    check_supported(ops, backend, device=device if augment_on == "device" else "cpu")
+
+
+def _validate_finetune(config: FinetuneConfig) -> torch.device:
+    from augment import find_backend
+    from training.distributed import resolve_device
+    from training.photofeed import training_ops
+
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError("fine-tuning uses one device: start it without torchrun")
+    _check_numbers(config)
+    if config.batch_size < 2:
+        raise ValueError(f"batch_size must be at least 2, as batch norm compares images, got {config.batch_size}")
+    _check_names(config, mode=get_args(Mode), augment_on=get_args(PhotoPlacement))
+    if config.mode != "scratch" and config.init == "scratch":
+        raise ValueError(f"mode {config.mode} needs weights to start from: take --init imagenet or a file, or --mode scratch")
+    device = resolve_device(config.device)
+    if config.augment_on != "none":
+        ops = training_ops(config.recipe, config.image_size)
+        if find_backend(config.backend).compiled:
+            raise ValueError(f"backend {config.backend} is compiled for batches of one size: take one that is not compiled")
+        _check_backend(ops, config.backend, config.augment_on, device)
+    return device

@@ -1,48 +1,46 @@
-"""Where a data set comes from: the one function that turns ``--data`` into decoded images."""
+"""Load a data set by the name that ``--data`` takes, decoded to images in memory."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from torchvision.datasets import CIFAR10
 
-from training.cifar10 import download_cifar10, is_present, load_cifar10, server_answers
-from training.dataset import Dataset, Split, subset
-from training.folders import load_folder
-from training.synthetic import draw_shapes
+from training.sources.cifar10 import download_cifar10, is_present, load_cifar10, server_answers
+from training.sources.dataset import Dataset, Split, subset
+from training.sources.folders import load_folder
+from training.sources.synthetic import draw_shapes
 
 __all__ = ["Dataset", "Split", "load"]
 
 JPEG_COPY = "cifar10-jpeg"
-"""A folder of this name under the root is taken for CIFAR-10 as JPEG files."""
+"""Name of the folder under the root that holds CIFAR-10 as JPEG files."""
 
 
 def load(
-    data: str,
-    *,
-    root: Path,
-    image_size: int = 32,
-    max_train: int | None = None,
-    max_test: int | None = None,
-    seed: int = 0,
+    data: str, *, root: Path, image_size: int = 32, max_train: int | None = None, max_test: int | None = None, seed: int = 0,
     download: bool = False,
-) -> Dataset:
+) -> Dataset:  # fmt: skip
     """Load a data set, decoded to uint8 [N, 3, image_size, image_size].
 
-    ``data`` is one of
+    Args:
+        data: One of
+            - ``cifar10``: the official files under ``root``, downloaded (with their MD5 checked) if ``download`` and missing;
+            - ``synthetic``: drawn shapes, see ``training.sources.synthetic``;
+            - ``auto``: the official files under ``root``, else an image folder ``root``/cifar10-jpeg or ``root`` itself, else
+              a download if the server answers within 3 s, else ``synthetic`` with the reason in ``Dataset.fallback``;
+            - anything else: the path of an image folder, see ``training.sources.folders``.
+        root: Folder of the official files, of downloads and of the cache.
+        image_size: Side of the square images.
+        max_train: Size limit of a class-balanced subset of the training images.
+        max_test: Size limit of a class-balanced subset of the test images.
+        seed: Chooses subsets and draws the synthetic set. It is not a training run's seed: paired runs see the same images.
+        download: Whether to download CIFAR-10.
 
-    - ``cifar10``: the official files under ``root``, downloaded (with their MD5 checked) if ``download`` and not there;
-    - ``synthetic``: drawn shapes, see ``training.synthetic``;
-    - ``auto``: the official files under ``root``, else an image folder ``root``/cifar10-jpeg or ``root`` itself, else a
-      download if the server answers within 3 s, else ``synthetic``, in which case ``Dataset.fallback`` says why;
-    - anything else: the path of an image folder, see ``training.folders``.
-
-    ``max_train`` and ``max_test`` leave class-balanced subsets. ``seed`` chooses those and draws the synthetic set; it is not
-    the seed of a training run, so that paired runs see the same images.
-
-    Raises ValueError, in one line, for what is missing, damaged or wrongly laid out.
+    Raises:
+        ValueError: in one line, for data that are missing, damaged or wrongly laid out.
     """
     if data == "auto":
-        dataset = _automatic(root, image_size, seed)
+        dataset = _load_auto(root, image_size, seed)
     elif data == "synthetic":
         dataset = draw_shapes(image_size=image_size, seed=seed)
     elif data == "cifar10":
@@ -54,7 +52,7 @@ def load(
     return subset(dataset, max_train=max_train, max_test=max_test, seed=seed)
 
 
-def _automatic(root: Path, image_size: int, seed: int) -> Dataset:
+def _load_auto(root: Path, image_size: int, seed: int) -> Dataset:
     if is_present(root):
         return load_cifar10(root, image_size=image_size)
     for folder in (root / JPEG_COPY, root):

@@ -1,4 +1,4 @@
-"""Devices and processes: which device a name means, who the other ranks are, and who draws which random numbers."""
+"""Devices by name, the ranks of a run, and the seed of every random stream."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _PURPOSES: tuple[Purpose, ...] = ("weights", "order", "augment")
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=5)
-"""How long a rank waits for the others in an exchange. One that dies is noticed at once, by its closed connection and by
-torchrun; this is for one that hangs, and for a machine that vanishes. It leaves time to compile, which ranks end apart."""
+"""Timeout of an exchange between ranks. A rank that dies is noticed at once, by its closed connection and by torchrun; this is
+for one that hangs, or a machine that vanishes. It leaves time to compile, which ranks finish at different times."""
 LONG_PATIENCE = timedelta(hours=6)
 
 
 def stream_seed(seed: int, purpose: Purpose, *, epoch: int = 0, rank: int = 0, worker: int | None = None) -> int:
-    """The seed of every random stream of a run; nothing else seeds anything.
+    """Return the seed of a random stream of a run, in [0, 2**63); nothing else seeds anything.
 
     - ``weights``: the initial weights, equal on all ranks.
     - ``order``: the order of the training images in ``epoch``, equal on all ranks, which then take turns in it.
-    - ``augment``: what the training process (``worker=None``) or loader worker ``worker`` of ``rank`` draws in ``epoch``.
-      The stream is started anew in each epoch, so that an epoch does not depend on how the one before it was drawn.
+    - ``augment``: the draws of the training process (``worker=None``) or of loader worker ``worker`` of ``rank`` in ``epoch``.
+      The stream is started anew in each epoch, so that an epoch does not depend on the draws of the one before.
 
     The five numbers are hashed together (numpy's SeedSequence): neighbouring seeds, epochs, ranks and workers get unrelated
-    streams. Returns an int in [0, 2**63). With equal seed, ranks and workers a run on a CPU repeats bit for bit.
+    streams. With equal seed, ranks and workers a run on a CPU repeats bit for bit.
     """
     key = (seed, _PURPOSES.index(purpose), epoch, rank, 0 if worker is None else worker + 1)
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -42,19 +42,19 @@ def stream_seed(seed: int, purpose: Purpose, *, epoch: int = 0, rank: int = 0, w
 # ---- devices ----------------------------------------------------------------------------------------------------------
 
 
-def _launched() -> bool:
-    """Whether torchrun started this process."""
+def _under_torchrun() -> bool:
+    """Return whether torchrun started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def _local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", "0")) if _launched() else 0
+    return int(os.environ.get("LOCAL_RANK", "0")) if _under_torchrun() else 0
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of this process: ``auto`` is the accelerator if there is one; under torchrun each process has its own.
+    """Return the device of this process: ``auto`` is the accelerator if there is one; under torchrun each process has its own.
 
-    Raises ValueError for a name that means nothing, or a device that this machine lacks.
+    Raises ValueError for an unknown name, or a device that this machine lacks.
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "auto":
@@ -73,24 +73,24 @@ def resolve_device(name: str) -> torch.device:
 
 def _indexed(device: torch.device, count: int) -> torch.device:
     local_rank = _local_rank()
-    if _launched() and local_rank >= count:
+    if _under_torchrun() and local_rank >= count:
         raise ValueError(f"process {local_rank} has no device: {count} here; start torchrun with --nproc-per-node={count}")
-    index = local_rank if _launched() else device.index or 0
+    index = local_rank if _under_torchrun() else device.index or 0
     if index >= count:
         raise ValueError(f"no device '{device.type}:{index}': there are {count}, counted from 0")
     return torch.device(device.type, index)
 
 
 def visible_devices(name: str) -> list[torch.device]:
-    """The devices that one process trains on: all GPUs for a plain ``cuda`` outside torchrun, else one."""
+    """Return the devices that one process trains on: all GPUs for a plain ``cuda`` outside torchrun, else one."""
     first = resolve_device(name)
-    if first.type != "cuda" or _launched() or torch.device("cuda" if name == "auto" else name).index is not None:
+    if first.type != "cuda" or _under_torchrun() or torch.device("cuda" if name == "auto" else name).index is not None:
         return [first]
     return [torch.device("cuda", i) for i in range(torch.accelerator.device_count())]
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that was queued; nothing to do on a CPU."""
+    """Wait until the device has done all queued work; no-op on a CPU."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
@@ -100,18 +100,18 @@ def synchronise(device: torch.device) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among all that train one model. A plain process is rank 0 of 1, and no exchange changes anything."""
+    """The process among all that train one model. A plain process is rank 0 of 1, and its exchanges are no-ops."""
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     patient: dist.ProcessGroup | None = None
-    """The same processes, for waits that may be long."""
+    """Process group for waits that may be long."""
 
     @property
     def is_main(self) -> bool:
-        """Rank 0 alone prints and writes."""
+        """Whether this is rank 0, which alone prints and writes."""
         return self.rank == 0
 
     @property
@@ -119,34 +119,34 @@ class Ranks:
         return torch.float32 if self.device.type == "mps" else torch.float64
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over ranks of a tensor on the device, on every rank."""
+        """Return the sum over ranks of a tensor on the device, on every rank."""
         return self._reduce(values, dist.ReduceOp.SUM)
 
     def largest(self, *values: float) -> list[float]:
-        """The largest of each value over ranks (the slowest rank's seconds), on every rank."""
+        """Return the largest of each value over ranks (the slowest rank's seconds), on every rank."""
         return self._reduce(torch.tensor(values, dtype=self._precise, device=self.device), dist.ReduceOp.MAX).tolist()
 
     def total(self, *values: float) -> list[float]:
-        """The sum of each value over ranks, on every rank."""
+        """Return the sum of each value over ranks, on every rank."""
         return self.sum(torch.tensor(values, dtype=self._precise, device=self.device)).tolist()
 
     def agree(self, answer: bool) -> bool:
-        """Rank 0's answer, on every rank."""
+        """Return rank 0's answer, on every rank."""
         return bool(self.largest(float(answer and self.is_main))[0])
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, by rank."""
+        """Return every rank's value, by rank."""
         values = [value] * self.world
         if self.world > 1:
             dist.all_gather_object(values, value)
         return values
 
-    def ask_main(self, question: Callable[[], T]) -> T:
-        """What rank 0 answers, on every rank; a ValueError or OSError of its is raised on every rank too."""
+    def run_on_main(self, function: Callable[[], T]) -> T:
+        """Return rank 0's result of the function, on every rank; its ValueError or OSError is raised on every rank too."""
         answer: list[Any] = [None]
         if self.is_main:
             try:
-                answer = [question()]
+                answer = [function()]
             except (ValueError, OSError) as error:
                 answer = [error]
         if self.world > 1:
@@ -156,22 +156,22 @@ class Ranks:
         return cast(T, answer[0])
 
     def check_equal(self, what: str, value: Mapping[str, Any]) -> None:
-        """Raise ValueError, on every rank, where two ranks have different values."""
-        for rank, other in enumerate(self.gather(value)):
-            names = [name for name in value if other[name] != value[name]]
-            if names:
+        """Raise ValueError, on every rank, if two ranks have different values."""
+        for rank, there in enumerate(self.gather(value)):
+            name = next((name for name in value if there[name] != value[name]), None)
+            if name is not None:
                 raise ValueError(
-                    f"ranks {self.rank} and {rank} have different {what}: {names[0]} is {value[names[0]]} and "
-                    f"{other[names[0]]}; start all with the same options on the same data"
+                    f"ranks {self.rank} and {rank} have different {what}: {name} is {value[name]} and {there[name]}; "
+                    "start all with the same options on the same data"
                 )
 
     def wait_for_all(self) -> None:
-        """Return when every rank has come here, however long another takes (to download or decode)."""
+        """Wait until every rank has come here, however long another takes (to download or decode)."""
         if self.world > 1:
             dist.barrier(self.patient)
 
-    def copy_buffers(self, module: nn.Module) -> None:
-        """Give every rank rank 0's running statistics, which each has gathered from its own images."""
+    def broadcast_buffers(self, module: nn.Module) -> None:
+        """Give every rank rank 0's running statistics; each rank has gathered its own from its own images."""
         if self.world > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
@@ -183,15 +183,15 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
-    """The ranks of this run, connected while the block runs: NCCL between CUDA devices, Gloo otherwise."""
-    if not _launched():
+def join_ranks(device: torch.device) -> Iterator[Ranks]:
+    """Connect the ranks of this run while the block runs: NCCL between CUDA devices, Gloo otherwise."""
+    if not _under_torchrun():
         yield Ranks(device=device)
         return
     if device.type != "cpu":
         torch.accelerator.set_device_index(device.index or 0)
-    ours = not dist.is_initialized()
-    if ours:
+    is_owner = not dist.is_initialized()
+    if is_owner:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Ranks(
@@ -199,15 +199,15 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             patient=cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=LONG_PATIENCE)),
         )  # fmt: skip
     finally:
-        if ours:
+        if is_owner:
             dist.destroy_process_group()
 
 
-def parallel(model: nn.Module, ranks: Ranks, devices: list[torch.device]) -> nn.Module:
-    """The model over many devices: DDP between processes, the book's DataParallel over the GPUs of one, else itself."""
+def parallelise(model: nn.Module, ranks: Ranks, devices: list[torch.device]) -> nn.Module:
+    """Return the model over many devices: DDP between processes, the book's DataParallel over the GPUs of one, else itself."""
     if ranks.world > 1:
-        own = None if ranks.device.type == "cpu" else [ranks.device.index]
-        return nn.parallel.DistributedDataParallel(model, device_ids=own)
+        device_ids = None if ranks.device.type == "cpu" else [ranks.device.index]
+        return nn.parallel.DistributedDataParallel(model, device_ids=device_ids)
     if len(devices) > 1:
         return nn.DataParallel(model, device_ids=[device.index for device in devices])
     return model

@@ -1,116 +1,118 @@
 """From decoded images to batches on the device, wherever the augmentation runs."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from augment.catalog import BACKENDS, build
-from augment.compose import Pipeline
-from training.clock import Part
+from augment import BACKENDS, Pipeline, build
 from training.config import TrainConfig
-from training.dataset import Dataset, Split
 from training.distributed import Ranks, stream_seed
-from training.photos import decode
+from training.meters import Phase
+from training.sources.dataset import Dataset, Split
+from training.sources.decode import decode
 
 Batch = tuple[Tensor, Tensor]
 """(images [B, 3, H, W], targets): uint8 and int64 labels before augmentation, float and labels or soft targets after."""
 Fetched = Batch | Tensor
 """A batch on the host (the frozen one on the device), or the indices [B] of a resident data set's images, on the device."""
+MarkPhase = Callable[[Phase], None]
+Recipe = Callable[..., Pipeline]
+"""``augment.build`` but for the device; loader workers build their own pipeline by it."""
+T = TypeVar("T")
+
+
+def ignore_phase(phase: Phase) -> None:
+    """Do nothing at the end of a phase."""
+
+
+def keep(batch: T, *ignored: object) -> T:
+    """Return a batch unchanged: it needs no collation, or no finish."""
+    return batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What to build and for what: it travels to loader workers, which build their own pipeline from it."""
-
-    name: str
-    backend: str
-    image_size: int
-    num_classes: int
-    dtype: torch.dtype
-
-    def build(self, device: torch.device) -> Pipeline:
-        return build(
-            self.name, self.backend, device=device, dtype=self.dtype, image_size=self.image_size, num_classes=self.num_classes
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """A batch that a loader worker is asked for. It carries the epoch, since workers live longer than one."""
+class Request:
+    """A batch to fetch. It carries the epoch, since loader workers live longer than one."""
 
     epoch: int
     indices: Tensor
 
 
-class _Order:
+class Order:
     """The batches of an epoch, for one rank.
 
     All ranks shuffle alike and take turns, each an equal number of images: where they do not divide evenly, the first images
-    of the order are seen twice, as otherwise ranks would wait for each other.
+    of the order are seen twice, as otherwise ranks would wait for each other. A last batch smaller than ``min_batch`` is left
+    out.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, ranks: Ranks, *, drop_last: bool) -> None:
-        self.count, self.batch_size, self.seed, self.ranks, self.drop_last = count, batch_size, seed, ranks, drop_last
+    def __init__(self, count: int, batch_size: int, seed: int, ranks: Ranks, *, min_batch: int = 1) -> None:
+        self.count, self.batch_size, self.seed, self.ranks, self.min_batch = count, batch_size, seed, ranks, min_batch
         self.epoch = 0
 
     def __len__(self) -> int:
-        mine = -(-self.count // self.ranks.world)
-        return mine // self.batch_size if self.drop_last else -(-mine // self.batch_size)
+        full, last = divmod(-(-self.count // self.ranks.world), self.batch_size)
+        return full + (last >= self.min_batch)
 
-    def __iter__(self) -> Iterator[_Request]:
+    def __iter__(self) -> Iterator[Request]:
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch=self.epoch))
         order = torch.randperm(self.count, generator=generator)
         padding = -self.count % self.ranks.world
-        mine = torch.cat([order, order.repeat(self.ranks.world)[:padding]])[self.ranks.rank :: self.ranks.world]
+        own = torch.cat([order, order.repeat(self.ranks.world)[:padding]])[self.ranks.rank :: self.ranks.world]
         for step in range(len(self)):
-            yield _Request(epoch=self.epoch, indices=mine[step * self.batch_size : (step + 1) * self.batch_size])
+            yield Request(epoch=self.epoch, indices=own[step * self.batch_size : (step + 1) * self.batch_size])
 
 
-class _Images(torch.utils.data.Dataset[Batch]):
-    """Fetches a batch and, with a recipe, augments it where it is fetched, on the CPU.
+class Fetcher(torch.utils.data.Dataset[T]):
+    """Fetches batches, in loader workers or in the training process; each worker has a random stream of its own an epoch."""
 
-    With ``decoding`` it is read from its files and decoded there too. Raises ValueError where the split has no files.
-    """
-
-    def __init__(self, split: Split, recipe: Recipe | None, seed: int, rank: int, *, decoding: bool = False) -> None:
-        if decoding and split.files is None:
-            raise ValueError("decode=workers needs images in files: take --data FOLDER, or --decode ahead")
-        self.split, self.recipe, self.seed, self.rank, self.decoding = split, recipe, seed, rank, decoding
-        self._pipeline: Pipeline | None = None
+    def __init__(self, seed: int, rank: int = 0) -> None:
+        self._seed, self._rank = seed, rank
         self._epoch: int | None = None
 
-    def __getitems__(self, request: _Request) -> Batch:
-        images, labels = self._images(request.indices), self.split.labels[request.indices]
+    def __getitems__(self, request: Request) -> T:
+        worker = get_worker_info()
+        if worker is not None and request.epoch != self._epoch:  # the training process starts its own stream
+            torch.manual_seed(stream_seed(self._seed, "augment", epoch=request.epoch, rank=self._rank, worker=worker.id))
+            self._epoch = request.epoch
+        return self.fetch(request.indices)
+
+    def fetch(self, indices: Tensor) -> T:
+        """Return the batch of those images."""
+        raise NotImplementedError
+
+
+class _Images(Fetcher[Batch]):
+    """Fetches a batch and, with a recipe, augments it on the CPU; with ``decoding`` it is read from its files first."""
+
+    def __init__(self, split: Split, recipe: Recipe | None, seed: int, rank: int, *, decoding: bool) -> None:
+        if decoding and split.files is None:
+            raise ValueError("decode=workers needs images in files: take --data FOLDER, or --decode ahead")
+        super().__init__(seed, rank)
+        self.split, self.recipe, self.files = split, recipe, split.files if decoding else None
+        self._pipeline: Pipeline | None = None
+
+    def fetch(self, indices: Tensor) -> Batch:
+        images, labels = self._images(indices), self.split.labels[indices]
         if self.recipe is None:
             return images, labels
         if self._pipeline is None:
-            self._pipeline = self.recipe.build(torch.device("cpu"))
-        self._start_stream(request.epoch)
+            self._pipeline = self.recipe()
         return self._pipeline(images, labels)
 
     def _images(self, indices: Tensor) -> Tensor:
-        files = self.split.files
-        if not self.decoding or files is None:
+        files, size = self.files, self.split.images.shape[-1]
+        if files is None:
             return self.split.images[indices]
-        size = self.split.images.shape[-1]
         return torch.from_numpy(np.stack([decode(files[index].read_bytes(), size) for index in indices.tolist()]))
-
-    def _start_stream(self, epoch: int) -> None:
-        worker = get_worker_info()
-        if worker is not None and epoch != self._epoch:  # in the training process, Feed has done it
-            torch.manual_seed(stream_seed(self.seed, "augment", epoch=epoch, rank=self.rank, worker=worker.id))
-            self._epoch = epoch
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 class Feed:
@@ -120,133 +122,139 @@ class Feed:
     - augment_on=device, none: the raw uint8 batch is fetched, by loader workers if there are any, and moved to the device,
       where the pipeline runs on it in one call.
     - With ``resident`` all images are moved to the device once, and a batch is picked there.
-    - augment_on=frozen: the first batch of the first epoch is moved, normalised and laid out once, and every step is given that
-      one. It is for measuring: a net soon knows it by heart, though in no fewer operations.
+    - augment_on=frozen: the first batch of the first epoch is moved, normalised and laid out once, and every step gets it.
+      It is for measuring: a net soon fits it perfectly, though in no fewer operations.
 
     Batches and draws are the same in all cases where the same process draws. To a CUDA device batches travel through pinned
     memory without blocking, with ``prefetch`` on a stream beside the one that trains: the host queues a step and goes on to the
-    next batch, whose copy then runs while the device is still at that step. The last, smaller batch of an epoch is kept,
-    except (``drop_last``) where something is compiled, which would be compiled again for its size.
+    next batch, whose copy then runs while the device is still at that step. The last, smaller batch of an epoch is kept, except
+    (``drop_last``) where something is compiled, which would be compiled again for its size.
 
     Raises UnsupportedOp for a recipe that the backend lacks, ValueError for a batch that the ranks cannot share or that is
-    larger than what is dropped allows.
+    larger than the training set where the last batch is dropped.
     """
 
     def __init__(self, config: TrainConfig, dataset: Dataset, ranks: Ranks) -> None:
         if config.batch_size % ranks.world:
             raise ValueError(f"batch_size {config.batch_size} cannot be shared by {ranks.world} processes: take a multiple")
         self.config, self.ranks, self.device = config, ranks, ranks.device
-        self.recipe = Recipe(
-            name=config.effective_recipe, backend=config.effective_backend, image_size=config.image_size,
+        recipe: Recipe = functools.partial(
+            build, config.effective_recipe, config.effective_backend, image_size=config.image_size,
             num_classes=len(dataset.classes), dtype=getattr(torch, config.precision),
         )  # fmt: skip
         in_workers = config.augment_on == "workers"
-        # Built here for workers too: what cannot be built is told before processes start.
-        pipeline = self.recipe.build(torch.device("cpu") if in_workers else self.device)
-        self.draws, self._pipeline = pipeline.draws, None if in_workers else pipeline
+        # Built here for workers too: what cannot be built is reported before processes start.
+        self._built = recipe(device="cpu" if in_workers else self.device)
+        self.lane, self._pipeline = self._built.lane, None if in_workers else self._built
         self.drop_last = config.compile or BACKENDS[config.effective_backend].compiled
         per_rank = config.batch_size // ranks.world
-        self._order = _Order(len(dataset.train), per_rank, config.seed, ranks, drop_last=self.drop_last)
+        min_batch = per_rank if self.drop_last else 1
+        self._order = Order(len(dataset.train), per_rank, config.seed, ranks, min_batch=min_batch)
         if len(self._order) == 0:
             raise ValueError(f"batch_size {config.batch_size} is more than the {len(dataset.train)} training images: take less")
         self._shape = (min(per_rank, len(dataset.train)), *dataset.train.images.shape[1:])
         fetches = not config.resident and config.augment_on != "frozen"
-        beside = self.device.type == "cuda" and (config.augment_stream or (config.prefetch and fetches))
-        self._beside = torch.cuda.Stream(self.device) if beside else None
-        self._augment_beside = beside and config.augment_stream
+        has_stream = self.device.type == "cuda" and (config.augment_stream or (config.prefetch and fetches))
+        self._side_stream = torch.cuda.Stream(self.device) if has_stream else None
+        self._augments_aside = has_stream and config.augment_stream
         self._resident = dataset.train.to(self.device) if config.resident else None
+        images = _Images(
+            dataset.train, recipe if in_workers else None, config.seed, ranks.rank, decoding=config.decode == "workers"
+        )
         self._loader = DataLoader(
-            _Images(
-                dataset.train, self.recipe if in_workers else None, config.seed, ranks.rank,
-                decoding=config.decode == "workers",
-            ),
+            images,
             batch_sampler=self._order,  # type: ignore[arg-type]  # of requests: torch's type knows lists of indices only
-            collate_fn=_as_it_is, num_workers=config.num_workers, persistent_workers=config.num_workers > 0,
+            collate_fn=keep, num_workers=config.num_workers, persistent_workers=config.num_workers > 0,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # its own: it draws from it, and would shift what augmentation draws
+            generator=torch.Generator(),  # its own: it draws from it, and would shift the augmentation's draws
         )  # fmt: skip
-        self._frozen = self._prepared(dataset.train) if config.augment_on == "frozen" else None
+        self._frozen = self._prepare_first(dataset.train) if config.augment_on == "frozen" else None
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Return the number of batches an epoch."""
         return len(self._order)
 
+    @property
+    def implementation(self) -> str | None:
+        """How the fused backend runs (c, triton, tensors, inductor), None for other backends."""
+        return self._built.implementation
+
     def epoch(self, epoch: int) -> Iterator[Fetched]:
-        """What ``place`` makes the batches of an epoch from; starts the random streams of that epoch."""
+        """Yield the fetched batches of an epoch, for ``place``; starts the random streams of that epoch."""
         self._order.epoch = epoch
         torch.manual_seed(stream_seed(self.config.seed, "augment", epoch=epoch, rank=self.ranks.rank))
         if self._frozen is not None:
             yield from itertools.repeat(self._frozen, len(self))
         else:
-            yield from self._loader if self._resident is None else self._picks()
+            yield from self._loader if self._resident is None else self._pick_indices()
 
     def endless(self) -> Iterator[Fetched]:
-        """The epochs one after another, from the first on."""
+        """Yield the epochs one after another, from the first on."""
         for epoch in itertools.count(1):
             yield from self.epoch(epoch)
 
-    def _picks(self) -> Iterator[Tensor]:
-        """The indices of each batch of a resident data set, on the device; an epoch's travel there together."""
+    def _pick_indices(self) -> Iterator[Tensor]:
+        """Yield the indices of each batch of a resident data set, on the device; an epoch's travel there together."""
         requests = list(self._order)
         order = torch.cat([request.indices for request in requests])
         if self.device.type == "cuda":
             order = order.pin_memory()
-        with self._stream():
+        with self._on_side_stream():
             order = order.to(self.device, non_blocking=True)
         yield from order.split([len(request.indices) for request in requests])
 
-    def _prepared(self, train: Split) -> Batch:
+    def _prepare_first(self, train: Split) -> Batch:
         self._order.epoch = 1
         indices = next(iter(self._order)).indices
-        return self._finished(self._moved((train.images[indices], train.labels[indices])))
+        return self._finish(self._move((train.images[indices], train.labels[indices])))
 
     def black(self) -> Batch:
-        """A full batch of black images of the first class, prepared and placed as all are."""
+        """Return a full batch of black images of the first class, prepared and placed as all are."""
         images, labels = torch.zeros(self._shape, dtype=torch.uint8), torch.zeros(self._shape[0], dtype=torch.int64)
         if self._pipeline is None:
-            images, labels = self.recipe.build(torch.device("cpu"))(images, labels)
-        return self._finished(self._moved((images, labels)))
+            images, labels = self._built(images, labels)
+        return self._finish(self._move((images, labels)))
 
-    def place(self, fetched: Fetched, passed: Callable[[Part], None] = lambda part: None) -> Batch:
+    def place(self, fetched: Fetched, mark_phase: MarkPhase = ignore_phase) -> Batch:
         """Bring a batch to the device, augment it there if that is the placement, and lay it out as the model wants it.
 
-        ``passed`` is told when the copy, and when the augmentation, has been queued on the stream that trains.
+        ``mark_phase`` is called when the copy, and when the augmentation, has been queued on the stream that trains.
         """
         if self._frozen is not None:
-            passed("copy")
-            passed("augment")
+            mark_phase("copy")
+            mark_phase("augment")
             return self._frozen
-        with self._stream():
-            batch = self._moved(fetched) if isinstance(fetched, tuple) else self._picked(fetched)
-            if self._augment_beside:
-                batch = self._finished(batch)
-        self._catch_up(batch)
-        passed("copy")
-        if not self._augment_beside:
-            batch = self._finished(batch)
-        passed("augment")
+        with self._on_side_stream():
+            batch = self._move(fetched) if isinstance(fetched, tuple) else self._pick(fetched)
+            if self._augments_aside:
+                batch = self._finish(batch)
+        self._join_side_stream(batch)
+        mark_phase("copy")
+        if not self._augments_aside:
+            batch = self._finish(batch)
+        mark_phase("augment")
         return batch
 
-    def _stream(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self._beside is None else torch.cuda.stream(self._beside)
+    def _on_side_stream(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._side_stream is None else torch.cuda.stream(self._side_stream)
 
-    def _catch_up(self, batch: Batch) -> None:
-        """Make training wait on the device, not on the host, for what the stream beside it has been given to do."""
-        if self._beside is not None:
+    def _join_side_stream(self, batch: Batch) -> None:
+        """Make the training stream wait, on the device and not on the host, for the side stream's queued work."""
+        if self._side_stream is not None:
             training = torch.cuda.current_stream(self.device)
-            training.wait_stream(self._beside)
+            training.wait_stream(self._side_stream)
             for tensor in batch:
-                tensor.record_stream(training)  # its memory is not to be used again before training has done with it
+                tensor.record_stream(training)  # its memory must not be reused before training is done with it
 
-    def _moved(self, batch: Batch) -> Batch:
+    def _move(self, batch: Batch) -> Batch:
         images, targets = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         return images, targets
 
-    def _picked(self, indices: Tensor) -> Batch:
+    def _pick(self, indices: Tensor) -> Batch:
         assert self._resident is not None
         return self._resident.images.index_select(0, indices), self._resident.labels.index_select(0, indices)
 
-    def _finished(self, batch: Batch) -> Batch:
+    def _finish(self, batch: Batch) -> Batch:
         images, targets = batch
         if self._pipeline is not None:
             images, targets = self._pipeline(images, targets)

@@ -1,133 +1,132 @@
 """Fine-tuning on photographs: all layers, the last one on frozen features, or a network from scratch for comparison."""
 
-import math
+import errno
+import functools
+import hashlib
+import operator
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from augment.catalog import build
+from augment import build
 from training import checkpoint, models, transfer
-from training.clock import StepClock
-from training.dataset import Dataset
+from training.config import FinetuneConfig, validate
+from training.data import load
 from training.distributed import Ranks, stream_seed, synchronise
-from training.finetune_config import FinetuneConfig, validate
-from training.finetune_results import FinetuneEpoch, FinetuneResult, identity
-from training.photofeed import PhotoFeed, StoredFeed, evaluation_ops, load_files, prepared_size, training_ops
-from training.totals import Totals, Watch
-from training.transfer import Network
+from training.feed import MarkPhase, ignore_phase, keep
+from training.meters import Totals
+from training.photofeed import PhotoBatch, PhotoFeed, StoredFeed, evaluation_ops, prepared_size, training_ops
+from training.results import EpochStats, FinetuneResult
+from training.sources.dataset import Dataset, Split
+from training.sources.folders import photo_folder
+from training.trainer import OnData, OnEpoch, OnStep, Trainer
 
 BEST = "best.pt"
-"""What the weights of the best epoch are called in a run's folder."""
-EVALUATED_AT_ONCE = 64
+"""File name of the best epoch's weights in a run's folder."""
+EVALUATION_BATCH = 64
 
 
 def load_photographs(config: FinetuneConfig) -> Dataset:
-    """The photographs as for evaluation (resized and cut to squares of ``prepared_size``, cached), with their files.
+    """Load the photographs as for evaluation (resized and cut to squares of ``prepared_size``, cached), with their files.
 
-    What cannot be read is listed in ``skipped``. Raises what ``training.photofeed.load_files`` raises.
+    Unreadable files are listed in ``skipped``. Raises ValueError, in one line, for data that are no files, and for a folder
+    with a wrong layout, with classes that differ between train and test, or with fewer than two.
     """
-    return load_files(
-        config.data, root=config.data_root, image_size=prepared_size(config.image_size), max_train=config.max_train,
-        max_test=config.max_test,
+    return load(
+        str(photo_folder(config.data)), root=config.data_root, image_size=prepared_size(config.image_size),
+        max_train=config.max_train, max_test=config.max_test,
     )  # fmt: skip
 
 
 def finetune(
-    config: FinetuneConfig,
-    dataset: Dataset | None = None,
-    *,
-    out: Path | None = None,
-    resume: bool = False,
-    on_data: Callable[[Dataset], None] | None = None,
-    on_epoch: Callable[[FinetuneEpoch], None] | None = None,
-) -> tuple[FinetuneResult, nn.Module]:
-    """Train, evaluate after each epoch, and return what was found and the network with its best epoch's weights.
+    config: FinetuneConfig, dataset: Dataset | None = None, *, out: Path | None = None, resume: bool = False,
+    on_data: OnData | None = None, on_epoch: OnEpoch | None = None,
+) -> tuple[FinetuneResult, nn.Module]:  # fmt: skip
+    """Train, evaluate after each epoch, and return the result and the network with its best epoch's weights.
 
-    With ``out`` those weights are in ``best.pt`` (``model``, a state dict, and ``classes``), and ``checkpoint.pt`` holds
-    the run after each epoch, from which ``resume`` goes on; both are whole whenever the process dies. ``dataset`` is what
-    ``load_photographs`` gives.
+    Args:
+        config: The run.
+        dataset: The photographs, as ``load_photographs`` returns them; None: loaded.
+        out: Folder for ``best.pt`` (``model``, a state dict, and ``classes``) and ``checkpoint.pt``, the run after each epoch;
+            both are whole whenever the process dies.
+        resume: Continue from that checkpoint.
+        on_data: Called when the photographs are loaded.
+        on_epoch: Called after each epoch.
 
-    Raises ValueError for a config, weights or photographs that cannot be used, and a few steps after one whose loss is not
-    finite; OSError where ``out`` cannot be written.
+    Raises:
+        ValueError: for a config, weights or photographs that cannot be used.
+        TrainingDiverged: a ValueError, a few steps after one whose loss is not finite.
+        OSError: if ``out`` cannot be written, or there is no checkpoint to resume.
     """
     device = validate(config)
     dataset = dataset if dataset is not None else load_photographs(config)
     if on_data is not None:
         on_data(dataset)
-    tuner = Finetuner(config, dataset, device)
-    progress = tuner.resumed(out / checkpoint.NAME) if resume and out is not None else _Progress()
-    resumed_after = len(progress.epochs)
-    for epoch in range(resumed_after + 1, config.epochs + 1):
-        stats = tuner.run_epoch(epoch)
-        progress.add(stats, tuner.network)
-        if out is not None:
-            tuner.keep(progress, out)
-        if on_epoch is not None:
-            on_epoch(stats)
-    tuner.network.module.load_state_dict(progress.best)
+    path = None if out is None else out / checkpoint.NAME
+    if resume and path is not None and not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "no checkpoint to resume", str(path))
+    tuner = FineTuner(config, dataset, device)
+    epochs = tuner.run(checkpoint=path, resume=resume, on_epoch=on_epoch)
+    tuner.model.load_state_dict(tuner.best)
     result = FinetuneResult(
-        **tuner.facts(), epochs=tuple(progress.epochs), best_epoch=progress.best_epoch, resumed_after=resumed_after,
-        best_accuracy=progress.epochs[progress.best_epoch - 1].test_accuracy,
+        **tuner.facts(), epochs=epochs, resumed_after=tuner.resumed_after, warm_up_s=0.0, evaluation_s=tuner.evaluation_s,
+        best_epoch=_best(epochs).epoch, total_s=tuner.total_s(), features_s=tuner.features_s,
+        resident_bytes=tuner.resident_bytes,
     )  # fmt: skip
-    return result, tuner.network.module
+    return result, tuner.model
 
 
-@dataclass(kw_only=True)
-class _Progress:
-    """The epochs that are done, and the weights of the best of them, on the CPU."""
-
-    epochs: list[FinetuneEpoch]
-    best_epoch: int
-    best: dict[str, Tensor]
-
-    def __init__(self) -> None:
-        self.epochs, self.best_epoch, self.best = [], 0, {}
-
-    def add(self, stats: FinetuneEpoch, network: Network) -> None:
-        self.epochs.append(stats)
-        if self.best_epoch == 0 or stats.test_accuracy > self.epochs[self.best_epoch - 1].test_accuracy:
-            self.best_epoch = stats.epoch
-            self.best = {name: value.detach().cpu().clone() for name, value in network.module.state_dict().items()}
+def identity(config: FinetuneConfig, dataset: Dataset) -> dict[str, Any]:
+    """Return what is run on what, as plain values known before the run: settings, facts of the data, digest of the weights."""
+    record = config.as_record() | asdict(dataset.facts)
+    weights = Path(config.effective_init).expanduser()
+    if config.effective_init not in (transfer.IMAGENET, transfer.SCRATCH) and weights.is_file():
+        record["init_digest"] = _digest(weights)  # most are called best.pt or checkpoint.pt, which says little
+    return record
 
 
-class Finetuner:
-    """A network on its device with its optimizer, its feed, and what it is evaluated on.
+@functools.cache  # the checkpoint of every epoch asks for it
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
-    For who measures epochs by themselves; ``finetune`` trains to the end. Raises what ``finetune`` raises.
-    """
+
+def _best(epochs: Sequence[EpochStats]) -> EpochStats:
+    """Return the first epoch with the highest test accuracy."""
+    return max(epochs, key=lambda stats: stats.test_accuracy)
+
+
+class FineTuner(Trainer):
+    """The trainer of a network with a new last layer on photographs, on one device. Raises as ``finetune``."""
+
+    times_phases = True
+    config: FinetuneConfig
+    feed: PhotoFeed | StoredFeed
 
     def __init__(self, config: FinetuneConfig, dataset: Dataset, device: torch.device) -> None:
-        self.config, self.dataset, self.device = config, dataset, device
-        self._started, self._resident, self._features_s = time.perf_counter(), psutil.Process(), 0.0
-        self._spent_s = 0.0  # before an interruption
-        self.peak_resident = 0
-        if device.type == "cuda":
-            torch.accelerator.reset_peak_memory_stats(device)
+        super().__init__(config, dataset, Ranks(device=device))
+        self._process, self.resident_bytes, self.features_s = psutil.Process(), 0, 0.0
+        self.evaluation_batch, self._best_accuracy = EVALUATION_BATCH, -1.0
         torch.manual_seed(stream_seed(config.seed, "weights"))
         self.network = transfer.create(
             config.model, width=config.width, init=config.effective_init, num_classes=len(dataset.classes)
         )
+        self.model = self.network.module
         if config.mode == "scratch":
-            models.look_at(self.network.module, dataset.train.images)
-        self.network.module.to(device)
+            models.init_from_data(self.model, dataset.train.images)
+        self.model.to(device)
         if config.mode == "frozen":
-            self.network.module.requires_grad_(False)
+            self.model.requires_grad_(False)
             self.network.head.requires_grad_(True)
-        self._prepare: Callable[[Tensor], Tensor] = build(evaluation_ops(config.image_size), "torchvision", device=device)
-        self._call: Callable[[Tensor], Tensor] = self.network.logits
-        self._test = dataset.test.images
-        self.feed: PhotoFeed | StoredFeed = self._make_feed()
+        self.prepare = build(evaluation_ops(config.image_size), "torchvision", device=device)
+        self.net, self._test = self.network.logits, dataset.test
+        self.feed = self._make_feed()
         self.optimizer = self._make_optimizer()
-        self.schedule = torch.optim.lr_scheduler.StepLR(self.optimizer, config.decay_every, gamma=0.1)
-
-    # ---- making -------------------------------------------------------------------------------------------------------
 
     def _make_feed(self) -> PhotoFeed | StoredFeed:
         config, split = self.config, self.dataset.train
@@ -138,153 +137,93 @@ class Finetuner:
                 on_device=config.augment_on == "device", num_workers=config.num_workers, **common,
             )  # fmt: skip
         if config.mode != "frozen":
-            return StoredFeed(split.images, split.labels, self._prepare, **common)
+            return StoredFeed(split.images, split.labels, self.prepare, **common)
         start = time.perf_counter()
-        train, self._test = self._features(split.images), self._features(self.dataset.test.images)
+        train, test = self._features(split.images), self._features(self.dataset.test.images)
         synchronise(self.device)
-        self._features_s = time.perf_counter() - start
-        self._prepare, self._call = _as_it_is, self.network.head
-        return StoredFeed(train, split.labels, _as_it_is, **common)
+        self.features_s = time.perf_counter() - start
+        self.prepare, self.net, self._test = keep, self.network.head, Split(images=test, labels=self.dataset.test.labels)
+        return StoredFeed(train, split.labels, keep, **common)
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> Tensor:
-        self.network.module.eval()
+        self.model.eval()
         parts = []
-        for some in images.split(EVALUATED_AT_ONCE):
-            parts.append(self.network.features(self._prepare(some.to(self.device))))
-            self._see_memory()
+        for batch in images.split(EVALUATION_BATCH):
+            parts.append(self.network.features(self.prepare(batch.to(self.device))))
+            self._note_memory()
         return torch.cat(parts)
-
-    def _see_memory(self) -> None:
-        self.peak_resident = max(self.peak_resident, self._resident.memory_info().rss)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         config, head = self.config, list(self.network.head.parameters())
-        in_head = {id(parameter) for parameter in head}
-        others = [p for p in self.network.module.parameters() if p.requires_grad and id(p) not in in_head]
+        head_ids = {id(parameter) for parameter in head}
+        body = [p for p in self.model.parameters() if p.requires_grad and id(p) not in head_ids]
         head_rate = config.learning_rate * config.head_rate
-        groups = [{"params": head, "lr": head_rate}]
-        if others:
-            groups.append({"params": others, "lr": head_rate if config.mode == "scratch" else config.learning_rate})
+        body_rate = head_rate if config.mode == "scratch" else config.learning_rate
+        groups = [{"params": p, "lr": rate, "rate": rate} for p, rate in ((head, head_rate), (body, body_rate)) if p]
         return torch.optim.SGD(groups, momentum=config.momentum)
 
-    # ---- training -----------------------------------------------------------------------------------------------------
+    def set_step_size(self, step: int) -> None:
+        """Divide the step sizes by 10 after each ``decay_every`` epochs."""
+        decays = step // len(self.feed) // self.config.decay_every
+        for group in self.optimizer.param_groups:
+            group["lr"] = functools.reduce(operator.mul, [0.1] * decays, group["rate"])
 
-    def run_epoch(self, epoch: int, *, evaluate: bool = True) -> FinetuneEpoch:
-        """Train for an epoch; without ``evaluate`` its test accuracy is NaN."""
-        # A frozen network stays as evaluation sees it (its running statistics too), so that its features can be computed once.
-        self.network.module.train(self.config.mode != "frozen")
+    def set_training_mode(self) -> None:
+        """Put layers into training mode, but for batch norms that keep their statistics.
+
+        A frozen network stays as evaluation sees it (its running statistics too), so that its features can be computed once.
+        """
+        self.model.train(self.config.mode != "frozen")
         if self.config.keep_statistics and self.config.mode == "full":
-            for layer in self.network.module.modules():
+            for layer in self.model.modules():
                 if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                     layer.eval()
-        clock, totals, ranks = StepClock(self.device, split=True), Totals(), Ranks(device=self.device)
-        watch, fetched = Watch(totals, ranks), torch.zeros(2, dtype=torch.float64)
-        synchronise(self.device)
-        start = time.perf_counter()
-        for batch in clock.waiting_for(self.feed.epoch(epoch)):
-            inputs, labels = self.feed.place(batch, clock)
-            self.optimizer.zero_grad(set_to_none=True)
-            logits = self._call(inputs)
-            mean = F.cross_entropy(logits, labels)
-            mean.backward()
-            clock.passed("forward_backward")
-            self.optimizer.step()
-            clock.passed("optimizer")
-            totals.add(mean, logits, labels)
-            fetched += batch.seconds
-            self._see_memory()
-            if not watch.all_well():
-                break
-        synchronise(self.device)
-        wall_s = time.perf_counter() - start
-        self.schedule.step()
-        loss, accuracy, examples = totals.read(ranks)
-        if not math.isfinite(loss):
-            step = totals.first_not_finite(ranks)
-            raise ValueError(f"the loss of step {step} of epoch {epoch} is not finite: take a smaller learning_rate")
-        split_s = clock.split_s()
-        return FinetuneEpoch(
-            epoch=epoch, train_loss=loss, train_accuracy=accuracy,
-            test_accuracy=self._evaluated() if evaluate else math.nan, examples=examples, wall_s=wall_s,
-            split_s=split_s | {"other": max(0.0, wall_s - sum(split_s.values()))},
-            decode_s=float(fetched[0]), worker_augment_s=float(fetched[1]),
-        )  # fmt: skip
 
-    @torch.no_grad()
-    def _evaluated(self) -> float:
-        self.network.module.eval()
-        hits = torch.zeros((), dtype=torch.int64, device=self.device)
-        labels = self.dataset.test.labels
-        for values, some in zip(self._test.split(EVALUATED_AT_ONCE), labels.split(EVALUATED_AT_ONCE), strict=True):
-            logits = self._call(self._prepare(values.to(self.device)))
-            hits += (logits.argmax(1) == some.to(self.device)).sum()
-            self._see_memory()
-        return int(hits) / len(labels)
+    def step(self, fetched: PhotoBatch, totals: Totals, mark_phase: MarkPhase = ignore_phase) -> None:
+        """Train on a batch, and note the seconds of fetching it and the process's memory."""
+        super().step(fetched, totals, mark_phase)
+        self._fetch_s += fetched.seconds
+        self._note_memory()
 
-    # ---- keeping ------------------------------------------------------------------------------------------------------
+    def _note_memory(self) -> None:
+        self.resident_bytes = max(self.resident_bytes, self._process.memory_info().rss)
 
-    def _identity(self) -> dict[str, Any]:
+    def run_epoch(self, epoch: int, on_step: OnStep | None = None, *, evaluate: bool = True) -> EpochStats:
+        """Train for an epoch and keep the weights if they are the best so far."""
+        self._fetch_s = torch.zeros(2, dtype=torch.float64)
+        stats = super().run_epoch(epoch, on_step, evaluate=evaluate)
+        if stats.test_accuracy > self._best_accuracy:
+            self._best_accuracy = stats.test_accuracy
+            self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        return replace(stats, decode_s=float(self._fetch_s[0]), worker_augment_s=float(self._fetch_s[1]))
+
+    @property
+    def test(self) -> Split:
+        """The test photographs, or their features."""
+        return self._test
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Return the logits of prepared photographs, or of features."""
+        logits = self.net(inputs)
+        self._note_memory()
+        return logits
+
+    def identity(self) -> dict[str, Any]:
+        """Return settings and data; the number of epochs is free, so that a run may be prolonged."""
         own = identity(self.config, self.dataset)
-        del own["num_epochs"], own["skipped_files"]  # a run may be prolonged
+        del own["epochs"], own["skipped"]
         return own
 
-    def keep(self, progress: _Progress, out: Path) -> None:
-        """Write the checkpoint, and the best weights if they are this epoch's."""
-        if progress.best_epoch == len(progress.epochs):
-            classes = list(self.dataset.classes)
-            checkpoint.save(out / BEST, {"model": progress.best, "classes": classes, "identity": self._identity()})
-        state = {
-            "identity": self._identity(),
-            "model": self.network.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "epochs": [asdict(stats) for stats in progress.epochs],
-            "best": progress.best,
-            "best_epoch": progress.best_epoch,
-            "spent_s": self._total_s(),
-        }
-        checkpoint.save(out / checkpoint.NAME, state)
+    def save(self, path: Path, epochs: Sequence[EpochStats]) -> None:
+        """Write the checkpoint, after the best weights if they are this epoch's."""
+        if _best(epochs).epoch == len(epochs):
+            payload = {"model": self.best, "classes": list(self.dataset.classes), "identity": self.identity()}
+            checkpoint.save(path.with_name(BEST), payload)
+        super().save(path, epochs)
 
-    def resumed(self, path: Path) -> _Progress:
-        """Go on from a checkpoint. Raises FileNotFoundError where there is none, BadCheckpoint for another run's."""
-        state = checkpoint.load(path)
-        own = self._identity()
-        there = state.get("identity")
-        if not isinstance(there, dict) or any(there.get(name) != value for name, value in own.items()):
-            differing = [name for name, value in own.items() if not isinstance(there, dict) or there.get(name) != value]
-            raise checkpoint.BadCheckpoint(f"{path} is the checkpoint of another run: {', '.join(differing)} differ")
-        progress = _Progress()
-        try:
-            progress.epochs = [FinetuneEpoch(**stats) for stats in state["epochs"]]
-            progress.best, progress.best_epoch = state["best"], state["best_epoch"]
-            self.network.module.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
-            self._spent_s = float(state["spent_s"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
-            raise checkpoint.BadCheckpoint(f"{path} is the checkpoint of another version: start anew") from None
-        return progress
-
-    def _total_s(self) -> float:
-        return self._spent_s + time.perf_counter() - self._started
-
-    def facts(self) -> dict[str, Any]:
-        """The fields of FinetuneResult that are this run's, not an epoch's."""
-        parameters = list(self.network.module.parameters())
-        return {
-            "config": self.config,
-            "dataset": self.dataset,
-            "parameters": sum(p.numel() for p in parameters),
-            "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-            "device": str(self.device),
-            "draws": self.feed.draws,
-            "total_s": self._total_s(),
-            "features_s": self._features_s,
-            "peak_bytes": torch.accelerator.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
-            "resident_bytes": self.peak_resident,
-        }
-
-
-def _as_it_is(values: Tensor) -> Tensor:
-    return values
+    def resume(self, path: Path) -> list[EpochStats]:
+        """Load the checkpoint, and the accuracy of the best epoch."""
+        epochs = super().resume(path)
+        self._best_accuracy = _best(epochs).test_accuracy if epochs else -1.0
+        return epochs

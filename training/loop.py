@@ -1,68 +1,62 @@
-"""Training runs: to the end, epoch by epoch, or for a measured number of steps."""
+"""Training runs on small images: to the end, epoch by epoch, or for a measured number of steps."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from training.config import TrainConfig, settled, validate
+from training.config import TrainConfig, resolve_auto, validate
 from training.data import load
-from training.dataset import Dataset
-from training.distributed import Ranks, joined
-from training.results import EpochStats, Throughput, TrainResult, rates
-from training.trainer import Trainer, TrainingDiverged, evaluate
+from training.distributed import Ranks, join_ranks, synchronise
+from training.meters import PowerMeter, StepClock, Totals
+from training.results import EpochStats, Throughput, TrainResult
+from training.sources.dataset import Dataset
+from training.trainer import ImageTrainer, OnData, OnEpoch, OnResume, OnStep, TrainingDiverged
 
-__all__ = ["EpochStats", "Throughput", "TrainResult", "TrainingDiverged", "evaluate", "measure_throughput", "train", "trainer"]
+__all__ = ["EpochStats", "Throughput", "TrainResult", "TrainingDiverged", "measure_throughput", "open_trainer", "train"]
+
+WARM_UP_STEPS = 5
+CHECK_EVERY = 10  # steps between two questions to rank 0 whether time is up; alone, a process looks at each step
 
 
 def train(
-    config: TrainConfig,
-    dataset: Dataset | None = None,
-    *,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    on_epoch: Callable[[EpochStats], None] | None = None,
-    on_step: Callable[[int, int], None] | None = None,
-    on_data: Callable[[Dataset], None] | None = None,
-    on_resume: Callable[[Sequence[EpochStats]], None] | None = None,
-) -> TrainResult:
+    config: TrainConfig, dataset: Dataset | None = None, *, checkpoint: Path | None = None, resume: bool = False,
+    on_epoch: OnEpoch | None = None, on_step: OnStep | None = None, on_data: OnData | None = None,
+    on_resume: OnResume | None = None,
+) -> TrainResult:  # fmt: skip
     """Train a model and evaluate it after each epoch.
 
-    Without ``dataset`` it is loaded as the config says. On rank 0, ``on_data`` is called when the data is there,
-    ``on_step(step, steps)`` after each step was queued and ``on_epoch`` after each epoch. What is compiled is compiled before
-    the first clock starts.
+    Args:
+        config: The run; what it compiles is compiled before the first clock starts.
+        dataset: The data; None: loaded as the config says.
+        checkpoint: File that the state is written to after each epoch, before ``on_epoch``.
+        resume: Continue from the checkpoint, or start if there is none. On a CPU the weights and epochs at the end are bit for
+            bit those of a run that never stopped.
+        on_epoch: Called on rank 0 after each epoch.
+        on_step: Called on rank 0 as ``on_step(step, steps)`` after each step was queued.
+        on_data: Called on rank 0 when the data is there.
+        on_resume: Called on rank 0 with the epochs that are done.
 
-    With ``checkpoint`` the state is written there after each epoch, before ``on_epoch``. ``resume`` goes on from what is there
-    (from the start if there is nothing), after ``on_resume`` was told the epochs that are done; on a CPU the weights and
-    epochs at the end are then bit for bit those of a run that never stopped.
-
-    Raises ValueError for a config that cannot be run, or a checkpoint that is not this run's (``training.checkpoint``),
-    TrainingDiverged (a ValueError) for a step whose loss was not finite, at most 20 steps (``training.totals.Watch``) and an
-    epoch's end later, with all that was written before it kept, and OSError for a checkpoint that cannot be written.
+    Raises:
+        ValueError: for a config that cannot be run, or a checkpoint that is not this run's (``training.checkpoint``).
+        TrainingDiverged: a ValueError, for a step whose loss was not finite, at most 20 steps (``training.meters.Watch``) and
+            an epoch's end later; what was written before is kept.
+        OSError: for a checkpoint that cannot be written.
     """
     if resume and checkpoint is None:
         raise ValueError("to resume, say from which checkpoint")
     if config.augment_on == "frozen":
         raise ValueError("a frozen batch is for measuring speed (augmark throughput): take another --augment-on to train")
-    with trainer(config, dataset) as current:
-        main = current.ranks.is_main
-        if on_data is not None and main:
+    with open_trainer(config, dataset) as current:
+        if on_data is not None and current.ranks.is_main:
             on_data(current.dataset)
         current.warm_up()
-        epochs = current.go_on(checkpoint) if resume and checkpoint is not None else []
-        resumed_after = len(epochs)
-        if resume and on_resume is not None and main:
-            on_resume(epochs)
-        for epoch in range(resumed_after + 1, config.epochs + 1):
-            epochs.append(current.run_epoch(epoch, on_step if main else None))
-            if checkpoint is not None:
-                current.keep(checkpoint, epochs)
-            if on_epoch is not None and main:
-                on_epoch(epochs[-1])
-        totals = [sum(getattr(stats, name) for stats in epochs) for name in ("examples", "wall_s", "wait_s")]
+        epochs = current.run(checkpoint=checkpoint, resume=resume, on_epoch=on_epoch, on_step=on_step, on_resume=on_resume)
         return TrainResult(
-            **current.setting(), epochs=tuple(epochs), **rates(*totals), peak_bytes=current.peak_bytes(),
-            resumed_after=resumed_after, warm_up_s=current.warm_up_s, evaluation_s=current.evaluation_s,
+            **current.facts(), epochs=epochs, resumed_after=current.resumed_after, warm_up_s=current.warm_up_s,
+            evaluation_s=current.evaluation_s,
         )  # fmt: skip
 
 
@@ -71,34 +65,72 @@ def measure_throughput(
 ) -> Throughput:
     """Measure training steps, epoch after epoch without evaluation, for about so many seconds or for so many steps.
 
-    With augment_on=frozen the one batch is trained on again and again with the config's step size: its loss falls towards 0 and
-    nothing is learned that is of use, while each step does the same operations. Their operands stay ordinary numbers: tests
-    hold that hundreds of steps leave neither NaN nor denormals, which a CPU would be slower with.
+    With augment_on=frozen every step trains on the one batch with the config's step size: its loss falls towards 0 and nothing
+    useful is learned, while each step does the same operations. Their operands stay ordinary numbers: tests hold that hundreds
+    of steps leave neither NaN nor denormals, which would slow a CPU.
 
-    Before the clock starts, 5 steps warm up (more with loader workers, so that what they fetched ahead while they started is
-    used up): compilation and the start of the workers are outside. The clock synchronises at both ends. Over whole epochs the
-    numbers are those of ``train``; what differs is the start of the workers, and the moments that are noted within a step.
+    Before the clock starts, 5 steps warm up (more with loader workers, to use up the batches fetched while they started):
+    compilation and the start of the workers are outside. The clock synchronises at both ends. Over whole epochs the numbers are
+    those of ``train``; the differences are the start of the workers, and the marks within a step.
 
     Raises ValueError for a config that cannot be run, and unless one of ``seconds`` and ``steps`` is given and positive.
     """
     if (seconds is None) == (steps is None) or (seconds or steps or 0) <= 0:
         raise ValueError("measure_throughput takes either seconds or steps, a positive number")
-    with trainer(config, dataset) as current:
+    with open_trainer(config, dataset) as current:
         current.warm_up()
-        measured = current.run_steps(seconds if seconds is not None else math.inf, steps)
-        speeds = rates(measured["examples"], measured["wall_s"], measured["wait_s"])
-        return Throughput(**current.setting(), **measured, **speeds, peak_bytes=current.peak_bytes())
+        measured = _measure_steps(current, seconds if seconds is not None else math.inf, steps)
+        return Throughput(**current.facts(), **measured)
+
+
+def _measure_steps(current: ImageTrainer, seconds: float, steps: int | None) -> dict[str, Any]:
+    """Return the fields of Throughput that are measured."""
+    ranks, batches, totals = current.ranks, current.feed.endless(), Totals()
+    current.set_training_mode()
+    for _ in range(WARM_UP_STEPS + 2 * current.config.num_workers):
+        current.step(next(batches), totals)
+    totals, clock = Totals(), StepClock(current.device, split=True)
+    current.start_together()
+    done = 0
+    with PowerMeter(current.own_devices) as meter:
+        start = time.perf_counter()
+        for fetched in clock.time_waits(batches):
+            current.step(fetched, totals, clock.mark_phase)
+            done += 1
+            if done == steps or _is_time_up(ranks, done, start + seconds):
+                break
+        synchronise(current.device)
+        spent_s = time.perf_counter() - start
+    wall_s, wait_s = ranks.largest(spent_s, clock.wait_s())
+    phases = clock.split_s()
+    means = {name: total / ranks.world for name, total in zip(phases, ranks.total(*phases.values()), strict=True)}
+    # A rank whose driver reports nothing makes the sum over ranks NaN.
+    reported = [math.nan if value is None else value for value in (meter.power.utilisation, meter.power.energy_j)]
+    utilisation, energy_j = (None if math.isnan(total) else total for total in ranks.total(*reported))
+    return {
+        "steps": done, "examples": totals.read(ranks)[2], "wall_s": wall_s, "wait_s": wait_s,
+        "split_s": means | {"other": wall_s - sum(means.values())}, "energy_j": energy_j,
+        "gpu_utilisation": None if utilisation is None else utilisation / ranks.world,
+        "power_w": None if energy_j is None else energy_j / wall_s,
+    }  # fmt: skip
+
+
+def _is_time_up(ranks: Ranks, done: int, deadline: float) -> bool:
+    if ranks.world == 1:
+        return time.perf_counter() >= deadline
+    # Ranks that stop at different steps would wait for each other for ever.
+    return done % CHECK_EVERY == 0 and math.isfinite(deadline) and ranks.agree(time.perf_counter() >= deadline)
 
 
 @contextmanager
-def trainer(config: TrainConfig, dataset: Dataset | None = None) -> Iterator[Trainer]:
-    """What trains one model, among all ranks of this run while the block lasts.
+def open_trainer(config: TrainConfig, dataset: Dataset | None = None) -> Iterator[ImageTrainer]:
+    """Build the trainer of one model, among all ranks of this run while the block lasts.
 
     Raises ValueError for a config that cannot be run, data of another size, or ranks that were started with different ones.
     """
     device = validate(config)
-    config = settled(config, device)
-    with joined(device) as ranks:
+    config = resolve_auto(config, device)
+    with join_ranks(device) as ranks:
         dataset = dataset if dataset is not None else _load_once(config, ranks)
         side = dataset.train.images.shape[-1]
         if side != config.image_size:
@@ -106,11 +138,11 @@ def trainer(config: TrainConfig, dataset: Dataset | None = None) -> Iterator[Tra
                 f"the data set has images of {side} pixels, image_size is {config.image_size}: load it with that size"
             )
         ranks.check_equal("settings", config.as_record() | {"the data's fingerprint": dataset.fingerprint})
-        yield Trainer(config, dataset, ranks)
+        yield ImageTrainer(config, dataset, ranks)
 
 
 def _load_once(config: TrainConfig, ranks: Ranks) -> Dataset:
-    """On each machine one rank downloads and decodes; the others then find the cache."""
+    """Load the data set; on each machine one rank downloads and decodes, and the others then find the cache."""
     if ranks.local_rank != 0:
         ranks.wait_for_all()
     dataset = load(

@@ -1,19 +1,42 @@
-"""Networks for small images by name: residual ones with 3x3 stem, no max pooling and Xavier initialisation as in the book, and
-``speednet``."""
+"""Networks for small images by name: residual ones as in the book, and ``speednet``, which trains in few steps.
 
+All end in ``Head``, whose logits are float32 also under autocast.
+"""
+
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from augment.catalog import build
-from training.head import Head
-from training.speednet import SpeedNet
+from augment import build
 
 BLOCKS: dict[str, tuple[int, ...]] = {"resnet18": (2, 2, 2, 2), "resnet8": (1, 1, 1)}
 """Blocks in each stage. Every stage after the first halves the image and doubles the channels."""
-SEEN_IMAGES = 1_000  # a million patches, for the covariance of 12 numbers
+WHITENING_IMAGES = 1_000  # a million patches, for the covariance of 12 numbers
+PATCH = 2
+LOGIT_SCALE = 1 / 9
+EPSILON = 5e-4
+"""Added to the patches' variances, so that directions without variance are not blown up."""
+
+
+class Head(nn.Linear):
+    """Linear layer [B, F] -> [B, num_classes], computed in the dtype of its weights: float32 also under autocast.
+
+    A bfloat16 has 8 significant bits (from 8 to 16 its numbers are 1/16 apart), so that the two largest of a row's logits are
+    often the same number. ``argmax`` then takes the lower class, whichever was larger, and accuracy leans towards the first
+    classes. Features in bfloat16 do no such harm, as each logit is a sum over many of them. The layer is less than a hundredth
+    of the operations, and the loss is computed in float32 anyway.
+    """
+
+    def forward(self, features_BF: Tensor) -> Tensor:
+        with torch.autocast(features_BF.device.type, enabled=False):
+            return super().forward(features_BF.to(self.weight.dtype))
+
+
+# ---- residual networks --------------------------------------------------------------------------------------------------
 
 
 class Block(nn.Module):
@@ -27,9 +50,8 @@ class Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
-            )
+            projection = nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(channels))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         y = F.relu(self.norm1(self.conv1(x_BCHW)))
@@ -38,7 +60,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """[B, 3, H, W] normalised float -> [B, num_classes] logits, for any H and W."""
+    """[B, 3, H, W] normalised float -> [B, num_classes] logits, for any H and W; a 3x3 stem without max pooling."""
 
     def __init__(self, blocks: Sequence[int], num_classes: int, width: int) -> None:
         super().__init__()
@@ -59,10 +81,84 @@ class ResNet(nn.Module):
         return logits
 
 
-def _xavier(module: nn.Module) -> None:
+def _init_xavier(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.xavier_uniform_(module.weight)
 
+
+# ---- speednet -----------------------------------------------------------------------------------------------------------
+
+
+class _Norm(nn.BatchNorm2d):
+    """Batch norm with a bias and without a scale; its running statistics follow quickly, as training is short."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, momentum=0.4)
+        self.weight.requires_grad = False
+
+
+class _Group(nn.Module):
+    """Convolution, pooling to half the side, norm, GELU; convolution, norm, GELU."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1, bias=False)
+        self.norm1 = _Norm(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = _Norm(channels)
+        for conv in (self.conv1, self.conv2):
+            # The first channels start as the identity; the others at random, as torch draws them.
+            nn.init.dirac_(conv.weight.data[: conv.in_channels])
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x_BCHW), 2)))
+        return F.gelu(self.norm2(self.conv2(x)))
+
+
+class SpeedNet(nn.Module):
+    """[B, 3, H, W] normalised float -> [B, num_classes] logits, for H and W from 9.
+
+    After Keller Jordan's cifar10-airbench (its airbench94 net, and before it the nets of Page and of tysam-code): a first layer
+    that whitens 2x2 patches and is not trained, six 3x3 convolutions that start near the identity, max pooling early, GELU,
+    batch norms without scale, and logits scaled down. Left out: evaluation on shifted and mirrored copies, averaged weights
+    and alternating flips, so that the measured effect is the recipe's.
+
+    ``width`` channels in the first group, four times as many in the other two. ``whiten`` must see images before training;
+    until then the first layer holds torch's random weights. With width 64 and 10 classes 1,971,352 parameters are trained,
+    and the 288 of the first layer are not.
+    """
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        directions = 3 * PATCH * PATCH
+        self.first = nn.Conv2d(3, 2 * directions, PATCH)
+        self.first.weight.requires_grad = False
+        nn.init.zeros_(self.first.bias)  # type: ignore[arg-type]  # bias=True, so there is one
+        channels = (2 * directions, width, 4 * width, 4 * width)
+        self.groups = nn.Sequential(*(_Group(before, after) for before, after in itertools.pairwise(channels)))
+        self.head = Head(channels[-1], num_classes, bias=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        maps: Tensor = self.groups(F.gelu(self.first(x_BCHW)))
+        # Not amax: its backward compares values, and a compiler that recomputes them in another precision finds no maximum.
+        features = F.max_pool2d(maps, maps.shape[2:]).flatten(1)
+        logits: Tensor = self.head(features) * LOGIT_SCALE
+        return logits
+
+    @torch.no_grad()
+    def whiten(self, images_BCHW: Tensor) -> None:
+        """Set the first layer from normalised images: the principal directions of their 2x2 patches and their negatives.
+
+        Each direction is divided by its standard deviation, so that outputs have unit variance and are uncorrelated.
+        """
+        patches = images_BCHW.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # [B, 3, H-1, W-1, 2, 2]
+        flat = patches.movedim(1, 3).reshape(-1, 3 * PATCH * PATCH).double()
+        variances, directions = torch.linalg.eigh(flat.T.cov())
+        filters = (directions / (variances + EPSILON).sqrt()).T.reshape(-1, 3, PATCH, PATCH)
+        self.first.weight.copy_(torch.cat([filters, -filters]))
+
+
+# ---- by name ------------------------------------------------------------------------------------------------------------
 
 _NETWORKS: Mapping[str, Callable[[int, int], nn.Module]] = {
     **{name: partial(ResNet, blocks) for name, blocks in BLOCKS.items()},
@@ -71,7 +167,7 @@ _NETWORKS: Mapping[str, Callable[[int, int], nn.Module]] = {
 
 
 def create(name: str, num_classes: int, width: int = 64) -> nn.Module:
-    """A network with random weights (Xavier-uniform in residual ones), drawn from torch's global generator.
+    """Return a network with random weights (Xavier-uniform in residual ones), drawn from torch's global generator.
 
     ``width`` is the number of channels of the first stage. ``resnet18`` with 64 and 10 classes has 11,173,962 parameters.
     Raises ValueError for an unknown name.
@@ -79,16 +175,16 @@ def create(name: str, num_classes: int, width: int = 64) -> nn.Module:
     if name not in _NETWORKS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(_NETWORKS)}")
     model = _NETWORKS[name](num_classes, width)
-    return model.apply(_xavier) if isinstance(model, ResNet) else model
+    return model.apply(_init_xavier) if isinstance(model, ResNet) else model
 
 
-def look_at(model: nn.Module, images: Tensor) -> None:
-    """Show a new model the training images, uint8 [N, 3, H, W]: SpeedNet whitens 1,000 of them, evenly spaced."""
+def init_from_data(model: nn.Module, images: Tensor) -> None:
+    """Set what depends on the training images, uint8 [N, 3, H, W]: SpeedNet whitens 1,000 of them, evenly spaced."""
     if isinstance(model, SpeedNet):
-        sample = images[:: max(1, len(images) // SEEN_IMAGES)][:SEEN_IMAGES]
+        sample = images[:: max(1, len(images) // WHITENING_IMAGES)][:WHITENING_IMAGES]
         model.whiten(build("none", "torchvision", image_size=images.shape[-1])(sample))
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of trainable scalars."""
+    """Return the number of trainable scalars."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

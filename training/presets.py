@@ -1,4 +1,4 @@
-"""Named ways to train, as data: each is a whole TrainConfig of which single fields may be overridden. No torch here."""
+"""Named TrainConfigs, single fields of which the command line overrides. No torch here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,12 +34,12 @@ PRESETS: Mapping[PresetName, TrainConfig] = {
 }  # fmt: skip
 
 
-def asked_for(arguments: Sequence[str]) -> PresetName:
-    """The value of ``--preset`` among a command line's arguments, ``book`` where there is none.
+def parse_preset(arguments: Sequence[str]) -> PresetName:
+    """Return the value of ``--preset`` among a command line's arguments, ``book`` if there is none.
 
-    It is looked up before they are parsed, so that the preset's fields stand as the defaults of all other options, whether
-    these come before or after it. A name that is no preset is left to the parser to complain of.
+    It is parsed before all other options, so that the preset's fields are their defaults, wherever it stands. An unknown name
+    is left to the parser to refuse.
     """
-    given = [word.partition("=")[2] for word in arguments if word.startswith("--preset=")]
-    given += [value for name, value in pairwise(arguments) if name == "--preset"]
-    return next((name for name in PRESETS if given and name == given[-1]), BOOK)
+    values = [word.partition("=")[2] for word in arguments if word.startswith("--preset=")]
+    values += [value for name, value in pairwise(arguments) if name == "--preset"]
+    return next((name for name in PRESETS if values and name == values[-1]), BOOK)

@@ -1,22 +1,27 @@
-"""What a run found, as values and as records."""
+"""Results of training, measuring and fine-tuning, as plain values."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from training.config import TrainConfig
-from training.dataset import Dataset
+from training.config import FinetuneConfig, TrainConfig
+from training.sources.dataset import DataFacts
+
+CURVE_FIELDS = ("epoch", "train_loss", "train_accuracy", "test_accuracy", "examples", "wall_s", "wait_s")
+"""Numbers of an epoch that every run has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochStats:
     """One epoch, counted from 1. Means and shares over the images of the epoch, as they were seen (augmented, weights moving).
 
-    ``train_accuracy`` is against the largest target where targets are mixed. ``test_accuracy`` is over each test image once.
-    ``wall_s`` is the training part, from a synchronised start to a synchronised end on the slowest rank, with the start of
-    loader workers in the first epoch, without evaluation. ``wait_s`` is what ``training.clock.StepClock`` says, on the rank
-    that waited longest. ``examples`` is the number of images trained on, by all ranks.
+    ``train_accuracy`` is against the largest target where targets are mixed. ``test_accuracy`` counts each test image once; NaN
+    without evaluation. ``wall_s`` is the training part, from a synchronised start to a synchronised end on the slowest rank,
+    with the start of loader workers in the first epoch, without evaluation. ``wait_s`` is ``training.meters.StepClock``'s, of
+    the rank that waited longest. ``examples`` is the number of images trained on, by all ranks.
+
+    Fine-tuning tells more: ``split_s`` has the phases of ``Throughput.split_s``, which add up to ``wall_s``; ``decode_s`` and
+    ``worker_augment_s`` are the seconds of all loader workers together (or of the training process, without workers) for
+    reading and decoding, and for augmenting or cutting: they pass while the training process works, or waits.
     """
 
     epoch: int
@@ -26,167 +31,163 @@ class EpochStats:
     examples: int
     wall_s: float
     wait_s: float
+    split_s: dict[str, float] | None = None
+    decode_s: float | None = None
+    worker_augment_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What was run, on what: the part that results of all kinds share.
+class RunFacts:
+    """Settings and surroundings that all results share.
 
-    ``drop_last`` tells that the last, smaller batch of each epoch was left out, which is so where something is compiled.
     ``batch_per_device`` is the number of images that one device gets a step. ``parallel`` is how several devices train one
-    model: ddp (a process each), data_parallel (the book's: one process for all), or none. ``flops_per_example`` is what
-    ``training.flops`` counts for a step, an image; None where it cannot.
+    model: ddp (a process each), data_parallel (the book's: one process for all), or none. ``lane`` is how often parameters are
+    drawn, ``implementation`` how the fused backend ran (c, triton, tensors, inductor; None for other backends). ``drop_last``
+    tells that the last, smaller batch of each epoch was left out, as it is where something is compiled. ``flops_per_example``
+    is ``training.meters.flops_per_example``, None if it cannot be counted. ``peak_bytes`` is the most memory that torch held on
+    the first device, None on a CPU.
     """
 
-    config: TrainConfig
-    dataset_name: str
-    dataset_fingerprint: str
-    fallback: str | None
-    skipped: int
-    train_images: int
-    test_images: int
+    config: TrainConfig | FinetuneConfig
+    data: DataFacts
     parameters: int
+    trained_parameters: int
     devices: tuple[str, ...]
     parallel: str
     batch_per_device: int
-    draws: str
+    lane: str
+    implementation: str | None
     drop_last: bool
     flops_per_example: int | None
+    peak_bytes: int | None
 
-    def _identity(self, kind: str) -> dict[str, Any]:
-        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(Setting) if field.name != "config"}
-        own["dataset"], own["fingerprint"] = own.pop("dataset_name"), own.pop("dataset_fingerprint")
-        return {"kind": kind, "status": "ok"} | self.config.as_record() | own | {"devices": list(self.devices)}
+    def _totals(self) -> tuple[int, float, float]:
+        """Return (examples, wall_s, wait_s)."""
+        raise NotImplementedError
+
+    @property
+    def examples_per_s(self) -> float:
+        """Examples over wall time."""
+        examples, wall_s, _ = self._totals()
+        return examples / wall_s
+
+    @property
+    def examples_per_s_without_wait(self) -> float:
+        """Examples over wall time without the wait, which is capped at 99.9 % (it may be another rank's)."""
+        examples, wall_s, wait_s = self._totals()
+        return examples / (wall_s - min(wait_s, 0.999 * wall_s))
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the wall time that was waited, capped at 99.9 %."""
+        _, wall_s, wait_s = self._totals()
+        return min(wait_s, 0.999 * wall_s) / wall_s
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainResult(Setting):
-    """A finished training run.
+class TrainResult(RunFacts):
+    """A finished training run; its rates are over the training parts of all epochs.
 
-    ``examples_per_s`` is all epochs' examples over their wall time, ``examples_per_s_without_wait`` the same without the wait,
-    ``wait_share`` the wait's share of the wall time. ``peak_bytes`` is the most memory that torch held on the first device,
-    None on a CPU. ``resumed_after`` is the epoch after which the run went on from a checkpoint, 0 where it never stopped: the
-    times of epochs before it may be those of another machine.
-
-    Apart from the epochs' wall time stand ``warm_up_s``, the pass before the first epoch that loads libraries and compiles, and
-    ``evaluation_s``, that of all epochs since the run was started or resumed. A record has ``train_s``, the wall time of all
-    epochs, and ``seconds_to_target``.
+    ``resumed_after`` is the epoch after which the run was resumed from a checkpoint, 0 if it never stopped: the times of epochs
+    before it may be another machine's. Not in the epochs' wall time: ``warm_up_s``, the pass before the first epoch that loads
+    libraries and compiles, and ``evaluation_s`` of all epochs since the run was started or resumed.
     """
 
     epochs: tuple[EpochStats, ...]
     warm_up_s: float
     evaluation_s: float
-    examples_per_s: float
-    examples_per_s_without_wait: float
-    wait_share: float
-    peak_bytes: int | None
     resumed_after: int = 0
 
-    def as_record(self) -> dict[str, Any]:
-        """One flat, JSON-able dict, with the epochs as a list under ``epochs`` (their number is ``num_epochs``)."""
-        last = self.epochs[-1]
-        return self._identity("accuracy") | {
-            "num_epochs": len(self.epochs),
-            "epochs": [dataclasses.asdict(stats) for stats in self.epochs],
-            "loss": last.train_loss,
-            "train_accuracy": last.train_accuracy,
-            "test_accuracy": last.test_accuracy,
-            "examples_per_s": self.examples_per_s,
-            "examples_per_s_without_wait": self.examples_per_s_without_wait,
-            "wait_share": self.wait_share,
-            "peak_bytes": self.peak_bytes,
-            "resumed_after": self.resumed_after,
-            "warm_up_s": self.warm_up_s,
-            "evaluation_s": self.evaluation_s,
-            "train_s": sum(stats.wall_s for stats in self.epochs),
-            "seconds_to_target": self.seconds_to_target,
-        }
+    def _totals(self) -> tuple[int, float, float]:
+        examples = sum(stats.examples for stats in self.epochs)
+        return examples, self.train_s, sum(stats.wait_s for stats in self.epochs)
+
+    @property
+    def train_s(self) -> float:
+        """Wall time of all epochs."""
+        return sum(stats.wall_s for stats in self.epochs)
+
+    @property
+    def last(self) -> EpochStats:
+        """The last epoch."""
+        return self.epochs[-1]
+
+    @property
+    def target_accuracy(self) -> float | None:
+        """The config's target, None without one."""
+        return None if isinstance(self.config, FinetuneConfig) else self.config.target_accuracy
 
     @property
     def seconds_to_target(self) -> float | None:
-        """``seconds_to`` the config's target; None without one, and for a run that was resumed, maybe on another machine."""
-        target = self.config.target_accuracy
+        """``seconds_to`` the target; None without one, and for a run that was resumed, maybe on another machine."""
+        target = self.target_accuracy
         return None if target is None or self.resumed_after else seconds_to(self.epochs, target)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Throughput(Setting):
-    """The speed of a training run, without evaluation; rates as in TrainResult, over ``steps`` steps after a warm-up.
+class FinetuneResult(TrainResult):
+    """A finished fine-tuning run.
 
-    ``split_s`` says where the wall time went, in seconds over all steps, the mean over ranks; its values add up to ``wall_s``:
+    ``best_epoch`` is the first with the highest accuracy on the validation photographs, whose weights were kept. ``total_s``
+    goes from the first step of preparation to the last evaluation, with the time before an interruption; ``features_s`` is the
+    part for computing features once. ``resident_bytes`` is the largest resident size of the training process, looked at after
+    each batch.
+    """
 
-    - ``wait``: for a batch, as in ``training.clock.StepClock``.
+    best_epoch: int
+    total_s: float
+    features_s: float
+    resident_bytes: int
+
+    @property
+    def best_accuracy(self) -> float:
+        """Accuracy of the best epoch; chosen on the photographs that it is measured on, so it flatters."""
+        return self.epochs[self.best_epoch - 1].test_accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput(RunFacts):
+    """The speed of a training run, without evaluation, over ``steps`` steps after a warm-up.
+
+    ``split_s`` is the wall time by phase, in seconds over all steps, the mean over ranks; its values add up to ``wall_s``:
+
+    - ``wait``: for a batch, as in ``training.meters.StepClock``.
     - ``copy``: from host to device; with a resident data set, picking the batch's images on the device.
     - ``augment``: augmentation (and the normalisation that every recipe ends with) where the model is; in loader workers, or in
       the training process on their behalf, it is part of ``wait``.
     - ``forward_backward``: the model forward, the loss, and the way back, with the exchange of gradients between ranks.
     - ``optimizer``: the optimizer's step.
-    - ``other``: what is left: metrics, and the host's time between steps as far as the device stood idle for it.
+    - ``other``: metrics, and the host's time between steps as far as the device stood idle for it.
 
-    Parts are on the device's own clock for an accelerator, along the stream that trains: what a second stream does meanwhile
+    Phases are on the device's own clock for an accelerator, along the stream that trains: work of a second stream
     (``prefetch``, ``augment_stream``) shows as far as training had to wait for it, under ``copy``.
 
-    ``gpu_utilisation`` (share of the time in which a kernel ran, mean over GPUs), ``power_w`` and ``energy_j`` (sums over GPUs)
-    are what NVIDIA's driver tells of the measured steps, None where it tells nothing; a record has
-    ``energy_j_per_1000_examples`` too.
+    ``gpu_utilisation`` (share of the time with a kernel, mean over GPUs), ``power_w`` and ``energy_j`` (sums over GPUs) are
+    NVML's for the measured steps, None if it reports none.
     """
 
     steps: int
     examples: int
     wall_s: float
     wait_s: float
-    examples_per_s: float
-    examples_per_s_without_wait: float
-    wait_share: float
-    peak_bytes: int | None
     split_s: dict[str, float]
     gpu_utilisation: float | None
     power_w: float | None
     energy_j: float | None
 
-    def as_record(self) -> dict[str, Any]:
-        """One flat, JSON-able dict, but for ``split_s``, which is a dict of its own."""
-        names = {field.name for field in dataclasses.fields(self)} - {field.name for field in dataclasses.fields(Setting)}
-        record = self._identity("throughput") | {name: getattr(self, name) for name in names}
-        del record["epochs"]  # a setting of training to the end
-        energy_j = None if self.energy_j is None else 1000 * self.energy_j / self.examples
-        return record | {"energy_j_per_1000_examples": energy_j}
+    def _totals(self) -> tuple[int, float, float]:
+        return self.examples, self.wall_s, self.wait_s
 
-
-def setting(
-    config: TrainConfig,
-    dataset: Dataset,
-    *,
-    parameters: int,
-    devices: list[str],
-    parallel: str,
-    draws: str,
-    drop_last: bool,
-    flops_per_example: int | None,
-) -> dict[str, Any]:
-    """The fields of Setting, for the constructors of results."""
-    return {
-        "config": config,
-        "dataset_name": dataset.name,
-        "dataset_fingerprint": dataset.fingerprint,
-        "fallback": dataset.fallback,
-        "skipped": len(dataset.skipped),
-        "train_images": len(dataset.train),
-        "test_images": len(dataset.test),
-        "parameters": parameters,
-        "devices": tuple(devices),
-        "parallel": parallel,
-        "batch_per_device": config.batch_size // len(devices),
-        "draws": draws,
-        "drop_last": drop_last,
-        "flops_per_example": flops_per_example,
-    }
+    @property
+    def energy_j_per_1000_examples(self) -> float | None:
+        """Energy over examples, None if NVML reports none."""
+        return None if self.energy_j is None else 1000 * self.energy_j / self.examples
 
 
 def seconds_to(epochs: Sequence[EpochStats], accuracy: float) -> float | None:
-    """Seconds of training, without evaluation, up to the end of the first epoch with at least such a test accuracy.
+    """Return the seconds of training, without evaluation, to the end of the first epoch with at least that test accuracy.
 
-    None where no epoch reached it. It is looked at after epochs only, so the moment itself lies up to an epoch earlier.
+    None if no epoch reached it. Only ends of epochs are looked at, so the moment itself lies up to an epoch earlier.
     """
     spent = 0.0
     for stats in epochs:
@@ -194,13 +195,3 @@ def seconds_to(epochs: Sequence[EpochStats], accuracy: float) -> float | None:
         if stats.test_accuracy >= accuracy:
             return spent
     return None
-
-
-def rates(examples: int, wall_s: float, wait_s: float) -> dict[str, Any]:
-    """The three numbers of speed. Waits beyond the wall time (another rank's) leave no time to divide by: capped at 99.9 %."""
-    wait_s = min(wait_s, 0.999 * wall_s)
-    return {
-        "examples_per_s": examples / wall_s,
-        "examples_per_s_without_wait": examples / (wall_s - wait_s),
-        "wait_share": wait_s / wall_s,
-    }

@@ -1,31 +1,32 @@
-"""A model on its devices with optimizer and feed: one readable step, and no host synchronisation inside an epoch."""
+"""One trainer for small images and photographs: a readable step, and no host synchronisation inside an epoch."""
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from augment import build
 from training import checkpoint, models, optimise
-from training.clock import Part, StepClock
-from training.config import TrainConfig
-from training.dataset import Dataset
-from training.distributed import Ranks, parallel, stream_seed, synchronise, visible_devices
-from training.feed import Batch, Feed, Fetched, Recipe
-from training.flops import flops_per_example
-from training.power import Power, PowerMeter
-from training.results import EpochStats, setting
-from training.totals import Totals, Watch, hits
+from training.config import FinetuneConfig, TrainConfig
+from training.distributed import Ranks, parallelise, stream_seed, synchronise, visible_devices
+from training.feed import Batch, Feed, MarkPhase, ignore_phase
+from training.meters import StepClock, Totals, Watch, flops_per_example, hits
+from training.photofeed import PhotoFeed, StoredFeed
+from training.results import EpochStats
+from training.sources.dataset import Dataset, Split
 
-WARM_UP_STEPS = 5
-CHECK_EVERY = 10  # steps between two questions to rank 0 whether time is up; alone, a process looks at each step
-NO_MATTER = ("resident", "prefetch", "augment_stream", "target_accuracy")
-"""Settings with which a run may go on that began with others: they move work to another place, or name a goal, and change no
-number."""
+INERT_SETTINGS = ("resident", "prefetch", "augment_stream", "target_accuracy")
+"""Settings that may differ when a run is resumed: they move work to another place, or name a goal, and change no number."""
+OnData = Callable[[Dataset], None]
+OnEpoch = Callable[[EpochStats], None]
+OnStep = Callable[[int, int], None]
+OnResume = Callable[[Sequence[EpochStats]], None]
 
 
 class TrainingDiverged(ValueError):
@@ -35,59 +36,256 @@ class TrainingDiverged(ValueError):
 class Trainer:
     """A model on its devices with its optimizer and its feed; ``device`` is where batches go.
 
-    ``training.loop.trainer`` makes one. ``step`` on what ``feed.epoch`` gives is a training step as ``train`` takes it.
+    A subclass builds ``model`` (the weights), ``net`` (what a step calls), ``feed``, ``optimizer`` and ``prepare`` (the
+    pipeline of evaluation), and implements ``set_step_size`` and ``identity``.
     """
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, ranks: Ranks) -> None:
-        self.config, self.ranks, self.device = config, ranks, ranks.device
-        self.dataset = dataclasses.replace(dataset, test=dataset.test.to(self.device)) if config.resident else dataset
-        self.feed = Feed(config, dataset, ranks)
-        torch.manual_seed(stream_seed(config.seed, "weights"))
-        model = models.create(config.model, len(dataset.classes), config.width)
-        models.look_at(model, dataset.train.images)
-        self.model = model.to(self.device)
-        if config.channels_last:
-            self.model.to(memory_format=torch.channels_last)
-        devices = visible_devices(config.device)
-        if len(devices) > config.batch_size:
-            raise ValueError(
-                f"batch_size {config.batch_size} is less than one image for each of {len(devices)} GPUs: take more"
-            )
-        self.devices = [name for names in ranks.gather([str(device) for device in devices]) for name in names]
-        self._own_devices = devices
-        net = parallel(self.model, ranks, devices)
-        self.net: Callable[[Tensor], Tensor] = torch.compile(net, dynamic=False) if config.compile else net
-        self.optimizer = optimise.optimizer(config, self.model)
-        self.evaluation = Recipe(
-            name=config.evaluation_recipe, backend="torchvision", image_size=config.image_size,
-            num_classes=len(dataset.classes), dtype=self.feed.recipe.dtype,
-        )  # fmt: skip
-        self.warm_up_s = self.evaluation_s = 0.0
+    times_phases: ClassVar[bool] = False
+    """Whether epochs tell their phases."""
+    model: nn.Module
+    net: Callable[[Tensor], Tensor]
+    feed: Feed | PhotoFeed | StoredFeed
+    optimizer: torch.optim.Optimizer
+    prepare: Callable[[Tensor], Tensor]
+    precision = "float32"
+    label_smoothing = 0.0
+
+    def __init__(self, config: TrainConfig | FinetuneConfig, dataset: Dataset, ranks: Ranks) -> None:
+        self.config, self.dataset, self.ranks, self.device = config, dataset, ranks, ranks.device
+        self.devices, self.evaluation_batch = [str(ranks.device)], config.batch_size
+        self.warm_up_s = self.evaluation_s = self._spent_s = 0.0
+        self.resumed_after, self.best = 0, dict[str, Tensor]()
+        self._started = time.perf_counter()
         if self.device.type == "cuda":
             torch.accelerator.reset_peak_memory_stats(self.device)
+
+    def set_step_size(self, step: int) -> None:
+        """Set the optimizer's step sizes for a step, counted from 0 over all epochs."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the result of a run, as plain values: a checkpoint fits runs with the same."""
+        raise NotImplementedError
+
+    def set_training_mode(self) -> None:
+        """Put the model's layers into training mode."""
+        self.model.train()
 
     # ---- a step ---------------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(mean loss, logits)"""
-        images, targets = batch
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            logits = self.net(images)
-            return optimise.loss(logits, targets, self.config.label_smoothing), logits
+        """Return (mean loss, logits) of a placed batch."""
+        inputs, targets = batch
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            logits = self.net(inputs)
+            return optimise.loss(logits, targets, self.label_smoothing), logits
 
-    def step(self, fetched: Fetched, totals: Totals, passed: Callable[[Part], None] = lambda part: None) -> None:
-        """Train on a batch of ``feed``; ``passed`` is told when a part of the step has been queued."""
-        images, targets = self.feed.place(fetched, passed)
-        loss, logits = self.loss((images, targets))
+    def step(self, fetched: Any, totals: Totals, mark_phase: MarkPhase = ignore_phase) -> None:
+        """Train on a batch of ``feed``; ``mark_phase`` is called when a phase of the step has been queued."""
+        inputs, targets = self.feed.place(fetched, mark_phase)
+        loss, logits = self.loss((inputs, targets))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        passed("forward_backward")
+        mark_phase("forward_backward")
         self.optimizer.step()
-        passed("optimizer")
-        totals.add(loss, logits, targets)
+        mark_phase("optimizer")
+        totals.add(loss, logits, targets, [p.grad for p in self._parameters if p.grad is not None])
+
+    @functools.cached_property
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    # ---- epochs ---------------------------------------------------------------------------------------------------------
+
+    def run(
+        self, *, checkpoint: Path | None = None, resume: bool = False, on_epoch: OnEpoch | None = None,
+        on_step: OnStep | None = None, on_resume: OnResume | None = None,
+    ) -> tuple[EpochStats, ...]:  # fmt: skip
+        """Train to the config's last epoch and return all epochs; arguments as in ``training.loop.train``."""
+        main = self.ranks.is_main
+        epochs = self.resume(checkpoint) if resume and checkpoint is not None else []
+        self.resumed_after = len(epochs)
+        if resume and on_resume is not None and main:
+            on_resume(epochs)
+        for epoch in range(self.resumed_after + 1, self.config.epochs + 1):
+            epochs.append(self.run_epoch(epoch, on_step if main else None))
+            if checkpoint is not None:
+                self.save(checkpoint, epochs)
+            if on_epoch is not None and main:
+                on_epoch(epochs[-1])
+        return tuple(epochs)
+
+    def run_epoch(self, epoch: int, on_step: OnStep | None = None, *, evaluate: bool = True) -> EpochStats:
+        """Train on every image once, then evaluate (without: NaN).
+
+        Raises TrainingDiverged a few steps after one whose loss was not finite.
+        """
+        self.set_training_mode()
+        totals, clock = Totals(), StepClock(self.device, split=self.times_phases)
+        watch = Watch(totals, self.ranks)
+        self.start_together()
+        start = time.perf_counter()
+        for step, fetched in enumerate(clock.time_waits(self.feed.epoch(epoch)), start=1):
+            self.set_step_size(self.steps_before(epoch) + step - 1)
+            self.step(fetched, totals, clock.mark_phase)
+            if on_step is not None:
+                on_step(step, len(self.feed))
+            if not watch.is_finite():
+                break
+        synchronise(self.device)
+        wall_s, wait_s = self.ranks.largest(time.perf_counter() - start, clock.wait_s())
+        loss, accuracy, examples = totals.read(self.ranks)
+        if not math.isfinite(loss):
+            raise self._diverged(epoch, totals)
+        split_s = clock.split_s() if self.times_phases else None
+        return EpochStats(
+            epoch=epoch, train_loss=loss, train_accuracy=accuracy, test_accuracy=self.evaluate() if evaluate else math.nan,
+            examples=examples, wall_s=wall_s, wait_s=wait_s,
+            split_s=split_s and split_s | {"other": max(0.0, wall_s - sum(split_s.values()))},
+        )  # fmt: skip
+
+    def _diverged(self, epoch: int, totals: Totals) -> TrainingDiverged:
+        before, step = self.steps_before(epoch), totals.first_not_finite(self.ranks)
+        where = f"epoch {epoch}" if step is None else f"step {before + step} (number {step} of epoch {epoch})"
+        bad, cause = totals.first_bad_gradient(), "all gradients are"
+        if bad is not None:
+            names = [name for name, p in self.model.named_parameters() if p.requires_grad and p.grad is not None]
+            cause = f"the first gradient that is not: {names[bad[1]]}, step {before + bad[0]}"
+        return TrainingDiverged(
+            f"the loss of {where} is not finite ({cause}): take a smaller learning_rate than {self.config.learning_rate}"
+        )
+
+    def steps_before(self, epoch: int) -> int:
+        """Return the number of steps of the epochs before this one."""
+        return (epoch - 1) * len(self.feed)
+
+    def start_together(self) -> None:
+        """Wait until the device is idle and every rank has come here."""
+        synchronise(self.device)
+        self.ranks.wait_for_all()
+
+    # ---- evaluation -----------------------------------------------------------------------------------------------------
+
+    @property
+    def test(self) -> Split:
+        """The test images, or what is kept of them."""
+        return self.dataset.test
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Return the logits for evaluation."""
+        logits: Tensor = self.model(inputs)
+        return logits
+
+    def evaluate(self) -> float:
+        """Return the accuracy over the test images, over all ranks."""
+        start = time.perf_counter()
+        self.ranks.broadcast_buffers(self.model)
+        self.model.eval()
+        half, batch_size = self.precision == "bfloat16", max(1, self.evaluation_batch // self.ranks.world)
+        accuracy, tested = evaluate(self.predict, self.test, self.prepare, self.ranks, batch_size=batch_size, half=half)
+        self.evaluation_s += time.perf_counter() - start
+        assert tested == len(self.test), f"evaluated {tested} of {len(self.test)} test images"
+        return accuracy
+
+    # ---- its state ------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path, epochs: Sequence[EpochStats]) -> None:
+        """Write a checkpoint; rank 0 alone does. Raises OSError, on every rank, with the one before still whole."""
+        self.ranks.run_on_main(
+            lambda: checkpoint.Checkpoint(
+                identity=self.identity(), model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
+                steps=self.steps_before(len(epochs) + 1), epochs=tuple(epochs), spent_s=self.total_s(), best=self.best,
+            ).write(path)
+        )  # fmt: skip
+
+    def resume(self, path: Path) -> list[EpochStats]:
+        """Load the checkpoint that rank 0 finds at ``path``, on every rank, and return the epochs that are done.
+
+        None are if there is no such file. Raises what ``checkpoint.read`` raises.
+        """
+        saved = self.ranks.run_on_main(lambda: checkpoint.read(path, self.identity()) if path.exists() else None)
+        if saved is None:
+            return []
+        if saved.steps != self.steps_before(len(saved.epochs) + 1):
+            raise checkpoint.BadCheckpoint(f"{path} holds {len(saved.epochs)} epochs of {saved.steps} steps, which cannot be")
+        settings = self._optimizer_settings()
+        try:
+            self.model.load_state_dict(saved.model)
+            self.optimizer.load_state_dict(dict(saved.optimizer))
+            moments = [(p, m) for p, state in self.optimizer.state.items() for m in state.values() if isinstance(m, Tensor)]
+            fits = settings == self._optimizer_settings() and all(m.shape in (p.shape, ()) for p, m in moments)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+            fits = False
+        if not fits:
+            raise checkpoint.BadCheckpoint(f"{path} holds the weights of another model")
+        self._spent_s, self.best = saved.spent_s, dict(saved.best)
+        return list(saved.epochs)
+
+    def _optimizer_settings(self) -> list[dict[str, Any]]:
+        """Return the settings of each group that stay the same from step to step."""
+        return [{name: v for name, v in group.items() if name not in ("params", "lr")} for group in self.optimizer.param_groups]
+
+    def total_s(self) -> float:
+        """Return the seconds since the trainer was made, with those before an interruption."""
+        return self._spent_s + time.perf_counter() - self._started
+
+    def facts(self) -> dict[str, Any]:
+        """Return the fields of ``training.results.RunFacts``."""
+        several = "ddp" if self.ranks.world > 1 else "data_parallel"
+        return {
+            "config": self.config, "data": self.dataset.facts, "parameters": sum(p.numel() for p in self.model.parameters()),
+            "trained_parameters": models.count_parameters(self.model), "devices": tuple(self.devices),
+            "parallel": several if len(self.devices) > 1 else "none",
+            "batch_per_device": self.config.batch_size // len(self.devices), "lane": self.feed.lane,
+            "implementation": self.feed.implementation, "drop_last": self.feed.drop_last, "flops_per_example": None,
+            "peak_bytes": torch.accelerator.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
+        }  # fmt: skip
+
+
+class ImageTrainer(Trainer):
+    """The trainer of ``training.models``' networks on small decoded images, over all devices and ranks."""
+
+    config: TrainConfig
+    feed: Feed
+
+    def __init__(self, config: TrainConfig, dataset: Dataset, ranks: Ranks) -> None:
+        super().__init__(config, dataset, ranks)
+        self.precision, self.label_smoothing = config.precision, config.label_smoothing
+        if config.resident:
+            self.dataset = dataclasses.replace(dataset, test=dataset.test.to(self.device))
+        self.feed = Feed(config, dataset, ranks)
+        dtype = getattr(torch, config.precision)
+        self.prepare = build(
+            config.evaluation_recipe, "torchvision", device=self.device, dtype=dtype, image_size=config.image_size
+        )
+        torch.manual_seed(stream_seed(config.seed, "weights"))
+        model = models.create(config.model, len(dataset.classes), config.width)
+        models.init_from_data(model, dataset.train.images)
+        self.model = model.to(self.device)
+        if config.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.own_devices = visible_devices(config.device)
+        if len(self.own_devices) > config.batch_size:
+            raise ValueError(
+                f"batch_size {config.batch_size} is less than one image for each of {len(self.own_devices)} GPUs: take more"
+            )
+        self.devices = [name for names in ranks.gather([str(device) for device in self.own_devices]) for name in names]
+        net = parallelise(self.model, ranks, self.own_devices)
+        self.net = torch.compile(net, dynamic=False) if config.compile else net
+        self.optimizer = optimise.make_optimizer(config, self.model)
+
+    def set_step_size(self, step: int) -> None:
+        """Scale the step sizes as the schedule says."""
+        optimise.set_step_size(self.optimizer, optimise.step_size(self.config, step, len(self.feed)))
+
+    def identity(self) -> dict[str, Any]:
+        """Return settings, data, kind of device and number of processes."""
+        record = {name: value for name, value in self.config.as_record().items() if name not in INERT_SETTINGS}
+        surroundings = {"device": self.device.type, "fingerprint": self.dataset.fingerprint, "processes": self.ranks.world}
+        return record | surroundings
 
     def warm_up(self) -> None:
-        """One pass forward and back on black images, so that libraries are loaded and compiled; the model stays as it is."""
+        """Run one pass forward and back on black images, to load libraries and compile; the model stays as it is."""
         start = time.perf_counter()
         self.model.train()
         before = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
@@ -99,170 +297,29 @@ class Trainer:
         synchronise(self.device)
         self.warm_up_s += time.perf_counter() - start
 
-    # ---- many -----------------------------------------------------------------------------------------------------------
-
-    def run_epoch(self, epoch: int, on_step: Callable[[int, int], None] | None) -> EpochStats:
-        """Train on every image once, evaluate. Raises TrainingDiverged a few steps after one whose loss was not finite."""
-        self.model.train()
-        totals, clock = Totals(), StepClock(self.device)
-        watch = Watch(totals, self.ranks)
-        self._start_together()
-        start = time.perf_counter()
-        before = self.steps_before(epoch)
-        for step, fetched in enumerate(clock.waiting_for(self.feed.epoch(epoch)), start=1):
-            optimise.set_step_size(self.optimizer, optimise.step_size(self.config, before + step - 1, len(self.feed)))
-            self.step(fetched, totals)
-            if on_step is not None:
-                on_step(step, len(self.feed))
-            if not watch.all_well():
-                break
-        synchronise(self.device)
-        wall_s, wait_s = self.ranks.largest(time.perf_counter() - start, clock.wait_s())
-        loss, accuracy, examples = totals.read(self.ranks)
-        if not math.isfinite(loss):
-            raise self._diverged(epoch, totals.first_not_finite(self.ranks))
-        start = time.perf_counter()
-        self.ranks.copy_buffers(self.model)
-        test_accuracy, tested = evaluate(self.model, self.dataset, self.evaluation, self.ranks, self.config.batch_size)
-        self.evaluation_s += time.perf_counter() - start
-        assert tested == len(self.dataset.test), f"evaluated {tested} of {len(self.dataset.test)} test images"
-        return EpochStats(
-            epoch=epoch, train_loss=loss, train_accuracy=accuracy, test_accuracy=test_accuracy,
-            examples=examples, wall_s=wall_s, wait_s=wait_s,
-        )  # fmt: skip
-
-    def _diverged(self, epoch: int, step: int | None) -> TrainingDiverged:
-        where = f"epoch {epoch}" if step is None else f"step {self.steps_before(epoch) + step} (number {step} of epoch {epoch})"
-        return TrainingDiverged(
-            f"the loss of {where} is not finite: take a smaller learning_rate than {self.config.learning_rate}"
-        )
-
-    def steps_before(self, epoch: int) -> int:
-        """Steps of the epochs before this one."""
-        return (epoch - 1) * len(self.feed)
-
-    def run_steps(self, seconds: float, steps: int | None) -> dict[str, Any]:
-        """What a warmed-up run of steps says about speed: the fields of Throughput that are measured."""
-        self.model.train()
-        batches = self.feed.endless()
-        totals = Totals()
-        for _ in range(WARM_UP_STEPS + 2 * self.config.num_workers):
-            self.step(next(batches), totals)
-        totals, clock = Totals(), StepClock(self.device, split=True)
-        self._start_together()
-        done = 0
-        with PowerMeter(self._own_devices) as meter:
-            start = time.perf_counter()
-            for fetched in clock.waiting_for(batches):
-                self.step(fetched, totals, clock.passed)
-                done += 1
-                if done == steps or self._time_is_up(done, start + seconds):
-                    break
-            synchronise(self.device)
-            seconds = time.perf_counter() - start
-        wall_s, wait_s = self.ranks.largest(seconds, clock.wait_s())
-        measured = {"steps": done, "examples": totals.read(self.ranks)[2], "wall_s": wall_s, "wait_s": wait_s}
-        return measured | {"split_s": self._split(clock, wall_s)} | self._drawn(meter.power, wall_s)
-
-    def _split(self, clock: StepClock, wall_s: float) -> dict[str, float]:
-        spent = clock.split_s()
-        means = dict(zip(spent, (total / self.ranks.world for total in self.ranks.total(*spent.values())), strict=True))
-        return means | {"other": wall_s - sum(means.values())}
-
-    def _drawn(self, power: Power, wall_s: float) -> dict[str, float | None]:
-        """Over all ranks; None where the driver of one did not tell."""
-        nan = math.nan
-        told = [nan if value is None else value for value in (power.utilisation, power.energy_j)]
-        utilisation, energy_j = (None if math.isnan(total) else total for total in self.ranks.total(*told))
-        return {
-            "gpu_utilisation": None if utilisation is None else utilisation / self.ranks.world,
-            "power_w": None if energy_j is None else energy_j / wall_s,
-            "energy_j": energy_j,
-        }
-
-    def _time_is_up(self, done: int, deadline: float) -> bool:
-        if self.ranks.world == 1:
-            return time.perf_counter() >= deadline
-        # Ranks that stop at different steps would wait for each other for ever.
-        return done % CHECK_EVERY == 0 and math.isfinite(deadline) and self.ranks.agree(time.perf_counter() >= deadline)
-
-    def _start_together(self) -> None:
-        synchronise(self.device)
-        self.ranks.wait_for_all()
-
-    # ---- its state --------------------------------------------------------------------------------------------------------
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the result of a run, as plain values: a checkpoint is good for a run that has the same."""
-        record = {name: value for name, value in self.config.as_record().items() if name not in NO_MATTER}
-        return record | {
-            "device": self.device.type, "fingerprint": self.dataset.fingerprint, "processes": self.ranks.world,
-        }  # fmt: skip
-
-    def keep(self, path: Path, epochs: list[EpochStats]) -> None:
-        """Write a checkpoint; rank 0 alone does. Raises OSError, on every rank, with the one before still whole."""
-        self.ranks.ask_main(
-            lambda: checkpoint.Checkpoint(
-                identity=self.identity(), model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
-                steps=self.steps_before(len(epochs) + 1), epochs=tuple(epochs),
-            ).write(path)
-        )  # fmt: skip
-
-    def go_on(self, path: Path) -> list[EpochStats]:
-        """Take up the run from the checkpoint that rank 0 finds at ``path``, on every rank: the epochs that are done; none if
-        there is no such file. Raises what ``checkpoint.read`` raises."""
-        found = self.ranks.ask_main(lambda: checkpoint.read(path, self.identity()) if path.exists() else None)
-        if found is None:
-            return []
-        if len(found.epochs) > self.config.epochs or found.steps != self.steps_before(len(found.epochs) + 1):
-            raise checkpoint.BadCheckpoint(f"{path} holds {len(found.epochs)} epochs of {found.steps} steps, which cannot be")
-        settings = self._optimizer_settings()
-        try:
-            self.model.load_state_dict(found.model)
-            self.optimizer.load_state_dict(dict(found.optimizer))
-            moments = [(p, m) for p, kept in self.optimizer.state.items() for m in kept.values() if isinstance(m, Tensor)]
-            fits = settings == self._optimizer_settings() and all(m.shape in (p.shape, ()) for p, m in moments)
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError):
-            fits = False
-        if not fits:
-            raise checkpoint.BadCheckpoint(f"{path} holds the weights of another model")
-        return list(found.epochs)
-
-    def _optimizer_settings(self) -> list[dict[str, Any]]:
-        """Of each group, without what changes from step to step."""
-        return [{name: v for name, v in group.items() if name not in ("params", "lr")} for group in self.optimizer.param_groups]
-
-    def peak_bytes(self) -> int | None:
-        """The most memory that torch held on the device so far, None on a CPU."""
-        return torch.accelerator.max_memory_allocated(self.device) if self.device.type == "cuda" else None
-
-    def setting(self) -> dict[str, Any]:
-        """The fields of ``training.results.Setting``."""
-        several = "ddp" if self.ranks.world > 1 else "data_parallel"
-        return setting(
-            self.config, self.dataset, parameters=models.count_parameters(self.model), devices=self.devices,
-            parallel=several if len(self.devices) > 1 else "none", draws=self.feed.draws, drop_last=self.feed.drop_last,
-            flops_per_example=flops_per_example(
-                self.config.model, len(self.dataset.classes), self.config.width, self.config.image_size
-            ),
-        )  # fmt: skip
+    def facts(self) -> dict[str, Any]:
+        """Return the fields of RunFacts, with the FLOPs of an example."""
+        config = self.config
+        flops = flops_per_example(config.model, len(self.dataset.classes), config.width, config.image_size)
+        return super().facts() | {"flops_per_example": flops}
 
 
 @torch.inference_mode()
-def evaluate(model: torch.nn.Module, dataset: Dataset, recipe: Recipe, ranks: Ranks, batch_size: int) -> tuple[float, int]:
-    """(accuracy, images) over the test images, each counted once: the ranks share them without padding.
+def evaluate(
+    predict: Callable[[Tensor], Tensor], test: Split, prepare: Callable[[Tensor], Tensor], ranks: Ranks, *,
+    batch_size: int, half: bool = False,
+) -> tuple[float, int]:  # fmt: skip
+    """Return (accuracy, images) over the test images, each counted once: the ranks share them without padding.
 
-    With a bfloat16 recipe the model runs under autocast as in training; its last layer is in float32 (``training.head``), so
-    that the largest of its logits is one.
+    With ``half`` the model runs under bfloat16 autocast as in training, but for the last layer (``training.models.Head``), so
+    that equal logits are rare.
     """
-    model.eval()
-    pipeline = recipe.build(ranks.device)
     right = torch.zeros((), dtype=torch.int64, device=ranks.device)
-    mine = torch.arange(ranks.rank, len(dataset.test), ranks.world, device=dataset.test.labels.device)
-    for indices in mine.split(max(1, batch_size // ranks.world)):
-        images = pipeline(dataset.test.images[indices].to(ranks.device))
-        labels = dataset.test.labels[indices].to(ranks.device)
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=recipe.dtype == torch.bfloat16):
-            right += hits(model(images), labels).sum()
-    hit, seen = ranks.total(int(right), len(mine))
+    own = torch.arange(ranks.rank, len(test), ranks.world, device=test.images.device)
+    for indices in own.split(batch_size):
+        inputs = prepare(test.images[indices].to(ranks.device))
+        labels = test.labels[indices.to(test.labels.device)].to(ranks.device)
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=half):
+            right += hits(predict(inputs), labels).sum()
+    hit, seen = ranks.total(int(right), len(own))
     return hit / seen, round(seen)

@@ -1,4 +1,4 @@
-"""Networks to fine-tune: by name, with weights from elsewhere, and a new last layer for the data's classes."""
+"""Networks to fine-tune: by name, with pretrained weights, and a new last layer for the data's classes."""
 
 import zipfile
 from collections.abc import Mapping
@@ -29,45 +29,45 @@ class Network:
         return self.module.get_submodule(self.head_name)
 
     def logits(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, classes]; networks that answer with auxiliary logits too are asked for the main ones."""
-        answer = self.module(images)
-        return answer if isinstance(answer, Tensor) else answer.logits
+        """[B, 3, H, W] -> [B, classes]; auxiliary logits, which some networks return too, are left out."""
+        output = self.module(images)
+        return output if isinstance(output, Tensor) else output.logits
 
     def features(self, images: Tensor) -> Tensor:
-        """What the last layer is given: [B, F]. Raises ValueError for a network that does more after it."""
-        caught: list[Tensor] = []
-        hook = self.head.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
-        try:
-            answer = self.logits(images)
-        finally:
-            hook.remove()
-        if caught[-1].ndim != 2 or not torch.allclose(self.head(caught[-1]), answer, rtol=1e-3, atol=1e-4):
+        """Return the inputs of the last layer, [B, F]. Raises ValueError for a network that does more after it."""
+        features: list[Tensor] = []
+        with self.head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0])):
+            logits = self.logits(images)
+        if features[-1].ndim != 2 or not torch.allclose(self.head(features[-1]), logits, rtol=1e-3, atol=1e-4):
             raise ValueError(f"{self.head_name} is not the end of this network, so features cannot be computed once: augment")
-        return caught[-1]
+        return features[-1]
 
 
 def known_models() -> list[str]:
-    """torchvision's classifiers by name; this project's own are those of ``training.models``, asked for by a width."""
+    """Return the names of torchvision's classifiers; this project's own are those of ``training.models``, with a width."""
     return torchvision.models.list_models(module=torchvision.models)
 
 
 def create(model: str, *, width: int | None, init: str, num_classes: int) -> Network:
-    """A network whose weights are ``imagenet`` (torchvision's, downloaded), ``scratch`` or a state dict's in a file.
+    """Return a network with a new last layer (Xavier-uniform, bias 0); random weights come from torch's global generator.
 
-    ``width`` None takes torchvision's network of that name, a number this project's own for small images with so many
-    channels in its first stage. Random weights, those of the new last layer (Xavier-uniform, bias 0) too, come from torch's
-    global generator.
+    Args:
+        model: Name of the network.
+        width: Channels of the first stage of this project's own network of that name; None: torchvision's network.
+        init: ``imagenet`` (torchvision's weights, downloaded), ``scratch``, or the file of a state dict.
+        num_classes: Outputs of the last layer.
 
-    Raises ValueError, in one line, for an unknown model, weights that cannot be had, and a layer that does not fit;
-    OSError for a file that cannot be read.
+    Raises:
+        ValueError: in one line, for an unknown model, unavailable weights, and a layer that does not fit.
+        OSError: for a file that cannot be read.
     """
-    network = _untrained(model, width, num_classes, pretrained=init == IMAGENET)
+    network = _build(model, width, num_classes, pretrained=init == IMAGENET)
     if init not in (IMAGENET, SCRATCH):
         load_weights(network, Path(init).expanduser())
     return network
 
 
-def _untrained(model: str, width: int | None, num_classes: int, *, pretrained: bool) -> Network:
+def _build(model: str, width: int | None, num_classes: int, *, pretrained: bool) -> Network:
     if width is None:
         module = _torchvision(model, pretrained=pretrained)
         outputs = IMAGENET_CLASSES
@@ -100,17 +100,16 @@ def _torchvision(model: str, *, pretrained: bool) -> nn.Module:
 
 
 def _last_layer(module: nn.Module, outputs: int, model: str) -> str:
-    """The name of the last layer that gives a number for each class: fc, head, heads.head, classifier.6, ..."""
-    layers = [name for name, layer in module.named_modules() if _outputs(layer) == outputs]
+    """Return the name of the last layer with an output for each class: fc, head, heads.head, classifier.6, ..."""
+    kinds = {nn.Linear: "out_features", nn.Conv2d: "out_channels"}
+    layers = [
+        name
+        for name, layer in module.named_modules()
+        if any(isinstance(layer, kind) and getattr(layer, size) == outputs for kind, size in kinds.items())
+    ]
     if not layers:
         raise ValueError(f"{model} has no last layer of {outputs} outputs to replace: take another model")
     return layers[-1]
-
-
-def _outputs(layer: nn.Module) -> int | None:
-    if isinstance(layer, nn.Linear):
-        return layer.out_features
-    return layer.out_channels if isinstance(layer, nn.Conv2d) else None
 
 
 def _replace(module: nn.Module, name: str, num_classes: int) -> None:
@@ -134,25 +133,22 @@ def _replace(module: nn.Module, name: str, num_classes: int) -> None:
 def load_weights(network: Network, path: Path) -> None:
     """Copy a state dict, or the model's in a checkpoint of ``training.train``, into a network, all but the last layer.
 
-    The file is read by ``weights_only``: nothing in it is executed. Raises OSError for a file that cannot be read, ValueError
-    with one line that names the first layer that differs, for what is damaged or holds no weights too.
+    The file is read by ``weights_only``: nothing in it is executed. Raises OSError for a file that cannot be read, and
+    ValueError in one line for one that is damaged or holds no weights, or with the name of the first layer that differs.
     """
-    found = _read(path)
     head = f"{network.head_name}."
     own = {name: value for name, value in network.module.state_dict().items() if not name.startswith(head)}
-    theirs = {name: value for name, value in found.items() if not name.startswith(head)}
+    stored = {name: value for name, value in _read(path).items() if not name.startswith(head)}
     for name, value in own.items():
-        if name not in theirs:
+        if name not in stored:
             raise ValueError(f"{path} has no layer {name}, which the model has: is it another model, or another --width?")
-        if theirs[name].shape != value.shape:
-            raise ValueError(
-                f"{path}: layer {name} is {list(theirs[name].shape)}, the model's is {list(value.shape)}: "
-                "is it another model, or another --width?"
-            )
-    for name in theirs:
+        if stored[name].shape != value.shape:
+            sizes = f"layer {name} is {list(stored[name].shape)}, the model's is {list(value.shape)}"
+            raise ValueError(f"{path}: {sizes}: is it another model, or another --width?")
+    for name in stored:
         if name not in own and not name.startswith(("aux1.", "aux2.", "AuxLogits.")):
             raise ValueError(f"{path} has a layer {name}, which the model has not: is it another model?")
-    network.module.load_state_dict(network.module.state_dict() | {name: theirs[name] for name in own})
+    network.module.load_state_dict(network.module.state_dict() | {name: stored[name] for name in own})
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -165,10 +161,10 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _read_old(path: Path) -> Any:
-    """A file from before torch 1.6, as some published weights still are."""
+    """Read a file from before torch 1.6, as some published weights still are."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception:  # whatever a file that is none makes the reader raise
+    except Exception:  # whatever a damaged or foreign file makes the reader raise
         raise ValueError(f"{path} is no file of weights, or a damaged one: a state dict by torch.save is expected") from None

@@ -1,12 +1,12 @@
 """Is it the same augmentation? The audit of every op and recipe on every backend, before any speed is compared.
 
-``audit`` measures and judges, ``comparable`` is the rule that follows: no parity, no ratio. Inside: ``replay`` reads what a
-backend drew, ``oracle`` does the same to one image, ``parity`` compares and ``explain`` says why not; ``lanes``, ``draws``
-with ``laws``, and ``checks`` look at who shares a draw, how it is distributed and what else must hold; ``evidence`` gathers,
-``judging`` decides, ``verdicts`` is what comes out.
+``measure`` gathers: ``parity`` compares a backend's pixels with the op's oracle under the same drawn parameters, ``explain``
+names a difference; ``lanes`` measures which images share a draw; ``laws`` states each distribution independently of
+``augment.distributions``, ``statistics`` tests draws against it; ``checks`` covers seeds, workers and odd inputs. ``judge``
+turns measurements into the verdicts of ``record``.
 """
 
+from augment.audit.record import AuditReport, Verdict
 from augment.audit.run import audit
-from augment.audit.verdicts import AuditReport, Verdict, comparable
 
-__all__ = ["AuditReport", "Verdict", "audit", "comparable"]
+__all__ = ["AuditReport", "Verdict", "audit"]

@@ -1,78 +1,80 @@
-"""Why pixels differ: known other ways to do an op, tried on the draws that were measured."""
+"""Causes of pixel differences: known other ways to do an op, tried on the draws that were measured."""
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from augment.audit.columns import POLICIES, rows_of
-from augment.audit.oracle import ORACLES, alternatives, oracle
-from augment.audit.parity import CLOSE, EXACT, Errors, Kept, unit
-from augment.compose import to_float
-from augment.ops import Op
+from augment.audit.parity import CLOSE, EXACT, Draw, errors_of
+from augment.op import Op
 
 ISOLATED = 1e-4
-WITH_THRESHOLDS = frozenset({"Solarize", "Posterize", "Equalize", "AugMix"})
 BORDER = "border pixels (the blend with the black outside)"
+EIGHT_BITS = "8-bit arithmetic"
 
 
-def _single_draws(kept: Sequence[Kept]) -> Iterator[tuple[Op, Tensor, Tensor, dict[str, Any]]]:
-    for one in kept:
-        for image, got, draw in zip(to_float(one.images), one.results, rows_of(one.columns), strict=True):
-            yield one.op, image, got, draw
+def _on_bytes(op: Op, image: Tensor, drawn: Mapping[str, Any]) -> Tensor:
+    """Apply the oracle to a uint8 image: what torchvision computes when it is handed bytes."""
+    return op.oracle(image.mul(255).round_().to(torch.uint8), drawn) / 255
 
 
-def explain(op: Op, kept: Sequence[Kept]) -> str:
-    """The name of the known other way that the backend's pixels agree with, by measurement; "" where none does.
+def alternatives(op: Op) -> dict[str, Callable[..., Tensor]]:
+    """Return named other ways to do an op, 8-bit arithmetic among them where torchvision has the op for bytes."""
+    return {**op.alternatives, **({} if "torchvision" in op.needs_float else {EIGHT_BITS: _on_bytes})}
 
-    ``kept`` holds the draws, each with the setting of the op that made it.
+
+def explain(op: Op, draws: Sequence[Draw]) -> str:
+    """Return the name of the other way that the backend's pixels agree with, by measurement; "" if none does.
+
+    Each draw knows the setting of the op that made it.
     """
-    if op.name in POLICIES:
-        return _explain_policy(kept)
-    if op.name not in ORACLES:
+    if any("ops" in draw.drawn for draw in draws):
+        return _explain_policy(draws)
+    if op.mixes_labels or not draws:
         return ""
-    for name, other in alternatives(op).items():
-        errors = Errors()
-        for setting, image, got, draw in _single_draws(kept):
-            wanted = other(setting, image, draw) if draw["applied"] else image
-            errors.add((got - wanted)[None].abs() / unit([op]))
+    for name, function in alternatives(op).items():
         # 8-bit results may land a step apart; what is left must be rounding
-        if errors.values and errors.largest <= EXACT:
+        if all(float(error.max()) <= EXACT for error in _errors(draws, function)):
             return name
-    if op.name in {"Rotate", "Affine", "Perspective"}:
-        return BORDER if _only_border(kept) else ""
-    return _isolated(kept) if op.name in WITH_THRESHOLDS else ""
+    if op.warps:
+        return BORDER if _differs_at_border(draws) else ""
+    return _isolated(draws) if op.has_thresholds else ""
 
 
-def _isolated(kept: Sequence[Kept]) -> str:
-    """Whether hardly any value differs: float32 in another order puts a value on the other side of a threshold."""
-    off = values = 0
-    for setting, image, got, draw in _single_draws(kept):
-        error = (got - oracle(setting, image, draw)).abs() * 255
-        off += int((error > EXACT).sum())
-        values += error.numel()
+def _oracle(op: Op, image: Tensor, drawn: Mapping[str, Any]) -> Tensor:
+    return op.oracle(image, drawn)
+
+
+def _errors(draws: Sequence[Draw], function: Callable[..., Tensor] = _oracle) -> Iterator[Tensor]:
+    """Yield the errors of single images in 1/255 against a way to do the op."""
+    for op, image, result, drawn in draws:
+        yield errors_of(result, function(op, image, drawn) if drawn["applied"] else image, [op])
+
+
+def _isolated(draws: Sequence[Draw]) -> str:
+    """Return a cause if hardly any value differs: float32 in another order puts a value on the other side of a threshold."""
+    errors = torch.cat([error.flatten() for error in _errors(draws)])
+    off, values = int((errors > EXACT).sum()), len(errors)
     return f"{off} of {values} values, as rounding beside a threshold makes" if off <= ISOLATED * values else ""
 
 
-def _only_border(kept: Sequence[Kept]) -> bool:
-    """Whether the error inside the warped frame is rounding: where a white image stays white under the oracle."""
-    errors = Errors()
-    for setting, image, got, draw in _single_draws(kept):
-        if draw["applied"]:
-            inside = oracle(setting, torch.ones_like(image), draw) > 1 - 1e-4
-            if inside.any():
-                errors.add(((got - oracle(setting, image, draw)).abs()[inside] * 255)[None])
-    return errors.values > 0 and errors.mean <= CLOSE and errors.largest <= 3
+def _differs_at_border(draws: Sequence[Draw]) -> bool:
+    """Return whether the error inside the warped frame is rounding: where a white image stays white under the oracle."""
+    applied = [draw for draw in draws if draw.drawn["applied"]]
+    inside = [_oracle(op, torch.ones_like(image), drawn) > 1 - 1e-4 for op, image, _, drawn in applied]
+    errors = torch.cat([torch.empty(0), *(error[frame] for error, frame in zip(_errors(applied), inside, strict=True))])
+    return len(errors) > 0 and float(errors.mean()) <= CLOSE and float(errors.max()) <= 3
 
 
-def _explain_policy(kept: Sequence[Kept]) -> str:
-    """The policy's entries whose pixels differ, from images that got exactly one that is not the identity."""
-    by_name: dict[str, Errors] = {}
-    for setting, image, got, draw in _single_draws(kept):
-        names = [name for name, _ in draw["ops"] if name != "Identity"]
+def _explain_policy(draws: Sequence[Draw]) -> str:
+    """Name the policy's entries whose pixels differ, from images that got exactly one that is not the identity."""
+    by_name = defaultdict[str, list[Tensor]](list)
+    for draw, error in zip(draws, _errors(draws), strict=True):
+        names = [name for name, _ in draw.drawn["ops"] if name != "Identity"]
         if len(names) == 1:
-            by_name.setdefault(names[0], Errors()).add((got - oracle(setting, image, draw))[None].abs() * 255)
-    off = {name: errors for name, errors in sorted(by_name.items()) if errors.largest > EXACT}
-    entries = ", ".join(f"{name} (mean {errors.mean:.2g}, max {errors.largest:.3g})" for name, errors in off.items())
-    return f"pixels differ in {entries}" if entries else _isolated(kept)
+            by_name[names[0]].append(error.flatten())
+    errors = {name: torch.cat(by_name[name]) for name in sorted(by_name)}
+    off = [f"{name} (mean {e.mean():.2g}, max {e.max():.3g})" for name, e in errors.items() if e.max() > EXACT]
+    return f"pixels differ in {', '.join(off)}" if off else _isolated(draws)

@@ -1,15 +1,15 @@
-"""Images for the audit: given ones at the sizes wanted, noise, and drawn ones where none are given."""
+"""Images for the audit: the user's at the sizes needed, noise, and synthetic ones where the user has none."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from augment.compose import to_float
+from augment.pipeline import to_float
 
 
-def drawn_images(count: int, size: int, seed: int = 0) -> Tensor:
-    """uint8 [count, 3, size, size]: smooth colour fields with hard-edged boxes, where no real images are given."""
+def synthetic_images(count: int, size: int, seed: int = 0) -> Tensor:
+    """Return uint8 [count, 3, size, size]: smooth colour fields with hard-edged boxes."""
     generator = torch.Generator().manual_seed(seed)
     fields = torch.rand(count, 3, 6, 6, generator=generator)
     images = torch.nn.functional.interpolate(fields, (size, size), mode="bicubic", align_corners=False).clamp(0, 1)
@@ -20,12 +20,12 @@ def drawn_images(count: int, size: int, seed: int = 0) -> Tensor:
 
 
 def plain_image(size: int) -> Tensor:
-    """uint8 [3, size, size], always the same one, that every op changes: without symmetry, and no channel fills 0 to 255."""
-    return drawn_images(1, size)[0].float().mul(0.75).add(32).round().to(torch.uint8)
+    """Return a fixed image, uint8 [3, size, size], that every op changes: without symmetry, and no channel fills 0 to 255."""
+    return synthetic_images(1, size)[0].float().mul(0.75).add(32).round().to(torch.uint8)
 
 
 def at_size(images: Sequence[Tensor], size: int) -> Tensor:
-    """uint8 images [3, H, W] of any sizes -> uint8 [N, 3, size, size]: centre square, antialiased."""
+    """Return the centre squares of uint8 images [3, H, W], antialiased: uint8 [N, 3, size, size]."""
     squares = []
     for image in images:
         side = min(image.shape[-2:])
@@ -38,6 +38,6 @@ def at_size(images: Sequence[Tensor], size: int) -> Tensor:
 
 
 def noise_images(count: int, size: int, seed: int = 0) -> Tensor:
-    """uint8 [count, 3, size, size], every value equally likely and independent."""
+    """Return uint8 [count, 3, size, size], every value equally likely and independent."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)

@@ -1,124 +1,115 @@
 """Lanes: which images of a batch share a draw, measured on identical images."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from augment import catalog
-from augment.audit.columns import MIXES, POLICIES, Columns
-from augment.audit.definitions import CIFAR10_POLICY
-from augment.audit.parity import NUM_CLASSES, labels_for
-from augment.audit.replay import trace
-from augment.audit.verdicts import Lane
-from augment.compose import to_float
-from augment.ops import Op
+from augment.audit.parity import labels_for
+from augment.audit.policies import CIFAR10_POLICY
+from augment.audit.record import Lane
+from augment.distributions import Pair
+from augment.op import Op
+from augment.pipeline import to_float
+from augment.replay import Columns, Traced
 
-CHOOSING = POLICIES | {"AugMix"}
-"""Policies: their lane is that of the choice of ops."""
-LANE_BATCH = 64
-LANE_BATCH_LARGE = 16
-"""For images beyond 64 pixels: 16 flips that all agree have a chance of 3e-5, and 60 batches of them none."""
-LANE_BATCHES = 60
+SMALL = 64
+"""Largest side of images of which 64 make a batch. Of larger ones it is 16: flips that all agree have a chance of 3e-5."""
+BATCHES = 60
 """At p = 0.2, 60 draws that all agree have a chance of 2e-6."""
 
 
 def count_distinct(results: Tensor) -> int:
-    """How many different rows there are, differences up to 1e-4 of the scale being rounding."""
+    """Return how many different rows there are, differences up to 1e-4 of the scale being rounding."""
     flat = results.flatten(1).float()
     apart = torch.cdist(flat, flat, p=math.inf) > 1e-4
-    seen_before = torch.tril(~apart, diagonal=-1).any(dim=1)
-    return int((~seen_before).sum())
+    repeats = torch.tril(~apart, diagonal=-1).any(dim=1)
+    return int((~repeats).sum())
 
 
-def _fingerprint(value: Any) -> Any:
-    return value.tobytes() if isinstance(value, np.ndarray) else repr(value)
-
-
-def _parameter_lanes(op: Op, batches: Sequence[Columns]) -> dict[str, str]:
-    """For each drawn parameter: does it vary inside a batch, only between batches, or not at all?"""
-    lanes: dict[str, str] = {}
-    for name in sorted(set().union(*batches) - {"partner"}):  # a batch that the op was not applied to has drawn nothing
-        lanes[name] = _lane_of([{_fingerprint(value) for value in columns[name]} for columns in batches if name in columns])
-    if op.name in CHOOSING:
-        lanes["magnitudes"] = lanes.pop("chains" if "chains" in lanes else "ops")
-        together = all(_chosen_together(op, columns) for columns in batches)
-        lanes["choice of ops"] = "per_batch" if together else _lane_of([_choices(columns) for columns in batches])
-    return lanes
-
-
-def _lane_of(seen: Sequence[set[Any]]) -> str:
-    if any(len(values) > 1 for values in seen):
-        return "per_image"
-    return "per_batch" if len(set.union(*seen)) > 1 else "fixed"
-
-
-def _choices(columns: Columns) -> set[Any]:
-    """The ops, without magnitudes, that the images of a batch got."""
-    if "chains" in columns:
-        return {tuple(tuple(name for name, _ in chain) for chain in chains) for chains in columns["chains"]}
-    return {tuple(name for name, _ in ops) for ops in columns["ops"]}
-
-
-def _chosen_together(op: Op, columns: Columns) -> bool:
-    """Whether all images of a batch got their ops from one choice (the sub-policy, of AutoAugment)."""
-    drawn = _choices(columns)
-    if op.name != "AutoAugment":
-        return len(drawn) == 1
-    outcomes = [{(), (a,), (b,), (a, b)} for (a, _, _), (b, _, _) in CIFAR10_POLICY]
-    return any(drawn <= possible for possible in outcomes)
-
-
-def measure_lane(op: Op, backend: str, image: Tensor, *, device: torch.device) -> Lane:
-    """Batches of identical images through one op. ``image``: uint8 [3, H, W]; of large ones the batches are fewer.
+def measure_lane(traced: Traced, image: Tensor, device: torch.device) -> Lane:
+    """Put batches of identical images through one op. ``image``: uint8 [3, H, W]; of large ones the batches are fewer.
 
     A policy's lane is that of its choice of ops; ops that mix images are judged by what they drew.
     """
-    traced = trace([op], backend, device=device, num_classes=NUM_CLASSES)
-    images = _identical(image, device)
+    op, declared = traced.pipeline.ops[0], traced.pipeline.lane
+    images = identical_images(image, device)
     distinct: list[int] = []
     firsts: list[Tensor] = []
     batches: list[Columns] = []
-    for index in range(LANE_BATCHES):
-        call = traced(to_float(images), labels_for(traced, len(images), device))
-        if call.columns[0] is not None:
-            batches.append(call.columns[0])
-        results = call.outputs if op.name not in MIXES or not batches else _mix_draws(batches[-1])
+    for index in range(BATCHES):
+        trace = traced(to_float(images), labels_for(traced, len(images), device))
+        if trace.columns[0] is not None:
+            batches.append(trace.columns[0])
+        results = _numbers(batches[-1]) if op.mixes_labels and batches else trace.outputs
         distinct.append(count_distinct(results))
         firsts.append(results[0].flatten().cpu().clone())
-        settled = max(distinct) > 1 or count_distinct(torch.stack(firsts)) > 1 or traced.pipeline.draws == "fixed"
-        if settled and (index >= 5 or image.shape[-1] > 64):
+        is_decided = max(distinct) > 1 or count_distinct(torch.stack(firsts)) > 1 or declared == "fixed"
+        if is_decided and (index >= 5 or image.shape[-1] > SMALL):
             break
-    measured = "per_image" if max(distinct) > 1 else "per_batch" if count_distinct(torch.stack(firsts)) > 1 else "fixed"
-    if op.name in CHOOSING and batches and measured == "per_image" and all(_chosen_together(op, b) for b in batches):
-        measured = "per_batch"
+    lane = "per_image" if max(distinct) > 1 else "per_batch" if count_distinct(torch.stack(firsts)) > 1 else "fixed"
+    parameters = _parameter_lanes(op, batches)
+    if lane == "per_image" and parameters.get("choice of ops") == "per_batch":
+        lane = "per_batch"
+    return Lane(declared=declared, measured=lane, batch=len(images), distinct=float(np.mean(distinct)), parameters=parameters)
+
+
+def identical_images(image: Tensor, device: torch.device) -> Tensor:
+    """Return a batch of one image."""
+    return image.to(device).expand(64 if image.shape[-1] <= SMALL else 16, *image.shape).contiguous()
+
+
+def _numbers(columns: Columns) -> Tensor:
+    """Return what mixing ops drew for each image, float32 [B, parameters]."""
+    drawn = [values for name, values in columns.items() if name not in ("applied", "partner")]
+    return torch.from_numpy(np.stack(drawn, axis=1).astype(np.float32))
+
+
+def _parameter_lanes(op: Op, batches: Sequence[Columns]) -> dict[str, str]:
+    """Return for each drawn parameter whether it varies inside a batch, only between batches, or not at all."""
+    names = sorted(set().union(*batches) - {"partner"})  # a batch that the op was not applied to has drawn nothing
+    lanes = {name: _lane_of([{_key(value) for value in b[name]} for b in batches if name in b]) for name in names}
+    for column in lanes.keys() & {"ops", "chains"}:
+        lanes["magnitudes"] = lanes.pop(column)
+        choices = [{_choice(value) for value in columns[column]} for columns in batches]
+        is_shared = all(_come_from_one_choice(op, drawn) for drawn in choices)
+        lanes["choice of ops"] = "per_batch" if is_shared else _lane_of(choices)
+    return lanes
+
+
+def _key(value: Any) -> Hashable:
+    return value.tobytes() if isinstance(value, np.ndarray) else repr(value)
+
+
+def _lane_of(batches: Sequence[set[Any]]) -> str:
+    if any(len(values) > 1 for values in batches):
+        return "per_image"
+    return "per_batch" if len(set.union(*batches)) > 1 else "fixed"
+
+
+def _choice(drawn: Any) -> Hashable:
+    """Return the names, without magnitudes, of a list of ops or of a list of such lists."""
+    return drawn[0] if isinstance(drawn, tuple) else tuple(_choice(entry) for entry in drawn)
+
+
+def _come_from_one_choice(op: Op, choices: set[Any]) -> bool:
+    """Return whether all images of a batch can have got their ops from one choice (AutoAugment's: of a sub-policy)."""
+    if not any(isinstance(distribution, Pair) for distribution in op.draws):
+        return len(choices) == 1
+    outcomes = [{(), (a,), (b,), (a, b)} for (a, _, _), (b, _, _) in CIFAR10_POLICY]
+    return any(choices <= possible for possible in outcomes)
+
+
+def recipe_lane(traced: Traced, measured: Mapping[str, str], image: Tensor, device: torch.device) -> Lane:
+    """Return a recipe's lane from the measured ones of its ops by name, and how many results identical images get."""
+    lanes = set(measured.values()) - {"fixed"}
+    lane = "fixed" if not lanes else lanes.pop() if len(lanes) == 1 else "mixed"
+    images = identical_images(image, device)
+    outputs = traced(images, labels_for(traced, len(images), device)).outputs
     return Lane(
-        declared=traced.pipeline.draws, measured=measured, batch=len(images), distinct=float(np.mean(distinct)),
-        parameters=_parameter_lanes(op, batches) if batches else {},
-    )  # fmt: skip
-
-
-def _identical(image: Tensor, device: torch.device) -> Tensor:
-    count = LANE_BATCH if image.shape[-1] <= 64 else LANE_BATCH_LARGE
-    return image.to(device).expand(count, *image.shape).contiguous()
-
-
-def _mix_draws(columns: Mapping[str, np.ndarray]) -> Tensor:
-    values = columns["lam"] if "lam" in columns else columns["box"]
-    return torch.from_numpy(values.astype(np.float32)).reshape(len(values), -1)
-
-
-def recipe_lane(ops: Sequence[Op], backend: str, measured: Mapping[str, str], image: Tensor, device: torch.device) -> Lane:
-    """A recipe's lane from the measured ones of its ops, and how many results identical images get."""
-    lanes = {lane for lane in measured.values() if lane != "fixed"}
-    name = "fixed" if not lanes else lanes.pop() if len(lanes) == 1 else "mixed"
-    traced = trace(ops, backend, device=device, num_classes=NUM_CLASSES)
-    images = _identical(image, device)
-    call = traced(images, labels_for(traced, len(images), device))
-    return Lane(
-        declared=catalog.lane(ops, backend), measured=name, batch=len(images),
-        distinct=float(count_distinct(call.outputs)), parameters=dict(measured),
+        declared=traced.pipeline.lane, measured=lane, batch=len(images), distinct=float(count_distinct(outputs)),
+        parameters=dict(measured),
     )  # fmt: skip

@@ -1,17 +1,18 @@
-"""Parity: the same parameters through a backend and through the oracle."""
+"""Parity: the same parameters through a backend and through the oracle on the CPU."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from augment.audit.columns import MIXES, Columns, rows_of
-from augment.audit.oracle import mix_oracle, oracle
-from augment.audit.traced import Traced
-from augment.audit.verdicts import Class, Parity
-from augment.compose import to_float
-from augment.ops import Normalize, Op
+from augment.audit.record import Class, Parity
+from augment.op import Op
+from augment.ops.mixing import MixingOp
+from augment.pipeline import to_float
+from augment.replay import Columns, Traced, rows_of
 
 EXACT = 1.0 + 1e-3
 """Largest error of ``exact`` in 1/255. The thousandth is float32's: a rounding difference of a full step must stay inside."""
@@ -23,36 +24,8 @@ TARGETS = 1e-4
 NUM_CLASSES = 10
 
 
-@dataclass
-class Errors:
-    """Absolute errors in 1/255 as they come in; sums in double precision."""
-
-    largest: float = 0.0
-    total: float = 0.0
-    values: int = 0
-    targets: float = 0.0
-    draws: int = 0
-
-    def add(self, error: Tensor) -> None:
-        error = error.nan_to_num(nan=255.0, posinf=255.0)  # as wrong as can be
-        self.largest = max(self.largest, float(error.max()))
-        self.total += float(error.double().sum())
-        self.values += error.numel()
-        self.draws += len(error)
-
-    @property
-    def mean(self) -> float:
-        return self.total / max(self.values, 1)
-
-    def parity(self, images: str, size: int, setting: str) -> Parity:
-        return Parity(
-            images=images, size=size, setting=setting, draws=self.draws, max_error=self.largest, mean_error=self.mean,
-            target_error=self.targets,
-        )  # fmt: skip
-
-
 def classify(parity: Sequence[Parity]) -> Class:
-    """The class that the worst setting and size deserve, before any cause is looked for.
+    """Return the class of the worst setting and size, before any cause is looked for.
 
     The mean that decides on ``close`` is taken over photographs and noise together.
     """
@@ -60,88 +33,114 @@ def classify(parity: Sequence[Parity]) -> Class:
         return "different"
     if all(p.max_error <= EXACT for p in parity):
         return "exact"
-    return "close" if all(mean <= CLOSE for mean in means(parity)) else "different"
+    return "close" if worst_mean(parity) <= CLOSE else "different"
 
 
-def means(parity: Sequence[Parity]) -> list[float]:
-    """The mean errors of each size and setting, images of all kinds together."""
-    together: dict[tuple[int, str], list[Parity]] = {}
+def worst_mean(parity: Sequence[Parity]) -> float:
+    """Return the largest mean error of any size and setting, images of all kinds together."""
+    groups: dict[tuple[int, str], list[Parity]] = {}
     for measured in parity:
-        together.setdefault((measured.size, measured.setting), []).append(measured)
-    return [sum(p.mean_error * p.draws for p in group) / sum(p.draws for p in group) for group in together.values()]
+        groups.setdefault((measured.size, measured.setting), []).append(measured)
+    return max(sum(p.mean_error * p.draws for p in group) / sum(p.draws for p in group) for group in groups.values())
+
+
+def is_normalised(ops: Sequence[Op]) -> bool:
+    """Return whether results are divided by a standard deviation."""
+    return any(hasattr(op, "std") for op in ops)
 
 
 def unit(ops: Sequence[Op]) -> Tensor:
-    """What 1/255 of an image's scale becomes after the ops: 1/255, divided by std once normalised. [3, 1, 1]."""
-    std = next((op.std for op in ops if isinstance(op, Normalize)), (1.0, 1.0, 1.0))
+    """Return what 1/255 of an image's scale becomes after the ops: 1/255, divided by std once normalised. [3, 1, 1]."""
+    std = next((op.std for op in ops if hasattr(op, "std")), (1.0, 1.0, 1.0))
     return 1 / (255 * torch.tensor(std)).view(3, 1, 1)
 
 
-def expected(
+def apply_oracles(
     ops: Sequence[Op], images: Tensor, labels: Tensor | None, columns: Sequence[Columns | None]
 ) -> tuple[Tensor, Tensor | None]:
-    """The oracle's result for a batch of float images, op after op."""
-    targets: Tensor | None = labels
+    """Return images and targets of the oracles, op after op, for a batch of float images on the CPU."""
+    targets = labels
     for op, drawn in zip(ops, columns, strict=True):
         assert drawn is not None
         draws = rows_of(drawn)
-        if op.name in MIXES:
+        if isinstance(op, MixingOp):
             assert labels is not None
-            images, targets = mix_oracle(op, images, labels, draws, NUM_CLASSES)
+            images, targets = op.mix_oracle(images, labels, draws, NUM_CLASSES)
         else:
-            images = torch.stack([oracle(op, image, draw) for image, draw in zip(images, draws, strict=True)])
+            images = torch.stack(
+                [op.oracle(image, draw) if draw["applied"] else image for image, draw in zip(images, draws, strict=True)]
+            )
     return images, targets
 
 
 def labels_for(traced: Traced, count: int, device: torch.device) -> Tensor | None:
-    """Labels where the pipeline wants them."""
+    """Return labels [count] where the pipeline mixes them."""
     return torch.arange(count, device=device) % NUM_CLASSES if traced.pipeline.mixes else None
 
 
-@dataclass(frozen=True)
-class Kept:
-    """One call of one op: uint8 images, the float results and what was drawn."""
+class Draw(NamedTuple):
+    """One image through one op: float image and result, and the drawn parameters, all on the CPU."""
 
     op: Op
-    images: Tensor
-    results: Tensor
-    columns: Columns
+    image: Tensor
+    result: Tensor
+    drawn: Mapping[str, Any]
 
 
 @dataclass
 class Replay:
-    """One setting's errors, and the draws that made them, so that other explanations can be tried."""
+    """Absolute errors of one setting in 1/255, and the draws of single ops, on which explanations are tried."""
 
-    errors: Errors = field(default_factory=Errors)
-    kept: list[Kept] = field(default_factory=list)
+    errors: list[Tensor] = field(default_factory=list)
+    target_errors: list[float] = field(default_factory=list)
+    draws: list[Draw] = field(default_factory=list)
+
+    def parity(self, images: str, size: int, setting: str) -> Parity:
+        """Return the largest and the mean error over all draws."""
+        values = torch.cat([error.flatten() for error in self.errors]).double()
+        return Parity(
+            images=images, size=size, setting=setting, draws=sum(map(len, self.errors)), max_error=float(values.max()),
+            mean_error=float(values.mean()), target_error=max(self.target_errors, default=0.0),
+        )  # fmt: skip
+
+
+def errors_of(result: Tensor, expected: Tensor, ops: Sequence[Op]) -> Tensor:
+    """Return absolute errors of images [..., 3, H, W] in 1/255; what is no number is as wrong as can be."""
+    return ((result - expected).abs() / unit(ops)).nan_to_num(nan=255.0, posinf=255.0)
 
 
 def replay(
-    traced: Traced, images: Tensor, *, calls: int, into: Replay | None = None, known: Columns | None = None,
-    as_bytes: bool = False,
+    traced: Traced, images: Tensor, device: torch.device, *, calls: int = 1, into: Replay | None = None,
+    draw: Mapping[str, float] | None = None, as_bytes: bool = False,
 ) -> Replay:  # fmt: skip
-    """``calls`` batches through the backend and the oracle. ``images``: uint8 [N, 3, H, W], cut into equal batches.
+    """Put ``calls`` batches through the backend on ``device`` and through the oracle on the CPU.
 
-    ``into`` collects several pipelines' errors; ``known`` are parameters that need not be read; ``as_bytes`` hands the
-    backend uint8 as training does, else float.
+    Args:
+        traced: the backend's pipeline.
+        images: uint8 [N, 3, H, W], cut into equal batches.
+        device: where the backend runs.
+        calls: number of batches.
+        into: collects the errors of several pipelines.
+        draw: parameters of every image, which need not be read from the backend.
+        as_bytes: hand the backend uint8 as training does, else float.
     """
     result = into or Replay()
     ops = traced.pipeline.ops
-    scale = unit(ops).to(images.device)
-    for batch in images.chunk(calls):
-        labels = labels_for(traced, len(batch), batch.device)
-        traced_call = traced(batch if as_bytes else to_float(batch), labels)
-        columns = traced_call.columns if known is None else ({n: v[: len(batch)] for n, v in known.items()},)
-        wanted, targets = expected(ops, to_float(batch).cpu(), None if labels is None else labels.cpu(), columns)
-        got = traced_call.outputs.cpu()
-        if got.shape != wanted.shape:
-            result.errors.add(torch.full((len(batch), 1), 255.0))  # another shape: as wrong as can be
+    for batch in images.cpu().chunk(calls):
+        labels = labels_for(traced, len(batch), torch.device("cpu"))
+        floats = to_float(batch)
+        trace = traced((batch if as_bytes else floats).to(device, copy=True), None if labels is None else labels.to(device))
+        columns = trace.columns
+        if draw is not None:
+            columns = ({name: np.full(len(batch), value) for name, value in draw.items()},)
+        expected, expected_targets = apply_oracles(ops, floats, labels, columns)
+        outputs = trace.outputs.cpu()
+        if outputs.shape != expected.shape:
+            result.errors.append(torch.full((len(batch), 1), 255.0))
             continue
-        result.errors.add((got - wanted).abs() / scale.cpu())
-        if targets is not None and traced.pipeline.mixes:
-            assert traced_call.targets is not None
-            off = float((traced_call.targets.cpu() - targets).abs().max())
-            result.errors.targets = max(result.errors.targets, off)
+        result.errors.append(errors_of(outputs, expected, ops))
+        if trace.targets is not None and expected_targets is not None:
+            result.target_errors.append(float((trace.targets.cpu() - expected_targets).abs().nan_to_num(nan=1.0).max()))
         if len(ops) == 1 and columns[0] is not None:
-            result.kept.append(Kept(ops[0], batch.cpu(), got, columns[0]))
+            result.draws += [Draw(ops[0], *row) for row in zip(floats, outputs, rows_of(columns[0]), strict=True)]
     return result

@@ -1,33 +1,27 @@
-"""The whole audit: every op and recipe on every backend."""
+"""The audit of every op and recipe on every backend."""
 
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from augment import catalog
-from augment.audit.evidence import Evidence
-from augment.audit.images import drawn_images
-from augment.audit.judging import judge
-from augment.audit.verdicts import AuditReport
+from augment.audit.images import synthetic_images
+from augment.audit.judge import judge, reject
+from augment.audit.measure import Measurements, ops_of
+from augment.audit.record import AuditReport
+from augment.backends import eager_backends, fallback_device, find_backend
+from augment.op import OPS, UnsupportedOp
 from augment.recipes import RECIPES
+from augment.replay import NoRoute
 
+KINDS: dict[Literal["op", "recipe"], Mapping[str, object]] = {"op": OPS, "recipe": RECIPES}
 Progress = Callable[[int, int, str], None]
-"""Called as (steps done, steps in all, what comes next)."""
-
-ALPHA = 0.01
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("torch", "torchvision", "kornia", "pillow")}
-    with contextlib.suppress(PackageNotFoundError):  # an optional extra
-        packages["triton-augment"] = version("triton-augment")
-    return {"python": platform.python_version(), **packages}
+"""Called as (steps done, steps in all, next step)."""
 
 
 def audit(
@@ -40,83 +34,98 @@ def audit(
     device: str | torch.device = "cpu",
     images: Sequence[Tensor] | Tensor | None = None,
     images_name: str = "",
-    alpha: float = ALPHA,
+    alpha: float = 0.01,
     workers: bool = True,
-    on_progress: Progress | None = None,
+    on_progress: Progress = lambda done, total, step: None,
 ) -> AuditReport:
     """Audit ops and recipes on backends; by default all of them, on the backends that are not compiled.
 
-    A compiled backend costs a compilation for each op and setting and is audited only where it is named. Backends that cannot
-    use ``device`` run on the CPU, those that can use CUDA alone run there.
+    A compiled backend costs a compilation for each op and setting and is audited only if it is named. Backends that cannot use
+    ``device`` run on the CPU, those that can use CUDA alone run there. Oracles always run on the CPU.
 
     Args:
+        backends: names, as are ``ops`` and ``recipes``.
+        ops: each at its benchmarked settings.
+        recipes: each at its benchmarked image size.
         n: draws for each test of a distribution, at least 100. An op that happens with probability p has n * p of the others.
-        images: real images, uint8 [3, H, W] each of any size; without them drawn shapes are used, and the report says so.
-        images_name: what the images are, for the report.
+        seed: of everything that is drawn.
+        device: where the backends run.
+        images: real images, uint8 [3, H, W] each of any size; without them synthetic ones are used, and the report says so.
+        images_name: description of the images for the report.
         alpha: chance that any test of a correct distribution is rejected (Holm's procedure over all tests).
         workers: also start two loader workers and compare what they draw.
         on_progress: called before each step and at the end.
 
-    Raises ValueError for unknown names and for images or n that cannot be used.
+    Raises:
+        ValueError: unknown names, or images or n that cannot be used.
     """
-    started = time.perf_counter()
-    backends = catalog.eager_backends(torch.device(device)) if backends is None else list(backends)
-    ops = list(catalog.ROWS) if ops is None else list(ops)
-    recipes = list(RECIPES) if recipes is None else list(recipes)
-    _check_arguments(backends, ops, recipes, n, images)
-    report = on_progress or (lambda done, total, what: None)
-    total = len(backends) * (len(ops) + len(recipes)) + int(workers)
-    given = list(drawn_images(16, 256, seed)) if images is None else list(images)
-    places = {backend: catalog.place(backend, torch.device(device)) for backend in backends}
-    on_cuda = any(place.type == "cuda" for place in places.values())
-    with torch.random.fork_rng(devices=None if on_cuda else []), _one_thread():
-        state = Evidence(n=n, seed=seed, device=torch.device("cpu"), images=given)
-        wanted = [(state.op, name, b) for b in backends for name in ops]
-        wanted += [(state.recipe, name, b) for b in backends for name in recipes]
-        for done, (measure, name, backend) in enumerate(wanted):
-            report(done, total, f"{name} on {backend}")
-            state.device = places[backend]
-            try:
-                measure(name, backend)
-            except Exception as error:  # whatever a library raises: this cell is not audited, the others are
-                state.facts[name, backend].unaudited = f"it raises {type(error).__name__}: {error}"
-        if workers:
-            report(total - 1, total, "two loader workers")
-            state.workers()
-        verdicts = judge(state, alpha)
-    report(total, total, "done")
+    start = time.perf_counter()
+    backends = eager_backends(torch.device(device)) if backends is None else list(backends)
+    names = {"op": list(OPS) if ops is None else list(ops), "recipe": list(RECIPES) if recipes is None else list(recipes)}
+    _check_arguments(backends, names, n, images)
+    devices = {backend: fallback_device(backend, torch.device(device)) for backend in backends}
+    images_used = list(synthetic_images(16, 256, seed) if images is None else images)
+    measurements = Measurements(n=n, seed=seed, images=images_used, device=torch.device("cpu"))
+    on_cuda = any(used.type == "cuda" for used in devices.values())
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=None if on_cuda else []):
+        torch.set_num_threads(1)  # nothing is timed here, and on small tensors threads mostly wait for each other
+        try:
+            _measure(measurements, names, devices, workers, on_progress)
+        finally:
+            torch.set_num_threads(threads)
+    reject([test for tests in measurements.draws.values() for test in tests], alpha)
+    for cell in measurements.cells.values():
+        draws = [measurements.draws.get((op, cell.backend), []) for op in ops_of(cell)]
+        judge(cell, ops_of(cell), draws, audited=names["op"] if cell.kind == "recipe" else ())
+    default_name = "synthetic shapes (no real images given)" if images is None else f"{len(images_used)} given images"
     return AuditReport(
-        verdicts=verdicts, versions=_versions(), device=str(device), images=images_name or _name_of(images),
-        seed=seed, n=n, alpha=alpha, seconds=time.perf_counter() - started,
+        verdicts=tuple(measurements.cells.values()), versions=_versions(), device=str(device),
+        images=images_name or default_name, seed=seed, n=n, alpha=alpha, seconds=time.perf_counter() - start,
     )  # fmt: skip
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Nothing is timed here, and on small tensors threads mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _measure(
+    measurements: Measurements, names: Mapping[str, Sequence[str]], devices: Mapping[str, torch.device], workers: bool,
+    on_progress: Progress,
+) -> None:  # fmt: skip
+    cells = [(name, kind, backend) for kind in KINDS for backend in devices for name in names[kind]]
+    total = len(cells) + int(workers)
+    for done, (name, kind, backend) in enumerate(cells):
+        on_progress(done, total, f"{name} on {backend}")
+        measurements.device = devices[backend]
+        try:
+            measurements.measure(name, kind, backend)
+        except Exception as error:  # whatever a library raises: this cell is not audited, the others are
+            cell = measurements.cells[name, backend]
+            cell.verdict = "unsupported" if isinstance(error, UnsupportedOp) else "unaudited"
+            is_expected = isinstance(error, (UnsupportedOp, NoRoute))
+            cell.cause = str(error) if is_expected else f"it raises {type(error).__name__}: {error}"
+    if workers:
+        on_progress(total - 1, total, "two loader workers")
+        measurements.compare_workers()
+    on_progress(total, total, "done")
 
 
-def _name_of(images: Any) -> str:
-    return "drawn shapes (no real images given)" if images is None else f"{len(images)} given images"
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "kornia", "pillow", "triton-augment"):
+        with contextlib.suppress(PackageNotFoundError):  # an optional extra
+            versions[package] = version(package)
+    return versions
 
 
 def _check_arguments(
-    backends: Sequence[str], ops: Sequence[str], recipes: Sequence[str], n: int, images: Sequence[Tensor] | Tensor | None
+    backends: Sequence[str], names: Mapping[str, Sequence[str]], n: int, images: Sequence[Tensor] | Tensor | None
 ) -> None:
     for backend in backends:
-        catalog.find_backend(backend)
-    for kind, names, known in (("op", ops, catalog.ROWS), ("recipe", recipes, RECIPES)):
-        if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"unknown {kind} {unknown[0]!r}; known: {', '.join(known)}")
+        find_backend(backend)
+    for kind, table in KINDS.items():
+        if unknown := [name for name in names[kind] if name not in table]:
+            raise ValueError(f"unknown {kind} {unknown[0]!r}; known: {', '.join(table)}")
     if n < 100:
         raise ValueError(f"n must be at least 100 draws, got {n}")
     if images is not None:
-        wrong = [i for i in images if i.ndim != 3 or i.shape[0] != 3 or i.dtype != torch.uint8 or 0 in i.shape]
-        if not len(images) or wrong:
+        is_bad = [i.ndim != 3 or i.shape[0] != 3 or i.dtype != torch.uint8 or 0 in i.shape for i in images]
+        if not is_bad or any(is_bad):
             raise ValueError("images must be at least one uint8 tensor [3, H, W] each")

@@ -1,4 +1,4 @@
-"""What docs/semantics.md says of the libraries' defaults, held true: parameters are replayed, errors are in 1/255."""
+"""Statements of docs/semantics.md on the defaults of the libraries: parameters are replayed, errors are in 1/255."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,12 +20,12 @@ def floats(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
-def _mean_error(module: nn.Module, images: Tensor, wanted: Callable[[Tensor, dict[str, Any], int], Tensor]) -> float:
+def _mean_error(module: nn.Module, images: Tensor, expected: Callable[[Tensor, dict[str, Any], int], Tensor]) -> float:
     """Mean error of a Kornia module against a function of (image, its parameters, its index), in 1/255."""
-    got = module(images)
+    result = module(images)
     params = module._params
     assert isinstance(params, dict)
-    return float((got - torch.stack([wanted(image, params, i) for i, image in enumerate(images)])).abs().mean() * 255)
+    return float((result - torch.stack([expected(image, params, i) for i, image in enumerate(images)])).abs().mean() * 255)
 
 
 def test_brightness_adds_in_kornias_own_class(floats: Tensor) -> None:
@@ -69,9 +69,9 @@ def test_rotation_agrees_in_the_same_interpolation_only(floats: Tensor, resample
 def test_perspective_is_half_a_pixel_off(floats: Tensor, shift: float) -> None:
     corners = [[0 + shift, 0 + shift], [31 + shift, 0 + shift], [31 + shift, 31 + shift], [0 + shift, 31 + shift]]
 
-    def wanted(image: Tensor, params: dict[str, Any], i: int) -> Tensor:
+    def expected(image: Tensor, params: dict[str, Any], i: int) -> Tensor:
         ends = (params["end_points"][i].double() + shift).tolist()
         return F.perspective(image, corners, ends, InterpolationMode.BILINEAR)
 
-    error = _mean_error(K.RandomPerspective(0.5, p=1.0, align_corners=True), floats, wanted)
+    error = _mean_error(K.RandomPerspective(0.5, p=1.0, align_corners=True), floats, expected)
     assert error < EXACT if shift else error > 1

@@ -1,26 +1,25 @@
-"""The package triton-augment as a backend: what it is asked for, what it computes, and what is said where it cannot run.
+"""The package triton-augment as a backend: how it is called, what it computes, and the messages where it cannot run.
 
 Tests marked ``real`` run the package's own kernels: on CUDA, or on a CPU in Triton's interpreter. They are skipped where the
 package is not installed. The others need no package, and ``Package`` stands in for it where calls are counted.
 """
 
 import sys
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional as F
 
-from augment import RECIPES, ROWS, UnsupportedOp, build, ops, triton_augment
-from augment.audit import audit, evidence, lanes
-from augment.audit.replay import trace
-from augment.audit.replay_triton_augment import watched
-from augment.catalog import check_supported, eager_backends
+from augment import OPS, RECIPES, UnsupportedOp, build, check_supported, eager_backends, find_backend, ops, resolve
+from augment.audit import audit, lanes, measure
+from augment.audit.laws import laws, observe
+from augment.backends import triton_augment
+from augment.op import Op
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CPU = torch.device("cpu")
@@ -30,7 +29,7 @@ GREY_STEP = 1 / 255
 
 
 class Package:
-    """Stands in for the package: a class that is asked for gives its own name and what it was built with."""
+    """Stand-in for the package: a class returns its own name and the arguments that it is built with."""
 
     def __getattr__(self, kind: str) -> Any:
         return lambda **arguments: (kind, arguments)
@@ -41,16 +40,16 @@ def package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton_augment", Package())
 
 
-def asked(recipe: list[ops.Op] | tuple[ops.Op, ...]) -> list[Any]:
+def modules(recipe: Sequence[Op]) -> list[Any]:
     return [call.module for call in triton_augment.plan(recipe)]
 
 
-# ---- what the package is asked for ------------------------------------------------------------------------------------
+# ---- calls of the package ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("package")
 def test_its_own_pipeline_is_one_call_of_its_fused_kernel() -> None:
-    assert asked(RECIPES["crop_jitter"](256)) == [
+    assert modules(RECIPES["crop_jitter"](256)) == [
         (
             "TritonFusedAugment",
             {
@@ -59,14 +58,14 @@ def test_its_own_pipeline_is_one_call_of_its_fused_kernel() -> None:
             },
         )
     ]
-    assert [kind for kind, _ in asked(RECIPES["flip"](32))] == ["TritonFusedAugment"]
+    assert [kind for kind, _ in modules(RECIPES["flip"](32))] == ["TritonFusedAugment"]
 
 
 @pytest.mark.usefixtures("package")
 def test_an_op_by_itself_goes_to_its_own_class() -> None:
-    assert asked(RECIPES["none"](32)) == [("TritonNormalize", {"mean": ops.CIFAR10_MEAN, "std": ops.CIFAR10_STD})]
+    assert modules(RECIPES["none"](32)) == [("TritonNormalize", {"mean": ops.CIFAR10_MEAN, "std": ops.CIFAR10_STD})]
     # positive degrees are counter-clockwise in the definition, clockwise in the package
-    assert asked([ops.Rotate(degrees=(-10.0, 30.0))]) == [
+    assert modules([ops.Rotate(degrees=(-10.0, 30.0))]) == [
         ("TritonRandomRotation", {"degrees": (-30.0, 10.0), "interpolation": "bilinear"})
     ]
 
@@ -89,9 +88,8 @@ def test_ops_out_of_the_kernels_order_take_another_call() -> None:
     ],
 )
 def test_what_it_lacks_is_said_without_the_package(subject: str, says: str) -> None:
-    recipe = RECIPES[subject](32) if subject in RECIPES else (ROWS[subject].at(32),)
     with pytest.raises(UnsupportedOp) as error:
-        check_supported(recipe, "triton_augment")
+        check_supported(resolve(subject), "triton_augment")
     assert str(error.value) == says
 
 
@@ -104,16 +102,16 @@ def test_bytes_are_refused_as_the_package_would_misread_them() -> None:
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Sets the version that is found; None: no package. Triton is said to interpret, as on machines without CUDA."""
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
+    """Return what sets the installed version (None: no package). Triton interprets, as on machines without CUDA."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
 
-    def install(found: str | None) -> None:
+    def install(release: str | None) -> None:
         def version(name: str) -> str:
             assert name == "triton-augment"
-            if found is None:
+            if release is None:
                 raise PackageNotFoundError(name)
-            return found
+            return release
 
         monkeypatch.setattr(triton_augment, "version", version)
 
@@ -121,30 +119,30 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("found", "says"),
+    ("release", "reason"),
     [
         (None, "its package is missing: pip install 'augmark[triton-augment]'"),
         ("0.2.0", "it needs triton-augment 0.3, not 0.2.0: pip install 'augmark[triton-augment]'"),
         ("0.30.1", "it needs triton-augment 0.3, not 0.30.1: pip install 'augmark[triton-augment]'"),
+        ("0.3.4", None),
     ],
 )
-def test_a_missing_or_other_release_is_said_in_one_line_with_how_to_get_it(
-    found: str | None, says: str, installed: Any
+def test_releases_of_the_series_are_taken(
+    release: str | None, reason: str | None, install: Callable[[str | None], None]
 ) -> None:
-    installed(found)
-    with pytest.raises(UnsupportedOp) as error:
-        build("flip", "triton_augment")
-    assert str(error.value) == f"HorizontalFlip is not supported by backend triton_augment: {says}"
-    assert "triton_augment" not in eager_backends(CPU)
+    install(release)
+    assert triton_augment.why_not(CPU) == reason
+    assert ("triton_augment" in eager_backends(CPU)) == (reason is None)
+    if reason is not None:
+        with pytest.raises(UnsupportedOp) as error:
+            build("flip", "triton_augment")
+        assert str(error.value) == f"HorizontalFlip is not supported by backend triton_augment: {reason}"
 
 
-def test_later_releases_of_the_series_are_taken(installed: Any) -> None:
-    installed("0.3.4")
-    assert triton_augment.why_not(CPU) is None
-
-
-def test_a_package_that_cannot_be_imported_is_said(installed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    installed("0.3.0")
+def test_a_package_that_cannot_be_imported_is_said(
+    install: Callable[[str | None], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("0.3.0")
     monkeypatch.setitem(sys.modules, "triton_augment", None)
     with pytest.raises(UnsupportedOp, match=r"its package cannot be imported \(.*\): pip install") as error:
         build("flip", "triton_augment")
@@ -152,8 +150,8 @@ def test_a_package_that_cannot_be_imported_is_said(installed: Any, monkeypatch: 
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
-def test_it_runs_on_cuda_only(device: str, installed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    installed("0.3.0")
+def test_it_runs_on_cuda_only(device: str, install: Callable[[str | None], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    install("0.3.0")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(UnsupportedOp, match="HorizontalFlip is not supported by backend triton_augment: it runs on CUDA only"):
         build("flip", "triton_augment", device=device)
@@ -167,19 +165,18 @@ def run(subject: Any, images: Tensor, **options: Any) -> Tensor:
 
 
 @real
-@pytest.mark.parametrize("name", [name for name in triton_augment.PARTS if ROWS[name].pinned_at is not None])
+@pytest.mark.parametrize("name", [name for name, op in OPS.items() if "triton_augment" in op.cells and op.pinned(32)])
 def test_pinned_ops_are_torchvisions(name: str, images: Tensor) -> None:
-    pinned = ROWS[name].pinned_at
+    pinned = OPS[name].pinned(32)
     assert pinned is not None
-    source = images.float() / 255
-    error = float((run(pinned(32), source) - build(pinned(32), "torchvision")(source)).abs().max()) / GREY_STEP
+    source = images / 255
+    error = float((run(pinned, source) - build(pinned, "torchvision")(source)).abs().max()) / GREY_STEP
     if name == "Contrast":
         assert error > 1.0, "no longer different: take it off the list"
-        factor = getattr(pinned(32), "low")  # noqa: B009
-        wanted = ((source - 0.5) * factor + 0.5).clamp(0, 1)
-        assert (run(pinned(32), source) - wanted).abs().max() < 1e-6  # float32, one operation
+        expected = ((source - 0.5) * 0.6 + 0.5).clamp(0, 1)
+        assert (run(pinned, source) - expected).abs().max() < 1e-6  # float32, one operation
     else:
-        assert error <= 0.05 * (1 / 0.24 if name == "Normalize" else 1.0)  # as in test_catalog
+        assert error <= 0.05 * (1 / 0.24 if name == "Normalize" else 1.0)  # as in test_backends
 
 
 @real
@@ -212,12 +209,12 @@ def test_a_centre_that_falls_between_two_pixels_is_taken_to_the_upper_left(image
 def test_layout_and_strides_do_not_matter_and_the_input_stays(subject: str, images: Tensor) -> None:
     before = images.clone()
     torch.manual_seed(3)
-    wanted = run(subject, images)
+    expected = run(subject, images)
     strided = torch.zeros(8, 3, 32, 64, dtype=torch.uint8)
     strided[..., ::2] = images
-    for given in (images.contiguous(memory_format=torch.channels_last), strided[..., ::2]):
+    for batch in (images.contiguous(memory_format=torch.channels_last), strided[..., ::2]):
         torch.manual_seed(3)
-        assert torch.equal(run(subject, given), wanted)
+        assert torch.equal(run(subject, batch), expected)
     assert torch.equal(images, before)
     torch.manual_seed(3)
     laid_out = build(subject, "triton_augment", device=DEVICE, memory_format=torch.channels_last)(images.to(DEVICE))
@@ -228,34 +225,26 @@ def test_layout_and_strides_do_not_matter_and_the_input_stays(subject: str, imag
 @real
 def test_a_generator_repeats_and_leaves_the_global_one_alone(images: Tensor) -> None:
     state = torch.get_rng_state()
-    first, again, other = (run("crop_jitter", images, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    first, again, second = (run("crop_jitter", images, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    assert not torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @real
 def test_the_fused_call_draws_for_each_image_and_by_the_laws() -> None:
-    count = 4000
-    recipe = [
-        *(ops.RandomCrop(size=24, padding=0), ops.HorizontalFlip(p=0.3)),
-        *(ops.ColorJitter(hue=(0.0, 0.0)), ops.Grayscale(p=0.2), ops.Normalize()),
-    ]
-    (call,) = triton_augment.plan(recipe)
-    with watched(without_pixels=True) as seen:
-        triton_augment.run_all([call], torch.empty(1, device=DEVICE).expand(count, 3, 32, 32))
-    (given,) = seen
-    # each law is rejected by chance once in 10,000 runs
-    for name, p in (("flip_horizontal", 0.3), ("grayscale", 0.2)):
-        assert stats.binomtest(int(given[name].sum()), count, p).pvalue > 1e-4
-    for name in ("top", "left"):
-        assert stats.chisquare(np.bincount(given[name].cpu().long().numpy(), minlength=9)).pvalue > 1e-4
-    for name in ("brightness_factor", "contrast_factor", "saturation_factor"):
-        assert stats.kstest(given[name].cpu().numpy(), stats.uniform(0.5, 1.0).cdf).pvalue > 1e-4
+    recipe = resolve("crop_jitter")
+    traced = find_backend("triton_augment").trace(recipe, device=torch.device(DEVICE), num_classes=10)
+    for op, recorder in zip(recipe, traced.recorders, strict=True):
+        assert recorder is not None
+        drawn = observe(op, recorder.sample(4000, (32, 32)), (32, 32))
+        for name, law in laws(op, (32, 32)).items():
+            # the order of its jitter is fixed; each law is rejected by chance once in 10,000 runs
+            assert name == "order" or law.test(drawn[name]).p_value > 1e-4, (op, name)
 
 
 class Waits(TorchDispatchMode):
-    """Counts how often a value is fetched from the device, for which the host waits."""
+    """Count of values that are fetched from the device, for which the host waits."""
 
     count = 0
 
@@ -269,15 +258,16 @@ def test_its_own_pipeline_is_one_kernel_for_which_the_host_waits_four_times() ->
     # are all factors 1? brightness, contrast and saturation; is any image grey?
     calls = triton_augment.plan(RECIPES["crop_jitter"](32))
     images = torch.zeros(4, 3, 32, 32, device=DEVICE)
-    with watched() as seen, Waits() as waits:
-        triton_augment.run_all(calls, images)
-    assert (len(seen), waits.count) == (1, 4)
+    with triton_augment.watch_functionals() as recorded, Waits() as waits:
+        triton_augment.run_calls(calls, images)
+    assert (len(recorded), waits.count) == (1, 4)
 
 
 @real
 def test_what_is_read_is_what_happened(images: Tensor) -> None:
     source = images.float() / 255
-    traced = trace([ops.RandomCrop(size=20, padding=0), ops.HorizontalFlip()], "triton_augment", device=DEVICE)
+    recipe = [ops.RandomCrop(size=20, padding=0), ops.HorizontalFlip()]
+    traced = find_backend("triton_augment").trace(recipe, device=torch.device(DEVICE), num_classes=10)
     call = traced(source.to(DEVICE))
     crop, flip = call.columns
     assert crop is not None
@@ -291,8 +281,8 @@ def test_what_is_read_is_what_happened(images: Tensor) -> None:
 
 @real
 def test_the_audit_names_the_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "EAGER", ((32, 8, 2),))  # what is exact is so for every image
-    monkeypatch.setattr(lanes, "LANE_BATCH", 8)
+    monkeypatch.setattr(measure, "EAGER", ((32, 8, 2),))  # what is exact is so for every image
+    monkeypatch.setattr(lanes, "SMALL", 8)
     report = audit(["triton_augment"], ["HorizontalFlip", "Contrast"], [], n=300, alpha=1e-6, workers=False, device=DEVICE)
     flip, contrast = report.verdicts
     assert (flip.verdict, contrast.verdict) == ("exact", "different")

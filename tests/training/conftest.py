@@ -32,17 +32,17 @@ MakeFolder = Callable[..., Path]
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> MakeFolder:
-    """make_folder(classes, test="test", each=3, size=(8, 8)) -> a folder of PNG noise."""
+    """Return a function that makes a folder of PNG noise."""
 
     def make(
-        classes: tuple[str, ...] = ("ant", "bee"), *, test: str = "test", each: int = 3, size: tuple[int, int] = (8, 8)
+        classes: tuple[str, ...] = ("ant", "bee"), *, test: str = "test", count: int = 3, size: tuple[int, int] = (8, 8)
     ) -> Path:
         rng = np.random.default_rng(0)
         folder = tmp_path / "photos"
         for split in ("train", test):
             for name in classes:
                 (folder / split / name).mkdir(parents=True, exist_ok=True)
-                for i in range(each):
+                for i in range(count):
                     pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
                     Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
         return folder
@@ -58,8 +58,8 @@ def shapes() -> Dataset:
 
 @pytest.fixture
 def tiny() -> TrainConfig:
-    """A net and a run that take a fraction of a second on ``shapes``."""
+    """Return a run of a net that takes a fraction of a second on ``shapes``."""
     return TrainConfig(
         data="synthetic", model="resnet8", width=4, epochs=2, batch_size=48, image_size=16, backend="kornia",
-        recipe="crop_flip", device="cpu",
+        recipe="crop_flip", device="cpu", max_train=160, max_test=100, data_root=Path("nowhere"),
     )  # fmt: skip

@@ -1,11 +1,11 @@
-"""Checkpoints: whole whatever happens, harmless to read, and a run that goes on from one ends as if it had never stopped."""
+"""Checkpoints: whole whatever happens, harmless to read, and a resumed run ends as if it had never stopped."""
 
-import dataclasses
 import math
 import os
 import pickle
 import resource
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.checkpoint import BadCheckpoint, load, save
 from training.config import Placement, TrainConfig
-from training.dataset import Dataset
+from training.data import Dataset
 from training.loop import EpochStats, TrainResult, train
 
 
@@ -24,7 +24,7 @@ class _Killed(Exception):
 
 
 def _flat(value: Any) -> list[Any]:
-    """All leaves of nested dicts and lists, tensors as bytes."""
+    """Return all leaves of nested dicts and lists, tensors as bytes."""
     if isinstance(value, dict):
         return [leaf for key in value for leaf in [key, *_flat(value[key])]]
     if isinstance(value, list | tuple):
@@ -36,15 +36,7 @@ def _outcome(result: TrainResult) -> list[tuple[float, ...]]:
     return [(s.epoch, s.train_loss, s.train_accuracy, s.test_accuracy, s.examples) for s in result.epochs]
 
 
-def _die_at(epoch: int, step: int, epochs: list[EpochStats]) -> Callable[[int, int], None]:
-    def on_step(now: int, steps: int) -> None:
-        if (len(epochs) + 1, now) == (epoch, step):
-            raise _Killed
-
-    return on_step
-
-
-# ---- going on ---------------------------------------------------------------------------------------------------------
+# ---- resuming ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -58,55 +50,60 @@ def _die_at(epoch: int, step: int, epochs: list[EpochStats]) -> Callable[[int, i
 def test_a_run_that_was_stopped_within_an_epoch_ends_as_if_it_had_not(
     augment_on: Placement, num_workers: int, change: dict[str, Any], tiny: TrainConfig, shapes: Dataset, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(tiny, epochs=4, augment_on=augment_on, num_workers=num_workers, **change)
+    config = replace(tiny, epochs=4, augment_on=augment_on, num_workers=num_workers, **change)
     whole, stopped = tmp_path / "whole.pt", tmp_path / "stopped.pt"
     expected = train(config, shapes, checkpoint=whole)
     done: list[EpochStats] = []
+
+    def die_in_the_third_epoch(step: int, steps: int) -> None:
+        if (len(done), step) == (2, 2):
+            raise _Killed
+
     with pytest.raises(_Killed):
-        train(config, shapes, checkpoint=stopped, on_epoch=done.append, on_step=_die_at(3, 2, done))
-    told: list[list[EpochStats]] = []
-    again: list[EpochStats] = []
+        train(config, shapes, checkpoint=stopped, on_epoch=done.append, on_step=die_in_the_third_epoch)
+    heard: list[list[EpochStats]] = []
+    later: list[EpochStats] = []
     result = train(
-        config, shapes, checkpoint=stopped, resume=True, on_epoch=again.append, on_resume=lambda e: told.append(list(e))
+        config, shapes, checkpoint=stopped, resume=True, on_epoch=later.append, on_resume=lambda e: heard.append(list(e))
     )
-    assert told == [done]
-    assert [stats.epoch for stats in again] == [3, 4]
-    assert result.resumed_after == 2
-    assert expected.resumed_after == 0
+    assert heard == [done]
+    assert [stats.epoch for stats in later] == [3, 4]
+    assert (result.resumed_after, expected.resumed_after) == (2, 0)
     assert result.epochs[:2] == tuple(done)  # with their times
     # Bit for bit: streams start anew each epoch, and everything else is in the checkpoint.
     assert _outcome(result) == _outcome(expected)
-    found, wanted = load(stopped), load(whole)
-    assert wanted["steps"] == 4 * math.ceil(160 / 48)
+    resumed, unbroken = load(stopped), load(whole)
+    assert unbroken["steps"] == 4 * math.ceil(160 / 48)
     for part in ("model", "optimizer", "steps", "identity"):
-        assert _flat(found[part]) == _flat(wanted[part])
+        assert _flat(resumed[part]) == _flat(unbroken[part])
 
 
-def test_resuming_where_there_is_nothing_yet_starts_and_where_all_is_done_trains_nothing(
+def test_resuming_without_a_checkpoint_starts_and_a_finished_run_trains_nothing(
     tiny: TrainConfig, shapes: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "new" / "checkpoint.pt"
     first = train(tiny, shapes, checkpoint=path, resume=True)
     before = path.read_bytes()
-    steps: list[int] = []
-    second = train(tiny, shapes, checkpoint=path, resume=True, on_step=lambda step, _: steps.append(step))
-    assert steps == []
+    moved = replace(tiny, resident=True, prefetch=False, augment_stream=True)  # work in another place changes no number
+    second = train(moved, shapes, checkpoint=path, resume=True, on_step=lambda step, _: pytest.fail("trained"))
     assert second.epochs == first.epochs
     assert path.read_bytes() == before
     with pytest.raises(ValueError, match="to resume, say from which checkpoint"):
         train(tiny, shapes, resume=True)
 
 
-def test_moving_work_to_another_place_does_not_keep_a_run_from_going_on(
-    tiny: TrainConfig, shapes: Dataset, tmp_path: Path
-) -> None:
-    path = tmp_path / "checkpoint.pt"
-    train(tiny, shapes, checkpoint=path)
-    moved = dataclasses.replace(tiny, resident=True, prefetch=False, augment_stream=True)
-    assert train(moved, shapes, checkpoint=path, resume=True).resumed_after == 2
-
-
 # ---- another run's, and no checkpoint at all ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(shapes: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, bytes]:
+    """Return the config and the checkpoint's content of a finished run."""
+    path = tmp_path_factory.mktemp("run") / "checkpoint.pt"
+    config = TrainConfig(
+        data="synthetic", model="resnet8", width=4, epochs=2, batch_size=48, image_size=16, recipe="none", device="cpu"
+    )
+    train(config, shapes, checkpoint=path)
+    return config, path.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -115,66 +112,54 @@ def test_moving_work_to_another_place_does_not_keep_a_run_from_going_on(
         ({"width": 8}, "width is 4 there and 8 here"),
         ({"model": "resnet18"}, "model is resnet8 there and resnet18 here"),
         ({"seed": 7, "epochs": 3}, "epochs is 2 there and 3 here; seed is 0 there and 7 here"),
+        ({}, "fingerprint is FINGERPRINT there and other here"),
     ],
 )
-def test_the_checkpoint_of_another_run_is_told_with_what_differs(
-    change: dict[str, Any], difference: str, tiny: TrainConfig, shapes: Dataset, tmp_path: Path
+def test_another_runs_checkpoint_is_refused_with_what_differs(
+    change: dict[str, Any], difference: str, saved: tuple[TrainConfig, bytes], shapes: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "checkpoint.pt"
-    train(tiny, shapes, checkpoint=path)
+    path.write_bytes(saved[1])
+    dataset = shapes if change else replace(shapes, fingerprint="other")
     with pytest.raises(BadCheckpoint) as caught:
-        train(dataclasses.replace(tiny, **change), shapes, checkpoint=path, resume=True)
+        train(replace(saved[0], **change), dataset, checkpoint=path, resume=True)
+    difference = difference.replace("FINGERPRINT", shapes.fingerprint)
     assert str(caught.value) == f"{path} is the checkpoint of another run: {difference}"
-
-
-def test_other_images_are_another_run(tiny: TrainConfig, shapes: Dataset, tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    train(tiny, shapes, checkpoint=path)
-    with pytest.raises(BadCheckpoint, match=f"fingerprint is {shapes.fingerprint} there and other here"):
-        train(tiny, dataclasses.replace(shapes, fingerprint="other"), checkpoint=path, resume=True)
-
-
-def test_weights_that_do_not_fit_are_told(tiny: TrainConfig, shapes: Dataset, tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    train(tiny, shapes, checkpoint=path)
-    payload = load(path)
-    payload["model"]["head.weight"] = payload["model"]["head.weight"][:, :3].clone()
-    save(path, payload)
-    with pytest.raises(BadCheckpoint, match=r"checkpoint.pt holds the weights of another model$"):
-        train(tiny, shapes, checkpoint=path, resume=True)
-    save(path, {"weights": payload["model"]})
-    with pytest.raises(BadCheckpoint, match="is not the checkpoint of a training run, or that of another version"):
-        train(tiny, shapes, checkpoint=path, resume=True)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda kept: kept["model"].update({"head.weight": "x"}), "holds the weights of another model"),
-        (lambda kept: kept["model"].update({1: torch.ones(1)}), "holds the weights of another model"),
-        (lambda kept: kept["optimizer"]["param_groups"][0].update(rate=math.nan), "holds the weights of another model"),
-        (lambda kept: kept["optimizer"]["param_groups"][0].pop("eps"), "holds the weights of another model"),
-        (lambda kept: kept["optimizer"]["state"][0].update(exp_avg=torch.ones(1, 2, 3)), "holds the weights of another model"),
-        (lambda kept: kept["identity"].update(width=torch.ones(3)), "is not the checkpoint of a training run"),
-        (lambda kept: kept["identity"].update({3: 1}), "is not the checkpoint of a training run"),
-        (lambda kept: kept["epochs"][0].update(wall_s="long"), "is not the checkpoint of a training run"),
-        (lambda kept: kept["epochs"].extend(kept["epochs"] * 9), "holds 20 epochs of 8 steps, which cannot be"),
+        (lambda state: state["model"].update({"head.weight": torch.ones(10, 3)}), "holds the weights of another model"),
+        (lambda state: state["model"].update({"head.weight": "x"}), "holds the weights of another model"),
+        (lambda state: state["model"].update({1: torch.ones(1)}), "holds the weights of another model"),
+        (lambda state: state["optimizer"]["param_groups"][0].update(rate=math.nan), "holds the weights of another model"),
+        (lambda state: state["optimizer"]["param_groups"][0].pop("eps"), "holds the weights of another model"),
+        (
+            lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.ones(1, 2, 3)),
+            "holds the weights of another model",
+        ),
+        (lambda state: state.pop("optimizer"), "is not the checkpoint of a training run, or that of another version"),
+        (lambda state: state["identity"].update(width=torch.ones(3)), "is not the checkpoint of a training run"),
+        (lambda state: state["identity"].update({3: 1}), "is not the checkpoint of a training run"),
+        (lambda state: state["epochs"][0].update(wall_s="long"), "is not the checkpoint of a training run"),
+        (lambda state: state["epochs"].extend(state["epochs"] * 9), "holds 20 epochs of 8 steps, which cannot be"),
     ],
 )
-def test_a_file_whose_content_was_made_up_is_told_in_one_line(
-    change: Callable[[Any], None], message: str, tiny: TrainConfig, shapes: Dataset, tmp_path: Path
+def test_a_file_with_made_up_content_is_refused_in_one_line(
+    change: Callable[[Any], None], message: str, saved: tuple[TrainConfig, bytes], shapes: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "checkpoint.pt"
-    train(tiny, shapes, checkpoint=path)
+    path.write_bytes(saved[1])
     payload = load(path)
     change(payload)
     save(path, payload)
     with pytest.raises(BadCheckpoint, match=message) as caught:
-        train(tiny, shapes, checkpoint=path, resume=True)
+        train(saved[0], shapes, checkpoint=path, resume=True)
     assert "\n" not in str(caught.value)
 
 
-def _one_line(path: Path) -> str:
+def _refusal(path: Path) -> str:
     with pytest.raises(BadCheckpoint) as caught:
         load(path)
     assert "\n" not in str(caught.value)
@@ -190,15 +175,15 @@ def test_every_way_to_cut_or_change_a_file_is_noticed(tmp_path: Path) -> None:
     content = path.read_bytes()
     for length in (0, 1, len(content) // 2, len(content) - 1):
         broken.write_bytes(content[:length])
-        assert "is no checkpoint, or only a part of one" in _one_line(broken)
+        assert "is no checkpoint, or only a part of one" in _refusal(broken)
     # One bit among the values: torch alone would read it as other weights.
     at = content.index(values.numpy().tobytes()) + 100
     broken.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    assert "is damaged" in _one_line(broken)
+    assert "is damaged" in _refusal(broken)
     broken.write_text("no archive at all" * 100)
-    assert "is no checkpoint" in _one_line(broken)
+    assert "is no checkpoint" in _refusal(broken)
     torch.save([values], broken)
-    assert "is not a checkpoint of ours: it holds a list" in _one_line(broken)
+    assert "is not a checkpoint of ours: it holds a list" in _refusal(broken)
 
 
 class _Evil:
@@ -212,9 +197,9 @@ class _Evil:
 def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     victim, path = tmp_path / "victim", tmp_path / "evil.pt"
     torch.save({"model": _Evil(victim)}, path)
-    assert "holds more than weights and was not loaded: it asks for posix.mkdir" in _one_line(path)
+    assert "holds more than weights and was not loaded: it asks for posix.mkdir" in _refusal(path)
     path.write_bytes(pickle.dumps({"model": _Evil(victim)}))
-    assert "is no checkpoint" in _one_line(path)
+    assert "is no checkpoint" in _refusal(path)
     assert not victim.exists()
     pickle.loads(path.read_bytes())
     assert victim.exists()  # what would have happened
@@ -236,32 +221,31 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert load(path)["epoch"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
-    save(path, {"epoch": 3})
-    assert load(path) == {"epoch": 3}
 
 
-def test_no_space_left_is_told(tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_no_space_left_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt.tmp").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"cannot write .*checkpoint\.pt: No space left on device"):
         save(tmp_path / "checkpoint.pt", {"epoch": 1})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_death_while_writing_leaves_the_checkpoint_before_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["fsync", "replace"])  # before all is on the disk, and right before the move
+def test_a_death_while_writing_leaves_the_checkpoint_before_whole(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "checkpoint.pt"
     save(path, {"epoch": 1})
 
     def die(*args: Any) -> None:
         raise _Killed
 
-    for call in ("fsync", "replace"):  # before all is on the disk, and right before the new one takes its place
-        with monkeypatch.context() as patch:
-            patch.setattr(os, call, die)
-            with pytest.raises(_Killed):
-                save(path, {"epoch": 2, "weights": torch.ones(1000)})
-        assert load(path) == {"epoch": 1}
-    save(path, {"epoch": 2})  # what was left behind is no obstacle
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, die)
+        with pytest.raises(_Killed):
+            save(path, {"epoch": 2, "weights": torch.ones(1000)})
+    assert load(path) == {"epoch": 1}
+    save(path, {"epoch": 2})  # leftovers are no obstacle
     assert load(path) == {"epoch": 2}
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -1,16 +1,23 @@
-"""Every wrong setting is told in one line before anything is loaded; the config itself needs no torch."""
+"""Every wrong setting is one line before anything is loaded; presets are data; no torch at import."""
 
-import dataclasses
 import subprocess
 import sys
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
+import tyro
 
 from training import config as config_module
-from training.config import TrainConfig, validate
+from training import train
+from training.config import FinetuneConfig, TrainConfig, resolve_auto, validate
 from training.distributed import resolve_device
+from training.presets import PRESETS, PresetName, parse_preset
+
+_RESIDENT = "resident images need no loader: take --augment-on device or none, "
 
 
 @pytest.mark.parametrize(
@@ -22,6 +29,7 @@ from training.distributed import resolve_device
         ({"augment_on": "gpu"}, "unknown augment_on 'gpu'"),
         ({"optimizer": "lion"}, "unknown optimizer 'lion'"),
         ({"precision": "float16"}, "unknown precision 'float16'"),
+        ({"schedule": "step"}, "unknown schedule 'step'; known: constant, cosine, one_cycle, trapezoid"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"device": "cuda:99"}, "no device 'cuda:99'"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
@@ -33,24 +41,58 @@ from training.distributed import resolve_device
         ({"max_train": 0}, "max_train must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be a positive number"),
         ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
-        ({"model": "speednet", "image_size": 8}, "model speednet needs an image_size of at least 9, got 8"),
         ({"bias_rate": -1.0}, "bias_rate must be a positive number, got -1.0"),
         ({"momentum": 1.0}, "momentum must be at least 0 and less than 1, got 1.0"),
         ({"label_smoothing": float("nan")}, "label_smoothing must be at least 0 and less than 1, got nan"),
         ({"weight_decay": -1e-4}, "weight_decay must not be negative"),
+        *(({"target_accuracy": v}, "target_accuracy must be above 0 and at most 1") for v in (0.0, 94.0, -0.5, float("nan"))),
+        ({"model": "speednet", "image_size": 8}, "model speednet needs an image_size of at least 9, got 8"),
         ({"warm_up_epochs": 10.5}, "warm_up_epochs must lie between 0 and epochs (10), got 10.5"),
-        ({"schedule": "step"}, "unknown schedule 'step'; known: constant, cosine, one_cycle, trapezoid"),
         ({"recipe": "augmix", "backend": "kornia"}, "AugMix is not supported by backend kornia"),
         ({"backend": "kornia_compiled", "augment_on": "workers"}, "is compiled for whole batches: take --augment-on device"),
+        ({"resident": True, "num_workers": 2}, _RESIDENT),
+        ({"resident": True, "augment_on": "workers"}, _RESIDENT),
+        ({"augment_on": "frozen", "num_workers": 1}, "a frozen batch needs neither data set nor loader"),
+        ({"augment_stream": True, "augment_on": "none"}, "augment_stream needs --augment-on device, not none"),
     ],
 )
-def test_a_wrong_setting_is_told_in_one_line(change: dict[str, Any], message: str) -> None:
+def test_a_wrong_setting_of_training_is_one_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
-        validate(dataclasses.replace(TrainConfig(device="cpu"), **change))
+        validate(replace(TrainConfig(device="cpu"), **change))
     assert message in str(caught.value)
 
 
-def test_no_cuda_where_asked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
+        ({"head_rate": 0.0}, "head_rate must be a positive number"),
+        ({"momentum": 1.0}, "momentum must be"),
+        ({"num_workers": -1}, "num_workers must not be negative"),
+        ({"width": 0}, "width must be at least 1"),
+        ({"mode": "half"}, "unknown mode 'half'"),
+        ({"init": "scratch"}, "mode full needs weights to start from"),
+        ({"recipe": "flip"}, "recipe flip has no RandomResizedCrop"),
+        ({"recipe": "nothing"}, "unknown recipe"),
+        ({"backend": "nobody"}, "unknown backend"),
+        ({"backend": "kornia_compiled"}, "is compiled for batches of one size"),
+    ],
+)
+def test_a_wrong_setting_of_fine_tuning_is_one_line(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
+        validate(replace(FinetuneConfig(data="photos", device="cpu"), **change))
+    assert message in str(caught.value)
+
+
+def test_fine_tuning_takes_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="start it without torchrun"):
+        validate(FinetuneConfig(data="photos", device="cpu"))
+
+
+def test_a_missing_accelerator_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     with pytest.raises(ValueError, match="no device 'cuda': this machine has no accelerator"):
         validate(TrainConfig(device="cuda"))
@@ -58,13 +100,13 @@ def test_no_cuda_where_asked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_image_by_image_backends_run_on_a_cpu_device_but_not_on_a_gpu() -> None:
-    for_loops = TrainConfig(backend="pil", augment_on="device", device="cpu")
-    assert validate(for_loops) == torch.device("cpu")
+    config = TrainConfig(backend="pil", augment_on="device", device="cpu")
+    assert validate(config) == torch.device("cpu")
     with pytest.raises(ValueError, match="backend pil works image by image on the CPU: take --augment-on workers"):
-        config_module._check_placement(for_loops, torch.device("cuda"))
+        config_module._check_placement(config, torch.device("cuda"))
 
 
-def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_a_gpu_of_its_own_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
@@ -78,12 +120,68 @@ def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPa
         resolve_device("cuda")
 
 
-def test_the_record_says_what_was_done_and_where_no_machine_path() -> None:
+def test_records_say_what_was_done_and_hold_no_machine_path() -> None:
     record = TrainConfig(data="/home/somebody/flowers", recipe="flip", backend="kornia", augment_on="none").as_record()
     assert (record["recipe"], record["backend"]) == ("none", "torchvision")  # augment_on=none sets both aside
-    assert "/home" not in str(record)
+    tuned = FinetuneConfig(data="/home/somebody/flowers", init="/home/somebody/best.pt").as_record()
+    assert (tuned["data"], tuned["init"], "width" in tuned) == ("flowers", "best.pt", False)
+    assert "/home" not in f"{record}{tuned}"
+
+
+def test_automatic_precision_is_decided_by_the_device() -> None:
+    auto = TrainConfig(precision="auto")
+    assert resolve_auto(auto, torch.device("cpu")).precision == "float32"
+    assert resolve_auto(auto, torch.device("cuda")).precision == "bfloat16"
+    assert resolve_auto(TrainConfig(precision="bfloat16"), torch.device("cpu")).precision == "bfloat16"
+
+
+def test_evaluation_follows_the_recipe() -> None:
+    assert TrainConfig(recipe="imagenet").evaluation_recipe == "imagenet_eval"
+    assert TrainConfig(recipe="mixup").evaluation_recipe == "none"
 
 
 def test_config_and_entry_point_import_no_torch() -> None:
     code = "import sys, training.config, training.train; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---- presets --------------------------------------------------------------------------------------------------------------
+
+
+def test_presets_can_be_run_and_the_book_is_the_default() -> None:
+    assert set(PRESETS) == set(get_args(PresetName))
+    for preset in PRESETS.values():
+        resolve_auto(preset, validate(preset))
+    book = PRESETS["book"]
+    assert book == TrainConfig()
+    assert (book.model, book.optimizer, book.learning_rate, book.batch_size, book.epochs) == ("resnet18", "adam", 1e-3, 256, 10)
+    assert (PRESETS["standard"].epochs, PRESETS["standard_200"].epochs, PRESETS["fast"].target_accuracy) == (30, 200, 0.94)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "preset"),
+    [
+        ([], "book"),
+        (["--preset", "fast"], "fast"),
+        (["--epochs", "3", "--preset=standard"], "standard"),
+        (["--preset", "fast", "--preset", "standard"], "standard"),  # the last counts, as for the parser
+        (["--preset", "quick"], "book"),  # augmark run has presets of its own
+        (["--preset"], "book"),
+    ],
+)
+def test_the_preset_is_read_before_parsing(arguments: list[str], preset: str) -> None:
+    assert parse_preset(arguments) == preset
+
+
+def test_single_options_override_the_preset_wherever_they_stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also one that is set to its value in the book, which a comparison with defaults would take for left out."""
+    configs: list[TrainConfig] = []
+    monkeypatch.setattr(train, "run", lambda config, out, **options: configs.append(config))
+    command = partial(train.main, config=PRESETS["fast"], preset="fast")
+    arguments = ["--no-compile", "--preset", "fast", "--momentum", "0.9", "--epochs", "2", "--out", str(tmp_path)]
+    assert tyro.cli(command, args=arguments) == 0
+    (config,) = configs
+    assert (config.model, config.epochs, config.compile, config.momentum) == ("speednet", 2, False, TrainConfig().momentum)
+    with pytest.raises(SystemExit) as caught:
+        tyro.cli(command, args=["--preset", "quickly"])
+    assert caught.value.code == 2

@@ -9,25 +9,24 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from augment import sampling
-from augment.catalog import build
+from augment import build, fused
 from augment.ops import HorizontalFlip, RandomResizedCrop
 from tests.conftest import smooth_images
-from training.clock import StepClock
 from training.data import load
-from training.dataset import Split
-from training.distributed import stream_seed
+from training.distributed import Ranks, stream_seed
+from training.feed import Order, keep
 from training.photofeed import (
     NORMALIZE,
-    OnDevice,
     PhotoBatch,
     PhotoFeed,
-    bounded,
+    StoredFeed,
+    WindowPipeline,
+    cut_windows,
     evaluation_ops,
     prepared_size,
-    shuffled,
     training_ops,
 )
+from training.sources.dataset import Split
 
 CPU = torch.device("cpu")
 SIZES = ((20, 31), (64, 48), (7, 50), (40, 40), (90, 33))
@@ -40,7 +39,7 @@ def photographs() -> list[Tensor]:
 
 @pytest.fixture
 def split(tmp_path: Path) -> Split:
-    """The photographs as PNG files, so that what is read is what was written."""
+    """Write the photographs as PNG files, which lose nothing."""
     files = []
     for index, pixels in enumerate(photographs()):
         files.append(tmp_path / "train" / "ant" / f"{index}.png")
@@ -59,16 +58,15 @@ def feed(split: Split, **changes: object) -> PhotoFeed:
 
 
 def batches(source: PhotoFeed, epoch: int = 1) -> list[tuple[Tensor, Tensor]]:
-    clock = StepClock(CPU)
-    return [source.place(batch, clock) for batch in source.epoch(epoch)]
+    return [source.place(batch) for batch in source.epoch(epoch)]
 
 
 def canonical(images: list[Tensor], seed: int) -> Tensor:
-    """torchvision's resized crop of the whole originals, with the windows that ``bounded`` draws from this seed."""
+    """Return torchvision's resized crop of the whole originals, with the windows that ``cut_windows`` draws by this seed."""
     torch.manual_seed(seed)
     results = []
     for image in images:
-        (drawn,) = sampling.sample((CROP,), 1, *image.shape[1:])
+        (drawn,) = fused.plan((CROP,)).sample(1, *image.shape[1:])
         top, left, height, width = (int(drawn[name]) for name in ("top", "left", "height", "width"))
         whole = image.float() / 255
         results.append(v2.functional.resized_crop(whole, top, left, height, width, [16, 16], antialias=True))
@@ -81,8 +79,8 @@ def test_the_device_crops_as_torchvision_does_on_the_original(backend: str, seed
     images = photographs()
     expected = canonical(images, seed)
     torch.manual_seed(seed)
-    frames, windows = bounded(images, CROP)
-    found = OnDevice((CROP, NORMALIZE), backend, CPU)(frames, windows)
+    frames, windows = cut_windows(images, CROP)
+    found = WindowPipeline((CROP, NORMALIZE), backend, CPU)(frames, windows)
     # float32 sums in another order, over a standard deviation of 0.22
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
 
@@ -91,51 +89,52 @@ def test_windows_beyond_the_bound_are_resized_before_and_differ_by_half_a_level(
     images = photographs()
     expected = canonical(images, 1)
     torch.manual_seed(1)
-    frames, windows = bounded(images, CROP, most_side=24)
+    frames, windows = cut_windows(images, CROP, most_side=24)
     assert frames.shape[2] <= 64, "one step of frames: no window is larger than 24 pixels"
     assert (windows[:, 2:] == 16).all(1).any(), "some were resized"
     assert (windows[:, 2:] != 16).any(), "others were not"
-    found = OnDevice((CROP, NORMALIZE), "fused", CPU)(frames, windows)
+    found = WindowPipeline((CROP, NORMALIZE), "fused", CPU)(frames, windows)
     difference = (found - expected).abs().amax((0, 2, 3)) * torch.tensor(NORMALIZE.std)
     assert difference.max() <= 0.5 / 255 + 1e-5
 
 
 def test_at_the_usual_size_windows_beyond_the_bound_are_torchvisions_of_8_bit_images() -> None:
-    """At 224 pixels a CPU takes PyTorch's kernel for bytes, which rounds after each direction, as torchvision does."""
+    """Up to a level: on a CPU torchvision takes PyTorch's kernel for bytes, which rounds after each direction."""
     crop = RandomResizedCrop(size=224)
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((300, 200), (260, 333))]
     torch.manual_seed(2)
     expected = []
     for image in images:
-        (drawn,) = sampling.sample((crop,), 1, *image.shape[1:])
+        (drawn,) = fused.plan((crop,)).sample(1, *image.shape[1:])
         box = [int(drawn[name]) for name in ("top", "left", "height", "width")]
         expected.append(v2.functional.resized_crop(image, *box, [224, 224], antialias=crop.antialias) / 255)
     torch.manual_seed(2)
-    frames, windows = bounded(images, crop, most_side=64)
+    frames, windows = cut_windows(images, crop, most_side=64)
     assert windows[:, 2:].eq(224).all(), "both were resized by the worker"
-    found = OnDevice((crop, NORMALIZE), "kornia", CPU)(frames, windows)
+    found = WindowPipeline((crop, NORMALIZE), "kornia", CPU)(frames, windows)
     normalised = v2.functional.normalize(torch.stack(expected), list(NORMALIZE.mean), list(NORMALIZE.std))
-    torch.testing.assert_close(found, normalised, atol=2e-5, rtol=0)
+    difference = (found - normalised).abs().amax((0, 2, 3)) * torch.tensor(NORMALIZE.std)
+    assert difference.max() <= 1 / 255 + 1e-5
 
 
 def test_batches_are_no_larger_than_their_largest_window_needs() -> None:
-    frames, windows = bounded([torch.zeros(3, 2000, 30, dtype=torch.uint8)], CROP)
+    frames, windows = cut_windows([torch.zeros(3, 2000, 30, dtype=torch.uint8)], CROP)
     assert frames.shape == (1, 3, 64, 64), "a window of at most 30 x 40 in a frame of one step"
     assert windows[0, :2].tolist() == [0, 0]
 
 
 def test_flips_on_the_device_mirror_the_same_crop(split: Split) -> None:
     plain, flipped = (batches(feed(split, ops=(CROP, HorizontalFlip(p=p), NORMALIZE))) for p in (0.0, 1.0))
-    for (one, labels), (other, same_labels) in zip(plain, flipped, strict=True):
+    for (images, labels), (mirrored, same_labels) in zip(plain, flipped, strict=True):
         assert labels.equal(same_labels)
-        torch.testing.assert_close(other, one.flip(3), atol=2e-5, rtol=0)
+        torch.testing.assert_close(mirrored, images.flip(3), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("backend", ["pil", "torchvision_loop", "kornia", "fused"])
 def test_in_workers_each_photograph_is_augmented_by_itself(backend: str, split: Split) -> None:
     ops = (CROP, HorizontalFlip(), NORMALIZE)
     source = feed(split, backend=backend, on_device=False, batch_size=len(SIZES))
-    assert source.draws == "per_image"
+    assert source.lane == "per_image"
     (found, labels), = batches(source)  # fmt: skip
     # By hand: the same stream, one photograph after the other, in the order of the labels.
     torch.manual_seed(stream_seed(0, "augment", epoch=1))
@@ -148,19 +147,18 @@ def test_in_workers_each_photograph_is_augmented_by_itself(backend: str, split: 
 @pytest.mark.parametrize("on_device", [True, False])
 def test_an_epoch_repeats_with_its_seed_and_workers_and_differs_from_others(on_device: bool, split: Split) -> None:
     first = batches(feed(split, on_device=on_device, num_workers=2))
-    again = feed(split, on_device=on_device, num_workers=2)
-    for (one, labels), (other, same) in zip(first, batches(again), strict=True):
-        assert labels.equal(same)
-        torch.testing.assert_close(one, other, atol=0, rtol=0)
-    later = batches(again, 2)
-    assert not torch.cat([labels for _, labels in later]).equal(torch.cat([labels for _, labels in first]))
-    assert sorted(torch.cat([labels for _, labels in first]).tolist()) == [0, 1, 2, 3], "5 images: a batch of one is left out"
+    source = feed(split, on_device=on_device, num_workers=2)
+    torch.testing.assert_close(batches(source), first, atol=0, rtol=0)
+    orders = [torch.cat([labels for _, labels in epoch]) for epoch in (first, batches(source, 2))]
+    assert not orders[0].equal(orders[1])
+    assert len(orders[0].unique()) == len(orders[0]) == 4, "5 images: a batch of one is left out"
 
 
 def test_every_index_once_but_a_last_one_alone() -> None:
-    assert sorted(torch.cat(list(shuffled(10, 4, 0, 1))).tolist()) == list(range(10))
-    assert [len(batch) for batch in shuffled(9, 4, 0, 1)] == [4, 4]
-    assert [len(batch) for batch in shuffled(1, 4, 0, 1)] == [1], "nothing else is there"
+    stored = StoredFeed(torch.arange(10), torch.arange(10), keep, batch_size=4, seed=0, device=CPU)
+    values = [place[0] for place in map(stored.place, stored.epoch(1))]
+    assert sorted(torch.cat(values).tolist()) == list(range(10))
+    assert [len(request.indices) for request in Order(9, 4, 0, Ranks(), min_batch=2)] == [4, 4]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -186,7 +184,7 @@ def test_exif_orientation_comes_before_the_window(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "0.png", exif=exif)
     split = Split(images=torch.zeros(1, 3, 18, 18, dtype=torch.uint8), labels=torch.tensor([0]), files=(tmp_path / "0.png",))
     whole = RandomResizedCrop(size=16, scale=(1.0, 1.0), ratio=(1e-2, 1.0))  # not wider than high: upright, it is all of it
-    batch = next(feed(split, ops=(whole, NORMALIZE), batch_size=2).epoch(1))
+    batch = next(feed(split, ops=(whole, NORMALIZE), batch_size=1).epoch(1))
     assert batch.windows[0, 2] > batch.windows[0, 3]
     assert batch.windows[0, 3] == 10
 
@@ -220,7 +218,7 @@ def test_recipes_take_the_size_and_the_normalisation() -> None:
         training_ops("flip", 64)
 
 
-def test_what_the_device_cannot_begin_with_is_told(split: Split) -> None:
+def test_a_recipe_that_the_device_cannot_begin_with_is_one_line(split: Split) -> None:
     with pytest.raises(ValueError, match="must begin with RandomResizedCrop"):
         feed(split, ops=training_ops("d2l", 16))
     with pytest.raises(ValueError, match="photographs in files are needed"):

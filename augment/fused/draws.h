@@ -1,0 +1,223 @@
+/* Parameters of each image from uniform numbers: the records of augment/fused/sample.py, whose formulas augment/distributions.py
+ * defines.
+ *
+ * Uniform numbers lie in rows, ``batch`` floats each, so that loops over images read and write what lies side by side. All
+ * arithmetic is in floats, rounded after each step, as tensors do it; only the last bit of expf may differ.
+ */
+#include <math.h>
+#include <stdint.h>
+
+typedef struct {
+    const DrawRecord *record;
+    const float *rows; /* from the record's first on */
+    void *const *inputs;
+    void *const *tables;
+    void *const *outputs;
+    int64_t batch;
+} Draws;
+
+static float row_of(const Draws *draws, int64_t row, int64_t image) { return draws->rows[row * draws->batch + image]; }
+
+/* Uniform in 0 .. count - 1. */
+static float below(float unit, float count) { return fminf(floorf(unit * count), count - 1.0f); }
+
+static void draw_chance(const Draws *draws) {
+    uint8_t *applied = draws->outputs[0];
+    float p = (float)draws->record->p;
+    for (int64_t i = 0; i < draws->batch; i++) applied[i] = draws->rows[i] < p;
+}
+
+static void draw_below(const Draws *draws) {
+    int64_t *drawn = draws->outputs[0];
+    float count = (float)draws->record->count;
+    for (int64_t i = 0; i < draws->batch; i++) drawn[i] = (int64_t)below(draws->rows[i], count);
+}
+
+static void draw_uniform(const Draws *draws) {
+    int64_t size = draws->record->size;
+    float *drawn = (float *)draws->outputs[0] + draws->record->place;
+    float span = (float)draws->record->span, low = (float)draws->record->low;
+    int is_rounded = (int)draws->record->is_rounded;
+    for (int64_t i = 0; i < draws->batch; i++) {
+        float value = draws->rows[i] * span + low;
+        drawn[i * size] = is_rounded ? rintf(value) : value;
+    }
+}
+
+/* The order that sorts ``count`` numbers; equal ones stay in place. */
+static void draw_order(const Draws *draws) {
+    int64_t *order = draws->outputs[0];
+    int count = (int)draws->record->count;
+    for (int64_t i = 0; i < draws->batch; i++)
+        for (int a = 0; a < count; a++) {
+            int rank = 0;
+            for (int b = 0; b < count; b++) {
+                float key = row_of(draws, a, i), rival = row_of(draws, b, i);
+                rank += b < a ? rival <= key : rival < key;
+            }
+            order[i * count + rank] = a;
+        }
+}
+
+/* Sides of a window of a drawn share of the image's area and a drawn ratio. */
+static void try_sides(const Draws *draws, int try, int64_t image, float *first, float *second) {
+    const DrawRecord *record = draws->record;
+    float share = row_of(draws, try, image) * (float)record->area_span + (float)record->area_low;
+    float area = share * (float)(record->height * record->width);
+    float aspect = expf(row_of(draws, TRIES + try, image) * (float)record->ratio_span + (float)record->ratio_low);
+    *first = rintf(sqrtf(area * aspect));
+    *second = rintf(sqrtf(area / aspect));
+}
+
+static void put_rectangle(const Draws *draws, int64_t image, float top, float left, float height, float width) {
+    float all[4] = {top, left, height, width};
+    for (int i = 0; i < 4; i++) ((float *)draws->outputs[i])[image] = all[i];
+}
+
+/* The first of the windows that fits the image, or else the largest centred one. */
+static void draw_window(const Draws *draws) {
+    float most_height = (float)draws->record->height, most_width = (float)draws->record->width;
+    for (int64_t i = 0; i < draws->batch; i++) {
+        float height = (float)draws->record->fallback_height, width = (float)draws->record->fallback_width;
+        float top = floorf((most_height - height) / 2.0f), left = floorf((most_width - width) / 2.0f);
+        for (int try = 0; try < TRIES; try++) {
+            float high, wide;
+            try_sides(draws, try, i, &wide, &high);
+            if (!(wide > 0.0f && wide <= most_width && high > 0.0f && high <= most_height)) continue;
+            height = high;
+            width = wide;
+            top = below(row_of(draws, 2 * TRIES, i), most_height + 1.0f - height);
+            left = below(row_of(draws, 2 * TRIES + 1, i), most_width + 1.0f - width);
+            break;
+        }
+        put_rectangle(draws, i, top, left, height, width);
+    }
+}
+
+/* The first of the windows that leaves something of the image; without height where none does or none is wanted. */
+static void draw_rectangle(const Draws *draws) {
+    float most_height = (float)draws->record->height, most_width = (float)draws->record->width;
+    float p = (float)draws->record->p;
+    for (int64_t i = 0; i < draws->batch; i++) {
+        float height = 0.0f, width = 0.0f;
+        for (int try = 0; try < TRIES; try++) {
+            float high, wide;
+            try_sides(draws, try, i, &high, &wide);
+            if (!(high < most_height && wide < most_width)) continue;
+            height = row_of(draws, 2 * TRIES, i) < p ? high : 0.0f;
+            width = wide;
+            break;
+        }
+        float top = below(row_of(draws, 2 * TRIES + 1, i), most_height + 1.0f - height);
+        float left = below(row_of(draws, 2 * TRIES + 2, i), most_width + 1.0f - width);
+        put_rectangle(draws, i, top, left, height, width);
+    }
+}
+
+static void draw_square(const Draws *draws) {
+    float side = (float)draws->record->side;
+    float rows = (float)draws->record->height + 1.0f - side, columns = (float)draws->record->width + 1.0f - side;
+    for (int64_t i = 0; i < draws->batch; i++)
+        put_rectangle(draws, i, below(row_of(draws, 0, i), rows), below(row_of(draws, 1, i), columns), side, side);
+}
+
+/* Where the corners of a perspective go, from top left on clockwise: x and y of each. */
+static void draw_corners(const Draws *draws) {
+    int64_t *corners = draws->outputs[0], right = (int64_t)draws->record->width, bottom = (int64_t)draws->record->height;
+    float reach_x = (float)draws->record->reach_x, reach_y = (float)draws->record->reach_y;
+    for (int64_t i = 0; i < draws->batch; i++)
+        for (int corner = 0; corner < 4; corner++) {
+            int64_t x = (int64_t)below(row_of(draws, corner, i), reach_x);
+            int64_t y = (int64_t)below(row_of(draws, 4 + corner, i), reach_y);
+            corners[i * 8 + corner * 2] = corner == 1 || corner == 2 ? right - x : x;
+            corners[i * 8 + corner * 2 + 1] = corner >= 2 ? bottom - y : y;
+        }
+}
+
+/* A weight: the record's first row, or an input, of which every second number is a weight. */
+static float weight(const Draws *draws, int64_t image) {
+    return draws->record->has_input ? ((const float *)draws->inputs[0])[2 * image] : draws->rows[image];
+}
+
+static void draw_cutmix(const Draws *draws) {
+    int first = draws->record->has_input ? 0 : 1;
+    float sides[2] = {(float)draws->record->height, (float)draws->record->width};
+    float *lam = draws->outputs[4];
+    for (int64_t i = 0; i < draws->batch; i++) {
+        float half = sqrtf(1.0f - weight(draws, i)) * 0.5f, from[2], size[2];
+        for (int axis = 0; axis < 2; axis++) {
+            float side = sides[axis], centre = below(row_of(draws, first + axis, i), side);
+            float reach = floorf(half * side);
+            from[axis] = fmaxf(centre - reach, 0.0f);
+            size[axis] = fminf(centre + reach, side) - from[axis];
+        }
+        put_rectangle(draws, i, from[0], from[1], size[0], size[1]);
+        lam[i] = 1.0f - size[0] * size[1] / (sides[0] * sides[1]);
+    }
+}
+
+/* AugMix: the weight of the image itself, and of each chain. */
+static void draw_weights(const Draws *draws) {
+    int64_t chains = draws->record->chains;
+    float *weights = draws->outputs[0];
+    const float *shares = draws->inputs[draws->record->has_input ? 1 : 0];
+    for (int64_t i = 0; i < draws->batch; i++) {
+        float own = weight(draws, i);
+        *weights++ = own;
+        for (int64_t n = 0; n < chains; n++) *weights++ = (1.0f - own) * *shares++;
+    }
+}
+
+/* An op of a policy's space at ``place``, and what that is: its kernel and the kernel's arguments. */
+static void put_op(const Draws *draws, int64_t place, int64_t op, int64_t bin, int negative, int64_t bins) {
+    const float *arguments = (const float *)draws->tables[1] + ((op * bins + bin) * 2 + negative) * ARGUMENTS;
+    ((int64_t *)draws->outputs[0])[place] = op;
+    ((int64_t *)draws->outputs[1])[place] = bin;
+    ((uint8_t *)draws->outputs[2])[place] = (uint8_t)negative;
+    ((int64_t *)draws->outputs[3])[place] = ((const int64_t *)draws->tables[0])[op];
+    for (int n = 0; n < ARGUMENTS; n++) ((float *)draws->outputs[4])[place * ARGUMENTS + n] = arguments[n];
+}
+
+/* A policy: for each of its places an op, a bin and a sign. */
+static void draw_policy(const Draws *draws) {
+    const DrawRecord *record = draws->record;
+    int64_t places = record->places, chain = record->chain;
+    float choices = (float)record->count, drawn_bins = (float)record->drawn_bins;
+    for (int64_t i = 0; i < draws->batch; i++)
+        for (int64_t place = 0; place < places; place++) {
+            int64_t op = (int64_t)below(row_of(draws, record->op_row + place, i), choices), bin = record->first_bin;
+            if (chain && (float)(place % chain) > below(row_of(draws, place / chain, i), (float)chain))
+                op = (int64_t)choices; /* behind its end: the name after those that are drawn is Identity */
+            if (drawn_bins > 0.0f) bin += (int64_t)below(row_of(draws, record->bin_row + place, i), drawn_bins);
+            put_op(draws, i * places + place, op, bin, row_of(draws, record->sign_row + place, i) < 0.5f, record->bins);
+        }
+}
+
+/* AutoAugment: a pair of ops, each applied at its own rate. Rows: the pair, whether each op is applied, and the signs. */
+static void draw_pair(const Draws *draws) {
+    const int64_t *ops = draws->tables[2], *bins = draws->tables[4];
+    const float *rates = draws->tables[3];
+    for (int64_t i = 0; i < draws->batch; i++) {
+        int64_t pair = (int64_t)below(row_of(draws, 0, i), (float)draws->record->count);
+        ((int64_t *)draws->outputs[5])[i] = pair;
+        for (int64_t place = 0; place < 2; place++) {
+            int64_t which = pair * 2 + place;
+            int64_t op = row_of(draws, 1 + place, i) < rates[which] ? ops[which] : draws->record->identity;
+            put_op(draws, i * 2 + place, op, bins[which], row_of(draws, 3 + place, i) < 0.5f, draws->record->bins);
+        }
+    }
+}
+
+#define ENTRY(NUMBER, NAME) [NUMBER] = draw_##NAME,
+static void (*const FORMULAS[])(const Draws *) = {EACH_DRAW(ENTRY)};
+#undef ENTRY
+
+/* All records of a program for ``batch`` images. ``addresses``: of all that records read, but for the uniform numbers, and of what
+ * they write. */
+void draw_parameters(const DrawRecord *records, int32_t count, const float *uniforms, void *const *addresses, int64_t batch) {
+    for (const DrawRecord *record = records; record < records + count; record++) {
+        Draws draws = {record, uniforms + record->row * batch, addresses + record->input, addresses + record->table,
+                       addresses + record->output, batch};
+        FORMULAS[record->kind](&draws);
+    }
+}

@@ -1,0 +1,136 @@
+"""Draws of a recipe: for each op what torchvision draws for one image, drawn for a whole batch at once.
+
+``sample(ops, ...)`` returns a dict of tensors for each op, the batch first in every tensor. All uniform numbers come from one
+``torch.rand`` [rows, B]. Parameters follow from them by the tensor operations of ``augment.distributions``, which run on any
+device and under ``torch.compile``, or by one kernel, C on a CPU and Triton on CUDA, from the records that ``encode`` makes. The
+device is not asked for a value.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from augment import policies
+from augment.distributions import DrawRecord, Input, Params, Source
+from augment.op import Op
+
+__all__ = ["Params", "Program", "SampleKernel", "encode", "sample"]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A parameter that a kernel writes, of the op at ``index``: ``dtype`` [B, *shape]."""
+
+    index: int
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """The draws of a recipe for images of one size. Compared by identity: ``encode`` makes each once.
+
+    ``inputs``: what PyTorch draws by itself, with the index of its op. ``tables``: (policy, height, width) whose
+    ``policies.tables`` the records read, one after the other.
+    """
+
+    rows: int
+    records: tuple[DrawRecord, ...]
+    outputs: tuple[Drawn, ...]
+    inputs: tuple[tuple[int, Input], ...]
+    tables: tuple[tuple[str, int, int], ...]
+
+
+SampleKernel = Callable[[Program, Tensor, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], None]
+"""(program, uniforms, inputs, tables, outputs): fill the outputs. All are contiguous and on one device, but for Beta weights,
+which are every second number in memory."""
+
+
+def count_rows(recipe: Sequence[Op]) -> int:
+    """Return the rows of uniform numbers that a recipe needs, whatever the size of images."""
+    return sum(d.rows(op) for op in recipe for d in op.draws)
+
+
+@functools.lru_cache(maxsize=256)
+def encode(recipe: tuple[Op, ...], height: int, width: int) -> Program:
+    """Return the recipe's draws for images of that size. Raises ValueError if an op cannot be done on them."""
+    records: list[DrawRecord] = []
+    outputs: list[Drawn] = []
+    inputs: list[tuple[int, Input]] = []
+    tables: list[tuple[str, int, int]] = []
+    row = table = 0
+    for index, op in enumerate(recipe):
+        size = op.output_size(height, width)  # first: it says what is wrong with sizes that cannot be
+        for distribution in op.draws:
+            records += [
+                record._replace(
+                    row=row + record.row, output=len(outputs) + record.output, input=len(inputs) + record.input,
+                    table=table + record.table,
+                )
+                for record in distribution.records(op, height, width)
+            ]  # fmt: skip
+            outputs += [Drawn(index, name, *output) for name, output in distribution.outputs(op).items()]
+            inputs += [(index, made) for made in distribution.inputs(op, height, width)]
+            if distribution.policy:
+                tables.append((distribution.policy, height, width))
+                table += policies.TABLES[distribution.policy]
+            row += distribution.rows(op)
+        height, width = size
+    return Program(row, tuple(records), tuple(outputs), tuple(inputs), tuple(tables))
+
+
+def sample(
+    recipe: Sequence[Op], batch: int, height: int, width: int, generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu", kernel: SampleKernel | None = None,
+) -> tuple[Params, ...]:  # fmt: skip
+    """Draw the parameters of a sequence of ops for ``batch`` images of ``height`` x ``width``, a dict for each op.
+
+    ``kernel`` computes them from the uniform numbers; None: tensor operations do. Without a generator the device's global one
+    is used; with one it is never touched. Raises ValueError if an op cannot be done on images of that size.
+    """
+    source = Source(batch=batch, device=torch.device(device), generator=generator, height=height, width=width)
+    if kernel is None:
+        source.draw(count_rows(recipe))
+        return _by_tensors(recipe, source)
+    program = encode(tuple(recipe), height, width)
+    source.draw(program.rows)
+    if type(source.uniforms) is not Tensor:  # nothing to do, or a stand-in without memory
+        return _by_tensors(recipe, source)
+    return _by_kernel(program, source.uniforms, len(recipe), source, kernel)
+
+
+def _by_tensors(recipe: Sequence[Op], source: Source) -> tuple[Params, ...]:
+    params = []
+    for op in recipe:
+        size = op.output_size(source.height, source.width)  # first: it says what is wrong with sizes that cannot be
+        drawn: Params = {}
+        for distribution in op.draws:
+            drawn |= distribution.sample(op, source)
+        params.append(drawn)
+        source.height, source.width = size
+    return tuple(params)
+
+
+def _by_kernel(
+    program: Program, uniforms: Tensor, length: int, source: Source, kernel: SampleKernel
+) -> tuple[Params, ...]:  # fmt: skip
+    params: tuple[Params, ...] = tuple([{} for _ in range(length)])
+    inputs = []
+    for index, made in program.inputs:
+        tensor = getattr(source, made.method)(*made.arguments)
+        inputs.append(tensor)
+        if made.name:
+            params[index][made.name] = tensor
+    outputs = []
+    for output in program.outputs:
+        tensor = torch.empty((source.batch, *output.shape), dtype=output.dtype, device=source.device)
+        outputs.append(tensor)
+        params[output.index][output.name] = tensor
+    if source.batch:
+        tables = [table for policy in program.tables for table in policies.tables(*policy, source.device)]
+        kernel(program, uniforms, inputs, tables, outputs)
+    return params

@@ -1,0 +1,254 @@
+"""Passes as Triton kernels: a program does a tile of an image, or an image from first pass to last.
+
+Records of passes (``fused.passes``) are compiled into a kernel; drawn numbers are read by each program for its image, so that
+images of a batch branch apart at no cost to one another and nothing depends on the size of the batch.
+
+``image_pass`` is a single pass, a program a tile. ``image_passes`` is any number of them in one launch: a program takes an
+image through all, keeps it between passes in scratch memory of its own, and measures the whole image (a mean, a range, a
+histogram) by itself: at once if it holds the image (``WHOLE``), else by going over its tiles twice. ``fused.cuda`` chooses.
+
+Why a program reads what it wrote: its threads are one block, and ``tl.debug_barrier`` is ``bar.sync`` (``__syncthreads``),
+behind which all threads of a block see what any of them did to global memory before it. No other block touches a program's
+scratch. Loads are plain ``ld.global``, to which that applies, not ``ld.global.nc``, to which it does not: a test looks at what
+the compiler makes. All threads meet the same barriers, since conditions around one are the same for the whole program.
+
+Arguments with a type are constants that a kernel is compiled for; Triton takes no other types, and gives constants conditions
+of their own. Values are float32 throughout.
+"""
+
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+import triton
+import triton.language as tl
+
+from augment.distributions import CHAIN
+from augment.fused.kinds import SAMPLERS
+from augment.fused.triton_geometry import sample
+from augment.fused.triton_points import first, get, pixels_of, size, step, unit
+from augment.fused.triton_steps import do_step, measure, scaled
+
+WHOLE = 4096
+"""Pixels of an image that one program can hold: the whole image is then measured without reading it twice."""
+
+TILE = 1024
+"""Pixels of a tile of larger images."""
+
+
+def tile(pixels: int, whole: bool) -> int:
+    """Return how many pixels a program of one pass does: all if ``whole``, else such that tiles stay below 2**16."""
+    return triton.next_power_of_2(pixels if whole else min(pixels, max(TILE, pixels // 2**15)))
+
+
+ROUND = tl.constexpr(1.5 * 2**23)
+AUGMIX = tl.constexpr(SAMPLERS.index("augmix"))
+OPS = tl.constexpr(CHAIN)
+
+
+@triton.jit
+def planes(image, height: tl.constexpr, width: tl.constexpr):
+    """Return strides of scratch memory: of images, of which it holds one, channels, rows and columns."""
+    zero = (image * 0).to(tl.int32)
+    return zero, zero + height * width, zero + width, zero + 1
+
+
+@triton.jit
+def store(target, strides, index, width: tl.constexpr, red, green, blue, mask, to_bytes: tl.constexpr):
+    if to_bytes:
+        # Adding 1.5 * 2**23 leaves no bits for a fraction: rounds half to even, as torch.round does.
+        red = (unit(red) * 255 + ROUND) - ROUND
+        green = (unit(green) * 255 + ROUND) - ROUND
+        blue = (unit(blue) * 255 + ROUND) - ROUND
+    place = target + index // width * strides[2] + index % width * strides[3]
+    tl.store(place, red.to(target.dtype.element_ty), mask=mask)
+    tl.store(place + strides[1], green.to(target.dtype.element_ty), mask=mask)
+    tl.store(place + 2 * strides[1], blue.to(target.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["batch"])
+def image_pass(
+    images, out, draws, strides, out_strides, batch,
+    record: tl.constexpr, white: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """Program (image, tile): a tile of pixels of one image's result, all of them where the whole image is measured."""
+    image = tl.program_id(0).to(tl.int64)
+    index = tl.program_id(1) * tile + tl.arange(0, tile)
+    mask = index < pixels_of(record)
+    red, green, blue = sample(images, strides, draws, image, batch, 0, index, mask, record, white, False)
+    red, green, blue = scaled(red, green, blue, record, white)
+    for n in tl.static_range(1, len(get(record, "steps"))):
+        red, green, blue = do_step(draws, image, 0, index, red, green, blue, mask, draws[0], record, n, True)
+    store(out + image * out_strides[0], out_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
+
+
+# ---- an image from the first pass to the last -------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["batch"])
+def image_passes(
+    images, out, scratch, measured, draws, strides, out_strides, batch,
+    chain: tl.constexpr, count: tl.constexpr, white: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
+    to_bytes: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """Program: one image after the other, each through all of ``chain``, records of passes.
+
+    A program's ``scratch``: ``buffers`` of ``room`` numbers, into which passes write by turns; its ``measured``: ``count``.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    scratch += program * (buffers * room)
+    measured += program * count
+    for number in range(program, batch, tl.num_programs(0)):
+        image = program * 0 + number  # the interpreter counts in plain numbers, without a type
+        for p in tl.static_range(len(chain)):
+            source, source_strides = source_of(images, strides, scratch, image, get(chain, p), p, room, buffers)
+            target, target_strides = target_of(out, out_strides, scratch, image, get(chain, p), p, len(chain), room, buffers)
+            do_pass(
+                source, source_strides, target, target_strides, scratch, measured, draws, image, batch, 0, get(chain, p), p,
+                white if p == 0 else 1, room, buffers, to_bytes and p == len(chain) - 1, tile,
+            )  # fmt: skip
+
+
+@triton.jit
+def buffer_of(scratch, p: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr):
+    """Return where pass p writes: not to the buffer that it reads, or to that one if programs hold images whole."""
+    return scratch + (p % 2 if buffers > 1 else 0) * room
+
+
+@triton.jit
+def source_of(
+    images, strides, scratch, image, record: tl.constexpr, p: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr
+):  # fmt: skip
+    if p == 0:
+        return images, strides
+    else:
+        return buffer_of(scratch, p - 1, room, buffers), planes(image, size(record, "height"), size(record, "width"))
+
+
+@triton.jit
+def target_of(
+    out, strides, scratch, image,
+    record: tl.constexpr, p: tl.constexpr, passes: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
+):  # fmt: skip
+    if p == passes - 1:
+        return out + image * strides[0], strides
+    else:
+        return buffer_of(scratch, p, room, buffers), planes(image, size(record, "out_height"), size(record, "out_width"))
+
+
+@triton.jit
+def do_pass(
+    source, strides, target, target_strides, scratch, row, draws, image, batch, turn,
+    record: tl.constexpr, p: tl.constexpr, white: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
+    to_bytes: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """Do all of one pass over an image. Its last barrier makes the result, and the row, free to be read and written again."""
+    if pixels_of(record) <= tile:
+        held_pass(
+            source, strides, target, target_strides, buffer_of(scratch, p, room, buffers), row, draws, image, batch, turn,
+            record, white, to_bytes, tile,
+        )  # fmt: skip
+    elif step(record, 0, "sampler") == AUGMIX:
+        tiled_chains(source, strides, scratch, row, draws, image, batch, record, p, white, room, buffers, tile)
+    else:
+        tiled_pass(source, strides, target, target_strides, row, draws, image, batch, turn, record, white, to_bytes, tile)
+    tl.debug_barrier()
+
+
+@triton.jit
+def held_pass(
+    source, strides, target, target_strides, scratch, row, draws, image, batch, turn,
+    record: tl.constexpr, white: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """Do a pass of an image that is one tile."""
+    index = tl.arange(0, tile)
+    mask = index < pixels_of(record)
+    red, green, blue = sample(source, strides, draws, image, batch, turn, index, mask, record, white, False)
+    red, green, blue = scaled(red, green, blue, record, white)
+    tl.debug_barrier()  # all is read: it may be overwritten
+    if step(record, 0, "sampler") == AUGMIX:
+        red, green, blue = held_chains(red, green, blue, scratch, row, draws, image, batch, index, mask, record)
+    for n in tl.static_range(1, len(get(record, "steps"))):
+        red, green, blue = do_step(draws, image, turn, index, red, green, blue, mask, row, record, n, True)
+    store(target, target_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
+
+
+@triton.jit
+def tiled_pass(
+    source, strides, target, target_strides, row, draws, image, batch, turn,
+    record: tl.constexpr, white: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """Do a pass of a larger image, for which ``source`` and ``target`` must be apart."""
+    if get(record, "at") > 0:
+        measure(source, strides, row, draws, image, batch, turn, record, white, tile)
+        tl.debug_barrier()
+    for start in range(0, pixels_of(record), tile):
+        index = start + tl.arange(0, tile)
+        mask = index < pixels_of(record)
+        red, green, blue = sample(source, strides, draws, image, batch, turn, index, mask, record, white, False)
+        red, green, blue = scaled(red, green, blue, record, white)
+        for n in tl.static_range(1, len(get(record, "steps"))):
+            red, green, blue = do_step(draws, image, turn, index, red, green, blue, mask, row, record, n, False)
+        store(target, target_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
+
+
+# ---- AugMix -----------------------------------------------------------------------------------------------------------
+# Chains of three ops of a policy, one op after the other, all in one loop: the code of one op is compiled, not of nine.
+
+
+@triton.jit
+def held_chains(red, green, blue, scratch, row, draws, image, batch, index, mask, record: tl.constexpr):
+    """Mix the image and its chains, all in registers; ``scratch`` holds the pixels whose neighbours the next op reads."""
+    strides = planes(image, size(record, "out_height"), size(record, "out_width"))
+    weights = draws[first(record, 0, 2)] + image * (step(record, 0, "chains") + 1)
+    weight = tl.load(weights)
+    total_r, total_g, total_b = red * weight, green * weight, blue * weight
+    for chain in range(step(record, 0, "chains")):
+        r, g, b = red, green, blue
+        for place in range(OPS):
+            turn = chain * OPS + place
+            store(scratch, strides, index, size(record, "out_width"), r, g, b, mask, False)
+            tl.debug_barrier()
+            r, g, b = sample(scratch, strides, draws, image, batch, turn, index, mask, get(record, "chain_op"), 1, False)
+            tl.debug_barrier()
+            r, g, b = do_step(draws, image, turn, index, r, g, b, mask, row, get(record, "chain_op"), 1, True)
+        weight = tl.load(weights + chain + 1)
+        total_r, total_g, total_b = total_r + r * weight, total_g + g * weight, total_b + b * weight
+    return total_r, total_g, total_b
+
+
+@triton.jit
+def tiled_chains(
+    source, strides, scratch, row, draws, image, batch,
+    record: tl.constexpr, p: tl.constexpr, white: tl.constexpr,
+    room: tl.constexpr, buffers: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """Mix the image and its chains in tiles, in four buffers: the sum (pass p's result), the image, and two for ops by turns.
+
+    ``source`` may lie in one of these two, which is free once the image has been moved out of it.
+    """
+    inside = planes(image, size(record, "out_height"), size(record, "out_width"))
+    total, moved, last = scratch + p % 2 * room, scratch + 2 * room, scratch + 3 * room
+    weights = draws[first(record, 0, 2)] + image * (step(record, 0, "chains") + 1)
+    weight = tl.load(weights)
+    for start in range(0, pixels_of(record), tile):
+        index = start + tl.arange(0, tile)
+        mask = index < pixels_of(record)
+        red, green, blue = sample(source, strides, draws, image, batch, 0, index, mask, record, white, False)
+        red, green, blue = scaled(red, green, blue, record, white)
+        store(moved, inside, index, size(record, "out_width"), red, green, blue, mask, False)
+        store(total, inside, index, size(record, "out_width"), red * weight, green * weight, blue * weight, mask, False)
+    tl.debug_barrier()
+    for chain in range(step(record, 0, "chains")):
+        for place in range(OPS):  # from 2 to 3, to the source's, to 3
+            here = tl.where(place == 0, 2, tl.where(place == 1, 3, (p + 1) % 2))
+            there = tl.where(place == 1, (p + 1) % 2, 3)
+            tiled_pass(
+                scratch + here * room, inside, scratch + there * room, inside, row, draws, image, batch, chain * OPS + place,
+                get(record, "chain_op"), 1, False, tile,
+            )  # fmt: skip
+            tl.debug_barrier()
+        weight = tl.load(weights + chain + 1)
+        for start in range(0, 3 * pixels_of(record), tile):
+            index = start + tl.arange(0, tile)
+            mask = index < 3 * pixels_of(record)
+            before = tl.load(total + index, mask=mask)
+            tl.store(total + index, before + tl.load(last + index, mask=mask) * weight, mask=mask)
+        tl.debug_barrier()

@@ -1,0 +1,159 @@
+"""A pass's changes of values in Triton, and the statistics of the whole image that they need first.
+
+Arguments with a type are constants that a kernel is compiled for: tuples of records (``fused.passes``).
+"""
+
+# ruff: noqa: SIM102
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+import triton
+import triton.language as tl
+
+from augment.fused.kinds import CHANGES, POINTS
+from augment.fused.passes import MEASURES
+from augment.fused.triton_geometry import drawn_point, sample, within
+from augment.fused.triton_points import (
+    FIRST_LEVEL,
+    bins_of,
+    change,
+    first,
+    get,
+    grey,
+    levels_of,
+    pixels_of,
+    size,
+    step,
+    unit,
+    widen,
+)
+
+PLAIN = sum(1 << index for index, name in enumerate(POINTS) if name not in MEASURES)
+JITTER, ERASE, NORMALIZE, NOISE = (tl.constexpr(CHANGES.index(name)) for name in ("jitter", "erase", "normalize", "noise"))
+CONTRAST, AUTOCONTRAST, EQUALIZE = (tl.constexpr(POINTS.index(name)) for name in ("contrast", "autocontrast", "equalize"))
+
+
+@triton.constexpr_function
+def plain(points: int) -> int:
+    """Return the bits of point ops that measure nothing."""
+    return points & PLAIN
+
+
+@triton.jit
+def scaled(red, green, blue, record: tl.constexpr, white: tl.constexpr):
+    """Scale to white 1; by the division that PyTorch does if the last bit matters."""
+    if white == 1:
+        return red, green, blue
+    elif get(record, "is_exact"):
+        return tl.div_rn(red, white * 1.0), tl.div_rn(green, white * 1.0), tl.div_rn(blue, white * 1.0)
+    else:
+        return red * (1 / white), green * (1 / white), blue * (1 / white)
+
+
+@triton.jit
+def do_step(
+    draws, image, turn, index, red, green, blue, mask, measured,
+    record: tl.constexpr, n: tl.constexpr, whole: tl.constexpr,
+):  # fmt: skip
+    """Return values after step n."""
+    if step(record, n, "change") == ERASE:
+        y, x = index // size(record, "out_width"), index % size(record, "out_width")
+        hidden = within(draws, image, y, x, record, n)
+        value = step(record, n, "value")
+        red, green, blue = tl.where(hidden, value, red), tl.where(hidden, value, green), tl.where(hidden, value, blue)
+    elif step(record, n, "change") == NORMALIZE:
+        red = red * step(record, n, "gain", 0) + step(record, n, "bias", 0)
+        green = green * step(record, n, "gain", 1) + step(record, n, "bias", 1)
+        blue = blue * step(record, n, "gain", 2) + step(record, n, "bias", 2)
+    elif step(record, n, "change") == NOISE:
+        noise = draws[first(record, n)] + image * (3 * pixels_of(record)) + index
+        red = unit(red + tl.load(noise, mask=mask, other=0.0))
+        green = unit(green + tl.load(noise + pixels_of(record), mask=mask, other=0.0))
+        blue = unit(blue + tl.load(noise + 2 * pixels_of(record), mask=mask, other=0.0))
+    elif step(record, n, "change") == JITTER:
+        for place in range(4):
+            point, strength = drawn_point(draws, image, place, record, n)
+            red, green, blue = change(
+                point, strength, red, green, blue, mask, measured, step(record, n, "points"), record, whole
+            )  # fmt: skip
+    else:
+        point, strength = drawn_point(draws, image, turn, record, n)
+        red, green, blue = change(
+            point, strength, red, green, blue, mask, measured, step(record, n, "points"), record, whole
+        )  # fmt: skip
+    return red, green, blue
+
+
+# ---- statistics of a whole image --------------------------------------------------------------------------------------
+
+
+@triton.jit
+def measuring_point(draws, image, turn, record: tl.constexpr, n: tl.constexpr):
+    """Return the point op in step n for which this image is measured, 0 if it is not."""
+    if step(record, n, "change") == JITTER:
+        return image * 0 + CONTRAST
+    else:
+        point, _ = drawn_point(draws, image, turn, record, n)
+        return tl.where((point == CONTRAST) | (point == AUTOCONTRAST) | (point == EQUALIZE), point, 0)
+
+
+@triton.jit
+def before_contrast(draws, image, red, green, blue, mask, record: tl.constexpr, n: tl.constexpr):
+    """Return values after those ops of a jitter, step n, that this image goes through before its contrast."""
+    before = 1
+    for place in range(4):
+        point, strength = drawn_point(draws, image, place, record, n)
+        before = tl.where(point == CONTRAST, 0, before)
+        if before == 1:
+            red, green, blue = change(
+                point, strength, red, green, blue, mask, draws[0], plain(step(record, n, "points")), record, False
+            )  # fmt: skip
+    return red, green, blue
+
+
+@triton.jit
+def measure(
+    source, strides, row, draws, image, batch, turn,
+    record: tl.constexpr, white: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """Measure an image, tile after tile, for step ``at`` if that needs it.
+
+    ``row`` float32 [count]: mean of grey, least and greatest of each channel, and from ``FIRST_LEVEL`` on the values of levels.
+    """
+    point = measuring_point(draws, image, turn, record, get(record, "at"))
+    total = 0.0
+    low_r, low_g, low_b, high_r, high_g, high_b = 2.0, 2.0, 2.0, -1.0, -1.0, -1.0  # values are in [0, 1]
+    counts_r = tl.zeros((256,), tl.int32)
+    counts_g = tl.zeros((256,), tl.int32)
+    counts_b = tl.zeros((256,), tl.int32)
+    for start in range(0, tl.where(point > 0, pixels_of(record), 0), tile):
+        index = start + tl.arange(0, tile)
+        mask = index < pixels_of(record)
+        red, green, blue = sample(source, strides, draws, image, batch, turn, index, mask, record, white, True)
+        red, green, blue = scaled(red, green, blue, record, white)
+        for n in tl.static_range(1, get(record, "at")):
+            red, green, blue = do_step(draws, image, turn, index, red, green, blue, mask, draws[0], record, n, False)
+        if step(record, get(record, "at"), "change") == JITTER:
+            red, green, blue = before_contrast(draws, image, red, green, blue, mask, record, get(record, "at"))
+        if point == CONTRAST:
+            total += tl.sum(tl.where(mask, grey(red, green, blue), 0.0), 0)
+        if point == AUTOCONTRAST:
+            low_r, high_r = widen(low_r, high_r, red, mask)
+            low_g, high_g = widen(low_g, high_g, green, mask)
+            low_b, high_b = widen(low_b, high_b, blue, mask)
+        if get(record, "measured") > FIRST_LEVEL:
+            if point == EQUALIZE:
+                counts_r += tl.histogram(bins_of(red), 256, mask)
+                counts_g += tl.histogram(bins_of(green), 256, mask)
+                counts_b += tl.histogram(bins_of(blue), 256, mask)
+    tl.store(row, total / pixels_of(record))
+    tl.store(row + 1, low_r)
+    tl.store(row + 2, low_g)
+    tl.store(row + 3, low_b)
+    tl.store(row + 4, high_r)
+    tl.store(row + 5, high_g)
+    tl.store(row + 6, high_b)
+    if get(record, "measured") > FIRST_LEVEL:
+        if point == EQUALIZE:
+            levels = row + FIRST_LEVEL + tl.arange(0, 256)
+            tl.store(levels, levels_of(counts_r))
+            tl.store(levels + 256, levels_of(counts_g))
+            tl.store(levels + 512, levels_of(counts_b))

@@ -1,0 +1,368 @@
+"""Values changed in place, from brightness to normalisation."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import kornia.augmentation as K
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from augment.backends.kornia import Clamp, kornia
+from augment.backends.torchvision import torchvision
+from augment.backends.triton_augment import triton_augment
+from augment.distributions import Jitter, Normal, Uniform
+from augment.fused import kinds
+from augment.op import Builder, Cell, ChanceOp, Drawn, Op, Range, op
+
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+PIL_HUE = "8-bit arithmetic, the hue on PIL's 8-bit wheel"
+PIL_COLOUR = "8-bit arithmetic, the hue in PIL's 8-bit HSV"
+ABOUT_BLACK = "contrast about black, not about the mean"
+ABOUT_GREY = "contrast about mid-grey, not about the mean"
+NO_CHANGE = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
+"""Factors that change nothing. torchvision neither draws from such a range nor sends the image through HSV and back."""
+
+
+def add_factor(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
+    """Add the factor less 1, and clamp."""
+    return (image + float(drawn["factor"]) - 1).clamp(0, 1)
+
+
+def scale_about_black(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
+    """Multiply the distance from black, and clamp."""
+    return (image * float(drawn["factor"])).clamp(0, 1)
+
+
+def _scale_about_grey(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
+    return ((image - 0.5) * float(drawn["factor"]) + 0.5).clamp(0, 1)
+
+
+def _on_pil(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
+    """Apply the oracle to a PIL image, whose hue goes through an HSV of 8 bits."""
+    result: Any = op.oracle(F.to_pil_image(image), drawn)
+    return F.to_dtype(F.pil_to_tensor(result), torch.float32, scale=True)
+
+
+def _build_jitter(library: Any, name: str) -> Builder:
+    return lambda op: library.ColorJitter(**{name: (op.low, op.high)})
+
+
+def torchvision_jitter(name: str) -> dict[str, Cell]:
+    """Return torchvision's cells of a ``FactorOp`` that is one of ColorJitter's ops."""
+    return torchvision(_build_jitter(v2, name), factor=f"{name}_factor")
+
+
+def _jitter_cells(name: str, place: int) -> dict[str, Cell]:
+    return (
+        torchvision_jitter(name)
+        # Kornia's RandomBrightness adds; its ColorJitter multiplies, as the definition does.
+        | kornia(_build_jitter(K, name), factor=f"{name}_factor")
+        | triton_augment("TritonColorJitter", lambda op: {name: (op.low, op.high)}, (place, place), factor=f"{name}_factor")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactorOp(Op):
+    """Base of ops of a factor in [low, high]."""
+
+    low: float = 0.5
+    high: float = 1.5
+
+    draws = (Uniform("factor", "low", "high", least=0.0),)
+
+
+@op
+class Brightness(FactorOp):
+    """Multiply by a factor in [low, high] and clamp: multiplicative, as torchvision and PIL."""
+
+    pins = {"low": 1.3, "high": 1.3}
+    cells = _jitter_cells("brightness", 3)
+    fused = kinds.PointOp("brightness", strength="factor")
+    alternatives = {
+        "additive brightness": add_factor,
+        "brightness off by 3 %": lambda op, image, drawn: F.adjust_brightness(image, 1.03 * float(drawn["factor"])),
+    }
+    oracle = lambda op, image, drawn: F.adjust_brightness(image, float(drawn["factor"]))
+
+
+@op
+class Contrast(FactorOp):
+    """Blend with the mean of the image's grey version by a factor in [low, high]: factor * x + (1 - factor) * mean."""
+
+    pins = {"low": 0.6, "high": 0.6}
+    cells = _jitter_cells("contrast", 4)
+    fused = kinds.PointOp("contrast", strength="factor")
+    differs = {"triton_augment": ABOUT_GREY}
+    alternatives = {ABOUT_BLACK: scale_about_black, ABOUT_GREY: _scale_about_grey}
+    oracle = lambda op, image, drawn: F.adjust_contrast(image, float(drawn["factor"]))
+
+
+@op
+class Saturation(FactorOp):
+    """Blend with the image's grey version (ITU-R 601 luma) by a factor in [low, high]."""
+
+    pins = {"low": 0.4, "high": 0.4}
+    cells = _jitter_cells("saturation", 5)
+    fused = kinds.PointOp("saturation", strength="factor")
+    oracle = lambda op, image, drawn: F.adjust_saturation(image, float(drawn["factor"]))
+
+
+@op
+class Hue(FactorOp):
+    """Shift the hue in HSV by a number of turns in [low, high], each within [-0.5, 0.5]."""
+
+    low: float = -0.1
+    high: float = 0.1
+
+    draws = (Uniform("factor", "low", "high", least=-0.5, most=0.5),)
+    pins = {"low": 0.2, "high": 0.2}
+    cells = torchvision_jitter("hue") | kornia(_build_jitter(K, "hue"), factor="hue_factor")
+    fused = kinds.PointOp("hue", strength="factor")
+    differs = {"pil": PIL_HUE}
+    alternatives = {PIL_COLOUR: _on_pil}
+    oracle = lambda op, image, drawn: F.adjust_hue(image, float(drawn["factor"]))
+
+
+def _factor_read(name: str) -> Any:
+    """Return the read of a factor of torchvision, which holds None for a range that changes nothing."""
+    return lambda params: NO_CHANGE[name] if params[f"{name}_factor"] is None else params[f"{name}_factor"]
+
+
+def _jitter(op: Any, image: Any, drawn: Drawn) -> Any:
+    adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+    for index in map(int, drawn["order"]):
+        name = tuple(NO_CHANGE)[index]
+        if name in op.changing:
+            image = adjust[index](image, float(drawn[name]))
+    return image
+
+
+def _jitter_about_grey(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
+    for index in drawn["order"]:
+        if list(NO_CHANGE)[int(index)] == "contrast":
+            image = _scale_about_grey(op, image, {"factor": drawn["contrast"]})
+        else:
+            image = op.oracle(image, {**drawn, "order": [index]})
+    return image
+
+
+def _jitter_on_pil(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
+    """Return NaN, which agrees with nothing, for a jitter without hue: it never sees PIL's HSV."""
+    return _on_pil(op, image, drawn) if "hue" in op.changing else torch.full_like(image, math.nan)
+
+
+@op
+class ColorJitter(Op):
+    """Brightness, Contrast, Saturation and Hue, each with its own factor, in a random order (all 24 equally likely)."""
+
+    brightness: Range = (0.5, 1.5)
+    contrast: Range = (0.5, 1.5)
+    saturation: Range = (0.5, 1.5)
+    hue: Range = (-0.5, 0.5)
+
+    draws = (Jitter(dict.fromkeys(NO_CHANGE, (0.0, math.inf)) | {"hue": (-0.5, 0.5)}),)
+    cells = (
+        torchvision(lambda op: v2.ColorJitter(**asdict(op)), order="fn_idx", **{name: _factor_read(name) for name in NO_CHANGE})
+        | kornia(
+            lambda op: K.ColorJitter(**asdict(op)), order=lambda params: params["order"][None],
+            **{name: f"{name}_factor" for name in NO_CHANGE},
+        )
+        | triton_augment(
+            "TritonColorJitter",
+            lambda op: {"brightness": op.brightness, "contrast": op.contrast, "saturation": op.saturation}, (3, 5),
+            refuses=lambda op: None if op.hue == (0.0, 0.0) else "it has no hue, so hue must be (0, 0)",
+            brightness="brightness_factor", contrast="contrast_factor", saturation="saturation_factor",
+            hue=lambda args: torch.zeros_like(args["contrast_factor"]),
+            order=lambda args: torch.arange(4).repeat(len(args["contrast_factor"]), 1),  # its order is fixed
+        )
+    )  # fmt: skip
+    fused = kinds.Jitter()
+    differs = {
+        "kornia": "one order of the four ops for the whole batch",
+        "triton_augment": "brightness, contrast, saturation in this order; contrast about mid-grey, not about the mean",
+        "pil": PIL_HUE,
+    }
+    oracle = _jitter
+    alternatives = {PIL_COLOUR: _jitter_on_pil, ABOUT_GREY: _jitter_about_grey, "8-bit arithmetic, of PIL": _on_pil}
+
+    @property
+    def changing(self) -> tuple[str, ...]:
+        """Names of those of the four whose range is more than the factor that changes nothing."""
+        return tuple(name for name, factor in NO_CHANGE.items() if getattr(self, name) != (factor, factor))
+
+
+@op
+class Grayscale(ChanceOp):
+    """With probability ``p`` replace all three channels by the grey version (0.2989 R + 0.587 G + 0.114 B)."""
+
+    p: float = 0.2
+
+    cells = (
+        torchvision(lambda op: v2.RandomGrayscale(op.p))
+        | kornia(lambda op: K.RandomGrayscale(p=op.p))
+        | triton_augment(
+            "TritonRandomGrayscale", lambda op: {"p": op.p}, (6, 6), renamed={"p": "grayscale_p"},
+            applied=lambda args: args.get("grayscale_mask", args.get("grayscale")),
+        )
+    )  # fmt: skip
+    fused = kinds.PointOp("grayscale")
+    oracle = lambda op, image, drawn: F.rgb_to_grayscale(image, num_output_channels=3)
+
+
+def _solarize(image: Any, threshold: float) -> Any:
+    """Solarize at a share of the scale. Bytes and PIL images have whole thresholds, so ``>=`` needs the ceiling."""
+    is_float = isinstance(image, Tensor) and image.is_floating_point()
+    return F.solarize(image, threshold if is_float else math.ceil(threshold * 255))
+
+
+class _RandomSolarize(v2.RandomSolarize):
+    """torchvision's threshold is on the scale of the dtype; ours is a share of it."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return _solarize(inpt, self.threshold)
+
+
+@op
+class Solarize(ChanceOp):
+    """With probability ``p`` invert every value that is at least ``threshold`` (0 to 1)."""
+
+    threshold: float = 0.5
+
+    limits = {"threshold": (0.0, 1.0)}
+    cells = torchvision(lambda op: _RandomSolarize(op.threshold, op.p)) | kornia(
+        # A single threshold t would be drawn from 0.5 -/+ t, and something would be added first.
+        lambda op: K.RandomSolarize((op.threshold, op.threshold), additions=(0.0, 0.0), p=op.p)
+    )
+    fused = kinds.PointOp("solarize", strength="threshold")
+    has_thresholds = True
+    oracle = lambda op, image, drawn: _solarize(image, op.threshold)
+
+
+@op
+class Posterize(ChanceOp):
+    """With probability ``p`` keep only the ``bits`` highest of the 8 bits of each value."""
+
+    bits: int = 4
+
+    limits = {"bits": (0, 8)}
+    cells = torchvision(lambda op: v2.RandomPosterize(op.bits, op.p)) | kornia(
+        lambda op: K.RandomPosterize((op.bits, op.bits), p=op.p)
+    )
+    fused = kinds.PointOp("posterize", strength="bits")
+    has_thresholds = True
+    oracle = lambda op, image, drawn: F.posterize(image, op.bits)
+
+
+@op
+class Equalize(ChanceOp):
+    """With probability ``p`` equalise the histogram of each channel (256 bins, PIL's formula)."""
+
+    cells = torchvision(lambda op: v2.RandomEqualize(op.p)) | kornia(lambda op: K.RandomEqualize(p=op.p))
+    fused = kinds.PointOp("equalize")
+    has_thresholds = True
+    oracle = lambda op, image, drawn: F.equalize(image)
+
+
+@op
+class AutoContrast(ChanceOp):
+    """With probability ``p`` stretch each channel so that its darkest value becomes 0 and its brightest 1."""
+
+    cells = torchvision(lambda op: v2.RandomAutocontrast(op.p)) | kornia(lambda op: K.RandomAutoContrast(p=op.p))
+    fused = kinds.PointOp("autocontrast")
+    oracle = lambda op, image, drawn: F.autocontrast(image)
+
+
+@op
+class Invert(ChanceOp):
+    """With probability ``p`` replace every value by 1 minus it."""
+
+    cells = torchvision(lambda op: v2.RandomInvert(op.p)) | kornia(lambda op: K.RandomInvert(p=op.p))
+    fused = kinds.PointOp("invert")
+    oracle = lambda op, image, drawn: F.invert(image)
+
+
+@op
+class Sharpness(ChanceOp):
+    """With probability ``p`` blend with a smoothed version by ``factor``: 0 is smoothed, 1 the image, above 1 sharper.
+
+    The smoothing kernel is [[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13; the outermost pixels stay as they are (PIL).
+    """
+
+    factor: float = 2.0
+
+    limits = {"factor": (0.0, math.inf)}
+    cells = torchvision(lambda op: v2.RandomAdjustSharpness(op.factor, op.p)) | kornia(
+        lambda op: K.RandomSharpness((op.factor, op.factor), p=op.p)
+    )
+    fused = kinds.Sharpness(strength="factor")
+    oracle = lambda op, image, drawn: F.adjust_sharpness(image, op.factor)
+
+
+@op
+class GaussianBlur(Op):
+    """Convolve with a Gaussian of standard deviation in ``sigma`` pixels, cut to ``kernel_size``, borders reflected."""
+
+    kernel_size: int = 5
+    sigma: Range = (0.1, 2.0)
+
+    draws = (Uniform("sigma", "sigma", least=1e-6),)
+    pins = {"sigma": (1.0, 1.0)}
+    cells = torchvision(lambda op: v2.GaussianBlur(op.kernel_size, op.sigma), sigma=("sigma", 0)) | kornia(
+        lambda op: K.RandomGaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0)
+    )
+    fused = kinds.Blur()
+    oracle = lambda op, image, drawn: F.gaussian_blur(image, [op.kernel_size] * 2, [float(drawn["sigma"])] * 2)
+
+    def check(self) -> None:
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {self.kernel_size}")
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.kernel_size // 2 >= min(height, width):
+            setting = f"GaussianBlur(kernel_size={self.kernel_size})"
+            raise ValueError(f"{setting} reflects more than a {height}x{width} image: lower it")
+        return height, width
+
+
+@op
+class GaussianNoise(Op):
+    """Add normal noise of standard deviation ``sigma``, independent for every value, and clamp to [0, 1]. Needs float."""
+
+    sigma: float = 0.1
+
+    draws = (Normal(),)
+    cells = torchvision(lambda op: v2.GaussianNoise(sigma=op.sigma)) | kornia(  # Kornia's noise is not clamped
+        lambda op: nn.Sequential(K.RandomGaussianNoise(mean=0.0, std=op.sigma, p=1.0), Clamp()), noise="gaussian_noise"
+    )
+    fused = kinds.Noise()
+    needs_float = ("pil", "torchvision")
+    lanes = {"torchvision": "per_image"}  # drawn anew for every pixel of the batch
+    oracle = lambda op, image, drawn: (image + torch.as_tensor(drawn["noise"]).to(image)).clamp(0, 1)
+
+
+@op
+class Normalize(Op):
+    """Subtract ``mean`` and divide by ``std``, a number per channel on the 0 to 1 scale. Needs float."""
+
+    mean: tuple[float, float, float] = CIFAR10_MEAN
+    std: tuple[float, float, float] = CIFAR10_STD
+
+    cells = (
+        torchvision(lambda op: v2.Normalize(op.mean, op.std))
+        | kornia(lambda op: K.Normalize(op.mean, op.std))
+        | triton_augment("TritonNormalize", lambda op: {"mean": op.mean, "std": op.std}, (7, 7))
+    )
+    fused = kinds.Normalize()
+    needs_float = ("pil", "torchvision", "fused")
+    oracle = lambda op, image, drawn: F.normalize(image, list(op.mean), list(op.std))
+
+    def check(self) -> None:
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")

@@ -1,0 +1,317 @@
+"""Flips, crops and resampling."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import kornia.augmentation as K
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from augment.backends.kornia import kornia, window_reads
+from augment.backends.torchvision import torchvision
+from augment.backends.triton_augment import triton_augment
+from augment.distributions import Chance, Corners, Position, Shift, Uniform, Window
+from augment.fused import kinds
+from augment.op import ChanceOp, Drawn, Op, Range, op
+
+BILINEAR = InterpolationMode.BILINEAR
+NEAREST = InterpolationMode.NEAREST
+PIL_BORDER = "the border is not blended with the black outside"
+
+
+@op
+class HorizontalFlip(ChanceOp):
+    """Mirror left and right with probability ``p``."""
+
+    cells = (
+        torchvision(lambda op: v2.RandomHorizontalFlip(op.p))
+        | kornia(lambda op: K.RandomHorizontalFlip(p=op.p))
+        | triton_augment(
+            "TritonRandomHorizontalFlip", lambda op: {"p": op.p}, (2, 2), renamed={"p": "horizontal_flip_p"},
+            applied=lambda args: args.get("flip_mask", args.get("flip_horizontal")),
+        )
+    )  # fmt: skip
+    fused = kinds.Flip(axis=1)
+    oracle = lambda op, image, drawn: F.horizontal_flip(image)
+
+
+@op
+class VerticalFlip(ChanceOp):
+    """Mirror top and bottom with probability ``p``."""
+
+    cells = torchvision(lambda op: v2.RandomVerticalFlip(op.p)) | kornia(lambda op: K.RandomVerticalFlip(p=op.p))
+    fused = kinds.Flip(axis=0)
+    oracle = lambda op, image, drawn: F.vertical_flip(image)
+
+
+def _corners(params: Drawn) -> Tensor:
+    corners: Tensor = params["src"]
+    return corners
+
+
+@op
+class RandomCrop(Op):
+    """Pad every side with ``padding`` black pixels, then cut a ``size`` x ``size`` window, every position equally likely."""
+
+    size: int = 32
+    padding: int = 4
+
+    limits = {"size": (1, math.inf)}
+    setting = lambda size: {"size": size, "padding": size // 8}
+    draws = (Position(),)
+    pins = {"padding": 0}
+    cells = (
+        torchvision(lambda op: v2.RandomCrop(op.size, padding=op.padding))
+        | kornia(lambda op: K.RandomCrop((op.size, op.size), padding=op.padding), **window_reads(_corners))
+        | triton_augment(
+            "TritonRandomCrop", lambda op: {"size": op.size}, (1, 1), renamed={"size": "crop_size"},
+            refuses=lambda op: "it crops without padding, so padding must be 0" if op.padding else None,
+        )
+    )  # fmt: skip
+    fused = kinds.Crop()
+    oracle = lambda op, image, drawn: F.crop(
+        F.pad(image, [op.padding] * 4), int(drawn["top"]), int(drawn["left"]), op.size, op.size
+    )
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        if min(height, width) + 2 * self.padding < self.size:
+            raise ValueError(f"{self} needs larger images than {height}x{width}: raise padding")
+        return self.size, self.size
+
+
+def window(drawn: Drawn) -> tuple[int, int, int, int]:
+    """Return top, left, height and width."""
+    return int(drawn["top"]), int(drawn["left"]), int(drawn["height"]), int(drawn["width"])
+
+
+def resize_corners_aligned(image: Tensor, height: int, width: int) -> Tensor:
+    """Resize an image [3, H, W] as with align_corners=True, without antialias."""
+    return torch.nn.functional.interpolate(image[None], (height, width), mode="bilinear", align_corners=True)[0]
+
+
+@op
+class RandomResizedCrop(Op):
+    """Cut a window of random area and aspect ratio and resize it to ``size`` x ``size``.
+
+    The window's area is uniform in ``scale`` times the image's area, its width over height log-uniform in ``ratio``; its
+    position is uniform. After ten windows that do not fit: the largest centred window whose ratio is allowed. Source:
+    Szegedy et al. 2015, as in torchvision. ``antialias`` low-pass filters where the window is larger than ``size``.
+    """
+
+    size: int = 32
+    scale: Range = (0.08, 1.0)
+    ratio: Range = (3 / 4, 4 / 3)
+    antialias: bool = True
+
+    limits = {"size": (1, math.inf)}
+    setting = lambda size: {"size": size}
+    draws = (Window(),)
+    pins = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+    cells = torchvision(
+        lambda op: v2.RandomResizedCrop(op.size, scale=op.scale, ratio=op.ratio, antialias=op.antialias)
+    ) | kornia(  # torchvision samples at pixel centres, which is Kornia's align_corners=False
+        lambda op: K.RandomResizedCrop((op.size, op.size), scale=op.scale, ratio=op.ratio, align_corners=False),
+        **window_reads(_corners),
+    )
+    fused = kinds.Window()
+    differs = {"kornia": "no antialias; the fallback window is not centred"}
+    alternatives = {
+        "no antialias": lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2, BILINEAR, False),
+        "align_corners": lambda op, image, drawn: resize_corners_aligned(F.crop(image, *window(drawn)), op.size, op.size),
+    }
+    oracle = lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2, BILINEAR, op.antialias)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        return self.size, self.size
+
+
+@op
+class Rotate(Op):
+    """Rotate about the image's centre by an angle in ``degrees``; the frame keeps its size."""
+
+    degrees: Range = (-15.0, 15.0)
+
+    draws = (Uniform("angle", "degrees"),)
+    pins = {"degrees": (30.0, 30.0)}
+    cells = (
+        torchvision(lambda op: v2.RandomRotation(op.degrees, interpolation=BILINEAR, fill=None))
+        | kornia(lambda op: K.RandomRotation(op.degrees, p=1.0), angle="degrees")
+        | triton_augment(  # positive degrees turn it clockwise, ours the other way round
+            "TritonRandomRotation",
+            lambda op: {"degrees": (-op.degrees[1], -op.degrees[0]), "interpolation": "bilinear"},
+            (0, 0), angle=lambda args: -args["angle"],
+        )
+    )  # fmt: skip
+    fused = kinds.Rotate()
+    warps = True
+    differs = {"pil": PIL_BORDER}
+    alternatives = {
+        "other sign": lambda op, image, drawn: F.rotate(image, -float(drawn["angle"]), BILINEAR),
+        "nearest": lambda op, image, drawn: F.rotate(image, float(drawn["angle"]), NEAREST),
+        "rotation centre": lambda op, image, drawn: F.rotate(
+            image, float(drawn["angle"]), BILINEAR, center=[s / 2 + 0.5 for s in reversed(image.shape[-2:])]
+        ),
+    }
+    oracle = lambda op, image, drawn: F.rotate(image, float(drawn["angle"]), BILINEAR)
+
+
+def _affine(image: Tensor, drawn: Drawn, sign: float = 1.0, interpolation: InterpolationMode = BILINEAR) -> Tensor:
+    shift = [float(drawn["translate_x"]), float(drawn["translate_y"])]
+    shear = [float(drawn["shear"]), 0.0]
+    return F.affine(image, sign * float(drawn["angle"]), shift, float(drawn["scale"]), shear, interpolation)
+
+
+@op
+class Affine(Op):
+    """Rotate, shear along x, scale and shift about the image's centre, in torchvision's matrix convention.
+
+    ``degrees`` here turns as torchvision's ``affine`` does: positive is *clockwise* (its ``rotate`` is the other way
+    round). ``translate`` is the largest shift as a share of width and height; the shift is uniform between minus and plus
+    that share, rounded to whole pixels. ``shear`` is an angle in degrees.
+    """
+
+    degrees: Range = (-15.0, 15.0)
+    translate: tuple[float, float] = (0.1, 0.1)
+    scale: Range = (0.9, 1.1)
+    shear: Range = (-10.0, 10.0)
+
+    draws = (
+        Uniform("angle", "degrees"),
+        Shift("translate_x", "translate", axis=0),
+        Shift("translate_y", "translate", axis=1),
+        Uniform("scale", "scale", least=1e-6),
+        Uniform("shear", "shear", least=-89.0, most=89.0),
+    )
+    pins = {"degrees": (20.0, 20.0), "translate": (0.0, 0.0), "scale": (1.2, 1.2), "shear": (8.0, 8.0)}
+    cells = (
+        torchvision(
+            lambda op: v2.RandomAffine(**asdict(op), interpolation=BILINEAR, fill=None),
+            translate_x=("translate", 0), translate_y=("translate", 1), shear=("shear", 0),
+        )
+        | kornia(
+            lambda op: K.RandomAffine(**asdict(op), align_corners=True, p=1.0),
+            translate_x=("translations", 0), translate_y=("translations", 1), scale=("scale", 0), shear="shear_x",
+        )
+        | triton_augment(
+            "TritonRandomAffine", lambda op: {**asdict(op), "interpolation": "bilinear"}, (0, 0),
+            translate_x=("translate", 0), translate_y=("translate", 1), shear=("shear", 0),
+        )
+    )  # fmt: skip
+    fused = kinds.Affine()
+    warps = True
+    differs = {
+        "kornia": "shifts are not rounded to whole pixels",
+        "triton_augment": "shifts are not rounded to whole pixels",
+        "pil": PIL_BORDER,
+    }
+    alternatives = {
+        "other sign": lambda op, image, drawn: _affine(image, drawn, sign=-1.0),
+        "nearest": lambda op, image, drawn: _affine(image, drawn, interpolation=NEAREST),
+    }
+    oracle = lambda op, image, drawn: _affine(image, drawn)
+
+
+class _Perspective(K.RandomPerspective):
+    """Kornia maps pixel centres, counted from 0; torchvision their corners, half a pixel before."""
+
+    def compute_transformation(self, input: Any, params: dict[str, Any], flags: dict[str, Any]) -> Any:
+        corners = {name: params[name] - 0.5 for name in ("start_points", "end_points")}
+        return super().compute_transformation(input, params | corners, flags)
+
+
+def _outer_corners(height: int, width: int) -> Tensor:
+    return torch.tensor([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], dtype=torch.float64)
+
+
+def _corners_from_coefficients(params: Drawn) -> Tensor:
+    """Return where torchvision moves the corners: its coefficients map where a pixel goes to where it comes from."""
+    matrix = torch.tensor([*params["coefficients"], 1.0], dtype=torch.float64).reshape(3, 3).inverse()
+    ends = torch.nn.functional.pad(_outer_corners(*params["shape"]), [0, 1], value=1.0) @ matrix.T
+    return ends[:, :2] / ends[:, 2:]
+
+
+def _warp_to(image: Tensor, corners: Any, offset: float) -> Tensor:
+    """Warp an image's corners to ``corners`` [4, 2] by a homography of coordinates that start at ``offset``."""
+    start = _outer_corners(*image.shape[-2:]) + offset
+    end = torch.as_tensor(corners, dtype=torch.float64) + offset
+    return F.perspective(image, start.tolist(), end.tolist(), BILINEAR)
+
+
+@op
+class Perspective(Op):
+    """With probability ``p`` move each corner inwards by up to ``distortion`` times half the side, then warp to it."""
+
+    distortion: float = 0.5
+    p: float = 0.5
+
+    draws = (Corners(), Chance())
+    cells = torchvision(
+        lambda op: v2.RandomPerspective(op.distortion, p=op.p, fill=None), corners=_corners_from_coefficients
+    ) | kornia(lambda op: _Perspective(op.distortion, p=op.p, align_corners=True), corners="end_points")
+    fused = kinds.Perspective()
+    warps = True
+    differs = {"kornia": "corner shifts are continuous, torchvision's are whole pixels", "pil": PIL_BORDER}
+    alternatives = {  # torchvision's homography takes pixel corners, in coordinates where a pixel's centre is at + 0.5
+        "the homography acts on pixel centres, not on pixel corners (half a pixel)": lambda op, image, drawn: _warp_to(
+            image, drawn["corners"], 0.5
+        )
+    }
+    oracle = lambda op, image, drawn: _warp_to(image, drawn["corners"], 0.0)
+
+
+def _blur_then_resize(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
+    # Kornia's antialias: blur by sigma = (factor - 1) / 2 with a kernel of 4 sigma made odd, then sample.
+    shorter = min(image.shape[-2:])
+    sigma = max((shorter / op.size - 1) / 2, 0.001)
+    kernel = int(max(4 * sigma, 3)) // 2 * 2 + 1
+    blurred = F.gaussian_blur(image, [kernel] * 2, [sigma] * 2) if shorter > op.size else image
+    return F.resize(blurred, [op.size], BILINEAR, antialias=False)
+
+
+@op
+class Resize(Op):
+    """Resize so that the shorter side is ``size`` pixels, the aspect ratio kept."""
+
+    size: int = 32
+    antialias: bool = True
+
+    limits = {"size": (1, math.inf)}
+    setting = lambda size: {"size": size // 2}
+    cells = torchvision(lambda op: v2.Resize(op.size, antialias=op.antialias)) | kornia(
+        lambda op: K.Resize(op.size, align_corners=False, antialias=op.antialias)
+    )
+    fused = kinds.Resize()
+    differs = {"kornia": "antialias blurs with a Gaussian, torchvision integrates a triangle"}
+    alternatives = {
+        "no antialias": lambda op, image, drawn: F.resize(image, [op.size], BILINEAR, antialias=False),
+        "antialias blurs with a Gaussian": _blur_then_resize,
+    }
+    oracle = lambda op, image, drawn: F.resize(image, [op.size], BILINEAR, antialias=op.antialias)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        shorter, longer = sorted((height, width))
+        scaled = int(self.size * longer / shorter)
+        return (self.size, scaled) if height <= width else (scaled, self.size)
+
+
+@op
+class CenterCrop(Op):
+    """Cut the central ``size`` x ``size`` window."""
+
+    size: int = 32
+
+    limits = {"size": (1, math.inf)}
+    setting = lambda size: {"size": size * 7 // 8}
+    cells = (
+        torchvision(lambda op: v2.CenterCrop(op.size))
+        | kornia(lambda op: K.CenterCrop(op.size))
+        | triton_augment("TritonCenterCrop", lambda op: {"size": op.size})
+    )
+    fused = kinds.CenterCrop()
+    oracle = lambda op, image, drawn: F.center_crop(image, [op.size, op.size])
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        return self.size, self.size

@@ -1,0 +1,398 @@
+"""Triton's kernels: launches, large images, barriers between reads and writes, code for a GPU that is not there, and on one."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from augment import RECIPES, build, fused, ops, resolve
+from augment.fused.passes import LEVELS, STATISTICS
+from augment.op import Op
+from tests.augment.fused.cases import (
+    AFTER_A_JUMP,
+    DEVICE,
+    NEEDS_TRITON,
+    SETTINGS,
+    TOLERANCE,
+    assert_same,
+    by_tensors,
+    by_triton,
+    draw,
+    has_thresholds,
+    on_device,
+    pictures,
+)
+
+pytestmark = NEEDS_TRITON
+pytest.importorskip("triton")
+
+from triton.runtime import interpreter  # noqa: E402
+
+from augment.fused import cuda, triton_images  # noqa: E402
+
+KERNELS = ("image_passes", "image_pass")
+
+
+class Counted:
+    """In place of a kernel: counts launches and keeps the number of programs and the arguments of the last one.
+
+    ``kernel`` is launched if there is one: without one results are whatever the memory holds.
+    """
+
+    def __init__(self, kernel: Any = None) -> None:
+        self.kernel, self.launches, self.programs = kernel, 0, 0
+        self.arguments: tuple[Any, ...] = ()
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        self.launches += 1
+        self.programs = grid[0]
+        return self.launch if self.kernel is None else self.kernel[grid]
+
+    def launch(self, *arguments: Any, **constants: Any) -> None:
+        self.arguments = arguments
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Counted]:
+    kernels = {name: Counted() for name in KERNELS}
+    for name, kernel in kernels.items():
+        monkeypatch.setattr(triton_images, name, kernel)
+    return kernels
+
+
+def hold(monkeypatch: pytest.MonkeyPatch, whole: int, tile: int) -> None:
+    """As if programs could hold images of ``whole`` pixels, and ``tile`` pixels of larger ones."""
+    monkeypatch.setattr(triton_images, "WHOLE", whole)
+    monkeypatch.setattr(triton_images, "TILE", tile)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no program could hold an image."""
+    hold(monkeypatch, 0, 128)
+
+
+def check(recipe: Sequence[Op], images: torch.Tensor) -> None:
+    plan = fused.plan(recipe)
+    params = draw(plan, images)
+    expected = by_tensors(plan, images, params, torch.float32)
+    assert_same(by_triton(plan, images, params), expected, TOLERANCE / 0.2, AFTER_A_JUMP if has_thresholds(recipe) else 0.0)
+
+
+def of_side(recipe: str, side: int) -> tuple[Op, ...]:
+    """Return a recipe, photographs' too, for images of that side."""
+    photographs: dict[str, tuple[Op, ...]] = {
+        "imagenet": (ops.RandomResizedCrop(size=side - 2), ops.HorizontalFlip(), ops.Normalize()),
+        "imagenet_eval": (ops.Resize(size=side + 2), ops.CenterCrop(size=side - 2), ops.Normalize()),
+    }
+    return photographs.get(recipe) or resolve(recipe, side)
+
+
+# ---- launches ---------------------------------------------------------------------------------------------------------
+
+
+def launches(recipe: Sequence[Op], counted: dict[str, Counted], side: int = 12) -> int:
+    before = sum(kernel.launches for kernel in counted.values())
+    plan, images = fused.plan(recipe), pictures(3, side, side)
+    by_triton(plan, images, draw(plan, images))
+    return sum(kernel.launches for kernel in counted.values()) - before
+
+
+@pytest.mark.parametrize("tile", [None, 128])
+def test_a_recipe_and_an_op_are_one_launch(
+    tile: int | None, counted: dict[str, Counted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tile:
+        hold(monkeypatch, 0, tile)
+    assert {name: launches(of_side(name, 12), counted) for name in RECIPES} == dict.fromkeys(RECIPES, 1)
+    assert {launches([op], counted, 34) for op in SETTINGS} == {1}
+    mixing_twice = [ops.Contrast(), ops.Rotate(), ops.MixUp(), ops.Contrast(), ops.Rotate(), ops.CutMix(), ops.Normalize()]
+    assert launches(mixing_twice, counted) == 3  # what mixes images waits for all of them
+
+
+def test_scratch_is_at_most_a_float_copy_of_the_batch(counted: dict[str, Counted], monkeypatch: pytest.MonkeyPatch) -> None:
+    hold(monkeypatch, 0, 32)
+    for recipe, batch, programs, buffers in (("d2l", 9, 9, 1), ("augmix", 9, 2, 4), ("augmix", 4, 1, 4)):
+        plan, images = fused.plan(of_side(recipe, 8)), pictures(batch, 8, 8)
+        by_triton(plan, images, draw(plan, images))
+        _, _, scratch, measured, *_ = counted["image_passes"].arguments
+        assert scratch.numel() == programs * buffers * images[0].numel()
+        # kilobytes, whatever the size of the images
+        assert measured.numel() == programs * (STATISTICS + LEVELS * (recipe == "augmix"))
+
+
+# ---- images of all sizes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize(
+    "op",
+    [ops.ColorJitter(), ops.Contrast(), ops.Equalize(p=0.8), ops.AutoContrast(p=0.8), ops.Sharpness(), ops.RandAugment()],
+    ids=lambda op: op.name,
+)
+def test_images_larger_than_a_tile(op: Op) -> None:
+    check([ops.HorizontalFlip(), ops.Cutout(), op, ops.Grayscale(), ops.Normalize()], pictures(5, 13, 31))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", sorted(set(RECIPES) - {"none", "flip", "crop_flip"}))
+def test_images_that_no_program_holds(recipe: str) -> None:
+    assert triton_images.WHOLE < 80 * 72
+    check(of_side(recipe, 72), pictures(1, 80, 72))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (9, 1), (2, 2), (3, 65)])
+def test_odd_sizes(height: int, width: int) -> None:
+    chain = [ops.VerticalFlip(), ops.Affine(), ops.ColorJitter(), ops.TrivialAugmentWide(), ops.Equalize(), ops.Normalize()]
+    check(chain, pictures(1, height, width))
+    check([ops.RandomResizedCrop(size=5), ops.Sharpness(p=1.0)], pictures(3, height, width))
+
+
+MANY: list[Op] = [
+    ops.VerticalFlip(), ops.ColorJitter(), ops.AutoContrast(p=0.7), ops.RandomCrop(size=7), ops.GaussianBlur(kernel_size=3),
+    ops.HorizontalFlip(), ops.RandAugment(num_ops=2), ops.GaussianNoise(), ops.Perspective(), ops.HorizontalFlip(),
+    ops.RandomResizedCrop(size=9), ops.Sharpness(), ops.Equalize(), ops.Normalize(),
+]  # fmt: skip
+"""Of every kind, growing and shrinking."""
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+def test_many_passes_and_fewer_programs_than_images(tile: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Counted(triton_images.image_passes)
+    monkeypatch.setattr(triton_images, "image_passes", kernel)
+    if tile:
+        hold(monkeypatch, 0, tile)
+    smooth = [op for op in MANY if not isinstance(op, ops.RandAugment | ops.Equalize)]  # no thresholds: last bits are no steps
+    check(smooth, pictures(5, 11, 12))
+    assert kernel.programs == (2 if tile else 5)  # two buffers a program: of large images every second
+
+
+def test_a_larger_image_behind_one_that_a_program_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    hold(monkeypatch, 200, 128)
+    chain = [ops.RandomCrop(size=9), ops.Contrast(), ops.Resize(size=20), ops.AutoContrast(p=1.0), ops.CenterCrop(size=11)]
+    check([*chain, ops.AugMix(), ops.Hue()], pictures(4, 12, 15))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.uint8])
+@pytest.mark.parametrize("recipe", ["crop_flip", "randaugment"])
+def test_results_are_written_in_the_asked_type_and_layout(recipe: str, dtype: torch.dtype) -> None:
+    plan, images = fused.plan(resolve(recipe, 16)[:-1]), pictures(3, 16, 20)
+    params = draw(plan, images)
+    source = images.to(DEVICE).contiguous(memory_format=torch.channels_last)
+    result = cuda.apply_plan(plan, dtype, torch.channels_last)(source, on_device(params))
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    expected = by_triton(plan, images, params, dtype)
+    assert (result.dtype, expected.dtype) == (dtype, dtype)
+    assert torch.equal(result.cpu().contiguous(), expected)
+    exact = by_tensors(plan, images, params, torch.float32)
+    # 11 and 8 bits: half a step by rounding, a whole one where the interpreter cuts off bfloat16
+    narrowed = {torch.float16: 2**-11, torch.bfloat16: 2**-7, torch.uint8: 0.5 / 255}.get(dtype, 0.0)
+    floats = expected.float() / (255 if dtype == torch.uint8 else 1)
+    assert_same(floats, exact, narrowed + TOLERANCE, AFTER_A_JUMP if has_thresholds(plan.ops) else 0.0)
+
+
+# ---- programs wait ----------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """What the programs of an interpreted kernel read and wrote; ``races`` are places where they should have waited.
+
+    Threads of a program run as they like between two barriers: what one of them writes there no other may read or write, and
+    what one reads no other may write, unless the number written was made from the one read, as in a sum (same place of a tile).
+    Programs run as they like altogether.
+    """
+
+    def __init__(self, has_barriers: bool = True) -> None:
+        self.has_barriers = has_barriers
+        self.read: dict[int, int] = {}
+        self.written: set[int] = set()
+        self.owner: dict[int, tuple[int, ...]] = {}
+        self.races: list[str] = []
+
+    def barrier(self) -> None:
+        if self.has_barriers:
+            self.read.clear()
+            self.written.clear()
+
+    def access(self, builder: Any, pointers: Any, mask: Any, is_write: bool) -> None:
+        program = tuple(builder.grid_idx)
+        visible = np.broadcast_to(mask.data, pointers.data.shape).reshape(-1)
+        for place in np.flatnonzero(visible).tolist():
+            address = int(pointers.data.reshape(-1)[place])
+            if self.owner.get(address, program) != program:
+                self.races.append(f"{program} meets {self.owner[address]}")
+            if address in self.written:
+                self.races.append(f"{program} {'writes' if is_write else 'reads'} what was just written")
+            if is_write:
+                if self.read.get(address, place) != place:
+                    self.races.append(f"{program} writes what was just read")
+                self.written.add(address)
+                self.owner[address] = program
+            else:
+                self.read[address] = place
+
+
+@pytest.fixture
+def watching(monkeypatch: pytest.MonkeyPatch) -> Callable[[Watch], None]:
+    builder = interpreter.InterpreterBuilder
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def start(watch: Watch) -> None:
+        def loads(self: Any, pointers: Any, mask: Any, *others: Any) -> Any:
+            watch.access(self, pointers, mask, False)
+            return load(self, pointers, mask, *others)
+
+        def stores(self: Any, pointers: Any, value: Any, mask: Any, *others: Any) -> Any:
+            watch.access(self, pointers, mask, True)
+            return store(self, pointers, value, mask, *others)
+
+        monkeypatch.setattr(builder, "create_masked_load", loads)
+        monkeypatch.setattr(builder, "create_masked_store", stores)
+        monkeypatch.setattr(builder, "create_barrier", lambda self: watch.barrier())
+
+    return start
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEVICE != "cpu", reason="looks into the interpreter")
+@pytest.mark.parametrize("tile", [None, 32])
+@pytest.mark.parametrize("subject", ["d2l", "augmix", "many"])
+def test_programs_wait_for_what_they_read(
+    subject: str, tile: int | None, watching: Callable[[Watch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tile:
+        hold(monkeypatch, 0, tile)
+    recipes = {"many": MANY, "augmix": (ops.RandomCrop(size=6, padding=1), ops.AugMix(width=2), ops.Contrast())}
+    plan, images = fused.plan(recipes.get(subject) or of_side(subject, 8)), pictures(4, 8, 7)
+    params = draw(plan, images)
+    for has_barriers in (True, False) if subject == "d2l" else (True,):
+        watch = Watch(has_barriers)
+        watching(watch)
+        cuda.apply_plan(plan, torch.float32)(images, params)
+        assert len(watch.owner) > images.numel()
+        assert bool(watch.races) != has_barriers, watch.races[:3]
+
+
+# ---- compiled for a GPU that is not there -----------------------------------------------------------------------------
+
+COMPILE = """
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+class Absent:
+    def get_current_target(self): return GPUTarget("cuda", 90, 32)
+    def get_current_device(self): return 0
+    def get_current_stream(self, device): return 0
+
+driver.set_active(Absent())
+from augment import fused, ops, resolve
+from augment.fused import cuda, sample, triton_draws, triton_images
+
+class Compiled:
+    def __init__(self, module, name): self.name, self.kernel = name, getattr(module, name)
+    def __getitem__(self, grid):
+        return lambda *args, **named: self.show(self.kernel.warmup(*args, grid=grid, **named))
+    def show(self, compiled):
+        code = compiled.asm["ptx"]
+        loads = 0 if "__cudart_i2opi_f" in code else code.count("ld.global.nc")  # sines have a table of constants
+        print(self.name, len(compiled.asm["cubin"]), compiled.metadata.shared, loads, code.count("bar.sync"))
+
+for module, name in ((triton_images, "image_pass"), (triton_images, "image_passes"), (triton_draws, "parameters")):
+    setattr(module, name, Compiled(module, name))
+warps = ops.Perspective(), ops.GaussianBlur(), ops.GaussianNoise(), ops.Affine(), ops.Hue()
+draws = ops.RandomErasing(), ops.Cutout(), ops.AugMix(alpha=2.0), ops.CutMix(alpha=0.3)
+for recipe, side, batch, dtype in (
+    ("crop_flip_cutout", 32, 1, torch.uint8), ("d2l", 32, 8, torch.uint8), ("d2l", 80, 8, torch.uint8),
+    ("autoaugment", 80, 5, torch.bfloat16), ("augmix", 32, 2, torch.uint8), ("augmix", 80, 5, torch.uint8),
+    ("imagenet", 256, 2, torch.uint8), ("imagenet_eval", 256, 2, torch.uint8), ("cutmix", 8, 2, torch.uint8),
+    (warps, 9, 2, torch.uint8), (draws, 9, 2, torch.uint8),
+):
+    plan = fused.plan(resolve(recipe, side))
+    images = torch.zeros(batch, 3, side, side, dtype=dtype)
+    cuda.apply_plan(plan, torch.bfloat16)(images, plan.sample(batch, side, side))
+    sample.sample(plan.ops, batch, side, side, kernel=triton_draws.draw)
+"""
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
+    """To machine code of a Hopper GPU, by the compiler that runs would use; no GPU is needed for that."""
+    variables = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    command, root = [sys.executable, "-c", COMPILE], Path(__file__).parents[3]
+    run = subprocess.run(command, env=variables, cwd=root, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    rows = [line.split() for line in run.stdout.splitlines()]
+    kernels: list[tuple[Any, ...]] = [(name, *map(int, numbers)) for name, *numbers in rows if name != "parameters"]
+    assert [name == "image_pass" for name, *_ in kernels] == [True, *[False] * 5, True, False, True, False, False, True]
+    assert len(rows) - len(kernels) == 10  # imagenet_eval draws nothing
+    for name, size, shared, incoherent, barriers in kernels:
+        assert size > 1000
+        assert shared <= 48 * 1024, "more than a block gets without asking for it"
+        assert not incoherent, "loads that do not see what the program wrote"
+        assert barriers > 0 or name == "image_pass"
+
+
+# ---- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_build_takes_them_and_agrees_with_tensor_operations() -> None:
+    images = pictures(64, 32, 32).cuda()
+    for recipe in ("crop_flip", "d2l", "trivialaugment"):
+        plan = fused.plan(resolve(recipe, 32))
+        params = plan.sample(64, 32, 32, torch.Generator("cuda").manual_seed(0), "cuda")
+        pipeline = build(recipe, "fused", device="cuda")
+        pipeline(images)
+        assert pipeline.implementation == "triton"
+        result = fused.for_device(plan, torch.device("cuda"), torch.float32)(images, params)
+        expected, implementation = plan.run(images, params)
+        assert implementation == "tensors"
+        assert_same(result, expected.cpu(), 1e-4, AFTER_A_JUMP if recipe == "trivialaugment" else 0.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recipe", ["crop_flip", "d2l", "randaugment"])
+def test_captured_in_a_graph_it_draws_anew_and_never_waits(recipe: str) -> None:
+    images = pictures(32, 32, 32).cuda()
+    augment = build(recipe, "fused", device="cuda", dtype=torch.bfloat16)
+    for _ in range(3):
+        augment(images)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        augment(images)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = augment(images)
+    results = []
+    for _ in range(2):
+        graph.replay()
+        results.append(captured.clone())
+    assert bool(results[0].isfinite().all())
+    assert not torch.equal(*results)
+
+
+@pytest.mark.gpu
+def test_batches_of_other_sizes_compile_nothing() -> None:
+    from triton import knobs
+
+    augment = build("d2l", "fused", device="cuda")
+    for count in (17, 32):
+        augment(pictures(count, 32, 32).cuda())
+    compiled = []
+    knobs.runtime.jit_post_compile_hook = lambda *args, **named: compiled.append(named)
+    try:
+        for count in (1, 3, 48, 100):
+            augment(pictures(count, 32, 32).cuda())
+    finally:
+        knobs.runtime.jit_post_compile_hook = None
+    assert compiled == []

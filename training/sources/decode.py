@@ -1,0 +1,85 @@
+"""From the bytes of one photograph to uint8 pixels: whole at its own size, or a square of a given side."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
+
+DECODE_ERRORS = (
+    OSError,  # unknown or truncated files
+    ValueError,
+    SyntaxError,  # Pillow raises it for a broken PNG
+    EOFError,
+    IndexError,
+    TypeError,  # damaged TIFF tags
+    KeyError,
+    OverflowError,
+    MemoryError,  # a damaged header that claims a huge size
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""Exceptions that Pillow raises for damaged files."""
+
+
+def decode(content: bytes, size: int) -> np.ndarray:
+    """Return the photograph as RGB uint8 [3, size, size], upright: shorter side resized to ``size``, centre cut out.
+
+    Raises one of DECODE_ERRORS as ``upright`` does.
+    """
+    return channels_first(fit(upright(content), size))
+
+
+def upright(content: bytes) -> Image.Image:
+    """Return the photograph in RGB at its own size, with its EXIF orientation applied.
+
+    Grey, palette and CMYK become RGB, transparency is dropped, 16 bits are cut to their upper 8.
+
+    Raises:
+        DECODE_ERRORS: for files that are damaged, have more than ``Image.MAX_IMAGE_PIXELS`` pixels, or float pixels.
+    """
+    try:
+        image = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:  # Pillow's own message holds the address of the bytes in memory
+        raise ValueError("empty" if not content else "no image of a kind that Pillow knows") from None
+    with image:
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            raise ValueError(f"{image.width} x {image.height} pixels, more than the {limit:,} that Pillow deems safe")
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def channels_first(image: Image.Image) -> np.ndarray:
+    """Return an RGB image as uint8 [3, H, W] in memory of its own."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # 16 bits; convert() would clip what is above 255 to white
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("float pixels, whose scale is unknown")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """Resize the shorter side to ``size`` (bilinear, antialiased) and cut out the central square, rounding as torchvision.
+
+    An image of that size is returned as it is.
+    """
+    if image.size == (size, size):
+        return image
+    shorter = min(image.size)
+    if shorter != size:
+        width, height = (int(size * side / shorter) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (round((side - size) / 2) for side in image.size)
+    return image.crop((left, top, left + size, top + size))

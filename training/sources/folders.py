@@ -1,0 +1,186 @@
+"""Image folders, train/<class>/* and test/<class>/* (or val/<class>/*), decoded once."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from training.sources.cache import FORMAT, Append, load_cached
+from training.sources.dataset import Dataset, Split, digest
+from training.sources.decode import DECODE_ERRORS, PHOTO_SUFFIXES, decode
+
+LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or val/<class>/*.jpg)"
+PROGRESS_FROM = 1_000  # files: fewer take no time to speak of
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    path: Path
+    relative: str
+    label: int
+    is_train: bool
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Listing:
+    """Content of an image folder before decoding; ``skipped`` lists entries that are no photographs, with the reason."""
+
+    test_folder: Path
+    classes: tuple[str, ...]
+    files: list[_File]
+    skipped: list[str]
+
+
+def load_folder(folder: Path, *, root: Path, image_size: int) -> Dataset:
+    """Decode an image folder, or load it from the cache under ``root``.
+
+    Every file directly in a class folder with a photograph's suffix is decoded by ``training.sources.decode``; all others and
+    those that cannot be decoded are listed in ``skipped``. Hidden files are ignored. test/ is preferred to val/.
+
+    Fingerprint: the image size, the classes, and for each decoded file, by name, its relative name and the SHA-256 of its
+    bytes: the same on every machine. Cache key: the image size and each file's relative name, size and time of change.
+
+    Raises ValueError, in one line, for a folder without that layout, with fewer than two classes, or a class without images.
+    """
+    folder = folder.resolve()
+    listing = _list(folder)
+    key = digest(FORMAT, image_size, [(f.relative, f.size, f.mtime_ns) for f in listing.files])
+    decoded = load_cached(root, key, image_size=image_size, fill=partial(_decode_all, listing, image_size, folder))
+    count = int(decoded.info["train"])
+    images, labels = torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels)
+    paths = tuple(folder / relative for relative in decoded.info["files"])
+    return Dataset(
+        name=folder.name, fingerprint=decoded.info["fingerprint"], classes=listing.classes,
+        source=f"image folder {folder.name}, {listing.test_folder.name}/ for testing",
+        train=Split(images=images[:count], labels=labels[:count], files=paths[:count]),
+        test=Split(images=images[count:], labels=labels[count:], files=paths[count:]),
+        skipped=(*listing.skipped, *decoded.info["skipped"]),
+    )  # fmt: skip
+
+
+def training_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files of the training images by class and name, without opening them. Raises as ``load_folder``."""
+    return tuple(file.path for file in _list(folder.resolve()).files if file.is_train)
+
+
+def photo_folder(data: str) -> Path:
+    """Return the folder that ``data`` names. Raises ValueError for data sets that are no files."""
+    if data in ("auto", "cifar10", "synthetic"):
+        raise ValueError(f"photographs in files are needed, not {data}: take --data FOLDER")
+    return Path(data).expanduser()
+
+
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Return the names of the folders in a folder, sorted, without hidden ones."""
+    return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")))
+
+
+# ---- layout -----------------------------------------------------------------------------------------------------------
+
+
+def _list(folder: Path) -> _Listing:
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}: --data takes auto, cifar10, synthetic or a folder with {LAYOUT}")
+    if not (folder / "train").is_dir():
+        raise ValueError(f"no train/ in {folder}: expected {LAYOUT}")
+    test = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
+    if test is None:
+        raise ValueError(f"neither test/ nor val/ in {folder}: expected {LAYOUT}")
+    listing = _Listing(test_folder=test, classes=_check_classes(folder, test), files=[], skipped=[])
+    for split in (folder / "train", test):
+        for label, name in enumerate(listing.classes):
+            _list_class(split / name, label, listing)
+    if not listing.files:
+        raise ValueError(f"no images in {folder}: expected {LAYOUT}")
+    return listing
+
+
+def _check_classes(folder: Path, test: Path) -> tuple[str, ...]:
+    classes, test_classes = class_folders(folder / "train"), class_folders(test)
+    if not classes:
+        raise ValueError(f"no class folders in {folder / 'train'}: expected {LAYOUT}")
+    if classes != test_classes:
+        differing = ", ".join(sorted(set(classes) ^ set(test_classes)))
+        raise ValueError(f"class folders differ between train/ and {test.name}/ of {folder}: {differing}")
+    if len(classes) == 1:
+        raise ValueError(f"only one class, {classes[0]!r}, in {folder}: a classifier needs at least two")
+    return classes
+
+
+def _list_class(folder: Path, label: int, listing: _Listing) -> None:
+    split = folder.parent
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        relative = f"{split.name}/{folder.name}/{entry.name}"
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_file():
+            listing.skipped.append(f"{relative}: not a file")
+        elif Path(entry.name).suffix.lower() not in PHOTO_SUFFIXES:
+            listing.skipped.append(f"{relative}: not a photograph's file type")
+        else:
+            stat = entry.stat()
+            file = _File(
+                path=Path(entry.path), relative=relative, label=label, is_train=split != listing.test_folder,
+                size=stat.st_size, mtime_ns=stat.st_mtime_ns,
+            )  # fmt: skip
+            listing.files.append(file)
+
+
+# ---- decoding ---------------------------------------------------------------------------------------------------------
+
+
+def _decode_all(listing: _Listing, image_size: int, folder: Path, append: Append) -> tuple[np.ndarray, dict[str, Any]]:
+    files: list[_File] = []
+    hashes: list[str] = []
+    skipped: list[str] = []
+    console = Console(stderr=True)
+    is_quick = len(listing.files) < PROGRESS_FROM or not console.is_terminal
+    options: dict[str, Any] = {"console": console, "transient": True, "disable": is_quick}
+    # Threads, as Pillow releases the GIL while it decodes. Its warnings about damaged tags do not name the file.
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")
+        decoded = pool.map(partial(_decode_file, size=image_size), listing.files)
+        pairs = zip(listing.files, decoded, strict=True)
+        for file, result in track(pairs, f"decoding {folder.name}", len(listing.files), **options):
+            if isinstance(result, str):
+                skipped.append(f"{file.relative}: {result}")
+                continue
+            append(result[0][None])
+            files.append(file)
+            hashes.append(result[1])
+    _check_every_class(files, listing.classes, folder, skipped)
+    fingerprint = digest(image_size, listing.classes, [(f.relative, h) for f, h in zip(files, hashes, strict=True)])
+    return np.array([file.label for file in files], np.int64), {
+        "train": sum(file.is_train for file in files), "fingerprint": fingerprint,
+        "files": [file.relative for file in files], "skipped": skipped,
+    }  # fmt: skip
+
+
+def _decode_file(file: _File, size: int) -> tuple[np.ndarray, str] | str:
+    """Return (pixels [3, size, size], SHA-256 of the bytes), or the reason why the file cannot be decoded."""
+    try:
+        content = file.path.read_bytes()
+        return decode(content, size), hashlib.sha256(content).hexdigest()
+    except DECODE_ERRORS as error:
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+def _check_every_class(files: Sequence[_File], classes: Sequence[str], folder: Path, skipped: Sequence[str]) -> None:
+    readable = {(file.is_train, file.label) for file in files}
+    for is_train, split in ((True, "train"), (False, "test (or val)")):
+        for label, name in enumerate(classes):
+            if (is_train, label) not in readable:
+                why = f"; skipped were {len(skipped)}, first {skipped[0]}" if skipped else ""
+                raise ValueError(f"no readable image of class {name!r} for {split} in {folder}{why}")
