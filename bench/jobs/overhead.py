@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from augment import build
 from bench.clock import Clock, Function, sample
+from bench.limits import busy_share
 from bench.presets import preset
 from bench.records import Overhead
 from training import models, optimise
@@ -23,6 +24,7 @@ from training.trainer import ImageTrainer
 
 TRAIN_IMAGES = 2000
 WARM_UP_STEPS = 3
+BUSY_STEPS = 20
 FEWEST_TURNS, MOST_TURNS = 6, 200
 TurnSampler = Callable[[Function, Function, Function, int], Sequence[float]]
 """(function, before, after, calls) -> seconds of each call of ``function``; the other two run around it, off the clock."""
@@ -73,6 +75,18 @@ def trained_steps(trainer: ImageTrainer) -> Iterator[None]:
         trainer.step(fetched, totals)
         watch.is_finite()
         yield
+
+
+def trainer_busy(config: TrainConfig, dataset: Dataset) -> float | None:
+    """Return the share of the wall time of training steps in which the GPU ran a kernel; None on other devices."""
+    if not config.device.startswith("cuda"):
+        return None
+    with open_trainer(config, dataset) as trainer:
+        trainer.warm_up()
+        steps = trained_steps(trainer)
+        for _ in range(WARM_UP_STEPS):
+            next(steps)
+        return busy_share(lambda: next(steps), trainer.device, calls=BUSY_STEPS)
 
 
 class Turns:

@@ -34,7 +34,8 @@ CHAIN = {
     "compare": {"statistics", "records"},
     "export": {"records"},
     "publish": {"export", "statistics", "records"},
-    "run": {"jobs", "audit", "gallery", "environment", "presets", "records"},
+    "parts": {"jobs", "runner", "audit", "gallery", "environment", "presets", "records"},
+    "run": {"parts", "jobs", "runner", "environment", "presets", "records"},
     "cli": {"run", "jobs", "runner", "audit", "gallery", "report", "compare", "export", "publish", "records"},
 }
 """What each room of bench may import of the others: each only of those above it."""

@@ -54,7 +54,12 @@ def test_integers_are_unsupported_where_an_op_needs_floats() -> None:
 @pytest.mark.parametrize(
     ("grid", "shapes"),
     [
-        (replace(ONE, full=True), {(2**i, 32) for i in range(5, 13)} | {(256, s) for s in (32, 64, 128, 224, 512)}),
+        (replace(ONE, extent="full"), {(2**i, 32) for i in range(5, 13)} | {(256, s) for s in (32, 64, 128, 224, 512)}),
+        (replace(ONE, extent="gpu"), {(1024, 32)}),
+        (
+            replace(ONE, extent="gpu", ops=(), recipes=("crop_flip",)),
+            {(b, 32) for b in (64, 256, 1024, 4096, 16384, 65536)},
+        ),
         (replace(ONE, batch_sizes=(2, 3), image_sizes=(8, 16)), {(2, 8), (2, 16), (3, 8), (3, 16)}),
         (replace(PHOTOGRAPH, batch_sizes=(2,), image_sizes=(32, 512)), {(2, 512)}),  # none below what the recipe crops
     ],
