@@ -1,6 +1,6 @@
 """Verdicts: a class for each measured cell, with its cause, and findings that contradict what the op declares."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from augment.audit.parity import ROUNDING, TARGETS, classify, worst_mean
 from augment.audit.record import CLASSES, Class, DrawTest, Verdict
@@ -12,11 +12,10 @@ NEAR = 0.05
 """A deviation of the draws below a twentieth of the range is ``close`` where the op declares it."""
 
 
-def reject(draws: Iterable[list[DrawTest]], alpha: float) -> None:
+def reject(draws: Collection[list[DrawTest]], alpha: float) -> None:
     """Mark in lists of tests those that are rejected. ``alpha``: chance that any test of a correct distribution is."""
-    unique = list({id(tests): tests for tests in draws}.values())  # backends that share a builder share its tests
-    rejected = iter(holm([test.p_value for tests in unique for test in tests], alpha))
-    for tests in unique:
+    rejected = iter(holm([test.p_value for tests in draws for test in tests], alpha))
+    for tests in draws:
         tests[:] = [test._replace(rejected=next(rejected)) for test in tests]
 
 
