@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from augment import build
 from training import checkpoint, graph, models, optimise
 from training.config import FinetuneConfig, TrainConfig
-from training.distributed import Ranks, parallelise, stream_seed, synchronise, visible_devices
+from training.distributed import Ranks, initialise, parallelise, stream_seed, synchronise, visible_devices
 from training.feed import Batch, Feed, Fetched, MarkPhase, ignore_phase
 from training.meters import StepClock, Totals, Watch, flops_per_example, hits, summarise
 from training.photofeed import PhotoFeed, StoredFeed
@@ -58,6 +58,7 @@ class Trainer:
         self.warm_up_s = self.evaluation_s = self._spent_s = 0.0
         self.resumed_after, self.best = 0, dict[str, Tensor]()
         self._started = time.perf_counter()
+        initialise(self.device)
         if self.device.type == "cuda":
             torch.accelerator.reset_peak_memory_stats(self.device)
 
