@@ -84,7 +84,15 @@ class TrainConfig:
     """Step size after warming up: constant, cosine to 0, one_cycle (linear to 0), or trapezoid (constant, then linear to 0
     over the last 30 % of all steps)."""
     warm_up_epochs: float = 0.0
-    """Epochs in which the step size rises linearly from 0."""
+    """Epochs in which the step size rises linearly from first_rate."""
+    first_rate: float = 0.0
+    """Step size that warming up starts from, as a share of the largest."""
+    last_rate: float = 0.0
+    """Step size that cosine, one_cycle and trapezoid end at, as a share of the largest."""
+    slow_weights_every: int = 0
+    """Steps between two averages of the weights with slow ones, from which training goes on (lookahead); 0: none."""
+    whiten_bias_epochs: int | None = None
+    """Epochs in which speednet's first bias is trained; left out: all."""
     precision: Precision = "float32"
     """bfloat16 runs the model, all but its last layer, under autocast, with weights in float32; auto takes it on accelerators,
     float32 on a CPU."""
@@ -243,10 +251,14 @@ Rule = tuple[tuple[str, ...], Callable[[Any], bool], str]
 
 _RULES: tuple[Rule, ...] = (
     (("epochs", "batch_size", "image_size", "decay_every"), lambda v: v >= 1, "must be at least 1"),
-    (("num_workers", "seed"), lambda v: v >= 0, "must not be negative"),
-    (("max_train", "max_test", "width"), lambda v: v is None or v >= 1, "must be at least 1, or left out"),
+    (("num_workers", "seed", "slow_weights_every"), lambda v: v >= 0, "must not be negative"),
+    (
+        ("max_train", "max_test", "width", "whiten_bias_epochs"),
+        lambda v: v is None or v >= 1,
+        "must be at least 1, or left out",
+    ),
     (("learning_rate", "bias_rate", "head_rate"), lambda v: math.isfinite(v) and v > 0, "must be a positive number"),
-    (("momentum", "label_smoothing"), lambda v: 0 <= v < 1, "must be at least 0 and less than 1"),
+    (("momentum", "label_smoothing", "first_rate", "last_rate"), lambda v: 0 <= v < 1, "must be at least 0 and less than 1"),
     (("target_accuracy",), lambda v: v is None or 0 < v <= 1, "must be above 0 and at most 1, such as 0.94"),
     (("weight_decay",), lambda v: math.isfinite(v) and v >= 0, "must not be negative"),
 )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from augment import build
 from training import checkpoint, graph, models, optimise
 from training.config import FinetuneConfig, TrainConfig
-from training.distributed import Ranks, parallelise, stream_seed, synchronise, visible_devices
+from training.distributed import Ranks, initialise, parallelise, stream_seed, synchronise, visible_devices
 from training.feed import Batch, Feed, Fetched, MarkPhase, ignore_phase
 from training.meters import StepClock, Totals, Watch, flops_per_example, hits, summarise
 from training.photofeed import PhotoFeed, StoredFeed
@@ -50,6 +50,7 @@ class Trainer:
     prepare: Callable[[Tensor], Tensor]
     precision = "float32"
     label_smoothing = 0.0
+    slow: optimise.SlowWeights | None = None
 
     def __init__(self, config: TrainConfig | FinetuneConfig, dataset: Dataset, ranks: Ranks) -> None:
         self.config, self.dataset, self.ranks, self.device = config, dataset, ranks, ranks.device
@@ -57,6 +58,7 @@ class Trainer:
         self.warm_up_s = self.evaluation_s = self._spent_s = 0.0
         self.resumed_after, self.best = 0, dict[str, Tensor]()
         self._started = time.perf_counter()
+        initialise(self.device)
         if self.device.type == "cuda":
             torch.accelerator.reset_peak_memory_stats(self.device)
 
@@ -140,6 +142,8 @@ class Trainer:
         for step, fetched in enumerate(clock.time_waits(self.feed.epoch(epoch)), start=1):
             self.set_step_size(self.steps_before(epoch) + step - 1)
             self.step(fetched, totals, clock.mark_phase)
+            if self.slow is not None:
+                self.slow.update(self.steps_before(epoch) + step)
             if on_step is not None:
                 on_step(step, len(self.feed))
             if not watch.is_finite():
@@ -207,6 +211,7 @@ class Trainer:
             lambda: checkpoint.Checkpoint(
                 identity=self.identity(), model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
                 steps=self.steps_before(len(epochs) + 1), epochs=tuple(epochs), spent_s=self.total_s(), best=self.best,
+                slow=[] if self.slow is None else self.slow.state(),
             ).write(path)
         )  # fmt: skip
 
@@ -224,6 +229,8 @@ class Trainer:
         try:
             self.model.load_state_dict(saved.model)
             self.optimizer.load_state_dict(dict(saved.optimizer))
+            if self.slow is not None:
+                self.slow.load(saved.slow)
             moments = [(p, m) for p, state in self.optimizer.state.items() for m in state.values() if isinstance(m, Tensor)]
             fits = settings == self._optimizer_settings() and all(m.shape in (p.shape, ()) for p, m in moments)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError):
@@ -287,12 +294,15 @@ class ImageTrainer(Trainer):
         self.net = torch.compile(net, dynamic=False) if config.compile else net
         self._may_capture = graph_is_wanted(config, self.device, ranks, len(self.own_devices))
         self.optimizer = optimise.make_optimizer(config, self.model, capturable=self._may_capture)
+        if config.slow_weights_every:
+            self.slow = optimise.SlowWeights(self.model, config.slow_weights_every, config.epochs * len(self.feed))
         self._captured: graph.Captured | None = None
         self._captured_forward: graph.Captured | None = None
 
     def set_step_size(self, step: int) -> None:
         """Scale the step sizes as the schedule says."""
-        optimise.set_step_size(self.optimizer, optimise.step_size(self.config, step, len(self.feed)))
+        share = optimise.step_size(self.config, step, len(self.feed))
+        optimise.set_step_size(self.optimizer, share, epoch=1 + step // len(self.feed))
 
     def identity(self) -> dict[str, Any]:
         """Return settings, data, kind of device and number of processes."""
