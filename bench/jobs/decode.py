@@ -140,9 +140,8 @@ def decode(options: DecodeOptions, console: Console, report: Report) -> Path:
 
     Raises ValueError for photographs, numbers or sizes that cannot be used, OSError where nothing can be written.
     """
-    from training.sources.folders import photo_folder, training_files
-
     from bench.environment import usable_cores
+    from training.sources.folders import photo_folder, training_files
 
     if min(options.files, options.rounds, *options.sizes, *(options.workers or (1,))) < 1 or not options.seconds > 0:
         raise ValueError("files, rounds, sizes, workers and seconds must be positive")

@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 import torch
 from torch.nn import functional as F
-from training.meters import StepClock, Totals, Watch
 
 from augment import build
 from bench.clock import Clock, Function, sample
@@ -20,6 +19,7 @@ from training import models, optimise
 from training.config import TrainConfig
 from training.data import Dataset, load
 from training.loop import open_trainer
+from training.meters import StepClock, Totals, Watch
 from training.trainer import ImageTrainer
 
 TRAIN_IMAGES = 2000
