@@ -109,9 +109,9 @@ def summary_lines(cases: Iterable[Case], *, width: int) -> list[str]:
     spread = sorted(half for case in cases if (half := half_range(case.values("images_per_s"))) is not None)
     if spread:
         lines.append(f"Between rounds: ±{spread[len(spread) // 2]:.0%} in half of the cases, ±{spread[-1]:.0%} at most.")
-    left = sum(case.status == "not_run" for case in cases)
-    if left:
-        lines.append(f"{left} of {len(cases)} planned cases were not measured.")
+    unmeasured = sum(case.status == "not_run" for case in cases)
+    if unmeasured:
+        lines.append(f"{unmeasured} of {len(cases)} planned cases were not measured.")
     return lines
 
 

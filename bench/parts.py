@@ -107,9 +107,9 @@ def run_tests(work: Work) -> None:
     begin = time.monotonic()
     with (work.folder / f"{TESTS_LOG}.tmp").open("w") as file:
         for selection in (["-m", "gpu", str(tests)], kernels):
-            left = None if math.isinf(work.seconds) else max(1.0, work.seconds - (time.monotonic() - begin))
+            remaining_s = None if math.isinf(work.seconds) else max(1.0, work.seconds - (time.monotonic() - begin))
             with contextlib.suppress(subprocess.TimeoutExpired):  # what was printed until then is kept
-                subprocess.run([*command, *selection], cwd=ROOT, stdout=file, stderr=file, timeout=left, check=False)
+                subprocess.run([*command, *selection], cwd=ROOT, stdout=file, stderr=file, timeout=remaining_s, check=False)
     os.replace(file.name, log)
     results = [line.strip("= ") for line in log.read_text().splitlines() if " passed" in line or " failed" in line]
     work.console.print(f"tests: {'; '.join(results) or 'none ended in time'} (all in {log.name})", highlight=False)
@@ -251,11 +251,11 @@ def throughput_jobs(work: Work) -> list[Job]:
         precision="auto", resident=False,
     )  # fmt: skip
     base = resolve_auto(base, validate(base))
-    few = preset.throughput_workers
+    counts = preset.throughput_workers
     axes = Axes(
         recipes=work.recipes or preset.throughput_recipes,
         backends=work.backends or preset.throughput_backends,
-        workers=worker_counts() if few is None else tuple(sorted({min(count, usable_cores()) for count in few})),
+        workers=worker_counts() if counts is None else tuple(sorted({min(count, usable_cores()) for count in counts})),
         decode=default_decode(work.dataset),
     )
     return [

@@ -83,9 +83,9 @@ def _stored_plan(config: pytest.Config) -> Plan:
     folder = config.getoption("results")
     if folder is None:
         raise ValueError("--resume needs --results DIR, the folder of the run to resume")
-    given = [name for name in PLAN_OPTIONS if config.getoption(name) is not None]
-    if given:
-        raise ValueError(f"--resume takes the plan in {folder}: leave out --{given[0].replace('_', '-')}")
+    extra = [name for name in PLAN_OPTIONS if config.getoption(name) is not None]
+    if extra:
+        raise ValueError(f"--resume takes the plan in {folder}: leave out --{extra[0].replace('_', '-')}")
     return load_plan(folder)
 
 
@@ -280,8 +280,8 @@ class BenchSession:
 
     def cases(self) -> list[Case]:
         """Return the cases of the grid with what was measured so far."""
-        every = gather(self.plan.cases, {record.key: record for record in self.records}.values())
-        return [case for case in every if case.kind == "speed"]
+        cases = gather(self.plan.cases, {record.key: record for record in self.records}.values())
+        return [case for case in cases if case.kind == "speed"]
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self._bench is not None:

@@ -148,11 +148,11 @@ def _check_case(case: Speed, free_bytes: int) -> Speed:
     return case
 
 
-def check_names(what: str, names: Sequence[str] | None, known: Iterable[str]) -> None:
-    """Raise ValueError, listing ``known``, for the first name that is not in it; None stands for the default."""
+def check_names(what: str, names: Sequence[str] | None, valid: Iterable[str]) -> None:
+    """Raise ValueError, listing ``valid``, for the first name that is not in it; None stands for the default."""
     for name in names or ():
-        if name not in known:
-            raise ValueError(f"unknown {what} {name!r}; known: {', '.join(known)}")
+        if name not in valid:
+            raise ValueError(f"unknown {what} {name!r}; known: {', '.join(valid)}")
 
 
 def check_device(name: str) -> None:

@@ -102,8 +102,8 @@ def measure_cases(
     begin = time.monotonic()
 
     def show(record: Record, done: int, total: int) -> None:
-        left = f", {duration((time.monotonic() - begin) / done * (total - done))} left" if done < total else ""
-        console.print(f"{job.name} {done}/{total}  {repetition(record)}: {outcome(record)}{left}", highlight=False)
+        eta = f", {duration((time.monotonic() - begin) / done * (total - done))} left" if done < total else ""
+        console.print(f"{job.name} {done}/{total}  {repetition(record)}: {outcome(record)}{eta}", highlight=False)
 
     status = console.status(job.name)
     # Processes that share the cases share the terminal too: none has a live line of its own.

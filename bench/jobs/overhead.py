@@ -144,5 +144,5 @@ def measure_overhead(
             case, status="ok", dataset=dataset.name, fingerprint=dataset.fingerprint, fallback=dataset.fallback,
             lane=trainer.feed.lane, implementation=trainer.feed.implementation, devices=tuple(trainer.devices),
             threads=torch.get_num_threads(), bare_s=tuple(turns.seconds), step_s=step_s,
-            step_over_bare=statistics.median(ours / other for ours, other in zip(step_s, turns.seconds, strict=True)),
+            step_over_bare=statistics.median(step / bare for step, bare in zip(step_s, turns.seconds, strict=True)),
         )  # fmt: skip

@@ -236,8 +236,8 @@ def matmul_peak(folder: Path, device: str, precision: str) -> Callable[[], tuple
                 peaks = {**peaks, computed: matmul_flops(device, precision)}
             except RuntimeError:  # out of memory or unsupported: the measurement of training is worth having without it
                 return None, computed
-            every = {**environment.matmul_flops_per_s, device: peaks}
-            write(file, msgspec.structs.replace(environment, matmul_flops_per_s=every))
+            measured = {**environment.matmul_flops_per_s, device: peaks}
+            write(file, msgspec.structs.replace(environment, matmul_flops_per_s=measured))
         return peaks[computed], computed
 
     return peak

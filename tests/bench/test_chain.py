@@ -59,7 +59,7 @@ def room(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that a file imports anywhere in it, late imports included, as full dotted names."""
+    """Return every module that a file imports anywhere in it, late imports included, as full dotted names."""
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

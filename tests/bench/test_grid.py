@@ -68,6 +68,18 @@ def test_full_varies_one_size_at_a_time_and_given_sizes_make_a_product(grid: Gri
     assert {(case.batch_size, case.image_size) for case in plan(grid)} == shapes
 
 
+def test_on_a_gpu_two_recipes_are_compiled_too_at_batch_1024(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every backend is said to run there; those that go image by image have no cell on an accelerator."""
+    for name, backend in BACKENDS.items():
+        monkeypatch.setitem(BACKENDS, name, replace(backend, why_not=lambda device: None))
+    grid = Grid(extent="gpu", devices=("cuda",))
+    on_device = {name for name, backend in BACKENDS.items() if backend.on_device}
+    compiled = {name for name, backend in BACKENDS.items() if backend.compiled}
+    backends = {b: set(grid_module._backends(grid, "cuda", "crop_flip", b)) for b in (256, 1024)}
+    assert backends == {256: on_device - compiled, 1024: on_device}
+    assert set(grid_module._backends(grid, "cuda", "flip", 1024)) == on_device - compiled
+
+
 def test_a_case_that_does_not_fit_into_memory_says_so() -> None:
     small, large = plan(replace(ONE, batch_sizes=(1, 4096), image_sizes=(512,)), memory_bytes=2**30)
     assert (small.status, large.status) == ("not_run", "unsupported")
