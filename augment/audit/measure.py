@@ -181,9 +181,7 @@ class Measurements:
         edges = measured.parity("edges", EDGE_SIZE, "edges")
         if CLASSES.index(verdict := classify([edges])) > CLASSES.index(classify(cell.parity)):
             cause = explain(setting, measured.draws) or "unexplained"
-            cell.notes.append(
-                f"{verdict} on flat or two-level images of odd size ({cause}; mean {edges.mean_error:.2g}/255)"
-            )
+            cell.notes.append(f"{verdict} on flat or two-level images of odd size ({cause}; mean {edges.mean_error:.2g}/255)")
         cell.parity.append(edges)
 
     def _recipe_parity(self, cell: Verdict, traced: Traced) -> None:
