@@ -251,11 +251,14 @@ class Feed:
         is_fused = BACKENDS[self.config.effective_backend].library == "fused"
         return is_fused and self._pipeline is not None and not self._augments_aside
 
+    @property
+    def frozen(self) -> Batch | None:
+        """The batch of all steps with augment_on=frozen."""
+        return self._frozen
+
     def example(self) -> Received:
-        """Return a full batch as a captured step gets them, of black images or the first ones."""
+        """Return arguments of ``prepare`` for a full batch, of black images or the first ones."""
         count = self._shape[0]
-        if not self.is_capturable:
-            return self.black() if self._frozen is None else self._frozen
         if self._resident is not None:
             return (torch.arange(count, device=self.device),)
         return self._move((torch.zeros(self._shape, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64)))

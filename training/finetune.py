@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from augment import build
 from training import checkpoint, models, transfer
+from training.base_trainer import OnData, OnEpoch, OnStep, Trainer
 from training.config import FinetuneConfig, validate
 from training.data import load
 from training.distributed import Ranks, stream_seed, synchronise
@@ -25,7 +26,6 @@ from training.photofeed import PhotoBatch, PhotoFeed, StoredFeed, evaluation_ops
 from training.results import EpochStats, FinetuneResult
 from training.sources.dataset import Dataset, Split
 from training.sources.folders import photo_folder
-from training.trainer import OnData, OnEpoch, OnStep, Trainer
 
 BEST = "best.pt"
 """File name of the best epoch's weights in a run's folder."""
