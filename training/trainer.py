@@ -2,7 +2,9 @@
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -137,26 +139,33 @@ class ImageTrainer(Trainer):
         self.warm_up_s += time.perf_counter() - start
 
     def _capture(self, *black: Tensor) -> None:
-        """Capture the step and evaluation's forward pass; where that fails, say so in one line, and both run as without."""
+        """Capture the step, evaluation's forward pass and the feed's ``prepare``; what cannot be captured runs as without."""
         optimise.keep_step_size_on(self.device, self.optimizer)
         kind = black[1].ndim
+        step = self._steps.get(kind) or self._try_capture("the step", self._train_step, self.feed.frozen or black)
+        if step is None:
+            return
+        self._steps[kind] = self._captured_step = step
+        if self.feed.is_capturable:
+            self._captured_prepare = self._try_capture("augmentation", partial(self._prepare_into, step), self.feed.example())
+        if self._captured_forward is None and len(self.test) >= self.evaluation_batch:
+            self.model.eval()
+            with torch.inference_mode():
+                inputs = self.prepare(self.test.images[: self.evaluation_batch].to(self.device))
+                self._captured_forward = self._try_capture("evaluation", self._forward, [inputs])
+
+    def _prepare_into(self, step: graph.Captured, *received: Tensor) -> Tensor:
+        return step.fill(self.feed.prepare(*received))
+
+    def _try_capture(self, what: str, function: Callable[..., Tensor], buffers: Sequence[Tensor]) -> graph.Captured | None:
+        """Return the captured function; None after a line with the reason if it cannot be captured."""
         try:
-            if kind not in self._steps:
-                self._steps[kind] = graph.Captured(self._train_step, self.feed.frozen or black)
-            step = self._steps[kind]
-            if self.feed.is_capturable:
-                self._captured_prepare = graph.Captured(lambda *raw: step.fill(self.feed.prepare(*raw)), self.feed.example())
-            if self._captured_forward is None and len(self.test) >= self.evaluation_batch:
-                self.model.eval()
-                with torch.inference_mode():
-                    inputs = self.prepare(self.test.images[: self.evaluation_batch].to(self.device))
-                    self._captured_forward = graph.Captured(self._forward, [inputs])
-            self._captured_step = step
+            return graph.Captured(function, buffers)
         except RuntimeError as error:  # also CUDA's and out of memory
-            reason = " ".join(str(error).split())
-            print(f"attention: the step is no CUDA graph, it runs {self.mode} ({reason})", file=sys.stderr, flush=True)
-            self._captured_prepare = None
-            torch.cuda.empty_cache()
+            print(f"attention: {what} is no CUDA graph ({' '.join(str(error).split())})", file=sys.stderr, flush=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return None
 
     def _train_step(self, images: Tensor, targets: Tensor) -> Tensor:
         """Train on a placed batch and return ``meters.summarise``."""
