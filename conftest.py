@@ -54,7 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--batch-sizes", type=_sizes, metavar="SIZES", help="images per batch (default: 256; 16 for imagenet recipes)")
     add("--image-sizes", type=_sizes, metavar="SIZES", help="heights of the input in pixels (default: 32; imagenet 256)")
     add("--dtype", metavar="NAME", help="dtype of the result: float32 (default), float16, bfloat16, uint8")
-    add("--grid", choices=("default", "full"), help="full adds batch sizes 32 to 4096 and image sizes 32 to 512")
+    add("--grid", choices=("default", "full", "gpu"), help="full: more batch and image sizes; gpu: batch 1024, growth to 65536")
     add("--rounds", type=_at_least_one, metavar="N", help="rounds over the grid, each in its own order (default: 3)")
     add("--case-seconds", type=_seconds, metavar="S", help="seconds of samples per case and round (default: 0.1)")
     add("--data", default="auto", metavar="NAME", help="images: auto, cifar10, synthetic or a folder (default: auto)")
@@ -62,6 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where downloaded datasets are kept (default: data)"
     )
     add("--results", type=Path, metavar="DIR", help="folder of the run (default: runs/<version>--grid--<machine>--<device>)")
+    add("--time-limit", type=_seconds, metavar="S", help="start no case after so many seconds (default: none)")
     add("--suite", metavar="WORD", help="word for the run in folder names (default: grid)")
     add("--resume", action="store_true", help="measure what the run in --results has not measured yet")
 

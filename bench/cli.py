@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import tyro
 from rich.console import Console
 
@@ -95,7 +96,9 @@ class Run(RunOptions):
         """Run everything."""
         from bench.run import run
 
-        finish(run(self, console, reporter(console)), "throughput", "feed", "accuracy")
+        folder = run(self, console, reporter(console))
+        if self.part is None:
+            finish(folder, "throughput", "feed", "accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -400,7 +403,7 @@ def _execute(arguments: Sequence[str]) -> None:
         print("augmark: interrupted; what was measured is kept", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        line = describe(error)
+        line = None if isinstance(error, msgspec.ValidationError) else describe(error)  # a record of ours, no user's mistake
         if line is None or (isinstance(error, BrokenPipeError) and _stdout_is_closed()):  # a fault needs its traceback
             raise
         print(f"augmark: {line}", file=sys.stderr)

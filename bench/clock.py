@@ -92,9 +92,12 @@ def measure(
     """Warm a function up, then time single calls for about ``seconds``.
 
     Args:
+        function: what is timed.
         clock: read before and after each call.
+        seconds: approximate total of the samples.
         min_calls: fewest samples, even if they need longer than ``seconds``.
-        warmup_calls, warmup_s: fewest calls and seconds of the warm-up.
+        warmup_calls: fewest calls of the warm-up.
+        warmup_s: fewest seconds of the warm-up.
         is_warm: asked after each warm-up call; False (a busy compiler) prolongs the warm-up, up to ``MAX_WARMUP_S``.
         sampler: takes the samples, ``sampler(function, calls)``; default is ``sample`` with this clock.
     """

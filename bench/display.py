@@ -102,16 +102,16 @@ def summary_lines(cases: Iterable[Case], *, width: int) -> list[str]:
         first: Speed = rows[0].first
         title = f"{first.suite} on {first.device}, batch {first.batch_size}, {first.pixels}, {first.dtype}"
         table = _table(rows, spread=True)
-        if Console(width=10_000, file=io.StringIO()).measure(table).maximum > width:
+        if _width(table) > width:
             table = _table(rows, spread=False)
-        lines += ["", title, *_render(table, width)]
+        lines += ["", title, *_render(table)]
     lines += ["", LEGEND]
     spread = sorted(half for case in cases if (half := half_range(case.values("images_per_s"))) is not None)
     if spread:
         lines.append(f"Between rounds: ±{spread[len(spread) // 2]:.0%} in half of the cases, ±{spread[-1]:.0%} at most.")
-    left = sum(case.status == "not_run" for case in cases)
-    if left:
-        lines.append(f"{left} of {len(cases)} planned cases were not measured.")
+    unmeasured = sum(case.status == "not_run" for case in cases)
+    if unmeasured:
+        lines.append(f"{unmeasured} of {len(cases)} planned cases were not measured.")
     return lines
 
 
@@ -139,7 +139,11 @@ def _cell(case: Case, *, spread: bool) -> str:
     return f"{rate:,.0f}{between} {LANES.get(case.lane or '', ' ')}"
 
 
-def _render(table: Table, width: int) -> list[str]:
+def _width(table: Table) -> int:
+    return Console(width=10_000, file=io.StringIO()).measure(table).maximum
+
+
+def _render(table: Table) -> list[str]:
     file = io.StringIO()
-    Console(file=file, width=width, highlight=False).print(table)
+    Console(file=file, width=_width(table), highlight=False).print(table)  # whole numbers, even in a narrow terminal
     return [line.rstrip() for line in file.getvalue().splitlines()]

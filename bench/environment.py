@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from bench.records import Environment, machine_name
 ROOT = Path(__file__).resolve().parent.parent
 TRACKED = "bench/environment.py"
 """This file as the project's own repository tracks it."""
+ARCHIVED = "bench/commit.txt"
+"""Commit of an archive: git fills it in (.gitattributes: export-subst)."""
 PACKAGES = (
     *("augmark", "torch", "torchvision", "kornia", "kornia_rs", "numpy", "pillow", "pillow-simd", "triton", "triton-augment"),
     *("pytest", "pytest-benchmark", "scipy", "msgspec"),
@@ -151,12 +154,14 @@ def commit(root: Path = ROOT) -> dict[str, Any] | None:
     """Return the commit of the running code and whether files differ from it.
 
     Returns:
-        ``id`` and ``dirty``; None unless the code is a checkout of its own repository: unpacked or installed inside another
-        repository, that repository's commit says nothing about it.
+        ``id`` and ``dirty``; of an archive that git made, the commit that it holds. None for other copies: unpacked or
+        installed inside another repository, that repository's commit says nothing about the code.
     """
     git = ("git", "-C", str(root))
     if _output(*git, "ls-files", "--full-name", "--", TRACKED) != TRACKED:
-        return None
+        archived = root / ARCHIVED
+        text = archived.read_text(encoding="utf-8").strip() if archived.exists() else ""
+        return {"id": text, "dirty": False} if re.fullmatch("[0-9a-f]{40,64}", text) else None
     revision, status = _output(*git, "rev-parse", "HEAD"), _output(*git, "status", "--porcelain", "--", "*.py", "*.c", "*.h")
     return None if revision is None else {"id": revision, "dirty": None if status is None else bool(status)}
 

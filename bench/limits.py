@@ -5,9 +5,10 @@ bandwidth that takes (bytes in + bytes out) / bandwidth seconds, and no call can
 is a matrix product: a network does little else, and rarely as well as one large product does.
 """
 
+import math
 import statistics
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -93,6 +94,35 @@ def count_launches(function: Function, device: str | torch.device) -> int | None
         function()
         torch.cuda.synchronize(device)
     return sum(event.device_type.name == "CUDA" for event in profiler.events())
+
+
+def busy_share(function: Function, device: str | torch.device, *, calls: int) -> float | None:
+    """Return the share of the wall time of some calls in which a kernel or copy ran on a CUDA device; None elsewhere.
+
+    By the profiler, whose own cost makes the host a little slower: the share is rather too small. (The driver's utilisation
+    counts a sample period as busy however short the kernels in it.)
+    """
+    if torch.device(device).type != "cuda":
+        return None
+    from torch.profiler import ProfilerActivity, profile
+
+    clock = Clock(device)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        start = clock()
+        for _ in range(calls):
+            function()
+        wall_s = clock() - start
+    events = [event.time_range for event in profiler.events() if event.device_type.name == "CUDA"]
+    return min(1.0, covered((event.start, event.end) for event in events) / 1e6 / wall_s)
+
+
+def covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """Return the length of the union of intervals."""
+    length, reached = 0.0, -math.inf
+    for start, end in sorted(intervals):
+        length += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return length
 
 
 def count_waits(function: Function, device: str | torch.device) -> int | None:

@@ -6,7 +6,8 @@ from typing import Literal
 from training.config import TrainConfig
 from training.presets import BOOK, PRESETS
 
-PresetName = Literal["smoke", "quick", "standard", "full", "training"]
+PartName = Literal["tests", "audit", "gallery", "grid", "throughput", "accuracy", "sweep"]
+PresetName = Literal["smoke", "quick", "standard", "full", "training", "gpu"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,18 @@ class Preset:
     """Training config of all throughput cases, except model, width and max_train."""
     timed: TrainConfig | None = None
     """Training config that is timed up to its target accuracy; None compares ``recipes`` under ``settings``."""
+    throughput_batch_sizes: tuple[int, ...] = ()
+    """Batch sizes of the throughput; empty takes that of ``settings``."""
+    sweep_recipes: tuple[str, ...] = ()
+    sweep_seeds: int = 0
+    audits_device: bool = False
+    """Audit backends on the device of the run, not on the CPU."""
+    parts: tuple[PartName, ...] = ("audit", "gallery", "grid", "throughput", "accuracy")
+    """Names of ``bench.parts.PARTS``, most important first."""
+    minutes: float | None = None
+    """Time for all parts; None has no limit."""
+    shares: tuple[float, ...] = ()
+    """Shares of the time by part; a part that ends early leaves its time to later ones."""
 
 
 SMOKE_GRID = ("--ops", "HorizontalFlip,ColorJitter", "--recipes", "crop_flip", "--rounds", "2", "--case-seconds", "0.05")
@@ -49,7 +62,11 @@ MORE = (*COMMON, "crop_flip_cutout", "d2l", "autoaugment", "trivialaugment", "au
 TRAINED_WITH = ("torchvision_loop", "torchvision", "kornia", "fused")
 TRAINING_GRID = ("--recipes", "crop_flip,d2l", "--rounds", "3")
 FEW_WORKERS = (1, 8)
-"""Each case starts its own workers, which takes longer than measuring; the speed of a lone worker tells how many are needed."""
+"""Each case starts its own workers, which takes longer than to measure them; a lone worker tells how many are needed."""
+
+GPU_PARTS: tuple[PartName, ...] = ("tests", "audit", "grid", "throughput", "accuracy", "sweep", "gallery")
+GPU_SHARES = (90.0, 90.0, 120.0, 100.0, 30.0, 40.0, 10.0)
+"""Seconds of 8 minutes on an H200, estimated."""
 
 CPU: dict[PresetName, Preset] = {
     "smoke": Preset(  # a minute: shows that all parts work; its numbers are not worth quoting
@@ -80,6 +97,19 @@ CPU: dict[PresetName, Preset] = {
             PRESETS["fast"], width=8, epochs=6, batch_size=250, learning_rate=0.5, compile=False, target_accuracy=0.4
         ),
     ),
+    "gpu": Preset(  # a minute: the sequence of the preset for GPUs in its smallest form
+        grid=(*SMOKE_GRID, "--batch-sizes", "64"), audited_backends=("torchvision_loop", "fused"),
+        audited_recipes=("crop_flip",), audit_draws=100, model="resnet8", width=8, max_train=1000, max_test=500,
+        throughput_seconds=0.2, throughput_rounds=1, throughput_recipes=("crop_flip",), throughput_workers=(0,),
+        throughput_backends=("torchvision", "fused"), throughput_batch_sizes=(64, 128), epochs=1,
+        settings=replace(PRESETS["standard"], compile=False),
+        recipes=("crop_flip",), seeds=(0,), sweep_recipes=("none", "crop_flip"), sweep_seeds=2, parts=GPU_PARTS, minutes=3,
+        shares=GPU_SHARES,
+        timed=replace(
+            PRESETS["fast"], width=8, epochs=1, warm_up_epochs=0.5, batch_size=250, learning_rate=0.5, compile=False,
+            target_accuracy=0.4,
+        ),
+    ),
 }  # fmt: skip
 
 ACCELERATOR: dict[PresetName, Preset] = {
@@ -108,6 +138,14 @@ ACCELERATOR: dict[PresetName, Preset] = {
         max_train=None, max_test=None, throughput_seconds=1.5, throughput_rounds=3, throughput_recipes=("crop_flip",),
         throughput_workers=FEW_WORKERS, throughput_backends=TRAINED_WITH, settings=PRESETS["standard"], epochs=10,
         recipes=("crop_flip",), seeds=(0, 1, 2, 3, 4), timed=PRESETS["fast"],
+    ),
+    "gpu": Preset(
+        grid=("--grid", "gpu", "--rounds", "3"), audited_backends=TRAINED_WITH, audited_recipes=MORE, audit_draws=1_000,
+        audits_device=True, model="resnet18", width=64, max_train=None, max_test=None, throughput_seconds=1.5,
+        throughput_rounds=2, throughput_recipes=("crop_flip", "randaugment", "d2l"), throughput_workers=(8,),
+        throughput_backends=("torchvision", "kornia", "fused"), throughput_batch_sizes=(256, 1024),
+        settings=PRESETS["standard"], epochs=10, recipes=(PRESETS["fast"].recipe,), seeds=(0, 1, 2), timed=PRESETS["fast"],
+        sweep_recipes=MORE, sweep_seeds=16, parts=GPU_PARTS, minutes=8, shares=GPU_SHARES,
     ),
 }  # fmt: skip
 

@@ -1,35 +1,30 @@
-"""``augmark run``: audit, gallery, benchmarks, training throughput of every placement, a short accuracy comparison, report.
+"""``augmark run``: the parts of a preset, most important first, into one run folder with a report.
 
-The benchmarks run in a process of their own, because a compiled case can take the CUDA context, or the process, with it; the
-rest continues in a fresh one. Records are on disk at once, so an interrupted run still gets its report.
+Records are on disk at once, so an interrupted run still gets its report. Under ``--minutes`` every part has a share of the time
+and a process of its own, so that a fault of the device, or a part that hangs, leaves the others.
 """
 
-import contextlib
 import importlib.metadata
-import os
-import subprocess
+import math
+import shutil
 import sys
-from collections import Counter
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
 
+import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Report, data_facts, fill, measure_cases, plan_training, reporting
-from bench.presets import Preset, PresetName, preset
-from bench.records import AUDIT, Accuracy, Audit, load_run, one_line, run_folder, write
-from bench.runner import Measure
+from bench.jobs.job import Report, duration, reporting
+from bench.parts import Work, absolute, plan_training_parts, run_part, wait_for
+from bench.presets import PartName, PresetName, preset
+from bench.records import PLAN, holds_run, load_run, run_folder
+from bench.runner import load_plan, resume
 
-if TYPE_CHECKING:
-    from training.config import TrainConfig
-    from training.data import Dataset
-
-ROOT = Path(__file__).resolve().parent.parent
-RESTARTS = 50
-PYTEST_INTERRUPTED, PYTEST_USAGE_ERROR = 2, 4
+GRACE_S = 60.0
+"""Seconds that a part may take beyond its share, to end the case that runs."""
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +40,12 @@ class RunOptions:
     backends: tuple[str, ...] | None = None
     recipes: tuple[str, ...] | None = None
     rounds: int | None = None
+    minutes: float | None = None
+    """Time for all parts together (default: the preset's; without a limit all cases are measured)."""
+    resume: bool = False
+    """Resume the run in --results: parts and cases that are done are skipped."""
+    part: PartName | None = None
+    """Run this part alone, into the folder --results, without a report."""
 
 
 def run(options: RunOptions, console: Console, report: Report) -> Path:
@@ -53,6 +54,26 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
     Raises ValueError (nothing was measured: a name, device or data set that does not exist), OSError (results cannot be
     written), KeyboardInterrupt (after the report of what there is).
     """
+    work = _prepare(options, console)
+    if options.part is not None:
+        run_part(options.part, replace(work, seconds=60 * (options.minutes or math.inf)))
+        return work.folder
+    minutes = options.minutes or work.preset.minutes
+    with reporting(work.folder, report):
+        try:
+            for name in work.preset.parts if minutes is None else ():
+                run_part(name, work)
+            if minutes is not None:
+                _run_in_time(options, work, 60 * minutes)
+        finally:
+            plan_training_parts(work)
+    if minutes is not None:
+        console.print(f"archive: {shutil.make_archive(str(work.folder), 'gztar', work.folder.parent, work.folder.name)}")
+    return work.folder
+
+
+def _prepare(options: RunOptions, console: Console) -> Work:
+    """Check the options, load the data and make the run folder, or check the one to resume."""
     from bench.jobs.grid import check_device
     from training.data import load
     from training.distributed import resolve_device
@@ -64,18 +85,25 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
     dataset = load(
         options.data, root=options.data_root, download=options.download, max_train=chosen.max_train, max_test=chosen.max_test
     )
-    console.print(f"[bold]augmark[/] {options.preset} run on {device}, images: {dataset.name}")
-    if dataset.fallback:
-        console.print(f"[bold red]Not a real data set:[/] {dataset.fallback}")
-    folder = run_folder(options.results, options.preset, importlib.metadata.version("augmark"), device)
-    console.print(f"results go to {folder}")
-    with reporting(folder, report):
-        _audit(options, chosen, dataset, folder, console)
-        _gallery(options, chosen, dataset, folder, console)
-        _benchmarks(options, chosen, folder)
-        measure_cases(_throughput_job(options, chosen, dataset, device), folder, console)
-        measure_cases(_accuracy_job(options, chosen, dataset, device), folder, console)
-    return folder
+    if options.part is not None and options.results is not None:
+        folder = options.results
+        folder.mkdir(parents=True, exist_ok=True)
+    elif options.resume and options.results is not None:
+        folder = options.results
+        if (folder / PLAN).exists():
+            _check_resumable(folder)
+    else:
+        folder = run_folder(options.results, options.preset, importlib.metadata.version("augmark"), device)
+    if options.part is None:
+        console.print(f"[bold]augmark[/] {options.preset} run on {device}, images: {dataset.name}")
+        if dataset.fallback:
+            console.print(f"[bold red]Not a real data set:[/] {dataset.fallback}")
+        console.print(f"results go to {folder}")
+    return Work(
+        preset_name=options.preset, preset=chosen, device=device, named_device=options.device, data=options.data,
+        data_root=options.data_root, dataset=dataset, folder=folder, console=console, backends=options.backends,
+        recipes=options.recipes, rounds=options.rounds,
+    )  # fmt: skip
 
 
 def _check(options: RunOptions) -> None:
@@ -83,165 +111,46 @@ def _check(options: RunOptions) -> None:
 
     if options.rounds is not None and options.rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {options.rounds}")
+    if options.minutes is not None and not 0 < options.minutes < 1440:
+        raise ValueError(f"minutes must be above 0 and less than 1440, got {options.minutes:g}")
+    if options.resume and (options.results is None or not holds_run(options.results)):
+        raise ValueError("--resume needs --results DIR, the folder of the run to resume")
     check_names("backend", options.backends, BACKENDS)
     check_names("recipe", options.recipes, RECIPES)
 
 
-# ---- audit and gallery ------------------------------------------------------------------------------------------------
+def _check_resumable(folder: Path) -> None:
+    """Raise ValueError unless machine, versions and code are those of the run; the grid checks its data itself."""
+    from bench.environment import environment
+
+    stored = load_run(folder).environment
+    here = environment()
+    resume(folder, load_plan(folder), msgspec.structs.replace(here, dataset=stored.dataset if stored else None))
 
 
-class _Subjects(TypedDict):
-    """Subjects of audit and gallery; None stands for all."""
-
-    backends: tuple[str, ...] | None
-    ops: tuple[str, ...] | None
-    recipes: tuple[str, ...] | None
-
-
-def _subjects(options: RunOptions, chosen: Preset) -> _Subjects:
-    return _Subjects(
-        backends=options.backends or chosen.audited_backends,
-        ops=None if chosen.audited_recipes is None else (),
-        recipes=options.recipes or chosen.audited_recipes,
-    )
-
-
-def _audit(options: RunOptions, chosen: Preset, dataset: "Dataset", folder: Path, console: Console) -> None:
-    """Audit before speed is measured: which backends do the same thing. On the CPU, where the oracle is."""
-    from augment import BACKENDS
-    from bench.audit import run_audit
-
-    if chosen.audit_draws is None:
-        return
-    subjects = _subjects(options, chosen)
-    if subjects["backends"] is not None:
-        subjects["backends"] = tuple(name for name in subjects["backends"] if not BACKENDS[name].compiled)
-    try:
-        audit = run_audit(dataset, folder, console, **subjects, draws=chosen.audit_draws)
-    except Exception as error:  # must not cost the measurements; the report tells it
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        console.print(f"[bold red]the audit failed:[/] {reason}")
-        write(folder / AUDIT, Audit(failed=reason))
-        return
-    counts = Counter(cell.verdict for cell in audit.verdicts)
-    console.print(f"audit: {', '.join(f'{number} {verdict}' for verdict, number in counts.most_common())}")
-
-
-def _gallery(options: RunOptions, chosen: Preset, dataset: "Dataset", folder: Path, console: Console) -> None:
-    """Draw what is measured, for the report. Where that fails, the measurements continue."""
-    from bench.gallery import draw_strips, spread_out
-
-    with console.status("gallery: every op and recipe on every backend"):
-        try:
-            draw_strips(spread_out(dataset.train.images), folder, dataset=dataset.name, **_subjects(options, chosen))
-        except Exception as error:  # whatever a library raises; the report says that there are none
-            console.print(f"[bold red]the gallery failed:[/] {type(error).__name__}: {one_line(error)}")
-
-
-# ---- benchmarks -------------------------------------------------------------------------------------------------------
-
-
-def _benchmarks(options: RunOptions, chosen: Preset, folder: Path) -> None:
-    # With "=": a folder that stands by itself pytest takes for a place to look for tests in.
-    command = [sys.executable, "-m", "pytest", "--benchmark-only", "-q", f"--results={folder.resolve()}"]
-    command += [f"--data={_absolute_data(options)}", f"--data-root={options.data_root.resolve()}"]
-    chosen_options = [*chosen.grid, "--suite", options.preset]
-    if options.device is not None:
-        chosen_options += ["--device", options.device]
-    if options.backends is not None:
-        chosen_options += ["--backends", ",".join(options.backends)]
-    if options.recipes is not None:
-        ops = "all" if chosen.audited_recipes is None else "none"
-        chosen_options += ["--ops", ops, "--recipes", ",".join(options.recipes)]
-    if options.rounds is not None:
-        chosen_options += ["--rounds", str(options.rounds)]
-    for _ in range(RESTARTS):
-        status = _wait_for([*command, *chosen_options])
-        if status == PYTEST_INTERRUPTED:
+def _run_in_time(options: RunOptions, work: Work, seconds: float) -> None:
+    """Run every part in a process of its own; time that a part leaves goes to the later ones."""
+    deadline, shares = time.monotonic() + seconds, work.preset.shares
+    for index, name in enumerate(work.preset.parts):
+        weight = shares[index] / sum(shares[index:]) if shares else 1 / (len(work.preset.parts) - index)
+        budget = weight * max(0.0, deadline - time.monotonic())
+        if budget < 1:
+            work.console.print(f"{name}: left out, the time is up; add --resume --results {work.folder}", highlight=False)
+            continue
+        work.console.print(f"[bold]{name}[/]: {duration(budget)}", highlight=False)
+        status = wait_for(_part_command(options, work, name, budget), budget + GRACE_S)
+        if status == INTERRUPTED:
             raise KeyboardInterrupt
-        if status == PYTEST_USAGE_ERROR:
-            raise ValueError("the benchmarks could not start; the reason stands above")
-        if status in (0, 1) and all(case.status != "not_run" for case in load_run(folder).cases()):
-            return
-        chosen_options = ["--resume"]  # the plan stands in the folder
-    raise OSError(f"the benchmarks died {RESTARTS} times; what they measured is in {folder}")
+        if status != 0:
+            work.console.print(f"[bold red]{name} ended early[/] (exit code {status}); what it measured is kept")
 
 
-def _wait_for(command: list[str]) -> int:
-    """Run a command; after Ctrl-C, which the child gets too, wait until it has stored what it measured."""
-    with subprocess.Popen(command, cwd=ROOT) as process:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=30)
-            process.terminate()
-            raise
-
-
-def _absolute_data(options: RunOptions) -> str:
-    return str(Path(options.data).resolve()) if os.sep in options.data or Path(options.data).is_dir() else options.data
-
-
-# ---- training ---------------------------------------------------------------------------------------------------------
-
-
-def _throughput_job(options: RunOptions, chosen: Preset, dataset: "Dataset", device: str) -> Job:
-    from bench.environment import usable_cores
-    from bench.jobs.throughput import Axes, default_decode, throughput_job, worker_counts
-    from training.config import resolve_auto, validate
-
-    base = replace(
-        chosen.settings, model=chosen.model, width=chosen.width, device=device, max_train=chosen.max_train, precision="auto",
-        resident=False,
-    )  # fmt: skip
-    base = resolve_auto(base, validate(base))
-    few = chosen.throughput_workers
-    axes = Axes(
-        recipes=options.recipes or chosen.throughput_recipes,
-        backends=options.backends or chosen.throughput_backends,
-        workers=worker_counts() if few is None else tuple(sorted({min(count, usable_cores()) for count in few})),
-        decode=default_decode(dataset),
-    )
-    return throughput_job(
-        base, axes, dataset, seconds=chosen.throughput_seconds, rounds=chosen.throughput_rounds, suite=options.preset
-    )
-
-
-def _accuracy_job(options: RunOptions, chosen: Preset, dataset: "Dataset", device: str) -> Job:
-    from training.loop import train
-
-    configs = [
-        replace(_accuracy_config(recipe, chosen, device), seed=seed)
-        for seed in chosen.seeds
-        for recipe in options.recipes or chosen.recipes
-    ]
-    cases = {case.key: (case, config) for config in configs for case in [plan_training(Accuracy, config, dataset)]}
-
-    @contextlib.contextmanager
-    def opened(folder: Path) -> Iterator[Measure]:
-        yield lambda case: fill(case, train(cases[case.key][1], dataset))
-
-    return Job(
-        name="accuracy", suite=options.preset, device=device, cases=tuple(case for case, _ in cases.values()),
-        dataset=data_facts(dataset), open=opened, shuffle=False,
-    )  # fmt: skip
-
-
-def _accuracy_config(recipe: str, chosen: Preset, device: str) -> "TrainConfig":
-    """Return the recipe on a backend that draws it per image, batched on the device where possible."""
-    from augment import check_supported, lane, resolve
-    from bench.environment import usable_cores
-    from training.config import resolve_auto, validate
-
-    config = chosen.timed or replace(chosen.settings, model=chosen.model, width=chosen.width, epochs=chosen.epochs)
-    config = replace(config, device=device, max_train=chosen.max_train, recipe=recipe)
-    ops = resolve(recipe, config.image_size)
-    placed = replace(config, backend="torchvision_loop", augment_on="workers", num_workers=usable_cores(), resident=False)
-    for backend in ("fused", "kornia"):
-        with contextlib.suppress(ValueError):  # UnsupportedOp
-            check_supported(ops, backend)
-            if lane(ops, backend) not in ("per_batch", "mixed"):
-                placed = replace(config, backend=backend, augment_on="device", num_workers=0)
-                break
-    return resolve_auto(placed, validate(placed))
+def _part_command(options: RunOptions, work: Work, name: str, seconds: float) -> list[str]:
+    command = [sys.executable, "-m", "bench.cli", "run", "--part", name, "--minutes", f"{seconds / 60:.3f}"]
+    command += ["--preset", options.preset, "--data", absolute(options.data), "--data-root", str(options.data_root.resolve())]
+    command += ["--results", str(work.folder.resolve())]
+    for option, value in (("--device", options.device), ("--rounds", options.rounds)):
+        command += [option, str(value)] if value is not None else []
+    for option, values in (("--backends", options.backends), ("--recipes", options.recipes)):
+        command += [option, *values] if values is not None else []
+    return command

@@ -101,9 +101,6 @@ def resume(folder: Path, plan: Plan, environment: Environment, *, retry_failed: 
     if changed:
         raise ValueError(f"cannot resume {folder} here ({changed[0]}): choose another --results")
     cases = {case.key: case for case in (*before.cases, *plan.cases)}
-    for record in died(folder, read_records(folder)):
-        append(folder, record)
-    (folder / RUNNING).unlink(missing_ok=True)
     merged = msgspec.structs.replace(
         plan,
         cases=tuple(cases.values()),
@@ -196,6 +193,10 @@ class Runner:
     def __init__(self, folder: Path, *, shared: bool = False) -> None:
         self.folder = folder
         self._claims = Claims(folder) if shared else None
+        if not shared:  # a process before this one may have died in the middle
+            for record in died(folder, read_records(folder)):
+                append(folder, record)
+            (folder / RUNNING).unlink(missing_ok=True)
         self._finished: set[tuple[Any, ...]] = set()
         self._look()
 

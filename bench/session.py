@@ -7,8 +7,10 @@ slows down slows all backends. Compiled backends are the exception: all rounds o
 must forget one pipeline before it compiles the next (see ``CompilerWatch``) and compiling anew each round would take minutes.
 """
 
+import math
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +64,7 @@ def _new_plan(config: pytest.Config) -> Plan:
         batch_sizes=_names(option("batch_sizes")),
         image_sizes=_names(option("image_sizes")),
         dtype=option("dtype") or "float32",
-        full=option("grid") == "full",
+        extent=option("grid") or "default",
     )
     cases = plan(grid)
     # A choice of ops or recipes asks for nothing else.
@@ -81,9 +83,9 @@ def _stored_plan(config: pytest.Config) -> Plan:
     folder = config.getoption("results")
     if folder is None:
         raise ValueError("--resume needs --results DIR, the folder of the run to resume")
-    given = [name for name in PLAN_OPTIONS if config.getoption(name) is not None]
-    if given:
-        raise ValueError(f"--resume takes the plan in {folder}: leave out --{given[0].replace('_', '-')}")
+    extra = [name for name in PLAN_OPTIONS if config.getoption(name) is not None]
+    if extra:
+        raise ValueError(f"--resume takes the plan in {folder}: leave out --{extra[0].replace('_', '-')}")
     return load_plan(folder)
 
 
@@ -109,13 +111,15 @@ class BenchSession:
         self._bench: Bench | None = None
         self._pytest: pytest.Session | None = None
         self._progress = Progress(config)
+        limit_s = config.getoption("time_limit")
+        self._deadline = math.inf if limit_s is None else time.monotonic() + limit_s
 
     # ---- the items and their order
 
     def items(self, suite: str) -> Iterator[Record]:
         """Yield the rounds of a suite's cases that have no record yet; an unsupported case once, to be shown as skipped."""
         for case in self.plan.cases:
-            if (case.suite if isinstance(case, Speed) else "training") == suite:
+            if suite_of(case) == suite:
                 for number in range(1 if case.status == "unsupported" else self.plan.rounds):
                     repetition = msgspec.structs.replace(case, round=number)
                     if self._runner is None or not self._runner.is_done(repetition):
@@ -205,6 +209,8 @@ class BenchSession:
             pytest.skip(case.reason or "unsupported")
         assert self._runner is not None, "measured before the run's folder was opened"
         assert self._bench is not None
+        if time.monotonic() > self._deadline:
+            pytest.skip("the time is up")
         case = self._with_data(case)
         record = None
         try:
@@ -274,8 +280,8 @@ class BenchSession:
 
     def cases(self) -> list[Case]:
         """Return the cases of the grid with what was measured so far."""
-        every = gather(self.plan.cases, {record.key: record for record in self.records}.values())
-        return [case for case in every if case.kind == "speed"]
+        cases = gather(self.plan.cases, {record.key: record for record in self.records}.values())
+        return [case for case in cases if case.kind == "speed"]
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self._bench is not None:
@@ -292,6 +298,11 @@ class BenchSession:
             terminalreporter.write_line(f"ERROR: {self.trouble}", red=True)
         else:
             terminalreporter.write_line(f"Results: {os.path.relpath(self.folder)}", bold=True)
+
+
+def suite_of(case: Record) -> str | None:
+    """Return the suite that a case of a plan belongs to; None for the cases of other jobs."""
+    return case.suite if isinstance(case, Speed) else "training" if isinstance(case, Overhead) else None
 
 
 def case_of(item: pytest.Item) -> Record | None:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from PIL import Image
 from rich.console import Console
 
 from bench.jobs.job import Job, Report, run_job
@@ -34,6 +33,7 @@ DRAFT_SIDE = 224
 def decode_pil(content: bytes) -> Any:
     """Decode with Pillow."""
     import numpy as np
+    from PIL import Image
 
     with Image.open(io.BytesIO(content)) as image:
         return np.asarray(image.convert("RGB"))
@@ -42,6 +42,7 @@ def decode_pil(content: bytes) -> Any:
 def decode_pil_draft(content: bytes) -> Any:
     """Decode with Pillow at reduced size."""
     import numpy as np
+    from PIL import Image
 
     # A JPEG decoder can skip frequencies and so give 1/2, 1/4 or 1/8 of the size: the smallest that is still large enough.
     with Image.open(io.BytesIO(content)) as image:
@@ -140,9 +141,8 @@ def decode(options: DecodeOptions, console: Console, report: Report) -> Path:
 
     Raises ValueError for photographs, numbers or sizes that cannot be used, OSError where nothing can be written.
     """
-    from training.sources.folders import photo_folder, training_files
-
     from bench.environment import usable_cores
+    from training.sources.folders import photo_folder, training_files
 
     if min(options.files, options.rounds, *options.sizes, *(options.workers or (1,))) < 1 or not options.seconds > 0:
         raise ValueError("files, rounds, sizes, workers and seconds must be positive")
@@ -190,6 +190,8 @@ def fingerprint(contents: Mapping[Path, bytes]) -> str:
 
 def encode(content: bytes, size: int) -> bytes:
     """Return a photograph whose shorter side is ``size`` pixels, as JPEG."""
+    from PIL import Image
+
     from training.sources.decode import upright
 
     image = upright(content)
@@ -263,6 +265,8 @@ def _images_per_s(case: Decoding, files: Sequence[bytes], pool: ProcessPoolExecu
 
 
 def _pixels(content: bytes) -> int:
+    from PIL import Image
+
     with Image.open(io.BytesIO(content)) as image:
         return image.width * image.height
 

@@ -76,9 +76,9 @@ def run_once(job: Job, folder: Path, report: Report) -> None:
     """Measure the only case of a job unless it has a record; an error ends the command."""
     (case,) = job.cases
     with reporting(folder, report), job.open(folder) as measure:
-        record = measure(case)
-        if case.key not in {known.key for known in load_run(folder).records if known.status == "ok"}:
-            append(folder, record)
+        result = measure(case)
+        if case.key not in {record.key for record in load_run(folder).of(Finetune)}:
+            append(folder, result)
 
 
 def compare(config: FinetuneConfig, seeds: tuple[int, ...], out: Path | None, console: Console, report: Report) -> Path:

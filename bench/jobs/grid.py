@@ -14,6 +14,8 @@ from bench.records import Speed, one_line
 DTYPES = ("float32", "float16", "bfloat16", "uint8")
 FULL_BATCH_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 FULL_IMAGE_SIZES = (32, 64, 128, 224, 512)
+GROWN = ("crop_flip", "d2l")
+GROWN_BATCH_SIZES = (64, 256, 4096, 16384, 65536)
 # Libraries hold several float copies of a batch at once: the input, the sampled grid, intermediate colours, the result.
 WORKING_COPIES = 8
 
@@ -26,8 +28,9 @@ class Grid:
     images, batch 16 of 256 x 320 photographs for the ``imagenet`` recipes. Image sizes are heights of photographs, which are a
     quarter wider than high.
 
-    ``full`` varies one size at a time from there (all batch sizes at the usual image size, all image sizes at the usual
-    batch), because the product of both would take a day and show no more. Sizes that are given make a product.
+    The extent ``full`` varies one size at a time from there (all batch sizes at the usual image size, all image sizes at the
+    usual batch), because the product of both would take a day and show no more. ``gpu`` takes batch 1024, and for the recipes
+    ``GROWN`` also compiled backends, and batches up to 65,536. Sizes that are given make a product.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -37,7 +40,7 @@ class Grid:
     batch_sizes: tuple[int, ...] | None = None
     image_sizes: tuple[int, ...] | None = None
     dtype: str = "float32"
-    full: bool = False
+    extent: Literal["default", "full", "gpu"] = "default"
 
 
 def plan(grid: Grid, *, memory_bytes: Callable[[str], int] | None = None) -> list[Speed]:
@@ -82,12 +85,12 @@ def _cases(grid: Grid) -> Iterator[Speed]:
         for suite, subjects in suites.items()
         for device in grid.devices
         for subject in subjects
-        for batch_size, image_size in _shapes(grid, subject in PHOTOGRAPH_RECIPES)
-        for backend in _backends(grid, device)
+        for batch_size, image_size in _shapes(grid, subject)
+        for backend in _backends(grid, device, subject, batch_size)
     )  # fmt: skip
 
 
-def _backends(grid: Grid, device: str) -> list[str]:
+def _backends(grid: Grid, device: str, subject: str, batch_size: int) -> list[str]:
     import torch
 
     from augment import BACKENDS
@@ -96,17 +99,22 @@ def _backends(grid: Grid, device: str) -> list[str]:
         # A loop over images on the CPU has no cell on an accelerator, unless there is no CPU column to put it in.
         return [name for name in grid.backends if BACKENDS[name].on_device or device == "cpu" or "cpu" not in grid.devices]
     able = [backend for backend in BACKENDS.values() if backend.why_not(torch.device(device)) is None]
-    return [backend.name for backend in able if (not backend.compiled if device == "cpu" else backend.on_device)]
+    compiled = device != "cpu" and (grid.extent != "gpu" or (subject in GROWN and batch_size not in GROWN_BATCH_SIZES))
+    return [b.name for b in able if (compiled or not b.compiled) and (b.on_device or device == "cpu")]
 
 
-def _shapes(grid: Grid, is_photograph: bool) -> list[tuple[int, int]]:
+def _shapes(grid: Grid, subject: str) -> list[tuple[int, int]]:
     """List (batch size, image size) pairs. ImageNet recipes crop 224 pixels, so they start from larger photographs."""
-    batch, size, smallest = (16, 256, 224) if is_photograph else (256, 32, 1)
+    from augment.recipes import PHOTOGRAPH_RECIPES
+
+    batch, size, smallest = (16, 256, 224) if subject in PHOTOGRAPH_RECIPES else (256, 32, 1)
     if grid.batch_sizes or grid.image_sizes:
         sizes = [s for s in grid.image_sizes or () if s >= smallest] or [size]
         return [(b, s) for s in sizes for b in grid.batch_sizes or (batch,)]
+    if grid.extent == "gpu" and size == 32:
+        return [(b, size) for b in (1024, *(GROWN_BATCH_SIZES if subject in GROWN else ()))]
     shapes = [(batch, size)]
-    if grid.full:
+    if grid.extent == "full":
         shapes += [(b, size) for b in FULL_BATCH_SIZES] + [(batch, s) for s in FULL_IMAGE_SIZES if s >= smallest]
     return list(dict.fromkeys(shapes))
 
@@ -140,11 +148,11 @@ def _check_case(case: Speed, free_bytes: int) -> Speed:
     return case
 
 
-def check_names(what: str, names: Sequence[str] | None, known: Iterable[str]) -> None:
-    """Raise ValueError, listing ``known``, for the first name that is not in it; None stands for the default."""
+def check_names(what: str, names: Sequence[str] | None, valid: Iterable[str]) -> None:
+    """Raise ValueError, listing ``valid``, for the first name that is not in it; None stands for the default."""
     for name in names or ():
-        if name not in known:
-            raise ValueError(f"unknown {what} {name!r}; known: {', '.join(known)}")
+        if name not in valid:
+            raise ValueError(f"unknown {what} {name!r}; known: {', '.join(valid)}")
 
 
 def check_device(name: str) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from bench.records import Kind, Plan, Record
+from bench.records import Case, Kind, Plan, Record
 from bench.runner import Measure, resume, run_cases, start
 
 if TYPE_CHECKING:
@@ -79,12 +79,12 @@ def repetition(record: Record) -> str:
     return f"{record.name}, {record.repetition} {number}"
 
 
-def outcome(record: Record) -> str:
-    """Return a result in a few words, as rich markup."""
-    if record.status != "ok":
-        return f"{record.status} ({escape(record.reason or '')})"
-    quantity = record.quantities[0]
-    value = getattr(record, quantity.name)
+def outcome(result: Record | Case) -> str:
+    """Return the result of a record, or the median of a case, in a few words, as rich markup."""
+    if result.status != "ok":
+        return f"{result.status} ({escape(result.reason)})" if result.reason else result.status
+    quantity = (result.first if isinstance(result, Case) else result).quantities[0]
+    value = result.median(quantity.name) if isinstance(result, Case) else getattr(result, quantity.name)
     return f"{quantity.name.replace('_', ' ')} {value:.1%}" if quantity.unit == "1" else f"{value:,.0f} {quantity.unit}"
 
 
@@ -102,8 +102,8 @@ def measure_cases(
     begin = time.monotonic()
 
     def show(record: Record, done: int, total: int) -> None:
-        left = f", {duration((time.monotonic() - begin) / done * (total - done))} left" if done < total else ""
-        console.print(f"{job.name} {done}/{total}  {repetition(record)}: {outcome(record)}{left}", highlight=False)
+        eta = f", {duration((time.monotonic() - begin) / done * (total - done))} left" if done < total else ""
+        console.print(f"{job.name} {done}/{total}  {repetition(record)}: {outcome(record)}{eta}", highlight=False)
 
     status = console.status(job.name)
     # Processes that share the cases share the terminal too: none has a live line of its own.

@@ -9,20 +9,22 @@ from pathlib import Path
 import msgspec
 import torch
 from torch.nn import functional as F
-from training.meters import StepClock, Totals, Watch
 
 from augment import build
 from bench.clock import Clock, Function, sample
+from bench.limits import busy_share
 from bench.presets import preset
 from bench.records import Overhead
 from training import models, optimise
 from training.config import TrainConfig
 from training.data import Dataset, load
 from training.loop import open_trainer
+from training.meters import StepClock, Totals, Watch
 from training.trainer import ImageTrainer
 
 TRAIN_IMAGES = 2000
 WARM_UP_STEPS = 3
+BUSY_STEPS = 20
 FEWEST_TURNS, MOST_TURNS = 6, 200
 TurnSampler = Callable[[Function, Function, Function, int], Sequence[float]]
 """(function, before, after, calls) -> seconds of each call of ``function``; the other two run around it, off the clock."""
@@ -73,6 +75,18 @@ def trained_steps(trainer: ImageTrainer) -> Iterator[None]:
         trainer.step(fetched, totals)
         watch.is_finite()
         yield
+
+
+def trainer_busy(config: TrainConfig, dataset: Dataset) -> float | None:
+    """Return the share of the wall time of training steps in which the GPU ran a kernel; None on other devices."""
+    if not config.device.startswith("cuda"):
+        return None
+    with open_trainer(config, dataset) as trainer:
+        trainer.warm_up()
+        steps = trained_steps(trainer)
+        for _ in range(WARM_UP_STEPS):
+            next(steps)
+        return busy_share(lambda: next(steps), trainer.device, calls=BUSY_STEPS)
 
 
 class Turns:
@@ -130,5 +144,5 @@ def measure_overhead(
             case, status="ok", dataset=dataset.name, fingerprint=dataset.fingerprint, fallback=dataset.fallback,
             lane=trainer.feed.lane, implementation=trainer.feed.implementation, devices=tuple(trainer.devices),
             threads=torch.get_num_threads(), bare_s=tuple(turns.seconds), step_s=step_s,
-            step_over_bare=statistics.median(ours / other for ours, other in zip(step_s, turns.seconds, strict=True)),
+            step_over_bare=statistics.median(step / bare for step, bare in zip(step_s, turns.seconds, strict=True)),
         )  # fmt: skip

@@ -94,11 +94,11 @@ def sweep(options: SweepOptions, console: Console, report: Report) -> Path | Non
     rank, index = os.environ.get("RANK"), int(os.environ.get("LOCAL_RANK", "0"))
     leads = rank in (None, "0")
     baseline = _check(options, launched=rank is not None)
-    own = give_device(options.config, index)
-    base, device = _check_config(options, own)
+    local = give_device(options.config, index)
+    base, device = _check_config(options, local)
     plan = None if leads else await_plan(options.results or Path())  # the first process has then loaded the data into a cache
     dataset = load_data(base)
-    cases = plan_cases(options, base, dataset, device, at_once=options.workers or default_workers(own, base))
+    cases = plan_cases(options, base, dataset, device, at_once=options.workers or default_workers(local, base))
     job = sweep_job(cases, base, dataset, device, baseline=baseline, at_once=1)
     if plan is None:
         folder = open_folder(job, options.results, console, resumes=options.resume, retry_failed=options.retry_failed)
@@ -108,23 +108,23 @@ def sweep(options: SweepOptions, console: Console, report: Report) -> Path | Non
     if rank is not None:
         at_once = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     else:  # cores are shared among those that have work
-        at_once = max(1, min(options.workers or default_workers(own, base), len(find_left(folder, cases))))
+        at_once = max(1, min(options.workers or default_workers(local, base), len(find_missing(folder, cases))))
     share = Share(base=base, cases=cases, folder=folder, index=index, at_once=at_once)
     try:
         if rank is not None or at_once == 1:
-            train_share(dataclasses.replace(share, base=dataclasses.replace(base, device=own.device)), dataset, console)
+            train_share(dataclasses.replace(share, base=dataclasses.replace(base, device=local.device)), dataset, console)
         else:
             train_in_processes(share)
     except BaseException:
         with contextlib.suppress(ValueError, OSError):  # the first error is the one to tell
             _finish(folder, cases, report, alone=rank is None)
         raise
-    left = _finish(folder, cases, report, alone=rank is None)
-    if left:
+    missing = _finish(folder, cases, report, alone=rank is None)
+    if missing:
         raise OSError(
-            f"{len(left)} of {len(cases)} cases have not run, the first {label(left[0])}: add --resume --results {folder}"
+            f"{len(missing)} of {len(cases)} cases have not run, the first {label(missing[0])}: add --resume --results {folder}"
         )
-    return None if left is None else folder
+    return None if missing is None else folder
 
 
 # ---- the cases --------------------------------------------------------------------------------------------------------
@@ -156,17 +156,17 @@ def _check(options: SweepOptions, *, launched: bool) -> str:
     return options.baseline or names[0]
 
 
-def _check_config(options: SweepOptions, own: TrainConfig) -> tuple[TrainConfig, str]:
+def _check_config(options: SweepOptions, local: TrainConfig) -> tuple[TrainConfig, str]:
     """Return the settings that all cases share, and the type of device. ValueError for what no case can be."""
     from augment import UnsupportedOp
     from training.config import resolve_auto, validate
 
-    device = validate(dataclasses.replace(own, recipe="none", backend="torchvision", augment_on="device"))
+    device = validate(dataclasses.replace(local, recipe="none", backend="torchvision", augment_on="device"))
     base = resolve_auto(options.config, device)
     for recipe in options.recipes:
         for backend in options.backends:
             with contextlib.suppress(UnsupportedOp):  # a record of its own
-                validate(case_config(dataclasses.replace(base, device=own.device), recipe, backend, base.seed))
+                validate(case_config(dataclasses.replace(base, device=local.device), recipe, backend, base.seed))
     return base, device.type
 
 
@@ -212,7 +212,7 @@ def check_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
 def give_device(base: TrainConfig, index: int) -> TrainConfig:
     """Return the config of the ``index``-th local process, with a GPU of its own while there are enough; then they take turns.
 
-    Under torchrun the process leaves its group, as each of its cases is a run of its own: DDP would make one run of all.
+    Under torchrun the process leaves its group, as each of its cases is a run of its local: DDP would make one run of all.
     Raises ValueError for a device that this machine lacks.
     """
     import torch
@@ -227,11 +227,11 @@ def give_device(base: TrainConfig, index: int) -> TrainConfig:
     return dataclasses.replace(base, device=f"cuda:{index % torch.accelerator.device_count()}")
 
 
-def default_workers(own: TrainConfig, base: TrainConfig) -> int:
+def default_workers(local: TrainConfig, base: TrainConfig) -> int:
     """Return one process per GPU if processes have a GPU each, else one."""
     import torch
 
-    return 1 if own.device == base.device else torch.accelerator.device_count()
+    return 1 if local.device == base.device else torch.accelerator.device_count()
 
 
 def load_data(base: TrainConfig) -> "Dataset":
@@ -337,7 +337,7 @@ def label(case: Accuracy) -> str:
     return f"{case.recipe}@{case.backend}, seed {case.seed}"
 
 
-def find_left(folder: Path, cases: Sequence[Accuracy]) -> list[Accuracy]:
+def find_missing(folder: Path, cases: Sequence[Accuracy]) -> list[Accuracy]:
     """Return the cases that have neither a result nor a failure that counts."""
     run = load_run(folder)
     keys = finished_keys(run.records, run.plan.retry_after if run.plan else 0)
@@ -350,14 +350,14 @@ def _finish(folder: Path, cases: Sequence[Accuracy], report: Report, *, alone: b
     Returns:
         The cases that nobody has done or is doing; None where the report is left to another process.
     """
-    left, claims = find_left(folder, cases), Claims(folder)
-    if not alone and (left or not claims.exist):
+    missing, claims = find_missing(folder, cases), Claims(folder)
+    if not alone and (missing or not claims.exist):
         return None  # others are at work, or have written the report
     with claims.turn():
         if not alone and not claims.exist:
             return None  # another process wrote it while this one waited
         if load_run(folder).records:
             report(folder)
-        if not left:
+        if not missing:
             claims.remove()
-    return left
+    return missing

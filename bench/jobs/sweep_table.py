@@ -51,8 +51,8 @@ def _row(arm: Sequence[Accuracy], baseline: Sequence[Accuracy] | None) -> list[s
     score = estimate(list(points.values()))
     compared = ["baseline", ""]
     if baseline is not None:
-        others = _points(baseline)
-        pairs = [points[seed] - others[seed] for seed in points if seed in others]
+        reference = _points(baseline)
+        pairs = [points[seed] - reference[seed] for seed in points if seed in reference]
         compared = ["?", "?"]
         if pairs:
             difference = estimate(pairs)

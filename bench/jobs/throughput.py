@@ -169,6 +169,7 @@ def throughput_job(base: TrainConfig, axes: Axes, dataset: "Dataset", *, seconds
         import torch
 
         from augment import BACKENDS
+        from bench.jobs.overhead import trainer_busy
 
         measure_peak = matmul_peak(folder, base.device, base.precision)
 
@@ -178,7 +179,10 @@ def throughput_job(base: TrainConfig, axes: Axes, dataset: "Dataset", *, seconds
                 torch.compiler.reset()  # dynamo compiles a piece of code eight times, then silently runs it eagerly
             if isinstance(case, Feed):
                 return measure_feed(case, config, dataset, seconds=seconds)
-            return with_utilisation(fill(case, measure_throughput(config, dataset, seconds=seconds)), *measure_peak())
+            record = with_utilisation(fill(case, measure_throughput(config, dataset, seconds=seconds)), *measure_peak())
+            if config.augment_on != "frozen" or case.round > 0:
+                return record
+            return msgspec.structs.replace(record, gpu_busy=trainer_busy(config, dataset))
 
         yield measure
 
@@ -232,8 +236,8 @@ def matmul_peak(folder: Path, device: str, precision: str) -> Callable[[], tuple
                 peaks = {**peaks, computed: matmul_flops(device, precision)}
             except RuntimeError:  # out of memory or unsupported: the measurement of training is worth having without it
                 return None, computed
-            every = {**environment.matmul_flops_per_s, device: peaks}
-            write(file, msgspec.structs.replace(environment, matmul_flops_per_s=every))
+            measured = {**environment.matmul_flops_per_s, device: peaks}
+            write(file, msgspec.structs.replace(environment, matmul_flops_per_s=measured))
         return peaks[computed], computed
 
     return peak

@@ -119,6 +119,3 @@ def gather(planned: Iterable[Record], records: Iterable[Record]) -> Iterator[Cas
             records=[record for record in group if record.status == "ok"],
             failed=[record for record in group if record.status != "ok"],
         )
-
-
-finished, left_failed = finished_keys, unresolved_failures  # until all call them so

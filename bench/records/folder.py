@@ -293,6 +293,3 @@ def read_records(folder: Path, problems: list[str] | None = None) -> list[Record
     more = len(faults) - MOST_FAULTS
     problems += faults if more <= 0 else [*faults[:MOST_FAULTS], f"{path.name}: {more:,} more lines cannot be read"]
     return records
-
-
-validated = as_stored  # until all call it so

@@ -204,6 +204,7 @@ MANNER = ("recipe", "backend", "augment_on", "num_workers", "decode", "resident"
 SETTING = (
     *("model", "width", "batch_size", "image_size", "precision", "channels_last", "compile", "optimizer", "learning_rate"),
     *("momentum", "weight_decay", "bias_rate", "label_smoothing", "schedule", "warm_up_epochs"),
+    *("first_rate", "last_rate", "slow_weights_every", "whiten_bias_epochs"),
     *("dataset", "fingerprint", "device"),
 )
 """Fields that must be equal for two training runs to differ only in how they augment."""
@@ -298,6 +299,14 @@ class Loop(Training, frozen=True, kw_only=True):
     label_smoothing: Share = 0.0
     schedule: str | None = None
     warm_up_epochs: Amount = 0.0
+    first_rate: Share = 0.0
+    """Share of ``learning_rate`` at which the schedule starts."""
+    last_rate: Share = 0.0
+    """Share of ``learning_rate`` at which the schedule ends."""
+    slow_weights_every: Count = 0
+    """Steps after which the weights move towards their running mean (lookahead); 0: never."""
+    whiten_bias_epochs: Count | None = None
+    """Epochs for which the bias of the whitening layer is trained; None: all."""
     precision: str | None = None
     channels_last: bool = False
     compile: bool = False

@@ -34,7 +34,8 @@ CHAIN = {
     "compare": {"statistics", "records"},
     "export": {"records"},
     "publish": {"export", "statistics", "records"},
-    "run": {"jobs", "audit", "gallery", "environment", "presets", "records"},
+    "parts": {"jobs", "runner", "audit", "gallery", "environment", "presets", "records"},
+    "run": {"parts", "jobs", "runner", "environment", "presets", "records"},
     "cli": {"run", "jobs", "runner", "audit", "gallery", "report", "compare", "export", "publish", "records"},
 }
 """What each room of bench may import of the others: each only of those above it."""
@@ -58,7 +59,7 @@ def room(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that a file imports anywhere in it, late imports included, as full dotted names."""
+    """Return every module that a file imports anywhere in it, late imports included, as full dotted names."""
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -72,7 +73,7 @@ def imported(path: Path) -> set[str]:
 
 
 def at_import(path: Path) -> set[str]:
-    """What importing a file imports at once: statements outside of functions and of ``if TYPE_CHECKING``."""
+    """Return what importing a file imports at once: statements outside of functions and of ``if TYPE_CHECKING``."""
 
     def statements(nodes: list[ast.stmt]) -> Iterator[ast.stmt]:
         for node in nodes:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from training.sources.folders import training_files
 
 from bench.jobs import decode as module
 from bench.jobs.decode import (
@@ -27,6 +26,7 @@ from bench.jobs.decode import (
 )
 from bench.records import Decoding, load_run
 from tests.conftest import smooth_images
+from training.sources.folders import training_files
 
 QUIET = Console(quiet=True)
 

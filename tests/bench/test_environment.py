@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 import torch
 
-from bench.environment import TRACKED, commit, environment
+from bench.environment import ARCHIVED, TRACKED, commit, environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +63,20 @@ def test_a_commit_is_the_projects_own(tmp_path: Path) -> None:
     git(own, "add", ".")
     git(own, "commit", "--quiet", "-m", "vendored")
     assert commit(inside) is None
+
+
+def test_an_archive_holds_its_commit(tmp_path: Path) -> None:
+    own = unpack(tmp_path / "own")
+    (own / ARCHIVED).write_text("$Format:%H$\n")
+    (own / ".gitattributes").write_text(f"{ARCHIVED} export-subst\n")
+    git(own, "init", "--quiet")
+    git(own, "add", ".")
+    git(own, "commit", "--quiet", "-m", "first")
+    git(own, "archive", "--output", str(tmp_path / "archive.tar"), "HEAD")
+    shutil.unpack_archive(tmp_path / "archive.tar", own / "unpacked")
+    assert commit(own / "unpacked") == {"id": git(own, "rev-parse", "HEAD"), "dirty": False}
+    (own / "unpacked" / ARCHIVED).write_text("$Format:%H$\n")  # as in a copy that git did not make
+    assert commit(own / "unpacked") is None
 
 
 def test_the_commit_of_this_checkout() -> None:

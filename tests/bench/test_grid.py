@@ -54,13 +54,30 @@ def test_integers_are_unsupported_where_an_op_needs_floats() -> None:
 @pytest.mark.parametrize(
     ("grid", "shapes"),
     [
-        (replace(ONE, full=True), {(2**i, 32) for i in range(5, 13)} | {(256, s) for s in (32, 64, 128, 224, 512)}),
+        (replace(ONE, extent="full"), {(2**i, 32) for i in range(5, 13)} | {(256, s) for s in (32, 64, 128, 224, 512)}),
+        (replace(ONE, extent="gpu"), {(1024, 32)}),
+        (
+            replace(ONE, extent="gpu", ops=(), recipes=("crop_flip",)),
+            {(b, 32) for b in (64, 256, 1024, 4096, 16384, 65536)},
+        ),
         (replace(ONE, batch_sizes=(2, 3), image_sizes=(8, 16)), {(2, 8), (2, 16), (3, 8), (3, 16)}),
         (replace(PHOTOGRAPH, batch_sizes=(2,), image_sizes=(32, 512)), {(2, 512)}),  # none below what the recipe crops
     ],
 )
 def test_full_varies_one_size_at_a_time_and_given_sizes_make_a_product(grid: Grid, shapes: set[tuple[int, int]]) -> None:
     assert {(case.batch_size, case.image_size) for case in plan(grid)} == shapes
+
+
+def test_on_a_gpu_two_recipes_are_compiled_too_at_batch_1024(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every backend is said to run there; those that go image by image have no cell on an accelerator."""
+    for name, backend in BACKENDS.items():
+        monkeypatch.setitem(BACKENDS, name, replace(backend, why_not=lambda device: None))
+    grid = Grid(extent="gpu", devices=("cuda",))
+    on_device = {name for name, backend in BACKENDS.items() if backend.on_device}
+    compiled = {name for name, backend in BACKENDS.items() if backend.compiled}
+    backends = {b: set(grid_module._backends(grid, "cuda", "crop_flip", b)) for b in (256, 1024)}
+    assert backends == {256: on_device - compiled, 1024: on_device}
+    assert set(grid_module._backends(grid, "cuda", "flip", 1024)) == on_device - compiled
 
 
 def test_a_case_that_does_not_fit_into_memory_says_so() -> None:

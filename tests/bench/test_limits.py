@@ -1,5 +1,6 @@
 """The machine's limits against hand calculations, and the counting of waits against a device that is made up."""
 
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +11,12 @@ import torch
 from bench import limits
 from bench.clock import Timing
 from bench.limits import (
+    busy_share,
     copy_bandwidth,
     count_launches,
     count_wait_warnings,
     count_waits,
+    covered,
     matmul_flops,
     matmul_precision,
     roofline_share,
@@ -70,7 +73,14 @@ def test_waits_are_counted_from_the_first_call_of_a_process_and_the_mode_is_rest
     assert device.modes == [0, *["warn", 0] * 4]
 
 
+def test_busy_time_is_that_of_the_union_of_kernels() -> None:
+    """Two kernels that overlap, one within another, and one apart: 0 to 3 and 5 to 6."""
+    assert covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.75)]) == 4.0
+    assert covered([]) == 0.0
+
+
 def test_a_cpu_launches_nothing() -> None:
+    assert busy_share(lambda: None, "cpu", calls=1) is None
     assert count_launches(lambda: None, "cpu") is None
     assert count_waits(lambda: None, "cpu") is None
 
@@ -114,6 +124,10 @@ def test_kernels_waits_and_precision_on_a_gpu() -> None:
     assert count_waits(lambda: x + 1, "cuda") == 0
     assert count_waits(lambda: x.sum().item(), "cuda") == 1
     assert [count_launches(f, "cuda") for f in (lambda: x + 1, lambda: (x + 1) * 2)] == [1, 2]
+    busy = busy_share(lambda: torch.cuda._sleep(10_000_000), "cuda", calls=5)
+    assert busy is not None
+    assert 0.8 < busy <= 1.0
+    assert (busy_share(lambda: time.sleep(0.01), "cuda", calls=5) or 0) < 0.1
     before = torch.backends.cuda.matmul.fp32_precision
     assert matmul_flops("cuda", "bfloat16") > matmul_flops("cuda", "float32") > 0
     assert torch.backends.cuda.matmul.fp32_precision == before

@@ -6,12 +6,12 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
-from augment.backends import triton_augment
 from rich.console import Console
 from torch import Tensor
 
 from augment import UnsupportedOp
 from augment.audit import audit
+from augment.backends import triton_augment
 from bench.audit import print_audit
 from bench.gallery import draw_single, draw_strips
 from bench.jobs.grid import Grid, plan

@@ -1,5 +1,6 @@
 """``augmark run`` from its start to its report, on a CPU and at its smallest, and what its presets ask for."""
 
+import io
 import os
 import signal
 import subprocess
@@ -14,9 +15,9 @@ from rich.console import Console
 
 from bench import presets
 from bench.jobs.throughput import Axes, training_configs
-from bench.presets import ACCELERATOR, CPU, Preset
+from bench.presets import ACCELERATOR, CPU, PartName, Preset
 from bench.records import RECORDS, Accuracy, Loop, Overhead, Speed, Throughput, load_run
-from bench.run import RunOptions, run
+from bench.run import GRACE_S, RunOptions, run
 from training.config import validate
 from training.data import load
 from training.loop import measure_throughput
@@ -114,6 +115,71 @@ def test_the_training_preset_leaves_throughput_utilisation_and_seconds_to_accura
     assert {(cell.subject, cell.backend) for cell in stored.audit.verdicts} == {
         ("crop_flip", "torchvision_loop"), ("crop_flip", "fused"),
     }  # fmt: skip
+
+
+PARTS: tuple[PartName, ...] = ("audit", "grid", "throughput", "accuracy", "sweep")
+
+
+class FakeParts:
+    """Parts that take their seconds of a made-up clock and end with an exit code, in place of processes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, ends: dict[str, tuple[float, int]]) -> None:
+        self.now, self.ends, self.budgets = 0.0, ends, dict[str, float]()
+        monkeypatch.setattr("bench.run.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("bench.run.wait_for", self.run)
+
+    def run(self, command: list[str], timeout: float) -> int:
+        name = command[command.index("--part") + 1]
+        self.budgets[name] = 60 * float(command[command.index("--minutes") + 1])
+        assert timeout == pytest.approx(self.budgets[name] + GRACE_S, abs=0.1)
+        seconds, code = self.ends.get(name, (1.0, 0))
+        self.now += seconds
+        return code
+
+
+def test_parts_share_the_time_and_one_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shares 1, 2, 1 of 40 s: tests end after 4 of 10 s, so the grid has 24 of 36 s, takes 34, and leaves 2 for the sweep."""
+    parts = FakeParts(monkeypatch, {"tests": (4.0, 0), "grid": (34.0, 3)})
+    gpu = replace(CPU["gpu"], parts=("tests", "grid", "sweep"), shares=(1.0, 2.0, 1.0))
+    monkeypatch.setitem(presets.CPU, "gpu", gpu)
+    options = RunOptions(
+        preset="gpu", device="cpu", data="synthetic", data_root=tmp_path / "data", results=tmp_path / "run", minutes=40 / 60
+    )
+    reports: list[Path] = []
+    console = Console(record=True, quiet=False, file=io.StringIO())
+    folder = run(options, console, reports.append)
+    assert parts.budgets == {name: pytest.approx(s, abs=0.1) for name, s in {"tests": 10, "grid": 24, "sweep": 2}.items()}
+    assert reports == [folder]
+    assert "grid ended early (exit code 3)" in console.export_text()
+    assert (tmp_path / "run.tar.gz").exists()
+    parts.ends["grid"] = (40.0, 0)
+    with pytest.raises(ValueError, match="--resume needs --results DIR"):
+        run(replace(options, resume=True), console, reports.append)
+    (folder / "plan.json").write_text("{}")
+    with pytest.raises(ValueError, match="cannot resume"):
+        run(replace(options, resume=True), console, reports.append)
+
+
+@pytest.mark.slow
+def test_parts_run_one_by_one_and_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = replace(
+        smallest(CPU["training"]), sweep_recipes=("none", "crop_flip"), sweep_seeds=1, throughput_batch_sizes=(25, 50)
+    )
+    monkeypatch.setitem(presets.CPU, "gpu", gpu)
+    options = RunOptions(
+        preset="gpu", device="cpu", data="synthetic", data_root=tmp_path / "data", results=tmp_path / "run", minutes=5
+    )
+    console = Console(record=True, file=io.StringIO(), width=200)
+    for part in PARTS:
+        run(replace(options, part=part), console, lambda folder: None)
+    stored = load_run(tmp_path / "run")
+    assert [record for record in stored.records if record.status != "ok"] == []
+    assert {record.batch_size for record in stored.of(Throughput)} == {25, 50}
+    assert sorted((str(r.recipe), r.seed) for r in stored.of(Accuracy)) == [("crop_flip", 0), ("crop_flip", 1), ("none", 0)]
+    assert "accuracy-none-fused" in console.export_text()
+    for part in PARTS:
+        run(replace(options, part=part), console, lambda folder: None)
+    assert load_run(tmp_path / "run").records == stored.records
 
 
 def test_the_training_preset_has_the_settings_of_standard_and_fast() -> None:

@@ -197,10 +197,11 @@ def test_other_settings_and_suites_cannot_resume(folder: Path, tmp_path: Path) -
 
 def test_the_repetition_on_which_a_process_died_is_not_tried_again(folder: Path) -> None:
     (folder / RUNNING).write_bytes(encode(CASES[1]))
-    resume(folder, PLAN, ENVIRONMENT)
+    assert [case.backend for case in Runner(folder).pending(CASES)] == ["pil", "torchvision", "fused"]
     assert not (folder / RUNNING).exists()
     assert [(r.backend, r.status, r.reason) for r in load_run(folder).records] == [("kornia", "failed", "process died")]
-    assert [case.backend for case in Runner(folder).pending(CASES)] == ["pil", "torchvision", "fused"]
+    resume(folder, PLAN, ENVIRONMENT, retry_failed=True)
+    assert len(Runner(folder).pending(CASES)) == 4
 
 
 # ---- among processes --------------------------------------------------------------------------------------------------

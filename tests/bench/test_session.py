@@ -108,6 +108,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
     return folder, done
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_plan_its_records_and_its_environment(
     finished: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
@@ -144,6 +145,7 @@ def test_a_run_leaves_its_plan_its_records_and_its_environment(
     assert "gpus" in data["machine_info"]
 
 
+@pytest.mark.slow
 def test_it_agrees_with_a_plain_loop(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     recorded = next(
         case

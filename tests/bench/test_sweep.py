@@ -217,7 +217,7 @@ def shapes(tmp_path: Path) -> Dataset:
 
 def test_paired_seeds_share_weights_and_order_over_recipes_and_backends(shapes: Dataset) -> None:
     def start(recipe: str, backend: str, seed: int) -> list[torch.Tensor]:
-        """Initial weights, and the labels of two epochs in the order in which they come."""
+        """Return initial weights, and the labels of two epochs in the order in which they come."""
         config = case_config(TINY, recipe, backend, seed)
         bare = Feed(dataclasses.replace(config, augment_on="none"), shapes, Ranks())  # mixing recipes change labels
         labels = [batch[1] for epoch in (1, 2) for batch in bare.epoch(epoch)]

@@ -1,0 +1,322 @@
+"""Parts of ``augmark run``: tests, audit, gallery, grid, throughput, accuracy, sweep.
+
+Each adds to one run folder. A part that is done is skipped when a run is resumed; one that runs out of time leaves the rest of
+its cases planned.
+"""
+
+import contextlib
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.jobs.job import Job, data_facts, fill, measure_cases, outcome, plan_training
+from bench.presets import PartName, Preset
+from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, load_run, one_line, read, write
+from bench.runner import Measure, add_cases
+
+if TYPE_CHECKING:
+    from training.config import TrainConfig
+    from training.data import Dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+RESTARTS = 50
+PYTEST_INTERRUPTED, PYTEST_USAGE_ERROR, PYTEST_NO_TESTS = 2, 4, 5
+TESTS_LOG = "tests.log"
+TEST_PROCESSES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What all parts of a run share. ``seconds`` is the time limit of the part that runs."""
+
+    preset_name: str
+    preset: Preset
+    device: str
+    named_device: str | None
+    """The device if the user named one: the grid else measures the CPU too."""
+    data: str
+    data_root: Path
+    dataset: "Dataset"
+    folder: Path
+    console: Console
+    backends: tuple[str, ...] | None = None
+    recipes: tuple[str, ...] | None = None
+    rounds: int | None = None
+    seconds: float = math.inf
+
+
+def run_part(name: PartName, work: Work) -> None:
+    """Run a part; print a table of its results if it has printed none."""
+    from bench.environment import environment
+
+    if name in PARTS:
+        PARTS[name](work)
+        return
+    if not (work.folder / ENVIRONMENT).exists():  # that of the grid, unless it has failed
+        write(work.folder / ENVIRONMENT, environment(data_facts(work.dataset)))
+    jobs, keep_going = JOBS[name](work), _keep_going(work)
+    for job in jobs:
+        measure_cases(job, work.folder, work.console, keep_going=keep_going)
+    print_results(work.folder, {case.case_key for job in jobs for case in job.cases}, work.console)
+
+
+def plan_training_parts(work: Work) -> None:
+    """Add the cases of all parts to the run's plan, so that the report knows what is missing."""
+    if (work.folder / PLAN).exists():
+        for name in work.preset.parts:
+            for job in JOBS[name](work) if name in JOBS else ():
+                add_cases(work.folder, job.cases)
+
+
+def print_results(folder: Path, keys: set[tuple[Any, ...]], console: Console) -> None:
+    """Print the median result of cases."""
+    table = Table("case", "n", "result", box=None)
+    for case in load_run(folder).cases():
+        if case.first.case_key in keys:
+            table.add_row(case.name, str(len(case.records)), outcome(case))
+    console.print(table)
+
+
+def _keep_going(work: Work) -> Callable[[], bool]:
+    deadline = time.monotonic() + work.seconds
+    return lambda: time.monotonic() < deadline
+
+
+# ---- tests, audit and gallery -----------------------------------------------------------------------------------------
+
+
+def run_tests(work: Work) -> None:
+    """Run the tests marked gpu and those of the kernels, in parallel where pytest-xdist is installed."""
+    log, tests = work.folder / TESTS_LOG, ROOT / "tests"
+    if log.exists() or not tests.is_dir():
+        return
+    parallel = ["-n", str(TEST_PROCESSES)] if importlib.util.find_spec("xdist") else []
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel]
+    kernels = sorted(str(path) for path in tests.rglob("test_cuda*.py"))
+    begin = time.monotonic()
+    with (work.folder / f"{TESTS_LOG}.tmp").open("w") as file:
+        for selection in (["-m", "gpu", str(tests)], kernels):
+            remaining_s = None if math.isinf(work.seconds) else max(1.0, work.seconds - (time.monotonic() - begin))
+            with contextlib.suppress(subprocess.TimeoutExpired):  # what was printed until then is kept
+                subprocess.run([*command, *selection], cwd=ROOT, stdout=file, stderr=file, timeout=remaining_s, check=False)
+    os.replace(file.name, log)
+    results = [line.strip("= ") for line in log.read_text().splitlines() if " passed" in line or " failed" in line]
+    work.console.print(f"tests: {'; '.join(results) or 'none ended in time'} (all in {log.name})", highlight=False)
+
+
+class Subjects(TypedDict):
+    """Subjects of audit and gallery; None stands for all."""
+
+    backends: tuple[str, ...] | None
+    ops: tuple[str, ...] | None
+    recipes: tuple[str, ...] | None
+
+
+def _subjects(work: Work) -> Subjects:
+    return Subjects(
+        backends=work.backends or work.preset.audited_backends,
+        ops=None if work.preset.audited_recipes is None else (),
+        recipes=work.recipes or work.preset.audited_recipes,
+    )
+
+
+def run_audit(work: Work) -> None:
+    """Audit before speed is measured: which backends do the same thing."""
+    from augment import BACKENDS
+    from bench import audit as auditing
+
+    before = read(work.folder / AUDIT, Audit)
+    if work.preset.audit_draws is None or (before is not None and not before.failed):
+        return
+    subjects = _subjects(work)
+    if subjects["backends"] is not None:
+        subjects["backends"] = tuple(name for name in subjects["backends"] if not BACKENDS[name].compiled)
+    device = work.device if work.preset.audits_device else "cpu"
+    try:
+        audit = auditing.run_audit(
+            work.dataset, work.folder, work.console, **subjects, draws=work.preset.audit_draws, device=device
+        )
+    except Exception as error:  # must not cost the measurements; the report tells it
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        work.console.print(f"[bold red]the audit failed:[/] {reason}")
+        write(work.folder / AUDIT, Audit(failed=reason))
+        return
+    counts = Counter(cell.verdict for cell in audit.verdicts)
+    work.console.print(f"audit: {', '.join(f'{number} {verdict}' for verdict, number in counts.most_common())}")
+
+
+def draw_gallery(work: Work) -> None:
+    """Draw what is measured, for the report. Where that fails, the measurements continue."""
+    from bench.gallery import draw_strips, spread_out
+
+    if (work.folder / "gallery" / "gallery.json").exists():
+        return
+    with work.console.status("gallery: every op and recipe on every backend"):
+        try:
+            images = spread_out(work.dataset.train.images)
+            draw_strips(images, work.folder, dataset=work.dataset.name, **_subjects(work))
+        except Exception as error:  # whatever a library raises; the report says that there are none
+            work.console.print(f"[bold red]the gallery failed:[/] {type(error).__name__}: {one_line(error)}")
+
+
+# ---- grid -------------------------------------------------------------------------------------------------------------
+
+
+def run_grid(work: Work) -> None:
+    """Run the benchmarks in a process of their own: a compiled case can take the CUDA context, or the process, with it."""
+    folder, keep_going = work.folder, _keep_going(work)
+    # With "=": a folder that stands by itself pytest takes for a place to look for tests in.
+    command = [sys.executable, "-m", "pytest", "--benchmark-only", "-q", f"--results={folder.resolve()}"]
+    command += [f"--data={absolute(work.data)}", f"--data-root={work.data_root.resolve()}"]
+    command += [] if math.isinf(work.seconds) else [f"--time-limit={work.seconds:.0f}"]
+    options = ["--resume"] if (folder / PLAN).exists() else _grid_options(work)
+    for _ in range(RESTARTS):
+        if not _unfinished(folder):
+            return
+        status = wait_for([*command, *options])
+        if status == PYTEST_INTERRUPTED:
+            raise KeyboardInterrupt
+        if status == PYTEST_USAGE_ERROR:
+            raise ValueError("the benchmarks could not start; the reason stands above")
+        if not keep_going() or status == PYTEST_NO_TESTS or (status in (0, 1) and not _unfinished(folder)):
+            return
+        options = ["--resume"]  # the plan stands in the folder
+    raise OSError(f"the benchmarks died {RESTARTS} times; what they measured is in {folder}")
+
+
+def _grid_options(work: Work) -> list[str]:
+    options = [*work.preset.grid, "--suite", work.preset_name]
+    if work.named_device is not None:
+        options += ["--device", work.named_device]
+    if work.backends is not None:
+        options += ["--backends", ",".join(work.backends)]
+    if work.recipes is not None:
+        ops = "all" if work.preset.audited_recipes is None else "none"
+        options += ["--ops", ops, "--recipes", ",".join(work.recipes)]
+    return [*options, "--rounds", str(work.rounds)] if work.rounds is not None else options
+
+
+def _unfinished(folder: Path) -> bool:
+    """Return whether cases of the grid have not run, or none is planned yet."""
+    if not (folder / PLAN).exists():
+        return True
+    cases = load_run(folder).cases("speed", "overhead")
+    return not cases or any(case.status == "not_run" for case in cases)
+
+
+def wait_for(command: list[str], timeout: float | None = None, variables: Mapping[str, str] | None = None) -> int:
+    """Run a command; after Ctrl-C, which the child gets too, or a timeout, wait until it has stored what it measured."""
+    with subprocess.Popen(command, cwd=ROOT, env=variables) as process:
+        try:
+            return process.wait(timeout)
+        except (KeyboardInterrupt, subprocess.TimeoutExpired) as error:
+            if isinstance(error, subprocess.TimeoutExpired):
+                process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=30)
+            process.kill()
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            return process.wait()
+
+
+def absolute(data: str) -> str:
+    """Return the name of a data set, or the absolute path of its folder."""
+    return str(Path(data).resolve()) if os.sep in data or Path(data).is_dir() else data
+
+
+# ---- training ---------------------------------------------------------------------------------------------------------
+
+
+def throughput_jobs(work: Work) -> list[Job]:
+    """Return the training throughput of every placement, a job per batch size."""
+    from bench.environment import usable_cores
+    from bench.jobs.throughput import Axes, default_decode, throughput_job, worker_counts
+    from training.config import resolve_auto, validate
+
+    preset = work.preset
+    base = replace(
+        preset.settings, model=preset.model, width=preset.width, device=work.device, max_train=preset.max_train,
+        precision="auto", resident=False,
+    )  # fmt: skip
+    base = resolve_auto(base, validate(base))
+    counts = preset.throughput_workers
+    axes = Axes(
+        recipes=work.recipes or preset.throughput_recipes,
+        backends=work.backends or preset.throughput_backends,
+        workers=worker_counts() if counts is None else tuple(sorted({min(count, usable_cores()) for count in counts})),
+        decode=default_decode(work.dataset),
+    )
+    return [
+        throughput_job(
+            replace(base, batch_size=batch_size), axes, work.dataset, seconds=preset.throughput_seconds,
+            rounds=preset.throughput_rounds, suite=work.preset_name,
+        )
+        for batch_size in preset.throughput_batch_sizes or (base.batch_size,)
+    ]  # fmt: skip
+
+
+def accuracy_jobs(work: Work) -> list[Job]:
+    """Return the training of the preset's recipes with every seed."""
+    return [_accuracy_job(work, work.recipes or work.preset.recipes, work.preset.seeds)]
+
+
+def sweep_jobs(work: Work) -> list[Job]:
+    """Return the training of every recipe of the sweep with more and more seeds."""
+    return [_accuracy_job(work, work.recipes or work.preset.sweep_recipes, tuple(range(work.preset.sweep_seeds)))]
+
+
+def _accuracy_job(work: Work, recipes: tuple[str, ...], seeds: tuple[int, ...]) -> Job:
+    from training.loop import train
+
+    configs = [replace(_accuracy_config(work, recipe), seed=seed) for seed in seeds for recipe in recipes]
+    cases = {case.key: (case, config) for config in configs for case in [plan_training(Accuracy, config, work.dataset)]}
+
+    @contextlib.contextmanager
+    def opened(folder: Path) -> Iterator[Measure]:
+        yield lambda case: fill(case, train(cases[case.key][1], work.dataset))
+
+    return Job(
+        name="accuracy", suite=work.preset_name, device=work.device, cases=tuple(case for case, _ in cases.values()),
+        dataset=data_facts(work.dataset), open=opened, shuffle=False,
+    )  # fmt: skip
+
+
+def _accuracy_config(work: Work, recipe: str) -> "TrainConfig":
+    """Return the recipe on a backend that draws it per image, batched on the device where possible."""
+    from augment import check_supported, lane, resolve
+    from bench.environment import usable_cores
+    from training.config import resolve_auto, validate
+
+    preset = work.preset
+    config = preset.timed or replace(preset.settings, model=preset.model, width=preset.width, epochs=preset.epochs)
+    config = replace(config, device=work.device, max_train=preset.max_train, recipe=recipe)
+    ops = resolve(recipe, config.image_size)
+    placed = replace(config, backend="torchvision_loop", augment_on="workers", num_workers=usable_cores(), resident=False)
+    for backend in ("fused", "kornia"):
+        with contextlib.suppress(ValueError):  # UnsupportedOp
+            check_supported(ops, backend)
+            if lane(ops, backend) not in ("per_batch", "mixed"):
+                placed = replace(config, backend=backend, augment_on="device", num_workers=0)
+                break
+    return resolve_auto(placed, validate(placed))
+
+
+PARTS: Mapping[str, Callable[[Work], None]] = {
+    "tests": run_tests, "audit": run_audit, "gallery": draw_gallery, "grid": run_grid,
+}  # fmt: skip
+JOBS: Mapping[str, Callable[[Work], list[Job]]] = {
+    "throughput": throughput_jobs, "accuracy": accuracy_jobs, "sweep": sweep_jobs,
+}  # fmt: skip
+"""Parts that are jobs of training, in this process."""
