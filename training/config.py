@@ -329,6 +329,7 @@ def _validate_finetune(config: FinetuneConfig) -> torch.device:
     from augment import find_backend
     from training.distributed import resolve_device
     from training.photofeed import training_ops
+    from training.transfer import check_size
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ValueError("fine-tuning uses one device: start it without torchrun")
@@ -336,6 +337,7 @@ def _validate_finetune(config: FinetuneConfig) -> torch.device:
     if config.batch_size < 2:
         raise ValueError(f"batch_size must be at least 2, as batch norm compares images, got {config.batch_size}")
     _check_names(config, mode=get_args(Mode), augment_on=get_args(PhotoPlacement))
+    check_size(config.model, config.width, config.image_size)
     if config.mode != "scratch" and config.init == "scratch":
         raise ValueError(f"mode {config.mode} needs weights to start from: take --init imagenet or a file, or --mode scratch")
     device = resolve_device(config.device)
