@@ -101,7 +101,8 @@ class TrainConfig:
     compile: bool = False
     """Compile the model for training with torch.compile; evaluation stays eager."""
     graph: Graph = "auto"
-    """Run a whole step as one CUDA graph, from the raw batch to the optimizer: auto where one GPU trains in one process."""
+    """Replay augmentation and training step as CUDA graphs: auto where one GPU trains in one process. (Tested with stand-ins,
+    not yet measured on a GPU.)"""
     seed: int = 0
     """Seed of initial weights, order and augmentation. The data has its own: see training.data.load."""
     device: str = "auto"

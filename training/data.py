@@ -39,7 +39,6 @@ def load(
     Raises:
         ValueError: in one line, for data that are missing, damaged or wrongly laid out.
     """
-    root = root.expanduser()  # a shell leaves --data-root=~/d as it is
     if data == "auto":
         dataset = _load_auto(root, image_size, seed)
     elif data == "synthetic":

@@ -87,9 +87,8 @@ def identity(config: FinetuneConfig, dataset: Dataset) -> dict[str, Any]:
     record = config.as_record() | asdict(dataset.facts)
     weights = Path(config.effective_init).expanduser()
     if config.effective_init not in (transfer.IMAGENET, transfer.SCRATCH) and weights.is_file():
-        record["init_digest"] = _digest(
-            weights, weights.stat().st_mtime_ns
-        )  # most are called best.pt or checkpoint.pt, which says little
+        # Most are called best.pt or checkpoint.pt, which says little.
+        record["init_digest"] = _digest(weights, weights.stat().st_mtime_ns)
     return record
 
 

@@ -150,7 +150,6 @@ def run(config: TrainConfig, out: Path | None = None, dataset: Dataset | None = 
     from training.loop import train
 
     torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))  # torch does not know a container's quota
-    out = None if out is None else out.expanduser()
     if resume and out is None:
         raise ValueError("--resume needs --out, the folder of the run to resume")
     with join_ranks(validate(config)) as ranks:
