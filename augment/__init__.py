@@ -22,17 +22,21 @@ from augment.backends import (
     lane,
 )
 from augment.op import OPS, Op, UnsupportedOp
-from augment.pipeline import Pipeline
+from augment.pipeline import Pipeline, check_device
 from augment.recipes import PHOTOGRAPH_RECIPES, RECIPES
 
 __all__ = [
     "BACKENDS", "OPS", "PHOTOGRAPH_RECIPES", "RECIPES", "Backend", "Op", "Pipeline", "UnsupportedOp", "build",
-    "check_supported", "eager_backends", "fallback_device", "find_backend", "fused", "known_differences", "lane", "ops",
-    "resolve",
+    "check_device", "check_supported", "eager_backends", "fallback_device", "find_backend", "fused", "known_differences",
+    "lane", "ops", "resolve",
 ]  # fmt: skip
 
 
-def resolve(subject: str | Op | Sequence[Op], image_size: int = 32) -> tuple[Op, ...]:
+DEFAULT_SIZE = 32
+"""Side of the images of CIFAR, for which named recipes and ops are made by default."""
+
+
+def resolve(subject: str | Op | Sequence[Op], image_size: int = DEFAULT_SIZE) -> tuple[Op, ...]:
     """Return the ops of a recipe's name, an op's name, an op or several ops. Raises ValueError for an unknown name."""
     if isinstance(subject, str):
         if subject in RECIPES:
@@ -49,7 +53,7 @@ def build(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-    image_size: int = 32,
+    image_size: int | None = None,
     num_classes: int = 10,
     generator: torch.Generator | None = None,
     memory_format: torch.memory_format = torch.contiguous_format,
@@ -61,7 +65,8 @@ def build(
         backend: name of a backend (``BACKENDS``).
         device: where batches will be; the library's parameters are put there.
         dtype: of the result. Recipes end normalised, single ops in [0, 1] (or uint8, 0..255).
-        image_size: side of the square input images, from which named subjects take their sizes.
+        image_size: side of the square input images, from which named subjects take their sizes. Without it they are made for
+            32x32 and refuse other images if that changes them.
         num_classes: length of the soft targets of MixUp and CutMix.
         generator: source of randomness; without one the libraries draw from torch's global generator of the device. A pipeline
             with a generator cannot be traced by ``torch.compile(fullgraph=True)``, which takes no generators.
@@ -72,18 +77,21 @@ def build(
 
     Raises:
         UnsupportedOp: the backend lacks an op, or cannot do it with these parameters, in this dtype or on this device.
-        ValueError: unknown recipe, op or backend; a dtype that is not an image's; no classes.
+        ValueError: unknown recipe, op, backend or device; a dtype that is not an image's; no classes.
     """
     if dtype != torch.uint8 and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a float type, or torch.uint8, got {dtype}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    ops = resolve(subject, image_size)
-    check_supported(ops, backend, dtype, device)
-    options: dict[str, Any] = {"device": torch.device(device), "dtype": dtype, "memory_format": memory_format}
-    options |= {"num_classes": num_classes, "generator": generator}
-    run = find_backend(backend).compose(ops, **options)
-    rebuild = partial(build, ops, backend, **options)
+    ops = resolve(subject, DEFAULT_SIZE if image_size is None else image_size)
+    chosen, on_device = find_backend(backend), check_device(device)
+    check_supported(ops, backend, dtype, on_device)
+    common: dict[str, Any] = {"dtype": dtype, "memory_format": memory_format, "num_classes": num_classes}
+    options = {"device": on_device, "generator": generator, **common}
+    is_named = isinstance(subject, str)
+    has_sizes = is_named and image_size is None and ops != resolve(subject, 2 * DEFAULT_SIZE)
     return Pipeline(
-        ops=ops, backend=backend, lane=lane(ops, backend), run=run, dtype=dtype, memory_format=memory_format, rebuild=rebuild
-    )
+        ops=ops, backend=backend, lane=lane(ops, backend), run=chosen.compose(ops, **options),
+        side=DEFAULT_SIZE if has_sizes else None,
+        rebuild=partial(build, subject if is_named else ops, backend, image_size=image_size, **options), **common,
+    )  # fmt: skip

@@ -33,7 +33,7 @@ class Pipeline:
     labels, or float [B, num_classes] when ``mixes``.
 
     Raises ValueError for images of another shape or type, for an empty batch and, when ``mixes``, for labels that are missing
-    or not a class index per image.
+    or not a class index per image. ``side``: of the images that a named recipe was made for by default; others are refused.
 
     A pipeline made by ``augment.build`` can be pickled: spawned loader workers build it again by ``rebuild``. A generator
     travels in its present state, so that every copy draws the same numbers: give each worker a seed of its own.
@@ -41,7 +41,8 @@ class Pipeline:
 
     def __init__(
         self, *, ops: Sequence[Op], backend: str, lane: Lane, run: Runner, dtype: torch.dtype,
-        memory_format: torch.memory_format = torch.contiguous_format, rebuild: "Callable[[], Pipeline] | None" = None,
+        memory_format: torch.memory_format = torch.contiguous_format, num_classes: int = 10, side: int | None = None,
+        rebuild: "Callable[[], Pipeline] | None" = None,
     ) -> None:  # fmt: skip
         self.ops = tuple(ops)
         self.backend = backend
@@ -49,6 +50,8 @@ class Pipeline:
         self.mixes = any(op.mixes_labels for op in ops)
         self.dtype = dtype
         self.memory_format = memory_format
+        self._num_classes = num_classes
+        self._side = side
         self._run = run
         self._rebuild = rebuild
 
@@ -67,9 +70,9 @@ class Pipeline:
     @overload
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]: ...
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        _check_images(images)
+        _check_images(images, self._side)
         if self.mixes:
-            _check_labels(labels, len(images))
+            _check_labels(labels, images, self._num_classes)
         result, targets = self._run(images, labels)
         result = _own_memory(result, images, self.dtype, self.memory_format)
         return result if targets is None else (result, targets)
@@ -78,7 +81,7 @@ class Pipeline:
         return f"Pipeline({self.backend}, {', '.join(map(repr, self.ops))})"
 
 
-def _check_images(images: Tensor) -> None:
+def _check_images(images: Tensor, side: int | None) -> None:
     if not isinstance(images, Tensor):
         raise ValueError(f"images must be a tensor [B, 3, H, W], got {type(images).__name__}")
     if images.ndim != 4 or images.shape[1] != 3:
@@ -87,13 +90,45 @@ def _check_images(images: Tensor) -> None:
         raise ValueError(f"images must be uint8, or float in [0, 1], got {images.dtype}")
     if 0 in images.shape:
         raise ValueError(f"images must not be empty, got {list(images.shape)}")
+    height, width = images.shape[2:]
+    if side is not None and (height, width) != (side, side):
+        sizes = f"the sizes of this pipeline are for {side}x{side} images, got {height}x{width}"
+        raise ValueError(f"{sizes}: build it with image_size={min(height, width)}")
 
 
-def _check_labels(labels: Tensor | None, batch: int) -> None:
+def _check_labels(labels: Any, images: Tensor, num_classes: int) -> None:
     if labels is None:
         raise ValueError("this pipeline mixes labels: call it as pipeline(images, labels)")
-    if labels.shape != (batch,) or labels.is_floating_point():
-        raise ValueError(f"labels must be int64 [{batch}], a class index an image, got {labels.dtype} {list(labels.shape)}")
+    shape = f"int64 [{len(images)}], a class index an image"
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels must be a tensor {shape}, got {type(labels).__name__}")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(f"labels must be {shape}, got {labels.dtype} {list(labels.shape)}")
+    if labels.device != images.device:
+        raise ValueError(f"the labels are on {labels.device}, the images on {images.device}: put both on one device")
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():  # other devices are not asked
+        check_classes(labels, num_classes)
+
+
+def check_classes(labels: Tensor, num_classes: int) -> None:
+    """Raise ValueError unless all labels are class indices."""
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= num_classes:
+        raise ValueError(f"labels must be 0 to {num_classes - 1} (num_classes={num_classes}), got {least} to {most}")
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """Return the device. Raises ValueError for an unknown name, or a device that this machine lacks."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    counts = {"cpu": 1, "meta": 1} | ({accelerator.type: torch.accelerator.device_count()} if accelerator else {})
+    try:
+        checked = torch.device(device)
+        if (checked.index or 0) >= counts.get(checked.type, 0):
+            raise RuntimeError
+    except RuntimeError:
+        here = "cpu" + (f", {counts[accelerator.type]} {accelerator.type}" if accelerator else "")
+        raise ValueError(f"device {str(device)!r} cannot be used; here: {here}") from None
+    return checked
 
 
 # ---- types, memory, random numbers ------------------------------------------------------------------------------------

@@ -15,19 +15,19 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
-from augment.op import Op
-from augment.pipeline import Pipeline, to_dtype
 from PIL import Image, ImageDraw, ImageFont
 from rich.progress import Progress
 from torch import Tensor
-from training.sources.decode import DECODE_ERRORS, PHOTO_SUFFIXES, channels_first, upright
 
 from augment import BACKENDS, OPS, RECIPES, UnsupportedOp, build, eager_backends, fallback_device, find_backend, lane, resolve
+from augment.op import Op
 from augment.ops import Normalize
+from augment.pipeline import Pipeline, to_dtype
 from bench.records import one_line
 from bench.report.facts.gallery import INDEX, Gallery, Picture
 from bench.report.facts.lanes import LANES
 from training.data import load
+from training.sources.decode import DECODE_ERRORS, PHOTO_SUFFIXES, channels_first, upright
 
 RESULTS = 8
 SMALLEST, USUAL, LARGEST = 16, 32, 128
@@ -175,7 +175,7 @@ def _comparable_ops(subject: str, side: int) -> tuple[tuple[Op, ...], bool]:
         return (pinned,), True
     op = OPS[subject].at(side)
     changes: dict[str, Any] = {"p": 1.0} if hasattr(op, "p") else {}
-    return (dataclasses.replace(op, **changes),), False
+    return (dataclasses.replace(op, **changes),), False  # type: ignore[type-var]
 
 
 def _describe(subject: str, ops: Sequence[Op]) -> str:

@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _ctrl_c_works() -> None:
-    """A shell that puts a job in the background has it ignore Ctrl-C, and so would every process that a test starts."""
+    """Restore Ctrl-C: a shell that puts a job in the background has it and its children ignore the signal."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -9,7 +9,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,8 @@ class Checkpoint:
 
     ``identity`` is what decides the result (config, data, number of processes), as plain values: only a run with the same is
     resumed. ``steps`` counts the optimizer's steps so far, on which alone a schedule depends; ``epochs`` are those that are
-    done, ``spent_s`` the seconds that they took with all around them. ``best`` are the weights of the best epoch where they are
-    kept, else empty. Random streams start anew each epoch, so that none has to be kept.
+    done, ``spent_s`` the seconds that they took with all around them. ``best`` are the weights of the best epoch, ``slow`` the
+    slow ones, each empty if there are none. Random streams start anew each epoch, so that none has to be kept.
     """
 
     identity: Mapping[str, Any]
@@ -116,6 +116,7 @@ class Checkpoint:
     epochs: tuple[EpochStats, ...]
     spent_s: float
     best: Mapping[str, Any]
+    slow: Sequence[Any]
 
     def write(self, path: Path) -> None:
         """Write the checkpoint. Raises OSError with the one before still whole."""
@@ -132,7 +133,7 @@ def read(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
         saved = Checkpoint(
             identity=dict(payload["identity"]), model=payload["model"], optimizer=payload["optimizer"],
             steps=int(payload["steps"]), epochs=tuple(EpochStats(**stats) for stats in payload["epochs"]),
-            spent_s=float(payload["spent_s"]), best=payload["best"],
+            spent_s=float(payload["spent_s"]), best=payload["best"], slow=list(payload["slow"]),
         )  # fmt: skip
         if not all(math.isfinite(getattr(stats, name)) for stats in saved.epochs for name in CURVE_FIELDS):
             raise ValueError

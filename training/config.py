@@ -24,6 +24,7 @@ Decode = Literal["ahead", "workers"]
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine", "one_cycle", "trapezoid"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Graph = Literal["auto", "on", "off"]
 Mode = Literal["full", "frozen", "scratch"]
 
 MODELS = ("resnet18", "resnet8", "speednet")
@@ -83,7 +84,15 @@ class TrainConfig:
     """Step size after warming up: constant, cosine to 0, one_cycle (linear to 0), or trapezoid (constant, then linear to 0
     over the last 30 % of all steps)."""
     warm_up_epochs: float = 0.0
-    """Epochs in which the step size rises linearly from 0."""
+    """Epochs in which the step size rises linearly from first_rate."""
+    first_rate: float = 0.0
+    """Step size that warming up starts from, as a share of the largest."""
+    last_rate: float = 0.0
+    """Step size that cosine, one_cycle and trapezoid end at, as a share of the largest."""
+    slow_weights_every: int = 0
+    """Steps between two averages of the weights with slow ones, from which training goes on (lookahead); 0: none."""
+    whiten_bias_epochs: int | None = None
+    """Epochs in which speednet's first bias is trained; left out: all."""
     precision: Precision = "float32"
     """bfloat16 runs the model, all but its last layer, under autocast, with weights in float32; auto takes it on accelerators,
     float32 on a CPU."""
@@ -91,6 +100,8 @@ class TrainConfig:
     """Store images and weights channels last."""
     compile: bool = False
     """Compile the model for training with torch.compile; evaluation stays eager."""
+    graph: Graph = "auto"
+    """Run a whole step as one CUDA graph, from the raw batch to the optimizer: auto where one GPU trains in one process."""
     seed: int = 0
     """Seed of initial weights, order and augmentation. The data has its own: see training.data.load."""
     device: str = "auto"
@@ -129,7 +140,7 @@ class TrainConfig:
     def as_record(self) -> dict[str, Any]:
         """Return the settings as plain values, without the machine's paths: ``data`` is cut to its last component."""
         record = dataclasses.asdict(self)
-        del record["data_root"], record["download"]
+        del record["data_root"], record["download"], record["graph"]  # results tell how steps ran
         return record | {
             "data": Path(self.data).name, "recipe": self.effective_recipe, "backend": self.effective_backend,
         }  # fmt: skip
@@ -218,10 +229,13 @@ def validate(config: TrainConfig | FinetuneConfig) -> torch.device:
     _check_train_names(config)
     device = resolve_device(config.device)
     _check_placement(config, device)
-    if config.compile and len(visible_devices(config.device)) > 1:
+    devices = len(visible_devices(config.device))
+    if config.compile and devices > 1:
         raise ValueError(
             "compile does not work with several GPUs in one process: start it with torchrun, or take --device cuda:0"
         )
+    if config.graph == "on" and (device.type != "cuda" or devices > 1 or os.environ.get("WORLD_SIZE", "1") != "1"):
+        raise ValueError(f"a graph needs one CUDA device and one process, not {devices} of {device.type}: take --graph auto")
     return device
 
 
@@ -237,10 +251,14 @@ Rule = tuple[tuple[str, ...], Callable[[Any], bool], str]
 
 _RULES: tuple[Rule, ...] = (
     (("epochs", "batch_size", "image_size", "decay_every"), lambda v: v >= 1, "must be at least 1"),
-    (("num_workers", "seed"), lambda v: v >= 0, "must not be negative"),
-    (("max_train", "max_test", "width"), lambda v: v is None or v >= 1, "must be at least 1, or left out"),
+    (("num_workers", "seed", "slow_weights_every"), lambda v: v >= 0, "must not be negative"),
+    (
+        ("max_train", "max_test", "width", "whiten_bias_epochs"),
+        lambda v: v is None or v >= 1,
+        "must be at least 1, or left out",
+    ),
     (("learning_rate", "bias_rate", "head_rate"), lambda v: math.isfinite(v) and v > 0, "must be a positive number"),
-    (("momentum", "label_smoothing"), lambda v: 0 <= v < 1, "must be at least 0 and less than 1"),
+    (("momentum", "label_smoothing", "first_rate", "last_rate"), lambda v: 0 <= v < 1, "must be at least 0 and less than 1"),
     (("target_accuracy",), lambda v: v is None or 0 < v <= 1, "must be above 0 and at most 1, such as 0.94"),
     (("weight_decay",), lambda v: math.isfinite(v) and v >= 0, "must not be negative"),
 )
@@ -274,6 +292,7 @@ def _check_train_names(config: TrainConfig) -> None:
     _check_names(
         config, model=MODELS, recipe=tuple(RECIPES), backend=tuple(BACKENDS), augment_on=get_args(Placement),
         decode=get_args(Decode), optimizer=get_args(Optimizer), schedule=get_args(Schedule), precision=get_args(Precision),
+        graph=get_args(Graph),
     )  # fmt: skip
 
 

@@ -89,6 +89,12 @@ def visible_devices(name: str) -> list[torch.device]:
     return [torch.device("cuda", i) for i in range(torch.accelerator.device_count())]
 
 
+def initialise(device: torch.device) -> None:
+    """Initialise an accelerator by an allocation: before one, its memory statistics and streams raise "Invalid device"."""
+    if device.type != "cpu":
+        torch.zeros(1, device=device)
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until the device has done all queued work; no-op on a CPU."""
     if device.type != "cpu":
@@ -188,6 +194,7 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     if not _under_torchrun():
         yield Ranks(device=device)
         return
+    initialise(device)
     if device.type != "cpu":
         torch.accelerator.set_device_index(device.index or 0)
     is_owner = not dist.is_initialized()

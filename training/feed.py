@@ -23,6 +23,8 @@ Batch = tuple[Tensor, Tensor]
 """(images [B, 3, H, W], targets): uint8 and int64 labels before augmentation, float and labels or soft targets after."""
 Fetched = Batch | Tensor
 """A batch on the host (the frozen one on the device), or the indices [B] of a resident data set's images, on the device."""
+Received = tuple[Tensor, Tensor] | tuple[Tensor]
+"""A batch on the device that is not augmented yet: images and labels, or the indices of a resident data set's images."""
 MarkPhase = Callable[[Phase], None]
 Recipe = Callable[..., Pipeline]
 """``augment.build`` but for the device; loader workers build their own pipeline by it."""
@@ -220,25 +222,48 @@ class Feed:
 
         ``mark_phase`` is called when the copy, and when the augmentation, has been queued on the stream that trains.
         """
-        if self._frozen is not None:
-            mark_phase("copy")
-            mark_phase("augment")
-            return self._frozen
-        with self._on_side_stream():
-            batch = self._move(fetched) if isinstance(fetched, tuple) else self._pick(fetched)
-            if self._augments_aside:
-                batch = self._finish(batch)
-        self._join_side_stream(batch)
+        received = self.receive(fetched)
+        batch = self._pick(received[0]) if len(received) == 1 else received
         mark_phase("copy")
-        if not self._augments_aside:
+        if self._frozen is None and not self._augments_aside:
             batch = self._finish(batch)
         mark_phase("augment")
         return batch
 
+    def receive(self, fetched: Fetched) -> Received:
+        """Bring a batch to the device: the arguments of ``prepare``, or with ``augment_stream`` its result."""
+        if self._frozen is not None:
+            return self._frozen
+        with self._on_side_stream():
+            batch: Received = self._move(fetched) if isinstance(fetched, tuple) else (fetched,)
+            if self._augments_aside:
+                batch = self.prepare(*batch)
+        self._join_side_stream(batch)
+        return batch
+
+    def prepare(self, *received: Tensor) -> Batch:
+        """Pick the images of a resident data set, augment a batch on the device, and lay it out."""
+        return self._finish(self._pick(received[0]) if len(received) == 1 else (received[0], received[1]))
+
+    @property
+    def is_capturable(self) -> bool:
+        """Whether a CUDA graph may hold ``prepare``, as it never waits for the device; else batches are placed before."""
+        is_fused = BACKENDS[self.config.effective_backend].library == "fused"
+        return is_fused and self._pipeline is not None and not self._augments_aside
+
+    def example(self) -> Received:
+        """Return a full batch as a captured step gets them, of black images or the first ones."""
+        count = self._shape[0]
+        if not self.is_capturable:
+            return self.black() if self._frozen is None else self._frozen
+        if self._resident is not None:
+            return (torch.arange(count, device=self.device),)
+        return self._move((torch.zeros(self._shape, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64)))
+
     def _on_side_stream(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._side_stream is None else torch.cuda.stream(self._side_stream)
 
-    def _join_side_stream(self, batch: Batch) -> None:
+    def _join_side_stream(self, batch: Received) -> None:
         """Make the training stream wait, on the device and not on the host, for the side stream's queued work."""
         if self._side_stream is not None:
             training = torch.cuda.current_stream(self.device)

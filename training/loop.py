@@ -52,7 +52,6 @@ def train(
     with open_trainer(config, dataset) as current:
         if on_data is not None and current.ranks.is_main:
             on_data(current.dataset)
-        current.warm_up()
         epochs = current.run(checkpoint=checkpoint, resume=resume, on_epoch=on_epoch, on_step=on_step, on_resume=on_resume)
         return TrainResult(
             **current.facts(), epochs=epochs, resumed_after=current.resumed_after, warm_up_s=current.warm_up_s,

@@ -259,18 +259,27 @@ class Totals:
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
         self._hits: list[Tensor] = []
-        self._norms: deque[Sequence[Tensor]] = deque(maxlen=2 * LOOK_EVERY)  # a bad gradient spoils the next step's loss
+        self._sizes: list[int] = []
+        self._norms: deque[Sequence[Tensor] | Tensor] = deque(maxlen=2 * LOOK_EVERY)  # a bad one spoils the next step's loss
 
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor, gradients: Sequence[Tensor] = ()) -> None:
         """Note a step: its mean loss, logits [B, C], labels [B] or soft targets [B, C], and the gradients by parameter."""
         self._losses.append(loss.detach())
         self._hits.append(hits(logits.detach(), targets))
+        self._sizes.append(len(logits))
         if gradients:
             self._norms.append(torch._foreach_norm(list(gradients), 1))
 
+    def add_summary(self, summary: Tensor, size: int) -> None:
+        """Note a step of so many images by its ``summarise``."""
+        self._losses.append(summary[0])
+        self._hits.append(summary[1:2])
+        self._sizes.append(size)
+        self._norms.append(summary[2:])
+
     def read(self, ranks: Ranks) -> tuple[float, float, int]:
         """Return (mean loss, share of hits, examples) over all ranks; waits for the device."""
-        sizes = torch.tensor([len(step) for step in self._hits], dtype=torch.float64)
+        sizes = torch.tensor(self._sizes, dtype=torch.float64)
         total = float(torch.stack(self._losses).cpu().double() @ sizes)
         loss, right, examples = ranks.total(total, int(torch.cat(self._hits).sum()), float(sizes.sum()))
         return loss / examples, right / examples, round(examples)
@@ -296,6 +305,12 @@ class Totals:
             if len(bad):
                 return step, int(bad[-1])
         return None
+
+
+def summarise(loss: Tensor, logits: Tensor, targets: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+    """Return a step's loss, number of hits and L1 norm of each gradient in one float32 tensor, as a CUDA graph leaves them."""
+    right = hits(logits.detach(), targets).sum()
+    return torch.stack([loss.detach().float(), right.float(), *torch._foreach_norm(list(gradients), 1)])
 
 
 class Watch:

@@ -4,7 +4,7 @@ Nothing here keeps a state of its own: a resumed run asks for the step that it h
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.config import Schedule, TrainConfig
+from training.models import SpeedNet
 
 DECAY_SHARE = 0.3
 """Share of all steps in which a trapezoid falls."""
@@ -25,29 +26,34 @@ def loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
     return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 
-def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(config: TrainConfig, model: nn.Module, *, capturable: bool = False) -> torch.optim.Optimizer:
     """Return Adam (AdamW's decoupled decay), or SGD with Nesterov momentum, over all trained parameters.
 
-    Three groups: weights, with weight decay; without it, parameters of batch norms, with ``bias_rate`` times the step size, and
-    biases of other layers. ``rate`` of a group is its largest step size, which ``set_step_size`` scales.
+    Groups: weights, with weight decay; without it, parameters of batch norms, with ``bias_rate`` times the step size, and
+    biases of other layers; with ``whiten_bias_epochs`` SpeedNet's first bias. ``rate`` of a group is its largest step size,
+    which ``set_step_size`` scales; it is trained for ``epochs`` (None: all). ``capturable``: for a CUDA graph.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    is_limited = config.whiten_bias_epochs is not None
+    whitening = [model.first.bias] if is_limited and isinstance(model, SpeedNet) else []
     norm_ids = {id(p) for module in model.modules() if isinstance(module, nn.BatchNorm2d) for p in module.parameters()}
     weights = [parameter for parameter in trained if parameter.ndim >= 2]
     norms = [parameter for parameter in trained if id(parameter) in norm_ids]
-    biases = [parameter for parameter in trained if parameter.ndim < 2 and id(parameter) not in norm_ids]
+    others = norm_ids | {id(parameter) for parameter in whitening}
+    biases = [parameter for parameter in trained if parameter.ndim < 2 and id(parameter) not in others]
     rate = config.learning_rate
     groups: list[dict[str, Any]] = [
-        {"params": parameters, "lr": group_rate, "rate": group_rate, "weight_decay": decay}
-        for parameters, group_rate, decay in (
-            (weights, rate, config.weight_decay), (norms, rate * config.bias_rate, 0.0), (biases, rate, 0.0)
+        {"params": parameters, "lr": group_rate, "rate": group_rate, "weight_decay": decay, "epochs": epochs}
+        for parameters, group_rate, decay, epochs in (
+            (weights, rate, config.weight_decay, None), (norms, rate * config.bias_rate, 0.0, None),
+            (biases, rate, 0.0, None), (whitening, rate, 0.0, config.whiten_bias_epochs),
         )
         if parameters
     ]  # fmt: skip
     fused = any(parameter.is_cuda for parameter in trained)  # one kernel for all parameters
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
-    return torch.optim.AdamW(groups, fused=fused)
+    return torch.optim.AdamW(groups, fused=fused, capturable=capturable)
 
 
 _AFTER_WARM_UP: Mapping[Schedule, Callable[[float, float], float]] = {
@@ -62,17 +68,62 @@ _AFTER_WARM_UP: Mapping[Schedule, Callable[[float, float], float]] = {
 def step_size(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     """Return the step size at ``step`` (counted from 0 over all epochs) as a share of the largest one.
 
-    While warming up (W = warm_up_epochs in steps, rounded) it is (step + 1) / (W + 1), so that no step is wasted on 0; then the
-    schedule's, which comes to 0 right after the last step.
+    While warming up (W = warm_up_epochs in steps, rounded) it goes (step + 1) / (W + 1) of the way from ``first_rate`` to 1, so
+    that no step is wasted on 0; then the schedule's, which comes to ``last_rate`` right after the last step.
     """
     total = config.epochs * steps_per_epoch
     warm_up = round(config.warm_up_epochs * steps_per_epoch)
     if step < warm_up:
-        return (step + 1) / (warm_up + 1)
-    return _AFTER_WARM_UP[config.schedule]((step - warm_up) / max(1, total - warm_up), step / total)
+        return config.first_rate + (1 - config.first_rate) * (step + 1) / (warm_up + 1)
+    factor = _AFTER_WARM_UP[config.schedule]((step - warm_up) / max(1, total - warm_up), step / total)
+    return config.last_rate + (1 - config.last_rate) * factor
 
 
-def set_step_size(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Scale the step size of each group, on the host: nothing is sent to a device or read from it."""
+def set_step_size(optimizer: torch.optim.Optimizer, share: float, epoch: int = 1) -> None:
+    """Scale the step size of each group: a number on the host, or a tensor that is written in place; no device is read."""
     for group in optimizer.param_groups:
-        group["lr"] = group["rate"] * share
+        is_over = group["epochs"] is not None and epoch > group["epochs"]
+        size = 0.0 if is_over else group["rate"] * share
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(size)
+        else:
+            group["lr"] = size
+
+
+def keep_step_size_on(device: torch.device, optimizer: torch.optim.Optimizer) -> None:
+    """Make the step size of each group a tensor on the device, which a captured step reads at each replay."""
+    dtype = torch.float32 if device.type == "cuda" else torch.float64  # float32 is what the fused kernels take
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), dtype=dtype, device=device)
+
+
+class SlowWeights:
+    """Slow weights (lookahead, Zhang et al. 2019) that a model is averaged with in place, all of its float state.
+
+    The share d that the slow weights keep grows with the cube of the progress, as in cifar10-airbench: at first they follow.
+    """
+
+    def __init__(self, model: nn.Module, every: int, steps: int) -> None:
+        self._every, self._steps = every, steps
+        self._fast = [value for value in model.state_dict().values() if value.is_floating_point()]
+        self._slow = [value.clone() for value in self._fast]
+
+    @torch.no_grad()
+    def update(self, done: int) -> None:
+        """Average after so many steps, if it is time; after the last one the model gets the slow weights."""
+        is_last = done == self._steps
+        if done % self._every and not is_last:
+            return
+        if not is_last or done % self._every == 0:
+            kept = 0.95**self._every * (done / self._steps) ** 3
+            torch._foreach_lerp_(self._slow, self._fast, 1 - kept)
+        torch._foreach_copy_(self._fast, self._slow)
+
+    def state(self) -> list[Tensor]:
+        """Return the slow weights, for a checkpoint."""
+        return self._slow
+
+    def load(self, state: Sequence[Tensor]) -> None:
+        """Take the slow weights of a checkpoint. Raises ValueError or RuntimeError if they do not fit."""
+        for value, saved in zip(self._slow, state, strict=True):
+            value.copy_(saved)

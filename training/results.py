@@ -42,7 +42,8 @@ class RunFacts:
 
     ``batch_per_device`` is the number of images that one device gets a step. ``parallel`` is how several devices train one
     model: ddp (a process each), data_parallel (the book's: one process for all), or none. ``lane`` is how often parameters are
-    drawn, ``implementation`` how the fused backend ran (c, triton, tensors, inductor; None for other backends). ``drop_last``
+    drawn, ``implementation`` how the fused backend ran (c, triton, tensors, inductor; None for other backends), ``step`` how
+    full batches were trained on (graph: as one CUDA graph; compiled: the model by torch.compile; eager). ``drop_last``
     tells that the last, smaller batch of each epoch was left out, as it is where something is compiled. ``flops_per_example``
     is ``training.meters.flops_per_example``, None if it cannot be counted. ``peak_bytes`` is the most memory that torch held on
     the first device, None on a CPU.
@@ -57,6 +58,7 @@ class RunFacts:
     batch_per_device: int
     lane: str
     implementation: str | None
+    step: str
     drop_last: bool
     flops_per_example: int | None
     peak_bytes: int | None
@@ -159,8 +161,9 @@ class Throughput(RunFacts):
     - ``optimizer``: the optimizer's step.
     - ``other``: metrics, and the host's time between steps as far as the device stood idle for it.
 
-    Phases are on the device's own clock for an accelerator, along the stream that trains: work of a second stream
-    (``prefetch``, ``augment_stream``) shows as far as training had to wait for it, under ``copy``.
+    With step=graph ``forward_backward`` is all that the graph does. Phases are on the device's own clock for an accelerator,
+    along the stream that trains: work of a second stream (``prefetch``, ``augment_stream``) shows as far as training had to
+    wait for it, under ``copy``.
 
     ``gpu_utilisation`` (share of the time with a kernel, mean over GPUs), ``power_w`` and ``energy_j`` (sums over GPUs) are
     NVML's for the measured steps, None if it reports none.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from augment import build
-from training import checkpoint, models, optimise
+from training import checkpoint, graph, models, optimise
 from training.config import FinetuneConfig, TrainConfig
-from training.distributed import Ranks, parallelise, stream_seed, synchronise, visible_devices
-from training.feed import Batch, Feed, MarkPhase, ignore_phase
-from training.meters import StepClock, Totals, Watch, flops_per_example, hits
+from training.distributed import Ranks, initialise, parallelise, stream_seed, synchronise, visible_devices
+from training.feed import Batch, Feed, Fetched, MarkPhase, ignore_phase
+from training.meters import StepClock, Totals, Watch, flops_per_example, hits, summarise
 from training.photofeed import PhotoFeed, StoredFeed
 from training.results import EpochStats
 from training.sources.dataset import Dataset, Split
@@ -49,6 +50,7 @@ class Trainer:
     prepare: Callable[[Tensor], Tensor]
     precision = "float32"
     label_smoothing = 0.0
+    slow: optimise.SlowWeights | None = None
 
     def __init__(self, config: TrainConfig | FinetuneConfig, dataset: Dataset, ranks: Ranks) -> None:
         self.config, self.dataset, self.ranks, self.device = config, dataset, ranks, ranks.device
@@ -56,6 +58,7 @@ class Trainer:
         self.warm_up_s = self.evaluation_s = self._spent_s = 0.0
         self.resumed_after, self.best = 0, dict[str, Tensor]()
         self._started = time.perf_counter()
+        initialise(self.device)
         if self.device.type == "cuda":
             torch.accelerator.reset_peak_memory_stats(self.device)
 
@@ -82,18 +85,28 @@ class Trainer:
 
     def step(self, fetched: Any, totals: Totals, mark_phase: MarkPhase = ignore_phase) -> None:
         """Train on a batch of ``feed``; ``mark_phase`` is called when a phase of the step has been queued."""
-        inputs, targets = self.feed.place(fetched, mark_phase)
-        loss, logits = self.loss((inputs, targets))
+        self._train_on(self.feed.place(fetched, mark_phase), totals, mark_phase)
+
+    def _train_on(self, batch: Batch, totals: Totals, mark_phase: MarkPhase) -> None:
+        loss, logits = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         mark_phase("forward_backward")
         self.optimizer.step()
         mark_phase("optimizer")
-        totals.add(loss, logits, targets, [p.grad for p in self._parameters if p.grad is not None])
+        totals.add(loss, logits, batch[1], [p.grad for p in self._parameters if p.grad is not None])
 
     @functools.cached_property
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @property
+    def mode(self) -> str:
+        """How steps run: graph, compiled or eager."""
+        return "eager"
+
+    def warm_up(self) -> None:
+        """Do what is to be done before the first clock starts."""
 
     # ---- epochs ---------------------------------------------------------------------------------------------------------
 
@@ -105,6 +118,7 @@ class Trainer:
         main = self.ranks.is_main
         epochs = self.resume(checkpoint) if resume and checkpoint is not None else []
         self.resumed_after = len(epochs)
+        self.warm_up()
         if resume and on_resume is not None and main:
             on_resume(epochs)
         for epoch in range(self.resumed_after + 1, self.config.epochs + 1):
@@ -128,6 +142,8 @@ class Trainer:
         for step, fetched in enumerate(clock.time_waits(self.feed.epoch(epoch)), start=1):
             self.set_step_size(self.steps_before(epoch) + step - 1)
             self.step(fetched, totals, clock.mark_phase)
+            if self.slow is not None:
+                self.slow.update(self.steps_before(epoch) + step)
             if on_step is not None:
                 on_step(step, len(self.feed))
             if not watch.is_finite():
@@ -195,6 +211,7 @@ class Trainer:
             lambda: checkpoint.Checkpoint(
                 identity=self.identity(), model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
                 steps=self.steps_before(len(epochs) + 1), epochs=tuple(epochs), spent_s=self.total_s(), best=self.best,
+                slow=[] if self.slow is None else self.slow.state(),
             ).write(path)
         )  # fmt: skip
 
@@ -212,6 +229,8 @@ class Trainer:
         try:
             self.model.load_state_dict(saved.model)
             self.optimizer.load_state_dict(dict(saved.optimizer))
+            if self.slow is not None:
+                self.slow.load(saved.slow)
             moments = [(p, m) for p, state in self.optimizer.state.items() for m in state.values() if isinstance(m, Tensor)]
             fits = settings == self._optimizer_settings() and all(m.shape in (p.shape, ()) for p, m in moments)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError):
@@ -237,7 +256,8 @@ class Trainer:
             "trained_parameters": models.count_parameters(self.model), "devices": tuple(self.devices),
             "parallel": several if len(self.devices) > 1 else "none",
             "batch_per_device": self.config.batch_size // len(self.devices), "lane": self.feed.lane,
-            "implementation": self.feed.implementation, "drop_last": self.feed.drop_last, "flops_per_example": None,
+            "implementation": self.feed.implementation, "step": self.mode, "drop_last": self.feed.drop_last,
+            "flops_per_example": None,
             "peak_bytes": torch.accelerator.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
         }  # fmt: skip
 
@@ -272,36 +292,111 @@ class ImageTrainer(Trainer):
         self.devices = [name for names in ranks.gather([str(device) for device in self.own_devices]) for name in names]
         net = parallelise(self.model, ranks, self.own_devices)
         self.net = torch.compile(net, dynamic=False) if config.compile else net
-        self.optimizer = optimise.make_optimizer(config, self.model)
+        self._may_capture = graph_is_wanted(config, self.device, ranks, len(self.own_devices))
+        self.optimizer = optimise.make_optimizer(config, self.model, capturable=self._may_capture)
+        if config.slow_weights_every:
+            self.slow = optimise.SlowWeights(self.model, config.slow_weights_every, config.epochs * len(self.feed))
+        self._captured: graph.Captured | None = None
+        self._captured_forward: graph.Captured | None = None
 
     def set_step_size(self, step: int) -> None:
         """Scale the step sizes as the schedule says."""
-        optimise.set_step_size(self.optimizer, optimise.step_size(self.config, step, len(self.feed)))
+        share = optimise.step_size(self.config, step, len(self.feed))
+        optimise.set_step_size(self.optimizer, share, epoch=1 + step // len(self.feed))
 
     def identity(self) -> dict[str, Any]:
         """Return settings, data, kind of device and number of processes."""
         record = {name: value for name, value in self.config.as_record().items() if name not in INERT_SETTINGS}
-        surroundings = {"device": self.device.type, "fingerprint": self.dataset.fingerprint, "processes": self.ranks.world}
-        return record | surroundings
+        return record | {
+            "device": self.device.type, "fingerprint": self.dataset.fingerprint, "processes": self.ranks.world,
+            "graph": self._may_capture,  # a captured step has its step size in float32
+        }  # fmt: skip
 
     def warm_up(self) -> None:
-        """Run one pass forward and back on black images, to load libraries and compile; the model stays as it is."""
+        """Run one pass forward and back on black images, to load libraries and compile, and capture; no state changes."""
         start = time.perf_counter()
         self.model.train()
-        before = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        loss, _ = self.loss(self.feed.black())
-        loss.backward()
-        self.optimizer.zero_grad(set_to_none=True)
-        for name, buffer in self.model.named_buffers():
-            buffer.copy_(before[name])
+        with graph.preserve_state(self.model, self.optimizer, self.device):
+            loss, _ = self.loss(self.feed.black())
+            loss.backward()
+            if self._may_capture:
+                self._capture()
         synchronise(self.device)
         self.warm_up_s += time.perf_counter() - start
+
+    # ---- a step as one graph ----------------------------------------------------------------------------------------------
+
+    @property
+    def mode(self) -> str:
+        """How steps run: graph, compiled or eager."""
+        return "graph" if self._captured is not None else "compiled" if self.config.compile else "eager"
+
+    def _capture(self) -> None:
+        """Capture the step, and evaluation's forward pass; where that fails, say so in one line, and both run as without."""
+        optimise.keep_step_size_on(self.device, self.optimizer)
+        batch_size = max(1, self.evaluation_batch // self.ranks.world)
+        try:
+            captured = graph.Captured(self._whole_step, self.feed.example())
+            if len(self.test) >= batch_size:
+                self.model.eval()
+                with torch.inference_mode():
+                    inputs = self.prepare(self.test.images[:batch_size].to(self.device))
+                    self._captured_forward = graph.Captured(self._forward, [inputs])
+            self._captured = captured
+        except RuntimeError as error:  # also CUDA's and out of memory
+            reason = " ".join(str(error).split())
+            print(f"attention: the step is no CUDA graph, it runs {self.mode} ({reason})", file=sys.stderr, flush=True)
+            torch.cuda.empty_cache()
+
+    def _whole_step(self, *received: Tensor) -> Tensor:
+        """Train on a received batch (a placed one, if the feed cannot be captured) and return ``meters.summarise``."""
+        batch = self._prepare_received(received)
+        loss, logits = self.loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return summarise(loss, logits, batch[1], [p.grad for p in self._parameters if p.grad is not None])
+
+    def step(self, fetched: Fetched, totals: Totals, mark_phase: MarkPhase = ignore_phase) -> None:
+        """Train on a batch of ``feed``, by replay where it is captured and the batch is a full one."""
+        captured = self._captured
+        if captured is None:
+            return super().step(fetched, totals, mark_phase)
+        if self.feed.is_capturable:
+            received = self.feed.receive(fetched)
+            mark_phase("copy")
+        else:
+            received = self.feed.place(fetched, mark_phase)
+        if captured.fits(received):
+            totals.add_summary(captured(*received).clone(), len(received[0]))
+            mark_phase("forward_backward")
+        else:
+            self._train_on(self._prepare_received(received), totals, mark_phase)
+        return None
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            logits: Tensor = self.model(inputs)
+            return logits
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Return the logits for evaluation, by replay where it is captured and the batch is a full one."""
+        captured = self._captured_forward
+        return captured(inputs) if captured is not None and captured.fits([inputs]) else self._forward(inputs)
+
+    def _prepare_received(self, received: Sequence[Tensor]) -> Batch:
+        return self.feed.prepare(*received) if self.feed.is_capturable else (received[0], received[1])
 
     def facts(self) -> dict[str, Any]:
         """Return the fields of RunFacts, with the FLOPs of an example."""
         config = self.config
         flops = flops_per_example(config.model, len(self.dataset.classes), config.width, config.image_size)
         return super().facts() | {"flops_per_example": flops}
+
+
+def graph_is_wanted(config: TrainConfig, device: torch.device, ranks: Ranks, devices: int) -> bool:
+    """Return whether to capture the step: one GPU trains in one process, and the config does not say off."""
+    return config.graph != "off" and device.type == "cuda" and ranks.world == devices == 1
 
 
 @torch.inference_mode()

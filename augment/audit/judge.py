@@ -1,6 +1,6 @@
 """Verdicts: a class for each measured cell, with its cause, and findings that contradict what the op declares."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from augment.audit.parity import ROUNDING, TARGETS, classify, worst_mean
 from augment.audit.record import CLASSES, Class, DrawTest, Verdict
@@ -12,11 +12,11 @@ NEAR = 0.05
 """A deviation of the draws below a twentieth of the range is ``close`` where the op declares it."""
 
 
-def reject(tests: Sequence[DrawTest], alpha: float) -> None:
-    """Mark the tests that are rejected. ``alpha``: chance that any test of a correct distribution is. Tests may occur twice."""
-    unique = list({id(test): test for test in tests}.values())  # backends that share a builder share its tests
-    for test, is_rejected in zip(unique, holm([test.p_value for test in unique], alpha), strict=True):
-        test.rejected = is_rejected
+def reject(draws: Collection[list[DrawTest]], alpha: float) -> None:
+    """Mark in lists of tests those that are rejected. ``alpha``: chance that any test of a correct distribution is."""
+    rejected = iter(holm([test.p_value for tests in draws for test in tests], alpha))
+    for tests in draws:
+        tests[:] = [test._replace(rejected=next(rejected)) for test in tests]
 
 
 def judge(cell: Verdict, ops: Sequence[Op], draws: Sequence[Sequence[DrawTest]], audited: Sequence[str]) -> None:

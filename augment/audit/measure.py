@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +17,15 @@ from augment.audit.images import at_size, noise_images, plain_image
 from augment.audit.lanes import measure_lane, recipe_lane
 from augment.audit.laws import laws, observe, pinned_draw
 from augment.audit.parity import NUM_CLASSES, ROUNDING, Draw, Replay, classify, replay, worst_mean
-from augment.audit.record import DrawTest, Lane, Verdict
-from augment.backends import check_supported, find_backend
+from augment.audit.record import DrawTest, Verdict
+from augment.backends import BACKENDS, check_supported, find_backend
 from augment.distributions import Choice, Normal, Window
-from augment.op import OPS, Op
+from augment.op import OPS, Op, UnsupportedOp
 from augment.recipes import PHOTOGRAPH_RECIPES
 from augment.replay import NoRoute, Recorder, Traced
 
+Kind = Literal["op", "recipe"]
+Source = tuple[Any, ...]
 SIZES = (32, 224)
 PHOTOGRAPH_SIZE = 256
 EAGER = ((32, 48, 24), (224, 8, 4))
@@ -42,61 +44,86 @@ def _size_of(cell: Verdict) -> int:
     return PHOTOGRAPH_SIZE if cell.subject in PHOTOGRAPH_RECIPES else SIZES[0]
 
 
+class Results(NamedTuple):
+    """What was measured; recipes reuse what is known of their ops."""
+
+    cells: dict[tuple[str, str], Verdict]
+    """By subject and backend."""
+    lanes: dict[tuple[Op, str], str]
+    sources: dict[tuple[Op, str], Source]
+    """What draws for an op on a backend; backends that share a builder share it."""
+    tests: dict[Source, list[DrawTest]]
+
+    def merge(self, results: "Results") -> None:
+        """Add results that are new."""
+        tables: Iterator[tuple[dict[Any, Any], dict[Any, Any]]] = zip(self, results, strict=True)
+        for table, additions in tables:
+            table.update({key: value for key, value in additions.items() if key not in table})
+
+
 @dataclass(kw_only=True)
 class Measurements:
-    """Cells by (subject, backend), measured one by one; ``draws`` holds the tests of an op on a backend.
+    """Measure subjects one by one. ``devices``: by backend. ``images``: uint8 [3, H, W] each, of any sizes.
 
-    ``device`` may be changed between calls. ``images``: uint8 [3, H, W] each, of any sizes.
+    Every measurement starts from the seed, so that its result does not depend on what was measured before.
     """
 
     n: int
     seed: int
     images: Sequence[Tensor]
-    device: torch.device
-    cells: dict[tuple[str, str], Verdict] = field(default_factory=dict)
-    draws: dict[tuple[Op, str], list[DrawTest]] = field(default_factory=dict)
+    devices: Mapping[str, torch.device]
+    results: Results = field(default_factory=lambda: Results({}, {}, {}, {}))
 
     def __post_init__(self) -> None:
         self._photographs = {size: at_size(self.images, size) for size in (*SIZES, 64, PHOTOGRAPH_SIZE)}
-        self._draws_by_builder: dict[tuple[Any, ...], list[DrawTest]] = {}
-        self._lanes: dict[tuple[Op, str], str] = {}
 
-    def measure(self, subject: str, kind: Literal["op", "recipe"], backend: str) -> None:
-        """Measure an op or a recipe on a backend. Raises UnsupportedOp, NoRoute, and whatever a library raises."""
-        self.cells[subject, backend] = cell = Verdict(subject=subject, kind=kind, backend=backend)
-        ops, size = ops_of(cell), _size_of(cell)
-        check_supported(ops, backend, device=self.device)
-        traced = self._trace(ops, backend)
+    def measure_subject(self, kind: Kind, subject: str) -> Results:
+        """Measure an op or a recipe on all backends."""
+        for backend in self.devices:
+            self.results.cells[subject, backend] = cell = Verdict(subject=subject, kind=kind, backend=backend)
+            try:
+                self._measure(cell)
+            except UnsupportedOp as error:
+                cell.verdict, cell.cause = "unsupported", str(error)
+            except NoRoute as error:
+                cell.verdict, cell.cause = "unaudited", str(error)
+            except Exception as error:  # whatever a library raises: this cell is not audited, the others are
+                cell.verdict, cell.cause = "unaudited", f"it raises {type(error).__name__}: {error}"
+        return self.results
+
+    def _measure(self, cell: Verdict) -> None:
+        ops, size, device = ops_of(cell), _size_of(cell), self.devices[cell.backend]
+        check_supported(ops, cell.backend, device=device)
+        traced = self._trace(ops, cell.backend)
+        for op in ops:
+            if (op, cell.backend) not in self.results.lanes:
+                torch.manual_seed(self.seed)
+                cell.lane = measure_lane(self._trace([op], cell.backend), plain_image(size), device)
+                self.results.lanes[op, cell.backend] = cell.lane.measured
         torch.manual_seed(self.seed)
-        cell.lane = self._op_lane(traced, size) if kind == "op" else self._recipe_lane(traced, size)
-        if not find_backend(backend).compiled:
-            pipeline = build(ops, backend, device=self.device, image_size=size, num_classes=NUM_CLASSES)
-            cell.checks += check_determinism(pipeline, self.device, size, self.seed)
-            cell.checks += check_safety(pipeline, self.device, size, self.seed) if kind == "op" else []
+        if cell.kind == "recipe":
+            lanes = {op.name: self.results.lanes[op, cell.backend] for op in ops}
+            cell.lane = recipe_lane(traced, lanes, plain_image(size), device)
+        if not find_backend(cell.backend).compiled:
+            pipeline = build(ops, cell.backend, device=device, image_size=size, num_classes=NUM_CLASSES)
+            cell.checks += check_determinism(pipeline, device, size, self.seed)
+            cell.checks += check_safety(pipeline, device, size, self.seed) if cell.kind == "op" else []
         if traced.reasons:
             raise NoRoute(traced.reasons[0])
-        self._op_parity(cell, ops[0]) if kind == "op" else self._recipe_parity(cell, traced)
+        torch.manual_seed(self.seed)
+        self._op_parity(cell, ops[0]) if cell.kind == "op" else self._recipe_parity(cell, traced)
         for op in ops:
-            if (op, backend) not in self.draws:
-                self.draws[op, backend] = self._test_draws(op, backend)
+            if (op, cell.backend) not in self.results.sources:
+                self._test_draws(op, cell.backend)
 
     def _trace(self, ops: Sequence[Op], backend: str) -> Traced:
         chosen = find_backend(backend)
         if chosen.compiled:
             torch.compiler.reset()  # past eight compilations of the same code dynamo would run eager in silence
-        return chosen.trace(ops, device=self.device, num_classes=NUM_CLASSES)
+        return chosen.trace(ops, device=self.devices[backend], num_classes=NUM_CLASSES)
 
-    def _op_lane(self, traced: Traced, size: int) -> Lane:
-        lane = measure_lane(traced, plain_image(size), self.device)
-        self._lanes[traced.pipeline.ops[0], traced.pipeline.backend] = lane.measured
-        return lane
-
-    def _recipe_lane(self, traced: Traced, size: int) -> Lane:
-        ops, backend = traced.pipeline.ops, traced.pipeline.backend
-        for op in ops:
-            if (op, backend) not in self._lanes:
-                self._op_lane(self._trace([op], backend), size)
-        return recipe_lane(traced, {op.name: self._lanes[op, backend] for op in ops}, plain_image(size), self.device)
+    def _replay(self, traced: Traced, images: Tensor, **options: Any) -> Replay:
+        return replay(traced, images, self.devices[traced.pipeline.backend], **options)
 
     def _images(self, kind: str, size: int, count: int) -> Tensor:
         if kind == "noise":
@@ -117,7 +144,7 @@ class Measurements:
             if pinned is not None and not is_compiled:
                 images = self._images("photographs", size, 4)
                 draw = pinned_draw(pinned, (size, size))
-                measured = replay(self._trace([pinned], cell.backend), images, self.device, draw=draw)
+                measured = self._replay(self._trace([pinned], cell.backend), images, draw=draw)
                 cell.parity.append(measured.parity("photographs", size, "pinned"))
         if classify(cell.parity) != "exact":
             places = [choice.places for choice in op.draws if isinstance(choice, Choice) and choice.places]
@@ -139,8 +166,7 @@ class Measurements:
         if 0 < getattr(op, "p", 1.0) < 1:
             settings.append(dataclasses.replace(op, p=1.0))  # type: ignore[type-var]
         for setting, part in zip(settings, images.chunk(len(settings)), strict=True):
-            traced = self._trace([setting], backend)
-            replay(traced, part, self.device, calls=max(calls // len(settings), 1), into=measured)
+            self._replay(self._trace([setting], backend), part, calls=max(calls // len(settings), 1), into=measured)
         return measured
 
     def _recipe_parity(self, cell: Verdict, traced: Traced) -> None:
@@ -150,7 +176,7 @@ class Measurements:
         def measure(setting: str, *, as_bytes: bool) -> None:
             for kind in ("noise", "photographs"):
                 torch.manual_seed(self.seed)  # both settings get the same draws
-                measured = replay(traced, self._images(kind, size, count), self.device, calls=calls, as_bytes=as_bytes)
+                measured = self._replay(traced, self._images(kind, size, count), calls=calls, as_bytes=as_bytes)
                 cell.parity.append(measured.parity(kind, size, setting))
 
         measure("as drawn", as_bytes=True)
@@ -163,7 +189,7 @@ class Measurements:
     def _explain_ops(self, cell: Verdict, size: int, count: int, calls: int) -> Iterator[str]:
         """Yield which of a recipe's ops differ at the recipe's settings, and why."""
         for op in ops_of(cell):
-            audited = self.cells.get((op.name, cell.backend))
+            audited = self.results.cells.get((op.name, cell.backend))
             if audited is not None and ops_of(audited) == (op,) and audited.verdict != "unaudited":
                 if audited.cause:
                     yield f"{op.name}: {audited.cause}"
@@ -174,30 +200,38 @@ class Measurements:
 
     # ---- distributions -------------------------------------------------------------------------------------------------
 
-    def _test_draws(self, op: Op, backend: str) -> list[DrawTest]:
+    def _test_draws(self, op: Op, backend: str) -> None:
         """Test what a builder draws for an op, once for all backends that share it.
 
         Where each draw costs a call, a recipe's other setting of an op is represented by that of ``OPS``.
         """
         recorder = self._trace([op], backend).recorders[0]
         if recorder is None or not op.draws:
-            return []
+            return
+        builder = next(name for name, other in BACKENDS.items() if other.cell(op) is find_backend(backend).cell(op))
         setting: Any = type(op) if recorder.draws_singly else op
-        key = (setting, id(find_backend(backend).cell(op)), self.device, recorder.draws_singly)
-        if key not in self._draws_by_builder:
-            size = PHOTOGRAPH_SIZE if getattr(op, "size", 0) > SIZES[0] else SIZES[0]
-            tests = measure_draws(op, recorder, self.n, (size, size))
-            if _draws_window(op) and not recorder.draws_singly:
-                tests += measure_draws(op, recorder, self.n, ELONGATED, f" at {ELONGATED[0]}x{ELONGATED[1]}")
-            self._draws_by_builder[key] = tests
-        return self._draws_by_builder[key]
+        source = (setting, builder, self.devices[backend], recorder.draws_singly)
+        self.results.sources[op, backend] = source
+        if source in self.results.tests:
+            return
+        size = PHOTOGRAPH_SIZE if getattr(op, "size", 0) > SIZES[0] else SIZES[0]
+        torch.manual_seed(self.seed)
+        tests = measure_draws(op, recorder, self.n, (size, size))
+        if _draws_window(op) and not recorder.draws_singly:
+            tests += measure_draws(op, recorder, self.n, ELONGATED, f" at {ELONGATED[0]}x{ELONGATED[1]}")
+        self.results.tests[source] = tests
+
+    def tests_of(self, cell: Verdict) -> list[list[DrawTest]]:
+        """Return the tests of what each op of a cell draws."""
+        sources = [self.results.sources.get((op, cell.backend)) for op in ops_of(cell)]
+        return [self.results.tests[source] if source else [] for source in sources]
 
     def compare_workers(self) -> None:
         """Compare what two loader workers draw, in one pair for everything that draws and can run there."""
         cpu = torch.device("cpu")
         cells = [
             cell
-            for cell in self.cells.values()
+            for cell in self.results.cells.values()
             if cell.lane is not None and cell.lane.declared != "fixed" and cell.subject not in PHOTOGRAPH_RECIPES
             and not find_backend(cell.backend).compiled and find_backend(cell.backend).why_not(cpu) is None
         ]  # fmt: skip
@@ -212,7 +246,7 @@ def measure_draws(op: Op, recorder: Recorder, n: int, shape: tuple[int, int], wh
     tests = []
     for name, law in laws(op, shape).items():
         values = drawn.get(name, np.empty(0))
-        tests.append(DrawTest(name + where, str(law), len(values), *law.test(values)))
+        tests.append(DrawTest(name + where, str(law), len(values), **law.test(values)._asdict()))
     return tests
 
 

@@ -1,8 +1,11 @@
-"""Results of an audit as plain values; ``bench.records`` stores them and holds the rule which backends are comparable."""
+"""Results of an audit as plain values; ``bench.records`` stores them and holds the rule which backends are comparable.
+
+Named tuples are stored as lists.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Class = Literal["exact", "close", "different", "unaudited", "unsupported"]
 """exact: max error <= 1/255; close: mean error <= 1/255, with a named reason; different: anything else, named where known.
@@ -13,8 +16,7 @@ A recipe that rounds to bytes between its ops, and is exact when fed floats, is 
 CLASSES: tuple[Class, ...] = ("exact", "close", "different", "unaudited", "unsupported")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parity:
+class Parity(NamedTuple):
     """Errors against the oracle with the same parameters, in units of 1/255, over all draws of one setting.
 
     ``setting``: "as drawn" (recipes from bytes, ops from floats), "pinned" (parameters known from the op alone, nothing read
@@ -47,8 +49,7 @@ class Lane:
         return self.declared == self.measured
 
 
-@dataclass
-class DrawTest:
+class DrawTest(NamedTuple):
     """Test of one drawn parameter against its law. ``distance`` is the size of the deviation, whatever n.
 
     ``rejected`` is Holm's verdict over all tests of the audit. A parameter "... at HxW" was drawn for images of a size that is
@@ -58,8 +59,8 @@ class DrawTest:
     parameter: str
     law: str
     n: int
-    statistic: float
     p_value: float
+    statistic: float
     distance: float
     rejected: bool = False
 

@@ -1,25 +1,26 @@
 """The audit of every op and recipe on every backend."""
 
-import contextlib
+import multiprocessing
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from augment.audit.images import synthetic_images
 from augment.audit.judge import judge, reject
-from augment.audit.measure import Measurements, ops_of
+from augment.audit.measure import Kind, Measurements, ops_of
 from augment.audit.record import AuditReport
 from augment.backends import eager_backends, fallback_device, find_backend
-from augment.op import OPS, UnsupportedOp
+from augment.op import OPS
 from augment.recipes import RECIPES
-from augment.replay import NoRoute
 
-KINDS: dict[Literal["op", "recipe"], Mapping[str, object]] = {"op": OPS, "recipe": RECIPES}
+KINDS: dict[Kind, Mapping[str, object]] = {"op": OPS, "recipe": RECIPES}
 Progress = Callable[[int, int, str], None]
 """Called as (steps done, steps in all, next step)."""
 
@@ -36,6 +37,7 @@ def audit(
     images_name: str = "",
     alpha: float = 0.01,
     workers: bool = True,
+    processes: int = 1,
     on_progress: Progress = lambda done, total, step: None,
 ) -> AuditReport:
     """Audit ops and recipes on backends; by default all of them, on the backends that are not compiled.
@@ -54,55 +56,55 @@ def audit(
         images_name: description of the images for the report.
         alpha: chance that any test of a correct distribution is rejected (Holm's procedure over all tests).
         workers: also start two loader workers and compare what they draw.
-        on_progress: called before each step and at the end.
+        processes: how many measure subjects side by side; the report is the same.
+        on_progress: called before each step, an op or recipe on all backends, and at the end.
 
     Raises:
         ValueError: unknown names, or images or n that cannot be used.
     """
     start = time.perf_counter()
     backends = eager_backends(torch.device(device)) if backends is None else list(backends)
-    names = {"op": list(OPS) if ops is None else list(ops), "recipe": list(RECIPES) if recipes is None else list(recipes)}
+    names: dict[Kind, list[str]] = {
+        "op": list(OPS if ops is None else ops),
+        "recipe": list(RECIPES if recipes is None else recipes),
+    }
     _check_arguments(backends, names, n, images)
-    devices = {backend: fallback_device(backend, torch.device(device)) for backend in backends}
     images_used = list(synthetic_images(16, 256, seed) if images is None else images)
-    measurements = Measurements(n=n, seed=seed, images=images_used, device=torch.device("cpu"))
+    devices = {backend: fallback_device(backend, torch.device(device)) for backend in backends}
+    measurements = Measurements(n=n, seed=seed, images=images_used, devices=devices)
     on_cuda = any(used.type == "cuda" for used in devices.values())
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=None if on_cuda else []):
         torch.set_num_threads(1)  # nothing is timed here, and on small tensors threads mostly wait for each other
         try:
-            _measure(measurements, names, devices, workers, on_progress)
+            _measure(measurements, names, workers, processes, on_progress)
         finally:
             torch.set_num_threads(threads)
-    reject([test for tests in measurements.draws.values() for test in tests], alpha)
-    for cell in measurements.cells.values():
-        draws = [measurements.draws.get((op, cell.backend), []) for op in ops_of(cell)]
-        judge(cell, ops_of(cell), draws, audited=names["op"] if cell.kind == "recipe" else ())
+    reject(measurements.results.tests.values(), alpha)
+    cells = [measurements.results.cells[name, backend] for kind in KINDS for backend in backends for name in names[kind]]
+    for cell in cells:
+        judge(cell, ops_of(cell), measurements.tests_of(cell), audited=names["op"] if cell.kind == "recipe" else ())
     default_name = "synthetic shapes (no real images given)" if images is None else f"{len(images_used)} given images"
     return AuditReport(
-        verdicts=tuple(measurements.cells.values()), versions=_versions(), device=str(device),
-        images=images_name or default_name, seed=seed, n=n, alpha=alpha, seconds=time.perf_counter() - start,
+        verdicts=tuple(cells), versions=_versions(), device=str(device), images=images_name or default_name, seed=seed, n=n,
+        alpha=alpha, seconds=time.perf_counter() - start,
     )  # fmt: skip
 
 
 def _measure(
-    measurements: Measurements, names: Mapping[str, Sequence[str]], devices: Mapping[str, torch.device], workers: bool,
-    on_progress: Progress,
-) -> None:  # fmt: skip
-    cells = [(name, kind, backend) for kind in KINDS for backend in devices for name in names[kind]]
-    total = len(cells) + int(workers)
-    for done, (name, kind, backend) in enumerate(cells):
-        on_progress(done, total, f"{name} on {backend}")
-        measurements.device = devices[backend]
-        try:
-            measurements.measure(name, kind, backend)
-        except Exception as error:  # whatever a library raises: this cell is not audited, the others are
-            cell = measurements.cells[name, backend]
-            cell.verdict = "unsupported" if isinstance(error, UnsupportedOp) else "unaudited"
-            is_expected = isinstance(error, (UnsupportedOp, NoRoute))
-            cell.cause = str(error) if is_expected else f"it raises {type(error).__name__}: {error}"
+    measurements: Measurements, names: Mapping[Kind, Sequence[str]], workers: bool, processes: int, on_progress: Progress
+) -> None:
+    total, done = sum(map(len, names.values())) + int(workers), 0
+    spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA must not be forked
+    with ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,)) if processes > 1 else nullcontext() as pool:
+        for kind in KINDS:  # recipes after all ops
+            results = (pool.map if pool else map)(partial(measurements.measure_subject, kind), names[kind])
+            for name in names[kind]:
+                on_progress(done, total, name)
+                measurements.results.merge(next(results))
+                done += 1
     if workers:
-        on_progress(total - 1, total, "two loader workers")
+        on_progress(done, total, "two loader workers")
         measurements.compare_workers()
     on_progress(total, total, "done")
 
@@ -110,13 +112,13 @@ def _measure(
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in ("torch", "torchvision", "kornia", "pillow", "triton-augment"):
-        with contextlib.suppress(PackageNotFoundError):  # an optional extra
+        with suppress(PackageNotFoundError):  # an optional extra
             versions[package] = version(package)
     return versions
 
 
 def _check_arguments(
-    backends: Sequence[str], names: Mapping[str, Sequence[str]], n: int, images: Sequence[Tensor] | Tensor | None
+    backends: Sequence[str], names: Mapping[Kind, Sequence[str]], n: int, images: Sequence[Tensor] | Tensor | None
 ) -> None:
     for backend in backends:
         find_backend(backend)

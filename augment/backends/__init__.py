@@ -74,7 +74,10 @@ class StepBackend(Backend):
     def build_step(self, op: Op, device: torch.device, num_classes: int) -> Step:
         """Return one op as the library builds it, on the device; ``num_classes`` is for ops that mix labels."""
         cell: Cell = self.cell(op)
-        apply = cell.build(op, num_classes) if op.mixes_labels else cell.build(op)
+        try:
+            apply = cell.build(op, num_classes) if op.mixes_labels else cell.build(op)
+        except (ValueError, TypeError) as refusal:  # the library's own range checks
+            raise UnsupportedOp(op.name, self.name, str(refusal).splitlines()[0]) from refusal
         return Step(apply.to(device) if isinstance(apply, nn.Module) else apply, op.mixes_labels, self.needs_float(op))
 
     def compose(self, ops: Sequence[Op], **options: Any) -> Runner:

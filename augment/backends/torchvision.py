@@ -3,7 +3,7 @@
 Parameters are made in ``make_params``, and policies hand each op to one method; the recorder wraps them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +18,11 @@ from augment.pipeline import Runner, Step, run_batched, run_compiled, split_at_m
 from augment.replay import Columns, NoRoute, stack_draws
 
 
-def torchvision(build: Builder, **reads: Read) -> dict[str, Cell]:
+def torchvision(
+    build: Builder, pil_refuses: Callable[[Any], str | None] = lambda op: None, /, **reads: Read
+) -> dict[str, Cell]:
     """Return cells for tensors and PIL images: torchvision's v2 classes take both. ``reads`` are keys of ``make_params``."""
-    cell = Cell(build, reads)
-    return {"pil": cell, "torchvision": cell}
+    return {"pil": Cell(build, reads, pil_refuses), "torchvision": Cell(build, reads)}
 
 
 def run_image_by_image(steps: Sequence[Step]) -> Runner:

@@ -18,7 +18,7 @@ from augment.distributions import Params
 from augment.fused import build
 from augment.fused.kinds import Erase, Move, Normalize
 from augment.fused.passes import MoveRecord, Pass, Sizes, StepRecord, check_sizes, encode
-from augment.fused.sample import Program
+from augment.fused.sample import Program, Sampler, draw_matrix
 
 VALUES_A_THREAD = 96 * 1024
 """Values of a batch for which another thread pays: with fewer, handing them over takes as long as the work (60 us measured)."""
@@ -180,7 +180,7 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 def draw(
     program: Program, uniforms: Tensor, inputs: Sequence[Tensor], tables: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> None:
-    """Compute parameters from uniform numbers in one call: a ``sample.SampleKernel``."""
+    """Compute parameters from uniform numbers in one call."""
     library = build.library()
     assert library is not None
     pointers = [tensor.data_ptr() for tensors in (inputs, tables, outputs) for tensor in tensors]
@@ -196,3 +196,7 @@ def _records(program: Program, inputs: int, tables: int) -> "ctypes.Array[ctypes
         type(program.records[0]),
         [r._replace(output=r.output + inputs + tables, table=r.table + inputs) for r in program.records],
     )
+
+
+SAMPLER = Sampler(draw_matrix, draw)
+"""The sampling kernel of the CPU."""

@@ -12,19 +12,24 @@ images.
 """
 
 import functools
+import itertools
+import math
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from triton.errors import TritonError
 
+from augment import policies
 from augment.distributions import Params
 from augment.fused import triton_images as kernels
 from augment.fused.passes import Pass, PassRecord, check_sizes, encode, passes, split_blur, split_chains, stretches
 from augment.fused.plans import Plan
+from augment.fused.sample import encode as encode_draws
+from augment.fused.triton_draws import Key, no_keys, take_key
 
 
 @functools.cache
@@ -48,8 +53,7 @@ def apply_plan(
 
     Images are [B, 3, H, W] uint8 or float in any memory layout; they are not changed.
     """
-    steps = [part for step in passes(plan.ops, is_rounded=dtype == torch.uint8) for part in split_blur(step)]
-    applies = [_stretch_apply(stretch) for stretch in stretches(steps)]
+    applies = [_stretch_apply(stretch) for stretch in _cut(plan, dtype)]
 
     def apply(images: Tensor, params: Sequence[Params]) -> Tensor:
         plan.check(images, params)
@@ -60,6 +64,12 @@ def apply_plan(
         return images
 
     return apply
+
+
+def _cut(plan: Plan, dtype: torch.dtype) -> list[tuple[Pass, ...]]:
+    """Return a plan's passes in stretches, one for each launch."""
+    steps = [part for step in passes(plan.ops, is_rounded=dtype == torch.uint8) for part in split_blur(step)]
+    return stretches(steps)
 
 
 StretchApply = Callable[[Tensor, Sequence[Params], torch.dtype, torch.memory_format], Tensor]
@@ -82,12 +92,17 @@ def image_passes(images: Tensor, params: Sequence[Tensor], name: str, dtype: tor
     """Apply passes to [B, 3, H, W] images: a new tensor of ``dtype``. ``name`` is the ``repr`` of passes in ``_NAMED``."""
     out = _empty(images, name, dtype, channels_last)
     check_sizes(images, params, _sizes(name, *images.shape[2:]))
-    if sum((side - 1) * stride for side, stride in zip(images.shape[1:], images.stride()[1:], strict=True)) >= 2**31:
-        images = images.contiguous()  # kernels count within an image in 32 bits
+    if _is_wide(images):
+        images = images.contiguous()
     if len(images):
         with torch.cuda.device_of(images):  # Triton launches on the current device
             _launch(name, images, tuple(drawn.contiguous() for drawn in params), out)
     return out
+
+
+def _is_wide(images: Tensor) -> bool:
+    """Return whether places within an image need more than the 32 bits in which kernels count."""
+    return sum((side - 1) * stride for side, stride in zip(images.shape[1:], images.stride()[1:], strict=True)) >= 2**31
 
 
 @image_passes.register_fake
@@ -130,6 +145,11 @@ class Layout:
     room: int
     count: int
 
+    @property
+    def is_tiled(self) -> bool:
+        """Whether a program does a tile, not an image."""
+        return not self.buffers and not (self.chain[0].measured and self.chain[0].pixels > self.tile)
+
 
 def _plain(value: Any) -> Any:
     """Return a record without names of fields, which Triton does not keep."""
@@ -166,41 +186,164 @@ def _encode_all(stretch: Sequence[Pass], height: int, width: int) -> list[PassRe
     return chain
 
 
-def _launch(name: str, images: Tensor, drawn: tuple[Tensor, ...], out: Tensor) -> None:
+class Inline(NamedTuple):
+    """Draws inside a launch: records, offsets of a program's ``numbers`` to write to and to read from, and tables."""
+
+    records: tuple[Any, ...] = ()
+    write: tuple[int, ...] = ()
+    read: tuple[int, ...] = ()
+    numbers: int = 0
+    rows: int = 0
+    tables: tuple[Tensor, ...] = ()
+
+    @property
+    def constants(self) -> tuple[Any, ...]:
+        """Constants of kernels."""
+        return (self.records, self.write, self.read) if self.records else ()
+
+
+def _inline(plan: Plan, name: str, height: int, width: int, device: torch.device) -> Inline:
+    program = encode_draws(plan.ops, height, width)
+    if not program.records:
+        return Inline()
+    sizes = [math.prod(output.shape) for output in program.outputs]
+    write = tuple(itertools.accumulate(sizes, initial=0))
+    places = {(output.index, output.name): place for output, place in zip(program.outputs, write, strict=False)}
+    read = tuple(places[parameter] for step in _NAMED[name] for parameter in step.parameters()) or (0,)
+    tables = tuple(table for policy in program.tables for table in policies.tables(*policy, device))
+    return Inline(_plain(program.records), write[:-1], read, write[-1], program.rows, tables)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A launch for images of one shape and layout, ready but for its memory and the state of a generator.
+
+    ``arguments`` follow those that change; ``compiled``: what Triton compiled, None in the interpreter.
+    """
+
+    kernel: Any
+    grid: tuple[int, int, int]
+    scratch: int
+    shape: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    options: dict[str, Any]
+    compiled: list[Any]
+
+    def run(self, images: Tensor, out: Tensor, drawn: tuple[Tensor, ...], tables: tuple[Tensor, ...], key: Key) -> None:
+        """Launch on the current device. The first time Triton finds the compiled kernel, afterwards it is launched as it is."""
+        scratch = torch.empty(self.scratch, dtype=torch.float32, device=images.device)
+        arguments = (images, out, scratch, drawn, key.keys, tables, *self.arguments, key.seed, key.block)
+        if self.compiled:
+            compiled, stream = self.compiled[0], _stream(images.device.index)
+            compiled.run(
+                *self.grid, stream, compiled.function, compiled.packed_metadata, None, None, None, *arguments,
+                *self.constants.values(),
+            )  # fmt: skip
+            return
+        compiled = self.kernel[self.grid](*arguments, **self.constants, **self.options)
+        if compiled is not None and hasattr(compiled, "packed_metadata"):
+            self.compiled.append(compiled)
+
+
+def _stream(device: int) -> int:
+    stream: int = torch._C._cuda_getCurrentRawStream(device)
+    return stream
+
+
+def _prepare(name: str, images: Tensor, out: Tensor, inline: Inline) -> Launch:
     layout = _layout(name, *images.shape[2:], kernels.WHOLE, kernels.TILE)
-    record = layout.chain[0]
-    if layout.buffers or (record.measured and record.pixels > layout.tile):
-        _launch_programs(layout, images, drawn, out)
+    record, batch = layout.chain[0], len(images)
+    constants: dict[str, Any] = {"inline": inline.constants, "numbers": inline.numbers}
+    if layout.is_tiled:
+        tile = kernels.tile(record.pixels, record.measured > 0)
+        kernel, grid = kernels.image_pass, (batch, -(-record.pixels // tile), 1)
+        constants = {"record": layout.constants[0], **constants}
+        numbers = grid[1] * inline.numbers
     else:
-        _launch_tiles(layout, images, drawn, out)
+        # As many programs as fit one float copy of the batch.
+        tile = layout.tile
+        kernel, grid = kernels.image_passes, (max(batch // max(layout.buffers, 1), 1), 1, 1)
+        constants = {"chain": layout.constants, **constants, "count": layout.count}
+        numbers = layout.buffers * layout.room + layout.count + inline.numbers
+    constants["white"] = 255 if images.dtype == torch.uint8 else 1
+    if not layout.is_tiled:
+        constants |= {"room": layout.room, "buffers": layout.buffers}
+    constants |= {"to_bytes": out.dtype == torch.uint8, "tile": tile}
+    options = {"num_warps": min(max(tile // 128, 1), 16), "enable_fp_fusion": not record.is_exact}
+    arguments = (images.stride(), out.stride(), batch)
+    return Launch(kernel, grid, grid[0] * numbers, tuple(out.shape), arguments, constants, options, [])
 
 
-def _launch_programs(layout: Layout, images: Tensor, drawn: tuple[Tensor, ...], out: Tensor) -> None:
-    """Launch once: programs of which each takes images through all passes, as many as fit one float copy of the batch."""
-    programs = max(len(images) // max(layout.buffers, 1), 1)
-    scratch, measured = (
-        torch.empty(programs * numbers, dtype=torch.float32, device=images.device)
-        for numbers in (layout.buffers * layout.room, layout.count)
-    )
-    kernels.image_passes[(programs,)](
-        images, out, scratch, measured, drawn or (images,), images.stride(), out.stride(), len(images),
-        chain=layout.constants, count=layout.count, room=layout.room, buffers=layout.buffers,
-        tile=layout.tile, **_options(layout, images, out, layout.tile),
-    )  # fmt: skip
+def _launch(name: str, images: Tensor, drawn: tuple[Tensor, ...], out: Tensor) -> None:
+    keys = no_keys(images.device)
+    if len(_LAUNCHES) >= MOST_LAUNCHES:
+        _LAUNCHES.clear()
+    types = tuple((tensor.dtype, tensor.data_ptr() % 16) for tensor in drawn)
+    key = (name, _signature(images), types, out.dtype, out.stride(), kernels.WHOLE, kernels.TILE)
+    launch = _LAUNCHES.get(key)
+    if launch is None:
+        launch = _LAUNCHES[key] = _prepare(name, images, out, Inline())
+    launch.run(images, out, drawn or (images,), (keys,), Key(keys, 0, 0))
 
 
-def _launch_tiles(layout: Layout, images: Tensor, drawn: tuple[Tensor, ...], out: Tensor) -> None:
-    """Launch a single pass: a program for each tile, which is the whole image if that is measured."""
-    record = layout.chain[0]
-    tile = kernels.tile(record.pixels, record.measured > 0)
-    kernels.image_pass[(len(images), -(-record.pixels // tile))](
-        images, out, drawn or (images,), images.stride(), out.stride(), len(images),
-        record=layout.constants[0], tile=tile, **_options(layout, images, out, tile),
-    )  # fmt: skip
+MOST_LAUNCHES = 256
+_LAUNCHES: dict[Any, Launch] = {}
+"""Launches of passes whose parameters were drawn before."""
 
 
-def _options(layout: Layout, images: Tensor, out: Tensor, tile: int) -> dict[str, Any]:
-    return {
-        "white": 255 if images.dtype == torch.uint8 else 1, "to_bytes": out.dtype == torch.uint8,
-        "num_warps": min(max(tile // 128, 1), 16), "enable_fp_fusion": not layout.chain[0].is_exact,
-    }  # fmt: skip
+def _signature(images: Tensor) -> tuple[Any, ...]:
+    """Return all that a launch depends on; Triton compiles memory at multiples of 16 bytes by itself."""
+    return images.shape, images.stride(), images.dtype, images.device, images.data_ptr() % 16
+
+
+# ---- draws and passes in one launch -----------------------------------------------------------------------------------
+
+
+class OneLaunch:
+    """A recipe's draws and passes in one launch: (images, generator) -> images.
+
+    For each shape and layout of images what a launch needs is made once, so that a call allocates memory and launches.
+    """
+
+    def __init__(self, plan: Plan, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+        self._plan, self._dtype, self._memory_format = plan, dtype, memory_format
+        (stretch,) = _cut(plan, dtype)
+        self._name = repr(stretch)
+        _NAMED[self._name] = stretch
+        self._launches: dict[Any, tuple[Launch, Inline]] = {}
+
+    @staticmethod
+    def takes(plan: Plan, dtype: torch.dtype) -> bool:
+        """Return whether all is one launch: nothing mixes images, and PyTorch draws nothing by itself."""
+        inputs = any(distribution.inputs(op, 1, 1) for op in plan.ops for distribution in op.draws)
+        return not inputs and not plan.mixes and len(_cut(plan, dtype)) == 1
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw and apply; ``images`` are on CUDA, or on a CPU in Triton's interpreter."""
+        key = _signature(images)
+        ready = self._launches.get(key)
+        if ready is None:
+            if _is_wide(images):
+                return self(images.contiguous(), generator)
+            ready = self._launches[key] = self._prepare(images)
+        launch, inline = ready
+        out = torch.empty(launch.shape, dtype=self._dtype, device=images.device, memory_format=self._memory_format)
+        if not launch.shape[0]:
+            return out
+        state = take_key(inline.rows, generator, images.device) if inline.rows else Key(no_keys(images.device), 0, 0)
+        tables = inline.tables or (state.keys,)
+        if images.is_cuda and images.device.index != torch.cuda.current_device():
+            with torch.cuda.device(images.device):
+                launch.run(images, out, (images,), tables, state)
+        else:
+            launch.run(images, out, (images,), tables, state)
+        return out
+
+    def _prepare(self, images: Tensor) -> tuple[Launch, Inline]:
+        if len(self._launches) >= MOST_LAUNCHES:
+            self._launches.clear()
+        height, width = images.shape[2:]
+        inline = _inline(self._plan, self._name, height, width, images.device)
+        out = _empty(images, self._name, self._dtype, self._memory_format == torch.channels_last)
+        return _prepare(self._name, images, out, inline), inline

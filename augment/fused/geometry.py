@@ -149,6 +149,8 @@ def resized_crop(images: Tensor, window: Mapping[str, Tensor], size: int, *, ant
     Args:
         images: uint8 or float32 [B, 3, H, W].
         window: ``top``, ``left``, ``height``, ``width``: whole numbers [B].
+        size: side of the result.
+        antialias: low-pass filter where the window is larger than the result.
 
     Returns: float32 [B, 3, size, size] in [0, 1].
     """

@@ -109,22 +109,22 @@ def plan(recipe: Sequence[Op]) -> Plan:
     return Plan(tuple(recipe), tuple(map(cpu.stretch, stretches(passes(recipe)))))
 
 
-def sampling_kernel(device: torch.device) -> sample.SampleKernel | None:
+def sampling_kernel(device: torch.device) -> sample.Sampler | None:
     """Return the sampling kernel for ``device``, or None if tensor operations are used, as under ``torch.compile``."""
     if torch.compiler.is_compiling():
         return None
     if device.type == "cpu":
-        return None if build.library() is None else cpu.draw
+        return None if build.library() is None else cpu.SAMPLER
     return _triton_draw(device) if device.type == "cuda" else None
 
 
 @functools.cache
-def _triton_draw(device: torch.device) -> sample.SampleKernel | None:
+def _triton_draw(device: torch.device) -> sample.Sampler | None:
     if without_triton(device):
         return None  # without a warning: ``runner.for_device`` gives it
     from augment.fused import triton_draws
 
-    return triton_draws.draw
+    return triton_draws.SAMPLER
 
 
 def without_triton(device: torch.device) -> str:

@@ -13,6 +13,8 @@ from augment.fused.plans import Implementation, Plan, plan, without_triton
 from augment.op import Op
 
 Apply = Callable[[Tensor, Sequence[Params]], Tensor]
+OneLaunch = Callable[[Tensor, torch.Generator | None], Tensor]
+"""Draw and apply in one launch."""
 Run = Callable[[Tensor, Sequence[Params]], tuple[Tensor, Implementation]]
 """Apply, and say what did the work."""
 
@@ -24,11 +26,13 @@ class Runner:
     """
 
     def __init__(
-        self, plan: Plan, run: Run, implementation: Implementation, num_classes: int, generator: torch.Generator | None
+        self, plan: Plan, run: Run, implementation: Implementation, num_classes: int, generator: torch.Generator | None,
+        one_launch: OneLaunch | None = None,
     ) -> None:  # fmt: skip
         self.plan = plan
         self.implementation = implementation
         self._run = run
+        self._one_launch = one_launch
         self._num_classes = num_classes
         self._generator = generator
 
@@ -37,6 +41,10 @@ class Runner:
         generator = self._generator
         if generator is not None and generator.device.type != images.device.type:
             raise ValueError(f"the generator is on {generator.device}, the images on {images.device}: put both on one device")
+        is_plain = images.is_cuda and not images.requires_grad and not torch.compiler.is_compiling()
+        if self._one_launch is not None and is_plain:
+            self.implementation = "triton"
+            return self._one_launch(images, generator), labels
         batch, _, height, width = images.shape
         params = self.plan.sample(batch, height, width, generator, images.device)
         targets = None if labels is None else self.plan.targets(labels, params, self._num_classes)
@@ -54,12 +62,15 @@ def compose(
     ``compile`` sends ``apply`` through ``torch.compile``; draws stay outside, where they come from PyTorch's own generators.
     """
     planned = plan(recipe)
-    implementation: Implementation = "inductor"
     if compile:
-        run = compile_whole(planned)
-    else:
-        run, implementation = _run_on(planned, torch.device(device), dtype, memory_format)
-    return Runner(planned, run, implementation, num_classes, generator)
+        return Runner(planned, compile_whole(planned), "inductor", num_classes, generator)
+    run, implementation = _run_on(planned, torch.device(device), dtype, memory_format)
+    one_launch = None
+    if implementation == "triton":
+        from augment.fused import cuda
+
+        one_launch = cuda.OneLaunch(planned, dtype, memory_format) if cuda.OneLaunch.takes(planned, dtype) else None
+    return Runner(planned, run, implementation, num_classes, generator, one_launch)
 
 
 def for_device(

@@ -9,6 +9,7 @@ device is not asked for a value.
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from augment import policies
 from augment.distributions import DrawRecord, Input, Params, Source
 from augment.op import Op
 
-__all__ = ["Params", "Program", "SampleKernel", "encode", "sample"]
+__all__ = ["Params", "Program", "Sampler", "encode", "sample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,22 @@ class Program:
     tables: tuple[tuple[str, int, int], ...]
 
 
-SampleKernel = Callable[[Program, Tensor, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], None]
-"""(program, uniforms, inputs, tables, outputs): fill the outputs. All are contiguous and on one device, but for Beta weights,
-which are every second number in memory."""
+class Sampler(NamedTuple):
+    """A sampling kernel.
+
+    ``numbers``: (source, rows) -> where uniform numbers come from, a matrix [rows, B] or the state of a generator, or None.
+    ``fill``: (program, numbers, inputs, tables, outputs) fills the outputs; all are contiguous and on one
+    device, but for Beta weights, which are every second number in memory.
+    """
+
+    numbers: Callable[[Source, int], Any]
+    fill: Callable[[Program, Any, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], None]
+
+
+def draw_matrix(source: Source, rows: int) -> Tensor | None:
+    """Draw all uniform numbers by PyTorch; None for stand-ins without memory."""
+    source.draw(rows)
+    return source.uniforms if type(source.uniforms) is Tensor else None
 
 
 def count_rows(recipe: Sequence[Op]) -> int:
@@ -85,7 +99,7 @@ def encode(recipe: tuple[Op, ...], height: int, width: int) -> Program:
 
 def sample(
     recipe: Sequence[Op], batch: int, height: int, width: int, generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu", kernel: SampleKernel | None = None,
+    device: torch.device | str = "cpu", kernel: Sampler | None = None,
 ) -> tuple[Params, ...]:  # fmt: skip
     """Draw the parameters of a sequence of ops for ``batch`` images of ``height`` x ``width``, a dict for each op.
 
@@ -97,10 +111,10 @@ def sample(
         source.draw(count_rows(recipe))
         return _by_tensors(recipe, source)
     program = encode(tuple(recipe), height, width)
-    source.draw(program.rows)
-    if type(source.uniforms) is not Tensor:  # nothing to do, or a stand-in without memory
+    numbers = kernel.numbers(source, program.rows)
+    if numbers is None:
         return _by_tensors(recipe, source)
-    return _by_kernel(program, source.uniforms, len(recipe), source, kernel)
+    return _by_kernel(program, numbers, len(recipe), source, kernel)
 
 
 def _by_tensors(recipe: Sequence[Op], source: Source) -> tuple[Params, ...]:
@@ -115,9 +129,7 @@ def _by_tensors(recipe: Sequence[Op], source: Source) -> tuple[Params, ...]:
     return tuple(params)
 
 
-def _by_kernel(
-    program: Program, uniforms: Tensor, length: int, source: Source, kernel: SampleKernel
-) -> tuple[Params, ...]:  # fmt: skip
+def _by_kernel(program: Program, numbers: Any, length: int, source: Source, kernel: Sampler) -> tuple[Params, ...]:
     params: tuple[Params, ...] = tuple([{} for _ in range(length)])
     inputs = []
     for index, made in program.inputs:
@@ -132,5 +144,5 @@ def _by_kernel(
         params[output.index][output.name] = tensor
     if source.batch:
         tables = [table for policy in program.tables for table in policies.tables(*policy, source.device)]
-        kernel(program, uniforms, inputs, tables, outputs)
+        kernel.fill(program, numbers, inputs, tables, outputs)
     return params

@@ -9,10 +9,12 @@ Each kind of record is one function, ``draw_KIND``; all take the same arguments.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+import functools
 import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -20,29 +22,73 @@ import triton.language as tl
 from torch import Tensor
 
 from augment import distributions, policies
-from augment.distributions import KINDS, DrawRecord
-from augment.fused.sample import Program
+from augment.distributions import KINDS, DrawRecord, Source
+from augment.fused.sample import Program, Sampler
 
 BLOCK = 128
 """Images that a program does."""
 
 
+class Key(NamedTuple):
+    """State of a counter-based generator: a seed, and a block, the offset in fours; block -1: the seed is in ``keys``."""
+
+    keys: Tensor
+    seed: int
+    block: int
+
+
+@functools.cache
+def no_keys(device: torch.device) -> Tensor:
+    """Return memory that stands for the keys of a key without any."""
+    return torch.zeros(1, dtype=torch.int64, device=device)
+
+
+def take_key(rows: int, generator: torch.Generator | None, device: torch.device) -> Key:
+    """Return the state of a generator, the device's own if None, and advance it as if PyTorch had drawn ``rows`` an image.
+
+    On a CPU, whose generators have no offset, and while a graph is captured, PyTorch draws a seed instead.
+    """
+    options: dict[str, Any] = {} if generator is None else {"generator": generator}
+    if device.type != "cuda":
+        return Key(no_keys(device), int(torch.randint(2**63 - 1, (), **options).item()), 0)
+    if torch.cuda.is_current_stream_capturing():
+        return Key(torch.randint(2**63 - 1, (1,), device=device, **options), 0, -1)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    generator = generator or torch.cuda.default_generators[index]
+    seed, offset = generator.initial_seed(), generator.get_offset()
+    generator.set_offset(offset + -(-rows // 4) * 4)
+    return Key(no_keys(device), seed if seed < 2**63 else seed - 2**64, offset // 4)
+
+
+def numbers(source: Source, rows: int) -> Key | None:
+    """Return where the uniform numbers of a batch come from; None if there are none."""
+    return take_key(rows, source.generator, source.device) if rows else None
+
+
 def draw(
-    program: Program, uniforms: Tensor, inputs: Sequence[Tensor], tables: Sequence[Tensor], outputs: Sequence[Tensor]
+    program: Program, uniforms: Key | Tensor, inputs: Sequence[Tensor], tables: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> None:
-    """Compute parameters from uniform numbers in one launch: a ``sample.SampleKernel``."""
-    batch = uniforms.shape[1]
-    with torch.cuda.device_of(uniforms):  # Triton launches on the current device
+    """Compute parameters in one launch, from a key or a matrix of uniform numbers."""
+    batch, device = len(outputs[0]), outputs[0].device
+    matrix, key = (outputs[0], uniforms) if isinstance(uniforms, Key) else (uniforms, Key(no_keys(device), 0, 0))
+    with torch.cuda.device_of(outputs[0]):  # Triton launches on the current device
         parameters[(triton.cdiv(batch, BLOCK),)](
-            uniforms, (*inputs, uniforms), (*tables, uniforms), tuple(outputs), batch,  # no tuple is ever empty
-            records=tuple(map(tuple, program.records)), block=BLOCK, num_warps=BLOCK // 32, enable_fp_fusion=False,
+            matrix, key.keys, (*inputs, matrix), (*tables, matrix), tuple(outputs), batch, key.seed, key.block,
+            records=tuple(map(tuple, program.records)), images=BLOCK, is_counted=isinstance(uniforms, Key),
+            num_warps=BLOCK // 32, enable_fp_fusion=False,  # no tuple is ever empty
         )  # fmt: skip
+
+
+SAMPLER = Sampler(numbers, draw)
+"""The sampling kernel of CUDA."""
 
 
 FIELDS = {name: place for place, name in enumerate(DrawRecord._fields)}
 TRIES = tl.constexpr(distributions.TRIES)
 ARGUMENTS = tl.constexpr(policies.ARGUMENTS)
 ROUND = tl.constexpr(1.5 * 2**23)
+UNIT = tl.constexpr(2.0**-24)
+SCALE = tl.constexpr(2.0**24)
 
 # Triton's cache keys lack functions that are found by name: the kernel refers to this.
 SOURCE = tl.constexpr(hashlib.sha256(Path(__file__).read_bytes()).hexdigest())
@@ -73,15 +119,50 @@ def function(record):
 
 
 @triton.jit
-def unit(uniforms, batch, image, mask, record: tl.constexpr, row: tl.constexpr):
-    """Load row ``row`` of a record for a block of images."""
-    return tl.load(uniforms + (get(record, "row") + row) * batch.to(tl.int64) + image, mask=mask, other=0.0)
+def philox_unit(seed, block, image, row: tl.constexpr):
+    """Return number ``row`` of an image, a multiple of 2**-24 in [0, 1).
+
+    Philox4x32-10 as cuRAND counts: an image is a subsequence, ``block`` the offset of a PyTorch generator in fours.
+    """
+    counter = block + row // 4 + image * 0
+    a, b, c, d = tl.philox(
+        seed, counter.to(tl.uint32), (counter >> 32).to(tl.uint32), image.to(tl.uint32), (image >> 32).to(tl.uint32)
+    )
+    if row % 4 == 0:
+        bits = a
+    elif row % 4 == 1:
+        bits = b
+    elif row % 4 == 2:
+        bits = c
+    else:
+        bits = d
+    return (bits >> 8).to(tl.float32) * UNIT
 
 
 @triton.jit
-def put(outputs, image, mask, value, record: tl.constexpr, k: tl.constexpr):
+def unit(source, mask, record: tl.constexpr, row: tl.constexpr):
+    """Return row ``row`` of a record.
+
+    ``source``: (matrix of uniform numbers, its width, images), or (seed, block, images, 0) of a counter-based generator.
+    """
+    if len(source) == 3:
+        return tl.load(
+            source[0] + (get(record, "row") + row) * source[1].to(tl.int64) + source[2], mask=mask, other=0.0
+        )  # fmt: skip
+    else:
+        return philox_unit(source[0], source[1], source[2], get(record, "row") + row)
+
+
+@triton.jit
+def scaled(number, span: tl.constexpr, low: tl.constexpr):
+    """Return number * span + low, rounded twice whether or not a compiler fuses: the last product is exact."""
+    return number * SCALE * span * UNIT + low
+
+
+@triton.jit
+def put(outputs, place, mask, value, record: tl.constexpr, k: tl.constexpr):
     """Store the k-th parameter of a record."""
-    tl.store(outputs[get(record, "output") + k] + image, value, mask=mask)
+    tl.store(outputs[get(record, "output") + k] + place, value, mask=mask)
 
 
 @triton.jit
@@ -97,157 +178,157 @@ def rounded(number):
 
 
 @triton.jit
-def draw_chance(uniforms, inputs, tables, outputs, batch, image, mask, record: tl.constexpr):
-    put(outputs, image, mask, unit(uniforms, batch, image, mask, record, 0) < get(record, "p"), record, 0)
+def draw_chance(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+    put(outputs, place, mask, unit(source, mask, record, 0) < get(record, "p"), record, 0)
 
 
 @triton.jit
-def draw_below(uniforms, inputs, tables, outputs, batch, image, mask, record: tl.constexpr):
-    number = below(unit(uniforms, batch, image, mask, record, 0), get(record, "count"))
-    put(outputs, image, mask, number.to(tl.int64), record, 0)
+def draw_below(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+    number = below(unit(source, mask, record, 0), get(record, "count"))
+    put(outputs, place, mask, number.to(tl.int64), record, 0)
 
 
 @triton.jit
-def draw_uniform(uniforms, inputs, tables, outputs, batch, image, mask, record: tl.constexpr):
-    value = unit(uniforms, batch, image, mask, record, 0) * get(record, "span") + get(record, "low")
+def draw_uniform(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+    value = scaled(unit(source, mask, record, 0), get(record, "span"), get(record, "low"))
     if get(record, "is_rounded"):
         value = rounded(value)
-    put(outputs, image * get(record, "size") + get(record, "place"), mask, value, record, 0)
+    put(outputs, place * get(record, "size") + get(record, "place"), mask, value, record, 0)
 
 
 @triton.jit
-def draw_order(uniforms, inputs, tables, outputs, batch, image, mask, record: tl.constexpr):
+def draw_order(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
     for a in tl.static_range(count_of(record, "count")):
-        key = unit(uniforms, batch, image, mask, record, a)
-        rank = image * 0
+        key = unit(source, mask, record, a)
+        rank = place * 0
         for b in tl.static_range(count_of(record, "count")):
-            rival = unit(uniforms, batch, image, mask, record, b)
+            rival = unit(source, mask, record, b)
             if b < a:  # equal ones stay in place
                 rank += tl.where(rival <= key, 1, 0)
             else:
                 rank += tl.where(rival < key, 1, 0)
-        put(outputs, image * count_of(record, "count") + rank, mask, a, record, 0)
+        put(outputs, place * count_of(record, "count") + rank, mask, a, record, 0)
 
 
 # ---- windows ----------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def put_rectangle(outputs, image, mask, top, left, height, width, record: tl.constexpr):
-    put(outputs, image, mask, top, record, 0)
-    put(outputs, image, mask, left, record, 1)
-    put(outputs, image, mask, height, record, 2)
-    put(outputs, image, mask, width, record, 3)
+def put_rectangle(outputs, place, mask, top, left, height, width, record: tl.constexpr):
+    put(outputs, place, mask, top, record, 0)
+    put(outputs, place, mask, left, record, 1)
+    put(outputs, place, mask, height, record, 2)
+    put(outputs, place, mask, width, record, 3)
 
 
 @triton.jit
-def try_sides(uniforms, batch, image, mask, record: tl.constexpr, turn: tl.constexpr):
+def try_sides(source, mask, record: tl.constexpr, turn: tl.constexpr):
     """Return the sides of a window of a drawn share of the image's area and a drawn ratio."""
-    share = unit(uniforms, batch, image, mask, record, turn) * get(record, "area_span") + get(record, "area_low")
+    share = scaled(unit(source, mask, record, turn), get(record, "area_span"), get(record, "area_low"))
     area = share * (get(record, "height") * get(record, "width"))
-    number = unit(uniforms, batch, image, mask, record, TRIES + turn)
-    aspect = tl.exp(number * get(record, "ratio_span") + get(record, "ratio_low"))
+    number = unit(source, mask, record, TRIES + turn)
+    aspect = tl.exp(scaled(number, get(record, "ratio_span"), get(record, "ratio_low")))
     return rounded(tl.sqrt_rn(area * aspect)), rounded(tl.sqrt_rn(tl.div_rn(area, aspect)))
 
 
 @triton.jit
-def draw_window(uniforms, inputs, tables, outputs, batch, image, mask, record: tl.constexpr):
+def draw_window(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
     """Store the first of the windows that fits the image, or else the largest centred one."""
-    any_fits = image < 0
-    height = image.to(tl.float32) * 0 + get(record, "fallback_height")
-    width = image.to(tl.float32) * 0 + get(record, "fallback_width")
+    any_fits = place < 0
+    height = place.to(tl.float32) * 0 + get(record, "fallback_height")
+    width = place.to(tl.float32) * 0 + get(record, "fallback_width")
     top, left = tl.floor((get(record, "height") - height) * 0.5), tl.floor((get(record, "width") - width) * 0.5)
     for turn in tl.static_range(TRIES):
-        wide, high = try_sides(uniforms, batch, image, mask, record, turn)
+        wide, high = try_sides(source, mask, record, turn)
         fits = (wide > 0) & (wide <= get(record, "width")) & (high > 0) & (high <= get(record, "height"))
         is_first = fits & (any_fits == 0)
         height, width = tl.where(is_first, high, height), tl.where(is_first, wide, width)
         any_fits = any_fits | fits
-    down = below(unit(uniforms, batch, image, mask, record, 2 * TRIES), get(record, "height") + 1.0 - height)
-    across = below(unit(uniforms, batch, image, mask, record, 2 * TRIES + 1), get(record, "width") + 1.0 - width)
+    down = below(unit(source, mask, record, 2 * TRIES), get(record, "height") + 1.0 - height)
+    across = below(unit(source, mask, record, 2 * TRIES + 1), get(record, "width") + 1.0 - width)
     top, left = tl.where(any_fits, down, top), tl.where(any_fits, across, left)
-    put_rectangle(outputs, image, mask, top, left, height, width, record)
+    put_rectangle(outputs, place, mask, top, left, height, width, record)
 
 
 @triton.jit
-def draw_rectangle(uniforms, inputs, tables, outputs, batch, image, mask, record: tl.constexpr):
+def draw_rectangle(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
     """Store the first of the windows that leaves something of the image; without height if none does or none is wanted."""
-    any_fits = image < 0
-    height, width = image.to(tl.float32) * 0, image.to(tl.float32) * 0
+    any_fits = place < 0
+    height, width = place.to(tl.float32) * 0, place.to(tl.float32) * 0
     for turn in tl.static_range(TRIES):
-        high, wide = try_sides(uniforms, batch, image, mask, record, turn)
+        high, wide = try_sides(source, mask, record, turn)
         fits = (high < get(record, "height")) & (wide < get(record, "width"))
         is_first = fits & (any_fits == 0)
         height, width = tl.where(is_first, high, height), tl.where(is_first, wide, width)
         any_fits = any_fits | fits
-    height = tl.where(unit(uniforms, batch, image, mask, record, 2 * TRIES) < get(record, "p"), height, 0.0)
-    top = below(unit(uniforms, batch, image, mask, record, 2 * TRIES + 1), get(record, "height") + 1.0 - height)
-    left = below(unit(uniforms, batch, image, mask, record, 2 * TRIES + 2), get(record, "width") + 1.0 - width)
-    put_rectangle(outputs, image, mask, top, left, height, width, record)
+    height = tl.where(unit(source, mask, record, 2 * TRIES) < get(record, "p"), height, 0.0)
+    top = below(unit(source, mask, record, 2 * TRIES + 1), get(record, "height") + 1.0 - height)
+    left = below(unit(source, mask, record, 2 * TRIES + 2), get(record, "width") + 1.0 - width)
+    put_rectangle(outputs, place, mask, top, left, height, width, record)
 
 
 @triton.jit
-def draw_square(uniforms, inputs, tables, outputs, batch, image, mask, record: tl.constexpr):
-    side = image.to(tl.float32) * 0 + get(record, "side")
-    top = below(unit(uniforms, batch, image, mask, record, 0), get(record, "height") + 1.0 - side)
-    left = below(unit(uniforms, batch, image, mask, record, 1), get(record, "width") + 1.0 - side)
-    put_rectangle(outputs, image, mask, top, left, side, side, record)
+def draw_square(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+    side = place.to(tl.float32) * 0 + get(record, "side")
+    top = below(unit(source, mask, record, 0), get(record, "height") + 1.0 - side)
+    left = below(unit(source, mask, record, 1), get(record, "width") + 1.0 - side)
+    put_rectangle(outputs, place, mask, top, left, side, side, record)
 
 
 @triton.jit
-def draw_corners(uniforms, inputs, tables, outputs, batch, image, mask, record: tl.constexpr):
+def draw_corners(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
     """Store the targets of corners, clockwise from top left: x and y of each."""
     for corner in tl.static_range(4):
-        x = below(unit(uniforms, batch, image, mask, record, corner), get(record, "reach_x"))
-        y = below(unit(uniforms, batch, image, mask, record, 4 + corner), get(record, "reach_y"))
+        x = below(unit(source, mask, record, corner), get(record, "reach_x"))
+        y = below(unit(source, mask, record, 4 + corner), get(record, "reach_y"))
         if corner == 1 or corner == 2:
             x = get(record, "width") - x
         if corner >= 2:
             y = get(record, "height") - y
-        put(outputs, image * 8 + corner * 2, mask, x.to(tl.int64), record, 0)
-        put(outputs, image * 8 + corner * 2 + 1, mask, y.to(tl.int64), record, 0)
+        put(outputs, place * 8 + corner * 2, mask, x.to(tl.int64), record, 0)
+        put(outputs, place * 8 + corner * 2 + 1, mask, y.to(tl.int64), record, 0)
 
 
 # ---- mixtures ---------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def weight(uniforms, inputs, batch, image, mask, record: tl.constexpr):
+def weight(source, inputs, place, mask, record: tl.constexpr):
     """Load a weight: a row, or an input, of which every second number is a weight."""
     if get(record, "has_input"):
-        return tl.load(inputs[get(record, "input")] + image * 2, mask=mask, other=0.0)
+        return tl.load(inputs[get(record, "input")] + place * 2, mask=mask, other=0.0)
     else:
-        return unit(uniforms, batch, image, mask, record, 0)
+        return unit(source, mask, record, 0)
 
 
 @triton.jit
-def pasted(uniforms, batch, image, mask, half, side, record: tl.constexpr, row: tl.constexpr):
+def pasted(source, mask, half, side, record: tl.constexpr, row: tl.constexpr):
     """Return start and length of the pasted rectangle along one axis."""
-    centre, reach = below(unit(uniforms, batch, image, mask, record, row), side), tl.floor(half * side)
+    centre, reach = below(unit(source, mask, record, row), side), tl.floor(half * side)
     start = tl.maximum(centre - reach, 0.0)
     return start, tl.minimum(centre + reach, side) - start
 
 
 @triton.jit
-def draw_cutmix(uniforms, inputs, tables, outputs, batch, image, mask, record: tl.constexpr):
-    half = tl.sqrt_rn(1.0 - weight(uniforms, inputs, batch, image, mask, record)) * 0.5
-    top, height = pasted(uniforms, batch, image, mask, half, get(record, "height"), record, 1 - get(record, "has_input"))
-    left, width = pasted(uniforms, batch, image, mask, half, get(record, "width"), record, 2 - get(record, "has_input"))
-    put_rectangle(outputs, image, mask, top, left, height, width, record)
-    area = image.to(tl.float32) * 0 + get(record, "height") * get(record, "width")
-    put(outputs, image, mask, 1.0 - tl.div_rn(height * width, area), record, 4)
+def draw_cutmix(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+    half = tl.sqrt_rn(1.0 - weight(source, inputs, place, mask, record)) * 0.5
+    top, height = pasted(source, mask, half, get(record, "height"), record, 1 - get(record, "has_input"))
+    left, width = pasted(source, mask, half, get(record, "width"), record, 2 - get(record, "has_input"))
+    put_rectangle(outputs, place, mask, top, left, height, width, record)
+    area = place.to(tl.float32) * 0 + get(record, "height") * get(record, "width")
+    put(outputs, place, mask, 1.0 - tl.div_rn(height * width, area), record, 4)
 
 
 @triton.jit
-def draw_weights(uniforms, inputs, tables, outputs, batch, image, mask, record: tl.constexpr):
+def draw_weights(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
     """Store the weight of the image itself in an AugMix, and of each chain."""
-    own = weight(uniforms, inputs, batch, image, mask, record)
-    place = image * (get(record, "chains") + 1)
-    put(outputs, place, mask, own, record, 0)
-    shares = inputs[get(record, "input") + get(record, "has_input")] + image * get(record, "chains")
+    own = weight(source, inputs, place, mask, record)
+    first = place * (get(record, "chains") + 1)
+    put(outputs, first, mask, own, record, 0)
+    shares = inputs[get(record, "input") + get(record, "has_input")] + place * get(record, "chains")
     for chain in tl.static_range(get(record, "chains")):
         share = tl.load(shares + chain, mask=mask, other=0.0)
-        put(outputs, place + chain + 1, mask, (1.0 - own) * share, record, 0)
+        put(outputs, first + chain + 1, mask, (1.0 - own) * share, record, 0)
 
 
 # ---- policies ---------------------------------------------------------------------------------------------------------
@@ -267,41 +348,62 @@ def put_op(tables, outputs, place, mask, op, bin, negative, record: tl.constexpr
 
 
 @triton.jit
-def draw_policy(uniforms, inputs, tables, outputs, batch, image, mask, record: tl.constexpr):
+def draw_policy(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
     """Store an op, a bin and a sign for each place of a policy."""
-    for place in tl.static_range(get(record, "places")):
-        op = below(unit(uniforms, batch, image, mask, record, get(record, "op_row") + place), get(record, "count"))
+    for turn in tl.static_range(get(record, "places")):
+        op = below(unit(source, mask, record, get(record, "op_row") + turn), get(record, "count"))
         if get(record, "chain") > 0:  # behind a chain's end: the name after those that are drawn is Identity
-            number = unit(uniforms, batch, image, mask, record, place // get(record, "chain"))
-            op = tl.where(place % get(record, "chain") > below(number, get(record, "chain")), get(record, "count"), op)
-        bin = image * 0 + get(record, "first_bin")
+            number = unit(source, mask, record, turn // get(record, "chain"))
+            op = tl.where(turn % get(record, "chain") > below(number, get(record, "chain")), get(record, "count"), op)
+        bin = place * 0 + get(record, "first_bin")
         if get(record, "drawn_bins") > 0:
-            number = unit(uniforms, batch, image, mask, record, get(record, "bin_row") + place)
+            number = unit(source, mask, record, get(record, "bin_row") + turn)
             bin += below(number, get(record, "drawn_bins")).to(tl.int64)
-        negative = unit(uniforms, batch, image, mask, record, get(record, "sign_row") + place) < 0.5
-        put_op(tables, outputs, image * get(record, "places") + place, mask, op.to(tl.int64), bin, negative, record)
+        negative = unit(source, mask, record, get(record, "sign_row") + turn) < 0.5
+        put_op(tables, outputs, place * get(record, "places") + turn, mask, op.to(tl.int64), bin, negative, record)
 
 
 @triton.jit
-def draw_pair(uniforms, inputs, tables, outputs, batch, image, mask, record: tl.constexpr):
+def draw_pair(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
     """Store a pair of ops of AutoAugment, each applied at its own rate."""
-    pair = below(unit(uniforms, batch, image, mask, record, 0), get(record, "count")).to(tl.int64)
-    put(outputs, image, mask, pair, record, 5)
-    for place in tl.static_range(2):
-        row = pair * 2 + place
+    pair = below(unit(source, mask, record, 0), get(record, "count")).to(tl.int64)
+    put(outputs, place, mask, pair, record, 5)
+    for turn in tl.static_range(2):
+        row = pair * 2 + turn
         rate = tl.load(tables[get(record, "table") + 3] + row, mask=mask, other=0.0)
         op = tl.load(tables[get(record, "table") + 2] + row, mask=mask, other=0)
-        op = tl.where(unit(uniforms, batch, image, mask, record, 1 + place) < rate, op, get(record, "identity"))
+        op = tl.where(unit(source, mask, record, 1 + turn) < rate, op, get(record, "identity"))
         bin = tl.load(tables[get(record, "table") + 4] + row, mask=mask, other=0)
-        negative = unit(uniforms, batch, image, mask, record, 3 + place) < 0.5
-        put_op(tables, outputs, image * 2 + place, mask, op, bin, negative, record)
+        negative = unit(source, mask, record, 3 + turn) < 0.5
+        put_op(tables, outputs, place * 2 + turn, mask, op, bin, negative, record)
 
 
-@triton.jit(do_not_specialize=["batch"])
-def parameters(uniforms, inputs, tables, outputs, batch, records: tl.constexpr, block: tl.constexpr):
-    """Compute all records for a block of images."""
+# ---- all records ------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def draw_all(source, inputs, tables, outputs, place, mask, records: tl.constexpr):
+    """Draw all records, parameters of an image to its ``place`` in the outputs."""
     tl.static_assert(SOURCE != "")
-    image = (tl.program_id(0) * block + tl.arange(0, block)).to(tl.int64)
-    mask = image < batch
     for n in tl.static_range(len(records)):
-        function(at(records, n))(uniforms, inputs, tables, outputs, batch, image, mask, at(records, n))
+        function(at(records, n))(source, inputs, tables, outputs, place, mask, at(records, n))
+
+
+@triton.jit
+def key_of(keys, seed, block):
+    """Return seed and block; in a captured graph (block < 0) the seed is in memory, drawn by a captured call."""
+    return tl.where(block < 0, tl.load(keys), seed), tl.maximum(block, 0).to(tl.int64)
+
+
+@triton.jit(do_not_specialize=["batch", "seed", "block"])
+def parameters(
+    uniforms, keys, inputs, tables, outputs, batch, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    records: tl.constexpr, images: tl.constexpr, is_counted: tl.constexpr,
+):  # fmt: skip
+    """Draw for ``images`` images a program, from a counter-based generator or from a matrix of uniform numbers."""
+    image = (tl.program_id(0) * images + tl.arange(0, images)).to(tl.int64)
+    if is_counted:
+        seed, block = key_of(keys, seed, block)
+        draw_all((seed, block, image, 0), inputs, tables, outputs, image, image < batch, records)
+    else:
+        draw_all((uniforms, batch, image), inputs, tables, outputs, image, image < batch, records)

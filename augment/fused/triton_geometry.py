@@ -229,7 +229,7 @@ def of_jitter(turn: int) -> int:
 def drawn_point(draws, image, turn, record: tl.constexpr, n: tl.constexpr):
     """Return the point op of an image in step n, and its strength; ``turn`` counts the ops of a jitter and of chains."""
     if step(record, n, "change") == JITTERED:
-        number = tl.load(draws[first(record, n)] + image * ORDERED + turn)
+        number = tl.load(draws[first(record, n)] + image * ORDERED + turn).to(tl.int32)
         strength = tl.load(draws[first(record, n, 1)] + image * ORDERED + number)
         point = number * 0
         for k in tl.static_range(ORDERED):
@@ -237,7 +237,7 @@ def drawn_point(draws, image, turn, record: tl.constexpr, n: tl.constexpr):
         return point, strength
     elif step(record, n, "change") == POLICY:
         place = image * step(record, n, "places") + step(record, n, "place") + turn
-        return tl.load(draws[first(record, n)] + place), tl.load(draws[first(record, n, 1)] + place * NUMBERS)
+        return tl.load(draws[first(record, n)] + place).to(tl.int64), tl.load(draws[first(record, n, 1)] + place * NUMBERS)
     else:
         return applied_point(draws, image, record, n), fixed_or_drawn(draws, image, record, n)
 
@@ -318,7 +318,7 @@ def sample(
         a, b, c, d, e, f = affine(draws, image, record)
         return bilinear(frame, a, b, c, d, e, f, y, x, mask, record)
     elif step(record, 0, "sampler") == PERSPECTIVE:
-        is_applied = tl.load(draws[step(record, 0, "applied")] + image)
+        is_applied = tl.load(draws[step(record, 0, "applied")] + image) != 0
         return perspective_if(is_applied, draws[first(record, 0, 1)] + image * 8, frame, y, x, mask, record)
     elif step(record, 0, "sampler") == BLUR:
         sigma = number(draws, image, record, 0)

@@ -22,6 +22,7 @@ import triton.language as tl
 
 from augment.distributions import CHAIN
 from augment.fused.kinds import SAMPLERS
+from augment.fused.triton_draws import at, draw_all, key_of
 from augment.fused.triton_geometry import sample
 from augment.fused.triton_points import first, get, pixels_of, size, step, unit
 from augment.fused.triton_steps import do_step, measure, scaled
@@ -63,45 +64,78 @@ def store(target, strides, index, width: tl.constexpr, red, green, blue, mask, t
     tl.store(place + 2 * strides[1], blue.to(target.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["batch"])
+@triton.jit
+def pointers(start, offsets: tl.constexpr):
+    """Return pointers at the offsets behind ``start``."""
+    made = (start + at(offsets, 0),)
+    for k in tl.static_range(1, len(offsets)):
+        made = made + (start + at(offsets, k),)  # type: ignore[assignment]  # noqa: RUF005  # a tuple of Triton
+    return made
+
+
+@triton.jit
+def own_draws(images, strides, scratch, draws, keys, tables, image, seed, block, inline: tl.constexpr):
+    """Draw an image's parameters into scratch memory, as floats, if ``inline``: (records, offsets to write to, to read from).
+
+    Returns the image's memory, its number there, and the drawn tensors: of one image, whose number is 0, or those of the batch.
+    """
+    if len(inline) == 0:
+        return images, image, draws
+    else:
+        seed, block = key_of(keys, seed, block)
+        outputs = pointers(scratch, at(inline, 1))
+        draw_all((seed, block, image, 0), tables, tables, outputs, image * 0, image >= 0, at(inline, 0))
+        tl.debug_barrier()
+        return images + image * strides[0], image * 0, pointers(scratch, at(inline, 2))
+
+
+@triton.jit(do_not_specialize=["batch", "seed", "block"])
 def image_pass(
-    images, out, draws, strides, out_strides, batch,
-    record: tl.constexpr, white: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
+    images, out, scratch, draws, keys, tables, strides, out_strides, batch, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    record: tl.constexpr, inline: tl.constexpr, numbers: tl.constexpr, white: tl.constexpr, to_bytes: tl.constexpr,
+    tile: tl.constexpr,
 ):  # fmt: skip
-    """Program (image, tile): a tile of pixels of one image's result, all of them where the whole image is measured."""
+    """Program (image, tile): a tile of pixels of one image's result, all of them where the whole image is measured.
+
+    A program's ``scratch``: ``numbers`` drawn numbers.
+    """
     image = tl.program_id(0).to(tl.int64)
+    scratch += (image * tl.num_programs(1) + tl.program_id(1)) * numbers
+    images, own, drawn = own_draws(images, strides, scratch, draws, keys, tables, image, seed, block, inline)
     index = tl.program_id(1) * tile + tl.arange(0, tile)
     mask = index < pixels_of(record)
-    red, green, blue = sample(images, strides, draws, image, batch, 0, index, mask, record, white, False)
+    red, green, blue = sample(images, strides, drawn, own, batch, 0, index, mask, record, white, False)
     red, green, blue = scaled(red, green, blue, record, white)
     for n in tl.static_range(1, len(get(record, "steps"))):
-        red, green, blue = do_step(draws, image, 0, index, red, green, blue, mask, draws[0], record, n, True)
+        red, green, blue = do_step(drawn, own, 0, index, red, green, blue, mask, drawn[0], record, n, True)
     store(out + image * out_strides[0], out_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
 
 
 # ---- an image from the first pass to the last -------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["batch"])
+@triton.jit(do_not_specialize=["batch", "seed", "block"])
 def image_passes(
-    images, out, scratch, measured, draws, strides, out_strides, batch,
-    chain: tl.constexpr, count: tl.constexpr, white: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
-    to_bytes: tl.constexpr, tile: tl.constexpr,
+    images, out, scratch, draws, keys, tables, strides, out_strides, batch, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    chain: tl.constexpr, inline: tl.constexpr, numbers: tl.constexpr, count: tl.constexpr, white: tl.constexpr,
+    room: tl.constexpr, buffers: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     """Program: one image after the other, each through all of ``chain``, records of passes.
 
-    A program's ``scratch``: ``buffers`` of ``room`` numbers, into which passes write by turns; its ``measured``: ``count``.
+    A program's ``scratch``: ``buffers`` of ``room`` numbers, into which passes write by turns, ``count`` numbers for what is
+    measured, and ``numbers`` drawn numbers.
     """
     program = tl.program_id(0).to(tl.int64)
-    scratch += program * (buffers * room)
-    measured += program * count
+    scratch += program * (buffers * room + count + numbers)
+    measured = scratch + buffers * room
     for number in range(program, batch, tl.num_programs(0)):
         image = program * 0 + number  # the interpreter counts in plain numbers, without a type
+        first, own, drawn = own_draws(images, strides, measured + count, draws, keys, tables, image, seed, block, inline)
         for p in tl.static_range(len(chain)):
-            source, source_strides = source_of(images, strides, scratch, image, get(chain, p), p, room, buffers)
+            source, source_strides = source_of(first, strides, scratch, own, get(chain, p), p, room, buffers)
             target, target_strides = target_of(out, out_strides, scratch, image, get(chain, p), p, len(chain), room, buffers)
             do_pass(
-                source, source_strides, target, target_strides, scratch, measured, draws, image, batch, 0, get(chain, p), p,
+                source, source_strides, target, target_strides, scratch, measured, drawn, own, batch, 0, get(chain, p), p,
                 white if p == 0 else 1, room, buffers, to_bytes and p == len(chain) - 1, tile,
             )  # fmt: skip
 

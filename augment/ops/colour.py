@@ -26,6 +26,7 @@ PIL_HUE = "8-bit arithmetic, the hue on PIL's 8-bit wheel"
 PIL_COLOUR = "8-bit arithmetic, the hue in PIL's 8-bit HSV"
 ABOUT_BLACK = "contrast about black, not about the mean"
 ABOUT_GREY = "contrast about mid-grey, not about the mean"
+FLAT_IS_BLACK = "a channel of one value becomes black"
 NO_CHANGE = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
 """Factors that change nothing. torchvision neither draws from such a range nor sends the image through HSV and back."""
 
@@ -252,9 +253,9 @@ class Posterize(ChanceOp):
     bits: int = 4
 
     limits = {"bits": (0, 8)}
-    cells = torchvision(lambda op: v2.RandomPosterize(op.bits, op.p)) | kornia(
-        lambda op: K.RandomPosterize((op.bits, op.bits), p=op.p)
-    )
+    cells = torchvision(
+        lambda op: v2.RandomPosterize(op.bits, op.p), lambda op: None if op.bits else "PIL keeps at least 1 bit, got 0"
+    ) | kornia(lambda op: K.RandomPosterize((op.bits, op.bits), p=op.p))
     fused = kinds.PointOp("posterize", strength="bits")
     has_thresholds = True
     oracle = lambda op, image, drawn: F.posterize(image, op.bits)
@@ -276,6 +277,10 @@ class AutoContrast(ChanceOp):
 
     cells = torchvision(lambda op: v2.RandomAutocontrast(op.p)) | kornia(lambda op: K.RandomAutoContrast(p=op.p))
     fused = kinds.PointOp("autocontrast")
+    differs = {"kornia": FLAT_IS_BLACK}
+    alternatives = {
+        FLAT_IS_BLACK: lambda op, image, drawn: F.autocontrast(image) * (image.amax((1, 2), True) > image.amin((1, 2), True))
+    }
     oracle = lambda op, image, drawn: F.autocontrast(image)
 
 

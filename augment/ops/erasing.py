@@ -1,5 +1,7 @@
 """Rectangles that are blotted out."""
 
+from typing import Any
+
 import kornia.augmentation as K
 from torch import Tensor
 from torchvision.transforms import v2
@@ -24,8 +26,17 @@ KORNIA_READS: dict[str, Read] = {"top": "ys", "left": "xs", "height": "heights",
 def _erase(image: Tensor, drawn: Drawn, value: float) -> Tensor:
     top, left, height, width = window(drawn)
     image = image.clone()
-    image[:, top : top + height, left : left + width] = value
+    image[:, top : top + height, left : left + width] = value if image.is_floating_point() else round(255 * value)
     return image
+
+
+class _RandomErasing(v2.RandomErasing):
+    """torchvision's value is on the scale of the dtype; ours is a share of it."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if params["v"] is not None and not inpt.is_floating_point():
+            params = {**params, "v": (255 * params["v"]).round()}
+        return super().transform(inpt, params)
 
 
 @op
@@ -44,7 +55,7 @@ class RandomErasing(Op):
     limits = {"value": (0.0, 1.0)}
     draws = (Rectangle(),)
     cells = torchvision(
-        lambda op: v2.RandomErasing(op.p, scale=op.scale, ratio=op.ratio, value=op.value), **TORCHVISION_READS
+        lambda op: _RandomErasing(op.p, scale=op.scale, ratio=op.ratio, value=op.value), **TORCHVISION_READS
     ) | kornia(lambda op: K.RandomErasing(scale=op.scale, ratio=op.ratio, value=op.value, p=op.p), **KORNIA_READS)
     fused = kinds.Erase(value="value")
     needs_float = ("pil",)  # torchvision erases tensors only

@@ -19,6 +19,7 @@ from augment.op import ChanceOp, Drawn, Op, Range, op
 
 BILINEAR = InterpolationMode.BILINEAR
 NEAREST = InterpolationMode.NEAREST
+ODD_MARGIN = "half of an odd margin is rounded down, not to an even number"
 PIL_BORDER = "the border is not blended with the black outside"
 
 
@@ -311,6 +312,12 @@ class CenterCrop(Op):
         | triton_augment("TritonCenterCrop", lambda op: {"size": op.size})
     )
     fused = kinds.CenterCrop()
+    differs = dict.fromkeys(("kornia", "triton_augment"), ODD_MARGIN)
+    alternatives = {
+        ODD_MARGIN: lambda op, image, drawn: F.crop(
+            image, *((side - op.size) // 2 for side in image.shape[-2:]), op.size, op.size
+        )
+    }
     oracle = lambda op, image, drawn: F.center_crop(image, [op.size, op.size])
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:

@@ -121,9 +121,8 @@ def test_ranks_by_seed_and_workers_by_process_are_distinguished(report: AuditRep
 
 
 def test_progress_is_reported_before_every_step(report: AuditReport, steps: list[tuple[int, int, str]]) -> None:
-    total = len(BACKENDS) * (len(SUBJECTS) + 2) + 1
-    assert [(done, whole) for done, whole, _ in steps] == [(i, total) for i in range(total + 1)]
-    assert steps[0][2] == "HorizontalFlip on pil"
+    names = [*SUBJECTS, "crop_flip", "d2l", "two loader workers", "done"]
+    assert steps == [(i, len(names) - 1, name) for i, name in enumerate(names)]
 
 
 def test_a_seed_gives_the_same_report_and_the_random_state_is_left_alone() -> None:
@@ -131,6 +130,15 @@ def test_a_seed_gives_the_same_report_and_the_random_state_is_left_alone() -> No
     first, second = (audit(["kornia"], ["Rotate"], ["flip"], n=200, seed=3, workers=False).verdicts for _ in range(2))
     assert first == second
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_report() -> None:
+    single, several = (
+        audit(["pil", "kornia", "kornia_shared"], ["Rotate", "ColorJitter"], ["d2l", "flip"], n=200, workers=False, processes=n)
+        for n in (1, 2)
+    )
+    assert single.verdicts == several.verdicts
 
 
 @pytest.mark.parametrize(

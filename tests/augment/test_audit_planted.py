@@ -1,4 +1,4 @@
-"""Errors planted into a cell of an op, one at a time: the audit must name each."""
+"""Errors planted into a cell of an op or into a distribution, one at a time: the audit must name each."""
 
 import dataclasses
 import random
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from augment import OPS
+from augment import OPS, distributions, fused
 from augment.audit import Verdict, audit
 from augment.backends.kornia import KorniaMix
+from augment.fused.sample import sample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -122,3 +123,57 @@ def test_a_cell_that_raises_is_unaudited_and_the_others_are_audited(monkeypatch:
     report = audit(["torchvision"], ["Invert", "Solarize"], [], n=200, workers=False)
     assert [verdict.verdict for verdict in report.verdicts] == ["unaudited", "exact"]
     assert "no attribute 'flip'" in report.verdicts[0].cause
+
+
+# ---- errors in distributions --------------------------------------------------------------------------------------------
+
+Error = Callable[[distributions.Params], distributions.Params]
+
+
+def _off_by_one(name: str) -> Error:
+    return lambda params: {**params, name: (params[name] - 1).clamp(min=0)}
+
+
+def _positive(params: distributions.Params) -> distributions.Params:
+    return {**params, "negative": torch.zeros_like(params["negative"])}
+
+
+PLANTED: dict[type[distributions.Distribution], Error] = {
+    distributions.Chance: lambda params: {"applied": params["applied"] & (torch.rand(len(params["applied"])) < 0.9)},
+    distributions.Uniform: lambda params: {name: 1.1 * values for name, values in params.items()},
+    distributions.Shift: lambda params: {name: values.abs() for name, values in params.items()},
+    distributions.Position: _off_by_one("top"),
+    distributions.Window: _off_by_one("left"),
+    distributions.Rectangle: _off_by_one("height"),
+    distributions.Square: _off_by_one("left"),
+    distributions.Corners: lambda params: {"corners": params["corners"].clamp(min=1)},
+    distributions.Jitter: lambda params: {**params, "order": torch.arange(4).repeat(len(params["order"]), 1)},
+    distributions.Normal: lambda params: {"noise": 1.2 * params["noise"]},
+    distributions.Beta: lambda params: {"lam": params["lam"].sqrt()},
+    distributions.Box: _off_by_one("top"),
+    distributions.Choice: _positive,
+    distributions.Pair: _positive,
+    distributions.Chains: _positive,
+    distributions.MixtureWeights: lambda params: {"weights": params["weights"].sort().values},
+}
+"""An error for each distribution, made of what its formula draws."""
+
+
+def _subclasses(base: type[Any]) -> list[type[Any]]:
+    children: list[type[Any]] = base.__subclasses__()
+    return [cls for child in children for cls in (child, *_subclasses(child))]
+
+
+@pytest.mark.parametrize("cls", _subclasses(distributions.Distribution))
+def test_an_error_in_the_formula_of_a_distribution_is_found(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(plan: Any, batch: int, height: int, width: int, generator: Any = None, device: Any = "cpu") -> Any:
+        return sample(plan.ops, batch, height, width, generator, device)  # by tensor operations, which kernels are held to
+
+    op = next(op for op in OPS.values() if any(type(distribution) is cls for distribution in op.draws))
+    monkeypatch.setattr(type(fused.plan([op.at(32)])), "sample", draw)
+    assert not any(test.rejected for test in _verdict(op.__name__, "fused", n=3000).tests)
+    formula = cls.sample
+    monkeypatch.setattr(cls, "sample", lambda self, op, source: PLANTED[cls](formula(self, op, source)))
+    verdict = _verdict(op.__name__, "fused", n=3000)
+    assert verdict.verdict == "different"
+    assert any(test.rejected for test in verdict.tests)

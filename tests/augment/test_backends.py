@@ -153,6 +153,41 @@ def test_unsupported_is_known_at_build_time() -> None:
         check_supported([ops.MixUp(alpha=0.2)], "kornia_shared")
 
 
+@pytest.mark.parametrize(
+    ("op", "backend", "message"),
+    [
+        (ops.Posterize(bits=0), "pil", "PIL keeps at least 1 bit, got 0"),
+        (ops.Rotate(degrees=(-720.0, 0.0)), "kornia", "degrees out of bounds"),
+        (ops.RandAugment(magnitude=30), "kornia_shared", "Expect `m` in"),
+    ],
+)
+def test_what_a_library_would_refuse_when_called_is_unsupported_when_built(op: Op, backend: str, message: str) -> None:
+    with pytest.raises(UnsupportedOp, match=f"{op.name} is not supported by backend {backend}: .*{message}"):
+        build(op, backend)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("backend", EAGER)
+def test_values_are_on_the_scale_of_one_whatever_the_type(backend: str, value: float) -> None:
+    black = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    erased = build(ops.RandomErasing(p=1.0, value=value), backend)(black)
+    assert erased.max() == pytest.approx(value, abs=0.5 / 255)
+    solarised = build(ops.Solarize(threshold=value, p=1.0), backend)(black + 76)  # 0.298 of the scale
+    assert solarised.max() == pytest.approx(1 - 76 / 255 if value == 0.0 else 76 / 255, abs=0.5 / 255)
+
+
+@pytest.mark.parametrize("name", ["AutoContrast", "CenterCrop"])
+def test_named_differences_of_kornia_are_these(name: str, images: Tensor) -> None:
+    flat = (images / 255)[:, :, :31, :31].contiguous()
+    flat[:, 1] = 0.6
+    op = OPS[name].at(32) if name == "CenterCrop" else ops.AutoContrast(p=1.0)
+    (alternative,) = op.alternatives.values()
+    result = build(op, "kornia")(flat)
+    torch.testing.assert_close(result, torch.stack([alternative(op, image, {}) for image in flat]), atol=1e-5, rtol=0)
+    assert (result - build(op, "torchvision")(flat)).abs().max() > 0.1
+    assert set(op.alternatives) <= set(op.differs.values())
+
+
 def test_known_differences_are_named_by_op() -> None:
     named = known_differences([ops.Rotate(), ops.Invert(), ops.Affine()], "pil")
     assert named == f"Rotate: {PIL_BORDER}; Affine: {PIL_BORDER}"

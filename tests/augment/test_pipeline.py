@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from augment import BACKENDS, build, ops
+from augment import BACKENDS, build, ops, resolve
 from augment.op import Op
 from augment.pipeline import Pipeline, to_dtype
 
@@ -79,19 +79,43 @@ def test_missing_labels_are_asked_for(images: Tensor) -> None:
         build("mixup", "torchvision")(images)
 
 
+LABELS: list[tuple[Any, str]] = [
+    *((labels, r"labels must be int64 \[8\]") for labels in (torch.arange(7), torch.zeros(8), torch.zeros(8, 10).long())),
+    *((torch.zeros(8, dtype=dtype), r"labels must be int64 \[8\]") for dtype in (torch.bool, torch.int32, torch.complex64)),
+    ([0] * 8, "labels must be a tensor int64 .* got list"),
+    (torch.arange(8).numpy(), "got ndarray"),
+    (torch.arange(8, device="meta"), "the labels are on meta, the images on cpu"),
+    (torch.arange(8) - 1, "labels must be 0 to 9 .*got -1 to 6"),
+    (torch.arange(8) + 3, "labels must be 0 to 9 .*got 3 to 10"),
+]
+
+
+@pytest.mark.parametrize("recipe", ["mixup", "cutmix"])
 @pytest.mark.parametrize("backend", EAGER)
-@pytest.mark.parametrize("labels", [torch.arange(7), torch.arange(1), torch.zeros(8), torch.zeros(8, 10, dtype=torch.int64)])
-def test_labels_that_do_not_fit_are_refused(labels: Tensor, backend: str, images: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"labels must be int64 \[8\]"):
-        build("mixup", backend)(images, labels)
+@pytest.mark.parametrize(("labels", "message"), LABELS)
+def test_labels_that_do_not_fit_are_refused(labels: Any, message: str, backend: str, recipe: str, images: Tensor) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        build(recipe, backend)(images, labels)
+    assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("wrong", [-1, 10])
-def test_labels_that_are_no_class_do_not_become_targets_of_zeros(wrong: int, images: Tensor) -> None:
-    labels = torch.arange(8)
-    labels[3] = wrong
-    with pytest.raises(ValueError, match=rf"labels must be 0 to 9 .*got {min(wrong, 0)} to"):
-        build("cutmix", "fused")(images, labels)
+@pytest.mark.parametrize("subject", ["crop_flip", "d2l", "Resize"])
+def test_a_name_that_was_built_for_another_size_refuses_the_batch(subject: str) -> None:
+    images = torch.zeros(2, 3, 224, 224, dtype=torch.uint8)
+    pipeline = pickle.loads(pickle.dumps(build(subject, "fused")))
+    with pytest.raises(ValueError, match=r"are for 32x32 images, got 224x224: build it with image_size=224"):
+        pipeline(images)
+    assert build(subject, "fused", image_size=224)(images).shape[-1] in (112, 224)
+    for sized in (build("flip", "fused"), build("imagenet", "fused"), build(resolve("crop_flip"), "fused")):
+        assert len(sized(images)) == 2  # nothing depends on the size, or the sizes are the caller's
+
+
+@pytest.mark.parametrize("device", ["nosuch", "cuda:99", "xpu", "cpu:1"])
+@pytest.mark.parametrize("backend", list(BACKENDS))
+def test_a_device_that_is_not_here_is_refused_by_every_backend(backend: str, device: str) -> None:
+    with pytest.raises(ValueError, match=f"device '{device}' cannot be used; here: cpu") as error:
+        build("flip", backend, device=device)
+    assert "\n" not in str(error.value)
 
 
 def test_what_is_no_image_is_refused(images: Tensor) -> None:

@@ -154,7 +154,7 @@ def test_it_runs_on_cuda_only(device: str, install: Callable[[str | None], None]
     install("0.3.0")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(UnsupportedOp, match="HorizontalFlip is not supported by backend triton_augment: it runs on CUDA only"):
-        build("flip", "triton_augment", device=device)
+        check_supported(resolve("flip"), "triton_augment", device=device)
 
 
 # ---- what it computes -------------------------------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from augment.op import Op
 from PIL import Image
 from torch import Tensor
 
+from augment.op import Op
 from augment.ops import HorizontalFlip, VerticalFlip
 from augment.ops import Normalize as NormalizeOp
 from bench.gallery import (
@@ -189,7 +189,7 @@ def cells(folder: Path, gallery: Gallery, subject: str) -> list[list[np.ndarray]
 
 @pytest.fixture(scope="module")
 def strips(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Gallery, np.ndarray]:
-    """Strips of two images, the second of which is the more colourful."""
+    """Draw strips of two images, the second of which is the more colourful."""
     grey = noise()[:, :1].expand(-1, 3, -1, -1)
     folder = tmp_path_factory.mktemp("run")
     ops = ("HorizontalFlip", "Resize", "Invert", "AugMix", "ColorJitter")
@@ -218,7 +218,7 @@ def test_differences_are_those_of_the_pictures(strips: tuple[Path, Gallery, np.n
     error = np.abs(kornia - reference)[..., :3]
     assert error.max() > 1
     assert np.array_equal(below[2][inside][:, :3], np.minimum(ENHANCED * error, 255)[inside])
-    assert picture.errors["kornia"] == (error.max(), pytest.approx(error[inside].mean(), abs=1e-4))  # stored with four places
+    assert picture.errors["kornia"] == pytest.approx((error.max(), error[inside].mean()), abs=1e-4)  # stored with four places
     assert not below[0].any()
     assert not below[1].any(), "the reference does not differ from itself"
     assert "torchvision" not in picture.errors

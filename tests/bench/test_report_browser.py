@@ -62,7 +62,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """A command's result. Raises AssertionError with what the browser says against it."""
+        """Run a command and return its result. Raises AssertionError with the browser's error."""
         number = next(self._numbers)
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
         if self._session:
@@ -97,7 +97,7 @@ class Browser:
             self.events.append(self._next())
 
     def value(self, expression: str) -> Any:
-        """What an expression is in the page, once it has settled. Raises AssertionError where it throws."""
+        """Evaluate an expression in the page, once its promise resolves. Raises AssertionError if it throws."""
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")

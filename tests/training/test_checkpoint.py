@@ -45,6 +45,7 @@ def _outcome(result: TrainResult) -> list[tuple[float, ...]]:
         ("device", 0, {}),
         ("workers", 2, {}),
         ("device", 0, {"resident": True, "optimizer": "sgd", "schedule": "cosine", "warm_up_epochs": 1.0}),
+        ("device", 0, {"model": "speednet", "optimizer": "sgd", "slow_weights_every": 3, "whiten_bias_epochs": 2}),
     ],
 )
 def test_a_run_that_was_stopped_within_an_epoch_ends_as_if_it_had_not(
@@ -74,7 +75,7 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_as_if_it_had_not(
     assert _outcome(result) == _outcome(expected)
     resumed, unbroken = load(stopped), load(whole)
     assert unbroken["steps"] == 4 * math.ceil(160 / 48)
-    for part in ("model", "optimizer", "steps", "identity"):
+    for part in ("model", "optimizer", "slow", "steps", "identity"):
         assert _flat(resumed[part]) == _flat(unbroken[part])
 
 

@@ -10,7 +10,7 @@ import torch
 from training import loop, models, optimise
 from training.config import Schedule, TrainConfig
 from training.data import Dataset
-from training.optimise import loss, make_optimizer, set_step_size, step_size
+from training.optimise import SlowWeights, loss, make_optimizer, set_step_size, step_size
 from training.presets import PRESETS
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 3.0, 0.0]])
@@ -65,6 +65,46 @@ def test_no_step_is_wasted_and_none_is_above_the_largest(schedule: Schedule) -> 
         top = shares.index(max(shares))
         assert shares[: top + 1] == sorted(shares[: top + 1])
         assert shares[top:] == sorted(shares[top:], reverse=True)
+
+
+def test_first_and_last_rates_are_where_the_step_size_starts_and_ends() -> None:
+    config = TrainConfig(schedule="one_cycle", epochs=10, warm_up_epochs=2, first_rate=0.2, last_rate=0.07)
+    shares = [step_size(config, step, steps_per_epoch=10) for step in (0, 19, 20, 60, 99)]
+    ends = 0.2 + 0.8 / 21, 0.2 + 0.8 * 20 / 21, 1.0, 0.07 + 0.93 / 2, 0.07 + 0.93 / 80
+    assert shares == pytest.approx(ends)
+
+
+def test_slow_weights_by_hand() -> None:
+    """A weight that grows by 1 a step, averaged every 2 of 5 steps; integers (counts of batches) stay as they are."""
+    model = torch.nn.BatchNorm1d(1)
+    slow, count = SlowWeights(model, every=2, steps=5), model.num_batches_tracked
+    assert count is not None
+    expected_slow = expected = 1.0
+    for done in range(1, 6):
+        with torch.no_grad():
+            model.weight.add_(1)
+        count.add_(1)
+        expected += 1
+        slow.update(done)
+        if done % 2 == 0:
+            kept = 0.95**2 * (done / 5) ** 3
+            expected_slow = kept * expected_slow + (1 - kept) * expected
+        if done in (2, 4, 5):
+            expected = expected_slow
+        assert model.weight.item() == pytest.approx(expected, rel=1e-6)
+    assert count.item() == 5
+
+
+def test_the_whitening_bias_is_trained_for_its_epochs(tiny: TrainConfig, shapes: Dataset) -> None:
+    config = replace(tiny, model="speednet", epochs=3, whiten_bias_epochs=1, optimizer="sgd", learning_rate=0.1)
+    with loop.open_trainer(config, shapes) as current:
+        biases = []
+        for epoch in (1, 2, 3):
+            current.run_epoch(epoch, evaluate=False)
+            biases.append(current.model.first.bias.detach().clone())  # type: ignore[union-attr, operator]
+        assert biases[0].abs().max() > 0
+        assert biases[1].equal(biases[0])
+        assert biases[2].equal(biases[0])
 
 
 def test_weights_decay_and_norms_and_biases_do_not() -> None:

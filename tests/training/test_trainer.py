@@ -20,7 +20,7 @@ from training.loop import EpochStats, TrainingDiverged, TrainResult, measure_thr
 from training.meters import StepClock, Totals
 from training.presets import PRESETS, PresetName
 from training.sources.dataset import Split
-from training.trainer import ImageTrainer, evaluate
+from training.trainer import ImageTrainer, Trainer, evaluate
 
 
 def _without_times(result: TrainResult) -> list[dict[str, Any]]:
@@ -293,3 +293,14 @@ def test_on_a_gpu_no_step_waits_for_the_device(change: dict[str, Any] | PresetNa
                 current.step(next(batches), totals, clock.mark_phase)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
+
+
+def test_an_accelerator_is_initialised_before_its_statistics_are_read(
+    tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU: the order of calls, as CUDA's allocator knows no device before the first allocation."""
+    calls: list[str] = []
+    monkeypatch.setattr("training.trainer.initialise", lambda device: calls.append("initialise"))
+    monkeypatch.setattr(torch.accelerator, "reset_peak_memory_stats", lambda device: calls.append("reset"))
+    Trainer(tiny, shapes, Ranks(device=torch.device("cuda", 0)))
+    assert calls == ["initialise", "reset"]

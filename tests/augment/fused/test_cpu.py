@@ -23,7 +23,7 @@ from tests.augment.fused.cases import assert_same, draw, pictures
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache folder, no library in memory, and a compiler that does not optimise."""
+    """Provide an empty cache folder, no library in memory, and a compiler that does not optimise."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(build, "FLAGS", ("-std=gnu11", "-O0", "-ffp-contract=off", "-fPIC", "-shared"))
     build.library.cache_clear()

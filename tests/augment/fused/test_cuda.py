@@ -317,7 +317,9 @@ for recipe, side, batch, dtype in (
     plan = fused.plan(resolve(recipe, side))
     images = torch.zeros(batch, 3, side, side, dtype=dtype)
     cuda.apply_plan(plan, torch.bfloat16)(images, plan.sample(batch, side, side))
-    sample.sample(plan.ops, batch, side, side, kernel=triton_draws.draw)
+    sample.sample(plan.ops, batch, side, side, kernel=triton_draws.SAMPLER)
+    if cuda.OneLaunch.takes(plan, torch.bfloat16):
+        cuda.OneLaunch(plan, torch.bfloat16, torch.channels_last)(images, None)
 """
 
 

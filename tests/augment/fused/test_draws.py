@@ -49,7 +49,10 @@ def by_triton(
         output.copy_(result)
 
 
-KERNELS: list[Any] = [pytest.param(cpu.draw, id="c"), pytest.param(by_triton, id="triton", marks=NEEDS_TRITON)]
+KERNELS: list[Any] = [
+    pytest.param(cpu.SAMPLER, id="c"),
+    pytest.param(sample.Sampler(sample.draw_matrix, by_triton), id="triton", marks=NEEDS_TRITON),
+]
 
 
 def at_an_edge(op: Op, height: int, width: int, numbers: Tensor) -> Tensor | None:
@@ -81,9 +84,7 @@ def assert_same(result: Params, expected: Params, excused: Tensor | None = None)
             assert torch.equal(drawn[kept], value[kept]), name
 
 
-def check(
-    recipe: Sequence[Op], kernel: sample.SampleKernel, batch: int, height: int, width: int, unit: float | None = None
-) -> None:
+def check(recipe: Sequence[Op], kernel: sample.Sampler, batch: int, height: int, width: int, unit: float | None = None) -> None:
     """Compare with the tensor operations; ``unit``: the value of all uniform numbers."""
     seeded = lambda: torch.Generator().manual_seed(3)  # noqa: E731
     drawn = [sample.sample(recipe, batch, height, width, seeded(), "cpu", k) for k in (None, kernel)]
@@ -97,7 +98,7 @@ def check(
 
 @pytest.mark.parametrize("subject", list(SUBJECTS))
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_kernel_draws_what_the_formulas_draw(kernel: sample.SampleKernel, subject: str) -> None:
+def test_a_kernel_draws_what_the_formulas_draw(kernel: sample.Sampler, subject: str) -> None:
     for height, width, batch in SIZES:
         check(SUBJECTS[subject], kernel, batch, height, width)
 
@@ -111,7 +112,7 @@ def test_few_sides_are_at_an_edge() -> None:
 
 @pytest.mark.parametrize("unit", EDGES)
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_the_ends_of_the_unit_interval(kernel: sample.SampleKernel, unit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ends_of_the_unit_interval(kernel: sample.Sampler, unit: float, monkeypatch: pytest.MonkeyPatch) -> None:
     def fill(self: Source, rows: int) -> None:
         self.uniforms = torch.full((rows, self.batch), unit) if rows else None
 
@@ -140,13 +141,13 @@ def test_formulas_and_records_use_every_row_once(name: str) -> None:
 
 
 def test_a_plan_draws_by_the_library_and_without_a_compiler_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, calls, draw = fused.plan(resolve("d2l", 32)), [], cpu.draw
+    plan, calls = fused.plan(resolve("d2l", 32)), []
 
     def watched(*arguments: Any) -> None:
         calls.append(arguments)
-        draw(*arguments)
+        cpu.draw(*arguments)
 
-    monkeypatch.setattr(cpu, "draw", watched)
+    monkeypatch.setattr(cpu, "SAMPLER", sample.Sampler(sample.draw_matrix, watched))
     results = [plan.sample(7, 32, 40, torch.Generator().manual_seed(1))]
     monkeypatch.setattr(build, "library", lambda: None)
     results.append(plan.sample(7, 32, 40, torch.Generator().manual_seed(1)))
@@ -219,10 +220,12 @@ def test_two_launches_a_recipe(recipe: str) -> None:
         with _disable_current_modes():  # the interpreter's own copies are no launches
             triton_draws.draw(*arguments)
 
+    kernel = sample.Sampler(sample.draw_matrix, counted)
+
     plan = fused.plan(resolve(recipe, 32))
-    sample.sample(plan.ops, 4, 40, 48, device=DEVICE, kernel=triton_draws.draw)  # tables are made and kept
+    sample.sample(plan.ops, 4, 40, 48, device=DEVICE, kernel=triton_draws.SAMPLER)  # tables are made and kept
     with Launches() as operations:
-        sample.sample(plan.ops, 4, 40, 48, device=DEVICE, kernel=counted)
+        sample.sample(plan.ops, 4, 40, 48, device=DEVICE, kernel=kernel)
     is_random = recipe not in {"none", "imagenet_eval"}
     assert operations.names == ["rand"] * is_random + ["full", "_sample_dirichlet"] * (recipe == "augmix")
     assert len(launches) == is_random
@@ -236,7 +239,7 @@ def test_where_the_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "library", lambda: None)
     assert plans.sampling_kernel(torch.device("cpu")) is None
     assert plans.sampling_kernel(torch.device("mps")) is None
-    for reason, expected in (("", triton_draws.draw), ("no compiler", None)):
+    for reason, expected in (("", triton_draws.SAMPLER), ("no compiler", None)):
         plans._triton_draw.cache_clear()
         monkeypatch.setattr(plans, "without_triton", lambda device, reason=reason: reason)
         assert plans.sampling_kernel(torch.device("cuda")) is expected
@@ -245,14 +248,15 @@ def test_where_the_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("subject", list(SUBJECTS))
-def test_a_plan_draws_by_the_kernel_on_a_gpu(subject: str) -> None:
-    """The same generator by formulas and by the kernel; a side's rounding may go the other way in one of a thousand images."""
+def test_the_kernel_on_a_gpu(subject: str) -> None:
+    """The same numbers by formulas and by the kernel; a side's rounding may go the other way in one of a thousand images."""
     from augment.fused import triton_draws
 
-    plan, seeded = fused.plan(SUBJECTS[subject]), lambda: torch.Generator("cuda").manual_seed(0)
-    assert plans.sampling_kernel(torch.device("cuda")) is triton_draws.draw
-    results = plan.sample(2000, 36, 64, seeded(), "cuda")
-    for result, expected in zip(results, sample.sample(plan.ops, 2000, 36, 64, seeded(), "cuda"), strict=True):
+    recipe, seeded = SUBJECTS[subject], lambda: torch.Generator("cuda").manual_seed(0)
+    assert plans.sampling_kernel(torch.device("cuda")) is triton_draws.SAMPLER
+    kernel = sample.Sampler(sample.draw_matrix, triton_draws.draw)
+    results = sample.sample(recipe, 2000, 36, 64, seeded(), "cuda", kernel)
+    for result, expected in zip(results, sample.sample(recipe, 2000, 36, 64, seeded(), "cuda"), strict=True):
         assert result.keys() == expected.keys()
         for name, value in expected.items():
             assert (result[name].dtype, result[name].shape) == (value.dtype, value.shape)

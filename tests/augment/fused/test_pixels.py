@@ -100,7 +100,7 @@ def test_photographs(recipe: str) -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (7, 1), (2, 2)])
 @pytest.mark.parametrize("implementation", ALL)
 def test_perspective_of_a_line_moves_nothing(implementation: str, height: int, width: int) -> None:
-    """torchvision's solver refuses corners on one line; its sampling by the map that moves nothing is the oracle."""
+    """Torchvision's solver refuses corners on one line; its sampling by the map that moves nothing is the oracle."""
     images = pictures(16, height, width, torch.float32)
     plan = fused.plan([ops.Perspective(p=1.0, distortion=1.0 if min(height, width) == 1 else 0.5)])
     result = IMPLEMENTATIONS[implementation](plan, images, draw(plan, images), None)

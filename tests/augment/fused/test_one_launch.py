@@ -1,0 +1,194 @@
+"""Draws and passes in one launch: the pixels of ``sample`` and ``apply``, numbers of Philox, generators as PyTorch's."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from augment import RECIPES, build, fused, ops, resolve
+from augment.fused import sample
+from augment.op import Op
+from tests.augment.fused.cases import DEVICE, NEEDS_TRITON, pictures
+
+pytestmark = NEEDS_TRITON
+pytest.importorskip("triton")
+
+from augment.fused import cuda, triton_draws, triton_images  # noqa: E402
+
+SUBJECTS: dict[str, Sequence[Op]] = {
+    **{name: resolve(name, 16) for name in ("none", "crop_flip_cutout", "d2l", "crop_jitter", "autoaugment", "randaugment")},
+    "warps": [ops.Affine(), ops.RandomErasing(), ops.Perspective(), ops.GaussianBlur(), ops.VerticalFlip(), ops.Rotate()],
+    "windows": [ops.RandomResizedCrop(size=12), ops.HorizontalFlip(), ops.Grayscale(), ops.RandomCrop(size=14)],
+    "nothing read": [ops.TrivialAugmentWide(), ops.CenterCrop(size=9)],
+}  # fmt: skip
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator(DEVICE).manual_seed(seed)
+
+
+def one_launch(plan: fused.Plan, dtype: torch.dtype = torch.float32) -> cuda.OneLaunch:
+    return cuda.OneLaunch(plan, dtype, torch.contiguous_format)
+
+
+def in_two_steps(plan: fused.Plan, images: Tensor, source: torch.Generator, dtype: torch.dtype) -> Tensor:
+    batch, _, height, width = images.shape
+    params = sample.sample(plan.ops, batch, height, width, source, DEVICE, triton_draws.SAMPLER)
+    return cuda.apply_plan(plan, dtype)(images, params)
+
+
+@pytest.mark.parametrize("tile", [None, 64])
+@pytest.mark.parametrize("subject", list(SUBJECTS))
+def test_one_launch_is_sample_and_apply(subject: str, tile: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tile:
+        monkeypatch.setattr(triton_images, "WHOLE", 0)
+        monkeypatch.setattr(triton_images, "TILE", tile)
+    plan, images = fused.plan(SUBJECTS[subject]), pictures(3, 16, 18).to(DEVICE)
+    for dtype in (torch.float32, torch.uint8) if subject == "warps" else (torch.float32,):
+        run = one_launch(plan, dtype)
+        first, again, changed = (run(images, generator(seed)) for seed in (1, 1, 2))
+        assert torch.equal(first, in_two_steps(plan, images, generator(1), dtype))
+        assert torch.equal(first, again)
+        assert subject == "none" or not torch.equal(first, changed)
+
+
+def test_which_recipes_are_one_launch() -> None:
+    """Not those that mix images, nor AugMix, whose weights PyTorch draws."""
+    taken = {name for name in RECIPES if cuda.OneLaunch.takes(fused.plan(resolve(name, 32)), torch.float32)}
+    assert taken == set(RECIPES) - {"augmix", "mixup", "cutmix"}
+
+
+class Calls(TorchDispatchMode):
+    """PyTorch's operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_call_allocates_and_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    launches: list[Any] = []
+
+    def launched(self: cuda.Launch, *arguments: Any) -> None:
+        launches.append(arguments)
+        with _disable_current_modes():  # the interpreter's own copies are no launches
+            run(self, *arguments)
+
+    run = cuda.Launch.run
+    monkeypatch.setattr(cuda.Launch, "run", launched)
+    images, call = pictures(4, 16, 16).to(DEVICE), one_launch(fused.plan(SUBJECTS["d2l"]))
+    call(images, None)
+    with Calls() as calls:
+        call(images, None)
+    assert len(launches) == 2
+    assert set(calls.names) <= {"empty"} | ({"randint", "_local_scalar_dense"} if DEVICE == "cpu" else set())
+
+
+def philox(seed: int, counter: int, image: int) -> list[int]:
+    """Return the four numbers of Philox4x32-10 (Salmon et al. 2011) in plain Python."""
+    mask = 2**32 - 1
+    c, key = [counter & mask, counter >> 32, image & mask, image >> 32], [seed & mask, (seed >> 32) & mask]
+    for _ in range(10):
+        a, b = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
+        c = [(b >> 32) ^ c[1] ^ key[0], b & mask, (a >> 32) ^ c[3] ^ key[1], a & mask]
+        key = [(key[0] + 0x9E3779B9) & mask, (key[1] + 0xBB67AE85) & mask]
+    return c
+
+
+def drawn_units(seed: int, block: int, rows: int, batch: int) -> Tensor:
+    """Return uniform numbers [batch, rows] as the kernel draws them: factors between 0 and 1."""
+    recipe = tuple(ops.Brightness(low=0.0, high=1.0) for _ in range(rows))
+    program = sample.encode(recipe, 8, 8)
+    outputs = [torch.empty(batch, device=DEVICE) for _ in range(rows)]
+    key = triton_draws.Key(triton_draws.no_keys(torch.device(DEVICE)), seed, block)
+    triton_draws.draw(program, key, [], [], outputs)
+    return torch.stack(outputs, 1).cpu()
+
+
+def test_numbers_are_philox() -> None:
+    assert philox(0, 0, 0) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]  # Random123's known answer
+    for seed, block in ((0, 0), (1234567890123456789, 5), (-3, 2**33 + 7)):
+        units = drawn_units(seed, block, 6, 130)
+        for image in (0, 1, 129):
+            bits = philox(seed % 2**64, block, image) + philox(seed % 2**64, block + 1, image)
+            assert units[image].tolist() == [(number >> 8) * 2.0**-24 for number in bits[:6]]
+
+
+def test_numbers_are_uniform_and_independent() -> None:
+    units = drawn_units(7, 0, 4, 10_000).double().numpy()
+    for row in range(4):
+        assert stats.kstest(units[:, row], "uniform").pvalue > 1e-4
+    pairs = np.histogram2d(units[:, 0], units[:, 1], bins=10)[0].ravel()
+    assert stats.chisquare(pairs).pvalue > 1e-4
+    neighbours = np.histogram2d(units[:-1, 2], units[1:, 2], bins=10)[0].ravel()
+    assert stats.chisquare(neighbours).pvalue > 1e-4
+
+
+def test_a_generator_decides_and_advances() -> None:
+    call, images, source = one_launch(fused.plan(SUBJECTS["d2l"])), pictures(3, 16, 18).to(DEVICE), generator(5)
+    state = source.get_state()
+    first, second = call(images, source), call(images, source)
+    assert not torch.equal(first, second)
+    source.set_state(state)
+    assert torch.equal(call(images, source), first)
+    assert torch.equal(call(images, source), second)
+    torch.manual_seed(3)
+    by_global = call(images, None)
+    torch.manual_seed(3)
+    assert torch.equal(call(images, None), by_global)
+
+
+# ---- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_a_cuda_generator_advances_as_if_pytorch_had_drawn() -> None:
+    """Each image uses numbers of its own subsequence, in fours, so that no other draw of the generator meets them."""
+    plan, images, source = fused.plan(SUBJECTS["d2l"]), pictures(3, 16, 18).cuda(), generator(2**63 + 5)
+    rows = sample.count_rows(plan.ops)
+    one_launch(plan)(images, source)
+    assert source.get_offset() == -(-rows // 4) * 4
+    plan.sample(3, 16, 18, source, "cuda")
+    assert source.get_offset() == 2 * -(-rows // 4) * 4
+
+
+@pytest.mark.gpu
+def test_a_pipeline_is_one_launch_that_sample_and_apply_replay() -> None:
+    images = pictures(64, 32, 32).cuda()
+    for recipe in ("crop_flip", "d2l", "randaugment", "imagenet"):
+        pipeline = build(recipe, "fused", device="cuda", generator=generator(4))
+        plan = fused.plan(resolve(recipe, 32))
+        for source in [generator(4)]:
+            for _ in range(2):
+                assert torch.equal(pipeline(images), in_two_steps(plan, images, source, torch.float32))
+        assert pipeline.implementation == "triton"
+
+
+@pytest.mark.gpu
+def test_replays_of_a_graph_follow_the_seed() -> None:
+    images, augment = pictures(16, 32, 32).cuda(), build("d2l", "fused", device="cuda")
+    for _ in range(3):
+        augment(images)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = augment(images)
+
+    def replay(seed: int | None = None) -> Tensor:
+        if seed is not None:
+            torch.cuda.manual_seed(seed)
+        graph.replay()
+        return captured.clone()
+
+    first, second, other, again = replay(1), replay(), replay(2), replay(1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other)

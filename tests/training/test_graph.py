@@ -1,0 +1,215 @@
+"""A step as one CUDA graph: on a CPU with a recorder that runs the call anew at each replay, on a GPU for real."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from training import graph, trainer
+from training.checkpoint import load
+from training.config import TrainConfig, validate
+from training.data import Dataset
+from training.loop import measure_throughput, open_trainer, train
+from training.meters import Totals
+from training.presets import PRESETS
+
+
+def _rerun(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
+    """Stand in for ``graph.record``: as a capture does, call a few times before and leave the result in one tensor."""
+    for _ in range(graph.WARM_UP_CALLS):
+        call()
+    result = call().clone()
+    return (lambda: result.copy_(call())), result
+
+
+@pytest.fixture
+def sgd(tiny: TrainConfig) -> TrainConfig:
+    return replace(tiny, optimizer="sgd", learning_rate=0.05, schedule="one_cycle", warm_up_epochs=1.0, backend="fused")
+
+
+@pytest.fixture
+def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "record", _rerun)
+    monkeypatch.setattr(trainer, "graph_is_wanted", lambda *arguments: True)
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = load(path)["model"]
+    return state
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"resident": True},
+        {"resident": True, "recipe": "mixup", "model": "speednet", "channels_last": True},
+        {"backend": "kornia"},
+        {"backend": "torchvision_loop", "augment_on": "workers"},
+        {"augment_on": "none"},
+    ],
+)
+def test_replayed_steps_train_as_eager_ones_bit_for_bit(
+    change: dict[str, Any], sgd: TrainConfig, shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of 48, 48, 48 and 16: the last, smaller one runs eagerly in both."""
+    config = replace(sgd, **change)
+    eager = train(config, shapes, checkpoint=tmp_path / "eager.pt")
+    monkeypatch.setattr(graph, "record", _rerun)
+    monkeypatch.setattr(trainer, "graph_is_wanted", lambda *arguments: True)
+    replayed = train(config, shapes, checkpoint=tmp_path / "graph.pt")
+    assert (eager.step, replayed.step) == ("eager", "graph")
+    for a, b in zip(eager.epochs, replayed.epochs, strict=True):
+        assert (a.train_loss, a.train_accuracy, a.test_accuracy) == (b.train_loss, b.train_accuracy, b.test_accuracy)
+    torch.testing.assert_close(_weights(tmp_path / "graph.pt"), _weights(tmp_path / "eager.pt"), atol=0, rtol=0)
+
+
+@pytest.mark.usefixtures("_on_a_cpu")
+def test_a_resumed_run_ends_as_if_it_had_not_stopped(sgd: TrainConfig, shapes: Dataset, tmp_path: Path) -> None:
+    class _Killed(Exception):
+        pass
+
+    def die(stats: Any) -> None:
+        if stats.epoch == 1:
+            raise _Killed
+
+    train(sgd, shapes, checkpoint=tmp_path / "whole.pt")
+    with pytest.raises(_Killed):
+        train(sgd, shapes, checkpoint=tmp_path / "killed.pt", on_epoch=die)
+    assert train(sgd, shapes, checkpoint=tmp_path / "killed.pt", resume=True).resumed_after == 1
+    torch.testing.assert_close(_weights(tmp_path / "killed.pt"), _weights(tmp_path / "whole.pt"), atol=0, rtol=0)
+
+
+def test_a_run_is_not_resumed_in_another_mode(
+    sgd: TrainConfig, shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(sgd, shapes, checkpoint=tmp_path / "checkpoint.pt")
+    monkeypatch.setattr(trainer, "graph_is_wanted", lambda *arguments: True)
+    with pytest.raises(ValueError, match="is the checkpoint of another run: graph is False there and True here"):
+        train(sgd, shapes, checkpoint=tmp_path / "checkpoint.pt", resume=True)
+
+
+@pytest.mark.parametrize("steps_before", [0, 2])
+@pytest.mark.usefixtures("_on_a_cpu")
+def test_capture_leaves_weights_buffers_moments_and_random_state(steps_before: int, sgd: TrainConfig, shapes: Dataset) -> None:
+    with open_trainer(sgd, shapes) as current:
+        batches = current.feed.endless()
+        for _ in range(steps_before):
+            current.step(next(batches), Totals())
+        moments = {p: {k: v.clone() for k, v in state.items()} for p, state in current.optimizer.state.items()}
+        before = {name: value.clone() for name, value in current.model.state_dict().items()}
+        stream = torch.get_rng_state()
+        current.warm_up()
+        assert current.mode == "graph"
+        assert torch.get_rng_state().equal(stream)
+        torch.testing.assert_close(current.model.state_dict(), before, atol=0, rtol=0)
+        for parameter, state in current.optimizer.state.items():
+            for name, value in state.items():  # zero is what the first step starts from
+                assert value.equal(moments.get(parameter, {}).get(name, torch.zeros_like(value)))
+
+
+@pytest.mark.usefixtures("_on_a_cpu")
+def test_step_sizes_are_written_in_place(sgd: TrainConfig, shapes: Dataset) -> None:
+    with open_trainer(sgd, shapes) as current:
+        current.warm_up()
+        tensors = [group["lr"] for group in current.optimizer.param_groups]
+        for step in range(8):
+            current.set_step_size(step)
+        assert all(group["lr"] is tensor for group, tensor in zip(current.optimizer.param_groups, tensors, strict=True))
+        assert [float(tensor) for tensor in tensors] == pytest.approx([0.05 * 1 / 4] * len(tensors))
+
+
+def test_a_capture_that_fails_is_one_line_and_the_run_goes_on(
+    sgd: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(call: Callable[[], Tensor], device: torch.device) -> Any:
+        call()
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    eager = train(sgd, shapes)
+    monkeypatch.setattr(graph, "record", fail)
+    monkeypatch.setattr(trainer, "graph_is_wanted", lambda *arguments: True)
+    result = train(sgd, shapes)
+    line = "attention: the step is no CUDA graph, it runs eager (CUDA out of memory. Tried to allocate 2 GiB)\n"
+    assert capsys.readouterr().err == line
+    assert result.step == "eager"
+    assert [stats.train_loss for stats in result.epochs] == [stats.train_loss for stats in eager.epochs]
+
+
+@pytest.mark.usefixtures("_on_a_cpu")
+def test_throughput_is_measured_of_replays(sgd: TrainConfig, shapes: Dataset) -> None:
+    for change in ({"augment_on": "frozen"}, {"resident": True}):
+        result = measure_throughput(replace(sgd, **change), shapes, steps=3)
+        assert (result.step, result.steps) == ("graph", 3)
+        assert sum(result.split_s.values()) == pytest.approx(result.wall_s)
+
+
+def test_a_graph_where_there_can_be_none_is_one_line(sgd: TrainConfig) -> None:
+    with pytest.raises(ValueError, match=r"^a graph needs one CUDA device and one process, not 1 of cpu: take --graph auto$"):
+        validate(replace(sgd, graph="on"))
+    with pytest.raises(ValueError, match="unknown graph 'maybe'; known: auto, on, off"):
+        validate(replace(sgd, graph="maybe"))  # type: ignore[arg-type]
+
+
+# ---- on a GPU -------------------------------------------------------------------------------------------------------------
+
+_GPU: dict[str, Any] = {"device": "cuda:0", "graph": "on", "resident": True}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "change",
+    [
+        {}, {"optimizer": "adam", "learning_rate": 1e-3}, {"recipe": "randaugment"}, {"recipe": "mixup"}, {"resident": False},
+        {"backend": "kornia"}, {"model": "speednet", "precision": "bfloat16", "channels_last": True}, {"compile": True},
+    ],
+)  # fmt: skip
+def test_on_a_gpu_a_graph_trains_as_eager_does(change: dict[str, Any], sgd: TrainConfig, shapes: Dataset) -> None:
+    """The same draws and order; the step size is rounded to float32, and atomics sum in another order at each run."""
+    config = replace(sgd, **(_GPU | change))
+    captured, again, eager = train(config, shapes), train(config, shapes), train(replace(config, graph="off"), shapes)
+    assert captured.step == "graph"
+    for a, b, c in zip(captured.epochs, again.epochs, eager.epochs, strict=True):
+        assert a.train_loss == pytest.approx(c.train_loss, rel=0.05)
+        assert a.train_loss == pytest.approx(b.train_loss, rel=0.05)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_draws_advance_from_replay_to_replay_and_repeat_with_the_seed(sgd: TrainConfig, shapes: Dataset) -> None:
+    """One image in all places and a step size that moves nothing: losses tell only draws apart."""
+    images = shapes.train.images[:1].expand(160, -1, -1, -1).contiguous()
+    labels = torch.zeros(160, dtype=torch.int64)
+    same = replace(shapes, train=replace(shapes.train, images=images, labels=labels))
+    config = replace(sgd, **_GPU, batch_size=1, learning_rate=1e-12, recipe="randaugment", precision="float32")
+    losses: list[list[float]] = []
+    for _ in range(2):
+        with open_trainer(config, same) as current:
+            current.warm_up()
+            totals = Totals()
+            current.model.eval()
+            for fetched in current.feed.epoch(1):
+                current.step(fetched, totals)
+            losses.append(torch.stack(totals._losses).tolist())
+    assert len(set(losses[0])) > 20, "RandAugment of one image has hundreds of results"
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["fast", "standard"])
+def test_on_a_gpu_a_captured_preset_does_not_wait(name: Any, shapes: Dataset) -> None:
+    config = replace(PRESETS[name], **_GPU, image_size=16, batch_size=32, width=8)
+    with open_trainer(config, shapes) as current:
+        current.warm_up()
+        assert current.mode == "graph"
+        totals, batches = Totals(), current.feed.endless()
+        for step in range(10):
+            torch.cuda.set_sync_debug_mode("error" if step >= 5 else "default")
+            try:
+                current.set_step_size(step)
+                current.step(next(batches), totals)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,91 @@
+"""A function of tensors captured once as a CUDA graph, and replayed on copies of its arguments with one launch.
+
+The host of a small step needs longer to launch its kernels than a fast GPU to run them; a replay costs it one launch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WARM_UP_CALLS = 3
+"""Calls before the capture, on a stream of their own: libraries and the optimizer allocate in the first ones."""
+Function = Callable[..., Tensor]
+
+
+def record(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
+    """Capture a call as a CUDA graph, after it has run a few times as PyTorch's notes on CUDA graphs demand.
+
+    Returns (replay, the call's result, which each replay overwrites).
+    """
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_CALLS):
+                call()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # Thread-local: a loader's thread that pins memory meanwhile must not spoil the capture.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = call()
+        return graph.replay, result
+
+
+class Captured:
+    """A captured function: ``captured(*arguments)`` copies the arguments into its ``buffers`` and replays.
+
+    The result is one tensor of the graph, overwritten by the next replay: clone what is to be kept. Random numbers are drawn
+    from the device's generator as it stands at each replay.
+    """
+
+    def __init__(self, function: Function, buffers: Sequence[Tensor]) -> None:
+        self._buffers = tuple(buffers)
+        self._replay, self._result = record(lambda: function(*self._buffers), self._buffers[0].device)
+
+    def fits(self, arguments: Sequence[Tensor]) -> bool:
+        """Return whether arguments have the shapes, types and strides of the buffers."""
+        return len(arguments) == len(self._buffers) and all(
+            (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
+            for a, b in zip(arguments, self._buffers, strict=True)
+        )
+
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        for buffer, argument in zip(self._buffers, arguments, strict=True):
+            if argument is not buffer:  # a frozen batch is its own buffer
+                buffer.copy_(argument, non_blocking=True)
+        self._replay()
+        return self._result
+
+
+@contextmanager
+def preserve_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Iterator[None]:
+    """Restore weights, buffers, optimizer state and random streams, in place, after the block.
+
+    State that the optimizer did not have before becomes zero, with which its next step is the first one.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    before = [tensor.detach().clone() for tensor in tensors]
+    moments: dict[Any, dict[str, Tensor]] = {
+        parameter: {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
+        for parameter, state in optimizer.state.items()
+    }
+    random_state = torch.get_rng_state()
+    device_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
+            for parameter, state in optimizer.state.items():
+                for name, value in state.items():
+                    if isinstance(value, Tensor):
+                        saved = moments.get(parameter, {}).get(name)
+                        value.zero_() if saved is None else value.copy_(saved)
+        optimizer.zero_grad(set_to_none=True)
+        torch.set_rng_state(random_state)
+        if device_state is not None:
+            torch.cuda.set_rng_state(device_state, device)
