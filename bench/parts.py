@@ -17,12 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import msgspec
+import psutil
 from rich.console import Console
 from rich.table import Table
 
 from bench.jobs.job import Job, data_facts, fill, measure_cases, outcome, plan_training
 from bench.presets import PartName, Preset
-from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, load_run, one_line, read, write
+from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, Plan, load_run, one_line, read, write
 from bench.runner import Measure, add_cases
 
 if TYPE_CHECKING:
@@ -71,9 +73,11 @@ def run_part(name: PartName, work: Work) -> None:
     print_results(work.folder, {case.case_key for job in jobs for case in job.cases}, work.console)
 
 
-def plan_training_parts(work: Work) -> None:
-    """Add the cases of all parts to the run's plan, so that the report knows what is missing."""
-    if (work.folder / PLAN).exists():
+def plan_training_parts(work: Work, settings: Mapping[str, Any]) -> None:
+    """Add the cases of all parts and the settings to the run's plan, so that it can be resumed and what is missing is known."""
+    plan = read(work.folder / PLAN, Plan)
+    if plan is not None:
+        write(work.folder / PLAN, msgspec.structs.replace(plan, settings=dict(settings)))
         for name in work.preset.parts:
             for job in JOBS[name](work) if name in JOBS else ():
                 add_cases(work.folder, job.cases)
@@ -215,17 +219,21 @@ def _unfinished(folder: Path) -> bool:
     return not cases or any(case.status == "not_run" for case in cases)
 
 
-def wait_for(command: list[str], timeout: float | None = None, variables: Mapping[str, str] | None = None) -> int:
+def wait_for(command: list[str], timeout: float | None = None) -> int:
     """Run a command; after Ctrl-C, which the child gets too, or a timeout, wait until it has stored what it measured."""
-    with subprocess.Popen(command, cwd=ROOT, env=variables) as process:
+    with subprocess.Popen(command, cwd=ROOT) as process:
         try:
             return process.wait(timeout)
         except (KeyboardInterrupt, subprocess.TimeoutExpired) as error:
+            descendants = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             if isinstance(error, subprocess.TimeoutExpired):
                 process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=30)
             process.kill()
+            for descendant in descendants:
+                with contextlib.suppress(psutil.Error):  # gone by itself
+                    descendant.kill()
             if isinstance(error, KeyboardInterrupt):
                 raise
             return process.wait()

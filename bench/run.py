@@ -54,6 +54,7 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
     Raises ValueError (nothing was measured: a name, device or data set that does not exist), OSError (results cannot be
     written), KeyboardInterrupt (after the report of what there is).
     """
+    options = restore_options(options) if options.resume and options.results is not None else options
     work = _prepare(options, console)
     if options.part is not None:
         run_part(options.part, replace(work, seconds=60 * (options.minutes or math.inf)))
@@ -66,10 +67,29 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
             if minutes is not None:
                 _run_in_time(options, work, 60 * minutes)
         finally:
-            plan_training_parts(work)
+            plan_training_parts(work, chosen_options(options))
     if minutes is not None:
         console.print(f"archive: {shutil.make_archive(str(work.folder), 'gztar', work.folder.parent, work.folder.name)}")
     return work.folder
+
+
+def chosen_options(options: RunOptions) -> dict[str, str | int | float | bool | None]:
+    """Return what a run must know of its options to be resumed without them; no paths."""
+    lists = {name: getattr(options, name) for name in ("backends", "recipes")}
+    values = {name: ",".join(names) if names is not None else None for name, names in lists.items()}
+    return {"preset": options.preset, "device": options.device, "rounds": options.rounds, **values}
+
+
+def restore_options(options: RunOptions) -> RunOptions:
+    """Return the options with those of the run to resume in place of defaults."""
+    plan = load_run(options.results).plan if options.results is not None and holds_run(options.results) else None
+    stored = plan.settings if plan is not None else {}
+    chosen = chosen_options(options)
+    values = {name: stored[name] for name in chosen if name in stored and chosen[name] in (None, RunOptions.preset)}
+    for name in ("backends", "recipes"):
+        if isinstance(names := values.get(name), str):
+            values[name] = tuple(names.split(","))  # type: ignore[assignment]
+    return replace(options, **values)  # type: ignore[arg-type]
 
 
 def _prepare(options: RunOptions, console: Console) -> Work:

@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
+from bench.noise import describe
 from bench.records import Case, Kind, Plan, Record
 from bench.runner import Measure, resume, run_cases, start
 
@@ -103,7 +104,9 @@ def measure_cases(
 
     def show(record: Record, done: int, total: int) -> None:
         eta = f", {duration((time.monotonic() - begin) / done * (total - done))} left" if done < total else ""
-        console.print(f"{job.name} {done}/{total}  {repetition(record)}: {outcome(record)}{eta}", highlight=False)
+        noise = describe(record.disturbance) if record.disturbance and record.disturbance.is_strong else ""
+        words = f"{outcome(record)}{f' (disturbed: {noise})' if noise else ''}{eta}"
+        console.print(f"{job.name} {done}/{total}  {repetition(record)}: {words}", highlight=False)
 
     status = console.status(job.name)
     # Processes that share the cases share the terminal too: none has a live line of its own.
