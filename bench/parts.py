@@ -26,12 +26,18 @@ from bench.jobs.job import Job, data_facts, fill, measure_cases, outcome, plan_t
 from bench.presets import PartName, Preset
 from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, Plan, load_run, one_line, read, write
 from bench.runner import Measure, add_cases
+from training.config import DATA_SETS
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.data import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = (
+    *(str(ROOT / "bench"), "--rootdir", str(ROOT / "bench"), "-c", os.devnull, "--import-mode=importlib"),
+    *("-p", "bench.plugin", "-p", "no:cacheprovider"),
+)
+"""Arguments for pytest that collect the benchmarks wherever the package is installed, whatever settings lie around it."""
 RESTARTS = 50
 PYTEST_INTERRUPTED, PYTEST_USAGE_ERROR, PYTEST_NO_TESTS = 2, 4, 5
 TESTS_LOG = "tests.log"
@@ -103,7 +109,10 @@ def _keep_going(work: Work) -> Callable[[], bool]:
 def run_tests(work: Work) -> None:
     """Run the tests marked gpu and those of the kernels, in parallel where pytest-xdist is installed."""
     log, tests = work.folder / TESTS_LOG, ROOT / "tests"
-    if log.exists() or not tests.is_dir():
+    if log.exists():
+        return
+    if not (ROOT / "conftest.py").exists():
+        work.console.print("tests: left out, they are in the repository and not in a wheel")
         return
     parallel = ["-n", str(TEST_PROCESSES)] if importlib.util.find_spec("xdist") else []
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel]
@@ -115,8 +124,9 @@ def run_tests(work: Work) -> None:
             with contextlib.suppress(subprocess.TimeoutExpired):  # what was printed until then is kept
                 subprocess.run([*command, *selection], cwd=ROOT, stdout=file, stderr=file, timeout=remaining_s, check=False)
     os.replace(file.name, log)
-    results = [line.strip("= ") for line in log.read_text().splitlines() if " passed" in line or " failed" in line]
-    work.console.print(f"tests: {'; '.join(results) or 'none ended in time'} (all in {log.name})", highlight=False)
+    lines = log.read_text(errors="replace").splitlines()
+    results = [line.strip("= ") for line in lines if " passed" in line or " failed" in line]
+    work.console.print(f"tests: {'; '.join(results) or 'none ended in time'} (all in {log.name})")
 
 
 class Subjects(TypedDict):
@@ -153,7 +163,7 @@ def run_audit(work: Work) -> None:
         )
     except Exception as error:  # must not cost the measurements; the report tells it
         reason = f"{type(error).__name__}: {one_line(error)}"
-        work.console.print(f"[bold red]the audit failed:[/] {reason}")
+        work.console.print(f"the audit failed: {reason}", style="bold red")
         write(work.folder / AUDIT, Audit(failed=reason))
         return
     counts = Counter(cell.verdict for cell in audit.verdicts)
@@ -171,7 +181,7 @@ def draw_gallery(work: Work) -> None:
             images = spread_out(work.dataset.train.images)
             draw_strips(images, work.folder, dataset=work.dataset.name, **_subjects(work))
         except Exception as error:  # whatever a library raises; the report says that there are none
-            work.console.print(f"[bold red]the gallery failed:[/] {type(error).__name__}: {one_line(error)}")
+            work.console.print(f"the gallery failed: {type(error).__name__}: {one_line(error)}", style="bold red")
 
 
 # ---- grid -------------------------------------------------------------------------------------------------------------
@@ -181,7 +191,7 @@ def run_grid(work: Work) -> None:
     """Run the benchmarks in a process of their own: a compiled case can take the CUDA context, or the process, with it."""
     folder, keep_going = work.folder, _keep_going(work)
     # With "=": a folder that stands by itself pytest takes for a place to look for tests in.
-    command = [sys.executable, "-m", "pytest", "--benchmark-only", "-q", f"--results={folder.resolve()}"]
+    command = [sys.executable, "-m", "pytest", *BENCHMARKS, "--benchmark-only", "-q", f"--results={folder.resolve()}"]
     command += [f"--data={absolute(work.data)}", f"--data-root={work.data_root.resolve()}"]
     command += [] if math.isinf(work.seconds) else [f"--time-limit={work.seconds:.0f}"]
     options = ["--resume"] if (folder / PLAN).exists() else _grid_options(work)
@@ -241,7 +251,7 @@ def wait_for(command: list[str], timeout: float | None = None) -> int:
 
 def absolute(data: str) -> str:
     """Return the name of a data set, or the absolute path of its folder."""
-    return str(Path(data).resolve()) if os.sep in data or Path(data).is_dir() else data
+    return data if data in DATA_SETS else str(Path(data).resolve())
 
 
 # ---- training ---------------------------------------------------------------------------------------------------------
