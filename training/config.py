@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from training.terminal import printable
+
 if TYPE_CHECKING:
     import torch
 
@@ -27,6 +29,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Graph = Literal["auto", "on", "off"]
 Mode = Literal["full", "frozen", "scratch"]
 
+DATA_SETS = ("auto", "cifar10", "synthetic")
+"""Names that ``data`` takes before it names a folder; ./synthetic is a folder."""
 MODELS = ("resnet18", "resnet8", "speednet")
 SPEEDNET_MIN_SIZE = 9
 """SpeedNet's poolings leave nothing of smaller images."""
@@ -39,7 +43,7 @@ class TrainConfig:
     """A training run; the defaults are the book's recipe."""
 
     data: str = "auto"
-    """auto (CIFAR-10 as found under data_root, or downloaded, else synthetic), cifar10, synthetic, or an image folder."""
+    """auto (CIFAR-10 if it is under data_root, else synthetic), cifar10, synthetic, or an image folder."""
     data_root: Path = Path("data")
     """Folder of data sets, downloads and the cache."""
     recipe: str = "flip"
@@ -116,7 +120,7 @@ class TrainConfig:
     target_accuracy: float | None = None
     """Test accuracy, a share of one, to which the seconds of training are reported; it changes nothing else."""
     download: bool = False
-    """Download CIFAR-10 if it is not under data_root."""
+    """Download CIFAR-10 (170 MB) if it is not under data_root."""
 
     @property
     def augments(self) -> bool:
@@ -143,7 +147,7 @@ class TrainConfig:
         record = dataclasses.asdict(self)
         del record["data_root"], record["download"], record["graph"]  # results tell how steps ran
         return record | {
-            "data": Path(self.data).name, "recipe": self.effective_recipe, "backend": self.effective_backend,
+            "data": printable(Path(self.data).name), "recipe": self.effective_recipe, "backend": self.effective_backend,
         }  # fmt: skip
 
 
@@ -210,7 +214,8 @@ class FinetuneConfig:
         record = {name: value for name, value in dataclasses.asdict(self).items() if name != "width" or value is not None}
         del record["data_root"]
         no_augmentation = {"recipe": "none", "backend": "torchvision", "num_workers": 0} if self.augment_on == "none" else {}
-        return record | {"data": Path(self.data).name, "init": Path(self.effective_init).name} | no_augmentation
+        names = {"data": printable(Path(self.data).name), "init": printable(Path(self.effective_init).name)}
+        return record | names | no_augmentation
 
 
 # ---- checks -------------------------------------------------------------------------------------------------------------

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from training.config import TrainConfig
 from training.presets import BOOK, PRESETS, PresetName, parse_preset
+from training.terminal import DEFAULT, complete_help, expand_paths, expand_user, open_console
 
 if TYPE_CHECKING:
     from training.data import Dataset
@@ -35,7 +35,7 @@ class Display:
     """A line an epoch, and under them a bar of steps where the terminal can show one."""
 
     def __init__(self, config: TrainConfig) -> None:
-        console = Console()
+        console = open_console()
         bar, count = BarColumn(), MofNCompleteColumn()
         columns = (TextColumn("{task.description}"), bar, count, TextColumn("steps"), TimeElapsedColumn())
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -47,7 +47,7 @@ class Display:
         if self._bar.disable:
             print(text, flush=True)
         else:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(text)
 
     def begin(self, dataset: Dataset) -> None:
         """Say what the run trains on."""
@@ -234,7 +234,7 @@ def _lost_contact(error: BaseException) -> bool:
 
 def main(
     config: Annotated[TrainConfig, tyro.conf.arg(name="")],
-    out: Path | None = None,
+    out: Annotated[Path | None, DEFAULT] = None,
     resume: bool = False,
     preset: PresetName = BOOK,
 ) -> int:
@@ -247,7 +247,7 @@ def main(
         preset: The settings to start from; every option overrides one. (It is read before the others, see training.presets.)
     """
     try:
-        run(config, out, resume=resume)
+        run(expand_paths(config), None if out is None else Path(expand_user(str(out))), resume=resume)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -267,4 +267,5 @@ def main(
 
 if __name__ == "__main__":
     name = parse_preset(sys.argv[1:])
+    complete_help(TrainConfig, {})
     sys.exit(tyro.cli(partial(main, config=PRESETS[name], preset=name), prog="python -m training.train"))

@@ -18,7 +18,7 @@ import torch
 from augment import BACKENDS, build
 from bench.display import summary_lines
 from bench.jobs.grid import Grid, plan
-from bench.records import RECORDS, Case, Overhead, Plan, Speed, gather, load_run
+from bench.records import RECORDS, Case, Disturbance, Overhead, Plan, Speed, gather, load_run
 from bench.session import BenchSession, start_session
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +91,9 @@ def test_the_summary_has_medians_spread_and_what_was_not_measured() -> None:
     (augmix,) = [line for line in lines if line.startswith("AugMix")]
     assert augmix.endswith("-")
     assert lines[-1] == "1 of 4 planned cases were not measured."
+    noisy = Disturbance(others_cpu=0.46)
+    disturbed = list(gather(cases, [msgspec.structs.replace(records[0], disturbance=noisy), *records[1:]]))
+    assert "1 of 4 rounds were disturbed, at worst: others used 46% of the CPU." in summary_lines(disturbed, width=200)
     assert "1,100 ±14%" not in "\n".join(summary_lines(every, width=25))
 
 

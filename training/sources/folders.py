@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
+from training.config import DATA_SETS
 from training.cpus import usable_cpus
 from training.sources.cache import FORMAT, Append, load_cached
 from training.sources.dataset import Dataset, Split, digest
 from training.sources.decode import DECODE_ERRORS, PHOTO_SUFFIXES, decode
+from training.terminal import printable
 
 LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or val/<class>/*.jpg)"
 PROGRESS_FROM = 1_000  # files: fewer take no time to speak of
@@ -64,8 +67,8 @@ def load_folder(folder: Path, *, root: Path, image_size: int) -> Dataset:
     images, labels = torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels)
     paths = tuple(folder / relative for relative in decoded.info["files"])
     return Dataset(
-        name=folder.name, fingerprint=decoded.info["fingerprint"], classes=listing.classes,
-        source=f"image folder {folder.name}, {listing.test_folder.name}/ for testing",
+        name=printable(folder.name), fingerprint=decoded.info["fingerprint"], classes=listing.classes,
+        source=f"image folder {printable(folder.name)}, {listing.test_folder.name}/ for testing",
         train=Split(images=images[:count], labels=labels[:count], files=paths[:count]),
         test=Split(images=images[count:], labels=labels[count:], files=paths[count:]),
         skipped=(*listing.skipped, *decoded.info["skipped"]),
@@ -79,7 +82,7 @@ def training_files(folder: Path) -> tuple[Path, ...]:
 
 def photo_folder(data: str) -> Path:
     """Return the folder that ``data`` names. Raises ValueError for data sets that are no files."""
-    if data in ("auto", "cifar10", "synthetic"):
+    if data in DATA_SETS:
         raise ValueError(f"photographs in files are needed, not {data}: take --data FOLDER")
     return Path(data).expanduser()
 
@@ -175,7 +178,7 @@ def _decode_all(listing: _Listing, image_size: int, folder: Path, append: Append
         warnings.simplefilter("ignore")
         decoded = pool.map(partial(_decode_file, size=image_size), listing.files)
         pairs = zip(listing.files, decoded, strict=True)
-        for file, result in track(pairs, f"decoding {folder.name}", len(listing.files), **options):
+        for file, result in track(pairs, f"decoding {escape(folder.name)}", len(listing.files), **options):
             if isinstance(result, str):
                 skipped.append(f"{file.relative}: {result}")
                 continue

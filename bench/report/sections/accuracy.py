@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bench.records import Run
+from bench.records import UNKNOWN, Run, counted, listed, percent, rounded
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section
 from bench.report.facts.accuracy import (
     BackendPair,
@@ -26,20 +26,7 @@ from bench.report.facts.lanes import SHORT_LANES
 from bench.report.figures import Figure, Line, Look, Mark, Row, backend_look, bars, lines, series_look
 from bench.report.sections.state import failed_section, unanswered
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import (
-    UNKNOWN,
-    counted,
-    interval,
-    label,
-    listed,
-    name_of,
-    percent,
-    points,
-    rounded,
-    setting,
-    span,
-    with_spread,
-)
+from bench.report.words import interval, label, name_of, points, setting, span, with_spread
 from bench.report.words import scored as score_words
 from bench.statistics import FEWEST_SEEDS, SEEDS_SHOWN, Estimate, estimate, sd_range, seeds_needed
 

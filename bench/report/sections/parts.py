@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from bench.records import listed, rounded
 from bench.report.blocks import Block
 from bench.report.facts.arms import Arm
 from bench.report.figures import Look, Row, bars
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import listed, name_of, rounded, with_spread
+from bench.report.words import name_of, with_spread
 
 PARTS = {
     **{"forward_backward": ("forward and backward", Look("work")), "optimizer": ("optimizer", Look("quiet"))},

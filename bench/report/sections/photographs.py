@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from bench.records import Run
+from bench.records import Run, counted, percent, rounded
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section
 from bench.report.facts.accuracy import difference
 from bench.report.facts.arms import Arm
@@ -14,18 +14,7 @@ from bench.report.sections.parts import PARTS, Split, split_blocks
 from bench.report.sections.state import failed_section
 from bench.report.sections.training import speed_words, verdict
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import (
-    capitalised,
-    counted,
-    interval,
-    label,
-    name_of,
-    percent,
-    points,
-    rounded,
-    scored,
-    with_spread,
-)
+from bench.report.words import capitalised, interval, label, name_of, points, scored, with_spread
 
 TUNING, TIME, DECODING = "Fine-tuning on photographs", "Photographs: where the time goes", "Decoding JPEG files"
 TRAINED, TAKES, DECODER = "Which layers should be trained?", "Photographs: what takes the time?", "Which decoder is fastest?"

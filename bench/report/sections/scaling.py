@@ -3,13 +3,13 @@
 import statistics
 from collections.abc import Sequence
 
-from bench.records import Run
+from bench.records import UNKNOWN, Run, counted, listed, percent, rounded
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section, Warning
 from bench.report.facts.scaling import Job, alike_draws, largest, tables
 from bench.report.figures import Figure, Line, Look, lines, series_look
 from bench.report.sections.state import failed_section
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import UNKNOWN, counted, listed, percent, rounded, setting, span, with_spread
+from bench.report.words import setting, span, with_spread
 
 TITLE = "Training on several processes"
 GAIN = "Does training scale over processes?"

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from bench.records import Case, Run
+from bench.records import Case, Run, counted, listed, percent, rounded
 from bench.report.blocks import BREAK, Answer, Block, Code, Heading, Paragraph, Quiet, Section, Strong, Text
 from bench.report.facts.arms import usual_recipe
 from bench.report.facts.lanes import (
@@ -26,7 +26,7 @@ from bench.report.figures import Figure, Line, Mark, Row, backend_look, bars, li
 from bench.report.sections.state import unanswered
 from bench.report.sections.training import WITH, alone, undecided
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import counted, listed, percent, rounded, span, spread
+from bench.report.words import span, spread
 
 TITLES = {"recipes": "Recipes: images per second", "ops": "Single ops: images per second"}
 VERDICTS = {"exact": "=", "close": "≈", "different": "≠"}

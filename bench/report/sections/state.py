@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from bench.records import Environment, Gpu, Run, Source
+from bench.records import UNKNOWN, Environment, Gpu, Run, Source, counted, listed, percent, rounded
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Text
 from bench.report.facts.lanes import passes, rate
 from bench.report.facts.placement import UTILISATION, above_ceiling, host_bound
@@ -19,7 +19,7 @@ from bench.report.facts.state import (
     verdict_counts,
 )
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import NOISY, UNKNOWN, capitalised, counted, date, label, listed, percent, rounded
+from bench.report.words import NOISY, capitalised, date, label
 from bench.statistics import half_range
 
 PACKAGES = ("augmark", "torch", "torchvision", "kornia", "numpy", "pillow", "triton")

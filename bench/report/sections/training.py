@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from bench.records import SETTING, Case, Run
+from bench.records import SETTING, UNKNOWN, Case, Run, counted, percent, rounded
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
 from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, succeeded
 from bench.report.facts.lanes import LANES, SHORT_LANES, passes, rate, slower
@@ -11,21 +11,7 @@ from bench.report.facts.placement import UTILISATION, Contest, contest, cost, sp
 from bench.report.sections.parts import Split, split_blocks
 from bench.report.sections.state import failed_section, unanswered
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import (
-    UNKNOWN,
-    capitalised,
-    counted,
-    flop,
-    label,
-    lowered,
-    measured,
-    name_of,
-    percent,
-    rounded,
-    setting,
-    span,
-    with_spread,
-)
+from bench.report.words import capitalised, flop, label, lowered, measured, name_of, setting, span, with_spread
 
 TITLE = "Training: examples per second by placement"
 WHERE, WITH, COST = "Where should augmentation run?", "With which backend?", "What does it cost?"
