@@ -45,7 +45,9 @@ class ImageTrainer(Trainer):
         self.prepare = build(
             config.evaluation_recipe, "torchvision", device=self.device, dtype=dtype, image_size=config.image_size
         )
-        self.model = self._new_model().to(self.device)
+        model = self._new_model()
+        models.init_from_data(model, dataset.train.images)
+        self.model = model.to(self.device)
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.own_devices = visible_devices(config.device)
@@ -58,7 +60,7 @@ class ImageTrainer(Trainer):
         self.net = torch.compile(net, dynamic=False) if config.compile else net
         self._may_capture = is_graph_wanted(config, self.device, ranks, len(self.own_devices))
         self.optimizer = optimise.make_optimizer(config, self.model, capturable=self._may_capture)
-        self._steps: dict[int, graph.Captured] = {}  # by the dimensions of targets
+        self._is_warm, self._steps = False, dict[int, graph.Captured]()  # by the dimensions of targets
         self._captured_step: graph.Captured | None = None
         self._captured_prepare: graph.Captured | None = None
         self._captured_forward: graph.Captured | None = None
@@ -66,9 +68,7 @@ class ImageTrainer(Trainer):
 
     def _new_model(self) -> nn.Module:
         torch.manual_seed(stream_seed(self.config.seed, "weights"))
-        model = models.create(self.config.model, len(self.dataset.classes), self.config.width)
-        models.init_from_data(model, self._original.train.images)
-        return model
+        return models.create(self.config.model, len(self.dataset.classes), self.config.width)
 
     def _reset_slow_weights(self) -> None:
         every = self.config.slow_weights_every
@@ -88,7 +88,8 @@ class ImageTrainer(Trainer):
         self.start_clocks()
         self.feed = Feed(config, self.dataset, self.ranks)
         self._captured_step = self._captured_prepare = None
-        self.model.load_state_dict(self._new_model().state_dict())
+        state = self._new_model().state_dict()
+        self.model.load_state_dict({**state, **{k: v for k, v in self.model.state_dict().items() if k in models.FROM_DATA}})
         for state in self.optimizer.state.values():
             for value in state.values():
                 if isinstance(value, Tensor):
@@ -130,9 +131,10 @@ class ImageTrainer(Trainer):
         self.model.train()
         with graph.preserve_state(self.model, self.optimizer, self.device):
             black = self.feed.black()
-            if black[1].ndim not in self._steps:
+            if not self._is_warm:
                 loss, _ = self.loss(black)
                 loss.backward()
+                self._is_warm = True
             if self._may_capture:
                 self._capture(*black)
         synchronise(self.device)
