@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 IMAGES = 16
 """Real images that parameters are replayed on; a law is tested on many more draws, of which these are only the background."""
+MOST_PROCESSES = 8
 COLOURS = {"exact": "green", "close": "green", "different": "yellow", "unaudited": "red", "unsupported": "dim"}
 
 
@@ -36,6 +37,7 @@ def run_audit(
     Raises ValueError for unknown names, OSError when the folder cannot be written.
     """
     from augment.audit import audit
+    from bench.environment import usable_cores
 
     step = max(1, len(dataset.test) // IMAGES)
     images = dataset.test.images[::step][:IMAGES]
@@ -51,6 +53,7 @@ def run_audit(
         report = audit(
             backends, ops, recipes, n=draws, device=device, images=images,
             images_name=f"{len(images)} test images of {dataset.name}", on_progress=show,
+            processes=min(MOST_PROCESSES, usable_cores()),
         )  # fmt: skip
     record = msgspec.convert(report, Audit, from_attributes=True)
     folder.mkdir(parents=True, exist_ok=True)
