@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import psutil
 from rich.console import Console
 
 from bench.jobs.grid import check_names
@@ -57,7 +58,8 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
     options = restore_options(options) if options.resume and options.results is not None else options
     work = _prepare(options, console)
     if options.part is not None:
-        run_part(options.part, replace(work, seconds=60 * (options.minutes or math.inf)))
+        age_s = time.time() - psutil.Process().create_time()  # starting and loading the data are part of the time
+        run_part(options.part, replace(work, seconds=60 * (options.minutes or math.inf) - age_s))
         return work.folder
     minutes = options.minutes or work.preset.minutes
     with reporting(work.folder, report):
