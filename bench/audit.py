@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from bench.records import AUDIT, Audit, AuditCell, write
 
@@ -78,13 +78,13 @@ def print_audit(audit: Audit, console: Console) -> None:
         if cause:
             causes.setdefault(f"{cell.verdict}: {cause}", []).append(f"{cell.subject} on {cell.backend}")
     for cause, places in causes.items():
-        console.print(f"[bold]{escape(cause)}[/]: {', '.join(places)}", highlight=False)
+        console.print(Text.assemble((cause, "bold"), f": {', '.join(places)}"))
     for finding in audit.findings:
-        console.print(f"[red]not as declared:[/] {escape(finding)}", highlight=False)
+        console.print(Text.assemble(("not as declared", "red"), f": {finding}"))
 
 
-def _text(cell: AuditCell | None) -> str:
+def _text(cell: AuditCell | None) -> Text:
     if cell is None:
-        return ""
+        return Text()
     error = "" if cell.verdict in ("unaudited", "unsupported") else f" {cell.max_error:.2g}"
-    return f"[{COLOURS[cell.verdict]}]{cell.verdict}{error}[/]"
+    return Text(f"{cell.verdict}{error}", COLOURS[cell.verdict])

@@ -27,12 +27,18 @@ from bench.jobs.job import Job, data_facts, fill, measure_cases, outcome, plan_t
 from bench.presets import PartName, Preset
 from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, Plan, load_run, one_line, read, write
 from bench.runner import Measure, add_cases
+from training.config import DATA_SETS
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.data import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = (
+    *(str(ROOT / "bench"), "--rootdir", str(ROOT / "bench"), "-c", os.devnull, "--import-mode=importlib"),
+    *("-p", "bench.plugin", "-p", "no:cacheprovider"),
+)
+"""Arguments for pytest that collect the benchmarks wherever the package is installed, whatever settings lie around it."""
 RESTARTS = 50
 PYTEST_INTERRUPTED, PYTEST_USAGE_ERROR, PYTEST_NO_TESTS = 2, 4, 5
 TESTS_LOG = "tests.log"
@@ -106,7 +112,10 @@ def run_tests(work: Work) -> None:
     from bench.environment import usable_cores
 
     log, tests = work.folder / TESTS_LOG, ROOT / "tests"
-    if log.exists() or not tests.is_dir():
+    if log.exists():
+        return
+    if not (ROOT / "conftest.py").exists():
+        work.console.print("tests: left out, they are in the repository and not in a wheel")
         return
     parallel = ["-n", str(min(TEST_PROCESSES, usable_cores()))] if importlib.util.find_spec("xdist") else []
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel]
@@ -121,7 +130,7 @@ def run_tests(work: Work) -> None:
     os.replace(file.name, log)
     lines = log.read_text(errors="replace").splitlines()
     results = [line.strip("= ") for line in lines if re.search(r"\d (passed|failed|skipped|errors?).* in \d", line)]
-    work.console.print(f"tests: {'; '.join(results) or 'none ended in time'} (all in {log.name})", highlight=False)
+    work.console.print(f"tests: {'; '.join(results) or 'none ended in time'} (all in {log.name})")
 
 
 class Subjects(TypedDict):
@@ -158,7 +167,7 @@ def run_audit(work: Work) -> None:
         )
     except Exception as error:  # must not cost the measurements; the report tells it
         reason = f"{type(error).__name__}: {one_line(error)}"
-        work.console.print(f"[bold red]the audit failed:[/] {reason}")
+        work.console.print(f"the audit failed: {reason}", style="bold red")
         write(work.folder / AUDIT, Audit(failed=reason))
         return
     counts = Counter(cell.verdict for cell in audit.verdicts)
@@ -176,7 +185,7 @@ def draw_gallery(work: Work) -> None:
             images = spread_out(work.dataset.train.images)
             draw_strips(images, work.folder, dataset=work.dataset.name, **_subjects(work))
         except Exception as error:  # whatever a library raises; the report says that there are none
-            work.console.print(f"[bold red]the gallery failed:[/] {type(error).__name__}: {one_line(error)}")
+            work.console.print(f"the gallery failed: {type(error).__name__}: {one_line(error)}", style="bold red")
 
 
 # ---- grid -------------------------------------------------------------------------------------------------------------
@@ -186,7 +195,7 @@ def run_grid(work: Work) -> None:
     """Run the benchmarks in a process of their own: a compiled case can take the CUDA context, or the process, with it."""
     folder, keep_going = work.folder, _keep_going(work)
     # With "=": a folder that stands by itself pytest takes for a place to look for tests in.
-    command = [sys.executable, "-m", "pytest", "--benchmark-only", "-q", f"--results={folder.resolve()}"]
+    command = [sys.executable, "-m", "pytest", *BENCHMARKS, "--benchmark-only", "-q", f"--results={folder.resolve()}"]
     command += [f"--data={absolute(work.data)}", f"--data-root={work.data_root.resolve()}"]
     command += [] if math.isinf(work.seconds) else [f"--time-limit={max(1.0, work.seconds):.0f}"]
     options = ["--resume"] if (folder / PLAN).exists() else _grid_options(work)
@@ -246,7 +255,7 @@ def wait_for(command: list[str], timeout: float | None = None) -> int:
 
 def absolute(data: str) -> str:
     """Return the name of a data set, or the absolute path of its folder."""
-    return str(Path(data).resolve()) if os.sep in data or Path(data).is_dir() else data
+    return data if data in DATA_SETS else str(Path(data).resolve())
 
 
 # ---- training ---------------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def write_index(folder: Path) -> Path:
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: publish a run there first")
     path = folder / INDEX
-    path.write_text(index(folder), encoding="utf-8")
+    path.write_text(index(folder), encoding="utf-8", errors="backslashreplace")
     return path
 
 

@@ -11,36 +11,47 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import psutil
+import tyro
 from rich.console import Console
 
 from bench.jobs.grid import check_names
 from bench.jobs.job import Report, duration, reporting
 from bench.parts import Work, absolute, plan_training_parts, run_part, wait_for
-from bench.presets import PartName, PresetName, preset
+from bench.presets import ABOUT, PartName, PresetName, preset
 from bench.records import PLAN, holds_run, load_run, run_folder
 from bench.runner import load_plan, resume
 
 GRACE_S = 60.0
 """Seconds that a part may take beyond its share, to end the case that runs."""
 INTERRUPTED = 130
+DURATIONS = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Options of ``augmark run``; None takes the default."""
 
-    preset: PresetName = "quick"
+    preset: Annotated[PresetName, tyro.conf.arg(help=f"Size of the run. {DURATIONS}.")] = "quick"
     device: str | None = None
+    """cpu, cuda, cuda:1, mps ... (default: the accelerator if there is one; the grid then measures the CPU too)."""
     data: str = "auto"
+    """auto (CIFAR-10 under --data-root if it is there, else synthetic), cifar10, synthetic, or an image folder."""
     data_root: Path = Path("data")
+    """Folder of data sets, downloads and the cache."""
     download: bool = False
+    """Download CIFAR-10 (170 MB) if it is not under --data-root."""
     results: Path | None = None
+    """Folder of the run (default: runs/<version>--<preset>--<machine>--<device>)."""
     backends: tuple[str, ...] | None = None
+    """Backends to measure, see augmark list backends (default: the preset's)."""
     recipes: tuple[str, ...] | None = None
+    """Recipes to measure and train with, see augmark list recipes (default: the preset's)."""
     rounds: int | None = None
+    """Rounds over the grid, each in its own order (default: the preset's)."""
     minutes: float | None = None
     """Time for all parts together (default: the preset's; without a limit all cases are measured)."""
     resume: bool = False
@@ -117,9 +128,9 @@ def _prepare(options: RunOptions, console: Console) -> Work:
     else:
         folder = run_folder(options.results, options.preset, importlib.metadata.version("augmark"), device)
     if options.part is None:
-        console.print(f"[bold]augmark[/] {options.preset} run on {device}, images: {dataset.name}")
+        console.print(f"augmark {options.preset} run on {device}, images: {dataset.name}")
         if dataset.fallback:
-            console.print(f"[bold red]Not a real data set:[/] {dataset.fallback}")
+            console.print(f"Not a real data set: {dataset.fallback}", style="bold red")
         console.print(f"results go to {folder}")
     return Work(
         preset_name=options.preset, preset=chosen, device=device, named_device=options.device, data=options.data,
@@ -157,14 +168,14 @@ def _run_in_time(options: RunOptions, work: Work, seconds: float) -> None:
         weight = shares[index] / sum(shares[index:]) if shares else 1 / (len(work.preset.parts) - index)
         budget = weight * max(0.0, deadline - time.monotonic())
         if budget < 1:
-            work.console.print(f"{name}: left out, the time is up; add --resume --results {work.folder}", highlight=False)
+            work.console.print(f"{name}: left out, the time is up; add --resume --results {work.folder}")
             continue
-        work.console.print(f"[bold]{name}[/]: {duration(budget)}", highlight=False)
+        work.console.print(f"{name}: {duration(budget)}", style="bold")
         status = wait_for(_part_command(options, work, name, budget), budget + GRACE_S)
         if status == INTERRUPTED:
             raise KeyboardInterrupt
         if status != 0:
-            work.console.print(f"[bold red]{name} ended early[/] (exit code {status}); what it measured is kept")
+            work.console.print(f"{name} ended early (exit code {status}); what it measured is kept", style="bold red")
 
 
 def _part_command(options: RunOptions, work: Work, name: str, seconds: float) -> list[str]:

@@ -22,6 +22,7 @@ from bench.display import Progress, summary_lines
 from bench.jobs.grid import Grid, default_devices, plan
 from bench.records import Case, Overhead, Plan, Record, Speed, gather, load_run, one_line
 from bench.runner import Runner, load_plan, resume, start
+from training.terminal import printable
 
 if TYPE_CHECKING:
     from bench.jobs.speed import Bench
@@ -176,7 +177,8 @@ class BenchSession:
         from bench.jobs.inputs import Inputs
         from bench.jobs.speed import Bench
 
-        inputs = Inputs(self.config.getoption("data"), self.config.getoption("data_root"))
+        option = self.config.getoption
+        inputs = Inputs(option("data"), option("data_root"), download=option("download"))
         if inputs.dataset["fallback"]:
             self._progress.print_line(f"NOTE: images are {inputs.dataset['name']}: {inputs.dataset['fallback']}", yellow=True)
         self._bench = Bench(inputs, self.plan.case_seconds or CASE_SECONDS)
@@ -199,7 +201,7 @@ class BenchSession:
 
         dataset = load_images(self.config.getoption("data"), self.config.getoption("data_root"))
         facts = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, "fallback": dataset.fallback}
-        return msgspec.structs.replace(case, data=Path(self.config.getoption("data")).name, **facts)
+        return msgspec.structs.replace(case, data=printable(Path(self.config.getoption("data")).name), **facts)
 
     # ---- measuring
 

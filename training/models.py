@@ -166,6 +166,13 @@ _NETWORKS: Mapping[str, Callable[[int, int], nn.Module]] = {
 }
 
 
+ABOUT = {
+    "resnet18": "four stages of two blocks and a 3x3 stem, 11 million parameters at width 64",
+    "resnet8": "three stages of one block and a 3x3 stem, for CPUs",
+    "speednet": "six convolutions behind a whitening layer, trains in seconds on a GPU",
+}
+
+
 def create(name: str, num_classes: int, width: int = 64) -> nn.Module:
     """Return a network with random weights (Xavier-uniform in residual ones), drawn from torch's global generator.
 

@@ -29,6 +29,7 @@ from bench.records import Accuracy, Plan, as_stored, finished_keys, load_run
 from bench.runner import Claims, Measure, await_plan
 from training.config import TrainConfig
 from training.presets import BOOK, PresetName
+from training.terminal import open_console
 
 if TYPE_CHECKING:
     from training.data import Dataset
@@ -297,7 +298,7 @@ def run_worker(share: Share) -> None:
     """Run as a local process of a sweep, with its share of the cores and a GPU of its own where there are enough."""
     base = give_device(share.base, share.index)
     try:
-        train_share(dataclasses.replace(share, base=base), load_data(base), Console())
+        train_share(dataclasses.replace(share, base=base), load_data(base), open_console())
     except KeyboardInterrupt:
         pass
     except (ValueError, OSError) as error:  # a full disk, say; the parent tells what is left

@@ -18,7 +18,7 @@ import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Report, check_batches, data_facts, fill, once, plan_training, run_job
+from bench.jobs.job import Job, Report, check_batches, data_facts, fill, once, plan_training, run_job, take
 from bench.presets import Preset, preset
 from bench.records import Environment, Feed, Record, Throughput, read, write
 from bench.runner import Measure
@@ -42,6 +42,8 @@ class ThroughputOptions:
     """auto, cifar10, synthetic or an image folder (whose files are then also decoded in loader workers)."""
     data_root: Path = Path("data")
     """Folder in which data sets lie and are cached."""
+    download: bool = False
+    """Download CIFAR-10 (170 MB) if it is not under --data-root."""
     recipes: tuple[str, ...] | None = None
     """Recipes to train with."""
     backends: tuple[str, ...] | None = None
@@ -275,19 +277,21 @@ def throughput(options: ThroughputOptions, console: Console, report: Report) -> 
     _check(options)
     base = _base_config(options, chosen, device)
     validate(base)
-    dataset = load(options.data, root=options.data_root, max_train=base.max_train, max_test=chosen.max_test)
+    dataset = load(
+        options.data, root=options.data_root, max_train=base.max_train, max_test=chosen.max_test, download=options.download
+    )
     if "workers" in (options.decode or ()) and dataset.train.files is None:
         raise ValueError(f"{dataset.name} has no files to decode in workers: take --data FOLDER, or leave out --decode workers")
     check_batches(base, dataset)
     axes = Axes(
-        recipes=once(options.recipes or chosen.throughput_recipes),
+        recipes=once(take(options.recipes, chosen.throughput_recipes)),
         backends=None if options.backends is None else once(options.backends),
-        workers=once(options.workers or worker_counts()),
-        decode=once(options.decode or default_decode(dataset)),
+        workers=once(take(options.workers, worker_counts())),
+        decode=once(take(options.decode, default_decode(dataset))),
     )
     job = throughput_job(
-        base, axes, dataset, seconds=options.seconds or chosen.throughput_seconds,
-        rounds=options.rounds or chosen.throughput_rounds, suite="throughput",
+        base, axes, dataset, seconds=take(options.seconds, chosen.throughput_seconds),
+        rounds=take(options.rounds, chosen.throughput_rounds), suite="throughput",
     )  # fmt: skip
     return run_job(job, options.results, console, report, resumes=options.resume)
 
@@ -296,8 +300,8 @@ def _base_config(options: ThroughputOptions, chosen: Preset, device: "torch.devi
     from training.config import resolve_auto
 
     base = TrainConfig(
-        data=options.data, model=options.model or chosen.model, width=options.width or chosen.width, device=str(device),
-        batch_size=options.batch_size, max_train=options.max_train or chosen.max_train, precision=options.precision,
+        data=options.data, model=take(options.model, chosen.model), width=take(options.width, chosen.width), device=str(device),
+        batch_size=options.batch_size, max_train=take(options.max_train, chosen.max_train), precision=options.precision,
     )  # fmt: skip
     return resolve_auto(base, device)
 
@@ -313,6 +317,9 @@ def check_repetitions(seconds: float | None, rounds: int | None) -> None:
 def _check(options: ThroughputOptions) -> None:
     from augment import BACKENDS, RECIPES
 
+    for name in ("recipes", "backends", "workers", "decode"):
+        if getattr(options, name) == ():
+            raise ValueError(f"--{name} names nothing: give at least one, or leave it out")
     check_names("backend", options.backends, BACKENDS)
     check_names("recipe", options.recipes, RECIPES)
     check_repetitions(options.seconds, options.rounds)
