@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,6 +68,16 @@ def fill(case: R, result: Any, **facts: Any) -> R:
     values |= {"skipped": len(result.data.skipped), "skipped_files": result.data.skipped, **facts, "status": "ok"}
     values = msgspec.structs.asdict(case) | {name: value for name, value in values.items() if name in names}
     return msgspec.convert(values, type(case), from_attributes=True)
+
+
+def check_batches(config: "TrainConfig", dataset: "Dataset") -> None:
+    """Raise ValueError, before anything is measured, if no batch can be made of a data set."""
+    from training.config import validate
+    from training.distributed import Ranks
+    from training.feed import Feed
+
+    plain = replace(config, recipe="none", backend="torchvision", augment_on="device")
+    Feed(plain, dataset, Ranks(device=validate(plain)))
 
 
 def take(value: T | None, default: T) -> T:

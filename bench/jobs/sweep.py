@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Report, data_facts, fill, measure_cases, once, open_folder, plan_training
+from bench.jobs.job import Job, Report, check_batches, data_facts, fill, measure_cases, once, open_folder, plan_training
 from bench.noise import ROOT_VARIABLE
 from bench.presets import COMMON
 from bench.records import Accuracy, Plan, as_stored, finished_keys, load_run
@@ -100,6 +100,7 @@ def sweep(options: SweepOptions, console: Console, report: Report) -> Path | Non
     base, device = _check_config(options, local)
     plan = None if leads else await_plan(options.results or Path())  # the first process has then loaded the data into a cache
     dataset = load_data(base)
+    check_batches(dataclasses.replace(base, device=local.device), dataset)
     cases = plan_cases(options, base, dataset, device, at_once=options.workers or default_workers(local, base))
     job = sweep_job(cases, base, dataset, device, baseline=baseline, at_once=1)
     if plan is None:

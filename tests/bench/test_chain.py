@@ -29,7 +29,7 @@ CHAIN = {
     "jobs": {"runner", "noise", "statistics", "clock", "limits", "environment", "presets", "records"},
     "display": {"jobs", "noise", "statistics", "records"},
     "session": {"display", "jobs", "runner", "clock", "environment", "records"},
-    "audit": {"records"},
+    "audit": {"environment", "records"},
     "report": {"statistics", "records"},
     "gallery": {"report", "records"},
     "compare": {"statistics", "records"},
