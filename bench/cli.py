@@ -410,7 +410,7 @@ def commands(arguments: Sequence[str]) -> Any:
     """Return all commands; those that train have the settings of the chosen preset as defaults."""
     options = [get_args(command)[0] for command in get_args(Command)]
     for kind in (*options, Train, Sweep, TrainConfig, FinetuneConfig):
-        complete_help(kind, HELP.get(next(iter(arguments), ""), {}) if kind is TrainConfig else {})
+        complete_help(kind, HELP.get(next(iter(arguments), ""), {}) if kind is TrainConfig else None)
     preset = parse_preset(arguments)
     train = Train(config=PRESETS[preset], preset=preset)
     sweep = Sweep(config=PRESETS[preset], preset=preset)

@@ -23,12 +23,16 @@ def written_hints(options: Any) -> Mapping[str, Any]:
     return get_type_hints(options, include_extras=True)
 
 
-def complete_help(options: type[Any], changed: Mapping[str, Any]) -> None:
-    """Leave "(default: None)" out of the help of a dataclass, and give options other annotations for this command."""
-    hints = written_hints(options)
-    optional = {field.name for field in dataclasses.fields(options) if field.default is None}
-    hidden = {name: operator.getitem(Annotated, (hints[name], DEFAULT)) for name in optional}
-    options.__annotations__ |= hints | hidden | dict(changed)
+def complete_help(options: type[Any], changed: Mapping[str, Any] | None = None) -> None:
+    """Leave "None" out of the help of a dataclass; for settings of presets, which None may reset, the default "None" alone.
+
+    ``changed`` are the settings' annotations for this command.
+    """
+    hints: dict[str, Any] = dict(written_hints(options))  # type: ignore[arg-type]
+    for name in (field.name for field in dataclasses.fields(options) if field.default is None):
+        hint = operator.getitem(Annotated, (hints[name], DEFAULT))
+        hints[name] = hint if changed is not None else operator.getitem(tyro.conf.DisallowNone, hint)
+    options.__annotations__.update(hints | dict(changed or {}))
 
 
 def open_console() -> Console:

@@ -53,19 +53,19 @@ class ScalingOptions:
     backend: str = "fused"
     """The library that augments."""
     model: str | None = None
-    """The model, as in augmark train."""
+    """The model, as in augmark train (default: the quick preset's)."""
     width: int | None = None
-    """Channels of the model's first stage."""
+    """Channels of the model's first stage (default: the quick preset's)."""
     batch_size: int = 256
     """Images per step: of all processes together in strong scaling, of each in weak scaling."""
     precision: Precision = "auto"
     """bfloat16 runs the model under autocast; auto takes it on accelerators, float32 on a CPU."""
     seconds: float | None = None
-    """Seconds per case and round."""
+    """Seconds per case and round (default: the quick preset's)."""
     rounds: int | None = None
-    """Rounds, each with all cases in an order of its own."""
+    """Rounds, each with all cases in an order of its own (default: the quick preset's)."""
     max_train: int | None = None
-    """Train on a class-balanced subset of at most this many images."""
+    """Train on a class-balanced subset of at most this many images (default: the quick preset's)."""
     device: str = "auto"
     """auto, cpu or cuda."""
     results: Path | None = None

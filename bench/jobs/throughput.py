@@ -45,7 +45,7 @@ class ThroughputOptions:
     download: bool = False
     """Download CIFAR-10 (170 MB) if it is not under --data-root."""
     recipes: tuple[str, ...] | None = None
-    """Recipes to train with."""
+    """Recipes to train with (default: the quick preset's)."""
     backends: tuple[str, ...] | None = None
     """Backends to measure (default: all; compiled ones on accelerators)."""
     workers: tuple[int, ...] | None = None
@@ -53,19 +53,19 @@ class ThroughputOptions:
     decode: tuple[Decode, ...] | None = None
     """Where images are decoded: ahead, workers, or both (default: workers for an image folder, else ahead)."""
     seconds: float | None = None
-    """Seconds per case and round."""
+    """Seconds per case and round (default: the quick preset's)."""
     rounds: int | None = None
-    """Rounds, each with all cases in an order of its own."""
+    """Rounds, each with all cases in an order of its own (default: the quick preset's)."""
     model: str | None = None
-    """The model, as in augmark train."""
+    """The model, as in augmark train (default: the quick preset's)."""
     width: int | None = None
-    """Channels of the model's first stage."""
+    """Channels of the model's first stage (default: the quick preset's)."""
     batch_size: int = 256
     """Images per step."""
     precision: Precision = "auto"
     """bfloat16 runs the model under autocast; auto takes it on accelerators, float32 on a CPU."""
     max_train: int | None = None
-    """Train on a class-balanced subset of at most this many images."""
+    """Train on a class-balanced subset of at most this many images (default: the quick preset's)."""
     device: str = "auto"
     """auto, cpu, cuda:0, ..."""
     results: Path | None = None
