@@ -27,11 +27,11 @@ def span(values: Sequence[float], write: Callable[[float], str] = rounded) -> st
     return f" ({write(min(values)).removesuffix(' %')} to {write(max(values))})" if len(values) > 1 else ""
 
 
-def capitalised(text: str) -> str:
+def capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def lowered(text: str) -> str:
+def lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
@@ -83,7 +83,7 @@ def with_spread(arm: Arm, name: str) -> str:
     return UNKNOWN if middle is None else f"{rounded(middle)} {spread(arm.values(name))}".strip()
 
 
-def measured(values: Sequence[float], unit: str, noun: str = "round") -> str:
+def format_rounds(values: Sequence[float], unit: str, noun: str = "round") -> str:
     """Return "1,820 examples/s (±3.6 %, 3 rounds)"."""
     basis = ", ".join(filter(None, (spread(values), counted(len(values), noun))))
     return f"{rounded(statistics.median(values))} {unit} ({basis})"

@@ -64,7 +64,7 @@ class Arm:
         return statistics.fmean(values) if values else None
 
 
-def succeeded(records: Iterable[Record], kind: str) -> list[Record]:
+def successes(records: Iterable[Record], kind: str) -> list[Record]:
     """Return the records of a kind that hold a result."""
     return [record for record in records if record.kind == kind and record.status == "ok"]
 
@@ -93,7 +93,7 @@ def settings(records: Iterable[Record], kind: str) -> list[list[Arm]]:
     order = list(LANES)
     return [
         sorted(arms_of(group, manner), key=lambda arm: (not arm.is_bare, order.index(arm.lane), -arm.speed))
-        for group in gather(succeeded(records, kind), names)
+        for group in gather(successes(records, kind), names)
     ]
 
 

@@ -24,7 +24,7 @@ from bench.report.facts.accuracy import (
 from bench.report.facts.arms import Arm, settings
 from bench.report.facts.lanes import SHORT_LANES
 from bench.report.figures import Figure, Line, Look, Mark, Row, backend_look, bars, lines, series_look
-from bench.report.sections.state import failed_section, unanswered
+from bench.report.sections.state import failed_section, no_answer
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import interval, label, name_of, points, setting, span, with_spread
 from bench.report.words import scored as score_words
@@ -53,7 +53,7 @@ def accuracy_section(run: Run) -> Section | None:
     groups = settings(run.records, "accuracy")
     planned = run.cases("accuracy")
     if not groups and planned and not any(record.kind == "accuracy" for record in run.records):
-        answer = unanswered(RECIPE, f"none of {counted(len(planned), 'planned training run')} has run.")
+        answer = no_answer(RECIPE, f"none of {counted(len(planned), 'planned training run')} has run.")
         return Section(title=TITLE, blocks=[Paragraph("No planned training run has ended.")], answers=[answer])
     if not groups:
         return failed_section(run, "accuracy", TITLE, RECIPE)

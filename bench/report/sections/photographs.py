@@ -14,7 +14,7 @@ from bench.report.sections.parts import PARTS, Split, split_blocks
 from bench.report.sections.state import failed_section
 from bench.report.sections.training import speed_words, verdict
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import capitalised, interval, label, name_of, points, scored, with_spread
+from bench.report.words import capitalise, interval, label, name_of, points, scored, with_spread
 
 TUNING, TIME, DECODING = "Fine-tuning on photographs", "Photographs: where the time goes", "Decoding JPEG files"
 TRAINED, TAKES, DECODER = "Which layers should be trained?", "Photographs: what takes the time?", "Which decoder is fastest?"
@@ -63,7 +63,7 @@ def _layers(arms: Sequence[Arm]) -> str:
     """Return which layers lead, or that it is undecided."""
     names = list(map(mode, (arms[0], *undecided_with(arms))))
     if len(arms) == 1 or len(names) == 1:
-        return capitalised(names[0]) if len(arms) > 1 else f"Only {names[0]} tried"
+        return capitalise(names[0]) if len(arms) > 1 else f"Only {names[0]} tried"
     return "Undecided" + ("" if len(names) == len(arms) else f": {' or '.join(names)}")
 
 
@@ -152,7 +152,7 @@ def _time_answer(arms: Sequence[Arm]) -> list[Answer]:
     evidence += f"{rounded(parts[most])} of {rounded(whole)} ms a photograph."
     for arm in ranked[1:2]:
         evidence += f" Next: {_placement(arm)}, {speed_words(arm)}, {verdict(best, arm)}."
-    return [Answer(TAKES, capitalised(f"{PARTS[most][0]}: {percent(parts[most] / whole, 0)} of it"), evidence)]
+    return [Answer(TAKES, capitalise(f"{PARTS[most][0]}: {percent(parts[most] / whole, 0)} of it"), evidence)]
 
 
 # ---- decoding -------------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def decoding_section(run: Run) -> Section | None:
     evidence = (
         f"At {counted(len(groups[0]), 'pair')} of shorter side and number of processes; rounds that overlap decide nothing."
     )
-    return Section(title=DECODING, blocks=blocks, answers=[Answer(DECODER, capitalised("; ".join(places)), evidence)])
+    return Section(title=DECODING, blocks=blocks, answers=[Answer(DECODER, capitalise("; ".join(places)), evidence)])
 
 
 def _decoding_figure(group: Sequence[Race], name: str) -> Figure:

@@ -15,16 +15,16 @@ from bench.report.facts.lanes import (
     LaneTable,
     Series,
     growth,
+    is_slower,
     lane_tables,
-    passes,
     rate,
-    slower,
+    round_rates,
     usual_cases,
 )
 from bench.report.facts.placement import contest, fastest_alone
 from bench.report.figures import Figure, Line, Mark, Row, backend_look, bars, lines
-from bench.report.sections.state import unanswered
-from bench.report.sections.training import WITH, alone, undecided
+from bench.report.sections.state import no_answer
+from bench.report.sections.training import WITH, alone, name_or_undecided
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import span, spread
 
@@ -73,7 +73,7 @@ def _rates_figure(table: LaneTable) -> Figure:
 
 
 def _mark(case: Case) -> Mark:
-    return Mark(backend_look(case.first.backend), rate(case) or 0, min(passes(case)), max(passes(case)))
+    return Mark(backend_look(case.first.backend), rate(case) or 0, min(round_rates(case)), max(round_rates(case)))
 
 
 def _rates_table(run: Run, table: LaneTable) -> Block:
@@ -94,7 +94,7 @@ def _rate_cell(table: LaneTable, verdicts: Mapping[tuple[str, str], str], backen
         return table.absent.get((subject, backend), "not planned") if case is None else case.status.replace("_", " ")
     number = rounded(speed)
     text: list[str] = [Strong(number) if table.winner(subject) == backend else number]
-    beside = " ".join(filter(None, (spread(passes(case)), verdict)))
+    beside = " ".join(filter(None, (spread(round_rates(case)), verdict)))
     text += [Quiet(f" {beside}")] if beside else []
     if ratio:
         text += [BREAK, f"{rounded(ratio[0])}x", Quiet(span(ratio[1:]))]
@@ -110,21 +110,27 @@ def _fastest(run: Run) -> list[Answer]:
     ranked = fastest_alone(lane_tables(run, "recipes"))
     if ranked:
         first = ranked[0].first
-        equal = [case for case in ranked if case is ranked[0] or slower(passes(ranked[0]), passes(case)) is not True]
+        equal = [
+            case for case in ranked if case is ranked[0] or is_slower(round_rates(ranked[0]), round_rates(case)) is not True
+        ]
         where = f", {LANES[ranked[0].lane or 'mixed']}, batch {_size(ranked[0])} pixels on {first.device}. "
-        return [Answer(WITH, undecided([case.first.backend for case in equal]), [Code(first.subject), where, *alone(ranked)])]
+        return [
+            Answer(
+                WITH, name_or_undecided([case.first.backend for case in equal]), [Code(first.subject), where, *alone(ranked)]
+            )
+        ]
     races = [row for table in lane_tables(run, "ops") for s in table.subjects if len(row := table.comparable(s)) > 1]
     if races:
         return [_fastest_ops(races)]
     reasons = listed(dict.fromkeys(case.reason for case in planned if case.reason), 2)
     measured = sum(1 for case in planned if rate(case))
     evidence = f"{measured} of {counted(len(planned), 'case')} measured, none comparable{f': {reasons}' if reasons else ''}."
-    return [unanswered(WITH, evidence)] if planned else []
+    return [no_answer(WITH, evidence)] if planned else []
 
 
 def _fastest_ops(races: Sequence[Sequence[Case]]) -> Answer:
     """Return in how many ops each backend is ahead of all others."""
-    wins = Counter(row[0].first.backend for row in races if slower(passes(row[0]), passes(row[1])))
+    wins = Counter(row[0].first.backend for row in races if is_slower(round_rates(row[0]), round_rates(row[1])))
     tied = len(races) - wins.total()
     counts = listed(f"{name} in {count}" for name, count in wins.most_common()) or "none"
     evidence = f"Fastest beyond the spread between rounds in {counted(len(races), 'op and lane', 'ops and lanes')}: {counts}; "
@@ -225,7 +231,7 @@ def _change(series: Series, along: str) -> str:
     """Return "4.2 times the images/s at batch 4,096 as at 32"; pixels/s if the images grow, as a larger image is more work."""
     (small, first), (large, last) = series[0], series[-1]
     times = (rate(last) or 1) / (rate(first) or 1)
-    is_sure = slower(*sorted((passes(last), passes(first)), key=lambda values: -max(values, default=0)))
+    is_sure = is_slower(*sorted((round_rates(last), round_rates(first)), key=lambda values: -max(values, default=0)))
     doubt = {True: "", False: " (their rounds overlap)", None: " (one round)"}[is_sure]
     if along == "side":
         times *= last.first.image_size * last.first.width / (first.first.image_size * first.first.width)

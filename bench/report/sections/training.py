@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from bench.records import SETTING, UNKNOWN, Case, Run, counted, percent, rounded
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
-from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, succeeded
-from bench.report.facts.lanes import LANES, SHORT_LANES, passes, rate, slower
+from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, successes
+from bench.report.facts.lanes import LANES, SHORT_LANES, is_slower, rate, round_rates
 from bench.report.facts.placement import UTILISATION, Contest, contest, cost, speeds, utilisation, workers
 from bench.report.sections.parts import Split, split_blocks
-from bench.report.sections.state import failed_section, unanswered
+from bench.report.sections.state import failed_section, no_answer
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import capitalised, flop, label, lowered, measured, name_of, setting, span, with_spread
+from bench.report.words import capitalise, flop, format_rounds, label, lower_first, name_of, setting, span, with_spread
 
 TITLE = "Training: examples per second by placement"
 WHERE, WITH, COST = "Where should augmentation run?", "With which backend?", "What does it cost?"
@@ -48,7 +48,7 @@ def training_section(run: Run) -> Section | None:
             blocks += [*drawn[:1], *([Details("Milliseconds a step by part", drawn[1:])] if drawn else [])]
             blocks += [_table(shown), *_workers(run, shown, recipe)]
     current = contest(run)
-    answers = [unanswered(WHERE, "training was not measured with and without augmentation in one setting.")]
+    answers = [no_answer(WHERE, "training was not measured with and without augmentation in one setting.")]
     note = ""
     if current is not None:
         answers = [_where(current), _with(current), _costs(current)]
@@ -62,18 +62,18 @@ def training_section(run: Run) -> Section | None:
 
 def speed_words(arm: Arm) -> str:
     """Return an arm's examples/s with spread and rounds."""
-    return measured(speeds(arm), "examples/s")
+    return format_rounds(speeds(arm), "examples/s")
 
 
 def verdict(best: Arm, rival: Arm) -> str:
     """Return how sure it is that the rival is slower."""
-    return VERDICTS[slower(speeds(best), speeds(rival))]
+    return VERDICTS[is_slower(speeds(best), speeds(rival))]
 
 
 def _where(contest: Contest) -> Answer:
     best, *rivals = contest.places
     names = [PLACES[place].format(best.device) for place in contest.tied_places]
-    answer = names[0] if len(names) == 1 else f"Undecided: {', or '.join(map(lowered, names))}"
+    answer = names[0] if len(names) == 1 else f"Undecided: {', or '.join(map(lower_first, names))}"
     evidence: list[str] = [
         "There training with ",
         Code(contest.recipe),
@@ -81,7 +81,7 @@ def _where(contest: Contest) -> Answer:
         Code(best.backend),
     ]
     for rival in rivals[:1]:
-        place = lowered(PLACES[rival.place].format(rival.device))
+        place = lower_first(PLACES[rival.place].format(rival.device))
         evidence += [f"; {place}, at best {speed_words(rival)} by ", Code(rival.backend), f", {verdict(best, rival)}"]
         if best.resident is True and rival.resident is False:
             answer += ", where the images already are" if len(names) == 1 else ""
@@ -93,7 +93,7 @@ def _with_transfer(alike: Arm | None, rival: Arm) -> list[str]:
     """Return what the best place reaches if images have to be brought there, as they do for the rival."""
     if alike is None:
         return [". Images that have to be brought there first were not measured"]
-    faster = slower(speeds(alike), speeds(rival))
+    faster = is_slower(speeds(alike), speeds(rival))
     words = "faster than that beyond the spread between rounds" if faster else verdict(rival, alike)
     return [f". If images have to be brought there first, {label(alike)} reaches {speed_words(alike)}, {words}"]
 
@@ -106,10 +106,10 @@ def _with(contest: Contest) -> Answer:
         text = f"In training {reached} examples/s, {verdict(best, next(arm for arm in others if arm in tied))}. "
     elif others:
         text = f"In training the next, {others[0].backend}, reaches {speed_words(others[0])}, {verdict(best, others[0])}. "
-    return Answer(WITH, undecided([arm.backend for arm in tied]), [text, *alone(contest.alone)])
+    return Answer(WITH, name_or_undecided([arm.backend for arm in tied]), [text, *alone(contest.alone)])
 
 
-def undecided(names: Sequence[str]) -> str:
+def name_or_undecided(names: Sequence[str]) -> str:
     """Return the only name, or all that cannot be distinguished."""
     return names[0] if len(names) == 1 else f"Undecided: {' or '.join(names)}"
 
@@ -118,11 +118,15 @@ def alone(ranked: Sequence[Case]) -> list[str]:
     """Return which backend augments most images per second without training, and how sure that is."""
     if not ranked:
         return []
-    text = ["Without training ", Code(ranked[0].first.backend), f" is fastest, {measured(passes(ranked[0]), 'images/s')}"]
+    text = [
+        "Without training ",
+        Code(ranked[0].first.backend),
+        f" is fastest, {format_rounds(round_rates(ranked[0]), 'images/s')}",
+    ]
     for case in ranked[1:2]:
-        is_slower = slower(passes(ranked[0]), passes(case))
+        certainty = is_slower(round_rates(ranked[0]), round_rates(case))
         text += [", before ", Code(case.first.backend), f" with {rounded(rate(case))}"]
-        text += [] if is_slower else [f", {VERDICTS[is_slower]}"]
+        text += [] if certainty else [f", {VERDICTS[certainty]}"]
     return [*text, "."]
 
 
@@ -137,7 +141,7 @@ def _costs(contest: Contest) -> Answer:
         evidence += [" With ", Code(chosen.backend), f" the loss by pairs of rounds lies between {low} and {high} %."]
     share = percent(loss.lost, 0) if round(100 * loss.lost) > 0 else "nothing"
     words = f"{'' if loss.is_sure else 'undecided: perhaps '}{share} of the training speed"
-    return Answer(COST, capitalised(words) if share != "nothing" else "Nothing measurable", evidence)
+    return Answer(COST, capitalise(words) if share != "nothing" else "Nothing measurable", evidence)
 
 
 def _utilisation(run: Run) -> list[Answer]:
@@ -147,17 +151,17 @@ def _utilisation(run: Run) -> list[Answer]:
     best, top = pair
     peak = f"{flop(best.median('matmul_flops_per_s'), 'FLOP/s')} in {best.matmul_precision}"
     devices = f" on each of {len(best.devices)} devices" if len(best.devices or ()) > 1 else ""
-    ceiling_words = f"; the ceiling (one prepared batch over and over) {_used(top)}" if top else ""
+    ceiling_words = f"; the ceiling (one prepared batch over and over) {_utilisation_words(top)}" if top else ""
     evidence = [
         "Of a matrix product's ",
         f"{peak}{devices}: {best.model} with ",
         Code(best.recipe),
         f", {label(best)}{ceiling_words}.",
     ]
-    return [Answer(USE, _used(best), evidence)]
+    return [Answer(USE, _utilisation_words(best), evidence)]
 
 
-def _used(arm: Arm) -> str:
+def _utilisation_words(arm: Arm) -> str:
     values = arm.values(UTILISATION)
     return percent(statistics.median(values)) + span(values, percent) if values else ""
 
@@ -173,7 +177,7 @@ def _table(arms: Sequence[Arm]) -> Block:
         Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
         Column("share of the ceiling", lambda arm: "the ceiling" if arm is top else _share(arm, top)),
         Column("waiting", lambda arm: percent(arm.median("wait_share"), 0)),
-        Column("arithmetic", _used),
+        Column("arithmetic", _utilisation_words),
         words_column("step", lambda arm: arm.step or ""),
         Column("GPU busy, %", lambda arm: _optional(arm, "gpu_busy", 100)),
         Column("driver's utilisation, %", lambda arm: _optional(arm, "gpu_utilisation", 100)),
@@ -192,7 +196,7 @@ def _optional(arm: Arm, name: str, factor: float = 1.0) -> str:
 
 def _share(arm: Arm, top: Arm | None) -> str:
     share = share_of(arm, top)
-    if top and slower(speeds(arm), speeds(top)):
+    if top and is_slower(speeds(arm), speeds(top)):
         return "contradiction: above it"
     digits = 1 if (share or 0) >= 0.9 else 0  # near the ceiling a decimal matters
     return percent(share, digits) + (span(ratios(arm, top), lambda value: percent(value, digits)) if top else "")
@@ -224,7 +228,7 @@ def _work(row: tuple[Arm, list[float]]) -> Text:
 def _overhead(run: Run) -> list[Block]:
     """Return what the trainer's own step costs over a bare loop."""
     blocks: list[Block] = []
-    for arm in arms_of(succeeded(run.records, "overhead"), SETTING):
+    for arm in arms_of(successes(run.records, "overhead"), SETTING):
         values = arm.values("step_over_bare")
         text = f"The trainer's step takes {statistics.median(values):.3f} times as long as that of a bare loop over the same"
         ends = f" batches ({min(values):.3f} to {max(values):.3f}, {counted(len(values), 'round')}; {setting(arm)})."
