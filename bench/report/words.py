@@ -95,7 +95,7 @@ def interval(values: Sequence[float]) -> str:
     return "" if half is None else f" ±{100 * half:.1f} points"
 
 
-def scored(arm: Arm) -> str:
+def format_score(arm: Arm) -> str:
     """Return "50.8 % ±2.1 points (3 seeds)"."""
     values = arm.values("test_accuracy")
     return f"{percent(statistics.fmean(values))}{interval(values)} ({counted(len(values), 'seed')})"

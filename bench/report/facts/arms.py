@@ -32,7 +32,7 @@ class Arm:
 
     @property
     def lane(self) -> str:
-        """How often parameters are drawn; an unknown lane is compared with nothing, as "mixed" is."""
+        """Lane of the draws; an unknown one is compared with nothing, as "mixed" is."""
         lane = value(self.records[0], "lane")
         return lane if lane in LANES else "mixed"
 
@@ -43,7 +43,7 @@ class Arm:
 
     @property
     def place(self) -> Place:
-        """Where the arm augments."""
+        """Place in which the arm augments."""
         return "device" if self.augment_on == "device" else "workers" if self.num_workers else "process"
 
     @property

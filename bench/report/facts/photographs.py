@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bench.records import Run
-from bench.report.facts.accuracy import difference, is_undecided, score, scored
+from bench.report.facts.accuracy import difference, is_undecided, score, with_accuracy
 from bench.report.facts.arms import Arm, arms_of, gather, split_ms, successes
 from bench.report.facts.lanes import is_slower
 
@@ -19,7 +19,7 @@ FETCHING = ("decode_s", "worker_augment_s")
 def finetune_settings(run: Run) -> list[list[Arm]]:
     """Return the arms with an accuracy by setting, the best first; the setting with the most runs first."""
     groups = sorted(gather(successes(run.records, "finetune"), TUNING_SETTING), key=len, reverse=True)
-    arms = [sorted(scored(arms_of(group, START)), key=score, reverse=True) for group in groups]
+    arms = [sorted(with_accuracy(arms_of(group, START)), key=score, reverse=True) for group in groups]
     return [group for group in arms if group]
 
 

@@ -1,4 +1,4 @@
-"""Where augmentation should run in training, with which backend, at what cost; and how many loader workers keep up."""
+"""Placement of augmentation in training: the best place and backend, its cost, and the loader workers that keep up."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,8 +35,8 @@ class Contest:
     @cached_property
     def tied_places(self) -> list[Place]:
         """Places that cannot be distinguished from the fastest, that one first."""
-        best, *others = self.places
-        return [best.place, *(arm.place for arm in others if is_slower(speeds(best), speeds(arm)) is False)]
+        best, *rivals = self.places
+        return [best.place, *(arm.place for arm in rivals if is_slower(speeds(best), speeds(arm)) is False)]
 
     @cached_property
     def backends(self) -> list[Arm]:
@@ -103,9 +103,9 @@ class Cost:
 
 def cost(arm: Arm, top: Arm) -> Cost:
     """Return what augmenting as ``arm`` does costs."""
-    reached, most = speeds(arm), speeds(top)
-    is_sure = is_slower(most, reached)
-    ends = (None, None) if is_sure is None else (1 - max(reached) / min(most), 1 - min(reached) / max(most))
+    reached, ceilings = speeds(arm), speeds(top)
+    is_sure = is_slower(ceilings, reached)
+    ends = (None, None) if is_sure is None else (1 - max(reached) / min(ceilings), 1 - min(reached) / max(ceilings))
     return Cost(lost=1 - (share_of(arm, top) or 0), low=ends[0], high=ends[1], is_sure=is_sure)
 
 

@@ -65,15 +65,14 @@ def _rates_figure(table: LaneTable) -> Figure:
     ranked = {subject: row for subject in table.subjects if (row := table.ranked(subject))}
     fastest = listed((f"{subject}: {row[0].first.backend} {rounded(rate(row[0]))}" for subject, row in ranked.items()), 8)
     alternative = f"Images per second on {table.device} by backend, {LANES[table.lane]}: log scale. Fastest: {fastest}."
-    rows = [Row(subject, [_mark(case) for case in row]) for subject, row in ranked.items()]
+    rows = [
+        Row(subject, [Mark.of_rounds(backend_look(case.first.backend), round_rates(case)) for case in row])
+        for subject, row in ranked.items()
+    ]
     measured = {case.first.backend for row in ranked.values() for case in row}
     legend = {name: backend_look(name) for name in table.backends if name in measured}
     name = f"{table.suite}-{table.device}-{table.dtype}-{table.lane}"
     return bars(name, alternative, rows, legend, "images/s (log scale)", log=True)
-
-
-def _mark(case: Case) -> Mark:
-    return Mark(backend_look(case.first.backend), rate(case) or 0, min(round_rates(case)), max(round_rates(case)))
 
 
 def _rates_table(run: Run, table: LaneTable) -> Block:
@@ -132,10 +131,10 @@ def _fastest_ops(races: Sequence[Sequence[Case]]) -> Answer:
     """Return in how many ops each backend is ahead of all others."""
     wins = Counter(row[0].first.backend for row in races if is_slower(round_rates(row[0]), round_rates(row[1])))
     tied = len(races) - wins.total()
-    counts = listed(f"{name} in {count}" for name, count in wins.most_common()) or "none"
+    counts = listed(f"{name} in {n}" for name, n in wins.most_common()) or "none"
     evidence = f"Fastest beyond the spread between rounds in {counted(len(races), 'op and lane', 'ops and lanes')}: {counts}; "
-    (leader, most), (_, second) = [*wins.most_common(2), ("", 0), ("", 0)][:2]
-    answer = f"{leader}, in most ops" if most > max(second, tied) else "It depends on the op"
+    (leader, count), (_, second) = [*wins.most_common(2), ("", 0), ("", 0)][:2]
+    answer = f"{leader}, in most ops" if count > max(second, tied) else "It depends on the op"
     return Answer(WITH, answer, f"{evidence}undecided in {tied}.")
 
 
@@ -153,15 +152,15 @@ def cost_section(run: Run) -> Section | None:
         words_column("device", lambda case: case.first.device),
         words_column("implementation", lambda case: case.implementation or ""),
         Column("ms a call", lambda case: rounded(1e3 * statistics.median(case.samples_s)) if case.samples_s else ""),
-        Column("MB in and out", partial(_known, "bytes_moved", 1e-6)),
-        Column("share of a copy, %", partial(_known, "roofline_share", 100.0)),
+        _first_column("MB in and out", "bytes_moved", 1e-6),
+        _first_column("share of a copy, %", "roofline_share", 100.0),
         Column("device busy", _busy),
-        Column("launches", partial(_known, "launches", 1.0)),
-        Column("waits", partial(_known, "syncs", 1.0)),
-        Column("peak memory, MiB", partial(_known, "peak_bytes", 2.0**-20)),
-        Column("compiling, s", partial(_known, "compile_s", 1.0)),
-        Column("graph breaks", partial(_known, "graph_breaks", 1.0)),
-        Column("recompiled", partial(_known, "recompiles", 1.0)),
+        _first_column("launches", "launches"),
+        _first_column("waits", "syncs"),
+        _first_column("peak memory, MiB", "peak_bytes", 2.0**-20),
+        _first_column("compiling, s", "compile_s"),
+        _first_column("graph breaks", "graph_breaks"),
+        _first_column("recompiled", "recompiles"),
         Column("calls", lambda case: f"{len(case.samples_s):,}"),
     ]
     copies = run.environment.copy_bytes_per_s if run.environment else {}
@@ -170,9 +169,8 @@ def cost_section(run: Run) -> Section | None:
     return Section(title="What a call costs", blocks=[Paragraph(method), build_table(columns, cases)])
 
 
-def _known(name: str, factor: float, case: Case) -> str:
-    content = case.known(name)
-    return "" if content is None else rounded(content * factor)
+def _first_column(header: str, name: str, factor: float = 1.0) -> Column:
+    return Column(header, lambda case: "" if (content := case.known(name)) is None else rounded(content * factor))
 
 
 def _busy(case: Case) -> str:
@@ -191,21 +189,21 @@ def growth_section(run: Run) -> Section | None:
     grown = growth(run)
     blocks: list[Block] = []
     for ((suite, device, dtype, lane), along), subjects in grown.items():
-        what = f"{suite} on {device} by {'batch' if along == 'batch' else 'image'} size, {LANES[lane]}"
-        alternative = f"Images per second of {what}: {listed(subjects)}; both axes logarithmic, a line a backend."
+        title = f"{suite} on {device} by {'batch' if along == 'batch' else 'image'} size, {LANES[lane]}"
+        alternative = f"Images per second of {title}: {listed(subjects)}; both axes logarithmic, a line a backend."
         name = "-".join(("growth", suite, device, dtype, lane, along))
-        blocks += [Heading(what.capitalize()), _growth_figure(name, alternative, subjects, AXES[along])]
+        blocks += [Heading(title.capitalize()), _growth_figure(name, alternative, subjects, AXES[along])]
     return Section(title=GROWTH_TITLE, blocks=blocks, answers=[_growth_answer(run, grown)], note=NOTE) if grown else None
 
 
 def _growth_figure(name: str, alternative: str, subjects: Growth, axis: str) -> Figure:
-    panels = {}
-    for subject, backends in subjects.items():
-        marks = {name: [(size, _mark(case)) for size, case in series] for name, series in backends.items()}
-        panels[subject] = [
-            Line(name, backend_look(name), [(x, m.value) for x, m in row], [(x, m.low, m.high) for x, m in row])
-            for name, row in marks.items()
+    panels = {
+        subject: [
+            Line.of_rounds(name, backend_look(name), [(size, round_rates(case)) for size, case in series])
+            for name, series in backends.items()
         ]
+        for subject, backends in subjects.items()
+    }
     ticks = sorted({size for backends in subjects.values() for series in backends.values() for size, _ in series})
     return lines(name, alternative, panels, axis, "images/s (log scale)", log="xy", ticks=ticks)
 

@@ -58,8 +58,8 @@ def title(run: Run) -> str:
     environment = run.environment
     hardware = {"cpu": environment.cpu.model, "cuda": next((gpu.name for gpu in environment.gpus), "")} if environment else {}
     named = [f"{name} ({model})" if (model := hardware.get(name.partition(":")[0])) else name for name in devices(run)]
-    what = counted(len(run.sources), "run") if has_groups(run) else ", ".join(named) or "nothing measured"
-    return f"Image augmentation on {environment.machine if environment else run.name}: {what}"
+    measured = counted(len(run.sources), "run") if has_groups(run) else ", ".join(named) or "nothing measured"
+    return f"Image augmentation on {environment.machine if environment else run.name}: {measured}"
 
 
 def warnings(run: Run) -> list[Text]:

@@ -10,7 +10,7 @@ from bench.report.facts.lanes import LANES, SHORT_LANES, is_slower, rate, round_
 from bench.report.facts.placement import UTILISATION, Contest, contest, cost, speeds, utilisation, workers
 from bench.report.sections.parts import Split, split_blocks
 from bench.report.sections.state import failed_section, no_answer
-from bench.report.tables import Column, build_table, words_column
+from bench.report.tables import Column, build_table, number_column, words_column
 from bench.report.words import capitalise, flop, format_rounds, label, lower_first, name_of, setting, span, with_spread
 
 TITLE = "Training: examples per second by placement"
@@ -74,12 +74,7 @@ def _where(contest: Contest) -> Answer:
     best, *rivals = contest.places
     names = [PLACES[place].format(best.device) for place in contest.tied_places]
     answer = names[0] if len(names) == 1 else f"Undecided: {', or '.join(map(lower_first, names))}"
-    evidence: list[str] = [
-        "There training with ",
-        Code(contest.recipe),
-        f" reaches {speed_words(best)} by ",
-        Code(best.backend),
-    ]
+    evidence = ["There training with ", Code(contest.recipe), f" reaches {speed_words(best)} by ", Code(best.backend)]
     for rival in rivals[:1]:
         place = lower_first(PLACES[rival.place].format(rival.device))
         evidence += [f"; {place}, at best {speed_words(rival)} by ", Code(rival.backend), f", {verdict(best, rival)}"]
@@ -99,13 +94,13 @@ def _with_transfer(alike: Arm | None, rival: Arm) -> list[str]:
 
 
 def _with(contest: Contest) -> Answer:
-    tied, (best, *others) = contest.tied_backends, contest.backends
+    tied, (best, *rivals) = contest.tied_backends, contest.backends
     text = "No other backend was measured there. "
     if len(tied) > 1:
         reached = " and ".join(f"{arm.backend} {rounded(arm.speed)}" for arm in tied)
-        text = f"In training {reached} examples/s, {verdict(best, next(arm for arm in others if arm in tied))}. "
-    elif others:
-        text = f"In training the next, {others[0].backend}, reaches {speed_words(others[0])}, {verdict(best, others[0])}. "
+        text = f"In training {reached} examples/s, {verdict(best, next(arm for arm in rivals if arm in tied))}. "
+    elif rivals:
+        text = f"In training the next, {rivals[0].backend}, reaches {speed_words(rivals[0])}, {verdict(best, rivals[0])}. "
     return Answer(WITH, name_or_undecided([arm.backend for arm in tied]), [text, *alone(contest.alone)])
 
 
@@ -151,13 +146,9 @@ def _utilisation(run: Run) -> list[Answer]:
     best, top = pair
     peak = f"{flop(best.median('matmul_flops_per_s'), 'FLOP/s')} in {best.matmul_precision}"
     devices = f" on each of {len(best.devices)} devices" if len(best.devices or ()) > 1 else ""
-    ceiling_words = f"; the ceiling (one prepared batch over and over) {_utilisation_words(top)}" if top else ""
-    evidence = [
-        "Of a matrix product's ",
-        f"{peak}{devices}: {best.model} with ",
-        Code(best.recipe),
-        f", {label(best)}{ceiling_words}.",
-    ]
+    end = f"; the ceiling (one prepared batch over and over) {_utilisation_words(top)}." if top else "."
+    start = f"Of a matrix product's {peak}{devices}: {best.model} with "
+    evidence = [start, Code(best.recipe), f", {label(best)}{end}"]
     return [Answer(USE, _utilisation_words(best), evidence)]
 
 
@@ -179,19 +170,14 @@ def _table(arms: Sequence[Arm]) -> Block:
         Column("waiting", lambda arm: percent(arm.median("wait_share"), 0)),
         Column("arithmetic", _utilisation_words),
         words_column("step", lambda arm: arm.step or ""),
-        Column("GPU busy, %", lambda arm: _optional(arm, "gpu_busy", 100)),
-        Column("driver's utilisation, %", lambda arm: _optional(arm, "gpu_utilisation", 100)),
-        Column("power, W", lambda arm: _optional(arm, "power_w")),
-        Column("J per 1,000 examples", lambda arm: _optional(arm, "energy_j_per_1000_examples")),
-        Column("peak memory, MiB", lambda arm: _optional(arm, "peak_bytes", 2.0**-20)),
+        number_column("GPU busy, %", "gpu_busy", 100),
+        number_column("driver's utilisation, %", "gpu_utilisation", 100),
+        number_column("power, W", "power_w"),
+        number_column("J per 1,000 examples", "energy_j_per_1000_examples"),
+        number_column("peak memory, MiB", "peak_bytes", 2.0**-20),
         Column("rounds", lambda arm: str(len(speeds(arm)))),
     ]
     return build_table(columns, arms)
-
-
-def _optional(arm: Arm, name: str, factor: float = 1.0) -> str:
-    middle = arm.median(name)
-    return "" if middle is None else rounded(middle * factor)
 
 
 def _share(arm: Arm, top: Arm | None) -> str:
@@ -207,14 +193,14 @@ def _workers(run: Run, arms: Sequence[Arm], recipe: str) -> list[Block]:
     columns = [
         words_column("what a worker does", _work),
         Column("examples/s of one worker", lambda row: with_spread(row[0], "examples_per_s")),
-        Column("workers that keep up", lambda row: _needed(row[1])),
+        Column("workers that keep up", lambda row: _workers_needed(row[1])),
         Column("rounds", lambda row: str(len(row[1]))),
     ]
     cores = f" ({run.environment.cpu.usable_cores} here)." if run.environment else "."
     return [Paragraph(WORKERS + cores), build_table(columns, rows)] if rows else []
 
 
-def _needed(ratios: Sequence[float]) -> str:
+def _workers_needed(ratios: Sequence[float]) -> str:
     return rounded(statistics.median(ratios), 2) + span(ratios, lambda value: rounded(value, 2)) if ratios else UNKNOWN
 
 
