@@ -27,11 +27,11 @@ def span(values: Sequence[float], write: Callable[[float], str] = rounded) -> st
     return f" ({write(min(values)).removesuffix(' %')} to {write(max(values))})" if len(values) > 1 else ""
 
 
-def capitalised(text: str) -> str:
+def capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def lowered(text: str) -> str:
+def lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
@@ -83,7 +83,7 @@ def with_spread(arm: Arm, name: str) -> str:
     return UNKNOWN if middle is None else f"{rounded(middle)} {spread(arm.values(name))}".strip()
 
 
-def measured(values: Sequence[float], unit: str, noun: str = "round") -> str:
+def format_rounds(values: Sequence[float], unit: str, noun: str = "round") -> str:
     """Return "1,820 examples/s (±3.6 %, 3 rounds)"."""
     basis = ", ".join(filter(None, (spread(values), counted(len(values), noun))))
     return f"{rounded(statistics.median(values))} {unit} ({basis})"
@@ -95,7 +95,7 @@ def interval(values: Sequence[float]) -> str:
     return "" if half is None else f" ±{100 * half:.1f} points"
 
 
-def scored(arm: Arm) -> str:
+def format_score(arm: Arm) -> str:
     """Return "50.8 % ±2.1 points (3 seeds)"."""
     values = arm.values("test_accuracy")
     return f"{percent(statistics.fmean(values))}{interval(values)} ({counted(len(values), 'seed')})"

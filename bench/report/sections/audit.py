@@ -1,4 +1,4 @@
-"""Whether backends do the same augmentation, and what it looks like."""
+"""Audit of the backends, and pictures of what they do."""
 
 import os
 from collections.abc import Mapping, Sequence

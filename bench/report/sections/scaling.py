@@ -1,6 +1,5 @@
 """Training on several processes: examples/s, speed-up, the slowest rank, and that no two ranks drew the same."""
 
-import statistics
 from collections.abc import Sequence
 
 from bench.records import UNKNOWN, Run, counted, listed, percent, rounded
@@ -86,9 +85,7 @@ def _figure(jobs: Sequence[Job], name: str) -> Figure:
     for index, sort in enumerate(dict.fromkeys(job.sort for job in jobs if job.processes > 1)):
         members = [job for job in jobs if (job in alone or job.sort == sort) and job.arm.speed]
         rounds = [(job.processes, job.arm.values("examples_per_s")) for job in members]
-        middles = [(count, statistics.median(values)) for count, values in rounds]
-        ends = [(count, min(values), max(values)) for count, values in rounds]
-        series.append(Line(_name(members[-1]), series_look(index), middles, ends))
+        series.append(Line.of_rounds(_name(members[-1]), series_look(index), rounds))
     counts = sorted({job.processes for job in jobs})
     if alone:
         ideal = [(count, alone[0].arm.speed * (1 if jobs[0].on_cpu else count)) for count in counts]
