@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 IMAGES = 16
 """Real images that parameters are replayed on; a law is tested on many more draws, of which these are only the background."""
+MOST_PROCESSES, SUBJECTS_A_PROCESS = 8, 4
+"""A process takes seconds to start: few subjects are audited in this one."""
 COLOURS = {"exact": "green", "close": "green", "different": "yellow", "unaudited": "red", "unsupported": "dim"}
 
 
@@ -35,8 +37,11 @@ def run_audit(
 
     Raises ValueError for unknown names, OSError when the folder cannot be written.
     """
+    from augment import OPS, RECIPES
     from augment.audit import audit
+    from bench.environment import usable_cores
 
+    subjects = sum(len(table if chosen is None else chosen) for table, chosen in ((OPS, ops), (RECIPES, recipes)))
     step = max(1, len(dataset.test) // IMAGES)
     images = dataset.test.images[::step][:IMAGES]
     columns = (TextColumn("audit"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
@@ -51,6 +56,7 @@ def run_audit(
         report = audit(
             backends, ops, recipes, n=draws, device=device, images=images,
             images_name=f"{len(images)} test images of {dataset.name}", on_progress=show,
+            processes=max(1, min(MOST_PROCESSES, usable_cores(), subjects // SUBJECTS_A_PROCESS)),
         )  # fmt: skip
     record = msgspec.convert(report, Audit, from_attributes=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -108,24 +109,27 @@ def _keep_going(work: Work) -> Callable[[], bool]:
 
 def run_tests(work: Work) -> None:
     """Run the tests marked gpu and those of the kernels, in parallel where pytest-xdist is installed."""
+    from bench.environment import usable_cores
+
     log, tests = work.folder / TESTS_LOG, ROOT / "tests"
     if log.exists():
         return
     if not (ROOT / "conftest.py").exists():
         work.console.print("tests: left out, they are in the repository and not in a wheel")
         return
-    parallel = ["-n", str(TEST_PROCESSES)] if importlib.util.find_spec("xdist") else []
+    parallel = ["-n", str(min(TEST_PROCESSES, usable_cores()))] if importlib.util.find_spec("xdist") else []
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel]
-    kernels = sorted(str(path) for path in tests.rglob("test_cuda*.py"))
+    # On a CPU the kernels' tests run in Triton's interpreter, for minutes: they are part of the usual tests.
+    kernels = [] if work.device == "cpu" else sorted(str(path) for path in tests.rglob("test_cuda*.py"))
     begin = time.monotonic()
     with (work.folder / f"{TESTS_LOG}.tmp").open("w") as file:
-        for selection in (["-m", "gpu", str(tests)], kernels):
+        for selection in filter(None, (["-m", "gpu", str(tests)], kernels)):
             remaining_s = None if math.isinf(work.seconds) else max(1.0, work.seconds - (time.monotonic() - begin))
             with contextlib.suppress(subprocess.TimeoutExpired):  # what was printed until then is kept
                 subprocess.run([*command, *selection], cwd=ROOT, stdout=file, stderr=file, timeout=remaining_s, check=False)
     os.replace(file.name, log)
     lines = log.read_text(errors="replace").splitlines()
-    results = [line.strip("= ") for line in lines if " passed" in line or " failed" in line]
+    results = [line.strip("= ") for line in lines if re.search(r"\d (passed|failed|skipped|errors?).* in \d", line)]
     work.console.print(f"tests: {'; '.join(results) or 'none ended in time'} (all in {log.name})")
 
 
@@ -193,7 +197,7 @@ def run_grid(work: Work) -> None:
     # With "=": a folder that stands by itself pytest takes for a place to look for tests in.
     command = [sys.executable, "-m", "pytest", *BENCHMARKS, "--benchmark-only", "-q", f"--results={folder.resolve()}"]
     command += [f"--data={absolute(work.data)}", f"--data-root={work.data_root.resolve()}"]
-    command += [] if math.isinf(work.seconds) else [f"--time-limit={work.seconds:.0f}"]
+    command += [] if math.isinf(work.seconds) else [f"--time-limit={max(1.0, work.seconds):.0f}"]
     options = ["--resume"] if (folder / PLAN).exists() else _grid_options(work)
     for _ in range(RESTARTS):
         if not _unfinished(folder):

@@ -56,6 +56,16 @@ def _data(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"give a share between 0 and 1, such as 0.05; got {text!r}")
+    return share
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of a benchmark session."""
     add = parser.getgroup("augmark", "augmentation benchmarks (with --benchmark-only)").addoption
@@ -68,6 +78,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--dtype", metavar="NAME", help="dtype of the result: float32 (default), float16, bfloat16, uint8")
     add("--grid", choices=("default", "full", "gpu"), help="full: more batch and image sizes; gpu: batch 1024, growth to 65536")
     add("--rounds", type=_at_least_one, metavar="N", help="rounds over the grid, each in its own order (default: 3)")
+    add(
+        "--target",
+        type=_share,
+        metavar="X",
+        help="end a case once its median is known to X, such as 0.05 (default: all rounds)",
+    )
     add("--case-seconds", type=_seconds, metavar="S", help="seconds of samples per case and round (default: 0.1)")
     add(
         "--data",

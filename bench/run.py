@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import psutil
 import tyro
 from rich.console import Console
 
@@ -68,7 +69,8 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
     options = restore_options(options) if options.resume and options.results is not None else options
     work = _prepare(options, console)
     if options.part is not None:
-        run_part(options.part, replace(work, seconds=60 * (options.minutes or math.inf)))
+        age_s = time.time() - psutil.Process().create_time()  # starting and loading the data are part of the time
+        run_part(options.part, replace(work, seconds=60 * (options.minutes or math.inf) - age_s))
         return work.folder
     minutes = options.minutes or work.preset.minutes
     with reporting(work.folder, report):

@@ -33,7 +33,8 @@ CASE_SECONDS = 0.1
 OVERHEAD_LENGTH = 30
 """Seconds of a round of the trainer's overhead, as a multiple of a case's: a training step is longer, its overhead small."""
 PLAN_OPTIONS = (
-    "device", "backends", "ops", "recipes", "batch_sizes", "image_sizes", "dtype", "grid", "rounds", "case_seconds", "suite",
+    *("device", "backends", "ops", "recipes", "batch_sizes", "image_sizes", "dtype"),
+    *("grid", "rounds", "case_seconds", "target", "suite"),
 )  # fmt: skip
 """Options that make the plan of a run; a resumed run has its plan."""
 
@@ -73,6 +74,7 @@ def _new_plan(config: pytest.Config) -> Plan:
     return Plan(
         suite=option("suite") or "grid", cases=(*cases, *overhead), seed=random.randrange(2**32),
         rounds=option("rounds") or ROUNDS, case_seconds=option("case_seconds") or CASE_SECONDS,
+        target=option("target"),
     )  # fmt: skip
 
 
@@ -94,7 +96,8 @@ def plan_overhead(device: str) -> Overhead:
     """Return the planned case of the trainer's overhead on a device; its data set is filled in once it is loaded."""
     from bench.jobs.overhead import overhead_config
 
-    values = overhead_config(device).as_record() | {"num_epochs": None, "status": "not_run"}
+    values = overhead_config(device).as_record() | {"status": "not_run"}
+    del values["epochs"]  # the number of epochs, which a measurement of steps has not
     return msgspec.convert({name: values[name] for name in values if name in Overhead.__struct_fields__}, Overhead)
 
 
@@ -221,7 +224,7 @@ class BenchSession:
             self._stop(f"cannot write to {self.folder}: {error.strerror or error}; what was measured is printed below")
             pytest.skip("its record cannot be written")
         if record is None:
-            pytest.skip("failed in an earlier round")
+            pytest.skip("known well enough" if self._runner.is_settled(case) else "failed in an earlier round")
         if record.status == "ok":
             quantity = record.quantities[0].name
             facts = {name: getattr(record, name) for name in (*record.identity, quantity, "lane", "implementation", "threads")}

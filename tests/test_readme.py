@@ -27,7 +27,7 @@ def test_a_program_runs_and_its_comments_are_true(program: str, tmp_path: Path, 
         if "normalised" in line:
             assert result.min() < 0
         if "a draw for each image" in line:
-            pipeline, images = names["augment"], names["images"]
+            pipeline, images = names["pipeline"], names["images"]
             assert callable(pipeline)
             assert isinstance(images, torch.Tensor)
             assert len(pipeline(images[:1].expand(len(images), -1, -1, -1)).flatten(1).unique(dim=0)) > len(images) // 2

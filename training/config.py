@@ -105,7 +105,8 @@ class TrainConfig:
     compile: bool = False
     """Compile the model for training with torch.compile; evaluation stays eager."""
     graph: Graph = "auto"
-    """Run a whole step as one CUDA graph, from the raw batch to the optimizer: auto where one GPU trains in one process."""
+    """Replay augmentation and training step as CUDA graphs: auto where one GPU trains in one process. (Tested with stand-ins,
+    not yet measured on a GPU.)"""
     seed: int = 0
     """Seed of initial weights, order and augmentation. The data has its own: see training.data.load."""
     device: str = "auto"
@@ -334,6 +335,7 @@ def _validate_finetune(config: FinetuneConfig) -> torch.device:
     from augment import find_backend
     from training.distributed import resolve_device
     from training.photofeed import training_ops
+    from training.transfer import check_size
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ValueError("fine-tuning uses one device: start it without torchrun")
@@ -341,6 +343,7 @@ def _validate_finetune(config: FinetuneConfig) -> torch.device:
     if config.batch_size < 2:
         raise ValueError(f"batch_size must be at least 2, as batch norm compares images, got {config.batch_size}")
     _check_names(config, mode=get_args(Mode), augment_on=get_args(PhotoPlacement))
+    check_size(config.model, config.width, config.image_size)
     if config.mode != "scratch" and config.init == "scratch":
         raise ValueError(f"mode {config.mode} needs weights to start from: take --init imagenet or a file, or --mode scratch")
     device = resolve_device(config.device)

@@ -185,6 +185,10 @@ def create(name: str, num_classes: int, width: int = 64) -> nn.Module:
     return model.apply(_init_xavier) if isinstance(model, ResNet) else model
 
 
+FROM_DATA = ("first.weight",)
+"""Parameters that ``init_from_data`` sets and training leaves as they are."""
+
+
 def init_from_data(model: nn.Module, images: Tensor) -> None:
     """Set what depends on the training images, uint8 [N, 3, H, W]: SpeedNet whitens 1,000 of them, evenly spaced."""
     if isinstance(model, SpeedNet):

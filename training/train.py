@@ -142,10 +142,14 @@ def run(config: TrainConfig, out: Path | None = None, dataset: Dataset | None = 
     continues from that checkpoint, or starts if there is none yet. Raises what ``training.loop.train`` raises, OSError if
     ``out`` cannot be written, and ValueError for ``resume`` without ``out``, or for an ``out`` that holds a run already.
     """
+    import torch
+
     from training.config import validate
+    from training.cpus import usable_cpus
     from training.distributed import join_ranks
     from training.loop import train
 
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))  # torch does not know a container's quota
     if resume and out is None:
         raise ValueError("--resume needs --out, the folder of the run to resume")
     with join_ranks(validate(config)) as ranks:
@@ -216,6 +220,8 @@ def describe(error: BaseException) -> str | None:
         return f"lost contact with another process: see which one died or never came, then --resume ({text.split('. ')[0]})"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in text.lower() for w in OUT_OF_MEMORY)):
         return "out of memory: take a smaller batch_size, image_size or width"
+    if isinstance(error, RuntimeError) and "DataLoader timed out" in text:
+        return f"no batch came for minutes: take --num-workers 0, or look whether the disk answers ({text})"
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return f"a loader worker died, as it does when memory runs out: take fewer num_workers ({text})"
     return text if isinstance(error, ValueError | OSError) else None

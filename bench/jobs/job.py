@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from bench.noise import describe
 from bench.records import Case, Kind, Plan, Record
 from bench.runner import Measure, resume, run_cases, start
 
@@ -69,6 +70,16 @@ def fill(case: R, result: Any, **facts: Any) -> R:
     return msgspec.convert(values, type(case), from_attributes=True)
 
 
+def check_batches(config: "TrainConfig", dataset: "Dataset") -> None:
+    """Raise ValueError, before anything is measured, if no batch can be made of a data set."""
+    from training.config import validate
+    from training.distributed import Ranks
+    from training.feed import Feed
+
+    plain = replace(config, recipe="none", backend="torchvision", augment_on="device")
+    Feed(plain, dataset, Ranks(device=validate(plain)))
+
+
 def take(value: T | None, default: T) -> T:
     """Return an option's value, or the default if the option was left out; 0 and nothing named are values."""
     return default if value is None else value
@@ -109,7 +120,9 @@ def measure_cases(
 
     def show(record: Record, done: int, total: int) -> None:
         eta = f", {duration((time.monotonic() - begin) / done * (total - done))} left" if done < total else ""
-        console.print(f"{job.name} {done}/{total}  {repetition(record)}: {outcome(record)}{eta}")
+        noise = describe(record.disturbance) if record.disturbance and record.disturbance.is_strong else ""
+        words = f"{outcome(record)}{f' (disturbed: {noise})' if noise else ''}{eta}"
+        console.print(f"{job.name} {done}/{total}  {repetition(record)}: {words}")
 
     status = console.status(job.name)
     # Processes that share the cases share the terminal too: none has a live line of its own.

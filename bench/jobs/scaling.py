@@ -186,9 +186,7 @@ def scaling(options: ScalingOptions, console: Console, report: Report) -> Path:
     validate(base)
     counts = process_counts(options, base, gpus)
     chosen, cores = preset("quick", base.device), usable_cores()
-    dataset = load(
-        base.data, root=base.data_root, max_train=base.max_train, max_test=base.max_test, download=options.download
-    )
+    dataset = load(base.data, root=base.data_root, max_train=base.max_train, max_test=base.max_test, download=options.download)
     if base.device == "cpu" and max(counts) > 1:
         console.print(f"on a CPU the processes share its {cores} cores: each gets {cores} // processes threads, one at least")
     cases = plan_cases(base, dataset, counts, gpus=gpus, cores=cores)

@@ -18,7 +18,7 @@ import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Report, data_facts, fill, once, plan_training, run_job, take
+from bench.jobs.job import Job, Report, check_batches, data_facts, fill, once, plan_training, run_job, take
 from bench.presets import Preset, preset
 from bench.records import Environment, Feed, Record, Throughput, read, write
 from bench.runner import Measure
@@ -282,6 +282,7 @@ def throughput(options: ThroughputOptions, console: Console, report: Report) -> 
     )
     if "workers" in (options.decode or ()) and dataset.train.files is None:
         raise ValueError(f"{dataset.name} has no files to decode in workers: take --data FOLDER, or leave out --decode workers")
+    check_batches(base, dataset)
     axes = Axes(
         recipes=once(take(options.recipes, chosen.throughput_recipes)),
         backends=None if options.backends is None else once(options.backends),

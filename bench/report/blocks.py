@@ -1,4 +1,4 @@
-"""What a report is made of, before templates turn it into HTML or Markdown.
+"""Blocks of a report, before templates turn them into HTML or Markdown.
 
 Words from records are plain strings here; the templates escape them.
 """

@@ -4,24 +4,40 @@ Colours are CSS variables of the page with the light colour as fallback, so one 
 """
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
 WIDTH = 720
 CHARACTER = 7.3  # pixels; an estimate that suits the widest usual font at size 12
-PALETTE: Mapping[str, tuple[str, str]] = {  # light, dark
-    **{"paper": ("#ffffff", "#15171b"), "ink": ("#222222", "#e9e7e2"), "quiet": ("#6b6b6b", "#a4a8b0")},
-    **{"grid": ("#e4e4e4", "#33373f"), "band": ("#f6f6f6", "#1c1f24"), "wait": ("#e3a590", "#c9805f")},
-    **{"work": ("#4a5a68", "#8ea6bd")},
-    # Okabe and Ito's colours, distinct with any colour vision; markers distinguish them without colour
-    **{"pil": ("#8c8c8c", "#9a9a9a"), "torchvision_loop": ("#56b4e9", "#7fd0ff"), "torchvision": ("#0072b2", "#3d8fe0")},
-    **{"torchvision_compiled": ("#000000", "#ffffff"), "kornia": ("#e69f00", "#f0ad1e")},
-    **{"kornia_shared": ("#d55e00", "#f0703a"), "kornia_compiled": ("#cc79a7", "#d98ab8"), "fused": ("#009e73", "#1fbd8c")},
-    # Tol's muted colours, for series that are not backends
-    **{"s0": ("#332288", "#8f82e8"), "s1": ("#cc6677", "#dd7788"), "s2": ("#117733", "#3fa861"), "s3": ("#88ccee", "#9bd8f5")},
-    **{"s4": ("#999933", "#b5b54d"), "s5": ("#aa4499", "#c964b8"), "s6": ("#44aa99", "#55c2b0"), "s7": ("#882255", "#c2558a")},
+# Light and dark, and a marker: Okabe and Ito's colours are distinct with any colour vision, markers without colour. They are
+# reserved by name, so that a backend looks the same in every report, whichever backends ran; a new one gets a series' colour.
+BACKENDS: Mapping[str, tuple[str, str, str]] = {
+    "pil": ("#8c8c8c", "#9a9a9a", "square"),
+    "torchvision_loop": ("#56b4e9", "#7fd0ff", "down"),
+    "torchvision": ("#0072b2", "#3d8fe0", "circle"),
+    "torchvision_compiled": ("#000000", "#ffffff", "plus"),
+    "kornia": ("#e69f00", "#f0ad1e", "diamond"),
+    "kornia_shared": ("#d55e00", "#f0703a", "up"),
+    "kornia_compiled": ("#cc79a7", "#d98ab8", "cross"),
+    "fused": ("#009e73", "#1fbd8c", "star"),
 }
+SERIES = (  # Tol's muted colours, light and dark
+    "#332288 #8f82e8", "#cc6677 #dd7788", "#117733 #3fa861", "#88ccee #9bd8f5",
+    "#999933 #b5b54d", "#aa4499 #c964b8", "#44aa99 #55c2b0", "#882255 #c2558a",
+)  # fmt: skip
+PALETTE: dict[str, tuple[str, str]] = {  # light, dark
+    "paper": ("#ffffff", "#15171b"),
+    "ink": ("#222222", "#e9e7e2"),
+    "quiet": ("#6b6b6b", "#a4a8b0"),
+    "grid": ("#e4e4e4", "#33373f"),
+    "band": ("#f6f6f6", "#1c1f24"),
+    "wait": ("#e3a590", "#c9805f"),
+    "work": ("#4a5a68", "#8ea6bd"),
+}
+PALETTE |= {name: (light, dark) for name, (light, dark, _) in BACKENDS.items()}
+PALETTE |= {f"s{i}": (pair.split()[0], pair.split()[1]) for i, pair in enumerate(SERIES)}
 THEME_CSS = "".join(f"--c-{name}:light-dark({light},{dark});" for name, (light, dark) in PALETTE.items())
 
 
@@ -33,13 +49,15 @@ def _polygon(corners: int, turn: float, inner: float = 1.0, size: float = 1.0) -
 
 
 MARKERS = {
-    **{"circle": _polygon(16, 0), "square": _polygon(4, 45), "diamond": _polygon(4, 0), "hexagon": _polygon(6, 0)},
-    **{"down": _polygon(3, 90), "up": _polygon(3, -90), "star": _polygon(5, -90, 0.42, 1.45)},
-    **{"plus": _polygon(4, 0, 0.4), "cross": _polygon(4, 45, 0.4)},
-}
-BACKEND_MARKERS: Mapping[str, str] = {
-    **{"pil": "square", "torchvision_loop": "down", "torchvision": "circle", "torchvision_compiled": "plus"},
-    **{"kornia": "diamond", "kornia_shared": "up", "kornia_compiled": "cross", "fused": "star"},
+    "circle": _polygon(16, 0),
+    "square": _polygon(4, 45),
+    "diamond": _polygon(4, 0),
+    "hexagon": _polygon(6, 0),
+    "down": _polygon(3, 90),
+    "up": _polygon(3, -90),
+    "star": _polygon(5, -90, 0.42, 1.45),
+    "plus": _polygon(4, 0, 0.4),
+    "cross": _polygon(4, 45, 0.4),
 }
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
@@ -53,20 +71,21 @@ class Look(NamedTuple):
 
 
 def backend_look(backend: str) -> Look:
-    """Return the look of a backend; an unknown one always gets the same colour."""
-    color = backend if backend in BACKEND_MARKERS else f"s{sum(backend.encode()) % 8}"
-    return Look(color, BACKEND_MARKERS.get(backend, "hexagon"))
+    """Return the look of a backend; one without a reserved look always gets the same colour."""
+    if backend in BACKENDS:
+        return Look(backend, BACKENDS[backend][2])
+    return Look(f"s{sum(backend.encode()) % len(SERIES)}", "hexagon")
 
 
 def series_look(index: int) -> Look:
     """Return the look of the index-th series that is not a backend."""
-    return Look(f"s{index % 8}", dashes=DASHES[index // 8 % len(DASHES)])
+    return Look(f"s{index % len(SERIES)}", dashes=DASHES[index // len(SERIES) % len(DASHES)])
 
 
-def shorten(text: str, most: int = 40) -> str:
-    """Return ``text`` on one line, cut to ``most`` characters."""
+def shorten(text: str, limit: int) -> str:
+    """Return ``text`` on one line, cut to ``limit`` characters."""
     line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1] + "…"
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def tick_words(value: float) -> str:
@@ -100,15 +119,15 @@ class Scale(NamedTuple):
         share = (place(value) - place(self.low)) / (place(self.high) - place(self.low))
         return self.start + (self.end - self.start) * share
 
-    def ticks(self, most: int = 7) -> list[float]:
-        """Return round values within the scale, at most about ``most``."""
+    def ticks(self, count: int = 7) -> list[float]:
+        """Return round values within the scale, at most about ``count``."""
         if self.log and self.high > 8 * self.low:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             steps = (1, 2, 5) if len(powers) <= 3 else (1, 3) if len(powers) <= 4 else (1,)
             ticks = [v for power in powers for step in steps if self.low <= (v := step * 10.0**power) <= self.high]
-            return ticks[:: math.ceil(len(ticks) / most)]
-        size = 10.0 ** math.floor(math.log10((self.high - self.low) / most))
-        step = next(m * size for m in (1, 2, 5, 10) if m * size * most >= 0.999 * (self.high - self.low))
+            return ticks[:: math.ceil(len(ticks) / count)]
+        size = 10.0 ** math.floor(math.log10((self.high - self.low) / count))
+        step = next(m * size for m in (1, 2, 5, 10) if m * size * count >= 0.999 * (self.high - self.low))
         return [round(i * step, 12) for i in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)]
 
 
@@ -135,9 +154,11 @@ class Canvas:
         if words:
             self.add("text", words, x=float(x), y=float(y), text_anchor=anchor, font_size=size, fill=color)
 
-    def line(self, points: Iterable[Position], color: str, width: float = 1.0, **more: float | str) -> None:
+    def line(self, points: Iterable[Position], color: str, width: float = 1.0, **attributes: float | str) -> None:
         """Draw straight lines from point to point."""
-        self.add("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points), stroke=color, stroke_width=width, **more)
+        self.add(
+            "path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points), stroke=color, stroke_width=width, **attributes
+        )
 
     def marker(self, x: float, y: float, look: Look, size: float = 5.0, opacity: float = 1.0) -> None:
         """Draw a marker around a point."""
@@ -194,6 +215,11 @@ class Mark(NamedTuple):
     low: float
     high: float
     dots: Sequence[float] = ()
+
+    @classmethod
+    def of_rounds(cls, look: Look, rounds: Sequence[float]) -> "Mark":
+        """Return the median between the least and the largest of some rounds."""
+        return cls(look, statistics.median(rounds), min(rounds), max(rounds))
 
 
 class Row(NamedTuple):
@@ -261,6 +287,12 @@ class Line(NamedTuple):
     whiskers: Sequence[tuple[float, float, float]] = ()
     faint: bool = False
     note: str = ""
+
+    @classmethod
+    def of_rounds(cls, label: str, look: Look, rounds: Iterable[tuple[float, Sequence[float]]]) -> "Line":
+        """Return the medians of the rounds at each x, between the least and the largest."""
+        marks = [(x, Mark.of_rounds(look, values)) for x, values in rounds if values]
+        return cls(label, look, [(x, mark.value) for x, mark in marks], [(x, mark.low, mark.high) for x, mark in marks])
 
 
 Panels = Mapping[str, Sequence[Line]]

@@ -38,7 +38,7 @@ def build_document(run: Run, folder: Path) -> Document:
     sections = [section for section in (state.runs_section(run), *measured.values(), state.method_section(run)) if section]
     absent = [name for name, section in measured.items() if section is None]
     answers = [answer for section in sections for answer in section.answers]
-    nothing = state.unanswered("What was measured?", "This run holds no measurement and no training record.")
+    nothing = state.no_answer("What was measured?", "This run holds no measurement and no training record.")
     return Document(
         title=state.title(run),
         warnings=state.warnings(run),

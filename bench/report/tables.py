@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from bench.records import rounded
 from bench.report.blocks import Table, Text
 
 
@@ -19,6 +20,11 @@ class Column:
 def words_column(header: Text, write: Callable[[Any], Text]) -> Column:
     """Return a column of words."""
     return Column(header, write, is_number=False)
+
+
+def number_column(header: Text, name: str, factor: float = 1.0) -> Column:
+    """Return a column with the median of a field times ``factor``, empty where the field is not known."""
+    return Column(header, lambda row: "" if (middle := row.median(name)) is None else rounded(middle * factor))
 
 
 def build_table(columns: Iterable[Column], rows: Iterable[Any]) -> Table:

@@ -1,33 +1,17 @@
 """Write numbers and arms: three significant digits, spread and n beside them; an arm by its backend and placement."""
 
-import math
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
+from bench.records import UNKNOWN, counted, percent, rounded
 from bench.report.blocks import Code, Quiet, Text
 from bench.report.facts.arms import FROZEN, Arm
 from bench.statistics import Estimate, estimate, half_range
 
-UNKNOWN = "not known"
 NOISY = 0.25
 """Half range between rounds, as a share of the median, above which a number is only an order of magnitude."""
 FLOP_UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
-
-
-def rounded(value: float | None, digits: int = 3) -> str:
-    """Return ``digits`` significant digits with thousands separated: 41,200, 3.05, 0.00123."""
-    if value is None or not math.isfinite(value):
-        return UNKNOWN
-    if value == 0:
-        return "0"
-    places = digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.999 becomes 10.0
-    return f"{round(value, places):,.{max(0, places)}f}"
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """Return a share of one such as "62.4 %"."""
-    return UNKNOWN if share is None else f"{share * 100:.{digits}f} %"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -43,22 +27,11 @@ def span(values: Sequence[float], write: Callable[[float], str] = rounded) -> st
     return f" ({write(min(values)).removesuffix(' %')} to {write(max(values))})" if len(values) > 1 else ""
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return "1 round", "3 rounds"."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
-def listed(words: Iterable[str], most: int = 12) -> str:
-    """Return words with commas, cut after ``most``."""
-    texts = list(words)
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
-
-
-def capitalised(text: str) -> str:
+def capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def lowered(text: str) -> str:
+def lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
@@ -110,7 +83,7 @@ def with_spread(arm: Arm, name: str) -> str:
     return UNKNOWN if middle is None else f"{rounded(middle)} {spread(arm.values(name))}".strip()
 
 
-def measured(values: Sequence[float], unit: str, noun: str = "round") -> str:
+def format_rounds(values: Sequence[float], unit: str, noun: str = "round") -> str:
     """Return "1,820 examples/s (±3.6 %, 3 rounds)"."""
     basis = ", ".join(filter(None, (spread(values), counted(len(values), noun))))
     return f"{rounded(statistics.median(values))} {unit} ({basis})"
@@ -122,7 +95,7 @@ def interval(values: Sequence[float]) -> str:
     return "" if half is None else f" ±{100 * half:.1f} points"
 
 
-def scored(arm: Arm) -> str:
+def format_score(arm: Arm) -> str:
     """Return "50.8 % ±2.1 points (3 seeds)"."""
     values = arm.values("test_accuracy")
     return f"{percent(statistics.fmean(values))}{interval(values)} ({counted(len(values), 'seed')})"

@@ -18,9 +18,9 @@ from bench.report.facts.accuracy import (
     with_target,
 )
 from bench.report.facts.arms import ceiling, ratios, settings, share_of, split_ms
-from bench.report.facts.lanes import growth, lane_tables, named_differences, slower
+from bench.report.facts.lanes import growth, is_slower, lane_tables, named_differences
 from bench.report.facts.photographs import finetune_settings, races, undecided_with, winners, winners_by_size
-from bench.report.facts.placement import above_ceiling, contest, cost, host_bound, utilisation, workers
+from bench.report.facts.placement import above_ceiling, contest, cost, host_bound_ceilings, utilisation, workers
 from bench.report.facts.scaling import alike_draws, largest, tables
 from bench.report.facts.state import causes, fallbacks, image_sets, missing, status_counts, verdict_counts
 from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, speeds, trained
@@ -66,7 +66,7 @@ def test_ratios_are_of_medians_and_of_the_worst_and_best_pair_of_rounds() -> Non
     ("a", "b", "verdict"), [((10, 11), (8, 9), True), ((10, 11), (8, 10), False), ((10,), (8, 9), None), ((), (1, 2), None)]
 )
 def test_slower_needs_two_rounds_each_that_do_not_overlap(a: list[float], b: list[float], verdict: bool | None) -> None:
-    assert slower(a, b) is verdict
+    assert is_slower(a, b) is verdict
 
 
 def test_lanes_stand_apart_and_mixtures_have_no_ratio() -> None:
@@ -198,7 +198,7 @@ def test_an_arm_above_the_ceiling_in_every_round_is_a_contradiction() -> None:
 @pytest.mark.parametrize(("busy", "count"), [(0.3, 1), (0.9, 0), (None, 0)])
 def test_a_ceiling_below_four_fifths_busy_is_bound_by_the_host(busy: float | None, count: int) -> None:
     run = run_of(*placed([1000, 1200], augment_on="frozen", gpu_busy=busy), *placed([900, 990], gpu_busy=0.1))
-    assert len(host_bound(run)) == count
+    assert len(host_bound_ceilings(run)) == count
 
 
 # ---- accuracy -------------------------------------------------------------------------------------------------------------

@@ -9,14 +9,14 @@ from bench.report.facts.arms import Arm, firsts, settings, value
 from bench.statistics import Estimate, estimate
 
 
-def scored(arms: Sequence[Arm]) -> list[Arm]:
+def with_accuracy(arms: Sequence[Arm]) -> list[Arm]:
     """Return the arms with a test accuracy."""
     return [arm for arm in arms if arm.values("test_accuracy")]
 
 
 def main_setting(run: Run) -> list[Arm]:
     """Return the arms of the setting that has the most with a test accuracy."""
-    return max(map(scored, settings(run.records, "accuracy")), key=len, default=[])
+    return max(map(with_accuracy, settings(run.records, "accuracy")), key=len, default=[])
 
 
 def score(arm: Arm) -> float:
@@ -56,7 +56,7 @@ class BackendPair:
     b: Arm
     gap: Estimate
     is_equal: bool | None
-    """Whether the audit calls their augmentation equal; None if it was not audited."""
+    """The audit calls their augmentation equal; None if it was not audited."""
     reason: str
 
 

@@ -32,7 +32,7 @@ class Arm:
 
     @property
     def lane(self) -> str:
-        """How often parameters are drawn; an unknown lane is compared with nothing, as "mixed" is."""
+        """Lane of the draws; an unknown one is compared with nothing, as "mixed" is."""
         lane = value(self.records[0], "lane")
         return lane if lane in LANES else "mixed"
 
@@ -43,7 +43,7 @@ class Arm:
 
     @property
     def place(self) -> Place:
-        """Where the arm augments."""
+        """Place in which the arm augments."""
         return "device" if self.augment_on == "device" else "workers" if self.num_workers else "process"
 
     @property
@@ -64,7 +64,7 @@ class Arm:
         return statistics.fmean(values) if values else None
 
 
-def succeeded(records: Iterable[Record], kind: str) -> list[Record]:
+def successes(records: Iterable[Record], kind: str) -> list[Record]:
     """Return the records of a kind that hold a result."""
     return [record for record in records if record.kind == kind and record.status == "ok"]
 
@@ -93,7 +93,7 @@ def settings(records: Iterable[Record], kind: str) -> list[list[Arm]]:
     order = list(LANES)
     return [
         sorted(arms_of(group, manner), key=lambda arm: (not arm.is_bare, order.index(arm.lane), -arm.speed))
-        for group in gather(succeeded(records, kind), names)
+        for group in gather(successes(records, kind), names)
     ]
 
 

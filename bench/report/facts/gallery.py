@@ -19,7 +19,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     errors: dict[str, tuple[float, float]] = {}
     """Largest and mean difference from the reference by backend, in units of 1/255."""
     reasons: dict[str, str] = {}
-    """Why a backend has no result."""
+    """Reason of each backend without a result."""
 
 
 class Gallery(msgspec.Struct, frozen=True, kw_only=True):

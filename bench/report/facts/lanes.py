@@ -47,11 +47,11 @@ def _is_comparable(cell: AuditCell) -> bool:
 
 
 def rate(case: Case | None) -> float | None:
-    """Return the median images/s of a case that succeeded."""
+    """Return the median images/s of a case that successes."""
     return case.median("images_per_s") if case is not None and case.status == "ok" else None
 
 
-def passes(case: Case) -> list[float]:
+def round_rates(case: Case) -> list[float]:
     """Return the images/s of each round."""
     return case.values("images_per_s")
 
@@ -119,7 +119,7 @@ class LaneTable:
     def winner(self, subject: str) -> str | None:
         """Return the backend whose slowest round beats all rounds of the comparable others; None if there is none."""
         row = self.comparable(subject)
-        if len(row) < 2 or not all(slower(passes(row[0]), passes(case)) for case in row[1:]):
+        if len(row) < 2 or not all(is_slower(round_rates(row[0]), round_rates(case)) for case in row[1:]):
             return None
         return row[0].first.backend
 
@@ -130,12 +130,12 @@ class LaneTable:
         differs = {(subject, backend), (subject, base)} & set(self.differences or ())
         if case is None or base_case is None or backend == base or differs or not rate(case) or not rate(base_case):
             return []
-        tops, bottoms = passes(case), passes(base_case)
+        tops, bottoms = round_rates(case), round_rates(base_case)
         ends = [min(tops) / max(bottoms), max(tops) / min(bottoms)] if min(len(tops), len(bottoms)) > 1 else []
         return [(rate(case) or 0) / (rate(base_case) or 1), *ends]
 
 
-def slower(faster: Sequence[float], rival: Sequence[float]) -> bool | None:
+def is_slower(faster: Sequence[float], rival: Sequence[float]) -> bool | None:
     """Return whether all of ``rival`` lie below all of ``faster``; None if one of them has a single value."""
     if len(faster) < 2 or len(rival) < 2:
         return None

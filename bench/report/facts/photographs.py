@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from bench.records import Run
-from bench.report.facts.accuracy import difference, is_undecided, score, scored
-from bench.report.facts.arms import Arm, arms_of, gather, split_ms, succeeded
-from bench.report.facts.lanes import slower
+from bench.report.facts.accuracy import difference, is_undecided, score, with_accuracy
+from bench.report.facts.arms import Arm, arms_of, gather, split_ms, successes
+from bench.report.facts.lanes import is_slower
 
 TUNING_SETTING = (
     *("model", "width", "image_size", "batch_size", "num_epochs", "learning_rate", "head_rate", "momentum", "decay_every"),
@@ -18,8 +18,8 @@ FETCHING = ("decode_s", "worker_augment_s")
 
 def finetune_settings(run: Run) -> list[list[Arm]]:
     """Return the arms with an accuracy by setting, the best first; the setting with the most runs first."""
-    groups = sorted(gather(succeeded(run.records, "finetune"), TUNING_SETTING), key=len, reverse=True)
-    arms = [sorted(scored(arms_of(group, START)), key=score, reverse=True) for group in groups]
+    groups = sorted(gather(successes(run.records, "finetune"), TUNING_SETTING), key=len, reverse=True)
+    arms = [sorted(with_accuracy(arms_of(group, START)), key=score, reverse=True) for group in groups]
     return [group for group in arms if group]
 
 
@@ -31,7 +31,7 @@ def undecided_with(arms: Sequence[Arm]) -> list[Arm]:
 def placements(run: Run) -> list[list[Arm]]:
     """Return the placements of training on photographs by setting: without augmentation first, then the fastest."""
     names = [name for name in TUNING_SETTING if name != "num_epochs"]
-    groups = sorted(gather(succeeded(run.records, "photographs"), names), key=len, reverse=True)
+    groups = sorted(gather(successes(run.records, "photographs"), names), key=len, reverse=True)
     manner = ("mode", "recipe", "backend", "augment_on", "num_workers")
     return [sorted(arms_of(group, manner), key=lambda arm: (not arm.is_bare, -arm.speed)) for group in groups]
 
@@ -49,7 +49,7 @@ Race = list[Arm]
 def races(run: Run) -> list[list[Race]]:
     """Return the races of each data set, quality and device, by size and processes; the set with the most records first."""
     groups = sorted(
-        gather(succeeded(run.records, "decoding"), ("dataset", "fingerprint", "quality", "device")), key=len, reverse=True
+        gather(successes(run.records, "decoding"), ("dataset", "fingerprint", "quality", "device")), key=len, reverse=True
     )
     tables = [[arms_of(records, ("decoder",)) for records in gather(group, ("image_size", "num_workers"))] for group in groups]
     ranked = [[sorted(race, key=lambda arm: -(arm.median("images_per_s") or 0)) for race in races] for races in tables]
@@ -59,7 +59,7 @@ def races(run: Run) -> list[list[Race]]:
 def winners(race: Race) -> list[str]:
     """Return the fastest decoder and those whose rounds overlap its own."""
     best, *rivals = ((arm.decoder, arm.values("images_per_s")) for arm in race)
-    return [best[0], *(decoder for decoder, rates in rivals if slower(best[1], rates) is not True)]
+    return [best[0], *(decoder for decoder, rates in rivals if is_slower(best[1], rates) is not True)]
 
 
 def winners_by_size(group: Sequence[Race]) -> dict[int, str | None]:

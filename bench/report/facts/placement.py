@@ -1,12 +1,12 @@
-"""Where augmentation should run in training, with which backend, at what cost; and how many loader workers keep up."""
+"""Placement of augmentation in training: the best place and backend, its cost, and the loader workers that keep up."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from bench.records import MANNER, SETTING, Case, Run
-from bench.report.facts.arms import Arm, Place, arms_of, ceiling, firsts, ratios, settings, share_of, succeeded, usual_recipe
-from bench.report.facts.lanes import LANES, LaneTable, lane_tables, slower
+from bench.report.facts.arms import Arm, Place, arms_of, ceiling, firsts, ratios, settings, share_of, successes, usual_recipe
+from bench.report.facts.lanes import LANES, LaneTable, is_slower, lane_tables
 
 UTILISATION = "model_flops_utilisation"
 BUSY = 0.8
@@ -35,8 +35,8 @@ class Contest:
     @cached_property
     def tied_places(self) -> list[Place]:
         """Places that cannot be distinguished from the fastest, that one first."""
-        best, *others = self.places
-        return [best.place, *(arm.place for arm in others if slower(speeds(best), speeds(arm)) is False)]
+        best, *rivals = self.places
+        return [best.place, *(arm.place for arm in rivals if is_slower(speeds(best), speeds(arm)) is False)]
 
     @cached_property
     def backends(self) -> list[Arm]:
@@ -47,7 +47,7 @@ class Contest:
     def tied_backends(self) -> list[Arm]:
         """Backends that training cannot distinguish from the fastest; the fastest without training comes first."""
         order = [case.first.backend for case in self.alone]
-        equal = [arm for arm in self.backends if slower(speeds(self.best), speeds(arm)) is not True]
+        equal = [arm for arm in self.backends if is_slower(speeds(self.best), speeds(arm)) is not True]
         return sorted(equal, key=lambda arm: order.index(arm.backend) if arm.backend in order else len(order))
 
     @property
@@ -103,9 +103,9 @@ class Cost:
 
 def cost(arm: Arm, top: Arm) -> Cost:
     """Return what augmenting as ``arm`` does costs."""
-    reached, most = speeds(arm), speeds(top)
-    is_sure = slower(most, reached)
-    ends = (None, None) if is_sure is None else (1 - max(reached) / min(most), 1 - min(reached) / max(most))
+    reached, ceilings = speeds(arm), speeds(top)
+    is_sure = is_slower(ceilings, reached)
+    ends = (None, None) if is_sure is None else (1 - max(reached) / min(ceilings), 1 - min(reached) / max(ceilings))
     return Cost(lost=1 - (share_of(arm, top) or 0), low=ends[0], high=ends[1], is_sure=is_sure)
 
 
@@ -115,7 +115,7 @@ def workers(run: Run, top: Arm | None, recipe: str) -> list[tuple[Arm, list[floa
         return []
     alike = [
         arm
-        for arm in arms_of(succeeded(run.records, "feed"), (*SETTING, *MANNER))
+        for arm in arms_of(successes(run.records, "feed"), (*SETTING, *MANNER))
         if arm.recipe in (recipe, "none") and all(getattr(arm, name) == getattr(top, name) for name in SETTING) and arm.speed
     ]
     return [(arm, ratios(top, arm)) for arm in alike]
@@ -124,10 +124,10 @@ def workers(run: Run, top: Arm | None, recipe: str) -> list[tuple[Arm, list[floa
 def above_ceiling(run: Run) -> list[tuple[Arm, Arm]]:
     """Return arms that beat a ceiling in every round, each with its ceiling: a contradiction, as the ceiling does less."""
     groups = [(arms, ceiling(arms)) for arms in settings(run.records, "throughput")]
-    return [(arm, top) for arms, top in groups if top for arm in arms if slower(speeds(arm), speeds(top))]
+    return [(arm, top) for arms, top in groups if top for arm in arms if is_slower(speeds(arm), speeds(top))]
 
 
-def host_bound(run: Run) -> list[Arm]:
+def host_bound_ceilings(run: Run) -> list[Arm]:
     """Return the ceilings whose kernels keep the GPU busy for less than ``BUSY`` of the time: the host sets their pace."""
     tops = filter(None, map(ceiling, settings(run.records, "throughput")))
     return [top for top in tops if (top.median("gpu_busy") or 1.0) < BUSY]

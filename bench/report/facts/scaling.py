@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.records import MANNER, SETTING, Record, Run, Scaling
-from bench.report.facts.arms import Arm, arms_of, gather, ratios, succeeded, value
+from bench.report.facts.arms import Arm, arms_of, gather, ratios, successes, value
 
 SHARED = tuple(name for name in (*SETTING, *MANNER) if name != "batch_size")
 """Fields that the jobs of one table have in common; scaling changes the batch."""
@@ -29,7 +29,7 @@ class Job:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether all processes share the cores of one CPU."""
+        """True if all processes share the cores of one CPU."""
         return str(self.arm.device).partition(" ")[0] == "cpu"
 
     @property
@@ -38,7 +38,7 @@ class Job:
 
     @property
     def is_sure(self) -> bool:
-        """Whether all pairs of rounds agree that it is faster, or slower, than one process."""
+        """True if all pairs of rounds agree that it is faster, or is_slower, than one process."""
         return len(self.speedups) > 1 and (min(self.speedups) > 1 or max(self.speedups) < 1)
 
     @property
@@ -58,7 +58,7 @@ class Job:
 
 def tables(run: Run) -> list[list[Job]]:
     """Return the jobs of each setting, by processes and sort; the setting with the most records first."""
-    groups = gather(succeeded(run.records, "scaling"), SHARED)
+    groups = gather(successes(run.records, "scaling"), SHARED)
     return [_jobs(group) for group in sorted(groups, key=len, reverse=True)]
 
 

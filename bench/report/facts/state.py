@@ -58,7 +58,7 @@ def fallbacks(run: Run) -> list[str]:
 
 
 def failures_of(run: Run, kind: str) -> Sequence[Record]:
-    """Return the records of a kind that was tried in vain; none if some succeeded, or if it was not tried."""
+    """Return the records of a kind that was tried in vain; none if some successes, or if it was not tried."""
     tried = [record for record in run.records if record.kind == kind and record.status != "unsupported"]
     return [] if any(record.status == "ok" for record in tried) else tried
 

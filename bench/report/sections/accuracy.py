@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bench.records import Run
+from bench.records import UNKNOWN, Run, counted, listed, percent, rounded
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section
 from bench.report.facts.accuracy import (
     BackendPair,
@@ -17,30 +17,16 @@ from bench.report.facts.accuracy import (
     num_epochs,
     pareto_front,
     score,
-    scored,
     soonest,
+    with_accuracy,
     with_target,
 )
 from bench.report.facts.arms import Arm, settings
 from bench.report.facts.lanes import SHORT_LANES
 from bench.report.figures import Figure, Line, Look, Mark, Row, backend_look, bars, lines, series_look
-from bench.report.sections.state import failed_section, unanswered
+from bench.report.sections.state import failed_section, no_answer
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import (
-    UNKNOWN,
-    counted,
-    interval,
-    label,
-    listed,
-    name_of,
-    percent,
-    points,
-    rounded,
-    setting,
-    span,
-    with_spread,
-)
-from bench.report.words import scored as score_words
+from bench.report.words import format_score, interval, label, name_of, points, setting, span, with_spread
 from bench.statistics import FEWEST_SEEDS, SEEDS_SHOWN, Estimate, estimate, sd_range, seeds_needed
 
 TITLE = "Accuracy by recipe"
@@ -66,7 +52,7 @@ def accuracy_section(run: Run) -> Section | None:
     groups = settings(run.records, "accuracy")
     planned = run.cases("accuracy")
     if not groups and planned and not any(record.kind == "accuracy" for record in run.records):
-        answer = unanswered(RECIPE, f"none of {counted(len(planned), 'planned training run')} has run.")
+        answer = no_answer(RECIPE, f"none of {counted(len(planned), 'planned training run')} has run.")
         return Section(title=TITLE, blocks=[Paragraph("No planned training run has ended.")], answers=[answer])
     if not groups:
         return failed_section(run, "accuracy", TITLE, RECIPE)
@@ -75,7 +61,7 @@ def accuracy_section(run: Run) -> Section | None:
         arms = sorted(arms, key=lambda arm: arm.recipe != "none")
         blocks.append(Paragraph(f"Setting: {setting(arms[0])}, {counted(num_epochs(arms[0]), 'epoch')}."))
         blocks += [*_figures(arms, index), *_table(arms, baseline(arms, run))]
-        blocks += _pairs_table(backend_pairs(scored(arms), run.audit))
+        blocks += _pairs_table(backend_pairs(with_accuracy(arms), run.audit))
     arms = main_setting(run)
     target = soonest([arm for group in groups for arm in group])
     answers = [_target_answer(target)] if target else []
@@ -91,7 +77,7 @@ def _recipe(best: Sequence[Arm], base: Arm | None) -> list[Answer]:
     if not best or (len(best) == 1 and best[0].values("target_accuracy")):
         return []  # a target has its own answer
     first = best[0]
-    evidence: list[str] = [Code(first.recipe), f", {label(first)}, reaches {score_words(first)}."]
+    evidence: list[str] = [Code(first.recipe), f", {label(first)}, reaches {format_score(first)}."]
     if len(best) == 1:
         return [Answer("What accuracy is reached?", mean_score(first), evidence)]
     equal = [first, *(arm for arm in best[1:] if is_undecided(difference(first, arm)))]
@@ -119,22 +105,24 @@ def _backend(pairs: Sequence[BackendPair]) -> list[Answer]:
         return []
     sure = [pair for pair in pairs if pair.gap.half is not None]
     apart = [pair for pair in sure if pair.gap.excludes_zero]
-    most = max(apart or sure or pairs, key=lambda pair: abs(pair.gap.mean))
+    widest = max(apart or sure or pairs, key=lambda pair: abs(pair.gap.mean))
     recipes = listed(dict.fromkeys(str(pair.a.recipe) for pair in apart), 4)
     answer = f"Yes, with {recipes}" if apart else "No measurable difference" if sure else f"Undecided: {FEW}"
-    evidence = f"{len(apart)} of {counted(len(pairs), 'pair')} of backends with one recipe differ; at most {most.a.recipe}, "
-    evidence += f"{label(most.a)} minus {label(most.b)}: {points(most.gap)} points, {counted(most.gap.n, 'pair')} of seeds."
+    evidence = f"{len(apart)} of {counted(len(pairs), 'pair')} of backends with one recipe differ; at most {widest.a.recipe}, "
+    evidence += (
+        f"{label(widest.a)} minus {label(widest.b)}: {points(widest.gap)} points, {counted(widest.gap.n, 'pair')} of seeds."
+    )
     return [Answer(BACKEND, answer, evidence)]
 
 
 def _target_answer(arm: Arm) -> Answer:
     """Return the seconds to the accuracy that runs named."""
     answer = f"{_seconds(arm)} s of training" if arm.values("seconds_to_target") else "Not reached"
-    evidence = [f"{arm.model} on {arm.dataset} with ", Code(arm.recipe), f", {label(arm)}: {_reached(arm)}."]
+    evidence = [f"{arm.model} on {arm.dataset} with ", Code(arm.recipe), f", {label(arm)}: {_reach(arm)}."]
     return Answer(f"How long to {percent(arm.target_accuracy)} test accuracy?", answer, evidence)
 
 
-def _reached(arm: Arm | None) -> str:
+def _reach(arm: Arm | None) -> str:
     return f"{len(arm.values('seconds_to_target'))} of {counted(len(arm.records), 'seed')}" if arm else ""
 
 
@@ -212,12 +200,12 @@ def _table(arms: Sequence[Arm], base: Arm | None) -> list[Block]:
         Column("seeds", lambda arm: str(len(arm.values("test_accuracy")))),
         Column("minus baseline, points", lambda arm: points(gaps[id(arm)]) if id(arm) in gaps else ""),
         Column("sd of differences", lambda arm: _deviation(gaps.get(id(arm)))),
-        Column(f"seeds to see {', '.join(map(str, SEEDS_SHOWN))}", lambda arm: _needed(gaps.get(id(arm)))),
+        Column(f"seeds to see {', '.join(map(str, SEEDS_SHOWN))}", lambda arm: _seeds_to_see(gaps.get(id(arm)))),
         Column("train accuracy", lambda arm: percent(arm.mean("train_accuracy"))),
         Column("train loss", lambda arm: rounded(arm.mean("loss"))),
         Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
         Column("runs at once", lambda arm: str(arm.cells_at_once) if (arm.cells_at_once or 1) > 1 else ""),
-        Column("reached the target", lambda arm: _reached(with_target(arm))),
+        Column("reached the target", lambda arm: _reach(with_target(arm))),
         Column("after seconds", lambda arm: _seconds(with_target(arm))),
         Column("warm-up, s, at most", lambda arm: rounded(max(arm.values("warm_up_s"))) if with_target(arm) else ""),
     ]
@@ -241,7 +229,7 @@ def _deviation(gap: Estimate | None) -> str:
     return "" if gap is None or gap.sd is None else f"{gap.sd:.2f}" + span(sd_range(gap) or (), "{:.2f}".format)
 
 
-def _needed(gap: Estimate | None) -> str:
+def _seeds_to_see(gap: Estimate | None) -> str:
     if gap is None or not gap.sd or gap.half is None:
         return ""
     counts = [max(FEWEST_SEEDS, seeds_needed(gap.sd, to_see)) for to_see in SEEDS_SHOWN]

@@ -1,18 +1,17 @@
-"""Whether backends do the same augmentation, and what it looks like."""
+"""Audit of the backends, and pictures of what they do."""
 
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from bench.records import AuditCell, Run
+from bench.records import AuditCell, Run, counted, listed, rounded
 from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Details, Paragraph, Section, Strip, Strips, Text, Warning
 from bench.report.facts.gallery import Gallery, Picture, load_gallery
 from bench.report.facts.lanes import LANES
 from bench.report.facts.state import causes, mean_error
 from bench.report.sections.state import audit_words
 from bench.report.tables import build_table, words_column
-from bench.report.words import counted, listed, rounded
 
 TITLE = "Is it the same augmentation?"
 MARKS = {"per_image": "i", "per_batch": "b", "mixed": "m", "fixed": "f"}

@@ -1,20 +1,33 @@
-"""Where the time of training goes: stacked bars and a table of milliseconds by part."""
+"""Time of training by part: stacked bars and a table of milliseconds."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from bench.records import listed, rounded
 from bench.report.blocks import Block
 from bench.report.facts.arms import Arm
 from bench.report.figures import Look, Row, bars
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import listed, name_of, rounded, with_spread
+from bench.report.words import name_of, with_spread
+
+
+class Part(NamedTuple):
+    """Words and colour of a part of the time."""
+
+    words: str
+    look: Look
+
 
 PARTS = {
-    **{"forward_backward": ("forward and backward", Look("work")), "optimizer": ("optimizer", Look("quiet"))},
-    **{"augment": ("augmentation on the device", Look("s6")), "copy": ("to the device", Look("s4"))},
-    **{"wait": ("waiting for data", Look("wait")), "other": ("other", Look("grid"))},
-    **{"decode_s": ("decoding where fetched", Look("s0")), "worker_augment_s": ("augmentation where fetched", Look("s1"))},
+    "forward_backward": Part("forward and backward", Look("work")),
+    "optimizer": Part("optimizer", Look("quiet")),
+    "augment": Part("augmentation on the device", Look("s6")),
+    "copy": Part("to the device", Look("s4")),
+    "wait": Part("waiting for data", Look("wait")),
+    "other": Part("other", Look("grid")),
+    "decode_s": Part("decoding where fetched", Look("s0")),
+    "worker_augment_s": Part("augmentation where fetched", Look("s1")),
 }
 
 
@@ -36,8 +49,8 @@ def split_blocks(name: str, unit: str, splits: Sequence[Split]) -> list[Block]:
     legend = dict(PARTS[part] for part in used)
     speeds = listed((f"{split.label} {rounded(split.arm.speed)}" for split in rows), 10)
     alternative = f"Milliseconds {unit} by part and placement: stacked bars. Examples per second: {speeds}."
-    drawn = [Row(s.label, (), _named(s.parts), _named(s.fetching), f"{rounded(s.arm.speed)} ex/s") for s in rows]
-    columns = [Column(PARTS[part][0], partial(_milliseconds, part)) for part in used]
+    drawn = [Row(s.label, (), _by_words(s.parts), _by_words(s.fetching), f"{rounded(s.arm.speed)} ex/s") for s in rows]
+    columns = [Column(PARTS[part].words, partial(_milliseconds, part)) for part in used]
     whole = Column("all", lambda split: rounded(sum(split.parts.values())))
     ends = Column("rounds", lambda split: str(len(split.arm.records)))
     first = [words_column("placement", lambda split: name_of(split.arm, split.label))]
@@ -45,8 +58,8 @@ def split_blocks(name: str, unit: str, splits: Sequence[Split]) -> list[Block]:
     return [bars(name, alternative, drawn, legend, f"milliseconds {unit}"), build_table([*first, *columns, whole, ends], rows)]
 
 
-def _named(parts: Mapping[str, float]) -> dict[str, float]:
-    return {words: parts[part] for part, (words, _) in PARTS.items() if parts.get(part)}
+def _by_words(parts: Mapping[str, float]) -> dict[str, float]:
+    return {shown.words: parts[part] for part, shown in PARTS.items() if parts.get(part)}
 
 
 def _milliseconds(part: str, split: Split) -> str:

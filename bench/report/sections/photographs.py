@@ -1,9 +1,8 @@
 """Photographs: which layers to train, where the time goes, and which decoder is fastest."""
 
-import statistics
 from collections.abc import Sequence
 
-from bench.records import Run
+from bench.records import Run, counted, percent, rounded
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section
 from bench.report.facts.accuracy import difference
 from bench.report.facts.arms import Arm
@@ -14,18 +13,7 @@ from bench.report.sections.parts import PARTS, Split, split_blocks
 from bench.report.sections.state import failed_section
 from bench.report.sections.training import speed_words, verdict
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import (
-    capitalised,
-    counted,
-    interval,
-    label,
-    name_of,
-    percent,
-    points,
-    rounded,
-    scored,
-    with_spread,
-)
+from bench.report.words import capitalise, format_score, interval, label, name_of, points, with_spread
 
 TUNING, TIME, DECODING = "Fine-tuning on photographs", "Photographs: where the time goes", "Decoding JPEG files"
 TRAINED, TAKES, DECODER = "Which layers should be trained?", "Photographs: what takes the time?", "Which decoder is fastest?"
@@ -51,7 +39,7 @@ def mode(arm: Arm) -> str:
     return MODES.get(arm.mode, str(arm.mode))
 
 
-def augmented(arm: Arm) -> str:
+def augmentation(arm: Arm) -> str:
     """Return how photographs are augmented."""
     return label(arm) + (", features computed once" if arm.mode == "frozen" and arm.is_bare else "")
 
@@ -63,9 +51,9 @@ def finetune_section(run: Run) -> Section | None:
         return failed_section(run, "finetune", TUNING, TRAINED)
     blocks: list[Block] = [Paragraph(TUNING_METHOD)]
     for index, arms in enumerate(groups, start=1):
-        names = [f"{mode(arm)}; {augmented(arm)}" for arm in arms]
+        names = [f"{mode(arm)}; {augmentation(arm)}" for arm in arms]
         blocks += [Paragraph(f"Setting: {_setting(arms[0])}."), learning_figure(f"finetune-{index}", arms, names, CURVES)]
-        blocks += [_tuning_table(arms), *_skipped(arms[0])]
+        blocks += [_tuning_table(arms), *_skipped_files(arms[0])]
     answer = Answer(TRAINED, _layers(groups[0]), _evidence(groups[0]))
     return Section(title=TUNING, blocks=blocks, answers=[answer], note=TUNING_NOTE)
 
@@ -74,27 +62,33 @@ def _layers(arms: Sequence[Arm]) -> str:
     """Return which layers lead, or that it is undecided."""
     names = list(map(mode, (arms[0], *undecided_with(arms))))
     if len(arms) == 1 or len(names) == 1:
-        return capitalised(names[0]) if len(arms) > 1 else f"Only {names[0]} tried"
+        return capitalise(names[0]) if len(arms) > 1 else f"Only {names[0]} tried"
     return "Undecided" + ("" if len(names) == len(arms) else f": {' or '.join(names)}")
 
 
 def _evidence(arms: Sequence[Arm]) -> str:
-    best, *others = arms
-    text = f"{best.model}, {best.train_images} photographs to train on: {mode(best)}, {augmented(best)}, {scored(best)}"
-    for arm in others[:1]:
+    best, *rivals = arms
+    text = (
+        f"{best.model}, {best.train_images} photographs to train on: {mode(best)}, {augmentation(best)}, {format_score(best)}"
+    )
+    for arm in rivals[:1]:
         gap = difference(best, arm)
-        text += f"; minus the next, {mode(arm)}, {augmented(arm)}: {points(gap)} points"
+        text += f"; minus the next, {_treatment(arm)}: {points(gap)} points"
         text += f", {FEW}" if gap is None or gap.half is None else ""
     return f"{text}."
 
 
+def _treatment(arm: Arm) -> str:
+    return f"{mode(arm)}, {augmentation(arm)}"
+
+
 def _setting(arm: Arm) -> str:
-    kept = ", batch norm keeps its statistics" if arm.keep_statistics else ""
+    norms = ", batch norm keeps its statistics" if arm.keep_statistics else ""
     width = f" of width {arm.width}" if arm.width else ""
     rate = f"SGD {arm.learning_rate} (last layer, or all from random weights: times {arm.head_rate})"
     return (
         f"{arm.model}{width} at {arm.image_size} pixels, {arm.num_epochs} epochs, batch {arm.batch_size}, {rate}, a tenth "
-        f"every {arm.decay_every} epochs{kept}, on {arm.device}; data {arm.dataset}: {arm.train_images} photographs to train "
+        f"every {arm.decay_every} epochs{norms}, on {arm.device}; data {arm.dataset}: {arm.train_images} photographs to train "
         f"on, {arm.test_images} to validate on"
     )
 
@@ -104,7 +98,7 @@ def _tuning_table(arms: Sequence[Arm]) -> Block:
     columns = [
         words_column("what is trained", mode),
         words_column("starting from", lambda arm: [Code(arm.init)]),
-        words_column("augmented by", lambda arm: augmented(arm) if arm.mode == "frozen" else name_of(arm)),
+        words_column("augmented by", lambda arm: augmentation(arm) if arm.mode == "frozen" else name_of(arm)),
         Column("last epoch, mean", mean_score),
         Column("each seed", each_seed),
         Column("seeds", lambda arm: str(len(arm.values("test_accuracy")))),
@@ -120,10 +114,10 @@ def _tuning_table(arms: Sequence[Arm]) -> Block:
     return build_table(columns, arms)
 
 
-def _skipped(arm: Arm) -> list[Block]:
+def _skipped_files(arm: Arm) -> list[Block]:
     files = arm.skipped_files or ()
-    more = [f"and {len(files) - MOST_SKIPPED:,} more"] if len(files) > MOST_SKIPPED else []
-    return [Paragraph(f"{counted(len(files), 'file')} skipped:"), Bullets([*files[:MOST_SKIPPED], *more])] if files else []
+    ends = [f"and {len(files) - MOST_SKIPPED:,} more"] if len(files) > MOST_SKIPPED else []
+    return [Paragraph(f"{counted(len(files), 'file')} skipped:"), Bullets([*files[:MOST_SKIPPED], *ends])] if files else []
 
 
 # ---- where the time goes --------------------------------------------------------------------------------------------------
@@ -158,12 +152,12 @@ def _time_answer(arms: Sequence[Arm]) -> list[Answer]:
         return []
     best = ranked[0]
     parts, _ = image_ms(best)
-    most, whole = max(parts, key=lambda name: parts[name]), sum(parts.values()) or 1.0
+    largest, whole = max(parts, key=lambda name: parts[name]), sum(parts.values()) or 1.0
     evidence = f"With {best.recipe} the fastest placement, {_placement(best)}, reaches {speed_words(best)}: "
-    evidence += f"{rounded(parts[most])} of {rounded(whole)} ms a photograph."
+    evidence += f"{rounded(parts[largest])} of {rounded(whole)} ms a photograph."
     for arm in ranked[1:2]:
         evidence += f" Next: {_placement(arm)}, {speed_words(arm)}, {verdict(best, arm)}."
-    return [Answer(TAKES, capitalised(f"{PARTS[most][0]}: {percent(parts[most] / whole, 0)} of it"), evidence)]
+    return [Answer(TAKES, capitalise(f"{PARTS[largest].words}: {percent(parts[largest] / whole, 0)} of it"), evidence)]
 
 
 # ---- decoding -------------------------------------------------------------------------------------------------------------
@@ -198,21 +192,18 @@ def decoding_section(run: Run) -> Section | None:
     evidence = (
         f"At {counted(len(groups[0]), 'pair')} of shorter side and number of processes; rounds that overlap decide nothing."
     )
-    return Section(title=DECODING, blocks=blocks, answers=[Answer(DECODER, capitalised("; ".join(places)), evidence)])
+    return Section(title=DECODING, blocks=blocks, answers=[Answer(DECODER, capitalise("; ".join(places)), evidence)])
 
 
 def _decoding_figure(group: Sequence[Race], name: str) -> Figure:
     decoders = sorted({str(arm.decoder) for race in group for arm in race})
-    panels = {}
+    panels: dict[str, list[Line]] = {}
     for size in sorted({race[0].image_size for race in group}):
-        series = []
         for index, decoder in enumerate(decoders):
             arms = [arm for race in group if race[0].image_size == size for arm in race if arm.decoder == decoder]
             rounds = [(max(int(arm.num_workers), 1), arm.values("images_per_s")) for arm in arms]
-            middles = [(count, statistics.median(values)) for count, values in rounds]
-            ends = [(count, min(values), max(values)) for count, values in rounds]
-            series += [Line(decoder, series_look(index), middles, ends)] if rounds else []
-        panels[f"{size} pixels"] = series
+            series = [Line.of_rounds(decoder, series_look(index), rounds)] if rounds else []
+            panels.setdefault(f"{size} pixels", []).extend(series)
     counts = sorted({max(race[0].num_workers, 1) for race in group})
     alternative = "Images per second by number of processes: a panel a shorter side, a line a decoder."
     return lines(name, alternative, panels, "processes", "images/s (log scale)", log="xy", ticks=counts)

@@ -1,15 +1,14 @@
 """Training on several processes: examples/s, speed-up, the slowest rank, and that no two ranks drew the same."""
 
-import statistics
 from collections.abc import Sequence
 
-from bench.records import Run
+from bench.records import UNKNOWN, Run, counted, listed, percent, rounded
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section, Warning
 from bench.report.facts.scaling import Job, alike_draws, largest, tables
 from bench.report.figures import Figure, Line, Look, lines, series_look
 from bench.report.sections.state import failed_section
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import UNKNOWN, counted, listed, percent, rounded, setting, span, with_spread
+from bench.report.words import setting, span, with_spread
 
 TITLE = "Training on several processes"
 GAIN = "Does training scale over processes?"
@@ -86,9 +85,7 @@ def _figure(jobs: Sequence[Job], name: str) -> Figure:
     for index, sort in enumerate(dict.fromkeys(job.sort for job in jobs if job.processes > 1)):
         members = [job for job in jobs if (job in alone or job.sort == sort) and job.arm.speed]
         rounds = [(job.processes, job.arm.values("examples_per_s")) for job in members]
-        middles = [(count, statistics.median(values)) for count, values in rounds]
-        ends = [(count, min(values), max(values)) for count, values in rounds]
-        series.append(Line(_name(members[-1]), series_look(index), middles, ends))
+        series.append(Line.of_rounds(_name(members[-1]), series_look(index), rounds))
     counts = sorted({job.processes for job in jobs})
     if alone:
         ideal = [(count, alone[0].arm.speed * (1 if jobs[0].on_cpu else count)) for count in counts]

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from bench.records import Case, Run
+from bench.records import Case, Run, counted, listed, percent, rounded
 from bench.report.blocks import BREAK, Answer, Block, Code, Heading, Paragraph, Quiet, Section, Strong, Text
 from bench.report.facts.arms import usual_recipe
 from bench.report.facts.lanes import (
@@ -15,18 +15,18 @@ from bench.report.facts.lanes import (
     LaneTable,
     Series,
     growth,
+    is_slower,
     lane_tables,
-    passes,
     rate,
-    slower,
+    round_rates,
     usual_cases,
 )
 from bench.report.facts.placement import contest, fastest_alone
 from bench.report.figures import Figure, Line, Mark, Row, backend_look, bars, lines
-from bench.report.sections.state import unanswered
-from bench.report.sections.training import WITH, alone, undecided
+from bench.report.sections.state import no_answer
+from bench.report.sections.training import WITH, alone, name_or_undecided
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import counted, listed, percent, rounded, span, spread
+from bench.report.words import span, spread
 
 TITLES = {"recipes": "Recipes: images per second", "ops": "Single ops: images per second"}
 VERDICTS = {"exact": "=", "close": "≈", "different": "≠"}
@@ -65,15 +65,14 @@ def _rates_figure(table: LaneTable) -> Figure:
     ranked = {subject: row for subject in table.subjects if (row := table.ranked(subject))}
     fastest = listed((f"{subject}: {row[0].first.backend} {rounded(rate(row[0]))}" for subject, row in ranked.items()), 8)
     alternative = f"Images per second on {table.device} by backend, {LANES[table.lane]}: log scale. Fastest: {fastest}."
-    rows = [Row(subject, [_mark(case) for case in row]) for subject, row in ranked.items()]
+    rows = [
+        Row(subject, [Mark.of_rounds(backend_look(case.first.backend), round_rates(case)) for case in row])
+        for subject, row in ranked.items()
+    ]
     measured = {case.first.backend for row in ranked.values() for case in row}
     legend = {name: backend_look(name) for name in table.backends if name in measured}
     name = f"{table.suite}-{table.device}-{table.dtype}-{table.lane}"
     return bars(name, alternative, rows, legend, "images/s (log scale)", log=True)
-
-
-def _mark(case: Case) -> Mark:
-    return Mark(backend_look(case.first.backend), rate(case) or 0, min(passes(case)), max(passes(case)))
 
 
 def _rates_table(run: Run, table: LaneTable) -> Block:
@@ -94,7 +93,7 @@ def _rate_cell(table: LaneTable, verdicts: Mapping[tuple[str, str], str], backen
         return table.absent.get((subject, backend), "not planned") if case is None else case.status.replace("_", " ")
     number = rounded(speed)
     text: list[str] = [Strong(number) if table.winner(subject) == backend else number]
-    beside = " ".join(filter(None, (spread(passes(case)), verdict)))
+    beside = " ".join(filter(None, (spread(round_rates(case)), verdict)))
     text += [Quiet(f" {beside}")] if beside else []
     if ratio:
         text += [BREAK, f"{rounded(ratio[0])}x", Quiet(span(ratio[1:]))]
@@ -110,26 +109,32 @@ def _fastest(run: Run) -> list[Answer]:
     ranked = fastest_alone(lane_tables(run, "recipes"))
     if ranked:
         first = ranked[0].first
-        equal = [case for case in ranked if case is ranked[0] or slower(passes(ranked[0]), passes(case)) is not True]
+        equal = [
+            case for case in ranked if case is ranked[0] or is_slower(round_rates(ranked[0]), round_rates(case)) is not True
+        ]
         where = f", {LANES[ranked[0].lane or 'mixed']}, batch {_size(ranked[0])} pixels on {first.device}. "
-        return [Answer(WITH, undecided([case.first.backend for case in equal]), [Code(first.subject), where, *alone(ranked)])]
+        return [
+            Answer(
+                WITH, name_or_undecided([case.first.backend for case in equal]), [Code(first.subject), where, *alone(ranked)]
+            )
+        ]
     races = [row for table in lane_tables(run, "ops") for s in table.subjects if len(row := table.comparable(s)) > 1]
     if races:
         return [_fastest_ops(races)]
     reasons = listed(dict.fromkeys(case.reason for case in planned if case.reason), 2)
     measured = sum(1 for case in planned if rate(case))
     evidence = f"{measured} of {counted(len(planned), 'case')} measured, none comparable{f': {reasons}' if reasons else ''}."
-    return [unanswered(WITH, evidence)] if planned else []
+    return [no_answer(WITH, evidence)] if planned else []
 
 
 def _fastest_ops(races: Sequence[Sequence[Case]]) -> Answer:
     """Return in how many ops each backend is ahead of all others."""
-    wins = Counter(row[0].first.backend for row in races if slower(passes(row[0]), passes(row[1])))
+    wins = Counter(row[0].first.backend for row in races if is_slower(round_rates(row[0]), round_rates(row[1])))
     tied = len(races) - wins.total()
-    counts = listed(f"{name} in {count}" for name, count in wins.most_common()) or "none"
+    counts = listed(f"{name} in {n}" for name, n in wins.most_common()) or "none"
     evidence = f"Fastest beyond the spread between rounds in {counted(len(races), 'op and lane', 'ops and lanes')}: {counts}; "
-    (leader, most), (_, second) = [*wins.most_common(2), ("", 0), ("", 0)][:2]
-    answer = f"{leader}, in most ops" if most > max(second, tied) else "It depends on the op"
+    (leader, count), (_, second) = [*wins.most_common(2), ("", 0), ("", 0)][:2]
+    answer = f"{leader}, in most ops" if count > max(second, tied) else "It depends on the op"
     return Answer(WITH, answer, f"{evidence}undecided in {tied}.")
 
 
@@ -147,15 +152,15 @@ def cost_section(run: Run) -> Section | None:
         words_column("device", lambda case: case.first.device),
         words_column("implementation", lambda case: case.implementation or ""),
         Column("ms a call", lambda case: rounded(1e3 * statistics.median(case.samples_s)) if case.samples_s else ""),
-        Column("MB in and out", partial(_known, "bytes_moved", 1e-6)),
-        Column("share of a copy, %", partial(_known, "roofline_share", 100.0)),
+        _first_column("MB in and out", "bytes_moved", 1e-6),
+        _first_column("share of a copy, %", "roofline_share", 100.0),
         Column("device busy", _busy),
-        Column("launches", partial(_known, "launches", 1.0)),
-        Column("waits", partial(_known, "syncs", 1.0)),
-        Column("peak memory, MiB", partial(_known, "peak_bytes", 2.0**-20)),
-        Column("compiling, s", partial(_known, "compile_s", 1.0)),
-        Column("graph breaks", partial(_known, "graph_breaks", 1.0)),
-        Column("recompiled", partial(_known, "recompiles", 1.0)),
+        _first_column("launches", "launches"),
+        _first_column("waits", "syncs"),
+        _first_column("peak memory, MiB", "peak_bytes", 2.0**-20),
+        _first_column("compiling, s", "compile_s"),
+        _first_column("graph breaks", "graph_breaks"),
+        _first_column("recompiled", "recompiles"),
         Column("calls", lambda case: f"{len(case.samples_s):,}"),
     ]
     copies = run.environment.copy_bytes_per_s if run.environment else {}
@@ -164,9 +169,8 @@ def cost_section(run: Run) -> Section | None:
     return Section(title="What a call costs", blocks=[Paragraph(method), build_table(columns, cases)])
 
 
-def _known(name: str, factor: float, case: Case) -> str:
-    content = case.known(name)
-    return "" if content is None else rounded(content * factor)
+def _first_column(header: str, name: str, factor: float = 1.0) -> Column:
+    return Column(header, lambda case: "" if (content := case.known(name)) is None else rounded(content * factor))
 
 
 def _busy(case: Case) -> str:
@@ -185,21 +189,21 @@ def growth_section(run: Run) -> Section | None:
     grown = growth(run)
     blocks: list[Block] = []
     for ((suite, device, dtype, lane), along), subjects in grown.items():
-        what = f"{suite} on {device} by {'batch' if along == 'batch' else 'image'} size, {LANES[lane]}"
-        alternative = f"Images per second of {what}: {listed(subjects)}; both axes logarithmic, a line a backend."
+        title = f"{suite} on {device} by {'batch' if along == 'batch' else 'image'} size, {LANES[lane]}"
+        alternative = f"Images per second of {title}: {listed(subjects)}; both axes logarithmic, a line a backend."
         name = "-".join(("growth", suite, device, dtype, lane, along))
-        blocks += [Heading(what.capitalize()), _growth_figure(name, alternative, subjects, AXES[along])]
+        blocks += [Heading(title.capitalize()), _growth_figure(name, alternative, subjects, AXES[along])]
     return Section(title=GROWTH_TITLE, blocks=blocks, answers=[_growth_answer(run, grown)], note=NOTE) if grown else None
 
 
 def _growth_figure(name: str, alternative: str, subjects: Growth, axis: str) -> Figure:
-    panels = {}
-    for subject, backends in subjects.items():
-        marks = {name: [(size, _mark(case)) for size, case in series] for name, series in backends.items()}
-        panels[subject] = [
-            Line(name, backend_look(name), [(x, m.value) for x, m in row], [(x, m.low, m.high) for x, m in row])
-            for name, row in marks.items()
+    panels = {
+        subject: [
+            Line.of_rounds(name, backend_look(name), [(size, round_rates(case)) for size, case in series])
+            for name, series in backends.items()
         ]
+        for subject, backends in subjects.items()
+    }
     ticks = sorted({size for backends in subjects.values() for series in backends.values() for size, _ in series})
     return lines(name, alternative, panels, axis, "images/s (log scale)", log="xy", ticks=ticks)
 
@@ -225,7 +229,7 @@ def _change(series: Series, along: str) -> str:
     """Return "4.2 times the images/s at batch 4,096 as at 32"; pixels/s if the images grow, as a larger image is more work."""
     (small, first), (large, last) = series[0], series[-1]
     times = (rate(last) or 1) / (rate(first) or 1)
-    is_sure = slower(*sorted((passes(last), passes(first)), key=lambda values: -max(values, default=0)))
+    is_sure = is_slower(*sorted((round_rates(last), round_rates(first)), key=lambda values: -max(values, default=0)))
     doubt = {True: "", False: " (their rounds overlap)", None: " (one round)"}[is_sure]
     if along == "side":
         times *= last.first.image_size * last.first.width / (first.first.image_size * first.first.width)

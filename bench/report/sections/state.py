@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from functools import partial
 
-from bench.records import Environment, Gpu, Run, Source
+from bench.records import UNKNOWN, Environment, Gpu, Run, Source, counted, listed, percent, rounded
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Text
-from bench.report.facts.lanes import passes, rate
-from bench.report.facts.placement import UTILISATION, above_ceiling, host_bound
+from bench.report.facts.lanes import rate, round_rates
+from bench.report.facts.placement import UTILISATION, above_ceiling, host_bound_ceilings
 from bench.report.facts.state import (
     Missing,
     devices,
@@ -19,7 +19,7 @@ from bench.report.facts.state import (
     verdict_counts,
 )
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import NOISY, UNKNOWN, capitalised, counted, date, label, listed, percent, rounded
+from bench.report.words import NOISY, capitalise, date, label
 from bench.statistics import half_range
 
 PACKAGES = ("augmark", "torch", "torchvision", "kornia", "numpy", "pillow", "triton")
@@ -34,7 +34,7 @@ lanes are never ranked together."""
 # ---- sections of kinds without a result -----------------------------------------------------------------------------------
 
 
-def unanswered(question: str, evidence: str) -> Answer:
+def no_answer(question: str, evidence: str) -> Answer:
     """Return that a run does not answer a question."""
     return Answer(question, "Not known from this run", evidence)
 
@@ -46,7 +46,7 @@ def failed_section(run: Run, kind: str, title: str, question: str) -> Section | 
         return None
     words = f"the only {kind} record is a failure" if len(failed) == 1 else f"all {len(failed):,} {kind} records are failures"
     reasons = listed(dict.fromkeys(record.reason or "no reason was kept" for record in failed), 2)
-    answer = Answer(question, "Not known: it failed", f"{capitalised(words)}: {reasons}.")
+    answer = Answer(question, "Not known: it failed", f"{capitalise(words)}: {reasons}.")
     return Section(title=title, blocks=[Paragraph(f"Not measured: {words}; the reasons stand at the end.")], answers=[answer])
 
 
@@ -58,8 +58,8 @@ def title(run: Run) -> str:
     environment = run.environment
     hardware = {"cpu": environment.cpu.model, "cuda": next((gpu.name for gpu in environment.gpus), "")} if environment else {}
     named = [f"{name} ({model})" if (model := hardware.get(name.partition(":")[0])) else name for name in devices(run)]
-    what = counted(len(run.sources), "run") if has_groups(run) else ", ".join(named) or "nothing measured"
-    return f"Image augmentation on {environment.machine if environment else run.name}: {what}"
+    measured = counted(len(run.sources), "run") if has_groups(run) else ", ".join(named) or "nothing measured"
+    return f"Image augmentation on {environment.machine if environment else run.name}: {measured}"
 
 
 def warnings(run: Run) -> list[Text]:
@@ -77,7 +77,7 @@ def warnings(run: Run) -> list[Text]:
                 f"{words}machine, or something else bounds the ceiling: measure again.",
             ]
         )
-    for top in host_bound(run):
+    for top in host_bound_ceilings(run):
         words = f" its kernels run {percent(top.median('gpu_busy'), 0)} of the time (model FLOPs utilisation "
         words += (
             f"{percent(top.median(UTILISATION))}), so what augmentation costs is hidden. Train with --graph on, --compile or a "
@@ -129,7 +129,7 @@ def _machine(environment: Environment) -> list[tuple[str, Text]]:
         (
             "CPU",
             ", ".join(
-                [cpu.model, f"{cpu.usable_cores} usable cores", *_filled(*cpu_units, ("{:.0f} GiB", _gib(cpu.memory_bytes)))]
+                [cpu.model, f"{cpu.usable_cores} usable cores", *_units(*cpu_units, ("{:.0f} GiB", _gib(cpu.memory_bytes)))]
             ),
         ),
         ("GPU", "; ".join(map(_gpu, environment.gpus)) or "none"),
@@ -143,10 +143,10 @@ def _machine(environment: Environment) -> list[tuple[str, Text]]:
 def _gpu(gpu: Gpu) -> str:
     memory, clock = ("{:.0f} GiB", _gib(gpu.memory_bytes)), ("SM clock {:.0f} MHz", gpu.sm_clock_mhz)
     power, heat = ("limit {:.0f} W", gpu.power_limit_w), ("{:.0f} °C", gpu.temperature_c)
-    return ", ".join([gpu.name, *_filled(memory, ("driver {}", gpu.driver), clock, power, heat)])
+    return ", ".join([gpu.name, *_units(memory, ("driver {}", gpu.driver), clock, power, heat)])
 
 
-def _filled(*units: tuple[str, object]) -> list[str]:
+def _units(*units: tuple[str, object]) -> list[str]:
     return [unit.format(content) for unit, content in units if content is not None]
 
 
@@ -209,8 +209,8 @@ def method_section(run: Run) -> Section | None:
     cases = [case for case in run.cases("speed") if rate(case)]
     if not cases:
         return None
-    counts, calls = sorted({len(passes(case)) for case in cases}), [len(case.samples_s) for case in cases]
-    shares = sorted(share for case in cases if (share := half_range(passes(case))) is not None)
+    counts, calls = sorted({len(round_rates(case)) for case in cases}), [len(case.samples_s) for case in cases]
+    shares = sorted(share for case in cases if (share := half_range(round_rates(case))) is not None)
     threads = sorted({case.known("threads") for case in cases} - {None})
     text = f"Rounds: {listed(map(str, counts))}, each over the whole grid in a new order; "
     text += f"{min(calls):,} to {max(calls):,} calls a case."

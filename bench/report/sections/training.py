@@ -3,29 +3,15 @@
 import statistics
 from collections.abc import Sequence
 
-from bench.records import SETTING, Case, Run
+from bench.records import SETTING, UNKNOWN, Case, Run, counted, percent, rounded
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
-from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, succeeded
-from bench.report.facts.lanes import LANES, SHORT_LANES, passes, rate, slower
+from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, successes
+from bench.report.facts.lanes import LANES, SHORT_LANES, is_slower, rate, round_rates
 from bench.report.facts.placement import UTILISATION, Contest, contest, cost, speeds, utilisation, workers
 from bench.report.sections.parts import Split, split_blocks
-from bench.report.sections.state import failed_section, unanswered
-from bench.report.tables import Column, build_table, words_column
-from bench.report.words import (
-    UNKNOWN,
-    capitalised,
-    counted,
-    flop,
-    label,
-    lowered,
-    measured,
-    name_of,
-    percent,
-    rounded,
-    setting,
-    span,
-    with_spread,
-)
+from bench.report.sections.state import failed_section, no_answer
+from bench.report.tables import Column, build_table, number_column, words_column
+from bench.report.words import capitalise, flop, format_rounds, label, lower_first, name_of, setting, span, with_spread
 
 TITLE = "Training: examples per second by placement"
 WHERE, WITH, COST = "Where should augmentation run?", "With which backend?", "What does it cost?"
@@ -62,7 +48,7 @@ def training_section(run: Run) -> Section | None:
             blocks += [*drawn[:1], *([Details("Milliseconds a step by part", drawn[1:])] if drawn else [])]
             blocks += [_table(shown), *_workers(run, shown, recipe)]
     current = contest(run)
-    answers = [unanswered(WHERE, "training was not measured with and without augmentation in one setting.")]
+    answers = [no_answer(WHERE, "training was not measured with and without augmentation in one setting.")]
     note = ""
     if current is not None:
         answers = [_where(current), _with(current), _costs(current)]
@@ -76,26 +62,21 @@ def training_section(run: Run) -> Section | None:
 
 def speed_words(arm: Arm) -> str:
     """Return an arm's examples/s with spread and rounds."""
-    return measured(speeds(arm), "examples/s")
+    return format_rounds(speeds(arm), "examples/s")
 
 
 def verdict(best: Arm, rival: Arm) -> str:
     """Return how sure it is that the rival is slower."""
-    return VERDICTS[slower(speeds(best), speeds(rival))]
+    return VERDICTS[is_slower(speeds(best), speeds(rival))]
 
 
 def _where(contest: Contest) -> Answer:
     best, *rivals = contest.places
     names = [PLACES[place].format(best.device) for place in contest.tied_places]
-    answer = names[0] if len(names) == 1 else f"Undecided: {', or '.join(map(lowered, names))}"
-    evidence: list[str] = [
-        "There training with ",
-        Code(contest.recipe),
-        f" reaches {speed_words(best)} by ",
-        Code(best.backend),
-    ]
+    answer = names[0] if len(names) == 1 else f"Undecided: {', or '.join(map(lower_first, names))}"
+    evidence = ["There training with ", Code(contest.recipe), f" reaches {speed_words(best)} by ", Code(best.backend)]
     for rival in rivals[:1]:
-        place = lowered(PLACES[rival.place].format(rival.device))
+        place = lower_first(PLACES[rival.place].format(rival.device))
         evidence += [f"; {place}, at best {speed_words(rival)} by ", Code(rival.backend), f", {verdict(best, rival)}"]
         if best.resident is True and rival.resident is False:
             answer += ", where the images already are" if len(names) == 1 else ""
@@ -107,23 +88,23 @@ def _with_transfer(alike: Arm | None, rival: Arm) -> list[str]:
     """Return what the best place reaches if images have to be brought there, as they do for the rival."""
     if alike is None:
         return [". Images that have to be brought there first were not measured"]
-    faster = slower(speeds(alike), speeds(rival))
+    faster = is_slower(speeds(alike), speeds(rival))
     words = "faster than that beyond the spread between rounds" if faster else verdict(rival, alike)
     return [f". If images have to be brought there first, {label(alike)} reaches {speed_words(alike)}, {words}"]
 
 
 def _with(contest: Contest) -> Answer:
-    tied, (best, *others) = contest.tied_backends, contest.backends
+    tied, (best, *rivals) = contest.tied_backends, contest.backends
     text = "No other backend was measured there. "
     if len(tied) > 1:
         reached = " and ".join(f"{arm.backend} {rounded(arm.speed)}" for arm in tied)
-        text = f"In training {reached} examples/s, {verdict(best, next(arm for arm in others if arm in tied))}. "
-    elif others:
-        text = f"In training the next, {others[0].backend}, reaches {speed_words(others[0])}, {verdict(best, others[0])}. "
-    return Answer(WITH, undecided([arm.backend for arm in tied]), [text, *alone(contest.alone)])
+        text = f"In training {reached} examples/s, {verdict(best, next(arm for arm in rivals if arm in tied))}. "
+    elif rivals:
+        text = f"In training the next, {rivals[0].backend}, reaches {speed_words(rivals[0])}, {verdict(best, rivals[0])}. "
+    return Answer(WITH, name_or_undecided([arm.backend for arm in tied]), [text, *alone(contest.alone)])
 
 
-def undecided(names: Sequence[str]) -> str:
+def name_or_undecided(names: Sequence[str]) -> str:
     """Return the only name, or all that cannot be distinguished."""
     return names[0] if len(names) == 1 else f"Undecided: {' or '.join(names)}"
 
@@ -132,11 +113,15 @@ def alone(ranked: Sequence[Case]) -> list[str]:
     """Return which backend augments most images per second without training, and how sure that is."""
     if not ranked:
         return []
-    text = ["Without training ", Code(ranked[0].first.backend), f" is fastest, {measured(passes(ranked[0]), 'images/s')}"]
+    text = [
+        "Without training ",
+        Code(ranked[0].first.backend),
+        f" is fastest, {format_rounds(round_rates(ranked[0]), 'images/s')}",
+    ]
     for case in ranked[1:2]:
-        is_slower = slower(passes(ranked[0]), passes(case))
+        certainty = is_slower(round_rates(ranked[0]), round_rates(case))
         text += [", before ", Code(case.first.backend), f" with {rounded(rate(case))}"]
-        text += [] if is_slower else [f", {VERDICTS[is_slower]}"]
+        text += [] if certainty else [f", {VERDICTS[certainty]}"]
     return [*text, "."]
 
 
@@ -151,7 +136,7 @@ def _costs(contest: Contest) -> Answer:
         evidence += [" With ", Code(chosen.backend), f" the loss by pairs of rounds lies between {low} and {high} %."]
     share = percent(loss.lost, 0) if round(100 * loss.lost) > 0 else "nothing"
     words = f"{'' if loss.is_sure else 'undecided: perhaps '}{share} of the training speed"
-    return Answer(COST, capitalised(words) if share != "nothing" else "Nothing measurable", evidence)
+    return Answer(COST, capitalise(words) if share != "nothing" else "Nothing measurable", evidence)
 
 
 def _utilisation(run: Run) -> list[Answer]:
@@ -161,17 +146,13 @@ def _utilisation(run: Run) -> list[Answer]:
     best, top = pair
     peak = f"{flop(best.median('matmul_flops_per_s'), 'FLOP/s')} in {best.matmul_precision}"
     devices = f" on each of {len(best.devices)} devices" if len(best.devices or ()) > 1 else ""
-    ceiling_words = f"; the ceiling (one prepared batch over and over) {_used(top)}" if top else ""
-    evidence = [
-        "Of a matrix product's ",
-        f"{peak}{devices}: {best.model} with ",
-        Code(best.recipe),
-        f", {label(best)}{ceiling_words}.",
-    ]
-    return [Answer(USE, _used(best), evidence)]
+    end = f"; the ceiling (one prepared batch over and over) {_utilisation_words(top)}." if top else "."
+    start = f"Of a matrix product's {peak}{devices}: {best.model} with "
+    evidence = [start, Code(best.recipe), f", {label(best)}{end}"]
+    return [Answer(USE, _utilisation_words(best), evidence)]
 
 
-def _used(arm: Arm) -> str:
+def _utilisation_words(arm: Arm) -> str:
     values = arm.values(UTILISATION)
     return percent(statistics.median(values)) + span(values, percent) if values else ""
 
@@ -187,26 +168,21 @@ def _table(arms: Sequence[Arm]) -> Block:
         Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
         Column("share of the ceiling", lambda arm: "the ceiling" if arm is top else _share(arm, top)),
         Column("waiting", lambda arm: percent(arm.median("wait_share"), 0)),
-        Column("arithmetic", _used),
+        Column("arithmetic", _utilisation_words),
         words_column("step", lambda arm: arm.step or ""),
-        Column("GPU busy, %", lambda arm: _optional(arm, "gpu_busy", 100)),
-        Column("driver's utilisation, %", lambda arm: _optional(arm, "gpu_utilisation", 100)),
-        Column("power, W", lambda arm: _optional(arm, "power_w")),
-        Column("J per 1,000 examples", lambda arm: _optional(arm, "energy_j_per_1000_examples")),
-        Column("peak memory, MiB", lambda arm: _optional(arm, "peak_bytes", 2.0**-20)),
+        number_column("GPU busy, %", "gpu_busy", 100),
+        number_column("driver's utilisation, %", "gpu_utilisation", 100),
+        number_column("power, W", "power_w"),
+        number_column("J per 1,000 examples", "energy_j_per_1000_examples"),
+        number_column("peak memory, MiB", "peak_bytes", 2.0**-20),
         Column("rounds", lambda arm: str(len(speeds(arm)))),
     ]
     return build_table(columns, arms)
 
 
-def _optional(arm: Arm, name: str, factor: float = 1.0) -> str:
-    middle = arm.median(name)
-    return "" if middle is None else rounded(middle * factor)
-
-
 def _share(arm: Arm, top: Arm | None) -> str:
     share = share_of(arm, top)
-    if top and slower(speeds(arm), speeds(top)):
+    if top and is_slower(speeds(arm), speeds(top)):
         return "contradiction: above it"
     digits = 1 if (share or 0) >= 0.9 else 0  # near the ceiling a decimal matters
     return percent(share, digits) + (span(ratios(arm, top), lambda value: percent(value, digits)) if top else "")
@@ -217,14 +193,14 @@ def _workers(run: Run, arms: Sequence[Arm], recipe: str) -> list[Block]:
     columns = [
         words_column("what a worker does", _work),
         Column("examples/s of one worker", lambda row: with_spread(row[0], "examples_per_s")),
-        Column("workers that keep up", lambda row: _needed(row[1])),
+        Column("workers that keep up", lambda row: _workers_needed(row[1])),
         Column("rounds", lambda row: str(len(row[1]))),
     ]
     cores = f" ({run.environment.cpu.usable_cores} here)." if run.environment else "."
     return [Paragraph(WORKERS + cores), build_table(columns, rows)] if rows else []
 
 
-def _needed(ratios: Sequence[float]) -> str:
+def _workers_needed(ratios: Sequence[float]) -> str:
     return rounded(statistics.median(ratios), 2) + span(ratios, lambda value: rounded(value, 2)) if ratios else UNKNOWN
 
 
@@ -238,7 +214,7 @@ def _work(row: tuple[Arm, list[float]]) -> Text:
 def _overhead(run: Run) -> list[Block]:
     """Return what the trainer's own step costs over a bare loop."""
     blocks: list[Block] = []
-    for arm in arms_of(succeeded(run.records, "overhead"), SETTING):
+    for arm in arms_of(successes(run.records, "overhead"), SETTING):
         values = arm.values("step_over_bare")
         text = f"The trainer's step takes {statistics.median(values):.3f} times as long as that of a bare loop over the same"
         ends = f" batches ({min(values):.3f} to {max(values):.3f}, {counted(len(values), 'round')}; {setting(arm)})."
