@@ -205,7 +205,7 @@ def test_a_mistake_is_told_before_anything_slow(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("training.data.load", lambda *_, **__: pytest.fail("loaded data"))
-    monkeypatch.setattr("training.transfer.create", lambda *_, **__: pytest.fail("fetched weights"))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: pytest.fail("fetched weights"))
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
     error = capsys.readouterr().err.strip()
