@@ -27,7 +27,7 @@ from bench.report.figures import Figure, Line, Look, Mark, Row, backend_look, ba
 from bench.report.sections.state import failed_section, no_answer
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import format_score, interval, label, name_of, points, setting, span, with_spread
-from bench.statistics import FEWEST_SEEDS, SEEDS_SHOWN, Estimate, estimate, sd_range
+from bench.statistics import FEWEST_SEEDS, SEEDS_SHOWN, Estimate, estimate, sd_range, seeds_needed
 
 TITLE = "Accuracy by recipe"
 RECIPE, BACKEND = "Which recipe trains best?", "Does the backend change what is reached?"
