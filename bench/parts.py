@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import msgspec
 import psutil
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from bench.jobs.job import Job, data_facts, fill, measure_cases, outcome, plan_training
 from bench.presets import PartName, Preset
@@ -92,7 +92,7 @@ def plan_training_parts(work: Work, settings: Mapping[str, Any]) -> None:
 
 def print_results(folder: Path, keys: set[tuple[Any, ...]], console: Console) -> None:
     """Print the median result of cases."""
-    table = Table("case", "n", "result", box=None)
+    table = Table(Column("case", overflow="fold"), "n", "result", box=None)
     for case in load_run(folder).cases():
         if case.first.case_key in keys:
             table.add_row(case.name, str(len(case.records)), outcome(case))
