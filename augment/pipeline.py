@@ -119,16 +119,19 @@ def check_classes(labels: Tensor, num_classes: int) -> None:
 
 def check_device(device: str | torch.device) -> torch.device:
     """Return the device. Raises ValueError for an unknown name, or a device that this machine lacks."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    counts = {"cpu": 1, "meta": 1} | ({accelerator.type: torch.accelerator.device_count()} if accelerator else {})
-    try:
+    with contextlib.suppress(RuntimeError):  # of an unknown name
         checked = torch.device(device)
-        if (checked.index or 0) >= counts.get(checked.type, 0):
-            raise RuntimeError
-    except RuntimeError:
-        usable = "cpu" + (f", {counts[accelerator.type]} {accelerator.type}" if accelerator else "")
-        raise ValueError(f"device {str(device)!r} cannot be used; here: {usable}") from None
-    return checked
+        if checked.type in ("cpu", "meta") and not checked.index:
+            return checked  # no driver is asked: this may be a forked process
+        if checked.type in (counts := _count_accelerators()) and (checked.index or 0) < counts[checked.type]:
+            return checked
+    usable = ", ".join(["cpu", *(f"{count} {kind}" for kind, count in _count_accelerators().items())])
+    raise ValueError(f"device {str(device)!r} cannot be used; here: {usable}")
+
+
+def _count_accelerators() -> dict[str, int]:
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return {accelerator.type: torch.accelerator.device_count()} if accelerator else {}
 
 
 # ---- types, memory, random numbers ------------------------------------------------------------------------------------

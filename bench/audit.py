@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from bench.records import AUDIT, Audit, AuditCell, write
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 IMAGES = 16
 """Real images that parameters are replayed on; a law is tested on many more draws, of which these are only the background."""
+MOST_PROCESSES, SUBJECTS_A_PROCESS = 8, 4
+"""A process takes seconds to start: few subjects are audited in this one."""
 COLOURS = {"exact": "green", "close": "green", "different": "yellow", "unaudited": "red", "unsupported": "dim"}
 
 
@@ -35,8 +37,11 @@ def run_audit(
 
     Raises ValueError for unknown names, OSError when the folder cannot be written.
     """
+    from augment import OPS, RECIPES
     from augment.audit import audit
+    from bench.environment import usable_cores
 
+    subjects = sum(len(table if chosen is None else chosen) for table, chosen in ((OPS, ops), (RECIPES, recipes)))
     step = max(1, len(dataset.test) // IMAGES)
     images = dataset.test.images[::step][:IMAGES]
     columns = (TextColumn("audit"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
@@ -51,6 +56,7 @@ def run_audit(
         report = audit(
             backends, ops, recipes, n=draws, device=device, images=images,
             images_name=f"{len(images)} test images of {dataset.name}", on_progress=show,
+            processes=max(1, min(MOST_PROCESSES, usable_cores(), subjects // SUBJECTS_A_PROCESS)),
         )  # fmt: skip
     record = msgspec.convert(report, Audit, from_attributes=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,13 +78,13 @@ def print_audit(audit: Audit, console: Console) -> None:
         if cause:
             causes.setdefault(f"{cell.verdict}: {cause}", []).append(f"{cell.subject} on {cell.backend}")
     for cause, places in causes.items():
-        console.print(f"[bold]{escape(cause)}[/]: {', '.join(places)}", highlight=False)
+        console.print(Text.assemble((cause, "bold"), f": {', '.join(places)}"))
     for finding in audit.findings:
-        console.print(f"[red]not as declared:[/] {escape(finding)}", highlight=False)
+        console.print(Text.assemble(("not as declared", "red"), f": {finding}"))
 
 
-def _text(cell: AuditCell | None) -> str:
+def _text(cell: AuditCell | None) -> Text:
     if cell is None:
-        return ""
+        return Text()
     error = "" if cell.verdict in ("unaudited", "unsupported") else f" {cell.max_error:.2g}"
-    return f"[{COLOURS[cell.verdict]}]{cell.verdict}{error}[/]"
+    return Text(f"{cell.verdict}{error}", COLOURS[cell.verdict])

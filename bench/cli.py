@@ -4,29 +4,33 @@ import os
 import select
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import tyro
 from rich.console import Console
 
+from bench import catalog
 from bench.export import Format
 from bench.jobs.decode import DecodeOptions
+from bench.jobs.job import take
 from bench.jobs.scaling import ScalingOptions
 from bench.jobs.sweep import SweepOptions
 from bench.jobs.throughput import ThroughputOptions
 from bench.run import RunOptions
 from training.config import FinetuneConfig, TrainConfig
 from training.presets import BOOK, PRESETS, PresetName, parse_preset
+from training.terminal import complete_help, expand_paths, open_console
 from training.train import describe
 
 INTERRUPTED = 130
 USER_ERROR = 2
 BROKEN_PIPE = 141
 """Exit code of a process killed by SIGPIPE (128 + 13)."""
+FEWEST_DRAWS = 100
 
 
 def reporter(console: Console) -> Callable[[Path], None]:
@@ -156,6 +160,8 @@ class Audit:
     """auto, cifar10, synthetic or an image folder: source of the images that parameters are replayed on."""
     data_root: Path = Path("data")
     """Folder in which data sets lie and are cached."""
+    download: bool = False
+    """Download CIFAR-10 (170 MB) if it is not under --data-root."""
     out: Path = Path("audit")
     """Folder for audit.json."""
     backends: tuple[str, ...] | None = None
@@ -167,15 +173,23 @@ class Audit:
     device: str = "cpu"
     """Device of the backends that can run there."""
     draws: int = 10_000
-    """Draws per test of a distribution."""
+    """Draws per test of a distribution, 100 or more."""
 
     def execute(self, console: Console) -> None:
         """Audit and print the verdicts."""
+        from augment import BACKENDS, OPS, RECIPES, check_device
         from bench.audit import print_audit, run_audit
+        from bench.jobs.grid import check_names
         from bench.records import AUDIT
         from training.data import load
 
-        dataset = load(self.data, root=self.data_root)
+        check_device(self.device)
+        check_names("backend", self.backends, BACKENDS)
+        check_names("op", self.ops, OPS)
+        check_names("recipe", self.recipes, RECIPES)
+        if self.draws < FEWEST_DRAWS:
+            raise ValueError(f"draws must be at least {FEWEST_DRAWS}, got {self.draws}")
+        dataset = load(self.data, root=self.data_root, download=self.download)
         audit = run_audit(
             dataset, self.out, console, backends=self.backends, ops=self.ops, recipes=self.recipes, device=self.device,
             draws=self.draws,
@@ -212,6 +226,8 @@ class Gallery:
     """auto, cifar10, synthetic or an image folder."""
     data_root: Path = Path("data")
     """Folder in which data sets lie and are cached."""
+    download: bool = False
+    """Download CIFAR-10 (170 MB) if it is not under --data-root."""
     out: Path = Path("gallery")
     """Folder for the sheets (PNG)."""
     backends: tuple[str, ...] | None = None
@@ -228,8 +244,8 @@ class Gallery:
         from bench.gallery import draw_sheets
 
         for sheet in draw_sheets(
-            image=self.image, data=self.data, data_root=self.data_root, out=self.out, backends=self.backends, ops=self.ops,
-            recipes=self.recipes, seed=self.seed,
+            image=self.image, data=self.data, data_root=self.data_root, download=self.download, out=self.out,
+            backends=self.backends, ops=self.ops, recipes=self.recipes, seed=self.seed,
         ):  # fmt: skip
             console.print(f"sheet: {sheet}")
 
@@ -307,12 +323,12 @@ class Finetune:
     config: tyro.conf.OmitArgPrefixes[FinetuneConfig]
     compare: bool = False
     """All layers, the last one (with augmentation, and on features computed once) and from scratch, with every seed."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of --compare."""
+    seeds: tuple[int, ...] | None = None
+    """Seeds of --compare (default: 0 1 2)."""
     split: bool = False
     """Time decoding, augmentation and the step in every placement instead."""
-    rounds: int = 3
-    """Epochs of each placement with --split."""
+    rounds: int | None = None
+    """Epochs of each placement with --split (default: 3)."""
     resume: bool = False
     """Resume from the checkpoint in --out (--compare does by itself)."""
     out: Path | None = None
@@ -325,10 +341,12 @@ class Finetune:
         report = reporter(console)
         if self.compare and self.split:
             raise ValueError("--compare and --split are two measurements: ask for one at a time")
+        if (self.seeds is not None and not self.compare) or (self.rounds is not None and not self.split):
+            raise ValueError("--seeds goes with --compare, and --rounds with --split")
         if self.compare:
-            finish(finetune.compare(self.config, self.seeds, self.out, console, report), "finetune")
+            finish(finetune.compare(self.config, take(self.seeds, (0, 1, 2)), self.out, console, report), "finetune")
         if self.split:
-            finish(finetune.split(self.config, self.rounds, self.out, console, report), "photographs")
+            finish(finetune.split(self.config, take(self.rounds, 3), self.out, console, report), "photographs")
         finetune.run_one(self.config, self.out, console, report, resumes=self.resume)
 
 
@@ -346,6 +364,18 @@ class Decode(DecodeOptions):
         finish(decode(self, console, reporter(console)), "decoding")
 
 
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """List what can be named on the command line, a line each."""
+
+    kinds: tyro.conf.Positional[tuple[catalog.Kind, ...]] = catalog.KINDS
+    """What to list."""
+
+    def execute(self, console: Console) -> None:
+        """List."""
+        catalog.print_catalog(self.kinds, console)
+
+
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Throughput, tyro.conf.subcommand("throughput")]
@@ -358,11 +388,29 @@ Command = (
     | Annotated[Publish, tyro.conf.subcommand("publish")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Gallery, tyro.conf.subcommand("gallery")]
+    | Annotated[List, tyro.conf.subcommand("list")]
 )
+
+
+PLACED = "workers: in loader workers; device: one batched call where the model is"
+HELP: Mapping[str, Mapping[str, Any]] = {
+    "train": {
+        "augment_on": Annotated[Literal["workers", "device", "none"], tyro.conf.arg(help=f"{PLACED}; none: normalise only.")]
+    },
+    "sweep": {
+        "recipe": tyro.conf.Suppress[str],
+        "backend": tyro.conf.Suppress[str],
+        "augment_on": Annotated[Literal["workers", "device"], tyro.conf.arg(help=f"{PLACED}.")],
+    },
+}
+"""Options of nested settings that a command refuses, or whose values it refuses."""
 
 
 def commands(arguments: Sequence[str]) -> Any:
     """Return all commands; those that train have the settings of the chosen preset as defaults."""
+    options = [get_args(command)[0] for command in get_args(Command)]
+    for kind in (*options, Train, Sweep, TrainConfig, FinetuneConfig):
+        complete_help(kind, HELP.get(next(iter(arguments), ""), {}) if kind is TrainConfig else None)
     preset = parse_preset(arguments)
     train = Train(config=PRESETS[preset], preset=preset)
     sweep = Sweep(config=PRESETS[preset], preset=preset)
@@ -391,6 +439,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _execute(arguments: Sequence[str]) -> None:
+    console = open_console()
     command = tyro.cli(
         commands(arguments),
         prog="augmark",
@@ -398,7 +447,7 @@ def _execute(arguments: Sequence[str]) -> None:
         args=arguments,
     )
     try:
-        command.execute(Console())
+        expand_paths(command).execute(console)
     except KeyboardInterrupt:
         print("augmark: interrupted; what was measured is kept", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -165,6 +165,8 @@ def _is_usable(case: Case | None) -> bool:
 
 def _is_comparable(a: Case, b: Case) -> bool:
     usable = _is_usable(a) and _is_usable(b) and not _other_settings(a, b)
+    if a.first.repetition == "round" and (a.is_disturbed or b.is_disturbed):
+        return False
     return usable and (a.first.repetition == "round" or bool(set(_scores(a)) & set(_scores(b))))
 
 
@@ -185,7 +187,9 @@ def _left_out(
         cause = f"{states[0]} in both" if states[0] == states[1] else f"{states[0]} in A, {states[1]} in B"
         if a and b and states == ("measured", "measured"):
             differ = _other_settings(a, b)
-            cause = f"with other settings ({listed(differ, 3)})" if differ else "with no seed in common"
+            disturbed = [name for name, case in (("A", a), ("B", b)) if case.is_disturbed]
+            cause = f"as {' and '.join(disturbed)} was disturbed" if disturbed else "with no seed in common"
+            cause = f"with other settings ({listed(differ, 3)})" if differ else cause
         if b and states == ("measured", "failed"):
             failed.append((name, str(b.reason)))
         else:
@@ -209,7 +213,7 @@ def _judge(pairs: Mapping[str, tuple[Case, Case]], limits: Limits) -> tuple[list
         if _scores(a):
             images = min((r.test_images for case in (a, b) for r in case.records if r.test_images), default=math.inf)  # type: ignore[attr-defined]
             scores.append(change_of_score(name, _scores(a), _scores(b), images, level))
-        elif (rates_a := read_rates(a)) and (rates_b := read_rates(b)):
+        elif (rates_a := read_rates(a.quiet)) and (rates_b := read_rates(b.quiet)):
             speeds[name] = rates_a, rates_b
     noises = _noises(speeds, {name: f"{pairs[name][0].kind} on {pairs[name][0].first.device}" for name in speeds})
     changes = [change_of_rate(name, *speeds[name], noises.get(name), level) for name in speeds]

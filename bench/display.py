@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.jobs.job import duration
+from bench.noise import describe
 from bench.records import Case, Record, Speed
 from bench.statistics import half_range
 
@@ -109,6 +110,12 @@ def summary_lines(cases: Iterable[Case], *, width: int) -> list[str]:
     spread = sorted(half for case in cases if (half := half_range(case.values("images_per_s"))) is not None)
     if spread:
         lines.append(f"Between rounds: ±{spread[len(spread) // 2]:.0%} in half of the cases, ±{spread[-1]:.0%} at most.")
+    strong = [r.disturbance for case in cases for r in case.records if r.disturbance and r.disturbance.is_strong]
+    if strong:
+        worst = max(strong, key=lambda disturbance: disturbance.others_cpu or 0.0)
+        lines.append(
+            f"{len(strong)} of {sum(len(c.records) for c in cases)} rounds were disturbed, at worst: {describe(worst)}."
+        )
     unmeasured = sum(case.status == "not_run" for case in cases)
     if unmeasured:
         lines.append(f"{unmeasured} of {len(cases)} planned cases were not measured.")

@@ -228,7 +228,7 @@ def _parquet(run: Run, out: Path) -> None:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        raise ValueError("parquet needs pyarrow: pip install 'augmark[parquet]', or take --format csv") from None
+        raise ValueError("parquet needs pyarrow: pip install -e '.[parquet]', or take --format csv") from None
     types = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64()}
     fields = [pa.field(column.name, types[column.type], metadata={"about": column.about}) for column in columns()]
     parquet.write_table(pa.Table.from_pylist(msgspec.to_builtins(rows(run)), schema=pa.schema(fields)), out)

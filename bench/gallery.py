@@ -25,6 +25,7 @@ from augment.pipeline import Pipeline, to_dtype
 from bench.records import Run, one_line
 from bench.report.facts.gallery import INDEX, Gallery, Picture
 from bench.report.page import write_gallery
+from training.config import DATA_SETS
 from training.data import load
 from training.sources.decode import DECODE_ERRORS, PHOTO_SUFFIXES, channels_first, upright
 
@@ -60,11 +61,12 @@ def load_photograph(path: Path) -> Tensor:
         raise ValueError(f"cannot read an image from {path}: {one_line(error)}") from None
 
 
-def _load_images(data: str, root: Path) -> Tensor:
+def _load_images(data: str, root: Path, download: bool) -> Tensor:
     """Return images of a data set; those of a folder at the size of its first one."""
-    first = next((path for path in sorted(Path(data).glob("train/*/*")) if path.suffix.lower() in PHOTO_SUFFIXES), None)
+    files = [] if data in DATA_SETS else sorted(Path(data).glob("train/*/*"))
+    first = next((path for path in files if path.suffix.lower() in PHOTO_SUFFIXES), None)
     side = USUAL if first is None else min(LARGEST, max(USUAL, min(load_photograph(first).shape[-2:])))
-    return spread_out(load(data, root=root, image_size=side).train.images)
+    return spread_out(load(data, root=root, image_size=side, download=download).train.images)
 
 
 def spread_out(images: Tensor) -> Tensor:
@@ -198,6 +200,7 @@ def draw_sheets(
     image: Path | None = None,
     data: str = "auto",
     data_root: Path = Path("data"),
+    download: bool = False,
     out: Path = Path("gallery"),
     backends: Sequence[str] | None = None,
     ops: Sequence[str] | None = None,
@@ -213,7 +216,8 @@ def draw_sheets(
         OSError: nothing can be written.
     """
     chosen, subjects = _choose_backends(backends), _choose_subjects(ops, recipes)  # checked before a data set is decoded
-    images = working_square(load_photograph(image) if image else _load_images(data, data_root), STRIP_SIDE)
+    images = load_photograph(image) if image else _load_images(data, data_root, download)
+    images = working_square(images, STRIP_SIDE)
     out.mkdir(parents=True, exist_ok=True)
     names = {"ops": [name for name in subjects if name in OPS], "recipes": [name for name in subjects if name in RECIPES]}
     with Progress(transient=True) as bar:

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,19 +18,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import msgspec
+import psutil
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from bench.jobs.job import Job, data_facts, fill, measure_cases, outcome, plan_training
 from bench.presets import PartName, Preset
-from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, load_run, one_line, read, write
+from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, Plan, load_run, one_line, read, write
 from bench.runner import Measure, add_cases
+from training.config import DATA_SETS
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.data import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = (
+    *(str(ROOT / "bench"), "--rootdir", str(ROOT / "bench"), "-c", os.devnull, "--import-mode=importlib"),
+    *("-p", "bench.plugin", "-p", "no:cacheprovider"),
+)
+"""Arguments for pytest that collect the benchmarks wherever the package is installed, whatever settings lie around it."""
 RESTARTS = 50
 PYTEST_INTERRUPTED, PYTEST_USAGE_ERROR, PYTEST_NO_TESTS = 2, 4, 5
 TESTS_LOG = "tests.log"
@@ -71,9 +80,11 @@ def run_part(name: PartName, work: Work) -> None:
     print_results(work.folder, {case.case_key for job in jobs for case in job.cases}, work.console)
 
 
-def plan_training_parts(work: Work) -> None:
-    """Add the cases of all parts to the run's plan, so that the report knows what is missing."""
-    if (work.folder / PLAN).exists():
+def plan_training_parts(work: Work, settings: Mapping[str, Any]) -> None:
+    """Add the cases of all parts and the settings to the run's plan, so that it can be resumed and what is missing is known."""
+    plan = read(work.folder / PLAN, Plan)
+    if plan is not None:
+        write(work.folder / PLAN, msgspec.structs.replace(plan, settings=dict(settings)))
         for name in work.preset.parts:
             for job in JOBS[name](work) if name in JOBS else ():
                 add_cases(work.folder, job.cases)
@@ -81,7 +92,7 @@ def plan_training_parts(work: Work) -> None:
 
 def print_results(folder: Path, keys: set[tuple[Any, ...]], console: Console) -> None:
     """Print the median result of cases."""
-    table = Table("case", "n", "result", box=None)
+    table = Table(Column("case", overflow="fold"), "n", "result", box=None)
     for case in load_run(folder).cases():
         if case.first.case_key in keys:
             table.add_row(case.name, str(len(case.records)), outcome(case))
@@ -98,21 +109,28 @@ def _keep_going(work: Work) -> Callable[[], bool]:
 
 def run_tests(work: Work) -> None:
     """Run the tests marked gpu and those of the kernels, in parallel where pytest-xdist is installed."""
+    from bench.environment import usable_cores
+
     log, tests = work.folder / TESTS_LOG, ROOT / "tests"
-    if log.exists() or not tests.is_dir():
+    if log.exists():
         return
-    parallel = ["-n", str(TEST_PROCESSES)] if importlib.util.find_spec("xdist") else []
+    if not (ROOT / "conftest.py").exists():
+        work.console.print("tests: left out, they are in the repository and not in a wheel")
+        return
+    parallel = ["-n", str(min(TEST_PROCESSES, usable_cores()))] if importlib.util.find_spec("xdist") else []
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel]
-    kernels = sorted(str(path) for path in tests.rglob("test_cuda*.py"))
+    # On a CPU the kernels' tests run in Triton's interpreter, for minutes: they are part of the usual tests.
+    kernels = [] if work.device == "cpu" else sorted(str(path) for path in tests.rglob("test_cuda*.py"))
     begin = time.monotonic()
     with (work.folder / f"{TESTS_LOG}.tmp").open("w") as file:
-        for selection in (["-m", "gpu", str(tests)], kernels):
+        for selection in filter(None, (["-m", "gpu", str(tests)], kernels)):
             remaining_s = None if math.isinf(work.seconds) else max(1.0, work.seconds - (time.monotonic() - begin))
             with contextlib.suppress(subprocess.TimeoutExpired):  # what was printed until then is kept
                 subprocess.run([*command, *selection], cwd=ROOT, stdout=file, stderr=file, timeout=remaining_s, check=False)
     os.replace(file.name, log)
-    results = [line.strip("= ") for line in log.read_text().splitlines() if " passed" in line or " failed" in line]
-    work.console.print(f"tests: {'; '.join(results) or 'none ended in time'} (all in {log.name})", highlight=False)
+    lines = log.read_text(errors="replace").splitlines()
+    results = [line.strip("= ") for line in lines if re.search(r"\d (passed|failed|skipped|errors?).* in \d", line)]
+    work.console.print(f"tests: {'; '.join(results) or 'none ended in time'} (all in {log.name})")
 
 
 class Subjects(TypedDict):
@@ -149,7 +167,7 @@ def run_audit(work: Work) -> None:
         )
     except Exception as error:  # must not cost the measurements; the report tells it
         reason = f"{type(error).__name__}: {one_line(error)}"
-        work.console.print(f"[bold red]the audit failed:[/] {reason}")
+        work.console.print(f"the audit failed: {reason}", style="bold red")
         write(work.folder / AUDIT, Audit(failed=reason))
         return
     counts = Counter(cell.verdict for cell in audit.verdicts)
@@ -167,7 +185,7 @@ def draw_gallery(work: Work) -> None:
             images = spread_out(work.dataset.train.images)
             draw_strips(images, work.folder, dataset=work.dataset.name, **_subjects(work))
         except Exception as error:  # whatever a library raises; the report says that there are none
-            work.console.print(f"[bold red]the gallery failed:[/] {type(error).__name__}: {one_line(error)}")
+            work.console.print(f"the gallery failed: {type(error).__name__}: {one_line(error)}", style="bold red")
 
 
 # ---- grid -------------------------------------------------------------------------------------------------------------
@@ -177,9 +195,9 @@ def run_grid(work: Work) -> None:
     """Run the benchmarks in a process of their own: a compiled case can take the CUDA context, or the process, with it."""
     folder, keep_going = work.folder, _keep_going(work)
     # With "=": a folder that stands by itself pytest takes for a place to look for tests in.
-    command = [sys.executable, "-m", "pytest", "--benchmark-only", "-q", f"--results={folder.resolve()}"]
+    command = [sys.executable, "-m", "pytest", *BENCHMARKS, "--benchmark-only", "-q", f"--results={folder.resolve()}"]
     command += [f"--data={absolute(work.data)}", f"--data-root={work.data_root.resolve()}"]
-    command += [] if math.isinf(work.seconds) else [f"--time-limit={work.seconds:.0f}"]
+    command += [] if math.isinf(work.seconds) else [f"--time-limit={max(1.0, work.seconds):.0f}"]
     options = ["--resume"] if (folder / PLAN).exists() else _grid_options(work)
     for _ in range(RESTARTS):
         if not _unfinished(folder):
@@ -215,17 +233,21 @@ def _unfinished(folder: Path) -> bool:
     return not cases or any(case.status == "not_run" for case in cases)
 
 
-def wait_for(command: list[str], timeout: float | None = None, variables: Mapping[str, str] | None = None) -> int:
+def wait_for(command: list[str], timeout: float | None = None) -> int:
     """Run a command; after Ctrl-C, which the child gets too, or a timeout, wait until it has stored what it measured."""
-    with subprocess.Popen(command, cwd=ROOT, env=variables) as process:
+    with subprocess.Popen(command, cwd=ROOT) as process:
         try:
             return process.wait(timeout)
         except (KeyboardInterrupt, subprocess.TimeoutExpired) as error:
+            descendants = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             if isinstance(error, subprocess.TimeoutExpired):
                 process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=30)
             process.kill()
+            for descendant in descendants:
+                with contextlib.suppress(psutil.Error):  # gone by itself
+                    descendant.kill()
             if isinstance(error, KeyboardInterrupt):
                 raise
             return process.wait()
@@ -233,7 +255,7 @@ def wait_for(command: list[str], timeout: float | None = None, variables: Mappin
 
 def absolute(data: str) -> str:
     """Return the name of a data set, or the absolute path of its folder."""
-    return str(Path(data).resolve()) if os.sep in data or Path(data).is_dir() else data
+    return data if data in DATA_SETS else str(Path(data).resolve())
 
 
 # ---- training ---------------------------------------------------------------------------------------------------------

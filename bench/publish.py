@@ -61,6 +61,7 @@ def objections(run: Run) -> list[str]:
     waiting = len(run.missing)
     few = sum(case.status == "ok" and len(case.records) < FEWEST_ROUNDS for case in speeds)
     tensors = sum(case.first.backend == "fused" and "tensors" in (case.implementation or "") for case in run.cases())
+    disturbed = sum(case.is_disturbed for case in run.cases())
     is_drawn = fallback is not None or any("synthetic" in name.lower() for name in names)
     load = cpu.load_1min or 0.0
     rules = (
@@ -70,6 +71,7 @@ def objections(run: Run) -> list[str]:
         (not (run.audit and run.audit.verdicts), f"it was not audited: augmark audit --out {run.path} adds that"),
         (load > QUIET * cpu.usable_cores, f"the machine was busy: load {load:.1f} on {cpu.usable_cores} cores at the start"),
         (middle > STEADY, f"rounds differ by ±{percent(middle, 0)} in the middle case: measure longer, or where it is quiet"),
+        (disturbed > 0, f"other processes disturbed {counted(disturbed, 'case')}: measure where it is quiet"),
         (waiting > 0, f"{counted(waiting, 'planned measurement')} did not run: add --resume to measure the rest"),
         (all(case.status != "ok" for case in run.cases()), "nothing was measured"),
         (few > 0, f"{counted(few, 'case')} rest on fewer than {FEWEST_ROUNDS} rounds: add --passes {FEWEST_ROUNDS}"),
@@ -139,7 +141,7 @@ def write_index(folder: Path) -> Path:
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: publish a run there first")
     path = folder / INDEX
-    path.write_text(index(folder), encoding="utf-8")
+    path.write_text(index(folder), encoding="utf-8", errors="backslashreplace")
     return path
 
 

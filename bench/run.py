@@ -11,35 +11,47 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+import psutil
+import tyro
 from rich.console import Console
 
 from bench.jobs.grid import check_names
 from bench.jobs.job import Report, duration, reporting
 from bench.parts import Work, absolute, plan_training_parts, run_part, wait_for
-from bench.presets import PartName, PresetName, preset
+from bench.presets import ABOUT, PartName, PresetName, preset
 from bench.records import PLAN, holds_run, load_run, run_folder
 from bench.runner import load_plan, resume
 
 GRACE_S = 60.0
 """Seconds that a part may take beyond its share, to end the case that runs."""
 INTERRUPTED = 130
+DURATIONS = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Options of ``augmark run``; None takes the default."""
 
-    preset: PresetName = "quick"
+    preset: Annotated[PresetName, tyro.conf.arg(help=f"Size of the run. {DURATIONS}.")] = "quick"
     device: str | None = None
+    """cpu, cuda, cuda:1, mps ... (default: the accelerator if there is one; the grid then measures the CPU too)."""
     data: str = "auto"
+    """auto (CIFAR-10 under --data-root if it is there, else synthetic), cifar10, synthetic, or an image folder."""
     data_root: Path = Path("data")
+    """Folder of data sets, downloads and the cache."""
     download: bool = False
+    """Download CIFAR-10 (170 MB) if it is not under --data-root."""
     results: Path | None = None
+    """Folder of the run (default: runs/<version>--<preset>--<machine>--<device>)."""
     backends: tuple[str, ...] | None = None
+    """Backends to measure, see augmark list backends (default: the preset's)."""
     recipes: tuple[str, ...] | None = None
+    """Recipes to measure and train with, see augmark list recipes (default: the preset's)."""
     rounds: int | None = None
+    """Rounds over the grid, each in its own order (default: the preset's)."""
     minutes: float | None = None
     """Time for all parts together (default: the preset's; without a limit all cases are measured)."""
     resume: bool = False
@@ -54,9 +66,11 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
     Raises ValueError (nothing was measured: a name, device or data set that does not exist), OSError (results cannot be
     written), KeyboardInterrupt (after the report of what there is).
     """
+    options = restore_options(options) if options.resume and options.results is not None else options
     work = _prepare(options, console)
     if options.part is not None:
-        run_part(options.part, replace(work, seconds=60 * (options.minutes or math.inf)))
+        age_s = time.time() - psutil.Process().create_time()  # starting and loading the data are part of the time
+        run_part(options.part, replace(work, seconds=60 * (options.minutes or math.inf) - age_s))
         return work.folder
     minutes = options.minutes or work.preset.minutes
     with reporting(work.folder, report):
@@ -66,10 +80,29 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
             if minutes is not None:
                 _run_in_time(options, work, 60 * minutes)
         finally:
-            plan_training_parts(work)
+            plan_training_parts(work, chosen_options(options))
     if minutes is not None:
         console.print(f"archive: {shutil.make_archive(str(work.folder), 'gztar', work.folder.parent, work.folder.name)}")
     return work.folder
+
+
+def chosen_options(options: RunOptions) -> dict[str, str | int | float | bool | None]:
+    """Return what a run must know of its options to be resumed without them; no paths."""
+    lists = {name: getattr(options, name) for name in ("backends", "recipes")}
+    values = {name: ",".join(names) if names is not None else None for name, names in lists.items()}
+    return {"preset": options.preset, "device": options.device, "rounds": options.rounds, **values}
+
+
+def restore_options(options: RunOptions) -> RunOptions:
+    """Return the options with those of the run to resume in place of defaults."""
+    plan = load_run(options.results).plan if options.results is not None and holds_run(options.results) else None
+    stored = plan.settings if plan is not None else {}
+    chosen = chosen_options(options)
+    values = {name: stored[name] for name in chosen if name in stored and chosen[name] in (None, RunOptions.preset)}
+    for name in ("backends", "recipes"):
+        if isinstance(names := values.get(name), str):
+            values[name] = tuple(names.split(","))  # type: ignore[assignment]
+    return replace(options, **values)  # type: ignore[arg-type]
 
 
 def _prepare(options: RunOptions, console: Console) -> Work:
@@ -95,9 +128,9 @@ def _prepare(options: RunOptions, console: Console) -> Work:
     else:
         folder = run_folder(options.results, options.preset, importlib.metadata.version("augmark"), device)
     if options.part is None:
-        console.print(f"[bold]augmark[/] {options.preset} run on {device}, images: {dataset.name}")
+        console.print(f"augmark {options.preset} run on {device}, images: {dataset.name}")
         if dataset.fallback:
-            console.print(f"[bold red]Not a real data set:[/] {dataset.fallback}")
+            console.print(f"Not a real data set: {dataset.fallback}", style="bold red")
         console.print(f"results go to {folder}")
     return Work(
         preset_name=options.preset, preset=chosen, device=device, named_device=options.device, data=options.data,
@@ -135,14 +168,14 @@ def _run_in_time(options: RunOptions, work: Work, seconds: float) -> None:
         weight = shares[index] / sum(shares[index:]) if shares else 1 / (len(work.preset.parts) - index)
         budget = weight * max(0.0, deadline - time.monotonic())
         if budget < 1:
-            work.console.print(f"{name}: left out, the time is up; add --resume --results {work.folder}", highlight=False)
+            work.console.print(f"{name}: left out, the time is up; add --resume --results {work.folder}")
             continue
-        work.console.print(f"[bold]{name}[/]: {duration(budget)}", highlight=False)
+        work.console.print(f"{name}: {duration(budget)}", style="bold")
         status = wait_for(_part_command(options, work, name, budget), budget + GRACE_S)
         if status == INTERRUPTED:
             raise KeyboardInterrupt
         if status != 0:
-            work.console.print(f"[bold red]{name} ended early[/] (exit code {status}); what it measured is kept")
+            work.console.print(f"{name} ended early (exit code {status}); what it measured is kept", style="bold red")
 
 
 def _part_command(options: RunOptions, work: Work, name: str, seconds: float) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from bench.noise import watch
 from bench.records import (
     ENVIRONMENT,
     PLAN,
@@ -41,9 +42,12 @@ from bench.records import (
     unresolved_failures,
     write,
 )
+from bench.statistics import is_settled
 
 Measure = Callable[[Any], Record]
 CLAIMS = "claims"
+REPEATS = 1
+"""Times that a disturbed round is measured again."""
 PLAN_WAIT_S = 1800.0
 """Seconds that torchrun's other processes wait for the first to load the data and write the plan."""
 
@@ -198,6 +202,8 @@ class Runner:
                 append(folder, record)
             (folder / RUNNING).unlink(missing_ok=True)
         self._finished: set[tuple[Any, ...]] = set()
+        self._values: dict[tuple[Any, ...], list[float]] = {}
+        self._target = plan.target if (plan := load_run(folder).plan) else None
         self._look()
 
     def _look(self) -> None:
@@ -205,10 +211,22 @@ class Runner:
         run = load_run(self.folder)
         self._finished |= finished_keys(run.records, run.plan.retry_after if run.plan else 0)
         self._finished |= {record.case_key for record in unresolved_failures(run.records) if record.needs_every_round}
+        self._values.clear()
+        for record in run.records:
+            self._count(record)
+
+    def _count(self, record: Record) -> None:
+        if record.status == "ok" and not record.is_disturbed:
+            self._values.setdefault(record.case_key, []).append(getattr(record, record.quantities[0].name))
 
     def is_done(self, case: Record) -> bool:
-        """Return whether nothing is left to do for a repetition: it has a record, or its case fails whatever it gives."""
-        return case.key in self._finished or case.case_key in self._finished
+        """Return whether nothing is left to do for a repetition: it has a record, its case is settled or fails in any case."""
+        return case.key in self._finished or case.case_key in self._finished or self.is_settled(case)
+
+    def is_settled(self, case: Record) -> bool:
+        """Return whether the quiet rounds of a case know its median to the plan's target."""
+        values = self._values.get(case.case_key, [])
+        return self._target is not None and case.repetition == "round" and is_settled(values, self._target)
 
     def pending(self, cases: Sequence[Record], rounds: int = 1, seed: int | None = None) -> list[Record]:
         """Return the repetitions that have no record yet, round after round.
@@ -237,17 +255,35 @@ class Runner:
         if self._claims is None:
             (self.folder / RUNNING).write_bytes(encode(case))
             try:
-                return self._keep(_measure(case, measure))
+                return self._keep(measure_undisturbed(case, measure))
             finally:
                 (self.folder / RUNNING).unlink(missing_ok=True)
         with self._claims.take(case) as is_free:
             self._look()  # its owner may have finished it between the last look and the claim
-            return self._keep(_measure(case, measure)) if is_free and not self.is_done(case) else None
+            return self._keep(measure_undisturbed(case, measure)) if is_free and not self.is_done(case) else None
 
     def _keep(self, record: Record) -> Record:
         append(self.folder, record)
+        self._count(record)
         self._finished.add(record.key if record.status == "ok" or not record.needs_every_round else record.case_key)
         return record
+
+
+def measure_undisturbed(case: Record, measure: Measure) -> Record:
+    """Measure a repetition, and a round again if other processes disturb it; return the record that was disturbed least."""
+    records: list[Record] = []
+    for _ in range(1 + (REPEATS if case.repetition == "round" else 0)):
+        with watch() as machine:
+            record = _measure(case, measure)
+        disturbance = machine.disturbance()
+        records.append(msgspec.structs.replace(record, disturbance=disturbance))
+        if record.status != "ok" or not disturbance.is_strong:
+            break
+    good = [record for record in records if record.status == "ok"] or records
+    best = min(good, key=lambda record: (record.disturbance and record.disturbance.others_cpu) or 0.0)
+    # Some facts are measured once a case: with its first measurement.
+    facts = {name: value for record in good for name, value in msgspec.structs.asdict(record).items() if value is not None}
+    return msgspec.structs.replace(best, **{n: v for n, v in facts.items() if getattr(best, n) is None})
 
 
 def _measure(case: Record, measure: Measure) -> Record:

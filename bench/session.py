@@ -22,6 +22,7 @@ from bench.display import Progress, summary_lines
 from bench.jobs.grid import Grid, default_devices, plan
 from bench.records import Case, Overhead, Plan, Record, Speed, gather, load_run, one_line
 from bench.runner import Runner, load_plan, resume, start
+from training.terminal import printable
 
 if TYPE_CHECKING:
     from bench.jobs.speed import Bench
@@ -32,7 +33,8 @@ CASE_SECONDS = 0.1
 OVERHEAD_LENGTH = 30
 """Seconds of a round of the trainer's overhead, as a multiple of a case's: a training step is longer, its overhead small."""
 PLAN_OPTIONS = (
-    "device", "backends", "ops", "recipes", "batch_sizes", "image_sizes", "dtype", "grid", "rounds", "case_seconds", "suite",
+    *("device", "backends", "ops", "recipes", "batch_sizes", "image_sizes", "dtype"),
+    *("grid", "rounds", "case_seconds", "target", "suite"),
 )  # fmt: skip
 """Options that make the plan of a run; a resumed run has its plan."""
 
@@ -72,6 +74,7 @@ def _new_plan(config: pytest.Config) -> Plan:
     return Plan(
         suite=option("suite") or "grid", cases=(*cases, *overhead), seed=random.randrange(2**32),
         rounds=option("rounds") or ROUNDS, case_seconds=option("case_seconds") or CASE_SECONDS,
+        target=option("target"),
     )  # fmt: skip
 
 
@@ -93,7 +96,8 @@ def plan_overhead(device: str) -> Overhead:
     """Return the planned case of the trainer's overhead on a device; its data set is filled in once it is loaded."""
     from bench.jobs.overhead import overhead_config
 
-    values = overhead_config(device).as_record() | {"num_epochs": None, "status": "not_run"}
+    values = overhead_config(device).as_record() | {"status": "not_run"}
+    del values["epochs"]  # the number of epochs, which a measurement of steps has not
     return msgspec.convert({name: values[name] for name in values if name in Overhead.__struct_fields__}, Overhead)
 
 
@@ -173,7 +177,8 @@ class BenchSession:
         from bench.jobs.inputs import Inputs
         from bench.jobs.speed import Bench
 
-        inputs = Inputs(self.config.getoption("data"), self.config.getoption("data_root"))
+        option = self.config.getoption
+        inputs = Inputs(option("data"), option("data_root"), download=option("download"))
         if inputs.dataset["fallback"]:
             self._progress.print_line(f"NOTE: images are {inputs.dataset['name']}: {inputs.dataset['fallback']}", yellow=True)
         self._bench = Bench(inputs, self.plan.case_seconds or CASE_SECONDS)
@@ -196,7 +201,7 @@ class BenchSession:
 
         dataset = load_images(self.config.getoption("data"), self.config.getoption("data_root"))
         facts = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, "fallback": dataset.fallback}
-        return msgspec.structs.replace(case, data=Path(self.config.getoption("data")).name, **facts)
+        return msgspec.structs.replace(case, data=printable(Path(self.config.getoption("data")).name), **facts)
 
     # ---- measuring
 
@@ -219,7 +224,7 @@ class BenchSession:
             self._stop(f"cannot write to {self.folder}: {error.strerror or error}; what was measured is printed below")
             pytest.skip("its record cannot be written")
         if record is None:
-            pytest.skip("failed in an earlier round")
+            pytest.skip("known well enough" if self._runner.is_settled(case) else "failed in an earlier round")
         if record.status == "ok":
             quantity = record.quantities[0].name
             facts = {name: getattr(record, name) for name in (*record.identity, quantity, "lane", "implementation", "threads")}

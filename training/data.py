@@ -27,7 +27,8 @@ def load(
             - ``cifar10``: the official files under ``root``, downloaded (with their MD5 checked) if ``download`` and missing;
             - ``synthetic``: drawn shapes, see ``training.sources.synthetic``;
             - ``auto``: the official files under ``root``, else an image folder ``root``/cifar10-jpeg or ``root`` itself, else
-              a download if the server answers within 3 s, else ``synthetic`` with the reason in ``Dataset.fallback``;
+              with ``download`` a download if the server answers within 3 s, else ``synthetic`` with the reason in
+              ``Dataset.fallback``;
             - anything else: the path of an image folder, see ``training.sources.folders``.
         root: Folder of the official files, of downloads and of the cache.
         image_size: Side of the square images.
@@ -40,7 +41,7 @@ def load(
         ValueError: in one line, for data that are missing, damaged or wrongly laid out.
     """
     if data == "auto":
-        dataset = _load_auto(root, image_size, seed)
+        dataset = _load_auto(root, image_size, seed, download=download)
     elif data == "synthetic":
         dataset = draw_shapes(image_size=image_size, seed=seed)
     elif data == "cifar10":
@@ -52,14 +53,16 @@ def load(
     return subset(dataset, max_train=max_train, max_test=max_test, seed=seed)
 
 
-def _load_auto(root: Path, image_size: int, seed: int) -> Dataset:
+def _load_auto(root: Path, image_size: int, seed: int, *, download: bool) -> Dataset:
     if is_present(root):
         return load_cifar10(root, image_size=image_size)
     for folder in (root / JPEG_COPY, root):
         if (folder / "train").is_dir():
             return load_folder(folder, root=root, image_size=image_size)
     reason = f"{urlsplit(CIFAR10.url).hostname} does not answer"
-    if server_answers(CIFAR10.url):
+    if not download:
+        reason = "nothing is downloaded unless asked (add --download)"
+    elif server_answers(CIFAR10.url):
         try:
             download_cifar10(root)
             return load_cifar10(root, image_size=image_size)

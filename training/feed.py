@@ -2,9 +2,11 @@
 
 import functools
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +27,11 @@ Fetched = Batch | Tensor
 """A batch on the host (the frozen one on the device), or the indices [B] of a resident data set's images, on the device."""
 Received = tuple[Tensor, Tensor] | tuple[Tensor]
 """A batch on the device that is not augmented yet: images and labels, or the indices of a resident data set's images."""
+SHARED_MEMORY = Path("/dev/shm")
+FETCHED_AHEAD = 3
+"""Batches of a worker in shared memory: two that it fetches ahead by default, and the one that is used."""
+LOADER_TIMEOUT_S = 600
+"""Longest wait for a batch: beyond it a worker is lost."""
 MarkPhase = Callable[[Phase], None]
 Recipe = Callable[..., Pipeline]
 """``augment.build`` but for the device; loader workers build their own pipeline by it."""
@@ -117,6 +124,16 @@ class _Images(Fetcher[Batch]):
         return torch.from_numpy(np.stack([decode(files[index].read_bytes(), size) for index in indices.tolist()]))
 
 
+def check_shared_memory(num_workers: int, batch_bytes: int) -> None:
+    """Raise ValueError if /dev/shm has no room for the batches that workers fetch ahead: they would wait for ever."""
+    needed = num_workers * FETCHED_AHEAD * batch_bytes
+    if num_workers and SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY).free) < needed:
+        raise ValueError(
+            f"/dev/shm has {free >> 20} MiB free, {num_workers} loader workers need {-(-needed >> 20)}: start the container "
+            "with --shm-size=2g or --ipc=host, or take --num-workers 0"
+        )
+
+
 class Feed:
     """The training batches of one rank.
 
@@ -129,8 +146,8 @@ class Feed:
 
     Batches and draws are the same in all cases where the same process draws. To a CUDA device batches travel through pinned
     memory without blocking, with ``prefetch`` on a stream beside the one that trains: the host queues a step and goes on to the
-    next batch, whose copy then runs while the device is still at that step. The last, smaller batch of an epoch is kept, except
-    (``drop_last``) where something is compiled, which would be compiled again for its size.
+    next batch, whose copy then runs while the device is still at that step. The last, smaller batch of an epoch is kept unless
+    it is a single image, except (``drop_last``) where something is compiled, which would be compiled again for its size.
 
     Raises UnsupportedOp for a recipe that the backend lacks, ValueError for a batch that the ranks cannot share or that is
     larger than the training set where the last batch is dropped.
@@ -150,7 +167,7 @@ class Feed:
         self.lane, self._pipeline = self._built.lane, None if in_workers else self._built
         self.drop_last = config.compile or BACKENDS[config.effective_backend].compiled
         per_rank = config.batch_size // ranks.world
-        min_batch = per_rank if self.drop_last else 1
+        min_batch = per_rank if self.drop_last else min(2, per_rank)  # batch norm cannot learn from a single image
         self._order = Order(len(dataset.train), per_rank, config.seed, ranks, min_batch=min_batch)
         if len(self._order) == 0:
             raise ValueError(f"batch_size {config.batch_size} is more than the {len(dataset.train)} training images: take less")
@@ -163,11 +180,12 @@ class Feed:
         images = _Images(
             dataset.train, recipe if in_workers else None, config.seed, ranks.rank, decoding=config.decode == "workers"
         )
+        check_shared_memory(config.num_workers, per_rank * dataset.train.images[0].nbytes * (4 if in_workers else 1))
         self._loader = DataLoader(
             images,
             batch_sampler=self._order,  # type: ignore[arg-type]  # of requests: torch's type knows lists of indices only
             collate_fn=keep, num_workers=config.num_workers, persistent_workers=config.num_workers > 0,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.device.type == "cuda", timeout=LOADER_TIMEOUT_S if config.num_workers else 0,
             generator=torch.Generator(),  # its own: it draws from it, and would shift the augmentation's draws
         )  # fmt: skip
         self._frozen = self._prepare_first(dataset.train) if config.augment_on == "frozen" else None
@@ -251,11 +269,14 @@ class Feed:
         is_fused = BACKENDS[self.config.effective_backend].library == "fused"
         return is_fused and self._pipeline is not None and not self._augments_aside
 
+    @property
+    def frozen(self) -> Batch | None:
+        """The batch of all steps with augment_on=frozen."""
+        return self._frozen
+
     def example(self) -> Received:
-        """Return a full batch as a captured step gets them, of black images or the first ones."""
+        """Return arguments of ``prepare`` for a full batch, of black images or the first ones."""
         count = self._shape[0]
-        if not self.is_capturable:
-            return self.black() if self._frozen is None else self._frozen
         if self._resident is not None:
             return (torch.arange(count, device=self.device),)
         return self._move((torch.zeros(self._shape, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64)))

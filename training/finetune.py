@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from augment import build
 from training import checkpoint, models, transfer
+from training.base_trainer import OnData, OnEpoch, OnStep, Trainer
 from training.config import FinetuneConfig, validate
 from training.data import load
 from training.distributed import Ranks, stream_seed, synchronise
@@ -25,7 +26,6 @@ from training.photofeed import PhotoBatch, PhotoFeed, StoredFeed, evaluation_ops
 from training.results import EpochStats, FinetuneResult
 from training.sources.dataset import Dataset, Split
 from training.sources.folders import photo_folder
-from training.trainer import OnData, OnEpoch, OnStep, Trainer
 
 BEST = "best.pt"
 """File name of the best epoch's weights in a run's folder."""
@@ -87,12 +87,13 @@ def identity(config: FinetuneConfig, dataset: Dataset) -> dict[str, Any]:
     record = config.as_record() | asdict(dataset.facts)
     weights = Path(config.effective_init).expanduser()
     if config.effective_init not in (transfer.IMAGENET, transfer.SCRATCH) and weights.is_file():
-        record["init_digest"] = _digest(weights)  # most are called best.pt or checkpoint.pt, which says little
+        # Most are called best.pt or checkpoint.pt, which says little.
+        record["init_digest"] = _digest(weights, weights.stat().st_mtime_ns)
     return record
 
 
 @functools.cache  # the checkpoint of every epoch asks for it
-def _digest(path: Path) -> str:
+def _digest(path: Path, mtime_ns: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 

@@ -42,20 +42,25 @@ class Captured:
     """
 
     def __init__(self, function: Function, buffers: Sequence[Tensor]) -> None:
-        self._buffers = tuple(buffers)
-        self._replay, self._result = record(lambda: function(*self._buffers), self._buffers[0].device)
+        self.buffers = tuple(buffers)
+        self._replay, self._result = record(lambda: function(*self.buffers), self.buffers[0].device)
 
     def fits(self, arguments: Sequence[Tensor]) -> bool:
         """Return whether arguments have the shapes, types and strides of the buffers."""
-        return len(arguments) == len(self._buffers) and all(
+        return len(arguments) == len(self.buffers) and all(
             (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
-            for a, b in zip(arguments, self._buffers, strict=True)
+            for a, b in zip(arguments, self.buffers, strict=True)
         )
 
-    def __call__(self, *arguments: Tensor) -> Tensor:
-        for buffer, argument in zip(self._buffers, arguments, strict=True):
-            if argument is not buffer:  # a frozen batch is its own buffer
+    def fill(self, arguments: Sequence[Tensor]) -> Tensor:
+        """Copy arguments into the buffers, but for those that are buffers; return the first buffer."""
+        for buffer, argument in zip(self.buffers, arguments, strict=True):
+            if argument is not buffer:
                 buffer.copy_(argument, non_blocking=True)
+        return self.buffers[0]
+
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        self.fill(arguments)
         self._replay()
         return self._result
 

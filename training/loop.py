@@ -4,18 +4,29 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.base_trainer import OnData, OnEpoch, OnResume, OnStep, TrainingDiverged
 from training.config import TrainConfig, resolve_auto, validate
 from training.data import load
 from training.distributed import Ranks, join_ranks, synchronise
 from training.meters import PowerMeter, StepClock, Totals
 from training.results import EpochStats, Throughput, TrainResult
 from training.sources.dataset import Dataset
-from training.trainer import ImageTrainer, OnData, OnEpoch, OnResume, OnStep, TrainingDiverged
+from training.trainer import ImageTrainer
 
-__all__ = ["EpochStats", "Throughput", "TrainResult", "TrainingDiverged", "measure_throughput", "open_trainer", "train"]
+__all__ = [
+    "EpochStats",
+    "Throughput",
+    "TrainResult",
+    "TrainerCache",
+    "TrainingDiverged",
+    "measure_throughput",
+    "open_trainer",
+    "train",
+]
 
 WARM_UP_STEPS = 5
 CHECK_EVERY = 10  # steps between two questions to rank 0 whether time is up; alone, a process looks at each step
@@ -24,7 +35,7 @@ CHECK_EVERY = 10  # steps between two questions to rank 0 whether time is up; al
 def train(
     config: TrainConfig, dataset: Dataset | None = None, *, checkpoint: Path | None = None, resume: bool = False,
     on_epoch: OnEpoch | None = None, on_step: OnStep | None = None, on_data: OnData | None = None,
-    on_resume: OnResume | None = None,
+    on_resume: OnResume | None = None, cache: "TrainerCache | None" = None,
 ) -> TrainResult:  # fmt: skip
     """Train a model and evaluate it after each epoch.
 
@@ -38,6 +49,7 @@ def train(
         on_step: Called on rank 0 as ``on_step(step, steps)`` after each step was queued.
         on_data: Called on rank 0 when the data is there.
         on_resume: Called on rank 0 with the epochs that are done.
+        cache: Keeps the trainer for the next run, and has it from the one before.
 
     Raises:
         ValueError: for a config that cannot be run, or a checkpoint that is not this run's (``training.checkpoint``).
@@ -49,7 +61,7 @@ def train(
         raise ValueError("to resume, say from which checkpoint")
     if config.augment_on == "frozen":
         raise ValueError("a frozen batch is for measuring speed (augmark throughput): take another --augment-on to train")
-    with open_trainer(config, dataset) as current:
+    with open_trainer(config, dataset, cache) as current:
         if on_data is not None and current.ranks.is_main:
             on_data(current.dataset)
         epochs = current.run(checkpoint=checkpoint, resume=resume, on_epoch=on_epoch, on_step=on_step, on_resume=on_resume)
@@ -121,9 +133,27 @@ def _is_time_up(ranks: Ranks, done: int, deadline: float) -> bool:
     return done % CHECK_EVERY == 0 and math.isfinite(deadline) and ranks.agree(time.perf_counter() >= deadline)
 
 
+@dataclass
+class TrainerCache:
+    """The trainer of the last run: the next one reuses data, compiled model and CUDA graphs where only its feed differs."""
+
+    trainer: ImageTrainer | None = None
+
+    def take(self, config: TrainConfig, dataset: Dataset, ranks: Ranks) -> ImageTrainer:
+        """Return the kept trainer, started anew, or a new one."""
+        if self.trainer is None or not self.trainer.can_restart(config, dataset):
+            self.trainer = None  # its memory first
+            self.trainer = ImageTrainer(config, dataset, ranks)
+        else:
+            self.trainer.restart(config)
+        return self.trainer
+
+
 @contextmanager
-def open_trainer(config: TrainConfig, dataset: Dataset | None = None) -> Iterator[ImageTrainer]:
-    """Build the trainer of one model, among all ranks of this run while the block lasts.
+def open_trainer(
+    config: TrainConfig, dataset: Dataset | None = None, cache: TrainerCache | None = None
+) -> Iterator[ImageTrainer]:
+    """Build the trainer of one model, or take it from a cache, among all ranks of this run while the block lasts.
 
     Raises ValueError for a config that cannot be run, data of another size, or ranks that were started with different ones.
     """
@@ -137,7 +167,7 @@ def open_trainer(config: TrainConfig, dataset: Dataset | None = None) -> Iterato
                 f"the data set has images of {side} pixels, image_size is {config.image_size}: load it with that size"
             )
         ranks.check_equal("settings", config.as_record() | {"the data's fingerprint": dataset.fingerprint})
-        yield ImageTrainer(config, dataset, ranks)
+        yield (cache or TrainerCache()).take(config, dataset, ranks)
 
 
 def _load_once(config: TrainConfig, ranks: Ranks) -> Dataset:

@@ -166,6 +166,13 @@ _NETWORKS: Mapping[str, Callable[[int, int], nn.Module]] = {
 }
 
 
+ABOUT = {
+    "resnet18": "four stages of two blocks and a 3x3 stem, 11 million parameters at width 64",
+    "resnet8": "three stages of one block and a 3x3 stem, for CPUs",
+    "speednet": "six convolutions behind a whitening layer, trains in seconds on a GPU",
+}
+
+
 def create(name: str, num_classes: int, width: int = 64) -> nn.Module:
     """Return a network with random weights (Xavier-uniform in residual ones), drawn from torch's global generator.
 
@@ -176,6 +183,10 @@ def create(name: str, num_classes: int, width: int = 64) -> nn.Module:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(_NETWORKS)}")
     model = _NETWORKS[name](num_classes, width)
     return model.apply(_init_xavier) if isinstance(model, ResNet) else model
+
+
+FROM_DATA = ("first.weight",)
+"""Parameters that ``init_from_data`` sets and training leaves as they are."""
 
 
 def init_from_data(model: nn.Module, images: Tensor) -> None:

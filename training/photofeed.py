@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from augment import BACKENDS, Op, Pipeline, build, fused, lane, resolve
 from augment.ops import IMAGENET_MEAN, IMAGENET_STD, CenterCrop, Normalize, RandomResizedCrop
 from training.distributed import Ranks, stream_seed
-from training.feed import Fetcher, MarkPhase, Order, ignore_phase, keep
+from training.feed import LOADER_TIMEOUT_S, Fetcher, MarkPhase, Order, check_shared_memory, ignore_phase, keep
 from training.sources.dataset import Split
 from training.sources.decode import DECODE_ERRORS, channels_first, upright
 
@@ -60,6 +60,10 @@ def prepared_size(image_size: int) -> int:
 def evaluation_ops(image_size: int) -> tuple[Op, ...]:
     """Return the ops for squares of ``prepared_size``: for evaluation, and for training without augmentation."""
     return CenterCrop(size=image_size), NORMALIZE
+
+
+def _output_side(ops: tuple[Op, ...]) -> int:
+    return max(op.size for op in ops if isinstance(op, RandomResizedCrop))
 
 
 class PhotoBatch(NamedTuple):
@@ -208,11 +212,12 @@ class PhotoFeed(_PhotoSource):
         self.lane = lane(ops[1:], backend) if on_device else "per_image"
         if on_device and self.lane == "per_batch":
             self.lane = "mixed"  # windows are drawn for each image whatever the backend
+        check_shared_memory(num_workers, batch_size * 3 * (MOST_SIDE**2 if on_device else 4 * _output_side(ops) ** 2))
         self._loader = DataLoader(
             _Photographs(split, ops, None if on_device else backend, seed),
             batch_sampler=self._order,  # type: ignore[arg-type]  # of requests: torch's type knows lists of indices only
             collate_fn=keep, num_workers=num_workers, persistent_workers=num_workers > 0,
-            pin_memory=device.type == "cuda",
+            pin_memory=device.type == "cuda", timeout=LOADER_TIMEOUT_S if num_workers else 0,
         )  # fmt: skip
 
     @property

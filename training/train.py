@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from training.config import TrainConfig
 from training.presets import BOOK, PRESETS, PresetName, parse_preset
+from training.terminal import DEFAULT, complete_help, expand_paths, expand_user, open_console
 
 if TYPE_CHECKING:
     from training.data import Dataset
@@ -35,7 +35,7 @@ class Display:
     """A line an epoch, and under them a bar of steps where the terminal can show one."""
 
     def __init__(self, config: TrainConfig) -> None:
-        console = Console()
+        console = open_console()
         bar, count = BarColumn(), MofNCompleteColumn()
         columns = (TextColumn("{task.description}"), bar, count, TextColumn("steps"), TimeElapsedColumn())
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -47,7 +47,7 @@ class Display:
         if self._bar.disable:
             print(text, flush=True)
         else:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(text)
 
     def begin(self, dataset: Dataset) -> None:
         """Say what the run trains on."""
@@ -142,10 +142,14 @@ def run(config: TrainConfig, out: Path | None = None, dataset: Dataset | None = 
     continues from that checkpoint, or starts if there is none yet. Raises what ``training.loop.train`` raises, OSError if
     ``out`` cannot be written, and ValueError for ``resume`` without ``out``, or for an ``out`` that holds a run already.
     """
+    import torch
+
     from training.config import validate
+    from training.cpus import usable_cpus
     from training.distributed import join_ranks
     from training.loop import train
 
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))  # torch does not know a container's quota
     if resume and out is None:
         raise ValueError("--resume needs --out, the folder of the run to resume")
     with join_ranks(validate(config)) as ranks:
@@ -216,6 +220,8 @@ def describe(error: BaseException) -> str | None:
         return f"lost contact with another process: see which one died or never came, then --resume ({text.split('. ')[0]})"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in text.lower() for w in OUT_OF_MEMORY)):
         return "out of memory: take a smaller batch_size, image_size or width"
+    if isinstance(error, RuntimeError) and "DataLoader timed out" in text:
+        return f"no batch came for minutes: take --num-workers 0, or look whether the disk answers ({text})"
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return f"a loader worker died, as it does when memory runs out: take fewer num_workers ({text})"
     return text if isinstance(error, ValueError | OSError) else None
@@ -228,7 +234,7 @@ def _lost_contact(error: BaseException) -> bool:
 
 def main(
     config: Annotated[TrainConfig, tyro.conf.arg(name="")],
-    out: Path | None = None,
+    out: Annotated[Path | None, DEFAULT] = None,
     resume: bool = False,
     preset: PresetName = BOOK,
 ) -> int:
@@ -241,7 +247,7 @@ def main(
         preset: The settings to start from; every option overrides one. (It is read before the others, see training.presets.)
     """
     try:
-        run(config, out, resume=resume)
+        run(expand_paths(config), None if out is None else Path(expand_user(str(out))), resume=resume)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -261,4 +267,5 @@ def main(
 
 if __name__ == "__main__":
     name = parse_preset(sys.argv[1:])
+    complete_help(TrainConfig, {})
     sys.exit(tyro.cli(partial(main, config=PRESETS[name], preset=name), prog="python -m training.train"))

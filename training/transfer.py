@@ -15,6 +15,11 @@ from training.config import MODELS
 
 IMAGENET, SCRATCH = "imagenet", "scratch"
 IMAGENET_CLASSES = 1000
+PAYLOAD_KEYS = ("state_dict", "model_state_dict", "model")
+"""Names under which trainers keep a model's weights in their checkpoints."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
+"""Prefixes of layers' names by DataParallel, torch.compile and modules that hold the network."""
+COMMON_SIZES = (224, 299, 384, 518, 128, 64, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,24 @@ def create(model: str, *, width: int | None, init: str, num_classes: int) -> Net
     if init not in (IMAGENET, SCRATCH):
         load_weights(network, Path(init).expanduser())
     return network
+
+
+def check_size(model: str, width: int | None, image_size: int) -> None:
+    """Raise ValueError if a network cannot be trained on images of that size; nothing is computed, downloaded or drawn."""
+    with torch.device("meta"):
+        module = create(model, width=width, init=SCRATCH, num_classes=2).module.train()
+
+    def refusal(size: int) -> str | None:
+        try:
+            module(torch.zeros(2, 3, size, size, device="meta"))
+        except (RuntimeError, ValueError, AssertionError) as error:  # whatever a layer says of its input
+            return " ".join(str(error).split())
+        return None
+
+    if reason := refusal(image_size):
+        size = next((size for size in COMMON_SIZES if refusal(size) is None), None)
+        hint = "another model" if size is None else f"--image-size {size}"
+        raise ValueError(f"{model} cannot be trained on images of {image_size} pixels ({reason}): take {hint}")
 
 
 def _build(model: str, width: int | None, num_classes: int, *, pretrained: bool) -> Network:
@@ -138,8 +161,10 @@ def load_weights(network: Network, path: Path) -> None:
     """
     head = f"{network.head_name}."
     own = {name: value for name, value in network.module.state_dict().items() if not name.startswith(head)}
-    stored = {name: value for name, value in _read(path).items() if not name.startswith(head)}
+    stored = {name: value for name, value in _read(path, own).items() if not name.startswith(head)}
     for name, value in own.items():
+        if name.endswith(".num_batches_tracked"):  # which some trainers leave out, and nothing here depends on
+            stored.setdefault(name, value)
         if name not in stored:
             raise ValueError(f"{path} has no layer {name}, which the model has: is it another model, or another --width?")
         if stored[name].shape != value.shape:
@@ -151,13 +176,20 @@ def load_weights(network: Network, path: Path) -> None:
     network.module.load_state_dict(network.module.state_dict() | {name: stored[name] for name in own})
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    payload = checkpoint.load(path) if zipfile.is_zipfile(path) else _read_old(path)
-    weights = payload["model"] if isinstance(payload, Mapping) and isinstance(payload.get("model"), Mapping) else payload
+def _read(path: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a file's weights under the names of ``own``: taken from a trainer's payload, without its wrappers' prefixes."""
+    weights = checkpoint.load(path) if zipfile.is_zipfile(path) else _read_old(path)
+    for key in PAYLOAD_KEYS:
+        if isinstance(weights, Mapping) and isinstance(weights.get(key), Mapping):
+            weights = weights[key]
     is_state_dict = isinstance(weights, Mapping) and all(isinstance(value, Tensor) for value in weights.values())
     if not is_state_dict or not weights:
-        raise ValueError(f"{path} holds no state dict: names of layers and their tensors are expected")
-    return {str(name).removeprefix("module."): value for name, value in weights.items()}  # as DataParallel names them
+        keys = f", but {', '.join(map(str, list(weights)[:5]))}" if isinstance(weights, Mapping) and weights else ""
+        raise ValueError(f"{path} holds no state dict{keys}: names of layers and their tensors are expected")
+    names = [str(name) for name in weights]
+    while not own.keys() & set(names) and (prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in names)), "")):
+        names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, weights.values(), strict=True))
 
 
 def _read_old(path: Path) -> Any:

@@ -37,6 +37,17 @@ def at_size(images: Sequence[Tensor], size: int) -> Tensor:
     return torch.cat(squares)
 
 
+def edge_images(size: int) -> Tensor:
+    """Return uint8 [8, 3, size, size]: flat, in two levels, primary colours, with a flat channel, and a checkerboard."""
+    x = torch.arange(size).expand(size, size)
+    flat = [torch.full((3, size, size), value) for value in (0, 153, 255)]
+    levels = [torch.where(x < size // 2, low, high).expand(3, size, size) for low, high in ((0, 255), (60, 180))]
+    primaries = torch.stack([(x * 8 // size >> bit) % 2 * 255 for bit in range(3)])
+    gradients = torch.stack([x * 255 // size, torch.full_like(x, 153), x.T * 255 // size])
+    checkerboard = ((x + x.T) % 2 * 255).expand(3, size, size)
+    return torch.stack([*flat, *levels, primaries, gradients, checkerboard]).to(torch.uint8)
+
+
 def noise_images(count: int, size: int, seed: int = 0) -> Tensor:
     """Return uint8 [count, 3, size, size], every value equally likely and independent."""
     generator = torch.Generator().manual_seed(seed)

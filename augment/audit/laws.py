@@ -69,6 +69,8 @@ def laws(op: Op, shape: Shape) -> Laws:
 def observe(op: Op, columns: Columns, shape: Shape) -> Columns:
     """Return drawn columns in the quantities of ``laws``: ``applied``, and the others where the op was applied."""
     applied = columns["applied"]
+    if any(isinstance(distribution, (Rectangle, Square)) for distribution in op.draws):
+        applied = applied & (columns["height"] > 0)  # 0: none of ten rectangles fits
     drawn = {name: values[applied] for name, values in columns.items() if applied.any()}
     quantities = dict(drawn)
     for distribution in op.draws:
@@ -140,8 +142,9 @@ def _windows(shape: Shape, scale: Range, ratio: Range, *, erase: bool) -> Laws:
     return {name: Pinned(float(values[0])) if np.ptp(values) == 0 else Reference(values) for name, values in sample.items()}
 
 
-def _erased(distribution: Any, op: Any, drawn: Columns, shape: Shape) -> Columns:
-    return {name: drawn[name][drawn["height"] > 0] for name in ("top", "left", "height", "width")}  # 0: none of ten fits
+def _rectangle(distribution: Any, op: Any, shape: Shape) -> Laws:
+    share = len(sample_windows(shape, op.scale, op.ratio, erase=True)["top"]) / REFERENCE_DRAWS
+    return {"applied": rate(op.p * share), **_windows(shape, op.scale, op.ratio, erase=True)}
 
 
 def _corners(distribution: Any, op: Any, shape: Shape) -> Laws:
@@ -259,7 +262,7 @@ LAWS: dict[type[Distribution], Callable[[Any, Any, Shape], Laws]] = {
     Jitter: _jitter,
     Normal: lambda _, op, shape: {"noise": normal(op.sigma)},
     Window: lambda _, op, shape: _windows(shape, op.scale, op.ratio, erase=False),
-    Rectangle: lambda _, op, shape: {"applied": rate(op.p), **_windows(shape, op.scale, op.ratio, erase=True)},
+    Rectangle: _rectangle,
     Square: lambda _, op, shape: _windows(shape, (op.side**2,) * 2, (1.0, 1.0), erase=True),
     Corners: _corners,
     Beta: lambda _, op, shape: {"lam": beta(op.alpha, op.alpha)},
@@ -274,8 +277,6 @@ LAWS: dict[type[Distribution], Callable[[Any, Any, Shape], Laws]] = {
 QUANTITIES: dict[type[Distribution], Callable[[Any, Any, Columns, Shape], Columns]] = {
     Jitter: lambda _, op, drawn, shape: {"order": _objects([tuple(int(i) for i in order) for order in drawn["order"]])},
     Normal: lambda _, op, drawn, shape: {"noise": drawn["noise"].reshape(-1)},
-    Rectangle: _erased,
-    Square: _erased,
     Corners: _corner_shifts,
     Box: _box_area,
     MixtureWeights: _shares,

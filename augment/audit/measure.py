@@ -13,11 +13,11 @@ from torch import Tensor
 from augment import build, resolve
 from augment.audit.checks import check_determinism, check_safety, check_workers
 from augment.audit.explain import explain
-from augment.audit.images import at_size, noise_images, plain_image
+from augment.audit.images import at_size, edge_images, noise_images, plain_image
 from augment.audit.lanes import measure_lane, recipe_lane
 from augment.audit.laws import laws, observe, pinned_draw
 from augment.audit.parity import NUM_CLASSES, ROUNDING, Draw, Replay, classify, replay, worst_mean
-from augment.audit.record import DrawTest, Verdict
+from augment.audit.record import CLASSES, DrawTest, Verdict
 from augment.backends import BACKENDS, check_supported, find_backend
 from augment.distributions import Choice, Normal, Window
 from augment.op import OPS, Op, UnsupportedOp
@@ -31,6 +31,8 @@ PHOTOGRAPH_SIZE = 256
 EAGER = ((32, 48, 24), (224, 8, 4))
 COMPILED = ((32, 32, 2),)
 """Image size, images and calls of the parity measurements; each shape and setting of a compiled op costs a compilation."""
+EDGE_SIZE = 23
+"""Side of the images of extreme values: odd, and a centre crop's margin is 3, half of which is rounded up to an even number."""
 ELONGATED = (24, 96)
 """Height and width on which the fallback of a resized crop's window happens."""
 
@@ -65,7 +67,7 @@ class Results(NamedTuple):
 class Measurements:
     """Measure subjects one by one. ``devices``: by backend. ``images``: uint8 [3, H, W] each, of any sizes.
 
-    Every measurement starts from the seed, so that its result does not depend on what was measured before.
+    Every subject starts from the seed, so that its results do not depend on what was measured before.
     """
 
     n: int
@@ -110,11 +112,14 @@ class Measurements:
             cell.checks += check_safety(pipeline, device, size, self.seed) if cell.kind == "op" else []
         if traced.reasons:
             raise NoRoute(traced.reasons[0])
-        torch.manual_seed(self.seed)
         self._op_parity(cell, ops[0]) if cell.kind == "op" else self._recipe_parity(cell, traced)
         for op in ops:
             if (op, cell.backend) not in self.results.sources:
+                if cell.kind == "recipe":
+                    torch.manual_seed(self.seed)
                 self._test_draws(op, cell.backend)
+        if cell.kind == "op" and not find_backend(cell.backend).compiled:
+            self._edge_parity(cell, OPS[cell.subject].at(EDGE_SIZE))
 
     def _trace(self, ops: Sequence[Op], backend: str) -> Traced:
         chosen = find_backend(backend)
@@ -169,6 +174,16 @@ class Measurements:
             self._replay(self._trace([setting], backend), part, calls=max(calls // len(settings), 1), into=measured)
         return measured
 
+    def _edge_parity(self, cell: Verdict, op: Op) -> None:
+        """Note where images at the edges of what ops meet differ more than others."""
+        setting = dataclasses.replace(op, p=1.0) if hasattr(op, "p") else op  # type: ignore[type-var]
+        measured = self._replay(self._trace([setting], cell.backend), edge_images(EDGE_SIZE))
+        edges = measured.parity("edges", EDGE_SIZE, "edges")
+        if CLASSES.index(verdict := classify([edges])) > CLASSES.index(classify(cell.parity)):
+            cause = explain(setting, measured.draws) or "unexplained"
+            cell.notes.append(f"{verdict} on flat or two-level images of odd size ({cause}; mean {edges.mean_error:.2g}/255)")
+        cell.parity.append(edges)
+
     def _recipe_parity(self, cell: Verdict, traced: Traced) -> None:
         size = _size_of(cell)
         count, calls = (48, 24) if size == SIZES[0] else (24, 12)
@@ -215,7 +230,6 @@ class Measurements:
         if source in self.results.tests:
             return
         size = PHOTOGRAPH_SIZE if getattr(op, "size", 0) > SIZES[0] else SIZES[0]
-        torch.manual_seed(self.seed)
         tests = measure_draws(op, recorder, self.n, (size, size))
         if _draws_window(op) and not recorder.draws_singly:
             tests += measure_draws(op, recorder, self.n, ELONGATED, f" at {ELONGATED[0]}x{ELONGATED[1]}")

@@ -20,8 +20,9 @@ class Parity(NamedTuple):
     """Errors against the oracle with the same parameters, in units of 1/255, over all draws of one setting.
 
     ``setting``: "as drawn" (recipes from bytes, ops from floats), "pinned" (parameters known from the op alone, nothing read
-    from the backend), "shrinking" (images twice as large as the op's output) or "fed floats" (a recipe that is off from bytes,
-    by no more than rounding may cause). ``target_error`` is the largest error of a label's weight.
+    from the backend), "shrinking" (images twice as large as the op's output), "edges" (flat, two-level and primary-colour
+    images of an odd size, p = 1) or "fed floats" (a recipe that is off from bytes, by no more than rounding may cause).
+    ``target_error`` is the largest error of a label's weight.
     """
 
     images: str

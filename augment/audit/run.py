@@ -18,6 +18,7 @@ from augment.audit.measure import Kind, Measurements, ops_of
 from augment.audit.record import AuditReport
 from augment.backends import eager_backends, fallback_device, find_backend
 from augment.op import OPS
+from augment.pipeline import check_device
 from augment.recipes import RECIPES
 
 KINDS: dict[Kind, Mapping[str, object]] = {"op": OPS, "recipe": RECIPES}
@@ -60,17 +61,18 @@ def audit(
         on_progress: called before each step, an op or recipe on all backends, and at the end.
 
     Raises:
-        ValueError: unknown names, or images or n that cannot be used.
+        ValueError: unknown names, or a device, images or n that cannot be used.
     """
     start = time.perf_counter()
-    backends = eager_backends(torch.device(device)) if backends is None else list(backends)
+    target = check_device(device)
+    backends = eager_backends(target) if backends is None else list(backends)
     names: dict[Kind, list[str]] = {
         "op": list(OPS if ops is None else ops),
         "recipe": list(RECIPES if recipes is None else recipes),
     }
     _check_arguments(backends, names, n, images)
     images_used = list(synthetic_images(16, 256, seed) if images is None else images)
-    devices = {backend: fallback_device(backend, torch.device(device)) for backend in backends}
+    devices = {backend: fallback_device(backend, target) for backend in backends}
     measurements = Measurements(n=n, seed=seed, images=images_used, devices=devices)
     on_cuda = any(used.type == "cuda" for used in devices.values())
     threads = torch.get_num_threads()

@@ -30,7 +30,7 @@ from augment.replay import Columns, Traced
 NAME = "triton_augment"
 SERIES = "0.3"
 """Releases that this file is written for. Older ones lack the affine part and fused calls without a crop."""
-INSTALL = "pip install 'augmark[triton-augment]'"
+INSTALL = "pip install -e '.[triton-augment]'"
 MOST_VALUES = 2**31 - 1
 """Largest batch, in values: the package's kernels count in 32 bits, and beyond that would read and write somewhere else."""
 WATCHED = ("fused_augment", "crop", "horizontal_flip", "rgb_to_grayscale", "affine")

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from triton import next_power_of_2
 from triton.errors import TritonError
 
 from augment import policies
@@ -199,7 +200,7 @@ class Inline(NamedTuple):
     @property
     def constants(self) -> tuple[Any, ...]:
         """Constants of kernels."""
-        return (self.records, self.write, self.read) if self.records else ()
+        return (self.records, self.write, self.read, self.rows, next_power_of_2(self.rows)) if self.records else ()
 
 
 def _inline(plan: Plan, name: str, height: int, width: int, device: torch.device) -> Inline:
@@ -207,7 +208,7 @@ def _inline(plan: Plan, name: str, height: int, width: int, device: torch.device
     if not program.records:
         return Inline()
     sizes = [math.prod(output.shape) for output in program.outputs]
-    write = tuple(itertools.accumulate(sizes, initial=0))
+    write = tuple(itertools.accumulate(sizes, initial=program.rows))  # behind the uniform numbers
     places = {(output.index, output.name): place for output, place in zip(program.outputs, write, strict=False)}
     read = tuple(places[parameter] for step in _NAMED[name] for parameter in step.parameters()) or (0,)
     tables = tuple(table for policy in program.tables for table in policies.tables(*policy, device))
@@ -270,7 +271,8 @@ def _prepare(name: str, images: Tensor, out: Tensor, inline: Inline) -> Launch:
     if not layout.is_tiled:
         constants |= {"room": layout.room, "buffers": layout.buffers}
     constants |= {"to_bytes": out.dtype == torch.uint8, "tile": tile}
-    options = {"num_warps": min(max(tile // 128, 1), 16), "enable_fp_fusion": not record.is_exact}
+    # With 128 registers two programs of 256 threads share a multiprocessor; policies would take more.
+    options = {"num_warps": min(max(tile // 128, 1), 16), "maxnreg": 128, "enable_fp_fusion": not record.is_exact}
     arguments = (images.stride(), out.stride(), batch)
     return Launch(kernel, grid, grid[0] * numbers, tuple(out.shape), arguments, constants, options, [])
 

@@ -54,7 +54,11 @@ def take_key(rows: int, generator: torch.Generator | None, device: torch.device)
     if torch.cuda.is_current_stream_capturing():
         return Key(torch.randint(2**63 - 1, (1,), device=device, **options), 0, -1)
     index = torch.cuda.current_device() if device.index is None else device.index
-    generator = generator or torch.cuda.default_generators[index]
+    return advance(rows, generator or torch.cuda.default_generators[index], device)
+
+
+def advance(rows: int, generator: torch.Generator, device: torch.device) -> Key:
+    """Return the state of a CUDA generator and move it past ``rows`` numbers, in fours as PyTorch counts."""
     seed, offset = generator.initial_seed(), generator.get_offset()
     generator.set_offset(offset + -(-rows // 4) * 4)
     return Key(no_keys(device), seed if seed < 2**63 else seed - 2**64, offset // 4)
@@ -89,6 +93,7 @@ ARGUMENTS = tl.constexpr(policies.ARGUMENTS)
 ROUND = tl.constexpr(1.5 * 2**23)
 UNIT = tl.constexpr(2.0**-24)
 SCALE = tl.constexpr(2.0**24)
+LANES = tl.constexpr(16)
 
 # Triton's cache keys lack functions that are found by name: the kernel refers to this.
 SOURCE = tl.constexpr(hashlib.sha256(Path(__file__).read_bytes()).hexdigest())
@@ -119,38 +124,33 @@ def function(record):
 
 
 @triton.jit
-def philox_unit(seed, block, image, row: tl.constexpr):
+def philox_unit(seed, block, image, row):
     """Return number ``row`` of an image, a multiple of 2**-24 in [0, 1).
 
     Philox4x32-10 as cuRAND counts: an image is a subsequence, ``block`` the offset of a PyTorch generator in fours.
     """
-    counter = block + row // 4 + image * 0
+    row = row + image * 0
+    image, counter = row * 0 + image, block + row // 4
     a, b, c, d = tl.philox(
         seed, counter.to(tl.uint32), (counter >> 32).to(tl.uint32), image.to(tl.uint32), (image >> 32).to(tl.uint32)
     )
-    if row % 4 == 0:
-        bits = a
-    elif row % 4 == 1:
-        bits = b
-    elif row % 4 == 2:
-        bits = c
-    else:
-        bits = d
+    bits = tl.where(row % 4 == 0, a, tl.where(row % 4 == 1, b, tl.where(row % 4 == 2, c, d)))
     return (bits >> 8).to(tl.float32) * UNIT
 
 
 @triton.jit
-def unit(source, mask, record: tl.constexpr, row: tl.constexpr):
+def unit(source, mask, record: tl.constexpr, row):
     """Return row ``row`` of a record.
 
-    ``source``: (matrix of uniform numbers, its width, images), or (seed, block, images, 0) of a counter-based generator.
+    ``source``: (matrix of uniform numbers, its width, images), (seed, block, images, 0) of a counter-based generator, or of a
+    single image (its uniform numbers, 1, 0, 0, 0).
     """
-    if len(source) == 3:
+    if len(source) == 4:
+        return philox_unit(source[0], source[1], source[2], get(record, "row") + row)
+    else:
         return tl.load(
             source[0] + (get(record, "row") + row) * source[1].to(tl.int64) + source[2], mask=mask, other=0.0
         )  # fmt: skip
-    else:
-        return philox_unit(source[0], source[1], source[2], get(record, "row") + row)
 
 
 @triton.jit
@@ -222,45 +222,60 @@ def put_rectangle(outputs, place, mask, top, left, height, width, record: tl.con
 
 
 @triton.jit
-def try_sides(source, mask, record: tl.constexpr, turn: tl.constexpr):
-    """Return the sides of a window of a drawn share of the image's area and a drawn ratio."""
+def try_window(source, mask, record: tl.constexpr, turn, is_erased: tl.constexpr):
+    """Return height and width of a window of a drawn share of the image's area and a drawn ratio, and whether it fits.
+
+    ``turn`` counts the windows; it is a number, or all of them side by side.
+    """
     share = scaled(unit(source, mask, record, turn), get(record, "area_span"), get(record, "area_low"))
     area = share * (get(record, "height") * get(record, "width"))
     number = unit(source, mask, record, TRIES + turn)
     aspect = tl.exp(scaled(number, get(record, "ratio_span"), get(record, "ratio_low")))
-    return rounded(tl.sqrt_rn(area * aspect)), rounded(tl.sqrt_rn(tl.div_rn(area, aspect)))
+    first, second = rounded(tl.sqrt_rn(area * aspect)), rounded(tl.sqrt_rn(tl.div_rn(area, aspect)))
+    if is_erased:  # the ratio is height over width, and something of the image is left
+        return first, second, (first < get(record, "height")) & (second < get(record, "width"))
+    else:
+        fits = (first > 0) & (first <= get(record, "width")) & (second > 0) & (second <= get(record, "height"))
+        return second, first, fits
+
+
+@triton.jit
+def find_window(source, place, mask, record: tl.constexpr, is_erased: tl.constexpr):
+    """Return height and width of the first window that fits, else of the fallback, and whether one fits."""
+    height = place.to(tl.float32) * 0 + get(record, "fallback_height")
+    width = place.to(tl.float32) * 0 + get(record, "fallback_width")
+    any_fits = place < 0
+    if len(source) == 5:  # a single image: a thread a window
+        turn = tl.arange(0, LANES)
+        high, wide, fits = try_window(source, turn < TRIES, record, turn, is_erased)
+        first = tl.min(tl.where(fits & (turn < TRIES), turn, LANES), 0)
+        any_fits = first < LANES
+        height = tl.where(any_fits, tl.sum(tl.where(turn == first, high, 0.0), 0), height)
+        width = tl.where(any_fits, tl.sum(tl.where(turn == first, wide, 0.0), 0), width)
+    else:
+        for turn in tl.static_range(TRIES):
+            high, wide, fits = try_window(source, mask, record, turn, is_erased)
+            is_first = fits & (any_fits == 0)
+            height, width = tl.where(is_first, high, height), tl.where(is_first, wide, width)
+            any_fits = any_fits | fits
+    return height, width, any_fits
 
 
 @triton.jit
 def draw_window(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
     """Store the first of the windows that fits the image, or else the largest centred one."""
-    any_fits = place < 0
-    height = place.to(tl.float32) * 0 + get(record, "fallback_height")
-    width = place.to(tl.float32) * 0 + get(record, "fallback_width")
-    top, left = tl.floor((get(record, "height") - height) * 0.5), tl.floor((get(record, "width") - width) * 0.5)
-    for turn in tl.static_range(TRIES):
-        wide, high = try_sides(source, mask, record, turn)
-        fits = (wide > 0) & (wide <= get(record, "width")) & (high > 0) & (high <= get(record, "height"))
-        is_first = fits & (any_fits == 0)
-        height, width = tl.where(is_first, high, height), tl.where(is_first, wide, width)
-        any_fits = any_fits | fits
+    height, width, any_fits = find_window(source, place, mask, record, False)
     down = below(unit(source, mask, record, 2 * TRIES), get(record, "height") + 1.0 - height)
     across = below(unit(source, mask, record, 2 * TRIES + 1), get(record, "width") + 1.0 - width)
-    top, left = tl.where(any_fits, down, top), tl.where(any_fits, across, left)
+    top = tl.where(any_fits, down, tl.floor((get(record, "height") - height) * 0.5))
+    left = tl.where(any_fits, across, tl.floor((get(record, "width") - width) * 0.5))
     put_rectangle(outputs, place, mask, top, left, height, width, record)
 
 
 @triton.jit
 def draw_rectangle(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
     """Store the first of the windows that leaves something of the image; without height if none does or none is wanted."""
-    any_fits = place < 0
-    height, width = place.to(tl.float32) * 0, place.to(tl.float32) * 0
-    for turn in tl.static_range(TRIES):
-        high, wide = try_sides(source, mask, record, turn)
-        fits = (high < get(record, "height")) & (wide < get(record, "width"))
-        is_first = fits & (any_fits == 0)
-        height, width = tl.where(is_first, high, height), tl.where(is_first, wide, width)
-        any_fits = any_fits | fits
+    height, width, _ = find_window(source, place, mask, record, True)
     height = tl.where(unit(source, mask, record, 2 * TRIES) < get(record, "p"), height, 0.0)
     top = below(unit(source, mask, record, 2 * TRIES + 1), get(record, "height") + 1.0 - height)
     left = below(unit(source, mask, record, 2 * TRIES + 2), get(record, "width") + 1.0 - width)

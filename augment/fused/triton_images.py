@@ -22,7 +22,7 @@ import triton.language as tl
 
 from augment.distributions import CHAIN
 from augment.fused.kinds import SAMPLERS
-from augment.fused.triton_draws import at, draw_all, key_of
+from augment.fused.triton_draws import at, draw_all, key_of, philox_unit
 from augment.fused.triton_geometry import sample
 from augment.fused.triton_points import first, get, pixels_of, size, step, unit
 from augment.fused.triton_steps import do_step, measure, scaled
@@ -75,7 +75,10 @@ def pointers(start, offsets: tl.constexpr):
 
 @triton.jit
 def own_draws(images, strides, scratch, draws, keys, tables, image, seed, block, inline: tl.constexpr):
-    """Draw an image's parameters into scratch memory, as floats, if ``inline``: (records, offsets to write to, to read from).
+    """Draw an image's parameters into scratch memory, as floats, if ``inline``.
+
+    ``inline``: records, offsets to write to, and to read from, rows of uniform numbers, and the next power of 2. A thread draws
+    a row; formulas, which all threads compute alike, begin behind a barrier.
 
     Returns the image's memory, its number there, and the drawn tensors: of one image, whose number is 0, or those of the batch.
     """
@@ -83,10 +86,13 @@ def own_draws(images, strides, scratch, draws, keys, tables, image, seed, block,
         return images, image, draws
     else:
         seed, block = key_of(keys, seed, block)
-        outputs = pointers(scratch, at(inline, 1))
-        draw_all((seed, block, image, 0), tables, tables, outputs, image * 0, image >= 0, at(inline, 0))
+        row, zero = tl.arange(0, at(inline, 4)), image * 0
+        tl.store(scratch + row, philox_unit(seed, block, image, row), mask=row < at(inline, 3))
         tl.debug_barrier()
-        return images + image * strides[0], image * 0, pointers(scratch, at(inline, 2))
+        source = (scratch, zero + 1, zero, 0, 0)
+        draw_all(source, tables, tables, pointers(scratch, at(inline, 1)), zero, zero == 0, at(inline, 0))
+        tl.debug_barrier()
+        return images + image * strides[0], zero, pointers(scratch, at(inline, 2))
 
 
 @triton.jit(do_not_specialize=["batch", "seed", "block"])

@@ -100,7 +100,7 @@ class Decoder:
         import torch
 
         if self.extra is not None and importlib.util.find_spec(self.extra) is None:
-            return f"{self.extra} is not installed (pip install 'augmark[{self.extra}]')"
+            return f"{self.extra} is not installed (pip install -e '.[{self.extra}]')"
         return "this machine has no CUDA device" if self.on_cuda and not torch.cuda.is_available() else None
 
 
@@ -112,6 +112,9 @@ DECODERS: Mapping[str, Decoder] = {
     "nvjpeg": Decoder(run=_nvjpeg, on_cuda=True),
     "torchcodec_cuda": Decoder(run=_torchcodec_cuda, on_cuda=True, extra="torchcodec"),
 }
+
+MOST_SIDE = 16_384
+"""A JPEG has at most 65,535 pixels a side, and photographs are up to four times as long as wide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,14 +146,17 @@ def decode(options: DecodeOptions, console: Console, report: Report) -> Path:
     """
     from bench.environment import usable_cores
     from training.sources.folders import photo_folder, training_files
+    from training.terminal import printable
 
     if min(options.files, options.rounds, *options.sizes, *(options.workers or (1,))) < 1 or not options.seconds > 0:
         raise ValueError("files, rounds, sizes, workers and seconds must be positive")
+    if not options.sizes or max(options.sizes) > MOST_SIDE or options.workers == ():
+        raise ValueError(f"sizes must lie between 1 and {MOST_SIDE:,}, and neither --sizes nor --workers may name nothing")
     cores = usable_cores()
     workers = options.workers or tuple(sorted({*(2**i for i in range(10) if 2**i <= cores), cores}))
     folder = photo_folder(options.data)
     contents = choose(training_files(folder), options.files, console)
-    dataset = {"name": folder.resolve().name, "fingerprint": fingerprint(contents), "fallback": None}
+    dataset = {"name": printable(folder.resolve().name), "fingerprint": fingerprint(contents), "fallback": None}
     job = decode_job(
         list(contents.values()), sizes=options.sizes, workers=workers, rounds=options.rounds, seconds=options.seconds,
         dataset=dataset,

@@ -113,8 +113,10 @@ def compare(config: FinetuneConfig, seeds: tuple[int, ...], out: Path | None, co
 def check_configs(configs: Sequence[FinetuneConfig]) -> "torch.device":
     """Check settings and weights before photographs are decoded and others run. Returns the device of the first."""
     from training import transfer
+    from training.sources.folders import photo_folder, training_files
 
     devices = [validate(config) for config in configs]
+    training_files(photo_folder(configs[0].data))  # listed before ImageNet's weights are fetched
     for model, width, init in once((config.model, config.width, config.effective_init) for config in configs):
         transfer.create(model, width=width, init=init, num_classes=2)
     return devices[0]

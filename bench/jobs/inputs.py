@@ -21,10 +21,10 @@ class Inputs:
     a whole set decoded at 512 x 512 does not fit into memory. Raises ValueError for a data set that cannot be read.
     """
 
-    def __init__(self, data: str, root: Path) -> None:
+    def __init__(self, data: str, root: Path, *, download: bool = False) -> None:
         from training.data import load
 
-        dataset = load(data, root=root, image_size=32)
+        dataset = load(data, root=root, image_size=32, download=download)
         self.dataset: dict[str, Any] = {name: getattr(dataset, name) for name in ("name", "fingerprint", "source", "fallback")}
         """Name, fingerprint, source, and why a substitute was taken if one was."""
         # Evenly over the set, which may be ordered by class; a copy, so that the set itself can be freed.

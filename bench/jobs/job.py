@@ -4,14 +4,15 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
+from bench.noise import describe
 from bench.records import Case, Kind, Plan, Record
 from bench.runner import Measure, resume, run_cases, start
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from training.data import Dataset
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 Report = Callable[[Path], object]
 """Writes the report of a run folder; the command line hands it in, as jobs stand below the report."""
 
@@ -68,6 +70,21 @@ def fill(case: R, result: Any, **facts: Any) -> R:
     return msgspec.convert(values, type(case), from_attributes=True)
 
 
+def check_batches(config: "TrainConfig", dataset: "Dataset") -> None:
+    """Raise ValueError, before anything is measured, if no batch can be made of a data set."""
+    from training.config import validate
+    from training.distributed import Ranks
+    from training.feed import Feed
+
+    plain = replace(config, recipe="none", backend="torchvision", augment_on="device")
+    Feed(plain, dataset, Ranks(device=validate(plain)))
+
+
+def take(value: T | None, default: T) -> T:
+    """Return an option's value, or the default if the option was left out; 0 and nothing named are values."""
+    return default if value is None else value
+
+
 def once(values: Iterable[Any]) -> tuple[Any, ...]:
     """Drop repeated values, keeping order: what is named twice is measured once."""
     return tuple(dict.fromkeys(values))
@@ -80,9 +97,9 @@ def repetition(record: Record) -> str:
 
 
 def outcome(result: Record | Case) -> str:
-    """Return the result of a record, or the median of a case, in a few words, as rich markup."""
+    """Return the result of a record, or the median of a case, in a few words."""
     if result.status != "ok":
-        return f"{result.status} ({escape(result.reason)})" if result.reason else result.status
+        return f"{result.status} ({result.reason})" if result.reason else result.status
     quantity = (result.first if isinstance(result, Case) else result).quantities[0]
     value = result.median(quantity.name) if isinstance(result, Case) else getattr(result, quantity.name)
     return f"{quantity.name.replace('_', ' ')} {value:.1%}" if quantity.unit == "1" else f"{value:,.0f} {quantity.unit}"
@@ -103,14 +120,16 @@ def measure_cases(
 
     def show(record: Record, done: int, total: int) -> None:
         eta = f", {duration((time.monotonic() - begin) / done * (total - done))} left" if done < total else ""
-        console.print(f"{job.name} {done}/{total}  {repetition(record)}: {outcome(record)}{eta}", highlight=False)
+        noise = describe(record.disturbance) if record.disturbance and record.disturbance.is_strong else ""
+        words = f"{outcome(record)}{f' (disturbed: {noise})' if noise else ''}{eta}"
+        console.print(f"{job.name} {done}/{total}  {repetition(record)}: {words}")
 
     status = console.status(job.name)
     # Processes that share the cases share the terminal too: none has a live line of its own.
     with job.open(folder) as measure, contextlib.nullcontext() if shared else status:
         run_cases(
             folder, job.cases, measure, rounds=job.rounds, seed=0 if job.shuffle else None, shared=shared,
-            keep_going=keep_going, on_start=lambda case: status.update(f"{job.name}: {repetition(case)}"), on_record=show,
+            keep_going=keep_going, on_start=lambda case: status.update(Text(f"{job.name}: {repetition(case)}")), on_record=show,
         )  # fmt: skip
 
 
@@ -132,12 +151,9 @@ def open_folder(job: Job, results: Path | None, console: Console, *, resumes: bo
         resume(folder, plan, environment(job.dataset), retry_failed=retry_failed)
     else:
         folder = start(results, plan, environment(job.dataset), job.device)
-    console.print(
-        f"[bold]augmark {job.name}[/] on {job.device}, images: {escape(job.dataset['name'])}; "
-        f"results go to {escape(str(folder))}", highlight=False,
-    )  # fmt: skip
+    console.print(f"augmark {job.name} on {job.device}, images: {job.dataset['name']}; results go to {folder}")
     if job.dataset["fallback"]:
-        console.print(f"[bold red]Not a real data set:[/] {escape(job.dataset['fallback'])}")
+        console.print(f"Not a real data set: {job.dataset['fallback']}", style="bold red")
     return folder
 
 

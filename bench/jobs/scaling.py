@@ -22,7 +22,7 @@ import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Report, data_facts, plan_training, run_job
+from bench.jobs.job import Job, Report, data_facts, plan_training, run_job, take
 from bench.jobs.throughput import check_repetitions
 from bench.presets import preset
 from bench.records import Scaling, one_line
@@ -46,24 +46,26 @@ class ScalingOptions:
     """auto, cifar10, synthetic or an image folder."""
     data_root: Path = Path("data")
     """Folder in which data sets lie and are cached."""
+    download: bool = False
+    """Download CIFAR-10 (170 MB) if it is not under --data-root."""
     recipe: str = "crop_flip"
     """The augmentation, which runs on each process's device."""
     backend: str = "fused"
     """The library that augments."""
     model: str | None = None
-    """The model, as in augmark train."""
+    """The model, as in augmark train (default: the quick preset's)."""
     width: int | None = None
-    """Channels of the model's first stage."""
+    """Channels of the model's first stage (default: the quick preset's)."""
     batch_size: int = 256
     """Images per step: of all processes together in strong scaling, of each in weak scaling."""
     precision: Precision = "auto"
     """bfloat16 runs the model under autocast; auto takes it on accelerators, float32 on a CPU."""
     seconds: float | None = None
-    """Seconds per case and round."""
+    """Seconds per case and round (default: the quick preset's)."""
     rounds: int | None = None
-    """Rounds, each with all cases in an order of its own."""
+    """Rounds, each with all cases in an order of its own (default: the quick preset's)."""
     max_train: int | None = None
-    """Train on a class-balanced subset of at most this many images."""
+    """Train on a class-balanced subset of at most this many images (default: the quick preset's)."""
     device: str = "auto"
     """auto, cpu or cuda."""
     results: Path | None = None
@@ -130,7 +132,7 @@ def _command(case: Scaling, task: Path, result: Path) -> list[str]:
 
 
 def _variables(case: Scaling, threads: int | None) -> dict[str, str]:
-    variables = dict(os.environ)
+    variables = {**os.environ, "PYTHONSAFEPATH": "1"}  # a folder called bench here is not ours
     if threads is not None:
         variables["OMP_NUM_THREADS"] = str(threads)
     if case.parallel == "data_parallel":
@@ -143,8 +145,9 @@ def _variables(case: Scaling, threads: int | None) -> dict[str, str]:
 def _run(command: list[str], variables: Mapping[str, str], limit_s: float) -> tuple[int | None, str]:
     """Return exit status (None after ``limit_s``) and output of a command; all its processes are gone afterwards."""
     process = subprocess.Popen(
-        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        start_new_session=True,
+    )  # fmt: skip
     try:
         output, _ = process.communicate(timeout=limit_s)
         return process.returncode, output
@@ -183,12 +186,12 @@ def scaling(options: ScalingOptions, console: Console, report: Report) -> Path:
     validate(base)
     counts = process_counts(options, base, gpus)
     chosen, cores = preset("quick", base.device), usable_cores()
-    dataset = load(base.data, root=base.data_root, max_train=base.max_train, max_test=base.max_test)
+    dataset = load(base.data, root=base.data_root, max_train=base.max_train, max_test=base.max_test, download=options.download)
     if base.device == "cpu" and max(counts) > 1:
         console.print(f"on a CPU the processes share its {cores} cores: each gets {cores} // processes threads, one at least")
     cases = plan_cases(base, dataset, counts, gpus=gpus, cores=cores)
     configs = {case.case_key: config for case, config in cases}
-    seconds = options.seconds or 2 * chosen.throughput_seconds
+    seconds = take(options.seconds, 2 * chosen.throughput_seconds)
 
     @contextlib.contextmanager
     def opened(folder: Path) -> Iterator[Measure]:
@@ -196,7 +199,7 @@ def scaling(options: ScalingOptions, console: Console, report: Report) -> Path:
 
     job = Job(
         name="scaling", suite="scaling", device=base.device, cases=tuple(case for case, _ in cases),
-        dataset=data_facts(dataset), open=opened, rounds=options.rounds or chosen.throughput_rounds,
+        dataset=data_facts(dataset), open=opened, rounds=take(options.rounds, chosen.throughput_rounds),
     )  # fmt: skip
     return run_job(job, options.results, console, report, resumes=options.resume)
 
@@ -218,8 +221,8 @@ def _base_config(options: ScalingOptions) -> tuple[TrainConfig, int]:
     chosen = preset("quick", kind)
     base = TrainConfig(
         data=options.data, data_root=options.data_root, recipe=options.recipe, backend=options.backend, resident=True,
-        model=options.model or chosen.model, width=options.width or chosen.width, batch_size=options.batch_size,
-        precision=options.precision, max_train=options.max_train or chosen.max_train, max_test=chosen.max_test, device=kind,
+        model=take(options.model, chosen.model), width=take(options.width, chosen.width), batch_size=options.batch_size,
+        precision=options.precision, max_train=take(options.max_train, chosen.max_train), max_test=chosen.max_test, device=kind,
     )  # fmt: skip
     return resolve_auto(base, torch.device(kind)), torch.accelerator.device_count() if kind != "cpu" else 0
 
@@ -227,7 +230,9 @@ def _base_config(options: ScalingOptions) -> tuple[TrainConfig, int]:
 def process_counts(options: ScalingOptions, base: TrainConfig, gpus: int) -> tuple[int, ...]:
     """Return the numbers of processes, ascending. Raises ValueError for an impossible one."""
     most = gpus or 2
-    counts = options.processes or tuple(sorted({*(2**i for i in range(10) if 2**i <= most), most}))
+    counts = take(options.processes, tuple(sorted({*(2**i for i in range(10) if 2**i <= most), most})))
+    if not counts:
+        raise ValueError("--processes names nothing: give at least one, or leave it out")
     for count in counts:
         if count < 1:
             raise ValueError(f"processes must be at least 1, got {count}")

@@ -22,12 +22,14 @@ import tyro
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Report, data_facts, fill, measure_cases, once, open_folder, plan_training
+from bench.jobs.job import Job, Report, check_batches, data_facts, fill, measure_cases, once, open_folder, plan_training
+from bench.noise import ROOT_VARIABLE
 from bench.presets import COMMON
 from bench.records import Accuracy, Plan, as_stored, finished_keys, load_run
 from bench.runner import Claims, Measure, await_plan
 from training.config import TrainConfig
 from training.presets import BOOK, PresetName
+from training.terminal import open_console
 
 if TYPE_CHECKING:
     from training.data import Dataset
@@ -98,6 +100,7 @@ def sweep(options: SweepOptions, console: Console, report: Report) -> Path | Non
     base, device = _check_config(options, local)
     plan = None if leads else await_plan(options.results or Path())  # the first process has then loaded the data into a cache
     dataset = load_data(base)
+    check_batches(dataclasses.replace(base, device=local.device), dataset)
     cases = plan_cases(options, base, dataset, device, at_once=options.workers or default_workers(local, base))
     job = sweep_job(cases, base, dataset, device, baseline=baseline, at_once=1)
     if plan is None:
@@ -219,6 +222,8 @@ def give_device(base: TrainConfig, index: int) -> TrainConfig:
 
     from training.distributed import resolve_device
 
+    if "RANK" in os.environ:
+        os.environ.setdefault(ROOT_VARIABLE, str(os.getppid()))  # torchrun, whose processes measure side by side
     for name in LAUNCHER:
         os.environ.pop(name, None)
     device = resolve_device(base.device)
@@ -273,6 +278,7 @@ def sweep_job(
 
 def train_in_processes(share: Share) -> None:
     """Share the cases out among fresh processes, and wait for them."""
+    os.environ.setdefault(ROOT_VARIABLE, str(os.getpid()))
     context = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
     shares = [dataclasses.replace(share, index=index, parent=os.getpid()) for index in range(share.at_once)]
     processes = [context.Process(target=run_worker, args=(part,)) for part in shares]
@@ -292,7 +298,7 @@ def run_worker(share: Share) -> None:
     """Run as a local process of a sweep, with its share of the cores and a GPU of its own where there are enough."""
     base = give_device(share.base, share.index)
     try:
-        train_share(dataclasses.replace(share, base=base), load_data(base), Console())
+        train_share(dataclasses.replace(share, base=base), load_data(base), open_console())
     except KeyboardInterrupt:
         pass
     except (ValueError, OSError) as error:  # a full disk, say; the parent tells what is left

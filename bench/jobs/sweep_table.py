@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bench.records import SETTING, Accuracy, Run, unresolved_failures
 from bench.statistics import SEEDS_SHOWN, estimate, seeds_needed
@@ -35,8 +36,9 @@ def print_table(run: Run, console: Console) -> None:
     failed = unresolved_failures(run.records)
     unsupported = [record for record in run.records if record.status == "unsupported"]
     for record in {record.key: record for record in (*unsupported, *failed) if isinstance(record, Accuracy)}.values():
-        console.print(f"[red]{record.status}:[/] {record.recipe}@{record.backend}, seed {record.seed}: ", end="")
-        console.print(record.reason, markup=False, highlight=False)
+        console.print(
+            Text.assemble((record.status, "red"), f": {record.recipe}@{record.backend}, seed {record.seed}: {record.reason}")
+        )
     if failed:
         console.print("to train them again: the same command with --resume --retry-failed")
 

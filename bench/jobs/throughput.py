@@ -18,7 +18,7 @@ import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Report, data_facts, fill, once, plan_training, run_job
+from bench.jobs.job import Job, Report, check_batches, data_facts, fill, once, plan_training, run_job, take
 from bench.presets import Preset, preset
 from bench.records import Environment, Feed, Record, Throughput, read, write
 from bench.runner import Measure
@@ -42,8 +42,10 @@ class ThroughputOptions:
     """auto, cifar10, synthetic or an image folder (whose files are then also decoded in loader workers)."""
     data_root: Path = Path("data")
     """Folder in which data sets lie and are cached."""
+    download: bool = False
+    """Download CIFAR-10 (170 MB) if it is not under --data-root."""
     recipes: tuple[str, ...] | None = None
-    """Recipes to train with."""
+    """Recipes to train with (default: the quick preset's)."""
     backends: tuple[str, ...] | None = None
     """Backends to measure (default: all; compiled ones on accelerators)."""
     workers: tuple[int, ...] | None = None
@@ -51,19 +53,19 @@ class ThroughputOptions:
     decode: tuple[Decode, ...] | None = None
     """Where images are decoded: ahead, workers, or both (default: workers for an image folder, else ahead)."""
     seconds: float | None = None
-    """Seconds per case and round."""
+    """Seconds per case and round (default: the quick preset's)."""
     rounds: int | None = None
-    """Rounds, each with all cases in an order of its own."""
+    """Rounds, each with all cases in an order of its own (default: the quick preset's)."""
     model: str | None = None
-    """The model, as in augmark train."""
+    """The model, as in augmark train (default: the quick preset's)."""
     width: int | None = None
-    """Channels of the model's first stage."""
+    """Channels of the model's first stage (default: the quick preset's)."""
     batch_size: int = 256
     """Images per step."""
     precision: Precision = "auto"
     """bfloat16 runs the model under autocast; auto takes it on accelerators, float32 on a CPU."""
     max_train: int | None = None
-    """Train on a class-balanced subset of at most this many images."""
+    """Train on a class-balanced subset of at most this many images (default: the quick preset's)."""
     device: str = "auto"
     """auto, cpu, cuda:0, ..."""
     results: Path | None = None
@@ -275,18 +277,21 @@ def throughput(options: ThroughputOptions, console: Console, report: Report) -> 
     _check(options)
     base = _base_config(options, chosen, device)
     validate(base)
-    dataset = load(options.data, root=options.data_root, max_train=base.max_train, max_test=chosen.max_test)
+    dataset = load(
+        options.data, root=options.data_root, max_train=base.max_train, max_test=chosen.max_test, download=options.download
+    )
     if "workers" in (options.decode or ()) and dataset.train.files is None:
         raise ValueError(f"{dataset.name} has no files to decode in workers: take --data FOLDER, or leave out --decode workers")
+    check_batches(base, dataset)
     axes = Axes(
-        recipes=once(options.recipes or chosen.throughput_recipes),
+        recipes=once(take(options.recipes, chosen.throughput_recipes)),
         backends=None if options.backends is None else once(options.backends),
-        workers=once(options.workers or worker_counts()),
-        decode=once(options.decode or default_decode(dataset)),
+        workers=once(take(options.workers, worker_counts())),
+        decode=once(take(options.decode, default_decode(dataset))),
     )
     job = throughput_job(
-        base, axes, dataset, seconds=options.seconds or chosen.throughput_seconds,
-        rounds=options.rounds or chosen.throughput_rounds, suite="throughput",
+        base, axes, dataset, seconds=take(options.seconds, chosen.throughput_seconds),
+        rounds=take(options.rounds, chosen.throughput_rounds), suite="throughput",
     )  # fmt: skip
     return run_job(job, options.results, console, report, resumes=options.resume)
 
@@ -295,8 +300,8 @@ def _base_config(options: ThroughputOptions, chosen: Preset, device: "torch.devi
     from training.config import resolve_auto
 
     base = TrainConfig(
-        data=options.data, model=options.model or chosen.model, width=options.width or chosen.width, device=str(device),
-        batch_size=options.batch_size, max_train=options.max_train or chosen.max_train, precision=options.precision,
+        data=options.data, model=take(options.model, chosen.model), width=take(options.width, chosen.width), device=str(device),
+        batch_size=options.batch_size, max_train=take(options.max_train, chosen.max_train), precision=options.precision,
     )  # fmt: skip
     return resolve_auto(base, device)
 
@@ -312,6 +317,9 @@ def check_repetitions(seconds: float | None, rounds: int | None) -> None:
 def _check(options: ThroughputOptions) -> None:
     from augment import BACKENDS, RECIPES
 
+    for name in ("recipes", "backends", "workers", "decode"):
+        if getattr(options, name) == ():
+            raise ValueError(f"--{name} names nothing: give at least one, or leave it out")
     check_names("backend", options.backends, BACKENDS)
     check_names("recipe", options.recipes, RECIPES)
     check_repetitions(options.seconds, options.rounds)

@@ -3,7 +3,7 @@
 import itertools
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -62,6 +62,16 @@ class Case:
     @property
     def _cause(self) -> Any:
         return (*self.unresolved_failures, *self.failed, self.planned)[0]
+
+    @cached_property
+    def quiet(self) -> "Case":
+        """The case without the rounds that others disturbed."""
+        return replace(self, records=[record for record in self.records if not record.is_disturbed])
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether others disturbed so many rounds that fewer than three, or none of fewer, are left."""
+        return len(self.quiet.records) < min(3, len(self.records))
 
     @property
     def lane(self) -> Lane | None:

@@ -156,6 +156,8 @@ def _short(value: Any, name: str = "") -> Any:
             raise ValueError(f"{name} is not finite")
         value = float(f"{value:.{4 if name == 'samples_us' else 6}g}")
         return int(value) if value.is_integer() else value
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()  # names of files may be no UTF-8
     if isinstance(value, dict):
         return {key: _short(item, key) for key, item in value.items()}
     return [_short(item, name) for item in value] if isinstance(value, list | tuple) else value
@@ -260,7 +262,7 @@ def load_run(path: Path) -> Run:
     if not (plan or records or environment or audit or problems):
         raise ValueError(f"{path} holds no run: no {PLAN} or {RECORDS} in it")
     records += died(path, records)
-    name = path.resolve().name
+    name = path.resolve().name.encode("utf-8", "backslashreplace").decode()
     return Run(path=path, name=name, environment=environment, plan=plan, records=records, audit=audit, problems=problems)
 
 

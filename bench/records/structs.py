@@ -43,6 +43,35 @@ class Quantity(NamedTuple):
     better: Better = "neither"
 
 
+QUIET_CPU, QUIET_STEAL, QUIET_MEMORY = 0.1, 0.05, 0.05
+"""Shares up to which a machine counts as quiet."""
+
+
+class Disturbance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What others took of the machine during a measurement; None: not known."""
+
+    others_cpu: Share | None = None
+    """CPU time of other processes, as a share of the CPUs that the measurement may use."""
+    steal: Share | None = None
+    """The same of a virtual machine's host."""
+    cpu_pressure: Share | None = None
+    """Share of the time in which some task waited for a CPU (pressure stall information)."""
+    memory_pressure: Share | None = None
+    """The same for memory."""
+    gpu_others: Count | None = None
+    """Other processes that computed on the GPUs at the end."""
+    throttled: bool | None = None
+    """Whether a GPU's clock was held back by heat or power at the end."""
+
+    @property
+    def is_strong(self) -> bool | None:
+        """Whether a figure measured meanwhile is doubtful; None where others' use of the CPU is not known."""
+        limits = ((self.others_cpu, QUIET_CPU), (self.steal, QUIET_STEAL), (self.memory_pressure, QUIET_MEMORY))
+        if self.gpu_others or self.throttled or any(value is not None and value > limit for value, limit in limits):
+            return True
+        return None if self.others_cpu is None else False
+
+
 class Record(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag=str.lower
 ):
@@ -78,6 +107,8 @@ class Record(
     threads: Count | None = None
     peak_bytes: Count | None = None
     """Memory that a call allocates at most beyond its inputs; of training, the most that torch held on the first device."""
+    disturbance: Disturbance | None = None
+    """What others took of the machine meanwhile."""
 
     def __post_init__(self) -> None:
         if self.status in ("failed", "unsupported") and not self.reason:
@@ -101,6 +132,11 @@ class Record(
     def key(self) -> tuple[Any, ...]:
         """Identity of this repetition of the case."""
         return (*self.case_key, getattr(self, self.repetition))
+
+    @property
+    def is_disturbed(self) -> bool | None:
+        """Whether others disturbed the measurement; None if it is not known."""
+        return self.disturbance.is_strong if self.disturbance else None
 
     @property
     def subject(self) -> str | None:
@@ -583,6 +619,8 @@ class Plan(Strict, frozen=True, kw_only=True):
     rounds: Size = 1
     seed: Count = 0
     """Of the order of the rounds."""
+    target: Positive | None = None
+    """Width of the interval of a case's median, as a share of it, at which its rounds end before ``rounds`` of them."""
     case_seconds: Positive | None = None
     """Seconds of samples a case and round."""
     baseline: str | None = None

@@ -64,7 +64,7 @@ def write_report(run: Run) -> Path:
     for stale in (folder / "figures").glob("*.svg"):
         stale.unlink()
     for name, svg in figure_files(document).items():
-        (folder / "figures" / name).write_text(svg, encoding="utf-8")
+        (folder / "figures" / name).write_text(svg, encoding="utf-8", errors="backslashreplace")
     _write(folder / "report.md", render_markdown(document))
     return _write(folder / "index.html", render_html(document, folder))
 
@@ -95,6 +95,6 @@ def write_curves(epochs: Iterable[Mapping[str, Any]], path: Path) -> Path:
 def _write(path: Path, text: str) -> Path:
     """Write a file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(temporary, path)
     return path

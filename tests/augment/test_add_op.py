@@ -12,6 +12,8 @@ from augment.audit import audit, measure
 from augment.audit.laws import laws
 from augment.audit.statistics import rate
 from augment.ops import colour
+from bench.gallery import draw_strips
+from bench.jobs.grid import Grid, plan
 
 EXAMPLE = '''@op
 class ChannelSwap(ChanceOp):
@@ -35,9 +37,11 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 @pytest.fixture(autouse=True)
 def _channel_swap() -> Iterator[None]:
     """Run the example at the end of ``augment/ops/colour.py``."""
+    existing = dict(OPS)  # whoever added the op for real keeps it
     exec(EXAMPLE, dict(vars(colour)))
     yield
-    del OPS["ChannelSwap"]
+    OPS.clear()
+    OPS.update(existing)
 
 
 @pytest.mark.skipif("@op" not in README, reason="README shows no new op")
@@ -89,3 +93,14 @@ def test_a_new_backend_is_found(tmp_path: Path, images: Tensor, monkeypatch: pyt
     assert build("crop_flip", "torchvision_again")(images).shape == (8, 3, 32, 32)
     report = audit(["torchvision_again"], ["HorizontalFlip"], [], n=400, workers=False)
     assert [verdict.verdict for verdict in report.verdicts] == ["exact"]
+
+
+def test_it_is_in_the_grid_and_the_gallery(tmp_path: Path, images: Tensor) -> None:
+    statuses = {case.backend: case.status for case in plan(Grid(recipes=())) if case.subject == "ChannelSwap"}
+    assert statuses["pil"] == "not_run"
+    assert statuses["torchvision"] == "not_run"
+    assert statuses["kornia"] == statuses["fused"] == "unsupported"
+    gallery = draw_strips(
+        images, tmp_path, dataset="made", backends=("torchvision_loop", "torchvision"), ops=("ChannelSwap",), recipes=()
+    )
+    assert next(iter(gallery.pictures)).subject == "ChannelSwap"

@@ -121,9 +121,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
 @pytest.mark.parametrize(
     ("release", "reason"),
     [
-        (None, "its package is missing: pip install 'augmark[triton-augment]'"),
-        ("0.2.0", "it needs triton-augment 0.3, not 0.2.0: pip install 'augmark[triton-augment]'"),
-        ("0.30.1", "it needs triton-augment 0.3, not 0.30.1: pip install 'augmark[triton-augment]'"),
+        (None, "its package is missing: pip install -e '.[triton-augment]'"),
+        ("0.2.0", "it needs triton-augment 0.3, not 0.2.0: pip install -e '.[triton-augment]'"),
+        ("0.30.1", "it needs triton-augment 0.3, not 0.30.1: pip install -e '.[triton-augment]'"),
         ("0.3.4", None),
     ],
 )

@@ -15,7 +15,7 @@ from rich.console import Console
 from scipy import stats
 
 from bench.compare import Comparison, Limits, compare, compare_runs, print_comparison, summary
-from bench.records import Commit, DataSet, Gpu, Plan, Run, Speed, load_run
+from bench.records import Commit, DataSet, Disturbance, Gpu, Plan, Run, Speed, load_run
 from tests.bench.stored import ENVIRONMENT, failed, speeds, store, trained
 
 CASE = Speed(subject="Invert", backend="kornia", batch_size=100, image_size=32, lane="per_image", status="not_run")
@@ -311,6 +311,18 @@ def test_cases_that_failed_or_are_in_one_run_only() -> None:
     assert reason in text_of(result), "names and reasons are no markup"
     assert result.lost == 3
     assert "3 cases that A measured could not be compared" in " ".join(summary(result))
+
+
+def test_disturbed_rounds_are_left_out_and_disturbed_cases_not_compared() -> None:
+    """Three quiet rounds are enough; others that took half of the CPUs made the fourth three times as slow."""
+    busy = Disturbance(others_cpu=0.5)
+    slow = [change(record, round=3 + n, disturbance=busy) for n, record in enumerate(speeds(case(0), [[0.03]] * 2))]
+    result = compare_runs(run(speeds(case(0), GOOD)), run([*speeds(case(0), GOOD), *slow], "B"))
+    assert [(row.n, row.ratio) for row in result.speeds] == [((3, 3), 1.0)]
+    apart = [*speeds(case(1), GOOD[:2]), *(change(record, subject="Op1") for record in slow)]
+    result = compare_runs(run(speeds(case(0), GOOD) + speeds(case(1), GOOD)), run([*speeds(case(0), GOOD), *apart], "B"))
+    assert result.left_out == {"as B was disturbed": [case(1).name]}
+    assert "not compared, 1 case as B was disturbed: ops-Op1" in text_of(result)
 
 
 def test_nothing_in_common_and_bad_options_are_one_line() -> None:

@@ -230,5 +230,5 @@ def test_what_an_export_cannot_hold_is_one_line(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ValueError, match="no run was given"):
         export_command([], "csv", None, validate=True)
     monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
-    with pytest.raises(ValueError, match=r"pip install 'augmark\[parquet\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[parquet\]'"):
         export(nothing, "parquet", tmp_path / "out.parquet")

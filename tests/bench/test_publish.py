@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from bench.publish import INDEX, MOST_SAMPLES, index, objections, publish
-from bench.records import AuditCheck, Commit, DataSet, Gpu, append, load_run
+from bench.records import AuditCheck, Commit, DataSet, Disturbance, Gpu, append, load_run
 from tests.bench.stored import CASE, ENVIRONMENT, OTHER, VERDICT, audited, speeds, store, trained
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -95,6 +95,7 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "two rounds": ({"samples": {CASE: ROUNDS[:2]}}, "1 case rest on fewer than 3 rounds"),
     "not run": ({"samples": {CASE: ROUNDS, OTHER: []}}, "1 planned measurement did not run"),
     "nothing": ({"samples": {CASE: "process died"}}, "nothing was measured"),
+    "disturbed": ({"samples": {CASE: ROUNDS, FUSED: []}}, "other processes disturbed 1 case"),
     "not audited": ({"audit": None}, "was not audited"),
     "fell back": ({"samples": {CASE: ROUNDS, FUSED: []}}, "fused fell back to tensor operations in 1 case"),
 }
@@ -104,7 +105,11 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_may_not_be_published(tmp_path: Path, what: str) -> None:
     changes, words = OBJECTIONS[what]
     run = fit(tmp_path / "run", **changes)
-    for record in speeds(FUSED, ROUNDS, implementation="tensors") if what == "fell back" else []:
+    fields: dict[str, dict[str, Any]] = {
+        "fell back": {"implementation": "tensors"},
+        "disturbed": {"disturbance": Disturbance(others_cpu=0.5)},
+    }
+    for record in speeds(FUSED, ROUNDS, **fields[what]) if what in fields else []:
         append(run, record)
     assert any(words in objection for objection in objections(load_run(run))), objections(load_run(run))
     with pytest.raises(ValueError, match="cannot be published: ") as error:

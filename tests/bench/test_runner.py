@@ -5,14 +5,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from bench import runner
-from bench.records import RUNNING, Gpu, Plan, Record, append, encode, load_run, read
+from bench.records import RUNNING, Disturbance, Gpu, Plan, Record, append, encode, load_run, read
 from bench.runner import Claims, Runner, add_cases, await_plan, exit_code, load_plan, resume, run_cases, start
 from tests.bench.stored import CASE, ENVIRONMENT, OTHER, SAMPLES, failed, speeds, store, trained
 
@@ -137,6 +139,28 @@ def test_a_case_of_the_grid_that_failed_in_a_round_is_left_out_of_the_others(tmp
     run_cases(folder, [CASE, OTHER], fails_late, rounds=3)
     assert Counter(record.backend for record in load_run(folder).records) == {"kornia": 3, "pil": 2}
     assert [case.status for case in load_run(folder).cases()] == ["ok", "failed"]
+
+
+def test_rounds_end_once_the_median_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six quiet rounds at least, and disturbed ones do not count."""
+    folder = start(tmp_path / "run", replace(PLAN, cases=tuple(CASES[:2]), target=0.05), ENVIRONMENT, "cpu")
+    number = 0
+
+    def measure_noisily(case: Record) -> Record:
+        nonlocal number
+        number = case.round
+        speed = 100.0 + (50 * case.round if case.backend == "pil" else case.round)
+        return replace(trained("throughput", backend=case.backend, round=case.round), examples_per_s=speed)
+
+    @contextmanager
+    def watch() -> Iterator[Any]:
+        yield SimpleNamespace(disturbance=lambda: Disturbance(others_cpu=0.5 if number == 0 else 0.0))
+
+    monkeypatch.setattr(runner, "watch", watch)
+    run_cases(folder, CASES[:2], measure_noisily, rounds=12)
+    assert Counter(record.backend for record in load_run(folder).records) == {"pil": 12, "kornia": 7}
+    assert Runner(folder).pending(CASES[:2], rounds=12) == []
+    assert [Runner(folder).is_settled(case) for case in CASES[:2]] == [False, True]
 
 
 # ---- resume -----------------------------------------------------------------------------------------------------------

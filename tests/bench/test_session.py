@@ -18,8 +18,8 @@ import torch
 from augment import BACKENDS, build
 from bench.display import summary_lines
 from bench.jobs.grid import Grid, plan
-from bench.records import RECORDS, Case, Overhead, Plan, Speed, gather, load_run
-from bench.session import BenchSession, start_session
+from bench.records import RECORDS, Case, Disturbance, Overhead, Plan, Speed, gather, load_run
+from bench.session import BenchSession, _new_plan, start_session
 
 ROOT = Path(__file__).parents[2]
 GRID = ("--device", "cpu", "--data", "synthetic", "--batch-sizes", "4", "--case-seconds", "0.01")
@@ -91,6 +91,9 @@ def test_the_summary_has_medians_spread_and_what_was_not_measured() -> None:
     (augmix,) = [line for line in lines if line.startswith("AugMix")]
     assert augmix.endswith("-")
     assert lines[-1] == "1 of 4 planned cases were not measured."
+    noisy = Disturbance(others_cpu=0.46)
+    disturbed = list(gather(cases, [msgspec.structs.replace(records[0], disturbance=noisy), *records[1:]]))
+    assert "1 of 4 rounds were disturbed, at worst: others used 46% of the CPU." in summary_lines(disturbed, width=200)
     assert "1,100 ±14%" not in "\n".join(summary_lines(every, width=25))
 
 
@@ -289,6 +292,16 @@ def test_a_full_disk_stops_the_run_in_one_line_and_prints_what_there_is(tmp_path
     assert f"ERROR: cannot write to {folder}: No space left on device" in done.stdout
     assert "images/s" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_the_plan_has_what_was_asked_for() -> None:
+    options = {"device": ["cpu"], "ops": ["Invert"], "rounds": 9, "case_seconds": 0.5, "target": 0.05, "suite": "quick"}
+    stored = _new_plan(Config(**options))  # type: ignore[arg-type]
+    assert (stored.rounds, stored.case_seconds, stored.target, stored.suite) == (9, 0.5, 0.05, "quick")
+    assert {case.kind for case in stored.cases} == {"speed"}  # single ops are asked for, and nothing else
+    usual = _new_plan(Config(device=["cpu"]))  # type: ignore[arg-type]
+    assert (usual.rounds, usual.target, usual.suite) == (3, None, "grid")
+    assert {case.kind for case in usual.cases} == {"speed", "overhead"}
 
 
 class Config:

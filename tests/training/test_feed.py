@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,6 +91,24 @@ def test_every_image_is_seen_once_with_its_label_and_ranks_share_evenly(tiny: Tr
     shares = [torch.cat([i for i, _ in _epoch(config, shapes, ranks=Ranks(rank=rank, world=3))]) for rank in range(3)]
     assert [len(share) for share in shares] == [54] * 3  # 160 is no multiple of 3: two images are seen twice
     assert {row.numpy().tobytes() for share in shares for row in share} == set(label_of)
+
+
+def test_a_last_batch_of_a_single_image_is_left_out(tiny: TrainConfig, shapes: Dataset) -> None:
+    """Batch norm cannot learn from one image of one pixel."""
+    some = replace(shapes, train=replace(shapes.train, images=shapes.train.images[:97], labels=shapes.train.labels[:97]))
+    assert [len(labels) for _, labels in _epoch(tiny, some)] == [48, 48]
+    assert [len(labels) for _, labels in _epoch(replace(tiny, batch_size=1), some)] == [1] * 97
+
+
+def test_workers_without_shared_memory_are_one_line(
+    tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker's default of 64 MB, of which 1 MiB is left: workers would wait for ever."""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 20))
+    config = replace(tiny, augment_on="workers", num_workers=8)
+    with pytest.raises(ValueError, match=r"^/dev/shm has 1 MiB free, 8 loader workers need 4: .* --num-workers 0$"):
+        Feed(config, shapes, Ranks())
+    Feed(replace(config, num_workers=0), shapes, Ranks())
 
 
 def test_the_last_batch_is_kept_unless_something_is_compiled(tiny: TrainConfig, shapes: Dataset) -> None:

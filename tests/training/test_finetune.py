@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from augment import build
 from training import checkpoint, models
+from training.base_trainer import TrainingDiverged
 from training.config import FinetuneConfig
 from training.distributed import Ranks, stream_seed
 from training.feed import Order
 from training.finetune import BEST, FineTuner, finetune, identity, load_photographs
 from training.photofeed import evaluation_ops
 from training.results import EpochStats
-from training.trainer import TrainingDiverged
 
 CPU = torch.device("cpu")
 

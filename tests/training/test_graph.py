@@ -13,7 +13,7 @@ from training import graph, trainer
 from training.checkpoint import load
 from training.config import TrainConfig, validate
 from training.data import Dataset
-from training.loop import measure_throughput, open_trainer, train
+from training.loop import TrainerCache, measure_throughput, open_trainer, train
 from training.meters import Totals
 from training.presets import PRESETS
 
@@ -34,7 +34,7 @@ def sgd(tiny: TrainConfig) -> TrainConfig:
 @pytest.fixture
 def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "record", _rerun)
-    monkeypatch.setattr(trainer, "graph_is_wanted", lambda *arguments: True)
+    monkeypatch.setattr(trainer, "is_graph_wanted", lambda *arguments: True)
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ def test_replayed_steps_train_as_eager_ones_bit_for_bit(
     config = replace(sgd, **change)
     eager = train(config, shapes, checkpoint=tmp_path / "eager.pt")
     monkeypatch.setattr(graph, "record", _rerun)
-    monkeypatch.setattr(trainer, "graph_is_wanted", lambda *arguments: True)
+    monkeypatch.setattr(trainer, "is_graph_wanted", lambda *arguments: True)
     replayed = train(config, shapes, checkpoint=tmp_path / "graph.pt")
     assert (eager.step, replayed.step) == ("eager", "graph")
     for a, b in zip(eager.epochs, replayed.epochs, strict=True):
@@ -88,7 +88,7 @@ def test_a_run_is_not_resumed_in_another_mode(
     sgd: TrainConfig, shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(sgd, shapes, checkpoint=tmp_path / "checkpoint.pt")
-    monkeypatch.setattr(trainer, "graph_is_wanted", lambda *arguments: True)
+    monkeypatch.setattr(trainer, "is_graph_wanted", lambda *arguments: True)
     with pytest.raises(ValueError, match="is the checkpoint of another run: graph is False there and True here"):
         train(sgd, shapes, checkpoint=tmp_path / "checkpoint.pt", resume=True)
 
@@ -132,9 +132,9 @@ def test_a_capture_that_fails_is_one_line_and_the_run_goes_on(
 
     eager = train(sgd, shapes)
     monkeypatch.setattr(graph, "record", fail)
-    monkeypatch.setattr(trainer, "graph_is_wanted", lambda *arguments: True)
+    monkeypatch.setattr(trainer, "is_graph_wanted", lambda *arguments: True)
     result = train(sgd, shapes)
-    line = "attention: the step is no CUDA graph, it runs eager (CUDA out of memory. Tried to allocate 2 GiB)\n"
+    line = "attention: the step is no CUDA graph (CUDA out of memory. Tried to allocate 2 GiB)\n"
     assert capsys.readouterr().err == line
     assert result.step == "eager"
     assert [stats.train_loss for stats in result.epochs] == [stats.train_loss for stats in eager.epochs]
@@ -146,6 +146,30 @@ def test_throughput_is_measured_of_replays(sgd: TrainConfig, shapes: Dataset) ->
         result = measure_throughput(replace(sgd, **change), shapes, steps=3)
         assert (result.step, result.steps) == ("graph", 3)
         assert sum(result.split_s.values()) == pytest.approx(result.wall_s)
+
+
+@pytest.mark.parametrize("by_graph", [False, True])
+def test_a_kept_trainer_trains_as_a_new_one_bit_for_bit(
+    by_graph: bool, sgd: TrainConfig, shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "record", _rerun)
+    monkeypatch.setattr(trainer, "is_graph_wanted", lambda *arguments: by_graph)
+    cache = TrainerCache()
+    base = replace(sgd, resident=True, model="speednet", slow_weights_every=3)
+    kept: list[object] = []
+    for number, change in enumerate(
+        ({}, {"recipe": "mixup", "seed": 1}, {"backend": "kornia", "recipe": "flip"}, {"augment_on": "none", "seed": 2}, {})
+    ):
+        config, path = replace(base, **change), tmp_path / f"{number}.pt"  # type: ignore[arg-type]
+        reused = train(config, shapes, checkpoint=path, cache=cache)
+        kept.append(cache.trainer)
+        fresh = train(config, shapes, checkpoint=tmp_path / "fresh.pt")
+        assert [stats.train_loss for stats in reused.epochs] == [stats.train_loss for stats in fresh.epochs]
+        assert (reused.lane, reused.step) == (fresh.lane, "graph" if by_graph else "eager")
+        torch.testing.assert_close(_weights(path), _weights(tmp_path / "fresh.pt"), atol=0, rtol=0)
+    assert len(set(map(id, kept))) == 1
+    train(replace(base, width=8), shapes, cache=cache)
+    assert cache.trainer is not kept[0], "another model is another trainer"
 
 
 def test_a_graph_where_there_can_be_none_is_one_line(sgd: TrainConfig) -> None:

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from tests.conftest import smooth_images
 from training import models
+from training.base_trainer import evaluate
 from training.config import MODELS
 from training.data import Dataset
 from training.distributed import Ranks
 from training.models import EPSILON, Head, ResNet, SpeedNet, count_parameters, create
 from training.presets import PRESETS, PresetName
 from training.sources.dataset import Split
-from training.trainer import evaluate
 
 
 def test_known_numbers_of_parameters() -> None:

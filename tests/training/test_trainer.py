@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from augment import build
 from training import models, optimise
+from training.base_trainer import Trainer, evaluate
 from training.checkpoint import load as load_checkpoint
 from training.config import Placement, TrainConfig
 from training.data import Dataset
@@ -20,7 +21,7 @@ from training.loop import EpochStats, TrainingDiverged, TrainResult, measure_thr
 from training.meters import StepClock, Totals
 from training.presets import PRESETS, PresetName
 from training.sources.dataset import Split
-from training.trainer import ImageTrainer, Trainer, evaluate
+from training.trainer import ImageTrainer
 
 
 def _without_times(result: TrainResult) -> list[dict[str, Any]]:
@@ -300,7 +301,7 @@ def test_an_accelerator_is_initialised_before_its_statistics_are_read(
 ) -> None:
     """Without a GPU: the order of calls, as CUDA's allocator knows no device before the first allocation."""
     calls: list[str] = []
-    monkeypatch.setattr("training.trainer.initialise", lambda device: calls.append("initialise"))
+    monkeypatch.setattr("training.base_trainer.initialise", lambda device: calls.append("initialise"))
     monkeypatch.setattr(torch.accelerator, "reset_peak_memory_stats", lambda device: calls.append("reset"))
     Trainer(tiny, shapes, Ranks(device=torch.device("cuda", 0)))
     assert calls == ["initialise", "reset"]

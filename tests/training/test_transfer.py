@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from training import checkpoint, models, transfer
-from training.transfer import create, load_weights
+from training.transfer import check_size, create, load_weights
 
 HEADS = {
     "resnet18": "fc",
@@ -80,6 +80,36 @@ def test_weights_of_a_pretrained_network_come_with_another_last_layer(tmp_path: 
             if not layer.startswith("head."):
                 assert value.equal(theirs[layer]), layer
         assert network.module.state_dict()["head.weight"].shape == (3, 16)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
+@pytest.mark.parametrize("key", ["", "state_dict", "model_state_dict"])
+def test_weights_of_other_trainers_are_read(prefix: str, key: str, tmp_path: Path) -> None:
+    state = models.create("resnet8", 10, 4).state_dict()
+    weights = {prefix + name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    torch.save({key: weights, "epoch": 3} if key else weights, tmp_path / "weights.pt")
+    network = ours()
+    load_weights(network, tmp_path / "weights.pt")
+    assert network.module.state_dict()["stages.2.conv1.weight"].equal(state["stages.2.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("model", "width", "size", "message"),
+    [
+        ("inception_v3", None, 224, r"inception_v3 cannot be trained on images of 224 pixels \(.*\): take --image-size 299$"),
+        ("vit_b_16", None, 256, r"vit_b_16 cannot .* 256 pixels \(.*\): take --image-size 224$"),
+        ("alexnet", None, 32, r"alexnet cannot .* 32 pixels \(.*\): take --image-size 224$"),
+        ("speednet", 8, 8, r"speednet cannot .* 8 pixels"),
+    ],
+)
+def test_sizes_that_a_network_cannot_take_are_one_line(model: str, width: int | None, size: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        check_size(model, width, size)
+    assert "\n" not in str(caught.value)
+    stream = torch.get_rng_state()
+    check_size("resnet18", None, 224)
+    check_size("resnet8", 4, 14)
+    assert torch.get_rng_state().equal(stream)
 
 
 def spoil(path: Path, change: str) -> None:

@@ -39,7 +39,7 @@ def load_cached(root: Path, key: str, *, image_size: int, fill: Fill) -> Decoded
 
     A new entry goes to the first writable folder of ``root``/.cache, the user's cache folder and the temporary folder.
     """
-    folders = (root / ".cache", _user_cache() / "augmark", Path(tempfile.gettempdir()) / "augmark-cache")
+    folders = [root / ".cache", *_user_cache(), Path(tempfile.gettempdir()) / "augmark-cache"]
     for folder in folders:
         entry = _read(folder / key)
         if entry is not None:
@@ -53,12 +53,15 @@ def load_cached(root: Path, key: str, *, image_size: int, fill: Fill) -> Decoded
     return written
 
 
-def _user_cache() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def _user_cache() -> list[Path]:
+    """Return our folder in the user's cache; none for a user without a home."""
+    name, parts = {"win32": ("LOCALAPPDATA", ("AppData", "Local")), "darwin": ("", ("Library", "Caches"))}.get(
+        sys.platform, ("XDG_CACHE_HOME", (".cache",))
+    )
+    try:
+        return [Path(os.environ.get(name) or Path.home().joinpath(*parts)) / "augmark"]
+    except RuntimeError:  # Path.home finds none
+        return []
 
 
 def _is_writable(folder: Path) -> bool:

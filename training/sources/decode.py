@@ -1,29 +1,20 @@
 """From the bytes of one photograph to uint8 pixels: whole at its own size, or a square of a given side."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
-
-DECODE_ERRORS = (
-    OSError,  # unknown or truncated files
-    ValueError,
-    SyntaxError,  # Pillow raises it for a broken PNG
-    EOFError,
-    IndexError,
-    TypeError,  # damaged TIFF tags
-    KeyError,
-    OverflowError,
-    MemoryError,  # a damaged header that claims a huge size
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-"""Exceptions that Pillow raises for damaged files."""
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
+DECODE_ERRORS = (Exception,)
+"""Exceptions for damaged files: Pillow's plugins raise what their parsing meets (struct.error, AttributeError, ...)."""
+MAX_RATIO = 16
+"""Ratio of sides from which on a picture is cut before it is resized, so that its resized strip needs no memory."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What undoes an EXIF orientation."""
 
 
 def decode(content: bytes, size: int) -> np.ndarray:
@@ -35,7 +26,7 @@ def decode(content: bytes, size: int) -> np.ndarray:
 
 
 def upright(content: bytes) -> Image.Image:
-    """Return the photograph in RGB at its own size, with its EXIF orientation applied.
+    """Return the photograph in RGB at its own size, with its EXIF orientation applied where it can be read.
 
     Grey, palette and CMYK become RGB, transparency is dropped, 16 bits are cut to their upper 8.
 
@@ -50,7 +41,17 @@ def upright(content: bytes) -> Image.Image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise ValueError(f"{image.width} x {image.height} pixels, more than the {limit:,} that Pillow deems safe")
-        return _to_rgb(ImageOps.exif_transpose(image))
+        image.load()
+        return _to_rgb(_turn(image))
+
+
+def _turn(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; unlike ImageOps.exif_transpose, never fail for other metadata, which are not read."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # of damaged metadata, which cost no image
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def channels_first(image: Image.Image) -> np.ndarray:
@@ -80,6 +81,16 @@ def fit(image: Image.Image, size: int) -> Image.Image:
     shorter = min(image.size)
     if shorter != size:
         width, height = (int(size * side / shorter) for side in image.size)
+        if max(image.size) > MAX_RATIO * shorter:
+            return _fit_strip(image, width, height, size)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (round((side - size) / 2) for side in image.size)
     return image.crop((left, top, left + size, top + size))
+
+
+def _fit_strip(image: Image.Image, width: int, height: int, size: int) -> Image.Image:
+    """Resize only the part of an image that is the central square once the whole is ``width`` x ``height``."""
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    x, y = image.width / width, image.height / height
+    box = (left * x, top * y, (left + size) * x, (top + size) * y)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)

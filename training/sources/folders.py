@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
+from training.config import DATA_SETS
+from training.cpus import usable_cpus
 from training.sources.cache import FORMAT, Append, load_cached
 from training.sources.dataset import Dataset, Split, digest
 from training.sources.decode import DECODE_ERRORS, PHOTO_SUFFIXES, decode
+from training.terminal import printable
 
 LAYOUT = "train/<class>/*.jpg and test/<class>/*.jpg (or val/<class>/*.jpg)"
 PROGRESS_FROM = 1_000  # files: fewer take no time to speak of
@@ -29,8 +34,8 @@ class _File:
     relative: str
     label: int
     is_train: bool
-    size: int
-    mtime_ns: int
+    stat: tuple[int, ...]
+    """Size, times of change and inode: with equal ones the bytes are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,23 +52,23 @@ def load_folder(folder: Path, *, root: Path, image_size: int) -> Dataset:
     """Decode an image folder, or load it from the cache under ``root``.
 
     Every file directly in a class folder with a photograph's suffix is decoded by ``training.sources.decode``; all others and
-    those that cannot be decoded are listed in ``skipped``. Hidden files are ignored. test/ is preferred to val/.
+    those that cannot be decoded are listed in ``skipped``. Hidden files are ignored. A test/ with classes is preferred to val/.
 
     Fingerprint: the image size, the classes, and for each decoded file, by name, its relative name and the SHA-256 of its
-    bytes: the same on every machine. Cache key: the image size and each file's relative name, size and time of change.
+    bytes: the same on every machine. Cache key: the image size and each file's relative name, size, times of change and inode.
 
     Raises ValueError, in one line, for a folder without that layout, with fewer than two classes, or a class without images.
     """
     folder = folder.resolve()
     listing = _list(folder)
-    key = digest(FORMAT, image_size, [(f.relative, f.size, f.mtime_ns) for f in listing.files])
+    key = digest(FORMAT, image_size, [(f.relative, f.stat) for f in listing.files])
     decoded = load_cached(root, key, image_size=image_size, fill=partial(_decode_all, listing, image_size, folder))
     count = int(decoded.info["train"])
     images, labels = torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels)
     paths = tuple(folder / relative for relative in decoded.info["files"])
     return Dataset(
-        name=folder.name, fingerprint=decoded.info["fingerprint"], classes=listing.classes,
-        source=f"image folder {folder.name}, {listing.test_folder.name}/ for testing",
+        name=printable(folder.name), fingerprint=decoded.info["fingerprint"], classes=listing.classes,
+        source=f"image folder {printable(folder.name)}, {listing.test_folder.name}/ for testing",
         train=Split(images=images[:count], labels=labels[:count], files=paths[:count]),
         test=Split(images=images[count:], labels=labels[count:], files=paths[count:]),
         skipped=(*listing.skipped, *decoded.info["skipped"]),
@@ -77,14 +82,22 @@ def training_files(folder: Path) -> tuple[Path, ...]:
 
 def photo_folder(data: str) -> Path:
     """Return the folder that ``data`` names. Raises ValueError for data sets that are no files."""
-    if data in ("auto", "cifar10", "synthetic"):
+    if data in DATA_SETS:
         raise ValueError(f"photographs in files are needed, not {data}: take --data FOLDER")
     return Path(data).expanduser()
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
     """Return the names of the folders in a folder, sorted, without hidden ones."""
-    return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")))
+    return tuple(sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and _is(e.is_dir)))
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    """Return the answer of a directory entry; False for a symbolic link that leads nowhere or to itself."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 # ---- layout -----------------------------------------------------------------------------------------------------------
@@ -95,20 +108,24 @@ def _list(folder: Path) -> _Listing:
         raise ValueError(f"no folder {folder}: --data takes auto, cifar10, synthetic or a folder with {LAYOUT}")
     if not (folder / "train").is_dir():
         raise ValueError(f"no train/ in {folder}: expected {LAYOUT}")
-    test = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
-    if test is None:
+    candidates = [folder / name for name in ("test", "val") if (folder / name).is_dir()]
+    if not candidates:
         raise ValueError(f"neither test/ nor val/ in {folder}: expected {LAYOUT}")
+    test = next((split for split in candidates if class_folders(split)), candidates[0])  # a test/ may have no labels
     listing = _Listing(test_folder=test, classes=_check_classes(folder, test), files=[], skipped=[])
     for split in (folder / "train", test):
+        names = {_compose(name): name for name in class_folders(split)}
         for label, name in enumerate(listing.classes):
-            _list_class(split / name, label, listing)
+            _list_class(split / names[name], label, listing)
     if not listing.files:
-        raise ValueError(f"no images in {folder}: expected {LAYOUT}")
+        raise ValueError(f"no images in {folder}{_reasons(listing.skipped)}: expected {LAYOUT}")
     return listing
 
 
 def _check_classes(folder: Path, test: Path) -> tuple[str, ...]:
-    classes, test_classes = class_folders(folder / "train"), class_folders(test)
+    classes, test_classes = (
+        tuple(sorted(_compose(name) for name in class_folders(split))) for split in (folder / "train", test)
+    )
     if not classes:
         raise ValueError(f"no class folders in {folder / 'train'}: expected {LAYOUT}")
     if classes != test_classes:
@@ -119,22 +136,30 @@ def _check_classes(folder: Path, test: Path) -> tuple[str, ...]:
     return classes
 
 
+def _compose(name: str) -> str:
+    """Return a name in composed form: archives of a Mac hold the same names decomposed."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _reasons(skipped: Sequence[str]) -> str:
+    return f"; skipped were {len(skipped)}, first {skipped[0]}" if skipped else ""
+
+
 def _list_class(folder: Path, label: int, listing: _Listing) -> None:
     split = folder.parent
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         relative = f"{split.name}/{folder.name}/{entry.name}"
         if entry.name.startswith("."):
             continue
-        if not entry.is_file():
+        if not _is(entry.is_file):
             listing.skipped.append(f"{relative}: not a file")
         elif Path(entry.name).suffix.lower() not in PHOTO_SUFFIXES:
             listing.skipped.append(f"{relative}: not a photograph's file type")
         else:
             stat = entry.stat()
-            file = _File(
-                path=Path(entry.path), relative=relative, label=label, is_train=split != listing.test_folder,
-                size=stat.st_size, mtime_ns=stat.st_mtime_ns,
-            )  # fmt: skip
+            key = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+            is_train = split != listing.test_folder
+            file = _File(path=Path(entry.path), relative=relative, label=label, is_train=is_train, stat=key)
             listing.files.append(file)
 
 
@@ -149,18 +174,18 @@ def _decode_all(listing: _Listing, image_size: int, folder: Path, append: Append
     is_quick = len(listing.files) < PROGRESS_FROM or not console.is_terminal
     options: dict[str, Any] = {"console": console, "transient": True, "disable": is_quick}
     # Threads, as Pillow releases the GIL while it decodes. Its warnings about damaged tags do not name the file.
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(usable_cpus()) as pool:
         warnings.simplefilter("ignore")
         decoded = pool.map(partial(_decode_file, size=image_size), listing.files)
         pairs = zip(listing.files, decoded, strict=True)
-        for file, result in track(pairs, f"decoding {folder.name}", len(listing.files), **options):
+        for file, result in track(pairs, f"decoding {escape(folder.name)}", len(listing.files), **options):
             if isinstance(result, str):
                 skipped.append(f"{file.relative}: {result}")
                 continue
             append(result[0][None])
             files.append(file)
             hashes.append(result[1])
-    _check_every_class(files, listing.classes, folder, skipped)
+    _check_every_class(files, listing.classes, folder, [*listing.skipped, *skipped])
     fingerprint = digest(image_size, listing.classes, [(f.relative, h) for f, h in zip(files, hashes, strict=True)])
     return np.array([file.label for file in files], np.int64), {
         "train": sum(file.is_train for file in files), "fingerprint": fingerprint,
@@ -182,5 +207,4 @@ def _check_every_class(files: Sequence[_File], classes: Sequence[str], folder: P
     for is_train, split in ((True, "train"), (False, "test (or val)")):
         for label, name in enumerate(classes):
             if (is_train, label) not in readable:
-                why = f"; skipped were {len(skipped)}, first {skipped[0]}" if skipped else ""
-                raise ValueError(f"no readable image of class {name!r} for {split} in {folder}{why}")
+                raise ValueError(f"no readable image of class {name!r} for {split} in {folder}{_reasons(skipped)}")

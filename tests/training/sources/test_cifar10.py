@@ -94,7 +94,7 @@ def test_a_second_load_unpickles_nothing(server: str, tmp_path: Path, monkeypatc
 
 
 def test_auto_downloads_when_the_server_answers(server: str, tmp_path: Path) -> None:
-    dataset = load("auto", root=tmp_path / "root")
+    dataset = load("auto", root=tmp_path / "root", download=True)
     assert (dataset.name, dataset.fallback, len(dataset.train)) == ("cifar10", None, 100)
     assert (tmp_path / "root" / "cifar-10-batches-py").is_dir()
 
@@ -104,7 +104,7 @@ def test_a_wrong_md5_is_refused_and_the_archive_removed(server: str, tmp_path: P
     with pytest.raises(ValueError, match=r"could not be downloaded from .*: the MD5 of the archive is not the official one"):
         load("cifar10", root=tmp_path / "root", download=True)
     assert not (tmp_path / "root" / "cifar-10-python.tar.gz").exists()
-    fallen_back = load("auto", root=tmp_path / "root")
+    fallen_back = load("auto", root=tmp_path / "root", download=True)
     assert fallen_back.name == "synthetic"
     assert "the MD5 of the archive is not the official one" in (fallen_back.fallback or "")
 
@@ -123,7 +123,7 @@ def test_a_damaged_batch_is_refused(server: str, tmp_path: Path) -> None:
 def test_offline_auto_falls_back_to_shapes_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{_closed_port()}/cifar-10-python.tar.gz")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    dataset = load("auto", root=tmp_path)
+    dataset = load("auto", root=tmp_path, download=True)
     assert dataset.name == "synthetic"
     assert dataset.fallback is not None
     assert "127.0.0.1 does not answer" in dataset.fallback
@@ -137,6 +137,7 @@ def test_auto_prefers_what_lies_there_to_the_network(
 ) -> None:
     monkeypatch.setattr(data, "server_answers", lambda url: pytest.fail("asked the network"))
     folder = make_folder()
+    assert "add --download" in (load("auto", root=tmp_path / "empty", image_size=8).fallback or "")
     assert load("auto", root=folder, image_size=8).name == "photos"
     folder.rename(tmp_path / "cifar10-jpeg")
     assert load("auto", root=tmp_path, image_size=8).name == "cifar10-jpeg"

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from training.data import Dataset, load
 from training.sources import folders
+from training.sources.decode import fit
 
 MakeFolder = Callable[..., Path]
 
@@ -117,6 +119,82 @@ def test_damaged_tags_are_no_warnings_that_name_no_file(
     (folder / "train/ant/0.jpg").write_bytes(whole[:2] + segment + whole[2:])
     assert len(_load(folder, tmp_path).train) == 3
     assert not [warning for warning in recwarn if "PIL" in str(warning.filename)]
+
+
+def test_damaged_metadata_cost_no_image_and_leave_it_upright(make_folder: MakeFolder, tmp_path: Path) -> None:
+    """A date as a rational, which Pillow's exif_transpose cannot write again, beside orientation 6; and EXIF that is none."""
+    folder = make_folder(count=1)
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:4] = 255  # white above: turned by 90 degrees clockwise it is on the right
+    Image.fromarray(pixels).save(folder / "train/ant/0.jpg", quality=95)
+    whole = (folder / "train/ant/0.jpg").read_bytes()
+    orientation = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
+    date = struct.pack(">HHII", 0x0132, 5, 1, 8 + 2 + 2 * 12 + 4) + struct.pack(">I", 0) + struct.pack(">II", 7, 2)
+    for name, tags in (("0.jpg", b"MM\0*\0\0\0\x08" + struct.pack(">H", 2) + orientation + date), ("1.jpg", b"nonsense")):
+        segment = b"\xff\xe1" + (len(tags) + 8).to_bytes(2, "big") + b"Exif\0\0" + tags
+        (folder / "train/ant" / name).write_bytes(whole[:2] + segment + whole[2:])
+    dataset = _load(folder, tmp_path)
+    assert dataset.skipped == ()
+    turned, plain = (dataset.train.images[index].float().mean(0) for index in (0, 2))  # 0.png comes between
+    assert turned[:, 4:].mean() > 200 > 50 > turned[:, :4].mean()
+    assert plain[:4].mean() > 200 > 50 > plain[4:].mean()
+
+
+@pytest.mark.parametrize("size", [(1, 400), (20, 1400), (1400, 20)])
+def test_a_strip_is_cut_before_it_is_resized_and_gives_the_same_square(size: tuple[int, int]) -> None:
+    image = Image.effect_noise(size, 90).convert("RGB")
+    shorter = min(size)
+    whole = image.resize((size[0] * 40 // shorter, size[1] * 40 // shorter), Image.Resampling.BILINEAR)
+    left, top = (round((side - 40) / 2) for side in whole.size)
+    expected = np.asarray(whole.crop((left, top, left + 40, top + 40))).astype(int)
+    assert np.abs(np.asarray(fit(image, 40)) - expected).max() <= 1  # levels: rounding of another order of passes
+
+
+def test_equal_names_sizes_and_times_are_not_equal_pixels(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder, copy = make_folder(), tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    for file in copy.rglob("*.png"):
+        stat = file.stat()
+        content = bytearray(file.read_bytes())
+        Image.open(file).transpose(Image.Transpose.ROTATE_180).save(file)
+        file.write_bytes(file.read_bytes()[: stat.st_size].ljust(stat.st_size, b"\0"))
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert file.stat().st_size == len(content)
+    first, second = (load(str(path), root=tmp_path / "root", image_size=8) for path in (folder, copy))
+    assert first.fingerprint != second.fingerprint
+    assert not first.train.images.equal(second.train.images)
+
+
+def test_odd_layouts_are_read(make_folder: MakeFolder, tmp_path: Path) -> None:
+    """A test/ without labels beside val/; one class name composed here and decomposed there; a link to itself."""
+    folder = make_folder(("caf\u00e9", "tea"), test="val")
+    (folder / "val/caf\u00e9").rename(folder / "val/cafe\u0301")
+    (folder / "test").mkdir()
+    shutil.copy(folder / "train/tea/0.png", folder / "test/unlabelled.png")
+    (folder / "train/tea/loop.png").symlink_to("loop.png")
+    dataset = _load(folder, tmp_path)
+    assert dataset.classes == ("caf\u00e9", "tea")
+    assert (len(dataset.train), len(dataset.test)) == (6, 6)
+    assert dataset.skipped == ("train/tea/loop.png: not a file",)
+
+
+def test_a_class_without_readable_files_says_what_was_left_out(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder(count=2)
+    for file in (folder / "train/ant").iterdir():
+        file.rename(file.with_suffix(".gif"))
+    with pytest.raises(
+        ValueError, match=r"class 'ant' for train in .*; skipped were 2, first train/ant/\d.gif: not a photograph"
+    ):
+        _load(folder, tmp_path)
+
+
+def test_without_a_home_the_root_is_the_cache(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert len(_load(make_folder(), tmp_path).train) == 6
 
 
 def _remove(paths: Iterable[Path]) -> None:

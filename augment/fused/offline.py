@@ -1,0 +1,151 @@
+"""Cost of the CUDA kernels without a GPU: registers, spills, shared memory and code by recipe, and the host's time of a call.
+
+``python -m augment.fused.offline [--arch 80 90 100] [--recipes ...]`` compiles each recipe as a GPU of that architecture would
+have it, and times calls of which only the driver's launch is left out.
+"""
+
+import argparse
+import re
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from augment import RECIPES, fused, resolve
+from augment.fused import cuda, triton_draws
+from augment.fused.sample import sample
+from augment.fused.triton_draws import advance
+
+CALLS = 300
+"""Calls that are timed."""
+
+
+class Kernel(NamedTuple):
+    """Resources of a compiled kernel; spills in bytes a thread."""
+
+    name: str
+    registers: int
+    spills: int
+    shared: int
+    code: int
+
+
+class AbsentGPU:
+    """A driver of Triton for a GPU that is not there: reads what it should load, and launches nothing."""
+
+    def __init__(self, architecture: int) -> None:
+        self.architecture = architecture
+        self.kernels: list[Kernel] = []
+        self.utils = self
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.architecture, 32)
+
+    def get_current_device(self) -> int:
+        return self.architecture
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": 227 * 1024}
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
+        return lambda *arguments: None
+
+    def load_binary(self, name: str, code: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
+        self.kernels.append(read_resources(name, code, shared))
+        return 1, 1, 0, 0, 1024
+
+    def unload_module(self, module: int) -> None:
+        pass
+
+
+def read_resources(name: str, code: bytes, shared: int) -> Kernel:
+    """Return the resources of a kernel's machine code by NVIDIA's tool, which Triton brings."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        command = [str(tool), "--dump-resource-usage", file.name]
+        usage_text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    usage = dict(re.findall(r"(\w+):(\d+)", usage_text.split(f"Function {name}:")[1]))
+    return Kernel(name, int(usage["REG"]), int(usage["STACK"]), shared, len(code))
+
+
+class Generator:
+    """A CUDA generator without CUDA."""
+
+    offset = 0
+
+    def initial_seed(self) -> int:
+        return 0
+
+    def get_offset(self) -> int:
+        return self.offset
+
+    def set_offset(self, offset: int) -> None:
+        self.offset = offset
+
+
+def pretend(gpu: AbsentGPU) -> None:
+    """Make Triton compile for the GPU, and calls on the CPU's memory do what they do on CUDA."""
+    driver.set_active(gpu)
+    torch.cuda.is_current_stream_capturing = lambda: False
+    generator: Any = Generator()
+    for module in (cuda, triton_draws):
+        module.take_key = lambda rows, _, device: advance(rows, generator, device)  # type: ignore[attr-defined]
+    cuda._stream = lambda device: 0
+    cuda._LAUNCHES.clear()
+
+
+def make_call(recipe: str) -> Callable[[], object]:
+    """Return a call of a recipe on photographs of 256 pixels or images of 32, in one launch where that is possible."""
+    side = 256 if "imagenet" in recipe else 32
+    plan, images = fused.plan(resolve(recipe, side)), torch.zeros(4, 3, side, side, dtype=torch.uint8)
+    if cuda.OneLaunch.takes(plan, torch.bfloat16):
+        one_launch = cuda.OneLaunch(plan, torch.bfloat16, torch.contiguous_format)
+        return lambda: one_launch(images, None)
+    apply = cuda.apply_plan(plan, torch.bfloat16)
+    return lambda: apply(images, sample(plan.ops, 4, side, side, None, "cpu", triton_draws.SAMPLER))
+
+
+def host_us(call: Callable[[], object]) -> float:
+    """Return the median time of a call in microseconds."""
+    times = []
+    for _ in range(CALLS):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1e6
+
+
+def main() -> None:
+    """Print a line a kernel and recipe."""
+    parser = argparse.ArgumentParser(description="Resources of the CUDA kernels, compiled without a GPU, and the host's time.")
+    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100])
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print("arch recipe kernel registers spills shared code host_us")
+    for architecture in options.arch:
+        for recipe in options.recipes:
+            gpu = AbsentGPU(architecture)
+            pretend(gpu)
+            call = make_call(recipe)
+            call()
+            call()
+            for kernel in gpu.kernels:
+                print(f"sm_{architecture}", recipe, *kernel, f"{host_us(call):.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

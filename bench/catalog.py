@@ -1,0 +1,51 @@
+"""``augmark list``: what can be named on the command line, a line each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+from rich.console import Console
+
+from bench.presets import ABOUT
+from training.presets import ABOUT as TRAINING_ABOUT
+
+Kind = Literal["backends", "recipes", "ops", "models", "presets", "data"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+DATA = {
+    "auto": "CIFAR-10 or an image folder under --data-root if there is one, with --download fetched; else synthetic",
+    "cifar10": "the official files under --data-root; --download fetches them (170 MB)",
+    "synthetic": "drawn shapes of ten classes, nothing to fetch",
+    "FOLDER": "any folder with train/<class>/* and test/<class>/* (or val/<class>/*)",
+}
+
+
+def catalog() -> Mapping[Kind, Mapping[str, str]]:
+    """Return the names by kind, each with a line on it."""
+    import inspect
+
+    import torch
+
+    from augment import BACKENDS, OPS, RECIPES
+    from training.models import ABOUT as MODELS_ABOUT
+
+    here = torch.device(torch.accelerator.current_accelerator() or "cpu")
+    reasons = {name: backend.why_not(here) and backend.why_not(torch.device("cpu")) for name, backend in BACKENDS.items()}
+    notes = {name: f" (not here: {reason})" if reason else "" for name, reason in reasons.items()}
+    return {
+        "backends": {name: backend.about + notes[name] for name, backend in BACKENDS.items()},
+        "recipes": {name: " + ".join(op.name for op in recipe(32)) for name, recipe in RECIPES.items()},
+        "ops": {name: (inspect.getdoc(op) or "").partition("\n")[0].replace("``", "") for name, op in OPS.items()},
+        "models": {**MODELS_ABOUT, "NAME": "finetune: any of torchvision's classifiers, such as resnet50"},
+        "presets": {f"run --preset {name}": about for name, about in ABOUT.items()}
+        | {f"train, sweep --preset {name}": about for name, about in TRAINING_ABOUT.items()},
+        "data": DATA,
+    }
+
+
+def print_catalog(kinds: Sequence[Kind], console: Console) -> None:
+    """Print the names of these kinds."""
+    names = catalog()
+    for kind in kinds or KINDS:
+        console.print(f"{kind} (--data)" if kind == "data" else kind, style="bold")
+        width = max(map(len, names[kind]))
+        for name, about in names[kind].items():
+            console.print(f"  {name:{width}}  {about}")

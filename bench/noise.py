@@ -1,0 +1,178 @@
+"""How quiet the machine is while something is measured: what other processes take of its CPUs and GPUs.
+
+CPU time of others is the busy time of the CPUs that this process may use, by the system's counters, less that of this process
+and its descendants. What cannot be read is None, never quiet. Imports no torch.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.records import Disturbance
+
+PROC = Path("/proc")
+ROOT_VARIABLE = "AUGMARK_ROOT"
+"""Process id of what leads several processes that measure side by side: none of them disturbs another."""
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+SHORTEST_S = 0.05
+"""Counters tick every hundredth of a second: shares of shorter times are not known."""
+BUSY = ("user", "nice", "system", "irq", "softirq")
+"""Columns of busy time; ``guest`` is part of ``user``, ``steal`` is counted apart."""
+COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+THROTTLED = 0x0000_0000_0000_00E8
+"""NVML's clock event reasons of heat and power: hardware 0x8, software thermal 0x20, hardware thermal 0x40, brake 0x80."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Counters at one moment, in seconds; None where the system has none."""
+
+    wall_s: float
+    cpus: int
+    busy_s: float | None
+    steal_s: float | None
+    own_s: float | None
+    cpu_pressure_s: float | None
+    memory_pressure_s: float | None
+
+
+class Watch:
+    """Counters at the start of a measurement; ``disturbance`` compares them with those of now."""
+
+    def __init__(self) -> None:
+        self._start = take_sample()
+
+    def disturbance(self) -> Disturbance:
+        """Return what others took since the start."""
+        return compare(self._start, take_sample(), gpu_facts())
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[Watch]:
+    """Watch the machine during a block."""
+    yield Watch()
+
+
+def take_sample() -> Sample:
+    """Read the counters of now."""
+    cpus = usable_cpus()
+    lines = _read(PROC / "stat")
+    times = None if lines is None else read_cpu_times(lines, cpus)
+    return Sample(
+        wall_s=time.monotonic(),
+        cpus=len(cpus),
+        busy_s=None if times is None else sum(times[name] for name in BUSY),
+        steal_s=None if times is None else times["steal"],
+        own_s=own_cpu_s(),
+        cpu_pressure_s=read_pressure(_read(PROC / "pressure" / "cpu")),
+        memory_pressure_s=read_pressure(_read(PROC / "pressure" / "memory")),
+    )
+
+
+def compare(start: Sample, end: Sample, gpu: tuple[int | None, bool | None] = (None, None)) -> Disturbance:
+    """Return shares of the time between two samples, and what GPUs report."""
+    wall_s = end.wall_s - start.wall_s
+
+    def share(name: str, capacity_s: float) -> float | None:
+        before, after = getattr(start, name), getattr(end, name)
+        if before is None or after is None or wall_s < SHORTEST_S:
+            return None
+        return min(1.0, max(0.0, (after - before) / capacity_s))
+
+    others = None
+    if None not in (start.busy_s, start.own_s, end.busy_s, end.own_s) and wall_s >= SHORTEST_S:
+        busy_s, own_s = (end.busy_s or 0.0) - (start.busy_s or 0.0), (end.own_s or 0.0) - (start.own_s or 0.0)
+        others = min(1.0, max(0.0, busy_s - own_s) / (wall_s * end.cpus))
+    processes, throttled = gpu
+    return Disturbance(
+        others_cpu=others, steal=share("steal_s", max(wall_s, 1e-9) * end.cpus), gpu_others=processes, throttled=throttled,
+        cpu_pressure=share("cpu_pressure_s", max(wall_s, 1e-9)), memory_pressure=share("memory_pressure_s", max(wall_s, 1e-9)),
+    )  # fmt: skip
+
+
+def usable_cpus() -> frozenset[int]:
+    """Return the CPUs that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    return frozenset(affinity(0)) if affinity else frozenset(range(os.cpu_count() or 1))
+
+
+def read_cpu_times(stat: str, cpus: frozenset[int]) -> dict[str, float] | None:
+    """Return the seconds of some CPUs by column of /proc/stat; None if a CPU is missing."""
+    rows = {row[0]: row[1:] for line in stat.splitlines() if (row := line.split()) and row[0].startswith("cpu")}
+    chosen = [rows.get(f"cpu{cpu}") for cpu in cpus]
+    if not chosen or None in chosen:
+        return None
+    return {name: sum(float(row[i]) for row in chosen if row) / TICKS_PER_S for i, name in enumerate(COLUMNS)}
+
+
+def read_pressure(text: str | None) -> float | None:
+    """Return the seconds in which some task stood still for want of a resource, by pressure stall information."""
+    for line in (text or "").splitlines():
+        if line.startswith("some "):
+            return float(line.rpartition("total=")[2]) / 1e6
+    return None
+
+
+def own_cpu_s() -> float | None:
+    """Return the CPU seconds of the measurement's processes, those that have ended and were waited for among them."""
+    total = 0.0
+    try:
+        for process in own_processes():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                spent = process.cpu_times()
+                total += spent.user + spent.system + spent.children_user + spent.children_system
+    except (psutil.Error, OSError, AttributeError):
+        return None
+    return total
+
+
+def own_processes() -> list[psutil.Process]:
+    """Return the process that leads the measurement (``ROOT_VARIABLE``, else this one) and its descendants."""
+    root = psutil.Process(int(os.environ.get(ROOT_VARIABLE, os.getpid())))
+    return [root, *root.children(recursive=True)]
+
+
+def gpu_facts() -> tuple[int | None, bool | None]:
+    """Return the number of other processes that compute on this machine's GPUs, and whether a clock is throttled, by NVML."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        family = {process.pid for process in own_processes()}
+        processes = {entry.pid for handle in handles for entry in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+        reasons = [pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle) for handle in handles]
+    except Exception:  # no driver, no NVML, a virtual GPU: its errors are many, and each means unknown
+        return None, None
+    throttled = any(reason & THROTTLED for reason in reasons)
+    # In a container NVML gives the host's process ids: if none is known here, one of them may be this process.
+    return (len(processes - family) if processes & family or not processes else None), throttled
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+
+
+def describe(disturbance: Any) -> str:
+    """Return a disturbance in words; empty if the machine was quiet or nothing is known."""
+    words = []
+    if disturbance.others_cpu:
+        words.append(f"others used {disturbance.others_cpu:.0%} of the CPU")
+    if disturbance.steal:
+        words.append(f"the host took {disturbance.steal:.0%}")
+    if disturbance.memory_pressure:
+        words.append(f"memory was short {disturbance.memory_pressure:.0%} of the time")
+    if disturbance.gpu_others:
+        words.append(f"{disturbance.gpu_others} other processes on the GPU")
+    if disturbance.throttled:
+        words.append("the GPU's clock was throttled")
+    return ", ".join(words)

@@ -1,0 +1,122 @@
+"""Pytest's options and collection: ``pytest`` runs the tests, ``pytest --benchmark-only`` measures and runs no test.
+
+The repository's conftest loads this plugin; elsewhere: ``pytest -p bench.plugin --pyargs bench --benchmark-only``. Write
+``--results=DIR`` and ``--data=DIR`` with "=", or pytest takes an existing folder for one with tests. Imports no torch.
+"""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from training.terminal import expand_user
+
+ROOT = Path(__file__).parent.parent
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(size) for size in _names(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"sizes are whole numbers, such as 32,256; got {text!r}") from None
+    if not sizes or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"sizes must be at least 1, got {text!r}")
+    return sizes
+
+
+def _at_least_one(text: str) -> int:
+    number = _sizes(text)
+    if len(number) != 1:
+        raise argparse.ArgumentTypeError(f"give one whole number, got {text!r}")
+    return number[0]
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 3600:
+        raise argparse.ArgumentTypeError(f"give seconds above 0, such as 0.2; got {text!r}")
+    return seconds
+
+
+def _path(text: str) -> Path:
+    return Path(_data(text))
+
+
+def _data(text: str) -> str:
+    try:
+        return expand_user(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"give a share between 0 and 1, such as 0.05; got {text!r}")
+    return share
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of a benchmark session."""
+    add = parser.getgroup("augmark", "augmentation benchmarks (with --benchmark-only)").addoption
+    add("--device", action="extend", type=_names, metavar="NAMES", help="cpu, cuda, mps ... (default: cpu and the accelerator)")
+    add("--backends", type=_names, metavar="NAMES", help="backends to measure (default: all; compiled ones on accelerators)")
+    add("--ops", type=_names, metavar="NAMES", help="ops to measure, all or none (default: all, unless --recipes is given)")
+    add("--recipes", type=_names, metavar="NAMES", help="recipes to measure, or all (default: all, unless --ops is given)")
+    add("--batch-sizes", type=_sizes, metavar="SIZES", help="images per batch (default: 256; 16 for imagenet recipes)")
+    add("--image-sizes", type=_sizes, metavar="SIZES", help="heights of the input in pixels (default: 32; imagenet 256)")
+    add("--dtype", metavar="NAME", help="dtype of the result: float32 (default), float16, bfloat16, uint8")
+    add("--grid", choices=("default", "full", "gpu"), help="full: more batch and image sizes; gpu: batch 1024, growth to 65536")
+    add("--rounds", type=_at_least_one, metavar="N", help="rounds over the grid, each in its own order (default: 3)")
+    add(
+        "--target",
+        type=_share,
+        metavar="X",
+        help="end a case once its median is known to X, such as 0.05 (default: all rounds)",
+    )
+    add("--case-seconds", type=_seconds, metavar="S", help="seconds of samples per case and round (default: 0.1)")
+    add(
+        "--data",
+        type=_data,
+        default="auto",
+        metavar="NAME",
+        help="auto, cifar10, synthetic or a folder (default: auto)",
+    )
+    add("--data-root", type=_path, default=Path("data"), metavar="DIR", help="folder of data sets and cache (default: data)")
+    add("--download", action="store_true", help="download CIFAR-10 (170 MB) if it is not under --data-root")
+    add("--results", type=_path, metavar="DIR", help="folder of the run (default: runs/<version>--grid--<machine>--<device>)")
+    add("--time-limit", type=_seconds, metavar="S", help="start no case after so many seconds (default: none)")
+    add("--suite", metavar="WORD", help="word for the run in folder names (default: grid)")
+    add("--resume", action="store_true", help="measure what the run in --results has not measured yet")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Replace pytest-benchmark's table."""
+    # pytest-benchmark's table leads with times and has a row per round: one of images/s comes instead. --benchmark-verbose
+    # brings it back.
+    if config.getoption("benchmark_only") and not config.getoption("benchmark_verbose"):
+        config.option.benchmark_quiet = True
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Collect either tests or benchmarks."""
+    ignored = "tests" if config.getoption("benchmark_only") else "bench"
+    return True if (ROOT / ignored) in (collection_path, *collection_path.parents) else None
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Plan the benchmarks before they are collected."""
+    if session.config.getoption("benchmark_only"):
+        from bench.session import start_session  # imports torch, which plain tests may not need
+
+        start_session(session.config)

@@ -1,0 +1,143 @@
+"""What others take of a machine, against counters that are made up, and against a process that keeps a core busy."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from bench import noise
+from bench.noise import TICKS_PER_S, Sample, compare, describe, read_cpu_times, read_pressure, take_sample, watch
+from bench.records import Accuracy, Disturbance, Speed
+from bench.runner import measure_undisturbed
+
+START = Sample(
+    wall_s=100.0, cpus=2, busy_s=50.0, steal_s=1.0, own_s=20.0, cpu_pressure_s=3.0, memory_pressure_s=0.0
+)  # fmt: skip
+
+
+def test_shares_by_hand() -> None:
+    """In 10 s on two CPUs all were busy for 12 s, 7 s of them by us; the host took 1 s of 20, pressure stood for 4 s."""
+    end = Sample(wall_s=110.0, cpus=2, busy_s=62.0, steal_s=2.0, own_s=27.0, cpu_pressure_s=7.0, memory_pressure_s=0.0)
+    assert compare(START, end, (3, False)) == Disturbance(
+        others_cpu=0.25, steal=0.05, cpu_pressure=0.4, memory_pressure=0.0, gpu_others=3, throttled=False
+    )
+    assert describe(compare(START, end, (3, False))) == (
+        "others used 25% of the CPU, the host took 5%, 3 other processes on the GPU"
+    )
+
+
+@pytest.mark.parametrize("name", ["busy_s", "own_s", "steal_s", "cpu_pressure_s", "memory_pressure_s"])
+def test_what_cannot_be_read_is_unknown_and_not_quiet(name: str) -> None:
+    end = replace(START, wall_s=110.0)
+    disturbance = compare(replace(START, **{name: None}), replace(end, **{name: None}))  # type: ignore[arg-type]
+    field = {"busy_s": "others_cpu", "own_s": "others_cpu"}.get(name, name.removesuffix("_s"))
+    assert getattr(disturbance, field) is None
+    assert (disturbance.gpu_others, disturbance.throttled) == (None, None)
+
+
+def test_times_too_short_for_the_counters_are_unknown() -> None:
+    disturbance = compare(START, replace(START, wall_s=100.01, busy_s=50.01))
+    assert (disturbance.others_cpu, disturbance.steal) == (None, None)
+
+
+def test_the_counters_of_usable_cpus_are_added() -> None:
+    t = TICKS_PER_S
+    stat = f"cpu  9 9 9\ncpu0 {t} 0 {2 * t} 5 0 0 0 {t} 0 0\ncpu1 {t} 0 0 5 0 0 0 0 0 0\ncpu2 7 7 7 7 7 7 7 7 7 7\nctxt 5\n"
+    times = read_cpu_times(stat, frozenset({0, 1}))
+    assert times is not None
+    assert (times["user"], times["system"], times["steal"]) == (2.0, 2.0, 1.0)
+    assert read_cpu_times(stat, frozenset({0, 5})) is None
+
+
+def test_pressure_is_the_total_of_some_tasks() -> None:
+    text = "some avg10=0.12 avg60=0.05 avg300=0.01 total=2500000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n"
+    assert read_pressure(text) == 2.5
+    assert read_pressure(None) is None
+    assert read_pressure("") is None
+
+
+@pytest.mark.skipif(take_sample().busy_s is None, reason="needs /proc/stat")
+def test_a_busy_process_of_others_is_seen_and_a_child_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same child: ours as long as this process leads, another's once a process without children does."""
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    idle = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        samples = [take_sample()]
+        monkeypatch.setenv(noise.ROOT_VARIABLE, str(idle.pid))
+        stranger = [take_sample()]
+        time.sleep(1.0)
+        stranger.append(take_sample())
+        monkeypatch.setenv(noise.ROOT_VARIABLE, str(os.getpid()))
+        samples.append(take_sample())
+    finally:
+        child.kill()
+        idle.kill()
+    ours, others = (compare(pair[0], pair[1]).others_cpu for pair in (samples, stranger))
+    assert ours is not None
+    assert others is not None
+    # The child gets what it can of the CPUs; other tests may run beside, and take from both alike.
+    spent = (samples[1].own_s or 0.0) - (samples[0].own_s or 0.0)
+    assert others - ours == pytest.approx(spent / (samples[1].wall_s - samples[0].wall_s) / samples[0].cpus, abs=0.15)
+    assert spent > 0.1
+
+
+def test_a_block_is_watched() -> None:
+    with watch() as machine:
+        time.sleep(0.1)
+    assert isinstance(machine.disturbance(), Disturbance)
+
+
+def quiet(others_cpu: float | None) -> Disturbance:
+    return Disturbance(others_cpu=others_cpu)
+
+
+@pytest.mark.parametrize(
+    ("disturbances", "rates", "kept"),
+    [
+        ([0.02], [7.0], 7.0),
+        ([None], [7.0], 7.0),  # not known: nothing says that a repeat would help
+        ([0.5, 0.02], [7.0, 9.0], 9.0),
+        ([0.5, 0.7], [7.0, 9.0], 7.0),
+    ],
+)
+def test_a_disturbed_round_is_measured_again_and_the_quieter_is_kept(
+    disturbances: list[float | None], rates: list[float], kept: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only the first measurement of a case knows stays."""
+    case = Speed(status="not_run", subject="Invert", backend="fused", batch_size=8, image_size=32)
+    shares, speeds = iter(disturbances), iter(rates)
+    monkeypatch.setattr(noise.Watch, "disturbance", lambda watch: watch.share)
+    monkeypatch.setattr(noise.Watch, "__init__", lambda watch: setattr(watch, "share", quiet(next(shares))))
+
+    def measure(case: Speed) -> Speed:
+        rate = next(speeds)
+        return msgspec.structs.replace(case, status="ok", images_per_s=rate, compile_s=1.0 if rate == rates[0] else None)
+
+    record = measure_undisturbed(case, measure)
+    assert isinstance(record, Speed)
+    assert (record.images_per_s, record.compile_s, record.status) == (kept, 1.0, "ok")
+    assert next(shares, "none left") == "none left"
+
+
+def test_a_training_is_marked_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise.Watch, "disturbance", lambda watch: quiet(0.9))
+    calls: list[Accuracy] = []
+
+    def measure(case: Accuracy) -> Accuracy:
+        calls.append(case)
+        raise RuntimeError("full")
+
+    record = measure_undisturbed(Accuracy(status="not_run"), measure)
+    assert (len(calls), record.status, record.disturbance) == (1, "failed", quiet(0.9))
+
+
+def test_limits_of_a_quiet_machine() -> None:
+    known = Disturbance(others_cpu=0.05, steal=0.0)
+    assert known.is_strong is False
+    assert Disturbance().is_strong is None
+    strong = [{"others_cpu": 0.2}, {"steal": 0.1}, {"memory_pressure": 0.1}, {"gpu_others": 1}, {"throttled": True}]
+    assert [Disturbance(**changes).is_strong for changes in strong] == [True] * 5  # type: ignore[arg-type]

@@ -1,0 +1,76 @@
+"""What all commands share: help, paths that mean the same everywhere, and a console that prints names as they are. No torch."""
+
+import dataclasses
+import functools
+import io
+import operator
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import tyro
+from rich.console import Console
+
+T = TypeVar("T")
+DEFAULT = tyro.conf.arg(help_behavior_hint=lambda label: "" if label == "None" else f"(default: {label})")
+"""Help of an option that may be None, whose description says what is done then."""
+
+
+@functools.cache
+def written_hints(options: Any) -> Mapping[str, Any]:
+    """Return the annotations of options as they were written."""
+    return get_type_hints(options, include_extras=True)
+
+
+def complete_help(options: type[Any], changed: Mapping[str, Any] | None = None) -> None:
+    """Leave "None" out of the help of a dataclass; for settings of presets, which None may reset, the default "None" alone.
+
+    ``changed`` are the settings' annotations for this command.
+    """
+    hints: dict[str, Any] = dict(written_hints(options))  # type: ignore[arg-type]
+    for name in (field.name for field in dataclasses.fields(options) if field.default is None):
+        hint = operator.getitem(Annotated, (hints[name], DEFAULT))
+        hints[name] = hint if changed is not None else operator.getitem(tyro.conf.DisallowNone, hint)
+    options.__annotations__.update(hints | dict(changed or {}))
+
+
+def open_console() -> Console:
+    """Return a console that prints what it gets: no markup or emoji in names, no path broken in two.
+
+    The standard streams escape characters that they cannot encode (in an ASCII locale, or of a name that is no UTF-8).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def printable(name: str) -> str:
+    """Return a file name with the bytes escaped that are no UTF-8, as records, pages and streams refuse them."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def expand_user(path: str) -> str:
+    """Return a path with ``~`` replaced. Raises ValueError where there is no such home."""
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError as error:
+        raise ValueError(f"cannot resolve {path} ({error}): give the whole path") from None
+
+
+def expand_paths(options: T) -> T:
+    """Return options with ``~`` replaced in all paths, those of data sets and weights among them. Raises ValueError."""
+    assert dataclasses.is_dataclass(options)
+    values = {field.name: _expand(field.name, getattr(options, field.name)) for field in dataclasses.fields(options)}
+    return dataclasses.replace(options, **values)  # type: ignore[type-var]
+
+
+def _expand(name: str, value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return expand_paths(value)
+    if isinstance(value, tuple):
+        return tuple(_expand(name, item) for item in value)
+    if isinstance(value, Path):
+        return Path(expand_user(str(value)))
+    return expand_user(value) if name in ("data", "init") else value
