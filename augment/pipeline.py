@@ -57,7 +57,7 @@ class Pipeline:
 
     @property
     def implementation(self) -> str | None:
-        """What computes the ops of ``fused`` ("c", "triton", "tensors" or "inductor"); None for other libraries."""
+        """Code that computes the ops of ``fused`` ("c", "triton", "tensors" or "inductor"); None for other libraries."""
         return getattr(self._run, "implementation", None)
 
     def __reduce__(self) -> "tuple[Callable[[], Pipeline], tuple[()]]":
@@ -112,9 +112,9 @@ def _check_labels(labels: Any, images: Tensor, num_classes: int) -> None:
 
 def check_classes(labels: Tensor, num_classes: int) -> None:
     """Raise ValueError unless all labels are class indices."""
-    least, most = int(labels.min()), int(labels.max())
-    if least < 0 or most >= num_classes:
-        raise ValueError(f"labels must be 0 to {num_classes - 1} (num_classes={num_classes}), got {least} to {most}")
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= num_classes:
+        raise ValueError(f"labels must be 0 to {num_classes - 1} (num_classes={num_classes}), got {lowest} to {highest}")
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -125,8 +125,8 @@ def check_device(device: str | torch.device) -> torch.device:
             return checked  # no driver is asked: this may be a forked process
         if checked.type in (counts := _count_accelerators()) and (checked.index or 0) < counts[checked.type]:
             return checked
-    here = ", ".join(["cpu", *(f"{count} {kind}" for kind, count in _count_accelerators().items())])
-    raise ValueError(f"device {str(device)!r} cannot be used; here: {here}")
+    usable = ", ".join(["cpu", *(f"{count} {kind}" for kind, count in _count_accelerators().items())])
+    raise ValueError(f"device {str(device)!r} cannot be used; here: {usable}")
 
 
 def _count_accelerators() -> dict[str, int]:

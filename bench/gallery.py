@@ -216,7 +216,8 @@ def draw_sheets(
         OSError: nothing can be written.
     """
     chosen, subjects = _choose_backends(backends), _choose_subjects(ops, recipes)  # checked before a data set is decoded
-    images = working_square(load_photograph(image) if image else _load_images(data, data_root, download), STRIP_SIDE)
+    images = load_photograph(image) if image else _load_images(data, data_root, download)
+    images = working_square(images, STRIP_SIDE)
     out.mkdir(parents=True, exist_ok=True)
     names = {"ops": [name for name in subjects if name in OPS], "recipes": [name for name in subjects if name in RECIPES]}
     with Progress(transient=True) as bar:
