@@ -1,4 +1,4 @@
-"""What augmark compares: the same augmentations, by library and by way of running. Start at ``build``.
+"""Augmentations as augmark compares them, by library and by way of running. Start at ``build``.
 
 An op stands in ``augment.ops``, a recipe in ``augment.recipes``, a backend in ``augment.backends``, each in one place. An
 absent cell *is* "unsupported".

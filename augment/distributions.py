@@ -705,8 +705,8 @@ class MixtureWeights(Distribution):
         return [*beta, Input("dirichlet", (op.alpha, op.width))]
 
     def sample(self, op: Any, source: Source) -> Params:
-        own = source.weight(op.alpha)[:, None]
-        return {"weights": torch.cat([own, (1 - own) * source.dirichlet(op.alpha, op.width)], 1)}
+        image_weight = source.weight(op.alpha)[:, None]
+        return {"weights": torch.cat([image_weight, (1 - image_weight) * source.dirichlet(op.alpha, op.width)], 1)}
 
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
         return [_record("weights", has_input=int(not _is_uniform(op.alpha)), chains=op.width)]

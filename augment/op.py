@@ -1,4 +1,4 @@
-"""The base class of ops: one image transformation, its parameters, and everything that is known about it.
+"""Base class of ops: one image transformation, its parameters, and everything that is known about it.
 
 An op is a frozen dataclass in a theme file of ``augment.ops``. Its docstring *is* its definition; every backend is held to it.
 Beside its fields, a class holds what it draws (``draws``), how each library builds it (``cells``), what it does to one image
@@ -40,7 +40,7 @@ Oracle = Callable[[Any, Any, Drawn], Any]
 """(op, image, drawn) -> image: apply an op to one float image [3, H, W] in [0, 1] with the drawn parameters."""
 
 Read = str | tuple[str, int] | Callable[[Mapping[str, Any]], Any]
-"""Where a library keeps a drawn parameter: a key, a place on the last axis of a key's value, or a function of what it keeps."""
+"""Place where a library keeps a drawn parameter: a key, an index into a key's value, or a function of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,11 @@ class Op:
     limits: ClassVar[Limits] = {}
     """Limits of fields that bound no distribution."""
     draws: ClassVar[tuple[Distribution, ...]] = ()
-    """What the op draws; uniform numbers are used in this order."""
+    """Distributions of the drawn parameters; uniform numbers are used in this order."""
     cells: ClassVar[Mapping[str, Any]] = {}
     """Cells by library; a backend that plans recipes as a whole may have a kind of its own."""
     fused: ClassVar["Kind | None"] = None
-    """How ``augment.fused`` does the op (a kind of ``augment.fused.kinds``); None: it does not."""
+    """Kind of ``augment.fused.kinds`` that does the op in ``augment.fused``; None: it does not."""
     mixes_labels: ClassVar[bool] = False
     needs_float: ClassVar[Collection[str]] = ()
     """Libraries that do this op on float images only."""

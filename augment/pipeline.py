@@ -57,7 +57,7 @@ class Pipeline:
 
     @property
     def implementation(self) -> str | None:
-        """What computes the ops of ``fused`` ("c", "triton", "tensors" or "inductor"); None for other libraries."""
+        """Code that computes the ops of ``fused`` ("c", "triton", "tensors" or "inductor"); None for other libraries."""
         return getattr(self._run, "implementation", None)
 
     def __reduce__(self) -> "tuple[Callable[[], Pipeline], tuple[()]]":
@@ -99,11 +99,11 @@ def _check_images(images: Tensor, side: int | None) -> None:
 def _check_labels(labels: Any, images: Tensor, num_classes: int) -> None:
     if labels is None:
         raise ValueError("this pipeline mixes labels: call it as pipeline(images, labels)")
-    shape = f"int64 [{len(images)}], a class index an image"
     if not isinstance(labels, Tensor):
-        raise ValueError(f"labels must be a tensor {shape}, got {type(labels).__name__}")
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(f"labels must be {shape}, got {labels.dtype} {list(labels.shape)}")
+        raise ValueError(f"labels must be a tensor int64 [{len(images)}], a class index an image, got {type(labels).__name__}")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:  # texts are made here: they would fix symbolic sizes
+        wrong = f"{labels.dtype} {list(labels.shape)}"
+        raise ValueError(f"labels must be int64 [{len(images)}], a class index an image, got {wrong}")
     if labels.device != images.device:
         raise ValueError(f"the labels are on {labels.device}, the images on {images.device}: put both on one device")
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():  # other devices are not asked
@@ -112,9 +112,9 @@ def _check_labels(labels: Any, images: Tensor, num_classes: int) -> None:
 
 def check_classes(labels: Tensor, num_classes: int) -> None:
     """Raise ValueError unless all labels are class indices."""
-    least, most = int(labels.min()), int(labels.max())
-    if least < 0 or most >= num_classes:
-        raise ValueError(f"labels must be 0 to {num_classes - 1} (num_classes={num_classes}), got {least} to {most}")
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= num_classes:
+        raise ValueError(f"labels must be 0 to {num_classes - 1} (num_classes={num_classes}), got {lowest} to {highest}")
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -125,8 +125,8 @@ def check_device(device: str | torch.device) -> torch.device:
             return checked  # no driver is asked: this may be a forked process
         if checked.type in (counts := _count_accelerators()) and (checked.index or 0) < counts[checked.type]:
             return checked
-    here = ", ".join(["cpu", *(f"{count} {kind}" for kind, count in _count_accelerators().items())])
-    raise ValueError(f"device {str(device)!r} cannot be used; here: {here}")
+    usable = ", ".join(["cpu", *(f"{count} {kind}" for kind, count in _count_accelerators().items())])
+    raise ValueError(f"device {str(device)!r} cannot be used; here: {usable}")
 
 
 def _count_accelerators() -> dict[str, int]:

@@ -42,8 +42,8 @@ def _linear(first: float, last: float, side: str = "") -> Magnitudes:
     )
 
 
-def _bits(most: int, span: int) -> Magnitudes:
-    return lambda bins, height, width: (most - (torch.arange(bins, dtype=torch.float32) / ((bins - 1) / span))).round()
+def _bits(highest: int, span: int) -> Magnitudes:
+    return lambda bins, height, width: (highest - (torch.arange(bins, dtype=torch.float32) / ((bins - 1) / span))).round()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,11 +117,11 @@ def _arguments(name: str, magnitude: float, height: int, width: int) -> list[flo
 NONE = _linear(0.0, 0.0)
 
 
-def _enhancements(most: float) -> dict[str, Magnitudes]:
-    return dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), _linear(0.0, most))
+def _enhancements(largest: float) -> dict[str, Magnitudes]:
+    return dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), _linear(0.0, largest))
 
 
-def _wide(shear: float, x: Magnitudes, y: Magnitudes, degrees: float, most: float, bits: Magnitudes) -> dict[str, Magnitudes]:
+def _wide(shear: float, x: Magnitudes, y: Magnitudes, degrees: float, factor: float, bits: Magnitudes) -> dict[str, Magnitudes]:
     """Return the 14 ops of RandAugment and TrivialAugmentWide with their magnitudes."""
     return {
         "Identity": NONE,
@@ -129,7 +129,7 @@ def _wide(shear: float, x: Magnitudes, y: Magnitudes, degrees: float, most: floa
         "TranslateX": x,
         "TranslateY": y,
         "Rotate": _linear(0.0, degrees),
-        **_enhancements(most),
+        **_enhancements(factor),
         "Posterize": bits,
         "Solarize": _linear(1.0, 0.0),
         "AutoContrast": NONE,

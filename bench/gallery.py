@@ -1,13 +1,12 @@
-"""Gallery: what each op and recipe makes of one image, on every backend.
+"""Gallery of every op and recipe on every backend: pictures of what ``augment.build`` makes of one image.
 
-``draw_sheets`` writes sheets to look at, ``draw_strips`` the pictures of a run's report. Both show what
-``augment.build`` makes, which is benchmarked and trained with.
+``draw_strips`` writes the pictures of a run's report, ``draw_sheets`` a page of them with random results below.
 """
 
 import dataclasses
 import itertools
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from rich.progress import Progress
 from torch import Tensor
 
@@ -23,9 +22,9 @@ from augment import BACKENDS, OPS, RECIPES, UnsupportedOp, build, eager_backends
 from augment.op import Op
 from augment.ops import Normalize
 from augment.pipeline import Pipeline, to_dtype
-from bench.records import one_line
+from bench.records import Run, one_line
 from bench.report.facts.gallery import INDEX, Gallery, Picture
-from bench.report.facts.lanes import LANES
+from bench.report.page import write_gallery
 from training.config import DATA_SETS
 from training.data import load
 from training.sources.decode import DECODE_ERRORS, PHOTO_SUFFIXES, channels_first, upright
@@ -39,7 +38,7 @@ ENHANCED = 8
 """Factor of differences: 3/255 would not be visible."""
 REFERENCES = ("torchvision", "torchvision_loop", "fused", "kornia", "pil")
 """The first of these that is drawn is what others are compared with."""
-PANEL, LABEL, MARGIN = 128, 260, 24
+RANDOM_ROWS = 4
 Pixels = npt.NDArray[np.uint8]
 Subject = str | Sequence[Op]
 
@@ -83,8 +82,8 @@ def working_square(images: Tensor, largest: int = LARGEST) -> Tensor:
     side = min(height, width)
     if side < SMALLEST:
         raise ValueError(f"the gallery needs images of at least {SMALLEST} x {SMALLEST} pixels, got {width} x {height}")
-    top, left = (height - side) // 2, (width - side) // 2
-    square = images[:, :, top : top + side, left : left + side]
+    y, x = (height - side) // 2, (width - side) // 2
+    square = images[:, :, y : y + side, x : x + side]
     if side > largest:
         reduced = [Image.fromarray(_pixels(image)).resize((largest, largest), Image.Resampling.LANCZOS) for image in square]
         square = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in reduced])
@@ -102,16 +101,17 @@ def draw_results(images: Tensor, subject: Subject, backend: str, seed: int, coun
     """Return ``count`` random results for the first image, denormalised to uint8; one if nothing is random.
 
     Parameters drawn per image come from one batch of copies, others from ``count`` batches. Mixing takes the other images as
-    partners and says how much of the own label is left. Raises UnsupportedOp.
+    partners. Raises UnsupportedOp.
     """
     generator = torch.Generator().manual_seed(seed)
     device = fallback_device(backend, images.device)
     images = images.to(device)
     pipeline = build(subject, backend, device=device, image_size=images.shape[-1], num_classes=2, generator=generator)
-    if pipeline.mixes:
-        return [_mix(pipeline, batch) for batch in itertools.islice(_with_partners(images), count)]
     first = images[:1]
-    if pipeline.lane == "per_image":
+    if pipeline.mixes:
+        mixtures = (pipeline(b, b.new_zeros(len(b), dtype=torch.int64))[0] for b in _with_partners(images))
+        batch = torch.cat([mixture[:1] for mixture in itertools.islice(mixtures, count)])
+    elif pipeline.lane == "per_image":
         batch = pipeline(first.expand(count, -1, -1, -1).contiguous())
     else:
         batch = torch.cat([pipeline(first) for _ in range(1 if pipeline.lane == "fixed" else count)])
@@ -120,19 +120,12 @@ def draw_results(images: Tensor, subject: Subject, backend: str, seed: int, coun
 
 def _with_partners(images: Tensor) -> Iterator[Tensor]:
     """Yield batches that begin with the first image; its partners take turns behind it."""
-    others = images[1:RESULTS]
-    if len(others) == 0:
+    partners = images[1:RESULTS]
+    if len(partners) == 0:
         first = images[:1]
-        others = torch.cat([first.flip(-1), first.flip(-2), first.rot90(1, (-2, -1)), first.flip(-1, -2)])
+        partners = torch.cat([first.flip(-1), first.flip(-2), first.rot90(1, (-2, -1)), first.flip(-1, -2)])
     for turn in itertools.count():
-        yield torch.cat([images[:1], others.roll(turn, 0)])
-
-
-def _mix(pipeline: Pipeline, batch: Tensor) -> Panel:
-    labels = torch.ones(len(batch), dtype=torch.int64, device=batch.device)
-    labels[0] = 0  # the first column of the targets is then the weight of the first image's label
-    mixed, targets = pipeline(batch, labels)
-    return Panel(_pixels(_denormalise(mixed[:1].cpu(), pipeline)[0]), f"own label {float(targets[0, 0]):.2f}")
+        yield torch.cat([images[:1], partners.roll(turn, 0)])
 
 
 def _denormalise(batch: Tensor, pipeline: Pipeline) -> Tensor:
@@ -144,7 +137,7 @@ def _denormalise(batch: Tensor, pipeline: Pipeline) -> Tensor:
 
 
 def _or_reason(draw: Callable[[], list[Panel]]) -> list[Panel]:
-    """Return the panels, or one with the reason: a cell that fails must not take the sheet with it."""
+    """Return the panels, or one with the reason: a cell that fails must not take the others with it."""
     try:
         return draw()
     except UnsupportedOp as error:
@@ -214,7 +207,7 @@ def draw_sheets(
     recipes: Sequence[str] | None = None,
     seed: int = 0,
 ) -> list[Path]:
-    """Write ``gallery-BACKEND.png`` with random results of everything, and ``gallery-side-by-side.png`` for several backends.
+    """Write ``index.html`` with a strip of every op and recipe, random results of each backend below; return its path.
 
     The image is a photograph or one of a data set. Names default to all ops and recipes, and all backends but compiled ones.
 
@@ -223,65 +216,17 @@ def draw_sheets(
         OSError: nothing can be written.
     """
     chosen, subjects = _choose_backends(backends), _choose_subjects(ops, recipes)  # checked before a data set is decoded
-    square = working_square(load_photograph(image) if image else _load_images(data, data_root, download))
+    images = load_photograph(image) if image else _load_images(data, data_root, download)
+    images = working_square(images, STRIP_SIDE)
     out.mkdir(parents=True, exist_ok=True)
-    paths, side = [], square.shape[-1]
+    names = {"ops": [name for name in subjects if name in OPS], "recipes": [name for name in subjects if name in RECIPES]}
     with Progress(transient=True) as bar:
-        for backend in bar.track(chosen, description="gallery"):
-            rows = [_random_row(square, subject, backend, seed) for subject in subjects]
-            note = f"{BACKENDS[backend].about}. {RESULTS} random results with seed {seed}; one if nothing is random."
-            paths.append(_save_sheet(out / f"gallery-{backend}.png", backend, note, rows, side))
-        if len(chosen) > 1:
-            rows = [_backend_row(square, subject, chosen, seed) for subject in bar.track(subjects, description="side by side")]
-            note = (
-                f"From left to right: the original, {', '.join(chosen)}. Ops in a setting without randomness if they have one."
-            )
-            paths.append(_save_sheet(out / "gallery-side-by-side.png", "Backends side by side", note, rows, side))
-    return paths
-
-
-class SheetRow(NamedTuple):
-    """A titled row of a sheet."""
-
-    title: str
-    detail: str
-    images: list[Pixels | None]
-
-
-def _random_row(images: Tensor, subject: str, backend: str, seed: int) -> SheetRow:
-    panels = _or_reason(lambda: draw_results(images, subject, backend, seed))
-    ops = resolve(subject, images.shape[-1])
-    words = [panel.words.removeprefix("own label ") if index else panel.words for index, panel in enumerate(panels)]
-    notes = [_describe(subject, ops), LANES[lane(ops, backend)], ", ".join(filter(None, words))]
-    return SheetRow(subject, "; ".join(filter(None, notes)), [panel.image for panel in panels])
-
-
-def _backend_row(images: Tensor, subject: str, backends: Sequence[str], seed: int) -> SheetRow:
-    panels = {backend: draw_single(images, subject, backend, seed) for backend in backends}
-    reasons = [f"{backend} {panel.words}" for backend, panel in panels.items() if panel.words]
-    detail = "; ".join([_describe(subject, _comparable_ops(subject, images.shape[-1])[0]), *reasons])
-    return SheetRow(subject, detail, [_pixels(images[0]), *(panel.image for panel in panels.values())])
-
-
-def _save_sheet(path: Path, title: str, note: str, rows: Sequence[SheetRow], side: int) -> Path:
-    """Write rows below each other, each pixel enlarged by a whole number."""
-    factor = max(1, PANEL // side)
-    cell = (side + GAP) * factor
-    width = 2 * MARGIN + LABEL + max(len(row.images) for row in rows) * cell
-    sheet = Image.new("RGB", (width, 2 * MARGIN + 80 + len(rows) * (cell + 8)), "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN), title, "black", ImageFont.load_default(22))
-    draw.text((MARGIN, MARGIN + 34), textwrap.fill(note, width // 7), "#606060", ImageFont.load_default(13))
-    for index, row in enumerate(rows):
-        top = MARGIN + 80 + index * (cell + 8)
-        draw.text((MARGIN, top), row.title, "black", ImageFont.load_default(15))
-        lines = textwrap.wrap(row.detail, 40, max_lines=6, placeholder=" …")
-        draw.text((MARGIN, top + 22), "\n".join(lines), "#606060", ImageFont.load_default(12))
-        picture = tile([row.images], side)
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-        sheet.paste(picture, (MARGIN + LABEL, top), picture)
-    sheet.save(path, optimize=True)
-    return path
+        task = bar.add_task("gallery", total=len(subjects))
+        draw_strips(
+            images, out, dataset=image.name if image else data, backends=chosen, **names, seed=seed, results=RANDOM_ROWS,
+            advance=lambda: bar.advance(task),
+        )  # fmt: skip
+    return [write_gallery(Run(path=out, name=out.name))]
 
 
 def _choose_backends(names: Sequence[str] | None) -> list[str]:
@@ -310,6 +255,7 @@ def draw_strips(
     ops: Sequence[str] | None = None,
     recipes: Sequence[str] | None = None,
     seed: int = 0,
+    results: int = 0,
     advance: Callable[[], object] = lambda: None,
 ) -> Gallery:
     """Write a PNG an op and recipe, and ``gallery.json``, into the gallery of a run's folder.
@@ -321,7 +267,8 @@ def draw_strips(
         backends: Names; None means all but compiled ones.
         ops: Names; None means all.
         recipes: Names; None means all.
-        seed: Of all draws.
+        seed: Seed of all draws.
+        results: Rows of random results below.
         advance: Called after each op and recipe.
 
     Raises:
@@ -332,11 +279,13 @@ def draw_strips(
     values = square.float()  # a change of hue does not show on a grey image
     square = square[(values.amax(1) - values.amin(1)).mean((1, 2)).argsort(descending=True)]
     chosen = [b.name for b in BACKENDS.values() if not b.compiled and b.name in (backends or _choose_backends(None))]
+    if not chosen:
+        raise ValueError("the gallery does not draw compiled backends, which do the same: name others")
     reference = next((name for name in REFERENCES if name in chosen), chosen[0])
     (folder / INDEX).parent.mkdir(parents=True, exist_ok=True)
     pictures = []
     for subject in [*(OPS if ops is None else ops), *(RECIPES if recipes is None else recipes)]:
-        pictures.append(_draw_strip(square, subject, chosen, reference, seed, (folder / INDEX).parent))
+        pictures.append(_draw_strip(square, subject, chosen, reference, seed, (folder / INDEX).parent, results))
         advance()
     side = square.shape[-1]
     gallery = Gallery(
@@ -353,7 +302,9 @@ def draw_strips(
     return gallery
 
 
-def _draw_strip(square: Tensor, subject: str, names: Sequence[str], reference: str, seed: int, folder: Path) -> Picture:
+def _draw_strip(
+    square: Tensor, subject: str, names: Sequence[str], reference: str, seed: int, folder: Path, results: int
+) -> Picture:
     side = square.shape[-1]
     ops, is_comparable = _comparable_ops(subject, side)
     panels = {name: draw_single(square, subject, name, seed) for name in names}
@@ -367,8 +318,11 @@ def _draw_strip(square: Tensor, subject: str, names: Sequence[str], reference: s
         error = np.abs(image.astype(int) - base.astype(int))
         errors[name] = (float(error.max()), round(float(error.mean()), 4))
         differences.append(np.minimum(error * ENHANCED, 255).astype(np.uint8))
-    rows = [[_pixels(square[0]), *(panel.image for panel in panels.values())], differences]
-    tile(rows if is_comparable else rows[:1], side).save(folder / f"{subject}.png", optimize=True)
+    rows = [[_pixels(square[0]), *(panel.image for panel in panels.values())], *([differences] if is_comparable else [])]
+    if results:
+        drawn = [_or_reason(partial(draw_results, square, subject, name, seed, results)) for name in names]
+        rows += [[None, *(panel.image for panel in row)] for row in itertools.zip_longest(*drawn, fillvalue=Panel(None))]
+    tile(rows, side).save(folder / f"{subject}.png", optimize=True)
     return Picture(
         subject=subject,
         kind="op" if subject in OPS else "recipe",

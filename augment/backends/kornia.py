@@ -58,9 +58,9 @@ class KorniaMix(nn.Module):
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         mixed, rows = self.mix(images, labels)
         rows = rows.reshape(-1, 3)
-        own = 1 - rows[:, 2:] if self.weight_of_partner else rows[:, 2:]
+        weight = 1 - rows[:, 2:] if self.weight_of_partner else rows[:, 2:]
         one_hot = [nn.functional.one_hot(rows[:, i].long(), self.num_classes).to(images.dtype) for i in (0, 1)]
-        return mixed, own * one_hot[0] + (1 - own) * one_hot[1]
+        return mixed, weight * one_hot[0] + (1 - weight) * one_hot[1]
 
 
 def run_shared_draws(steps: Sequence[Step]) -> Runner:
@@ -137,7 +137,7 @@ class KorniaRecorder:
 
     @property
     def draws_singly(self) -> bool:
-        """Whether Kornia draws once per call: everything with ``same_on_batch``, the op of a policy, the order of a jitter."""
+        """True if Kornia draws once per call: everything with ``same_on_batch``, the op of a policy, the order of a jitter."""
         once = self._is_policy or any(isinstance(distribution, Jitter) for distribution in self._op.draws)
         return once or bool(getattr(self._module, "same_on_batch", False))
 

@@ -165,7 +165,7 @@ def _row(draw: dict[str, Any], index: int) -> dict[str, Any]:
 
 
 def _read_chains(call: _Call, width: int) -> dict[str, Any]:
-    first = call.ops[0][2]
+    _, _, first = call.ops[0]
     chains: list[list[tuple[str, float]]] = []
     for name, magnitude, image in call.ops:
         if image is first:
@@ -173,8 +173,8 @@ def _read_chains(call: _Call, width: int) -> dict[str, Any]:
         chains[-1].append((name, magnitude))
     if len(chains) != width:
         raise NoRoute(f"AugMix ran {len(chains)} chains instead of {width}")
-    own, shares = call.weights
-    return {"weights": torch.cat([own[:, :1], shares * own[:, 1:]], dim=1).double(), "chains": chains}
+    mixture, shares = call.weights
+    return {"weights": torch.cat([mixture[:, :1], shares * mixture[:, 1:]], dim=1).double(), "chains": chains}
 
 
 def _preview_noise(module: v2.GaussianNoise, image: Tensor) -> Tensor:

@@ -110,13 +110,13 @@ def plan(recipe: Sequence[Op]) -> tuple[Call, ...]:
             groups.append([op])
     if not groups:
         return ()
-    package = _import_package(groups[0][0])
+    package = _import_package(recipe[0])
     return tuple(Call(tuple(group), _module(package, group)) for group in groups)
 
 
 def _follows(op: Op, last: Op) -> bool:
-    before, here = part(last).places, part(op).places
-    return before is not None and here is not None and before[1] < here[0]
+    before, places = part(last).places, part(op).places
+    return before is not None and places is not None and before[1] < places[0]
 
 
 def _import_package(op: Op) -> Any:

@@ -1,6 +1,7 @@
 """Ops that mix images and their labels."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import kornia.augmentation as K
 import torch
@@ -32,8 +33,8 @@ class MixingOp(Op):
         mixed, targets = images.clone(), one_hot.clone()
         for i, row in enumerate(drawn):
             partner = int(row["partner"])
-            mixed[i], own = self.mix(images[i], images[partner], row)
-            targets[i] = own * one_hot[i] + (1 - own) * one_hot[partner]
+            mixed[i], weight = self.mix(images[i], images[partner], row)
+            targets[i] = weight * one_hot[i] + (1 - weight) * one_hot[partner]
         return mixed, targets
 
 
@@ -60,8 +61,17 @@ class MixUp(MixingOp):
     fused = kinds.MixUp()
 
     def mix(self, image: Tensor, partner: Tensor, drawn: Drawn) -> tuple[Tensor, float]:
-        own = float(drawn["lam"])
-        return own * image + (1 - own) * partner, own
+        lam = float(drawn["lam"])
+        return lam * image + (1 - lam) * partner, lam
+
+
+class Edges(NamedTuple):
+    """A box in the order of torchvision."""
+
+    left: Any
+    top: Any
+    right: Any
+    bottom: Any
 
 
 def _corners(params: Drawn) -> Tensor:
@@ -82,10 +92,10 @@ class CutMix(MixingOp):
     draws = (Box(),)
     cells = torchvision(
         lambda op, classes: v2.CutMix(alpha=op.alpha, num_classes=classes),
-        left=lambda params: params["box"][0],
-        top=lambda params: params["box"][1],
-        width=lambda params: params["box"][2] - params["box"][0],
-        height=lambda params: params["box"][3] - params["box"][1],
+        left=lambda params: Edges(*params["box"]).left,
+        top=lambda params: Edges(*params["box"]).top,
+        width=lambda params: Edges(*params["box"]).right - Edges(*params["box"]).left,
+        height=lambda params: Edges(*params["box"]).bottom - Edges(*params["box"]).top,
     ) | kornia(
         lambda op, classes: KorniaMix(
             K.RandomCutMixV2(beta=op.alpha, use_correct_lambda=True, data_keys=["input", "class"]), classes,

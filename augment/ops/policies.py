@@ -46,7 +46,7 @@ ORACLES: dict[str, Callable[[Tensor, float], Tensor]] = {
     # Kornia's RandAugment only; not in the definition, kept so that its pixels can be replayed.
     "SolarizeAdd": lambda image, m: F.solarize((image + m).clamp(0, 1), 0.5),
 }
-"""What the entries of a policy do to an image, magnitudes as in torchvision's tables: shears are slopes, factors are 1 + m."""
+"""Definitions of a policy's entries, magnitudes as in torchvision's tables: shears are slopes, factors are 1 + m."""
 
 
 def _apply_entries(image: Tensor, entries: Sequence[tuple[str, float]]) -> Tensor:
@@ -99,9 +99,9 @@ class TrivialAugmentWide(PolicyOp):
 
 
 def _mix_chains(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
-    own, *weights = (float(weight) for weight in drawn["weights"])
+    image_weight, *weights = (float(weight) for weight in drawn["weights"])
     chains = [_apply_entries(image, chain) for chain in drawn["chains"]]
-    return sum((weight * chain for weight, chain in zip(weights, chains, strict=True)), start=own * image)
+    return sum((weight * chain for weight, chain in zip(weights, chains, strict=True)), start=image_weight * image)
 
 
 @op

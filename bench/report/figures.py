@@ -11,6 +11,15 @@ from typing import NamedTuple
 
 WIDTH = 720
 CHARACTER = 7.3  # pixels; an estimate that suits the widest usual font at size 12
+
+
+class Color(NamedTuple):
+    """Hexadecimal colours for a light and a dark page."""
+
+    light: str
+    dark: str
+
+
 # Light and dark, and a marker: Okabe and Ito's colours are distinct with any colour vision, markers without colour. They are
 # reserved by name, so that a backend looks the same in every report, whichever backends ran; a new one gets a series' colour.
 BACKENDS: Mapping[str, tuple[str, str, str]] = {
@@ -27,18 +36,18 @@ SERIES = (  # Tol's muted colours, light and dark
     "#332288 #8f82e8", "#cc6677 #dd7788", "#117733 #3fa861", "#88ccee #9bd8f5",
     "#999933 #b5b54d", "#aa4499 #c964b8", "#44aa99 #55c2b0", "#882255 #c2558a",
 )  # fmt: skip
-PALETTE: dict[str, tuple[str, str]] = {  # light, dark
-    "paper": ("#ffffff", "#15171b"),
-    "ink": ("#222222", "#e9e7e2"),
-    "quiet": ("#6b6b6b", "#a4a8b0"),
-    "grid": ("#e4e4e4", "#33373f"),
-    "band": ("#f6f6f6", "#1c1f24"),
-    "wait": ("#e3a590", "#c9805f"),
-    "work": ("#4a5a68", "#8ea6bd"),
+PALETTE = {
+    "paper": Color("#ffffff", "#15171b"),
+    "ink": Color("#222222", "#e9e7e2"),
+    "quiet": Color("#6b6b6b", "#a4a8b0"),
+    "grid": Color("#e4e4e4", "#33373f"),
+    "band": Color("#f6f6f6", "#1c1f24"),
+    "wait": Color("#e3a590", "#c9805f"),
+    "work": Color("#4a5a68", "#8ea6bd"),
 }
-PALETTE |= {name: (light, dark) for name, (light, dark, _) in BACKENDS.items()}
-PALETTE |= {f"s{i}": (pair.split()[0], pair.split()[1]) for i, pair in enumerate(SERIES)}
-THEME_CSS = "".join(f"--c-{name}:light-dark({light},{dark});" for name, (light, dark) in PALETTE.items())
+PALETTE |= {name: Color(light, dark) for name, (light, dark, _) in BACKENDS.items()}
+PALETTE |= {f"s{i}": Color(*pair.split()) for i, pair in enumerate(SERIES)}
+THEME_CSS = "".join(f"--c-{name}:light-dark({color.light},{color.dark});" for name, color in PALETTE.items())
 
 
 def _polygon(corners: int, turn: float, inner: float = 1.0, size: float = 1.0) -> list[tuple[float, float]]:
@@ -73,7 +82,8 @@ class Look(NamedTuple):
 def backend_look(backend: str) -> Look:
     """Return the look of a backend; one without a reserved look always gets the same colour."""
     if backend in BACKENDS:
-        return Look(backend, BACKENDS[backend][2])
+        _, _, marker = BACKENDS[backend]
+        return Look(backend, marker)
     return Look(f"s{sum(backend.encode()) % len(SERIES)}", "hexagon")
 
 
@@ -144,7 +154,7 @@ class Canvas:
         """Append an element; names of colours become variables, numbers get one decimal."""
         texts = {name: f"{value:.1f}" if isinstance(value, float) else value for name, value in attributes.items()}
         texts |= {
-            name: f"var(--c-{texts[name]},{PALETTE[str(texts[name])][0]})" for name in ("fill", "stroke") if name in texts
+            name: f"var(--c-{texts[name]},{PALETTE[str(texts[name])].light})" for name in ("fill", "stroke") if name in texts
         }
         words = " ".join(f'{name.replace("_", "-")}="{value}"' for name, value in texts.items())
         self._elements.append(f"<{tag} {words}>{escape(str(content))}</{tag}>")
@@ -347,4 +357,5 @@ def _draw_line(canvas: Canvas, line: Line, x_scale: Scale, y_scale: Scale) -> No
         canvas.line([(x_scale(x), y_scale(low)), (x_scale(x), y_scale(high))], line.look.color, 1.2)
     for x, y in points if not line.faint and len(points) <= 12 else ():
         canvas.marker(x, y, line.look, 3.5 if len(points) > 1 else 5.0)
-    canvas.text(points[0][0] + 8, points[0][1] - 5, shorten(line.note, 18), size=10)
+    x, y = points[0]
+    canvas.text(x + 8, y - 5, shorten(line.note, 18), size=10)

@@ -69,6 +69,13 @@ def write_report(run: Run) -> Path:
     return _write(folder / "index.html", render_html(document, folder))
 
 
+def write_gallery(run: Run) -> Path:
+    """Write ``index.html`` with nothing but the gallery into the run's folder. Raises OSError."""
+    section = gallery_section(run, run.path)
+    document = Document(title="Gallery", warnings=[], facts=[], sections=[section] if section else [], answers=[])
+    return _write(run.path / "index.html", render_html(document, run.path))
+
+
 def write_curves(epochs: Iterable[Mapping[str, Any]], path: Path) -> Path:
     """Write the learning curves of one training as SVG: train loss, train and test accuracy by epoch on one axis.
 

@@ -36,12 +36,8 @@ def render_html(document: Document, folder: Path) -> str:
         return counts[stem]
 
     environment = _environment(autoescape=True)
-    environment.filters |= {
-        "inline": html_inline,
-        "plain": plain,
-        "slug": slug,
-        "data_uri": lambda path: data_uri(folder / path),
-    }
+    environment.filters |= {"inline": html_inline, "plain": plain, "slug": slug}
+    environment.filters["data_uri"] = lambda path: data_uri(folder / path)
     return environment.get_template("page.html").render(
         document=document,
         number=number,
@@ -56,11 +52,7 @@ def render_html(document: Document, folder: Path) -> str:
 def render_markdown(document: Document) -> str:
     """Return GitHub-flavoured Markdown that refers to ``figures/NAME.svg``."""
     environment = _environment(autoescape=False)
-    environment.filters |= {
-        "inline": markdown_inline,
-        "quote": lambda path: quote(Path(path).as_posix()),
-        "escape": html.escape,
-    }
+    environment.filters |= {"inline": markdown_inline, "quote": lambda path: quote(str(path)), "escape": html.escape}
     text = environment.get_template("report.md").render(document=document)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 

@@ -106,7 +106,8 @@ def test_growth_follows_one_size_while_the_other_is_usual() -> None:
         *speed("fused", 9, batch_size=400, image_size=64), *speed("kornia", 50),
     )  # fmt: skip
     lines = {
-        along: {k: [size for size, _ in v] for k, v in subjects["flip"].items()} for (_, along), subjects in growth(run).items()
+        axis.along: {k: [point.size for point in v] for k, v in subjects["flip"].items()}
+        for axis, subjects in growth(run).items()
     }
     assert lines == {"batch": {"fused": [100, 400]}, "side": {"fused": [32, 64]}}
 

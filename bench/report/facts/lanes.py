@@ -7,7 +7,7 @@ different work, and no ratio is made between them.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.records import AuditCell, Case, Run, Speed
 
@@ -17,7 +17,8 @@ LANES = {
     "mixed": "some ops draw per image, some per batch",
     "fixed": "nothing is drawn",
 }
-# Ratios are taken against the first of these that was measured; mixtures differ, so "mixed" has no ratios.
+# Ratios are taken against the first of these that was measured: the usual way of those who have no benchmark to read, which
+# no order of backends tells. Mixtures differ, so "mixed" has no ratios.
 BASELINES: Mapping[str, Sequence[str]] = {
     "per_image": ("torchvision_loop", "kornia"),
     "per_batch": ("torchvision",),
@@ -27,8 +28,6 @@ BASELINES: Mapping[str, Sequence[str]] = {
 SHORT_LANES = {name: name.replace("_", " ") for name in LANES}
 COMPARABLE = ("exact", "close")
 """Verdicts of the audit that allow a ratio."""
-Group = tuple[str, str, str, str]
-"""Suite, device, dtype, lane."""
 Differences = Mapping[tuple[str, str], str]
 """(subject, backend) -> named difference from the op's definition."""
 
@@ -61,26 +60,26 @@ def lane_of(case: Case) -> str:
     return case.lane if case.lane in LANES else "mixed"
 
 
-def group_of(case: Case) -> Group:
-    return case.first.suite, case.first.device, case.first.dtype, lane_of(case)
-
-
 def usual_sizes(cases: Iterable[Case]) -> dict[tuple[Any, ...], tuple[int, int, int]]:
     """Return batch, height and width of each subject's tables: the plan names the usual size first."""
     sizes: dict[tuple[Any, ...], tuple[int, int, int]] = {}
     for case in cases:
-        first = case.first
-        sizes.setdefault(
-            (first.suite, first.subject, first.device, first.dtype), (first.batch_size, first.image_size, first.width)
-        )
+        sizes.setdefault(_row_of(case), _size_of(case))
     return sizes
 
 
 def usual_cases(cases: Sequence[Case]) -> list[Case]:
     """Return the cases at each subject's usual size."""
     sizes = usual_sizes(cases)
-    usual = ((case, case.first) for case in cases)
-    return [case for case, f in usual if (f.batch_size, f.image_size, f.width) == sizes[f.suite, f.subject, f.device, f.dtype]]
+    return [case for case in cases if _size_of(case) == sizes[_row_of(case)]]
+
+
+def _row_of(case: Case) -> tuple[Any, ...]:
+    return case.first.suite, case.first.subject, case.first.device, case.first.dtype
+
+
+def _size_of(case: Case) -> tuple[int, int, int]:
+    return case.first.batch_size, case.first.image_size, case.first.width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +91,14 @@ class LaneTable:
     dtype: str
     lane: str
     backends: Sequence[str]
-    subjects: Sequence[str]
     cells: Mapping[tuple[str, str], Case] = field(repr=False)
     absent: Mapping[tuple[str, str], str] = field(repr=False)
     """Words for cells that lie elsewhere: "unsupported", or a dot for another lane."""
     differences: Differences | None = field(repr=False)
+
+    @cached_property
+    def subjects(self) -> list[str]:
+        return list(dict.fromkeys(subject for subject, _ in self.cells))
 
     @cached_property
     def baseline(self) -> str | None:
@@ -152,58 +154,71 @@ def lane_tables(run: Run, suite: str) -> list[LaneTable]:
     tables = []
     for (device, dtype), local in places.items():
         for lane in LANES:
-            inside = [case for case in local if case.lane is not None and lane_of(case) == lane]
-            members = {(case.first.subject, case.first.backend) for case in inside}
-            backends = {case.first.backend for case in inside}
-            table = LaneTable(
-                suite=suite,
-                device=device,
-                dtype=dtype,
-                lane=lane,
-                backends=[name for name in dict.fromkeys(case.first.backend for case in local) if name in backends],
-                subjects=list(dict.fromkeys(case.first.subject for case in inside)),
-                cells={(case.first.subject, case.first.backend): case for case in inside},
-                absent={
-                    key: "unsupported" if case.lane is None else "·"
-                    for case in local
-                    if (key := (case.first.subject, case.first.backend)) not in members
-                },
-                differences=differences,
-            )
-            tables += [table] if inside else []
+            cells = {_cell_of(case): case for case in local if case.lane is not None and lane_of(case) == lane}
+            absent = {_cell_of(c): "unsupported" if c.lane is None else "·" for c in local if _cell_of(c) not in cells}
+            measured = {backend for _, backend in cells}
+            backends = [name for name in dict.fromkeys(case.first.backend for case in local) if name in measured]
+            place = {"suite": suite, "device": device, "dtype": dtype, "lane": lane}
+            table = LaneTable(**place, backends=backends, cells=cells, absent=absent, differences=differences)
+            tables += [table] if cells else []
     return tables
+
+
+def _cell_of(case: Case) -> tuple[str, str]:
+    return case.first.subject, case.first.backend
 
 
 # ---- growth with batch and image size -------------------------------------------------------------------------------------
 
-Series = Sequence[tuple[int, Case]]
+
+class Point(NamedTuple):
+    """A case and its size."""
+
+    size: int
+    case: Case
+
+
+Series = Sequence[Point]
 """A backend's cases along a size, rising."""
 Growth = Mapping[str, Mapping[str, Series]]
 """subject -> backend -> series of two sizes or more."""
 
 
-def growth(run: Run) -> dict[tuple[Group, str], Growth]:
-    """Return series along "batch" and "side" (the other at its usual value), by group; empty if every case has one size."""
+class Axis(NamedTuple):
+    """Measurements that differ in one size: along "batch" or "side"."""
+
+    suite: str
+    device: str
+    dtype: str
+    lane: str
+    along: str
+
+
+def growth(run: Run) -> dict[Axis, Growth]:
+    """Return series along a size, the other at its usual value, by axis; empty if every case has one size."""
     cases = run.cases("speed")
     usual = usual_sizes(cases)
-    points: dict[tuple[Group, str], dict[str, dict[str, dict[int, Case]]]] = {}
-    for case in cases:
-        if case.lane is None or not rate(case):
+    points: dict[Axis, dict[str, dict[str, dict[int, Case]]]] = {}
+    for case in filter(rate, cases):
+        if case.lane is None:
             continue
-        first = case.first
-        batch, side, _ = usual[first.suite, first.subject, first.device, first.dtype]
+        first, (batch, side, _) = case.first, usual[_row_of(case)]
         sizes = {"batch": (first.batch_size, first.image_size == side), "side": (first.image_size, first.batch_size == batch)}
         for along, (size, is_usual) in sizes.items():
             if is_usual:
-                subjects = points.setdefault((group_of(case), along), {})
-                subjects.setdefault(first.subject, {}).setdefault(first.backend, {})[size] = case
-    lines = {key: _lines(subjects) for key, subjects in points.items()}
-    return {key: grown for key, grown in lines.items() if grown}
+                axis = Axis(first.suite, first.device, first.dtype, lane_of(case), along)
+                points.setdefault(axis, {}).setdefault(first.subject, {}).setdefault(first.backend, {})[size] = case
+    lines = {axis: _lines(subjects) for axis, subjects in points.items()}
+    return {axis: grown for axis, grown in lines.items() if grown}
 
 
 def _lines(subjects: Mapping[str, Mapping[str, Mapping[int, Case]]]) -> Growth:
     rows = {
-        subject: {backend: sorted(by_size.items()) for backend, by_size in backends.items() if len(by_size) > 1}
-        for subject, backends in subjects.items()
+        subject: {backend: _series(row) for backend, row in by_backend.items() if len(row) > 1}
+        for subject, by_backend in subjects.items()
     }
     return {subject: backends for subject, backends in rows.items() if backends}
+
+
+def _series(by_size: Mapping[int, Case]) -> Series:
+    return [Point(size, by_size[size]) for size in sorted(by_size)]

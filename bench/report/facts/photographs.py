@@ -8,9 +8,9 @@ from bench.report.facts.arms import Arm, arms_of, gather, split_ms, successes
 from bench.report.facts.lanes import is_slower
 
 TUNING_SETTING = (
-    *("model", "width", "image_size", "batch_size", "num_epochs", "learning_rate", "head_rate", "momentum", "decay_every"),
-    *("keep_statistics", "dataset", "fingerprint", "train_images", "test_images", "device"),
-)
+    "model", "width", "image_size", "batch_size", "num_epochs", "learning_rate", "head_rate", "momentum", "decay_every",
+    "keep_statistics", "dataset", "fingerprint", "train_images", "test_images", "device",
+)  # fmt: skip
 START = ("mode", "init", "init_digest", "recipe", "backend", "augment_on", "num_workers")
 FETCHING = ("decode_s", "worker_augment_s")
 """Seconds spent where photographs are fetched: beside the training process, if there are workers."""
@@ -58,8 +58,9 @@ def races(run: Run) -> list[list[Race]]:
 
 def winners(race: Race) -> list[str]:
     """Return the fastest decoder and those whose rounds overlap its own."""
-    best, *rivals = ((arm.decoder, arm.values("images_per_s")) for arm in race)
-    return [best[0], *(decoder for decoder, rates in rivals if is_slower(best[1], rates) is not True)]
+    rates = {str(arm.decoder): arm.values("images_per_s") for arm in race}
+    best, *rivals = rates
+    return [best, *(decoder for decoder in rivals if is_slower(rates[best], rates[decoder]) is not True)]
 
 
 def winners_by_size(group: Sequence[Race]) -> dict[int, str | None]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from bench.records import MANNER, SETTING, Case, Run
 from bench.report.facts.arms import Arm, Place, arms_of, ceiling, firsts, ratios, settings, share_of, successes, usual_recipe
@@ -109,8 +110,15 @@ def cost(arm: Arm, top: Arm) -> Cost:
     return Cost(lost=1 - (share_of(arm, top) or 0), low=ends[0], high=ends[1], is_sure=is_sure)
 
 
-def workers(run: Run, top: Arm | None, recipe: str) -> list[tuple[Arm, list[float]]]:
-    """Return the loader workers that were measured alone, and by round how many of them feed the ceiling."""
+class LoaderWorker(NamedTuple):
+    """A loader worker that was measured alone, and by round how many of it feed the ceiling."""
+
+    arm: Arm
+    needed: list[float]
+
+
+def workers(run: Run, top: Arm | None, recipe: str) -> list[LoaderWorker]:
+    """Return the loader workers that were measured alone in the setting of the ceiling."""
     if top is None:
         return []
     alike = [
@@ -118,7 +126,7 @@ def workers(run: Run, top: Arm | None, recipe: str) -> list[tuple[Arm, list[floa
         for arm in arms_of(successes(run.records, "feed"), (*SETTING, *MANNER))
         if arm.recipe in (recipe, "none") and all(getattr(arm, name) == getattr(top, name) for name in SETTING) and arm.speed
     ]
-    return [(arm, ratios(top, arm)) for arm in alike]
+    return [LoaderWorker(arm, ratios(top, arm)) for arm in alike]
 
 
 def above_ceiling(run: Run) -> list[tuple[Arm, Arm]]:

@@ -53,8 +53,8 @@ def implementations(run: Run) -> dict[tuple[str, str], set[str]]:
 
 
 def fallbacks(run: Run) -> list[str]:
-    """Return the devices on which ``fused`` fell back to tensors."""
-    return [device for (backend, device), ran in implementations(run).items() if backend == "fused" and "tensors" in ran]
+    """Return the devices on which ``fused``, the only backend with implementations, fell back to tensors."""
+    return [device for (_, device), ran in implementations(run).items() if "tensors" in ran]
 
 
 def failures_of(run: Run, kind: str) -> Sequence[Record]:
@@ -102,13 +102,20 @@ def verdict_counts(run: Run) -> dict[str, int]:
     return {verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]}
 
 
-def causes(audit: Audit) -> dict[tuple[str, str], list[AuditCell]]:
+class Cause(NamedTuple):
+    """A verdict, and why it is not "exact"."""
+
+    verdict: str
+    cause: str
+
+
+def causes(audit: Audit) -> dict[Cause, list[AuditCell]]:
     """Return the cells by verdict and cause, the worst verdict first; exact and unsupported cells have none."""
-    groups: dict[tuple[str, str], list[AuditCell]] = {}
+    groups: dict[Cause, list[AuditCell]] = {}
     for cell in audit.verdicts:
         if cell.verdict in ("close", "different", "unaudited"):
-            groups.setdefault((cell.verdict, cell.cause), []).append(cell)
-    return dict(sorted(groups.items(), key=lambda item: -VERDICTS.index(item[0][0])))
+            groups.setdefault(Cause(cell.verdict, cell.cause), []).append(cell)
+    return {key: groups[key] for key in sorted(groups, key=lambda key: -VERDICTS.index(key.verdict))}
 
 
 def mean_error(cell: AuditCell) -> float:

@@ -143,9 +143,7 @@ def _figures(arms: Sequence[Arm], index: int) -> list[Block]:
     figures: list[Block] = []
     if shown:
         means = listed(f"{name} {percent(score(arm))}" for name, arm in shown)
-        alternative = (
-            f"Test accuracy after the last epoch by recipe: a dot a seed, and the mean with its interval. Means: {means}."
-        )
+        alternative = f"Test accuracy after the last epoch by recipe: a dot a seed, the mean with its interval. Means: {means}."
         rows = [Row(name, [_mark(arm)]) for name, arm in shown]
         figures.append(bars(f"accuracy-{index}", alternative, rows, {}, "test accuracy, % (dot: a seed; line: 95 % interval)"))
     if sum(1 for _, arm in shown if arm.speed) > 1:
@@ -236,14 +234,16 @@ def _seeds_to_see(gap: Estimate | None) -> str:
     return ", ".join(f"{n:,}" if n <= MOST_SEEDS else f">{MOST_SEEDS:,}" for n in counts)
 
 
+def _audit_words(pair: BackendPair) -> str:
+    return "not audited" if pair.is_equal is None else "equal" if pair.is_equal else f"not equal: {pair.reason}"
+
+
 def _pairs_table(pairs: Sequence[BackendPair]) -> list[Block]:
     columns = [
         words_column("recipe", lambda pair: [Code(pair.a.recipe)]),
         words_column("backends", lambda pair: f"{label(pair.a)} minus {label(pair.b)}"),
         Column("difference, points", lambda pair: points(pair.gap)),
         Column("pairs", lambda pair: str(pair.gap.n)),
-        words_column(
-            "audit", lambda pair: {None: "not audited", True: "equal", False: f"not equal: {pair.reason}"}[pair.is_equal]
-        ),
+        words_column("audit", _audit_words),
     ]
     return [Paragraph("Backends that train with the same recipe:"), build_table(columns, pairs)] if pairs else []

@@ -1,6 +1,7 @@
 """Photographs: which layers to train, where the time goes, and which decoder is fastest."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 from bench.records import Run, counted, percent, rounded
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section
@@ -136,11 +137,9 @@ def time_section(run: Run) -> Section | None:
     blocks: list[Block] = [Paragraph(TIME_METHOD)]
     for index, arms in enumerate(groups, start=1):
         first = arms[0]
-        words = (
-            f"{first.model} ({mode(first)} trained) at {first.image_size} pixels, batch {first.batch_size}, on {first.device}"
-        )
+        words = f"{first.model} ({mode(first)} trained) at {first.image_size} pixels, batch {first.batch_size}"
         splits = [Split(_placement(arm), arm, *image_ms(arm)) for arm in arms]
-        blocks += [Paragraph(f"Setting: {words}, data {first.dataset}.")]
+        blocks += [Paragraph(f"Setting: {words}, on {first.device}, data {first.dataset}.")]
         blocks += split_blocks(f"photographs-{index}", "a photograph", splits)
     return Section(title=TIME, blocks=blocks, answers=_time_answer(groups[0]))
 
@@ -179,19 +178,15 @@ def decoding_section(run: Run) -> Section | None:
     ]
     blocks: list[Block] = [Paragraph(DECODE_METHOD)]
     for index, group in enumerate(groups, start=1):
-        first = group[0][0]
-        blocks += [Paragraph(f"Setting: JPEG quality {first.quality}, data {first.dataset}, on {first.device}.")]
-        blocks += [
-            _decoding_figure(group, f"decoding-{index}"),
-            build_table(columns, [a for race in group for a in race]),
-        ]
+        arms = list(chain.from_iterable(group))
+        words = f"JPEG quality {arms[0].quality}, data {arms[0].dataset}, on {arms[0].device}"
+        blocks += [Paragraph(f"Setting: {words}."), _decoding_figure(group, f"decoding-{index}"), build_table(columns, arms)]
     sizes: dict[str, list[str]] = {}
     for size, winner in winners_by_size(groups[0]).items():
         sizes.setdefault(winner or "undecided", []).append(str(size))
     places = [name if len(sizes) == 1 else f"{name} at {' and '.join(at)} pixels" for name, at in sizes.items()]
-    evidence = (
-        f"At {counted(len(groups[0]), 'pair')} of shorter side and number of processes; rounds that overlap decide nothing."
-    )
+    pairs = f"At {counted(len(groups[0]), 'pair')} of shorter side and number of processes"
+    evidence = f"{pairs}; rounds that overlap decide nothing."
     return Section(title=DECODING, blocks=blocks, answers=[Answer(DECODER, capitalise("; ".join(places)), evidence)])
 
 

@@ -52,8 +52,10 @@ def _gain(jobs: Sequence[Job]) -> Answer:
 
 
 def _slowest(job: Job) -> str:
-    slowest = job.slowest_rank
-    return "" if slowest is None else f"rank {slowest[0]}, {percent(slowest[1], 0)} of the fastest"
+    if job.slowest_rank is None:
+        return ""
+    rank, share = job.slowest_rank
+    return f"rank {rank}, {percent(share, 0)} of the fastest"
 
 
 def _draws(job: Job) -> str:

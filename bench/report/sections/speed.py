@@ -10,7 +10,7 @@ from bench.report.blocks import BREAK, Answer, Block, Code, Heading, Paragraph, 
 from bench.report.facts.arms import usual_recipe
 from bench.report.facts.lanes import (
     LANES,
-    Group,
+    Axis,
     Growth,
     LaneTable,
     Series,
@@ -188,7 +188,7 @@ def growth_section(run: Run) -> Section | None:
     """Return a figure for each suite, device, lane and size that was varied."""
     grown = growth(run)
     blocks: list[Block] = []
-    for ((suite, device, dtype, lane), along), subjects in grown.items():
+    for (suite, device, dtype, lane, along), subjects in grown.items():
         title = f"{suite} on {device} by {'batch' if along == 'batch' else 'image'} size, {LANES[lane]}"
         alternative = f"Images per second of {title}: {listed(subjects)}; both axes logarithmic, a line a backend."
         name = "-".join(("growth", suite, device, dtype, lane, along))
@@ -208,20 +208,19 @@ def _growth_figure(name: str, alternative: str, subjects: Growth, axis: str) -> 
     return lines(name, alternative, panels, axis, "images/s (log scale)", log="xy", ticks=ticks)
 
 
-def _growth_answer(run: Run, grown: Mapping[tuple[Group, str], Growth]) -> Answer:
+def _growth_answer(run: Run, grown: Mapping[Axis, Growth]) -> Answer:
     """Return how the usual recipe's speed changes along batch and image size, on the backend that is fastest at the end."""
     differences = next((table.differences for suite in TITLES for table in lane_tables(run, suite)), None) or {}
-    order = sorted(grown, key=lambda key: (key[0][0] != "recipes", list(LANES).index(key[0][3])))
+    order = sorted(grown, key=lambda axis: (axis.suite != "recipes", list(LANES).index(axis.lane)))
     answers, evidence = list[str](), list[str]()
-    for key in (next((key for key in order if key[1] == along), None) for along in UNITS):
-        subject = usual_recipe(grown[key]) if key else None
-        if key is None or subject is None:
-            continue
-        lines_of = grown[key][subject]
-        defined = {name: series for name, series in lines_of.items() if (subject, name) not in differences} or lines_of
-        leader = max(defined, key=lambda name: rate(defined[name][-1][1]) or 0)
-        answers.append(f"{leader}: {_change(defined[leader], key[1])}")
-        evidence = [Code(subject), f", {LANES[key[0][3]]}; the fastest backend at the last size is named."]
+    for axis in filter(None, (next((axis for axis in order if axis.along == along), None) for along in UNITS)):
+        subject = usual_recipe(grown[axis]) or ""
+        series_of = grown[axis][subject]
+        defined = {name: series for name, series in series_of.items() if (subject, name) not in differences} or series_of
+        ends = {name: rate(series[-1].case) or 0 for name, series in defined.items()}
+        leader = max(ends, key=lambda name: ends[name])
+        answers.append(f"{leader}: {_change(defined[leader], axis.along)}")
+        evidence = [Code(subject), f", {LANES[axis.lane]}; the fastest backend at the last size is named."]
     return Answer(GROWTH, "; ".join(answers), evidence)
 
 

@@ -24,6 +24,9 @@ from bench.statistics import half_range
 
 PACKAGES = ("augmark", "torch", "torchvision", "kornia", "numpy", "pillow", "triton")
 METHOD_TITLE, MISSING_TITLE = "How it was measured", "What failed, is unsupported or did not run"
+TENSORS = "Its speeds there are not those of the C or Triton kernels."
+ABOVE = "Others used the machine, or something else bounds the ceiling: measure again."
+HOST_BOUND = "so what augmentation costs is hidden. Train with --graph on, --compile or a larger --batch-size."
 TIMED = """A benchmark times a batch on the device through a pipeline into new memory, by wall time, with the device
 synchronised before and after each call. Recipes start from one uint8 batch and end in the same normalised dtype for every
 backend; ops start from floats in [0, 1]. images/s of a round: batch size times calls over the seconds of all calls, so calls
@@ -66,34 +69,21 @@ def warnings(run: Run) -> list[Text]:
     """Return what a reader must know before any number."""
     sides = [(source.name, source.environment) for source in run.sources] or [(run.name, run.environment)]
     texts: list[Text] = [[Strong("Note on"), " ", Code(name), f": {side.note}"] for name, side in sides if side and side.note]
-    for device in fallbacks(run):
-        words = " Its speeds there are not those of the C or Triton kernels."
-        texts.append([Strong(f"fused fell back to plain tensors on {device}."), words])
+    pairs = [(f"fused fell back to plain tensors on {device}.", TENSORS) for device in fallbacks(run)]
     for arm, top in above_ceiling(run):
-        words = f" {label(arm)} reaches {rounded(arm.speed)} examples/s, {label(top)} {rounded(top.speed)}. Others used the "
-        texts.append(
-            [
-                Strong("A placement lies above the ceiling:"),
-                f"{words}machine, or something else bounds the ceiling: measure again.",
-            ]
-        )
+        speeds = f"{label(arm)} reaches {rounded(arm.speed)} examples/s, {label(top)} {rounded(top.speed)}."
+        pairs.append(("A placement lies above the ceiling:", f"{speeds} {ABOVE}"))
     for top in host_bound_ceilings(run):
-        words = f" its kernels run {percent(top.median('gpu_busy'), 0)} of the time (model FLOPs utilisation "
-        words += (
-            f"{percent(top.median(UTILISATION))}), so what augmentation costs is hidden. Train with --graph on, --compile or a "
-        )
-        texts.append(
-            [
-                Strong(f"The ceiling (training on one prepared batch) on {top.device} is bound by the host:"),
-                f"{words}larger --batch-size.",
-            ]
-        )
+        busy = f"its kernels run {percent(top.median('gpu_busy'), 0)} of the time (model FLOPs utilisation "
+        start = f"The ceiling (training on one prepared batch) on {top.device} is bound by the host:"
+        pairs.append((start, f"{busy}{percent(top.median(UTILISATION))}), {HOST_BOUND}"))
     reasons = sorted({images.fallback or "these images are drawn shapes" for images in image_sets(run) if images.is_synthetic})
-    words = f" {'; '.join(reasons)}. Accuracies say nothing about CIFAR-10."
-    texts += [[Strong("Not a real data set:"), words]] if reasons else []
-    problems = counted(len(run.problems), "part")
-    words = f" {problems} could not be read; see the end."
-    return [*texts, *([[Strong("This report is not of the whole run:"), words]] if run.problems else [])]
+    if reasons:
+        pairs.append(("Not a real data set:", f"{'; '.join(reasons)}. Accuracies say nothing about CIFAR-10."))
+    if run.problems:
+        words = f"{counted(len(run.problems), 'part')} could not be read; see the end."
+        pairs.append(("This report is not of the whole run:", words))
+    return [*texts, *([Strong(start), f" {words}"] for start, words in pairs)]
 
 
 def facts(run: Run) -> list[tuple[str, Text]]:
@@ -119,19 +109,12 @@ def _machine(environment: Environment) -> list[tuple[str, Text]]:
     variables = ", ".join(f"{name}={content}" for name, content in environment.variables.items())
     cpu, commit = environment.cpu, environment.commit
     states: dict[bool | None, str] = {True: Strong("with uncommitted changes"), False: "clean", None: "changes not known"}
-    cpu_units = (
-        ("{} logical", cpu.logical_cores),
-        ("{} torch threads", cpu.threads),
-        ("load {:.1f} at the start", cpu.load_1min),
-    )
+    cores, threads = ("{} logical", cpu.logical_cores), ("{} torch threads", cpu.threads)
+    load, memory = ("load {:.1f} at the start", cpu.load_1min), ("{:.0f} GiB", _gib(cpu.memory_bytes))
+    processor = [cpu.model, f"{cpu.usable_cores} usable cores", *_write_present(cores, threads, load, memory)]
     return [
         ("Machine", f"{environment.machine}, {environment.platform}"),
-        (
-            "CPU",
-            ", ".join(
-                [cpu.model, f"{cpu.usable_cores} usable cores", *_units(*cpu_units, ("{:.0f} GiB", _gib(cpu.memory_bytes)))]
-            ),
-        ),
+        ("CPU", ", ".join(processor)),
         ("GPU", "; ".join(map(_gpu, environment.gpus)) or "none"),
         ("Versions", ", ".join(versions)),
         ("Variables", variables or "none that change speed"),
@@ -143,10 +126,10 @@ def _machine(environment: Environment) -> list[tuple[str, Text]]:
 def _gpu(gpu: Gpu) -> str:
     memory, clock = ("{:.0f} GiB", _gib(gpu.memory_bytes)), ("SM clock {:.0f} MHz", gpu.sm_clock_mhz)
     power, heat = ("limit {:.0f} W", gpu.power_limit_w), ("{:.0f} °C", gpu.temperature_c)
-    return ", ".join([gpu.name, *_units(memory, ("driver {}", gpu.driver), clock, power, heat)])
+    return ", ".join([gpu.name, *_write_present(memory, ("driver {}", gpu.driver), clock, power, heat)])
 
 
-def _units(*units: tuple[str, object]) -> list[str]:
+def _write_present(*units: tuple[str, object]) -> list[str]:
     return [unit.format(content) for unit, content in units if content is not None]
 
 
@@ -166,13 +149,14 @@ def audit_words(run: Run) -> str:
 def lacking(run: Run) -> str:
     """Return that the answers lack failed cases; empty if they do not."""
     counts = status_counts(run)
-    parts = [counted(counts["failed"], "case") + " failed"] if counts["failed"] else []
-    parts += (
-        [f"{counted(len(run.missing), 'planned seed or case', 'planned seeds and cases')} without a record"]
-        if run.missing
-        else []
-    )
-    return f"Lacking: {'; '.join(parts)}. The reasons stand at the end." if parts else ""
+    failed = counted(counts["failed"], "case") + " failed" if counts["failed"] else ""
+    parts = "; ".join(filter(None, (failed, _without_record(run))))
+    return f"Lacking: {parts}. The reasons stand at the end." if parts else ""
+
+
+def _without_record(run: Run) -> str:
+    words = counted(len(run.missing), "planned seed or case", "planned seeds and cases")
+    return f"{words} without a record" if run.missing else ""
 
 
 # ---- merged runs ----------------------------------------------------------------------------------------------------------
@@ -223,14 +207,11 @@ def method_section(run: Run) -> Section | None:
 
 def missing_section(run: Run, absent: Sequence[str]) -> Section:
     """Return what failed, is unsupported or did not run, and why; ``absent`` names what was not to be measured."""
-    counts, rows, unmeasured = status_counts(run), missing(run), len(run.missing)
+    counts, rows = status_counts(run), missing(run)
     names = {"ok": "measured", "unsupported": "unsupported", "failed": "failed", "not_run": "not run"}
-    became = ", ".join(f"{counts[status]:,} {words}" for status, words in names.items())
-    total = counted(sum(counts.values()), "case")
-    became += (
-        f"; {counted(unmeasured, 'planned seed or case', 'planned seeds and cases')} without a record" if unmeasured else ""
-    )
-    blocks: list[Block] = [Paragraph(f"{total}: {became}." if counts else "No case was planned, and there is no record.")]
+    outcomes = ", ".join(f"{counts[status]:,} {words}" for status, words in names.items())
+    total = f"{counted(sum(counts.values()), 'case')}: {'; '.join(filter(None, (outcomes, _without_record(run))))}."
+    blocks: list[Block] = [Paragraph(total if counts else "No case was planned, and there is no record.")]
     columns = [
         words_column("status", lambda row: row.status.replace("_", " ")),
         words_column("kind", lambda row: row.kind),

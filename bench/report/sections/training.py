@@ -7,7 +7,7 @@ from bench.records import SETTING, UNKNOWN, Case, Run, counted, percent, rounded
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
 from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, successes
 from bench.report.facts.lanes import LANES, SHORT_LANES, is_slower, rate, round_rates
-from bench.report.facts.placement import UTILISATION, Contest, contest, cost, speeds, utilisation, workers
+from bench.report.facts.placement import UTILISATION, Contest, LoaderWorker, contest, cost, speeds, utilisation, workers
 from bench.report.sections.parts import Split, split_blocks
 from bench.report.sections.state import failed_section, no_answer
 from bench.report.tables import Column, build_table, number_column, words_column
@@ -192,9 +192,9 @@ def _workers(run: Run, arms: Sequence[Arm], recipe: str) -> list[Block]:
     rows = workers(run, ceiling(arms), recipe)
     columns = [
         words_column("what a worker does", _work),
-        Column("examples/s of one worker", lambda row: with_spread(row[0], "examples_per_s")),
-        Column("workers that keep up", lambda row: _workers_needed(row[1])),
-        Column("rounds", lambda row: str(len(row[1]))),
+        Column("examples/s of one worker", lambda row: with_spread(row.arm, "examples_per_s")),
+        Column("workers that keep up", lambda row: _workers_needed(row.needed)),
+        Column("rounds", lambda row: str(len(row.needed))),
     ]
     cores = f" ({run.environment.cpu.usable_cores} here)." if run.environment else "."
     return [Paragraph(WORKERS + cores), build_table(columns, rows)] if rows else []
@@ -204,11 +204,11 @@ def _workers_needed(ratios: Sequence[float]) -> str:
     return rounded(statistics.median(ratios), 2) + span(ratios, lambda value: rounded(value, 2)) if ratios else UNKNOWN
 
 
-def _work(row: tuple[Arm, list[float]]) -> Text:
-    decodes = row[0].decode == "workers"
-    if row[0].augment_on != "workers":
+def _work(row: LoaderWorker) -> Text:
+    arm, decodes = row.arm, row.arm.decode == "workers"
+    if arm.augment_on != "workers":
         return "decode only" if decodes else "fetch only (decoded ahead)"
-    return ["decode, and augment with " if decodes else "augment with ", Code(row[0].backend)]
+    return ["decode, and augment with " if decodes else "augment with ", Code(arm.backend)]
 
 
 def _overhead(run: Run) -> list[Block]:
