@@ -99,11 +99,11 @@ def _check_images(images: Tensor, side: int | None) -> None:
 def _check_labels(labels: Any, images: Tensor, num_classes: int) -> None:
     if labels is None:
         raise ValueError("this pipeline mixes labels: call it as pipeline(images, labels)")
-    shape = f"int64 [{len(images)}], a class index an image"
     if not isinstance(labels, Tensor):
-        raise ValueError(f"labels must be a tensor {shape}, got {type(labels).__name__}")
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(f"labels must be {shape}, got {labels.dtype} {list(labels.shape)}")
+        raise ValueError(f"labels must be a tensor int64 [{len(images)}], a class index an image, got {type(labels).__name__}")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:  # texts are made here: they would fix symbolic sizes
+        wrong = f"{labels.dtype} {list(labels.shape)}"
+        raise ValueError(f"labels must be int64 [{len(images)}], a class index an image, got {wrong}")
     if labels.device != images.device:
         raise ValueError(f"the labels are on {labels.device}, the images on {images.device}: put both on one device")
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():  # other devices are not asked

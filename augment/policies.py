@@ -121,9 +121,7 @@ def _enhancements(largest: float) -> dict[str, Magnitudes]:
     return dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), _linear(0.0, largest))
 
 
-def _wide(
-    shear: float, x: Magnitudes, y: Magnitudes, degrees: float, factor: float, bits: Magnitudes
-) -> dict[str, Magnitudes]:
+def _wide(shear: float, x: Magnitudes, y: Magnitudes, degrees: float, factor: float, bits: Magnitudes) -> dict[str, Magnitudes]:
     """Return the 14 ops of RandAugment and TrivialAugmentWide with their magnitudes."""
     return {
         "Identity": NONE,

@@ -5,7 +5,7 @@ import select
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -421,6 +421,14 @@ def commands(arguments: Sequence[str]) -> Any:
     )
 
 
+def check_lists(command: Any) -> None:
+    """Raise ValueError for an option that names nothing where that is neither its default nor a choice."""
+    for field in () if isinstance(command, Audit | Gallery) else fields(command):
+        if getattr(command, field.name) == () != field.default:
+            option = field.name.replace("_", "-")
+            raise ValueError(f"--{option} names nothing: give at least one, or leave it out")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
@@ -447,6 +455,7 @@ def _execute(arguments: Sequence[str]) -> None:
         args=arguments,
     )
     try:
+        check_lists(command)
         expand_paths(command).execute(console)
     except KeyboardInterrupt:
         print("augmark: interrupted; what was measured is kept", file=sys.stderr)

@@ -17,6 +17,7 @@ import psutil
 import torch
 
 from bench.records import Environment, machine_name
+from training.cpus import usable_cpus
 
 ROOT = Path(__file__).resolve().parent.parent
 TRACKED = "bench/environment.py"
@@ -90,8 +91,7 @@ def _cpu() -> dict[str, Any]:
 
 def usable_cores() -> int:
     """Return the number of logical cores that this process may use: in a container fewer than the machine has."""
-    affinity = getattr(psutil.Process(), "cpu_affinity", None)  # macOS has none
-    return (len(affinity()) if affinity else psutil.cpu_count()) or 1
+    return usable_cpus()
 
 
 def _cpu_model() -> str:

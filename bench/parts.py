@@ -23,7 +23,7 @@ import psutil
 from rich.console import Console
 from rich.table import Column, Table
 
-from bench.jobs.job import Job, data_facts, fill, measure_cases, outcome, plan_training
+from bench.jobs.job import Job, data_facts, fill, measure_cases, outcome, plan_training, train_in_turn
 from bench.presets import PartName, Preset
 from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, Plan, load_run, one_line, read, write
 from bench.runner import Measure, add_cases
@@ -300,14 +300,13 @@ def sweep_jobs(work: Work) -> list[Job]:
 
 
 def _accuracy_job(work: Work, recipes: tuple[str, ...], seeds: tuple[int, ...]) -> Job:
-    from training.loop import train
-
+    train = train_in_turn(work.dataset)
     configs = [replace(_accuracy_config(work, recipe), seed=seed) for seed in seeds for recipe in recipes]
     cases = {case.key: (case, config) for config in configs for case in [plan_training(Accuracy, config, work.dataset)]}
 
     @contextlib.contextmanager
     def opened(folder: Path) -> Iterator[Measure]:
-        yield lambda case: fill(case, train(cases[case.key][1], work.dataset))
+        yield lambda case: fill(case, train(cases[case.key][1]))
 
     return Job(
         name="accuracy", suite=work.preset_name, device=work.device, cases=tuple(case for case, _ in cases.values()),

@@ -225,12 +225,12 @@ class BenchSession:
             pytest.skip("its record cannot be written")
         if record is None:
             pytest.skip("known well enough" if self._runner.is_settled(case) else "failed in an earlier round")
+        self.records.append(record)
         if record.status == "ok":
             quantity = record.quantities[0].name
             facts = {name: getattr(record, name) for name in (*record.identity, quantity, "lane", "implementation", "threads")}
             benchmark.extra_info.update({**facts, "round": record.round})
             return
-        self.records.append(record)
         self._bench.free()
         from bench.jobs.speed import device_works
 

@@ -27,6 +27,7 @@ from triton.errors import TritonError
 from augment import policies
 from augment.distributions import Params
 from augment.fused import triton_images as kernels
+from augment.fused.launches import Prepared, keep, signature
 from augment.fused.passes import Pass, PassRecord, check_sizes, encode, passes, split_blur, split_chains, stretches
 from augment.fused.plans import Plan
 from augment.fused.sample import encode as encode_draws
@@ -83,12 +84,13 @@ def _stretch_apply(stretch: tuple[Pass, ...]) -> StretchApply:
 
     def apply(images: Tensor, params: Sequence[Params], dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
         drawn = [params[index][key] for index, key in parameters]
-        return image_passes(images, drawn, name, dtype, memory_format == torch.channels_last)
+        run = image_passes_op if torch.compiler.is_compiling() else image_passes
+        result: Tensor = run(images, drawn, name, dtype, memory_format == torch.channels_last)
+        return result
 
     return apply
 
 
-@torch.library.custom_op("augment::image_passes", mutates_args=())
 def image_passes(images: Tensor, params: Sequence[Tensor], name: str, dtype: torch.dtype, channels_last: bool) -> Tensor:
     """Apply passes to [B, 3, H, W] images: a new tensor of ``dtype``. ``name`` is the ``repr`` of passes in ``_NAMED``."""
     out = _empty(images, name, dtype, channels_last)
@@ -96,9 +98,12 @@ def image_passes(images: Tensor, params: Sequence[Tensor], name: str, dtype: tor
     if _is_wide(images):
         images = images.contiguous()
     if len(images):
-        with torch.cuda.device_of(images):  # Triton launches on the current device
-            _launch(name, images, tuple(drawn.contiguous() for drawn in params), out)
+        _launch(name, images, tuple(drawn.contiguous() for drawn in params), out)
     return out
+
+
+image_passes_op = torch.library.custom_op("augment::image_passes", image_passes, mutates_args=())
+"""The same in a graph of ``torch.compile``."""
 
 
 def _is_wide(images: Tensor) -> bool:
@@ -106,7 +111,7 @@ def _is_wide(images: Tensor) -> bool:
     return sum((side - 1) * stride for side, stride in zip(images.shape[1:], images.stride()[1:], strict=True)) >= 2**31
 
 
-@image_passes.register_fake
+@image_passes_op.register_fake
 def _(images: Tensor, params: Sequence[Tensor], name: str, dtype: torch.dtype, channels_last: bool) -> Tensor:
     return _empty(images, name, dtype, channels_last)
 
@@ -219,37 +224,18 @@ def _inline(plan: Plan, name: str, height: int, width: int, device: torch.device
 class Launch:
     """A launch for images of one shape and layout, ready but for its memory and the state of a generator.
 
-    ``arguments`` follow those that change; ``compiled``: what Triton compiled, None in the interpreter.
+    ``scratch``: numbers; ``arguments``: strides and size of the batch.
     """
 
-    kernel: Any
-    grid: tuple[int, int, int]
+    launch: Prepared
     scratch: int
     shape: tuple[int, ...]
     arguments: tuple[Any, ...]
-    constants: dict[str, Any]
-    options: dict[str, Any]
-    compiled: list[Any]
 
     def run(self, images: Tensor, out: Tensor, drawn: tuple[Tensor, ...], tables: tuple[Tensor, ...], key: Key) -> None:
-        """Launch on the current device. The first time Triton finds the compiled kernel, afterwards it is launched as it is."""
+        """Launch with those tensors."""
         scratch = torch.empty(self.scratch, dtype=torch.float32, device=images.device)
-        arguments = (images, out, scratch, drawn, key.keys, tables, *self.arguments, key.seed, key.block)
-        if self.compiled:
-            compiled, stream = self.compiled[0], _stream(images.device.index)
-            compiled.run(
-                *self.grid, stream, compiled.function, compiled.packed_metadata, None, None, None, *arguments,
-                *self.constants.values(),
-            )  # fmt: skip
-            return
-        compiled = self.kernel[self.grid](*arguments, **self.constants, **self.options)
-        if compiled is not None and hasattr(compiled, "packed_metadata"):
-            self.compiled.append(compiled)
-
-
-def _stream(device: int) -> int:
-    stream: int = torch._C._cuda_getCurrentRawStream(device)
-    return stream
+        self.launch(images.device, images, out, scratch, drawn, key.keys, tables, *self.arguments, key.seed, key.block)
 
 
 def _prepare(name: str, images: Tensor, out: Tensor, inline: Inline) -> Launch:
@@ -272,26 +258,20 @@ def _prepare(name: str, images: Tensor, out: Tensor, inline: Inline) -> Launch:
         constants |= {"room": layout.room, "buffers": layout.buffers}
     constants |= {"to_bytes": out.dtype == torch.uint8, "tile": tile}
     # With 128 registers two programs of 256 threads share a multiprocessor; policies would take more.
-    options = {"num_warps": min(max(tile // 128, 1), 16), "maxnreg": 128, "enable_fp_fusion": not record.is_exact}
-    arguments = (images.stride(), out.stride(), batch)
-    return Launch(kernel, grid, grid[0] * numbers, tuple(out.shape), arguments, constants, options, [])
+    warps = min(max(tile // 128, 1), 16)
+    prepared = Prepared(kernel, grid, constants, num_warps=warps, maxnreg=128, enable_fp_fusion=not record.is_exact)
+    return Launch(prepared, grid[0] * numbers, tuple(out.shape), (images.stride(), out.stride(), batch))
+
+
+_LAUNCHES: dict[Any, Launch] = {}
+"""Launches of passes whose parameters were drawn before."""
 
 
 def _launch(name: str, images: Tensor, drawn: tuple[Tensor, ...], out: Tensor) -> None:
     keys = no_keys(images.device)
-    if len(_LAUNCHES) >= MOST_LAUNCHES:
-        _LAUNCHES.clear()
-    types = tuple((tensor.dtype, tensor.data_ptr() % 16) for tensor in drawn)
-    key = (name, _signature(images), types, out.dtype, out.stride(), kernels.WHOLE, kernels.TILE)
-    launch = _LAUNCHES.get(key)
-    if launch is None:
-        launch = _LAUNCHES[key] = _prepare(name, images, out, Inline())
+    key = (name, _signature(images), signature(drawn), out.dtype, out.stride(), kernels.WHOLE, kernels.TILE)
+    launch = _LAUNCHES.get(key) or keep(_LAUNCHES, key, _prepare(name, images, out, Inline()))
     launch.run(images, out, drawn or (images,), (keys,), Key(keys, 0, 0))
-
-
-MOST_LAUNCHES = 256
-_LAUNCHES: dict[Any, Launch] = {}
-"""Launches of passes whose parameters were drawn before."""
 
 
 def _signature(images: Tensor) -> tuple[Any, ...]:
@@ -328,23 +308,17 @@ class OneLaunch:
         if ready is None:
             if _is_wide(images):
                 return self(images.contiguous(), generator)
-            ready = self._launches[key] = self._prepare(images)
+            ready = keep(self._launches, key, self._prepare(images))
         launch, inline = ready
         out = torch.empty(launch.shape, dtype=self._dtype, device=images.device, memory_format=self._memory_format)
         if not launch.shape[0]:
             return out
         state = take_key(inline.rows, generator, images.device) if inline.rows else Key(no_keys(images.device), 0, 0)
         tables = inline.tables or (state.keys,)
-        if images.is_cuda and images.device.index != torch.cuda.current_device():
-            with torch.cuda.device(images.device):
-                launch.run(images, out, (images,), tables, state)
-        else:
-            launch.run(images, out, (images,), tables, state)
+        launch.run(images, out, (images,), tables, state)
         return out
 
     def _prepare(self, images: Tensor) -> tuple[Launch, Inline]:
-        if len(self._launches) >= MOST_LAUNCHES:
-            self._launches.clear()
         height, width = images.shape[2:]
         inline = _inline(self._plan, self._name, height, width, images.device)
         out = _empty(images, self._name, self._dtype, self._memory_format == torch.channels_last)

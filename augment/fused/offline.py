@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from augment import RECIPES, fused, resolve
-from augment.fused import cuda, triton_draws
+from augment.fused import cuda, launches, triton_draws
 from augment.fused.sample import sample
 from augment.fused.triton_draws import advance
 
@@ -103,8 +103,9 @@ def pretend(gpu: AbsentGPU) -> None:
     generator: Any = Generator()
     for module in (cuda, triton_draws):
         module.take_key = lambda rows, _, device: advance(rows, generator, device)  # type: ignore[attr-defined]
-    cuda._stream = lambda device: 0
+    launches.stream_of = lambda device: 0
     cuda._LAUNCHES.clear()
+    triton_draws._LAUNCHES.clear()
 
 
 def make_call(recipe: str) -> Callable[[], object]:

@@ -105,7 +105,8 @@ def _run_on(
     apply = cuda.apply_plan(planned, dtype, memory_format)
 
     def run_on_cuda(images: Tensor, params: Sequence[Params]) -> tuple[Tensor, Implementation]:
-        return (apply(images, params), "triton") if images.is_cuda else run(images, params)
+        wants_gradients = images.requires_grad and torch.is_grad_enabled()
+        return (apply(images, params), "triton") if images.is_cuda and not wants_gradients else run(images, params)
 
     return run_on_cuda, "triton"
 

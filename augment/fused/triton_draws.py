@@ -23,6 +23,7 @@ from torch import Tensor
 
 from augment import distributions, policies
 from augment.distributions import KINDS, DrawRecord, Source
+from augment.fused.launches import Prepared, keep, signature
 from augment.fused.sample import Program, Sampler
 
 BLOCK = 128
@@ -73,14 +74,20 @@ def draw(
     program: Program, uniforms: Key | Tensor, inputs: Sequence[Tensor], tables: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> None:
     """Compute parameters in one launch, from a key or a matrix of uniform numbers."""
-    batch, device = len(outputs[0]), outputs[0].device
-    matrix, key = (outputs[0], uniforms) if isinstance(uniforms, Key) else (uniforms, Key(no_keys(device), 0, 0))
-    with torch.cuda.device_of(outputs[0]):  # Triton launches on the current device
-        parameters[(triton.cdiv(batch, BLOCK),)](
-            matrix, key.keys, (*inputs, matrix), (*tables, matrix), tuple(outputs), batch, key.seed, key.block,
-            records=tuple(map(tuple, program.records)), images=BLOCK, is_counted=isinstance(uniforms, Key),
-            num_warps=BLOCK // 32, enable_fp_fusion=False,  # no tuple is ever empty
-        )  # fmt: skip
+    batch, device, is_counted = len(outputs[0]), outputs[0].device, isinstance(uniforms, Key)
+    key = uniforms if isinstance(uniforms, Key) else Key(no_keys(device), 0, 0)
+    matrix = outputs[0] if isinstance(uniforms, Key) else uniforms
+    tensors = ((*inputs, matrix), (*tables, matrix), tuple(outputs))  # no tuple is ever empty
+    name = (program, batch, device, is_counted, signature(tensors[0]))
+    launch = _LAUNCHES.get(name)
+    if launch is None:
+        constants = {"records": tuple(map(tuple, program.records)), "images": BLOCK, "is_counted": is_counted}
+        grid = (triton.cdiv(batch, BLOCK), 1, 1)
+        launch = keep(_LAUNCHES, name, Prepared(parameters, grid, constants, num_warps=BLOCK // 32, enable_fp_fusion=False))
+    launch(device, matrix, key.keys, *tensors, batch, key.seed, key.block)
+
+
+_LAUNCHES: dict[Any, Prepared] = {}
 
 
 SAMPLER = Sampler(numbers, draw)

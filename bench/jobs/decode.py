@@ -150,8 +150,8 @@ def decode(options: DecodeOptions, console: Console, report: Report) -> Path:
 
     if min(options.files, options.rounds, *options.sizes, *(options.workers or (1,))) < 1 or not options.seconds > 0:
         raise ValueError("files, rounds, sizes, workers and seconds must be positive")
-    if not options.sizes or max(options.sizes) > MOST_SIDE or options.workers == ():
-        raise ValueError(f"sizes must lie between 1 and {MOST_SIDE:,}, and neither --sizes nor --workers may name nothing")
+    if max(options.sizes) > MOST_SIDE:
+        raise ValueError(f"sizes must lie between 1 and {MOST_SIDE:,}, got {max(options.sizes)}")
     cores = usable_cores()
     workers = options.workers or tuple(sorted({*(2**i for i in range(10) if 2**i <= cores), cores}))
     folder = photo_folder(options.data)

@@ -19,6 +19,7 @@ from bench.runner import Measure, resume, run_cases, start
 if TYPE_CHECKING:
     from training.config import FinetuneConfig, TrainConfig
     from training.data import Dataset
+    from training.results import TrainResult
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
@@ -68,6 +69,22 @@ def fill(case: R, result: Any, **facts: Any) -> R:
     values |= {"skipped": len(result.data.skipped), "skipped_files": result.data.skipped, **facts, "status": "ok"}
     values = msgspec.structs.asdict(case) | {name: value for name, value in values.items() if name in names}
     return msgspec.convert(values, type(case), from_attributes=True)
+
+
+def train_in_turn(dataset: "Dataset") -> Callable[["TrainConfig"], "TrainResult"]:
+    """Return a function that trains one config after the other: data, compiled model and graph are kept between runs."""
+    from training import loop
+
+    cache = loop.TrainerCache()
+
+    def train(config: "TrainConfig") -> "TrainResult":
+        try:
+            return loop.train(config, dataset, cache=cache)
+        except BaseException:
+            cache.trainer = None  # its state is that of a run that broke off
+            raise
+
+    return train
 
 
 def check_batches(config: "TrainConfig", dataset: "Dataset") -> None:

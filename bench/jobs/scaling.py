@@ -231,8 +231,6 @@ def process_counts(options: ScalingOptions, base: TrainConfig, gpus: int) -> tup
     """Return the numbers of processes, ascending. Raises ValueError for an impossible one."""
     most = gpus or 2
     counts = take(options.processes, tuple(sorted({*(2**i for i in range(10) if 2**i <= most), most})))
-    if not counts:
-        raise ValueError("--processes names nothing: give at least one, or leave it out")
     for count in counts:
         if count < 1:
             raise ValueError(f"processes must be at least 1, got {count}")

@@ -22,7 +22,18 @@ import tyro
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Report, check_batches, data_facts, fill, measure_cases, once, open_folder, plan_training
+from bench.jobs.job import (
+    Job,
+    Report,
+    check_batches,
+    data_facts,
+    fill,
+    measure_cases,
+    once,
+    open_folder,
+    plan_training,
+    train_in_turn,
+)
 from bench.noise import ROOT_VARIABLE
 from bench.presets import COMMON
 from bench.records import Accuracy, Plan, as_stored, finished_keys, load_run
@@ -253,14 +264,13 @@ def sweep_job(
     cases: Sequence[Accuracy], base: TrainConfig, dataset: "Dataset", device: str, *, baseline: str | None, at_once: int
 ) -> Job:
     """Return the job that trains the cases in this process, one of ``at_once`` that do so side by side."""
-    from training.loop import train
-
+    train = train_in_turn(dataset)
     shared = {name: value for name, value in base.as_record().items() if name not in UNSHARED}
 
     def measure(case: Accuracy) -> Accuracy:
         config = dataclasses.replace(base, **{name: getattr(case, name) for name in VARIED})
         start = time.perf_counter()
-        result = train(config, dataset)
+        result = train(config)
         return fill(case, result, cells_at_once=at_once, cell_s=time.perf_counter() - start)
 
     @contextlib.contextmanager

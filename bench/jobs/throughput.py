@@ -317,9 +317,6 @@ def check_repetitions(seconds: float | None, rounds: int | None) -> None:
 def _check(options: ThroughputOptions) -> None:
     from augment import BACKENDS, RECIPES
 
-    for name in ("recipes", "backends", "workers", "decode"):
-        if getattr(options, name) == ():
-            raise ValueError(f"--{name} names nothing: give at least one, or leave it out")
     check_names("backend", options.backends, BACKENDS)
     check_names("recipe", options.recipes, RECIPES)
     check_repetitions(options.seconds, options.rounds)

@@ -29,6 +29,8 @@ CHAIN = {
     "jobs": {"runner", "noise", "statistics", "clock", "limits", "environment", "presets", "records"},
     "display": {"jobs", "noise", "statistics", "records"},
     "session": {"display", "jobs", "runner", "clock", "environment", "records"},
+    "plugin": {"session"},
+    "catalog": {"presets"},
     "audit": {"environment", "records"},
     "report": {"statistics", "records"},
     "gallery": {"report", "records"},
@@ -37,7 +39,7 @@ CHAIN = {
     "publish": {"export", "statistics", "records"},
     "parts": {"jobs", "runner", "audit", "gallery", "environment", "presets", "records"},
     "run": {"parts", "jobs", "runner", "environment", "presets", "records"},
-    "cli": {"run", "jobs", "runner", "audit", "gallery", "report", "compare", "export", "publish", "records"},
+    "cli": {"run", "catalog", "jobs", "runner", "audit", "gallery", "report", "compare", "export", "publish", "records"},
 }
 """What each room of bench may import of the others: each only of those above it."""
 READERS = ("records", "statistics", "report", "compare", "export", "publish")

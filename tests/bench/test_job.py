@@ -45,7 +45,7 @@ def test_a_record_of_speed_has_the_split_and_no_epochs(shapes: Dataset) -> None:
 
 
 def test_a_result_is_a_few_words() -> None:
-    assert outcome(Accuracy(status="failed", reason="no [gpu] here")) == r"failed (no \[gpu] here)"
+    assert outcome(Accuracy(status="failed", reason="no [gpu] here")) == "failed (no [gpu] here)"
     good: dict[str, Any] = {
         "recipe": "flip",
         "backend": "pil",

@@ -93,13 +93,13 @@ def test_a_case_is_the_run_that_train_alone_gives(seed: int, tmp_path: Path) -> 
 
 def test_what_fails_is_a_record_and_is_tried_again_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train", lambda config, dataset: [][config.seed])  # as a GPU that another process has filled
+        patch.setattr(loop, "train", lambda config, dataset, **_: [][config.seed])  # as a GPU that another process has filled
         failed, text = run(tmp_path, recipes=("none",))
     assert [record.status for record in failed] == ["failed", "failed"]
     assert "--retry-failed" in text
     assert run(tmp_path, recipes=("none",), resume=True)[0] == failed
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train", lambda config, dataset: [][config.seed])
+        patch.setattr(loop, "train", lambda config, dataset, **_: [][config.seed])
         assert len(run(tmp_path, recipes=("none",), resume=True, retry_failed=True)[0]) == 4  # once each, not for ever
     records, text = run(tmp_path, recipes=("none",), resume=True, retry_failed=True)
     assert records[:2] == failed

@@ -1,0 +1,215 @@
+"""Other people's machines: names, homes, locales and variables of the environment that ours does not have."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import cli
+from bench.parts import absolute
+from bench.records import Throughput, append, load_run
+from training.config import TrainConfig
+from training.terminal import expand_paths, open_console, printable
+
+ROOT = Path(__file__).parents[2]
+ODD_NAMES = ("runs[old]", "x[/y]", "[bold]<b>&amp;", ":smile:", "long " * 20 + "name", "caf\udce9")
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+def run(
+    *command: str, variables: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 300
+) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})}
+    return subprocess.run(
+        [sys.executable, *command], env=environment, cwd=cwd, capture_output=True, timeout=timeout, check=False
+    )
+
+
+def stored_run(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    record = Throughput(
+        status="ok", device="cpu", backend="fused", recipe="flip", augment_on="device", dataset="photos[web]", data="caf\udce9",
+        examples=100, wall_s=1.0, examples_per_s=100.0, model="resnet8", width=4, batch_size=16, precision="float32",
+        image_size=32, fingerprint="0" * 16, lane="per_image",
+    )  # fmt: skip
+    append(folder, record)
+    return folder
+
+
+# ---- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_names_are_printed_verbatim_and_whole(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stored_run(tmp_path / name)
+    cli.main(["report", str(folder)])
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == f"report: {printable(str(folder))}/report/index.html"
+    page = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "photos[web]" in page
+    with pytest.raises(SystemExit):
+        cli.main(["compare", str(folder), str(tmp_path / "nowhere" / name)])
+    assert printable(str(tmp_path / "nowhere" / name)) in capsys.readouterr().err
+
+
+def test_names_come_back_from_records_escaped(tmp_path: Path) -> None:
+    (record,) = load_run(stored_run(tmp_path / "caf\udce9")).of(Throughput)
+    assert record.data == "caf\\udce9"
+    assert load_run(tmp_path / "caf\udce9").name == "caf\\udce9"
+    assert TrainConfig(data="/photos/caf\udce9").as_record()["data"] == "caf\\udce9"
+
+
+def test_nobody_parses_markup() -> None:
+    texts = {path: path.read_text(encoding="utf-8") for name in ("bench", "training") for path in (ROOT / name).rglob("*.py")}
+    markup = re.compile(r"f?\"\[(bold|red|green|yellow|dim)[a-z ]*\]")
+    assert [path.name for path, text in texts.items() if markup.search(text)] == []
+
+
+def test_the_console_neither_wraps_nor_reads_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "x[/y] [bold]b[/bold] :smile: " + "path/" * 60
+    open_console().print(line)
+    assert capsys.readouterr().out == f"{line}\n"
+
+
+@pytest.mark.parametrize("variables", [ASCII, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "utf-8:strict"}])
+def test_help_and_report_in_any_locale(variables: dict[str, str], tmp_path: Path) -> None:
+    folder = stored_run(tmp_path / "caf\udce9 ±")
+    for command in (["report", str(folder)], ["--help"], ["export", str(folder)]):
+        done = run("-m", "bench.cli", *command, variables=variables)
+        assert (done.returncode, done.stderr) == (0, b""), command
+
+
+# ---- paths ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_home_means_the_same_in_every_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    compare = expand_paths(cli.Compare(a=Path("~/a"), b=Path("b~")))
+    assert (compare.a, compare.b) == (tmp_path / "a", Path("b~"))
+    train = expand_paths(cli.Train(config=TrainConfig(data="~/photos", data_root=Path("~/d")), out=Path("~/o")))
+    assert (train.config.data, train.config.data_root, train.out) == (f"{tmp_path}/photos", tmp_path / "d", tmp_path / "o")
+    assert expand_paths(cli.Report(runs=(Path("~/a"), Path("x")))).runs == (tmp_path / "a", Path("x"))
+    with pytest.raises(ValueError, match="cannot resolve ~nobody-here/x"):
+        expand_paths(cli.Gallery(out=Path("~nobody-here/x")))
+
+
+def test_names_of_data_sets_come_before_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "synthetic").mkdir()
+    (tmp_path / "photos").mkdir()
+    assert absolute("synthetic") == "synthetic"
+    assert absolute("./synthetic") == str(tmp_path / "synthetic")
+    assert absolute("photos") == str(tmp_path / "photos")
+
+
+def test_benchmarks_resolve_a_home_too(tmp_path: Path) -> None:
+    code = (
+        "import pytest\nfrom bench import plugin\n"
+        "parser = pytest.Parser(_ispytest=True)\nplugin.pytest_addoption(parser)\n"
+        "print(*vars(parser.parse(['--data=~/p', '--results=~/r', '--data-root=~/d'])).values())"
+    )
+    out = run("-c", code, variables={"HOME": str(tmp_path)}).stdout.decode()
+    assert all(f"{tmp_path}/{name}" in out for name in "prd")
+
+
+# ---- variables of the environment, and places ---------------------------------------------------------------------------
+
+
+def test_a_notebooks_backend_of_figures_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "matplotlib").mkdir()
+    (tmp_path / "matplotlib" / "__init__.py").write_text("raise ValueError('no such backend')")
+    variables = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONPATH": str(tmp_path)}
+    folder = stored_run(tmp_path / "run")
+    code = (
+        "import sys, bench.cli, bench.gallery, bench.run, bench.session, training.finetune\n"
+        f"bench.cli.main(['report', {str(folder)!r}])\nassert 'matplotlib' not in sys.modules"
+    )
+    done = run("-c", code, variables=variables)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
+    if shutil.which("uv") is None:
+        pytest.skip("needs uv to build a wheel")
+    subprocess.run(["uv", "build", "--wheel", "-q", "-o", str(tmp_path), str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    site, cwd = tmp_path / "site", tmp_path / "elsewhere"
+    install = ["uv", "pip", "install", "-q", "--python", sys.executable, "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(install, check=True)
+    (cwd / "bench").mkdir(parents=True)  # a stranger's folder of the same name
+    (cwd / "bench" / "__init__.py").touch()
+    (cwd / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
+    variables = {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
+    options = ["--data", "synthetic", "--backends", "torchvision", "--results", "../run[/x]"]
+    done = run("-m", "bench.cli", "run", "--preset", "smoke", *options, variables=variables, cwd=cwd, timeout=900)
+    assert done.returncode == 0, done.stderr
+    measured = load_run(tmp_path / "run[/x]")
+    assert {case.kind for case in measured.cases() if case.status == "ok"} == {"speed", "throughput", "feed", "accuracy"}
+    command = [
+        "-m",
+        "pytest",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        ".",
+        "-p",
+        "bench.plugin",
+        "--pyargs",
+        "bench",
+        "--benchmark-only",
+    ]
+    grid = ["--ops", "Invert", "--backends", "torchvision", "--rounds", "1", "--data", "synthetic", "--results=../grid"]
+    done = run(*command, *grid, variables=variables, cwd=cwd)
+    assert done.returncode == 0, done.stdout
+
+
+# ---- mistakes, before anything slow -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["audit", "--device", "nosuch"], "nosuch"),
+        (["audit", "--device", "cuda:7"], "cuda:7"),
+        (["audit", "--draws", "0"], "draws must be at least 100, got 0"),
+        (["audit", "--backends", "nosuch"], "unknown backend 'nosuch'"),
+        (["throughput", "--width", "0"], "width must be at least 1"),
+        (["throughput", "--max-train", "0"], "max_train must be at least 1"),
+        (["throughput", "--model", "nosuch"], "unknown model 'nosuch'"),
+        (["throughput", "--seconds", "0"], "seconds must be above 0"),
+        (["throughput", "--recipes"], "--recipes names nothing"),
+        (["throughput", "--workers"], "--workers names nothing"),
+        (["scaling", "--width", "0"], "width must be at least 1"),
+        (["scaling", "--max-train", "0"], "max_train must be at least 1"),
+        (["scaling", "--processes"], "--processes names nothing"),
+        (["sweep", "--recipes"], "--recipes names nothing"),
+        (["run", "--recipes"], "--recipes names nothing"),
+        (["run", "--minutes", "0"], "minutes must be above 0"),
+        (["decode", "--sizes", "70000", "--data", "x"], "sizes must lie between 1 and 16,384"),
+        (["decode", "--sizes", "--data", "x"], "--sizes names nothing"),
+        (["finetune", "--data", "nosuch"], "nosuch"),
+        (["finetune", "--data", "x", "--seeds", "1"], "--seeds goes with --compare"),
+        (["compare", "x", "y", "--level", "2"], "--level"),
+        (["compare", "x", "y", "--threshold", "nan"], "--threshold is a share"),
+        (["train", "--data", "~nobody-here/photos"], "cannot resolve ~nobody-here/photos"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_told_before_anything_slow(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("training.data.load", lambda *_, **__: pytest.fail("loaded data"))
+    monkeypatch.setattr("training.transfer.create", lambda *_, **__: pytest.fail("fetched weights"))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    error = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2
+    assert message in error
+    assert "\n" not in error
+    assert list(tmp_path.iterdir()) == []
