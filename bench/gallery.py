@@ -297,6 +297,7 @@ def draw_strips(
         enhanced=ENHANCED,
         backends=tuple(chosen),
         pictures=tuple(pictures),
+        results=results,
     )
     (folder / INDEX).write_bytes(msgspec.json.encode(gallery))
     return gallery

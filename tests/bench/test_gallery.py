@@ -166,6 +166,7 @@ def test_the_page_shows_random_results_below_the_strips(tmp_path: Path) -> None:
     assert gallery is not None
     rows = cells(page.parent, gallery, "HorizontalFlip")
     assert len(rows) == 2 + RANDOM_ROWS
+    assert f"The last {RANDOM_ROWS} rows of each strip: random results." in page.read_text()
     for row in rows[2:]:
         assert not row[0].any()
         assert all(

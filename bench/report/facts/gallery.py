@@ -36,6 +36,8 @@ class Gallery(msgspec.Struct, frozen=True, kw_only=True):
     """Factor by which differences are brightened."""
     backends: tuple[str, ...]
     pictures: tuple[Picture, ...]
+    results: int = 0
+    """Rows of random results at the bottom of a picture."""
 
     def folder(self, run: Run) -> Path:
         """Return the folder of the pictures."""

@@ -96,6 +96,7 @@ def gallery_section(run: Run, folder: Path) -> Section | None:
         Code(gallery.reference),
         f", {gallery.enhanced} times as bright as it is (black: none), and the largest and mean difference in 1/255. Drawn "
         "parameters are each backend's own, so they show no difference.",
+        f" The last {counted(gallery.results, 'row')} of each strip: random results." if gallery.results else "",
     ]
     blocks: list[Block] = [Paragraph(legend)]
     for kind, title in (("op", "Ops"), ("recipe", "Recipes")):
