@@ -239,19 +239,25 @@ class BenchSession:
         pytest.fail(record.reason or "failed", pytrace=False)
 
     def _sample(self, case: Record, benchmark: Any) -> Record:
-        """Measure with pytest-benchmark's fixture."""
+        """Measure with pytest-benchmark's fixture, and a repeat of a disturbed round without: the fixture times once."""
+        from bench.clock import Clock, sample
+
         assert self._bench is not None
         if isinstance(case, Speed):
 
             def sampler(function: Any, calls: int) -> list[float]:
+                if benchmark.stats is not None:
+                    return sample(function, calls, clock=Clock(case.device))
                 benchmark.pedantic(function, rounds=calls)
                 return list(benchmark.stats.stats.data)
 
             record: Record = self._bench.measure(case, sampler)
         else:
-            from bench.jobs.overhead import load_images, measure_overhead, overhead_config
+            from bench.jobs.overhead import load_images, measure_overhead, overhead_config, sample_turns
 
             def turn_sampler(function: Any, before: Any, after: Any, calls: int) -> list[float]:
+                if benchmark.stats is not None:
+                    return sample_turns(function, before, after, calls, clock=Clock(case.device))
                 benchmark.pedantic(function, setup=before, teardown=after, rounds=calls)
                 return list(benchmark.stats.stats.data)
 
