@@ -1,5 +1,6 @@
 """The audit of every op and recipe on every backend."""
 
+import copy
 import multiprocessing
 import platform
 import time
@@ -100,7 +101,9 @@ def _measure(
     spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA must not be forked
     with ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,)) if processes > 1 else nullcontext() as pool:
         for kind in KINDS:  # recipes after all ops
-            results = (pool.map if pool else map)(partial(measurements.measure_subject, kind), names[kind])
+            # The pool pickles in a thread of its own: what it is given must not grow meanwhile.
+            source = copy.deepcopy(measurements) if pool else measurements
+            results = (pool.map if pool else map)(partial(source.measure_subject, kind), names[kind])
             for name in names[kind]:
                 on_progress(done, total, name)
                 measurements.results.merge(next(results))
