@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -9,10 +10,9 @@ import torch
 from torch import Tensor
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # Read when Triton is first imported, which is later than this. Benchmarks, which meet this file too, time no interpreter.
-    if not torch.cuda.is_available() and not config.getoption("benchmark_only", False):
-        os.environ["TRITON_INTERPRET"] = "1"
+# At import: a conftest below may import Triton, which reads this, before pytest is configured. Benchmarks time no interpreter.
+if not torch.cuda.is_available() and "--benchmark-only" not in sys.argv:
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
