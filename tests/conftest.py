@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-
 # At import: a conftest below may import Triton, which reads this, before pytest is configured. Benchmarks time no interpreter.
 if not torch.cuda.is_available() and "--benchmark-only" not in sys.argv:
     os.environ["TRITON_INTERPRET"] = "1"
