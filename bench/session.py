@@ -246,7 +246,8 @@ class BenchSession:
         if isinstance(case, Speed):
 
             def sampler(function: Any, calls: int) -> list[float]:
-                if benchmark.stats is not None:
+                has_timed = benchmark.stats is not None
+                if has_timed:
                     return sample(function, calls, clock=Clock(case.device))
                 benchmark.pedantic(function, rounds=calls)
                 return list(benchmark.stats.stats.data)
@@ -256,7 +257,8 @@ class BenchSession:
             from bench.jobs.overhead import load_images, measure_overhead, overhead_config, sample_turns
 
             def turn_sampler(function: Any, before: Any, after: Any, calls: int) -> list[float]:
-                if benchmark.stats is not None:
+                has_timed = benchmark.stats is not None
+                if has_timed:
                     return sample_turns(function, before, after, calls, clock=Clock(case.device))
                 benchmark.pedantic(function, setup=before, teardown=after, rounds=calls)
                 return list(benchmark.stats.stats.data)
