@@ -37,7 +37,7 @@ QUIET = 1.25
 STEADY = 0.25
 """Most that the rounds of the middle case may differ by, half their range over the median."""
 FALLBACK = "install a C compiler (CPU) or Triton (CUDA) and measure again"
-MOST_SAMPLES = 40
+MOST_SAMPLES = 32
 """Calls of a round whose times are published; the rate is that of all calls."""
 ABOUT = (
     "Written by `augmark publish` from the records in these folders, so edit nothing here. CONTRIBUTING.md says how a run gets "

@@ -84,6 +84,6 @@ def test_the_audit_says_why_there_is_no_verdict() -> None:
 
 
 def test_rich_prints_the_way_to_the_package_in_full() -> None:
-    console = Console(width=200, record=True, file=io.StringIO())
+    console = Console(width=200, record=True, file=io.StringIO(), markup=False)  # as the command line opens it
     console.print(outcome(Throughput(status="unsupported", reason=MISSING)))
     assert console.export_text() == f"unsupported ({MISSING})\n"  # [triton-augment] looks like markup

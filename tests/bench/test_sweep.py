@@ -136,16 +136,15 @@ def test_more_workers_than_cases_leave_nobody_idle(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_resumes_without_losing_or_repeating_a_case(tmp_path: Path) -> None:
+def test_a_killed_sweep_resumes_without_losing_or_repeating_a_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a run resumes under the variables that it was started with
     command = [
         *(sys.executable, "-m", "bench.cli", "sweep", "--data", "synthetic", "--data-root", str(tmp_path / "root")),
         *("--image-size", "16", "--max-train", "160", "--max-test", "100", "--model", "resnet8", "--width", "4"),
         *("--epochs", "1", "--batch-size", "48", "--device", "cpu", "--recipes", "none", "crop_flip", "--backends", "fused"),
         *("--seeds", "40", "--workers", "2", "--results", str(tmp_path / "run")),
     ]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
     journal = tmp_path / "run" / RECORDS
     deadline = time.monotonic() + 120
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
