@@ -19,10 +19,10 @@ PIP_INSTALL = $(if $(shell command -v uv),uv pip install --python $(VENV)/bin/py
 setup: $(VENV)/.installed
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
 
-test-all: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest $(ARGS)
+test-all: test
+	$(VENV)/bin/python -m pytest -m slow $(ARGS)
 
 bench: $(VENV)/.installed
 	$(VENV)/bin/augmark run $(ARGS)
