@@ -47,13 +47,13 @@ def _size_of(cell: Verdict) -> int:
 
 
 class Results(NamedTuple):
-    """What was measured; recipes reuse what is known of their ops."""
+    """Measurements so far; recipes reuse those of their ops."""
 
     cells: dict[tuple[str, str], Verdict]
     """By subject and backend."""
     lanes: dict[tuple[Op, str], str]
     sources: dict[tuple[Op, str], Source]
-    """What draws for an op on a backend; backends that share a builder share it."""
+    """Key of what draws for an op on a backend; backends that share a builder share it."""
     tests: dict[Source, list[DrawTest]]
 
     def merge(self, results: "Results") -> None:

@@ -36,7 +36,7 @@ class Parity(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Lane:
-    """How often parameters are drawn. ``distinct``: results among ``batch`` identical images, mean over batches."""
+    """Lane of an op or recipe. ``distinct``: results among ``batch`` identical images, mean over batches."""
 
     declared: str
     measured: str
@@ -46,7 +46,7 @@ class Lane:
 
     @property
     def ok(self) -> bool:
-        """Whether the measured lane is the declared one."""
+        """Return whether the measured lane is the declared one."""
         return self.declared == self.measured
 
 
@@ -67,7 +67,7 @@ class DrawTest(NamedTuple):
 
     @property
     def is_decisive(self) -> bool:
-        """Whether the parameter was drawn for images of a benchmarked size."""
+        """Return whether the parameter was drawn for images of a benchmarked size."""
         return " at " not in self.parameter
 
 

@@ -23,7 +23,7 @@ from augment.fused.sample import Program, Sampler, draw_matrix
 VALUES_A_THREAD = 96 * 1024
 """Values of a batch for which another thread pays: with fewer, handing them over takes as long as the work (60 us measured)."""
 LIGHT_VALUES_A_THREAD = 4 * VALUES_A_THREAD
-"""The same where pixels are only moved, erased and normalised."""
+"""Values for another thread where pixels are only moved, erased and normalised."""
 
 TYPES = {getattr(torch, name): number for number, name in enumerate(build.TYPES)}
 """Types of drawn numbers that the library reads; others are converted."""

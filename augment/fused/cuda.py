@@ -103,7 +103,7 @@ def image_passes(images: Tensor, params: Sequence[Tensor], name: str, dtype: tor
 
 
 image_passes_op = torch.library.custom_op("augment::image_passes", image_passes, mutates_args=())
-"""The same in a graph of ``torch.compile``."""
+"""Look the draws up within a graph of ``torch.compile``."""
 
 
 def _is_wide(images: Tensor) -> bool:
@@ -153,7 +153,7 @@ class Layout:
 
     @property
     def is_tiled(self) -> bool:
-        """Whether a program does a tile, not an image."""
+        """Return whether a program does a tile, not an image."""
         return not self.buffers and not (self.chain[0].measured and self.chain[0].pixels > self.tile)
 
 

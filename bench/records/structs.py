@@ -646,7 +646,7 @@ class AuditLane(Strict, frozen=True, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        """Whether the measured lane is the declared one."""
+        """Return whether the measured lane is the declared one."""
         return self.declared == self.measured
 
 
