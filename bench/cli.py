@@ -369,7 +369,7 @@ class List:
     """List what can be named on the command line, a line each."""
 
     kinds: tyro.conf.Positional[tuple[catalog.Kind, ...]] = catalog.KINDS
-    """What to list."""
+    """Kinds of names to list."""
 
     def execute(self, console: Console) -> None:
         """List."""

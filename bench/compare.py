@@ -47,7 +47,7 @@ Pairs = Mapping[str, tuple[Rates, Rates]]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What counts as a change.
+    """Limits beyond which a difference is a change.
 
     ``threshold`` is the share of images/s or examples/s that may be lost, ``accuracy_threshold`` that of test accuracy,
     ``level`` the chance of any wrong verdict that something changed.
@@ -100,7 +100,7 @@ class Comparison:
 
     @property
     def regressed(self) -> bool:
-        """Whether anything got slower, worse, or failed."""
+        """Return whether anything got slower, worse, or failed."""
         return bool(self.regressions or self.newly_failed)
 
 

@@ -1,4 +1,4 @@
-"""Where and with what a run was measured: machine, devices, versions, threads, commit, data. No names of users, no paths."""
+"""Environment of a run: machine, devices, versions, threads, commit, data. No names of users, no paths."""
 
 import contextlib
 import importlib.metadata

@@ -108,7 +108,7 @@ class Document(msgspec.Struct, kw_only=True):
     format: Literal["augmark-export"] = "augmark-export"
     runs: list[ExportedRun]
     problems: list[str]
-    """What of the runs could not be read, a line each."""
+    """Parts of the runs that could not be read, a line each."""
     rows: list[Row]
 
 

@@ -1,4 +1,4 @@
-"""How quiet the machine is while something is measured: what other processes take of its CPUs and GPUs.
+"""Noise of the machine during a measurement: what other processes take of its CPUs and GPUs.
 
 CPU time of others is the busy time of the CPUs that this process may use, by the system's counters, less that of this process
 and its descendants. What cannot be read is None, never quiet. Imports no torch.

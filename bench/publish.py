@@ -74,7 +74,10 @@ def objections(run: Run) -> list[str]:
         (disturbed > 0, f"other processes disturbed {counted(disturbed, 'case')}: measure where it is quiet"),
         (waiting > 0, f"{counted(waiting, 'planned measurement')} did not run: add --resume to measure the rest"),
         (all(case.status != "ok" for case in run.cases()), "nothing was measured"),
-        (few > 0, f"{counted(few, 'case')} rest on fewer than {FEWEST_ROUNDS} rounds: add --passes {FEWEST_ROUNDS}"),
+        (
+            few > 0,
+            f"{counted(few, 'case')} rest on fewer than {FEWEST_ROUNDS} rounds: measure again with --rounds {FEWEST_ROUNDS}",
+        ),
         (tensors > 0, f"fused fell back to tensor operations in {counted(tensors, 'case')}: {FALLBACK}"),
     )
     return [*(reason for is_broken, reason in rules if is_broken), *validate_run(run.path)]

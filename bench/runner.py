@@ -174,7 +174,7 @@ class Claims:
 
     @property
     def exist(self) -> bool:
-        """Whether anything was claimed that nobody has tidied up since."""
+        """Return whether anything was claimed that nobody has tidied up since."""
         return self._folder.is_dir()
 
     def remove(self) -> None:

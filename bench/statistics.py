@@ -1,4 +1,4 @@
-"""How sure a number is: accuracies over seeds, speeds over rounds, and many of them at once. No torch here.
+"""Certainty of numbers: accuracies over seeds, speeds over rounds, and many of them at once. No torch here.
 
 **Interval of an accuracy.** Student's t over seeds, 95 %, of a mean or of the mean of paired differences (of one seed).
 
@@ -88,7 +88,7 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero; False where there is none."""
+        """Return whether the interval lies on one side of zero; False where there is none."""
         return self.half is not None and abs(self.mean) > self.half
 
 

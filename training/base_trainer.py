@@ -101,7 +101,7 @@ class Trainer:
 
     @property
     def mode(self) -> str:
-        """How steps run: graph, compiled or eager."""
+        """Mode of the steps: graph, compiled or eager."""
         return "eager"
 
     def warm_up(self) -> None:

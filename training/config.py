@@ -124,7 +124,7 @@ class TrainConfig:
 
     @property
     def augments(self) -> bool:
-        """Whether the training images undergo the recipe."""
+        """Return whether the training images undergo the recipe."""
         return self.augment_on in ("workers", "device")
 
     @property

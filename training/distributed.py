@@ -117,7 +117,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which alone prints and writes."""
+        """Return whether this is rank 0, which alone prints and writes."""
         return self.rank == 0
 
     @property

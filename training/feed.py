@@ -196,7 +196,7 @@ class Feed:
 
     @property
     def implementation(self) -> str | None:
-        """How the fused backend runs (c, triton, tensors, inductor), None for other backends."""
+        """Implementation of the fused backend (c, triton, tensors, inductor), None for other backends."""
         return self._built.implementation
 
     def epoch(self, epoch: int) -> Iterator[Fetched]:
@@ -265,7 +265,7 @@ class Feed:
 
     @property
     def is_capturable(self) -> bool:
-        """Whether a CUDA graph may hold ``prepare``, as it never waits for the device; else batches are placed before."""
+        """Return whether a CUDA graph may hold ``prepare``, which then never waits for the device."""
         is_fused = BACKENDS[self.config.effective_backend].library == "fused"
         return is_fused and self._pipeline is not None and not self._augments_aside
 

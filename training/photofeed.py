@@ -222,7 +222,7 @@ class PhotoFeed(_PhotoSource):
 
     @property
     def implementation(self) -> str | None:
-        """How the fused backend runs, None for other backends."""
+        """Implementation of the fused backend, None for other backends."""
         return self._pipeline.implementation if self._windows is None else self._windows.implementation
 
     def epoch(self, epoch: int) -> Iterator[PhotoBatch]:

@@ -1,4 +1,4 @@
-"""What all commands share: help, paths that mean the same everywhere, and a console that prints names as they are. No torch."""
+"""Shared code of the commands: help, paths that mean the same everywhere, a console that prints names verbatim. No torch."""
 
 import dataclasses
 import functools

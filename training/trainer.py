@@ -122,7 +122,7 @@ class ImageTrainer(Trainer):
 
     @property
     def mode(self) -> str:
-        """How steps run: graph, compiled or eager."""
+        """Mode of the steps: graph, compiled or eager."""
         return "graph" if self._captured_step is not None else "compiled" if self.config.compile else "eager"
 
     def warm_up(self) -> None:

@@ -1,4 +1,4 @@
-"""How ``fused`` does an op: small values that an op's class holds as ``fused = PointOp("brightness", strength="factor")``.
+"""Kinds of op for ``fused``: small values that an op's class holds as ``fused = PointOp("brightness", strength="factor")``.
 
 A kind names the drawn parameters that kernels read, how kernels of C and Triton do the op (``sampler``, ``change`` and the
 constants of its step), and does it itself by tensor operations on a whole batch (``apply``): the definition of the kernels, for
@@ -23,7 +23,7 @@ from augment.pipeline import to_float
 SAMPLERS = (
     "take", "window", "resize", "rotate", "affine", "perspective", "blur", "neighbours", "mixup", "cutmix", "augmix",
 )  # fmt: skip
-"""Where a pass gets pixels from. ``neighbours``: a warp or a sharpening, for the images that drew one."""
+"""Sources of a pass's pixels. ``neighbours``: a warp or a sharpening, for the images that drew one."""
 
 CHANGES = ("none", "point", "policy", "jitter", "erase", "normalize", "noise")
 """Changes of values. ``point``, ``policy`` and ``jitter`` are point ops: of the op, drawn, all four in a drawn order."""

@@ -51,7 +51,7 @@ class Part:
 
     @property
     def kind(self) -> Kind:
-        """How the op is done."""
+        """Return the kind of the op."""
         return kind_of(self.op)
 
 
@@ -82,7 +82,7 @@ class Pass:
 
     @property
     def mixes(self) -> bool:
-        """Whether other images of the batch are read too."""
+        """Return whether other images of the batch are read too."""
         return self.sampler is not None and isinstance(self.sampler.kind, MixUp | CutMix)
 
     def parameters(self) -> tuple[tuple[int, str], ...]:

@@ -20,7 +20,7 @@ from augment.op import Op
 from augment.pipeline import to_dtype
 
 Implementation = Literal["c", "triton", "tensors", "inductor"]
-"""What does the work of a plan."""
+"""Executor of a plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Plan:
 
     @property
     def mixes(self) -> bool:
-        """Whether labels become soft targets."""
+        """Return whether labels become soft targets."""
         return any(op.mixes_labels for op in self.ops)
 
     def sample(

@@ -30,7 +30,7 @@ ARMS: tuple[dict[str, Any], ...] = (
     {"mode": "frozen", "augment_on": "none"},
     {"mode": "scratch"},
 )
-"""What is compared: all layers, the last one alone, the last one on features computed once, and from scratch."""
+"""Modes that are compared: all layers, the last one alone, the last one on features computed once, and from scratch."""
 SPLIT_BACKENDS = ("fused", "kornia", "torchvision_loop", "pil")
 
 

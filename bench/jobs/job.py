@@ -1,4 +1,4 @@
-"""What all jobs share: cases from training configs, records from training results, and the command around them."""
+"""Shared code of the jobs: cases from training configs, records from training results, and the command around them."""
 
 import contextlib
 import time

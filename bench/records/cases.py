@@ -70,17 +70,17 @@ class Case:
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether others disturbed so many rounds that fewer than three, or none of fewer, are left."""
+        """Return whether others disturbed so many rounds that fewer than three, or none of fewer, are left."""
         return len(self.quiet.records) < min(3, len(self.records))
 
     @property
     def lane(self) -> Lane | None:
-        """How often parameters are drawn."""
+        """Return the lane: how often parameters are drawn."""
         return next((record.lane for record in (*self.records, self.planned) if record and record.lane), None)
 
     @property
     def implementation(self) -> str | None:
-        """What ran of ``fused``; several, with commas, where repetitions differ."""
+        """Return the implementation of ``fused``; several, with commas, where repetitions differ."""
         return ", ".join(dict.fromkeys(r.implementation for r in self.records if r.implementation)) or None
 
     def values(self, quantity: str) -> list[float]:

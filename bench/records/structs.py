@@ -48,16 +48,16 @@ QUIET_CPU, QUIET_STEAL, QUIET_MEMORY = 0.1, 0.05, 0.05
 
 
 class Disturbance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What others took of the machine during a measurement; None: not known."""
+    """Share of the machine that others took during a measurement; None: not known."""
 
     others_cpu: Share | None = None
     """CPU time of other processes, as a share of the CPUs that the measurement may use."""
     steal: Share | None = None
-    """The same of a virtual machine's host."""
+    """Share of the CPU that a virtual machine's host took."""
     cpu_pressure: Share | None = None
     """Share of the time in which some task waited for a CPU (pressure stall information)."""
     memory_pressure: Share | None = None
-    """The same for memory."""
+    """Share of the time in which a process waited for memory."""
     gpu_others: Count | None = None
     """Other processes that computed on the GPUs at the end."""
     throttled: bool | None = None
@@ -65,7 +65,7 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def is_strong(self) -> bool | None:
-        """Whether a figure measured meanwhile is doubtful; None where others' use of the CPU is not known."""
+        """Return whether a figure measured meanwhile is doubtful; None where others' use of the CPU is not known."""
         limits = ((self.others_cpu, QUIET_CPU), (self.steal, QUIET_STEAL), (self.memory_pressure, QUIET_MEMORY))
         if self.gpu_others or self.throttled or any(value is not None and value > limit for value, limit in limits):
             return True
@@ -91,13 +91,13 @@ class Record(
     status: Status = "ok"
     reason: str | None = None
     implementation: Implementation | None = None
-    """What ran, for ``fused``; None for other backends."""
+    """Implementation of ``fused`` that ran; None for other backends."""
     round: Count = 0
     """Repetition, from 0; each round measures all cases in an order of its own."""
     run: str | None = None
     """Name of the run that the record is from; only where several were merged."""
     device: str = "cpu"
-    """As torch names it: cpu, cuda, cuda:0, mps."""
+    """Device by torch's name: cpu, cuda, cuda:0, mps."""
     backend: str | None = None
     lane: Lane | None = None
     batch_size: Size | None = None
@@ -108,7 +108,7 @@ class Record(
     peak_bytes: Count | None = None
     """Memory that a call allocates at most beyond its inputs; of training, the most that torch held on the first device."""
     disturbance: Disturbance | None = None
-    """What others took of the machine meanwhile."""
+    """Disturbance by others meanwhile."""
 
     def __post_init__(self) -> None:
         if self.status in ("failed", "unsupported") and not self.reason:
@@ -135,7 +135,7 @@ class Record(
 
     @property
     def is_disturbed(self) -> bool | None:
-        """Whether others disturbed the measurement; None if it is not known."""
+        """Return whether others disturbed the measurement; None if it is not known."""
         return self.disturbance.is_strong if self.disturbance else None
 
     @property
@@ -286,7 +286,7 @@ class Training(Record, frozen=True, kw_only=True):
     model: str | None = None
     width: Size | None = None
     step: Step | None = None
-    """How a training step ran: replayed as one CUDA graph, compiled, or op by op."""
+    """Mode of a training step: replayed as one CUDA graph, compiled, or op by op."""
     learning_rate: Positive | None = None
     """Largest step size."""
     momentum: Amount = 0.9
@@ -296,7 +296,7 @@ class Training(Record, frozen=True, kw_only=True):
     num_epochs: Count | None = None
     epochs: tuple[Epoch, ...] = ()
     loss: Amount | None = None
-    """Of training in the last epoch, nats an image."""
+    """Training loss of the last epoch, nats an image."""
     train_accuracy: Share | None = None
     test_accuracy: Share | None = None
     """After the last epoch, each test image once."""
@@ -314,7 +314,7 @@ class Training(Record, frozen=True, kw_only=True):
     wait_share: Share | None = None
     """Share of the wall time in which the device stood without a batch."""
     split_s: dict[str, Amount] | None = None
-    """Where ``wall_s`` went, seconds: wait, copy, augment, forward_backward, optimizer, other."""
+    """Parts of ``wall_s`` in seconds: wait, copy, augment, forward_backward, optimizer, other."""
 
 
 class Loop(Training, frozen=True, kw_only=True):
@@ -420,7 +420,7 @@ class Scaling(Loop, frozen=True, kw_only=True):
     """Images a second of each process."""
     slowest_rank: Count | None = None
     draw_digests: tuple[tuple[str, ...], ...] = ()
-    """Of the first augmented batches of each process."""
+    """Digest of the first augmented batches of each process."""
     shared_draws: tuple[Any, ...] = ()
     """Processes that drew the same; none should."""
 
@@ -607,7 +607,7 @@ class Environment(Strict, frozen=True, kw_only=True):
     matmul_flops_per_s: dict[str, dict[str, Positive]] = {}
     """Operations a second of a large matrix product on each device, by precision."""
     note: str | None = None
-    """What a reader must know of this run; the report prints it first."""
+    """Note for readers of this run; the report prints it first."""
 
 
 class Plan(Strict, frozen=True, kw_only=True):
@@ -618,7 +618,7 @@ class Plan(Strict, frozen=True, kw_only=True):
     cases: tuple[Kind, ...] = ()
     rounds: Size = 1
     seed: Count = 0
-    """Of the order of the rounds."""
+    """Seed of the order of the rounds."""
     target: Positive | None = None
     """Width of the interval of a case's median, as a share of it, at which its rounds end before ``rounds`` of them."""
     case_seconds: Positive | None = None
@@ -628,7 +628,7 @@ class Plan(Strict, frozen=True, kw_only=True):
     retry_after: Count = 0
     """Failures among so many first records are tried again."""
     settings: dict[str, str | int | float | bool | None] = {}
-    """What a job needs to resume beyond the cases."""
+    """Settings that a job needs to resume, beyond the cases."""
 
 
 Verdict = Literal["exact", "close", "different", "unaudited", "unsupported"]
@@ -718,7 +718,7 @@ class Audit(Strict, frozen=True, kw_only=True):
     seconds: Amount | None = None
     versions: dict[str, str] = {}
     findings: tuple[str, ...] = ()
-    """What contradicts the declared definitions."""
+    """Contradictions to the declared definitions."""
 
     def find(self, subject: str | None, backend: str | None) -> AuditCell | None:
         """Return the verdict on a subject on a backend, or None."""
