@@ -3,7 +3,7 @@
 A distribution is a value in an op's ``draws``. It names the parameters that it draws, the fields of the op that bound them, and
 how they follow from uniform numbers: once as tensor operations (``sample``, which runs anywhere, also compiled) and once as the
 constants of a kernel (``records``), for C and Triton. All uniform numbers of a recipe come from one ``torch.rand``
-[rows, B]; what is not uniform PyTorch draws by itself (``inputs``). The audit states every distribution a second time,
+[rows, B]; noise, numbers for each pixel, is drawn apart (``noises``). The audit states every distribution a second time,
 independently: ``augment.audit.laws``.
 
 Parameters are named as in torchvision, so that a row of them can be handed to its functionals.
@@ -31,6 +31,12 @@ TRIES = 10
 CHAIN = 3
 """Largest number of ops in a chain of AugMix."""
 
+GAMMA_TRIES = 8
+"""Tries of a Gamma number; each is rejected at most once in 20, all of them less than once in 10**10, which gives the mode."""
+
+SMALLEST = 2.0**-25
+"""Stands for a uniform number 0 in a logarithm: half of the smallest step."""
+
 
 class Output(NamedTuple):
     """Type and shape, without the batch, of a drawn parameter."""
@@ -39,16 +45,18 @@ class Output(NamedTuple):
     shape: tuple[int, ...] = ()
 
 
-class Input(NamedTuple):
-    """Numbers that PyTorch draws by itself: by ``method`` of ``Source``; a parameter of the op if named."""
+class NoiseField(NamedTuple):
+    """Parameter ``name``, normal of standard deviation ``sigma`` and mean 0, for each value of images [3, height, width]."""
 
-    method: str
-    arguments: tuple[Any, ...]
-    name: str = ""
+    name: str
+    sigma: float
+    height: int
+    width: int
 
 
 KINDS = (
-    "chance", "below", "uniform", "order", "window", "rectangle", "square", "corners", "cutmix", "weights", "policy", "pair",
+    "chance", "below", "uniform", "order", "window", "rectangle", "square", "corners", "beta", "cutmix", "weights", "policy",
+    "pair",
 )  # fmt: skip
 """Formulas that kernels know."""
 
@@ -56,14 +64,13 @@ KINDS = (
 class DrawRecord(NamedTuple):
     """A formula and its constants. Every formula reads the fields that its distribution sets; the others are 0.
 
-    ``row``, ``output``, ``input`` and ``table`` are the first of each that the formula uses, counted from the op's own;
+    ``row``, ``output`` and ``table`` are the first of each that the formula uses, counted from the op's own;
     ``encode`` makes them positions in the recipe.
     """
 
     kind: int
     row: int = 0
     output: int = 0
-    input: int = 0
     table: int = 0
     p: float = 0.0
     count: float = 0.0  # type: ignore[assignment]  # tuple.count
@@ -83,7 +90,7 @@ class DrawRecord(NamedTuple):
     side: float = 0.0
     reach_x: float = 0.0
     reach_y: float = 0.0
-    has_input: int = 0
+    alpha: float = 1.0
     chains: int = 0
     places: int = 0
     chain: int = 0
@@ -105,7 +112,7 @@ def _record(kind: str, **constants: Any) -> DrawRecord:
 
 @dataclass(slots=True, kw_only=True)
 class Source:
-    """Random numbers for a batch of ``batch`` images: rows of ``uniforms`` in turn, and PyTorch's own distributions.
+    """Random numbers for a batch of ``batch`` images: rows of ``uniforms`` in turn, and noise.
 
     ``height`` x ``width`` is the size of the images that reach the current op. ``uniforms``: float32 [rows, batch] in [0, 1),
     on a CPU whole multiples of 2**-24.
@@ -158,40 +165,61 @@ class Source:
         """Return True with probability ``p``, bool [B, *shape]."""
         return self.unit(*shape) < p
 
+    def log_gamma(self, alpha: float) -> Tensor:
+        """Return logarithms of Gamma(alpha) numbers, float32 [B], which weights of small ``alpha`` need.
+
+        Marsaglia and Tsang (2000), "A simple method for generating gamma variables", the first of ``GAMMA_TRIES`` that is
+        accepted; below alpha 1 their boost. Gamma(1) is exponential.
+        """
+        if is_exponential(alpha):
+            return self.unit().clamp_(min=SMALLEST).log_().neg_().log_()
+        shift, scale = gamma_constants(alpha)
+        radius = self.unit(GAMMA_TRIES).clamp_(min=SMALLEST).log_().mul_(-2).sqrt_()
+        normal = radius * (self.unit(GAMMA_TRIES) * (2 * math.pi)).cos_()
+        root = scale * normal + 1
+        cube = root * root * root
+        log_cube = cube.clamp(min=1e-30).log_()
+        bound = 0.5 * normal * normal + shift * (1 - cube + log_cube)
+        accepted = (cube > 0) & (self.unit(GAMMA_TRIES).clamp_(min=SMALLEST).log_() < bound)
+        value = _first(accepted, log_cube, 0.0) + math.log(shift)
+        return value + self.unit().clamp_(min=SMALLEST).log_() * (1 / alpha) if alpha < 1 else value
+
     def weight(self, alpha: float) -> Tensor:
         """Return Beta(alpha, alpha), float32 [B]."""
-        return self.unit() if _is_uniform(alpha) else self.beta(alpha)
-
-    def beta(self, alpha: float) -> Tensor:
-        """Return Beta(alpha, alpha) drawn by PyTorch: float32 [B], every second number in memory."""
-        return self.dirichlet(alpha, 2)[:, 0]
+        return self.unit() if is_exponential(alpha) else self.dirichlet(alpha, 2)[:, 0].contiguous()
 
     def dirichlet(self, alpha: float, count: int) -> Tensor:
-        """Return symmetric Dirichlet weights drawn by PyTorch: float32 [B, count]."""
-        concentration = torch.full((self.batch, count), alpha, dtype=torch.float32, device=self.device)
-        if torch.compiler.is_compiling():
-            return _dirichlet(concentration)
-        return torch._sample_dirichlet(concentration, generator=self.generator)
+        """Return symmetric Dirichlet weights, float32 [B, count]."""
+        return torch.stack([self.log_gamma(alpha) for _ in range(count)], 1).softmax(1)
 
     def noise(self, sigma: float, height: int, width: int) -> Tensor:
         """Return normal noise drawn by PyTorch: float32 [B, 3, height, width]."""
         return torch.normal(0.0, sigma, (self.batch, 3, height, width), **self.options)
 
 
-@torch.library.custom_op("augment::dirichlet", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def _dirichlet(concentration: Tensor) -> Tensor:
-    """Draw as PyTorch does, which cannot be traced; a compiled draw has no generator."""
-    return torch._sample_dirichlet(concentration)
-
-
-@_dirichlet.register_fake
-def _(concentration: Tensor) -> Tensor:
-    return torch.empty_like(concentration)
-
-
-def _is_uniform(alpha: float) -> bool:
-    """Return whether Beta(alpha, alpha) is the uniform distribution."""
+def is_exponential(alpha: float) -> bool:
+    """Return whether Gamma(alpha) is the exponential and Beta(alpha, alpha) the uniform distribution."""
     return alpha == 1.0
+
+
+def gamma_constants(alpha: float) -> Range:
+    """Return ``shift`` and ``scale`` of Marsaglia and Tsang's method, for alpha + 1 below alpha 1."""
+    shift = (alpha if alpha >= 1 else alpha + 1) - 1 / 3
+    return shift, 1 / math.sqrt(9 * shift)
+
+
+def gamma_rows(alpha: float) -> int:
+    """Return the rows of uniform numbers that a Gamma number takes."""
+    return 1 if is_exponential(alpha) else 3 * GAMMA_TRIES + (alpha < 1)
+
+
+def _weight_rows(alpha: float) -> int:
+    return 1 if is_exponential(alpha) else 2 * gamma_rows(alpha)
+
+
+def _gamma_record(kind: str, alpha: float, **constants: Any) -> DrawRecord:
+    shift, scale = gamma_constants(alpha)
+    return _record(kind, alpha=alpha, low=shift, span=scale, **constants)
 
 
 # ---- range checks -----------------------------------------------------------------------------------------------------
@@ -238,10 +266,10 @@ class Distribution:
 
     def names(self, op: Any) -> tuple[str, ...]:
         """Return the names of the drawn parameters as libraries know them; empty for policies, which draw ops."""
-        return () if self.policy else (*self.outputs(op), *(input.name for input in self.inputs(op, 1, 1) if input.name))
+        return () if self.policy else (*self.outputs(op), *(noise.name for noise in self.noises(op, 1, 1)))
 
-    def inputs(self, op: Any, height: int, width: int) -> list[Input]:
-        """Return what PyTorch draws by itself."""
+    def noises(self, op: Any, height: int, width: int) -> list[NoiseField]:
+        """Return the drawn parameters that have a number for each value of an image."""
         return []
 
     def sample(self, op: Any, source: Source) -> Params:
@@ -518,8 +546,8 @@ class Normal(Distribution):
     limits = {"sigma": (0.0, math.inf)}
     row_count = 0
 
-    def inputs(self, op: Any, height: int, width: int) -> list[Input]:
-        return [Input("noise", (op.sigma, height, width), "noise")]
+    def noises(self, op: Any, height: int, width: int) -> list[NoiseField]:
+        return [NoiseField("noise", op.sigma, height, width)]
 
     def sample(self, op: Any, source: Source) -> Params:
         return {"noise": source.noise(op.sigma, source.height, source.width)}
@@ -533,21 +561,16 @@ class Beta(Distribution):
     """Weight ``lam`` [B] of an image itself, Beta(alpha, alpha) of ``op.alpha``; its partner has 1 - lam."""
 
     limits = {"alpha": (1e-6, math.inf)}
+    parameters = {"lam": Output()}
 
     def rows(self, op: Any) -> int:
-        return int(_is_uniform(op.alpha))
-
-    def outputs(self, op: Any) -> Mapping[str, Output]:
-        return {"lam": Output()} if _is_uniform(op.alpha) else {}
-
-    def inputs(self, op: Any, height: int, width: int) -> list[Input]:
-        return [] if _is_uniform(op.alpha) else [Input("beta", (op.alpha,), "lam")]
+        return _weight_rows(op.alpha)
 
     def sample(self, op: Any, source: Source) -> Params:
         return {"lam": source.weight(op.alpha)}
 
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
-        return [_record("uniform", span=1.0)] if _is_uniform(op.alpha) else []
+        return [_gamma_record("beta", op.alpha)]
 
 
 @dataclass(frozen=True)
@@ -557,16 +580,10 @@ class Box(Beta):
     parameters = {**_WINDOW, "lam": Output()}
 
     def rows(self, op: Any) -> int:
-        return 2 + _is_uniform(op.alpha)
+        return 2 + _weight_rows(op.alpha)
 
     def names(self, op: Any) -> tuple[str, ...]:
         return tuple(_WINDOW)
-
-    def outputs(self, op: Any) -> Mapping[str, Output]:
-        return self.parameters
-
-    def inputs(self, op: Any, height: int, width: int) -> list[Input]:
-        return [] if _is_uniform(op.alpha) else [Input("beta", (op.alpha,))]
 
     def sample(self, op: Any, source: Source) -> Params:
         half = (1 - source.weight(op.alpha)).sqrt() * 0.5
@@ -580,7 +597,8 @@ class Box(Beta):
         return {"top": top, "left": left, "height": height, "width": width, "lam": lam}
 
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
-        return [_record("cutmix", has_input=int(not _is_uniform(op.alpha)), height=float(height), width=float(width))]
+        rows = _weight_rows(op.alpha)
+        return [_gamma_record("cutmix", op.alpha, height=float(height), width=float(width), place=rows)]
 
 
 # ---- policies ---------------------------------------------------------------------------------------------------------
@@ -695,18 +713,14 @@ class MixtureWeights(Distribution):
     """Weights [B, 1 + op.width] of AugMix: of the image itself (Beta), then of the chains (Dirichlet), both of ``op.alpha``."""
 
     def rows(self, op: Any) -> int:
-        return int(_is_uniform(op.alpha))
+        return int(_weight_rows(op.alpha) + op.width * gamma_rows(op.alpha))
 
     def outputs(self, op: Any) -> Mapping[str, Output]:
         return {"weights": Output(shape=(1 + op.width,))}
-
-    def inputs(self, op: Any, height: int, width: int) -> list[Input]:
-        beta = [] if _is_uniform(op.alpha) else [Input("beta", (op.alpha,))]
-        return [*beta, Input("dirichlet", (op.alpha, op.width))]
 
     def sample(self, op: Any, source: Source) -> Params:
         image_weight = source.weight(op.alpha)[:, None]
         return {"weights": torch.cat([image_weight, (1 - image_weight) * source.dirichlet(op.alpha, op.width)], 1)}
 
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
-        return [_record("weights", has_input=int(not _is_uniform(op.alpha)), chains=op.width)]
+        return [_gamma_record("weights", op.alpha, chains=op.width, place=_weight_rows(op.alpha))]

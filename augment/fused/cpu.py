@@ -177,25 +177,20 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 # ---- draws ------------------------------------------------------------------------------------------------------------
 
 
-def draw(
-    program: Program, uniforms: Tensor, inputs: Sequence[Tensor], tables: Sequence[Tensor], outputs: Sequence[Tensor]
-) -> None:
+def draw(program: Program, uniforms: Tensor, tables: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
     """Compute parameters from uniform numbers in one call."""
     library = build.library()
     assert library is not None
-    pointers = [tensor.data_ptr() for tensors in (inputs, tables, outputs) for tensor in tensors]
+    pointers = [tensor.data_ptr() for tensors in (tables, outputs) for tensor in tensors]
     addresses = (ctypes.c_void_p * len(pointers))(*pointers)
-    records = _records(program, len(inputs), len(tables))
+    records = _records(program, len(tables))
     library.draw_parameters(records, len(records), uniforms.data_ptr(), addresses, uniforms.shape[1])
 
 
 @functools.lru_cache(maxsize=256)
-def _records(program: Program, inputs: int, tables: int) -> "ctypes.Array[ctypes.Structure]":
-    """Return the records of a program; tables are counted behind the inputs, outputs behind the tables, as addresses lie."""
-    return _array(
-        type(program.records[0]),
-        [r._replace(output=r.output + inputs + tables, table=r.table + inputs) for r in program.records],
-    )
+def _records(program: Program, tables: int) -> "ctypes.Array[ctypes.Structure]":
+    """Return the records of a program; outputs are counted behind the tables, as addresses lie."""
+    return _array(type(program.records[0]), [r._replace(output=r.output + tables) for r in program.records])
 
 
 SAMPLER = Sampler(draw_matrix, draw)

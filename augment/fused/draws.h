@@ -10,7 +10,6 @@
 typedef struct {
     const DrawRecord *record;
     const float *rows; /* from the record's first on */
-    void *const *inputs;
     void *const *tables;
     void *const *outputs;
     int64_t batch;
@@ -134,13 +133,56 @@ static void draw_corners(const Draws *draws) {
         }
 }
 
-/* A weight: the record's first row, or an input, of which every second number is a weight. */
+/* The logarithm of a uniform number; of half a step in place of 0. */
+static float log_unit(float unit) { return logf(fmaxf(unit, SMALLEST)); }
+
+static int64_t gamma_rows(const DrawRecord *record) {
+    return record->alpha == 1.0 ? 1 : 3 * GAMMA_TRIES + (record->alpha < 1.0);
+}
+
+/* The logarithm of a Gamma number, from row ``first`` on: Source.log_gamma. */
+static float log_gamma(const Draws *draws, int64_t first, int64_t image) {
+    const DrawRecord *record = draws->record;
+    if (record->alpha == 1.0) return logf(-log_unit(row_of(draws, first, image)));
+    float shift = (float)record->low, scale = (float)record->span, value = 0.0f;
+    for (int64_t row = first; row < first + GAMMA_TRIES; row++) {
+        float radius = sqrtf(-2.0f * log_unit(row_of(draws, row, image)));
+        float normal = radius * cosf(row_of(draws, row + GAMMA_TRIES, image) * 6.28318530717958648f);
+        float root = scale * normal + 1.0f, cube = root * root * root, log_cube = logf(fmaxf(cube, 1e-30f));
+        float bound = 0.5f * normal * normal + shift * (1.0f - cube + log_cube);
+        if (cube <= 0.0f || log_unit(row_of(draws, row + 2 * GAMMA_TRIES, image)) >= bound) continue;
+        value = log_cube;
+        break;
+    }
+    value += logf(shift);
+    if (record->alpha < 1.0) value += log_unit(row_of(draws, first + 3 * GAMMA_TRIES, image)) * (float)(1.0 / record->alpha);
+    return value;
+}
+
+/* Symmetric Dirichlet weights of an image, from row ``first`` on. */
+static void dirichlet(const Draws *draws, int64_t first, int64_t image, int64_t count, float *weights) {
+    float greatest = -INFINITY, total = 0.0f;
+    for (int64_t n = 0; n < count; n++) {
+        weights[n] = log_gamma(draws, first + n * gamma_rows(draws->record), image);
+        greatest = fmaxf(greatest, weights[n]);
+    }
+    for (int64_t n = 0; n < count; n++) total += weights[n] = expf(weights[n] - greatest);
+    for (int64_t n = 0; n < count; n++) weights[n] /= total;
+}
+
 static float weight(const Draws *draws, int64_t image) {
-    return draws->record->has_input ? ((const float *)draws->inputs[0])[2 * image] : draws->rows[image];
+    if (draws->record->alpha == 1.0) return draws->rows[image];
+    float weights[2];
+    dirichlet(draws, 0, image, 2, weights);
+    return weights[0];
+}
+
+static void draw_beta(const Draws *draws) {
+    for (int64_t i = 0; i < draws->batch; i++) ((float *)draws->outputs[0])[i] = weight(draws, i);
 }
 
 static void draw_cutmix(const Draws *draws) {
-    int first = draws->record->has_input ? 0 : 1;
+    int64_t first = draws->record->place;
     float sides[2] = {(float)draws->record->height, (float)draws->record->width};
     float *lam = draws->outputs[4];
     for (int64_t i = 0; i < draws->batch; i++) {
@@ -160,11 +202,10 @@ static void draw_cutmix(const Draws *draws) {
 static void draw_weights(const Draws *draws) {
     int64_t chains = draws->record->chains;
     float *weights = draws->outputs[0];
-    const float *shares = draws->inputs[draws->record->has_input ? 1 : 0];
-    for (int64_t i = 0; i < draws->batch; i++) {
-        float own = weight(draws, i);
-        *weights++ = own;
-        for (int64_t n = 0; n < chains; n++) *weights++ = (1.0f - own) * *shares++;
+    for (int64_t i = 0; i < draws->batch; i++, weights += chains + 1) {
+        weights[0] = weight(draws, i);
+        dirichlet(draws, draws->record->place, i, chains, weights + 1);
+        for (int64_t n = 1; n <= chains; n++) weights[n] *= 1.0f - weights[0];
     }
 }
 
@@ -216,8 +257,7 @@ static void (*const FORMULAS[])(const Draws *) = {EACH_DRAW(ENTRY)};
  * they write. */
 void draw_parameters(const DrawRecord *records, int32_t count, const float *uniforms, void *const *addresses, int64_t batch) {
     for (const DrawRecord *record = records; record < records + count; record++) {
-        Draws draws = {record, uniforms + record->row * batch, addresses + record->input, addresses + record->table,
-                       addresses + record->output, batch};
+        Draws draws = {record, uniforms + record->row * batch, addresses + record->table, addresses + record->output, batch};
         FORMULAS[record->kind](&draws);
     }
 }

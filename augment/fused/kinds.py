@@ -42,8 +42,7 @@ JITTER = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
 def drawn_sizes(op: Op, height: int, width: int) -> Mapping[str, int]:
     """Return how many numbers each drawn parameter of an op has for an image of that size."""
     outputs = {name: math.prod(output.shape) for d in op.draws for name, output in d.outputs(op).items()}
-    inputs = [i for d in op.draws for i in d.inputs(op, height, width) if i.name]
-    return outputs | {i.name: 3 * height * width if i.method == "noise" else 1 for i in inputs}
+    return outputs | {noise.name: 3 * height * width for d in op.draws for noise in d.noises(op, height, width)}
 
 
 def kind_of(op: Op) -> "Kind":
@@ -384,6 +383,9 @@ class Noise(Kind):
 
     reads = ("noise",)
     change = "noise"
+
+    def constants(self, op: Any) -> dict[str, Any]:
+        return {"value": op.sigma}
 
     def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
         return tensors.add_noise(to_float(images), params["noise"])

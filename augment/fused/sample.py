@@ -7,6 +7,7 @@ device is not asked for a value.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from augment import policies
-from augment.distributions import DrawRecord, Input, Params, Source
+from augment.distributions import DrawRecord, NoiseField, Params, Source
 from augment.op import Op
 
 __all__ = ["Params", "Program", "Sampler", "encode", "sample"]
@@ -35,32 +36,39 @@ class Drawn:
 class Program:
     """The draws of a recipe for images of one size. Compared by identity: ``encode`` makes each once.
 
-    ``inputs``: what PyTorch draws by itself, with the index of its op. ``tables``: (policy, height, width) whose
+    ``noises``: numbers for each value, with the index of the op. ``tables``: (policy, height, width) whose
     ``policies.tables`` the records read, one after the other.
     """
 
     rows: int
     records: tuple[DrawRecord, ...]
     outputs: tuple[Drawn, ...]
-    inputs: tuple[tuple[int, Input], ...]
+    noises: tuple[tuple[int, NoiseField], ...]
     tables: tuple[tuple[str, int, int], ...]
+
+    @property
+    def noise_blocks(self) -> tuple[int, ...]:
+        """Places of noises behind an image's uniform numbers in a counter-based generator, a block of four a pixel; the end."""
+        pixels = (noise.height * noise.width for _, noise in self.noises)
+        return tuple(itertools.accumulate(pixels, initial=-(-self.rows // 4)))
 
 
 class Sampler(NamedTuple):
     """A sampling kernel.
 
-    ``numbers``: (source, rows) -> where uniform numbers come from, a matrix [rows, B] or the state of a generator, or None.
-    ``fill``: (program, numbers, inputs, tables, outputs) fills the outputs; all are contiguous and on one
-    device, but for Beta weights, which are every second number in memory.
+    ``numbers``: (source, program) -> where numbers come from, a matrix [rows, B] or the state of a generator, or None.
+    ``fill``: (program, numbers, tables, outputs) fills the outputs; all are contiguous and on one device.
+    ``noise``: (source, numbers, noise, block) -> float32 [B, 3, H, W].
     """
 
-    numbers: Callable[[Source, int], Any]
-    fill: Callable[[Program, Any, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], None]
+    numbers: Callable[[Source, Program], Any]
+    fill: Callable[[Program, Any, Sequence[Tensor], Sequence[Tensor]], None]
+    noise: Callable[[Source, Any, NoiseField, int], Tensor] = lambda source, numbers, noise, block: source.noise(*noise[1:])
 
 
-def draw_matrix(source: Source, rows: int) -> Tensor | None:
+def draw_matrix(source: Source, program: Program) -> Tensor | None:
     """Draw all uniform numbers by PyTorch; None for stand-ins without memory."""
-    source.draw(rows)
+    source.draw(program.rows)
     return source.uniforms if type(source.uniforms) is Tensor else None
 
 
@@ -74,7 +82,7 @@ def encode(recipe: tuple[Op, ...], height: int, width: int) -> Program:
     """Return the recipe's draws for images of that size. Raises ValueError if an op cannot be done on them."""
     records: list[DrawRecord] = []
     outputs: list[Drawn] = []
-    inputs: list[tuple[int, Input]] = []
+    noises: list[tuple[int, NoiseField]] = []
     tables: list[tuple[str, int, int]] = []
     row = table = 0
     for index, op in enumerate(recipe):
@@ -82,19 +90,18 @@ def encode(recipe: tuple[Op, ...], height: int, width: int) -> Program:
         for distribution in op.draws:
             records += [
                 record._replace(
-                    row=row + record.row, output=len(outputs) + record.output, input=len(inputs) + record.input,
-                    table=table + record.table,
+                    row=row + record.row, output=len(outputs) + record.output, table=table + record.table
                 )
                 for record in distribution.records(op, height, width)
             ]  # fmt: skip
             outputs += [Drawn(index, name, *output) for name, output in distribution.outputs(op).items()]
-            inputs += [(index, made) for made in distribution.inputs(op, height, width)]
+            noises += [(index, noise) for noise in distribution.noises(op, height, width)]
             if distribution.policy:
                 tables.append((distribution.policy, height, width))
                 table += policies.TABLES[distribution.policy]
             row += distribution.rows(op)
         height, width = size
-    return Program(row, tuple(records), tuple(outputs), tuple(inputs), tuple(tables))
+    return Program(row, tuple(records), tuple(outputs), tuple(noises), tuple(tables))
 
 
 def sample(
@@ -111,7 +118,7 @@ def sample(
         source.draw(count_rows(recipe))
         return _by_tensors(recipe, source)
     program = encode(tuple(recipe), height, width)
-    numbers = kernel.numbers(source, program.rows)
+    numbers = kernel.numbers(source, program)
     if numbers is None:
         return _by_tensors(recipe, source)
     return _by_kernel(program, numbers, len(recipe), source, kernel)
@@ -131,18 +138,14 @@ def _by_tensors(recipe: Sequence[Op], source: Source) -> tuple[Params, ...]:
 
 def _by_kernel(program: Program, numbers: Any, length: int, source: Source, kernel: Sampler) -> tuple[Params, ...]:
     params: tuple[Params, ...] = tuple([{} for _ in range(length)])
-    inputs = []
-    for index, made in program.inputs:
-        tensor = getattr(source, made.method)(*made.arguments)
-        inputs.append(tensor)
-        if made.name:
-            params[index][made.name] = tensor
+    for (index, noise), block in zip(program.noises, program.noise_blocks, strict=False):
+        params[index][noise.name] = kernel.noise(source, numbers, noise, block)
     outputs = []
     for output in program.outputs:
         tensor = torch.empty((source.batch, *output.shape), dtype=output.dtype, device=source.device)
         outputs.append(tensor)
         params[output.index][output.name] = tensor
-    if source.batch:
+    if source.batch and outputs:
         tables = [table for policy in program.tables for table in policies.tables(*policy, source.device)]
-        kernel.fill(program, numbers, inputs, tables, outputs)
+        kernel.fill(program, numbers, tables, outputs)
     return params

@@ -11,6 +11,7 @@ Each kind of record is one function, ``draw_KIND``; all take the same arguments.
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 import functools
 import hashlib
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +23,15 @@ import triton.language as tl
 from torch import Tensor
 
 from augment import distributions, policies
-from augment.distributions import KINDS, DrawRecord, Source
+from augment.distributions import KINDS, DrawRecord, NoiseField, Source
 from augment.fused.launches import Prepared, keep, signature
 from augment.fused.sample import Program, Sampler
 
 BLOCK = 128
 """Images that a program does."""
+
+NOISE_BLOCK = 512
+"""Pixels whose noise a program draws."""
 
 
 class Key(NamedTuple):
@@ -44,8 +48,8 @@ def no_keys(device: torch.device) -> Tensor:
     return torch.zeros(1, dtype=torch.int64, device=device)
 
 
-def take_key(rows: int, generator: torch.Generator | None, device: torch.device) -> Key:
-    """Return the state of a generator, the device's own if None, and advance it as if PyTorch had drawn ``rows`` an image.
+def take_key(count: int, generator: torch.Generator | None, device: torch.device) -> Key:
+    """Return the state of a generator, the device's own if None, and advance it by ``count`` numbers an image.
 
     On a CPU, whose generators have no offset, and while a graph is captured, PyTorch draws a seed instead.
     """
@@ -55,47 +59,61 @@ def take_key(rows: int, generator: torch.Generator | None, device: torch.device)
     if torch.cuda.is_current_stream_capturing():
         return Key(torch.randint(2**63 - 1, (1,), device=device, **options), 0, -1)
     index = torch.cuda.current_device() if device.index is None else device.index
-    return advance(rows, generator or torch.cuda.default_generators[index], device)
+    return advance(count, generator or torch.cuda.default_generators[index], device)
 
 
-def advance(rows: int, generator: torch.Generator, device: torch.device) -> Key:
-    """Return the state of a CUDA generator and move it past ``rows`` numbers, in fours as PyTorch counts."""
+def advance(count: int, generator: torch.Generator, device: torch.device) -> Key:
+    """Return the state of a CUDA generator and move it past ``count`` numbers, in fours as PyTorch counts."""
     seed, offset = generator.initial_seed(), generator.get_offset()
-    generator.set_offset(offset + -(-rows // 4) * 4)
+    generator.set_offset(offset + -(-count // 4) * 4)
     return Key(no_keys(device), seed if seed < 2**63 else seed - 2**64, offset // 4)
 
 
-def numbers(source: Source, rows: int) -> Key | None:
-    """Return where the uniform numbers of a batch come from; None if there are none."""
-    return take_key(rows, source.generator, source.device) if rows else None
+def numbers(source: Source, program: Program) -> Key | None:
+    """Return where the numbers of a batch come from; None if there are none."""
+    return take_key(4 * program.noise_blocks[-1], source.generator, source.device) if program.noise_blocks[-1] else None
 
 
-def draw(
-    program: Program, uniforms: Key | Tensor, inputs: Sequence[Tensor], tables: Sequence[Tensor], outputs: Sequence[Tensor]
-) -> None:
+def draw(program: Program, uniforms: Key | Tensor, tables: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
     """Compute parameters in one launch, from a key or a matrix of uniform numbers."""
     batch, device, is_counted = len(outputs[0]), outputs[0].device, isinstance(uniforms, Key)
     key = uniforms if isinstance(uniforms, Key) else Key(no_keys(device), 0, 0)
     matrix = outputs[0] if isinstance(uniforms, Key) else uniforms
-    tensors = ((*inputs, matrix), (*tables, matrix), tuple(outputs))  # no tuple is ever empty
-    name = (program, batch, device, is_counted, signature(tensors[0]))
+    name = (program, batch, device, is_counted, signature((matrix,)))
     launch = _LAUNCHES.get(name)
     if launch is None:
         constants = {"records": tuple(map(tuple, program.records)), "images": BLOCK, "is_counted": is_counted}
         grid = (triton.cdiv(batch, BLOCK), 1, 1)
         launch = keep(_LAUNCHES, name, Prepared(parameters, grid, constants, num_warps=BLOCK // 32, enable_fp_fusion=False))
-    launch(device, matrix, key.keys, *tensors, batch, key.seed, key.block)
+    launch(device, matrix, key.keys, (*tables, matrix), tuple(outputs), batch, key.seed, key.block)  # no tuple is ever empty
+
+
+def draw_noise(source: Source, key: Any, noise: NoiseField, block: int) -> Tensor:
+    """Return the noise of a batch from a key, float32 [B, 3, height, width]."""
+    pixels = noise.height * noise.width
+    result = torch.empty((source.batch, 3, noise.height, noise.width), dtype=torch.float32, device=source.device)
+    grid = (source.batch, triton.cdiv(pixels, NOISE_BLOCK), 1)
+    if source.batch:
+        constants = {"first": block, "sigma": noise.sigma, "pixels": pixels, "tile": NOISE_BLOCK}
+        launch = _LAUNCHES.get((grid, *constants.values(), source.device)) or keep(
+            _LAUNCHES, (grid, *constants.values(), source.device), Prepared(noises, grid, constants, enable_fp_fusion=False)
+        )
+        launch(source.device, key.keys, result, key.seed, key.block)
+    return result
 
 
 _LAUNCHES: dict[Any, Prepared] = {}
 
 
-SAMPLER = Sampler(numbers, draw)
+SAMPLER = Sampler(numbers, draw, draw_noise)
 """The sampling kernel of CUDA."""
 
 
 FIELDS = {name: place for place, name in enumerate(DrawRecord._fields)}
 TRIES = tl.constexpr(distributions.TRIES)
+GAMMA_TRIES = tl.constexpr(distributions.GAMMA_TRIES)
+SMALLEST = tl.constexpr(distributions.SMALLEST)
+TURN = tl.constexpr(2 * math.pi)
 ARGUMENTS = tl.constexpr(policies.ARGUMENTS)
 ROUND = tl.constexpr(1.5 * 2**23)
 UNIT = tl.constexpr(2.0**-24)
@@ -131,16 +149,18 @@ def function(record):
 
 
 @triton.jit
-def philox_unit(seed, block, image, row):
-    """Return number ``row`` of an image, a multiple of 2**-24 in [0, 1).
-
-    Philox4x32-10 as cuRAND counts: an image is a subsequence, ``block`` the offset of a PyTorch generator in fours.
-    """
-    row = row + image * 0
-    image, counter = row * 0 + image, block + row // 4
-    a, b, c, d = tl.philox(
+def philox(seed, image, counter):
+    """Return four numbers by Philox4x32-10 as cuRAND counts: an image is a subsequence, ``counter`` an offset in fours."""
+    return tl.philox(
         seed, counter.to(tl.uint32), (counter >> 32).to(tl.uint32), image.to(tl.uint32), (image >> 32).to(tl.uint32)
     )
+
+
+@triton.jit
+def philox_unit(seed, block, image, row):
+    """Return number ``row`` of an image, a multiple of 2**-24 in [0, 1); ``block`` is a generator's offset in fours."""
+    row = row + image * 0
+    a, b, c, d = philox(seed, row * 0 + image, block + row // 4)
     bits = tl.where(row % 4 == 0, a, tl.where(row % 4 == 1, b, tl.where(row % 4 == 2, c, d)))
     return (bits >> 8).to(tl.float32) * UNIT
 
@@ -185,18 +205,18 @@ def rounded(number):
 
 
 @triton.jit
-def draw_chance(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+def draw_chance(source, tables, outputs, place, mask, record: tl.constexpr):
     put(outputs, place, mask, unit(source, mask, record, 0) < get(record, "p"), record, 0)
 
 
 @triton.jit
-def draw_below(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+def draw_below(source, tables, outputs, place, mask, record: tl.constexpr):
     number = below(unit(source, mask, record, 0), get(record, "count"))
     put(outputs, place, mask, number.to(tl.int64), record, 0)
 
 
 @triton.jit
-def draw_uniform(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+def draw_uniform(source, tables, outputs, place, mask, record: tl.constexpr):
     value = scaled(unit(source, mask, record, 0), get(record, "span"), get(record, "low"))
     if get(record, "is_rounded"):
         value = rounded(value)
@@ -204,7 +224,7 @@ def draw_uniform(source, inputs, tables, outputs, place, mask, record: tl.conste
 
 
 @triton.jit
-def draw_order(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+def draw_order(source, tables, outputs, place, mask, record: tl.constexpr):
     for a in tl.static_range(count_of(record, "count")):
         key = unit(source, mask, record, a)
         rank = place * 0
@@ -269,7 +289,7 @@ def find_window(source, place, mask, record: tl.constexpr, is_erased: tl.constex
 
 
 @triton.jit
-def draw_window(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+def draw_window(source, tables, outputs, place, mask, record: tl.constexpr):
     """Store the first of the windows that fits the image, or else the largest centred one."""
     height, width, any_fits = find_window(source, place, mask, record, False)
     down = below(unit(source, mask, record, 2 * TRIES), get(record, "height") + 1.0 - height)
@@ -280,7 +300,7 @@ def draw_window(source, inputs, tables, outputs, place, mask, record: tl.constex
 
 
 @triton.jit
-def draw_rectangle(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+def draw_rectangle(source, tables, outputs, place, mask, record: tl.constexpr):
     """Store the first of the windows that leaves something of the image; without height if none does or none is wanted."""
     height, width, _ = find_window(source, place, mask, record, True)
     height = tl.where(unit(source, mask, record, 2 * TRIES) < get(record, "p"), height, 0.0)
@@ -290,7 +310,7 @@ def draw_rectangle(source, inputs, tables, outputs, place, mask, record: tl.cons
 
 
 @triton.jit
-def draw_square(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+def draw_square(source, tables, outputs, place, mask, record: tl.constexpr):
     side = place.to(tl.float32) * 0 + get(record, "side")
     top = below(unit(source, mask, record, 0), get(record, "height") + 1.0 - side)
     left = below(unit(source, mask, record, 1), get(record, "width") + 1.0 - side)
@@ -298,7 +318,7 @@ def draw_square(source, inputs, tables, outputs, place, mask, record: tl.constex
 
 
 @triton.jit
-def draw_corners(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+def draw_corners(source, tables, outputs, place, mask, record: tl.constexpr):
     """Store the targets of corners, clockwise from top left: x and y of each."""
     for corner in tl.static_range(4):
         x = below(unit(source, mask, record, corner), get(record, "reach_x"))
@@ -315,12 +335,88 @@ def draw_corners(source, inputs, tables, outputs, place, mask, record: tl.conste
 
 
 @triton.jit
-def weight(source, inputs, place, mask, record: tl.constexpr):
-    """Load a weight: a row, or an input, of which every second number is a weight."""
-    if get(record, "has_input"):
-        return tl.load(inputs[get(record, "input")] + place * 2, mask=mask, other=0.0)
+def log_unit(number):
+    return tl.log(tl.maximum(number, SMALLEST))
+
+
+@triton.constexpr_function
+def gamma_rows(record) -> int:
+    """Return the rows of uniform numbers that a Gamma number takes."""
+    return distributions.gamma_rows(record[FIELDS["alpha"]])
+
+
+@triton.constexpr_function
+def log_shift(record) -> float:
+    """Return the logarithm of the constant ``shift`` of a Gamma number."""
+    return math.log(record[FIELDS["low"]])
+
+
+@triton.jit
+def try_gamma(source, mask, row, record: tl.constexpr):
+    """Return the logarithm of a Gamma number over ``shift``, and whether it is accepted: ``Source.log_gamma``."""
+    radius = tl.sqrt_rn(-2 * log_unit(unit(source, mask, record, row)))
+    normal = radius * tl.cos(unit(source, mask, record, row + GAMMA_TRIES) * TURN)
+    root = normal * get(record, "span") + 1.0
+    cube = root * root * root
+    log_cube = tl.log(tl.maximum(cube, 1e-30))
+    bound = 0.5 * normal * normal + (1 - cube + log_cube) * get(record, "low")
+    return log_cube, (cube > 0) & (log_unit(unit(source, mask, record, row + 2 * GAMMA_TRIES)) < bound)
+
+
+@triton.jit
+def log_gamma(source, place, mask, first, record: tl.constexpr):
+    """Return the logarithm of a Gamma number from row ``first`` on."""
+    if get(record, "alpha") == 1:
+        return tl.log(-log_unit(unit(source, mask, record, first)))
     else:
+        value = place.to(tl.float32) * 0
+        if len(source) == 5:  # a single image: a thread a try
+            turn = tl.arange(0, GAMMA_TRIES)
+            drawn, accepted = try_gamma(source, turn >= 0, first + turn, record)
+            value += tl.sum(tl.where(turn == tl.min(tl.where(accepted, turn, GAMMA_TRIES), 0), drawn, 0.0), 0)
+        else:
+            is_done = place < 0
+            for turn in range(GAMMA_TRIES):
+                drawn, accepted = try_gamma(source, mask, first + turn, record)
+                value = tl.where(accepted & (is_done == 0), drawn, value)
+                is_done = is_done | accepted
+        value += log_shift(record)
+        if get(record, "alpha") < 1:
+            value += log_unit(unit(source, mask, record, first + 3 * GAMMA_TRIES)) * (1 / get(record, "alpha"))
+        return value
+
+
+@triton.jit
+def weigh(source, place, mask, first: tl.constexpr, count: tl.constexpr, record: tl.constexpr):
+    """Return logarithms' greatest and the sum of what they stand for, of ``count`` Gamma numbers from row ``first`` on."""
+    greatest = log_gamma(source, place, mask, first, record)
+    total = greatest * 0 + 1
+    for n in tl.static_range(1, count):
+        log = log_gamma(source, place, mask, first + n * gamma_rows(record), record)
+        above = tl.maximum(greatest, log)
+        total = total * tl.exp(greatest - above) + tl.exp(log - above)
+        greatest = above
+    return greatest, total
+
+
+@triton.jit
+def share(source, place, mask, first, greatest, total, record: tl.constexpr):
+    """Return the weight of the Gamma number from row ``first`` on."""
+    return tl.div_rn(tl.exp(log_gamma(source, place, mask, first, record) - greatest), total)
+
+
+@triton.jit
+def weight(source, place, mask, record: tl.constexpr):
+    if get(record, "alpha") == 1:
         return unit(source, mask, record, 0)
+    else:
+        greatest, total = weigh(source, place, mask, 0, 2, record)
+        return share(source, place, mask, 0, greatest, total, record)
+
+
+@triton.jit
+def draw_beta(source, tables, outputs, place, mask, record: tl.constexpr):
+    put(outputs, place, mask, weight(source, place, mask, record), record, 0)
 
 
 @triton.jit
@@ -332,25 +428,26 @@ def pasted(source, mask, half, side, record: tl.constexpr, row: tl.constexpr):
 
 
 @triton.jit
-def draw_cutmix(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
-    half = tl.sqrt_rn(1.0 - weight(source, inputs, place, mask, record)) * 0.5
-    top, height = pasted(source, mask, half, get(record, "height"), record, 1 - get(record, "has_input"))
-    left, width = pasted(source, mask, half, get(record, "width"), record, 2 - get(record, "has_input"))
+def draw_cutmix(source, tables, outputs, place, mask, record: tl.constexpr):
+    half = tl.sqrt_rn(1.0 - weight(source, place, mask, record)) * 0.5
+    top, height = pasted(source, mask, half, get(record, "height"), record, count_of(record, "place"))
+    left, width = pasted(source, mask, half, get(record, "width"), record, count_of(record, "place") + 1)
     put_rectangle(outputs, place, mask, top, left, height, width, record)
     area = place.to(tl.float32) * 0 + get(record, "height") * get(record, "width")
     put(outputs, place, mask, 1.0 - tl.div_rn(height * width, area), record, 4)
 
 
 @triton.jit
-def draw_weights(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+def draw_weights(source, tables, outputs, place, mask, record: tl.constexpr):
     """Store the weight of the image itself in an AugMix, and of each chain."""
-    own = weight(source, inputs, place, mask, record)
-    first = place * (get(record, "chains") + 1)
-    put(outputs, first, mask, own, record, 0)
-    shares = inputs[get(record, "input") + get(record, "has_input")] + place * get(record, "chains")
-    for chain in tl.static_range(get(record, "chains")):
-        share = tl.load(shares + chain, mask=mask, other=0.0)
-        put(outputs, first + chain + 1, mask, (1.0 - own) * share, record, 0)
+    own = weight(source, place, mask, record)
+    chains: tl.constexpr = count_of(record, "chains")
+    put(outputs, place * (chains + 1), mask, own, record, 0)
+    first: tl.constexpr = count_of(record, "place")
+    greatest, total = weigh(source, place, mask, first, chains, record)
+    for chain in tl.static_range(chains):
+        drawn = share(source, place, mask, first + chain * gamma_rows(record), greatest, total, record)
+        put(outputs, place * (chains + 1) + chain + 1, mask, (1.0 - own) * drawn, record, 0)
 
 
 # ---- policies ---------------------------------------------------------------------------------------------------------
@@ -370,7 +467,7 @@ def put_op(tables, outputs, place, mask, op, bin, negative, record: tl.constexpr
 
 
 @triton.jit
-def draw_policy(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+def draw_policy(source, tables, outputs, place, mask, record: tl.constexpr):
     """Store an op, a bin and a sign for each place of a policy."""
     for turn in tl.static_range(get(record, "places")):
         op = below(unit(source, mask, record, get(record, "op_row") + turn), get(record, "count"))
@@ -386,7 +483,7 @@ def draw_policy(source, inputs, tables, outputs, place, mask, record: tl.constex
 
 
 @triton.jit
-def draw_pair(source, inputs, tables, outputs, place, mask, record: tl.constexpr):
+def draw_pair(source, tables, outputs, place, mask, record: tl.constexpr):
     """Store a pair of ops of AutoAugment, each applied at its own rate."""
     pair = below(unit(source, mask, record, 0), get(record, "count")).to(tl.int64)
     put(outputs, place, mask, pair, record, 5)
@@ -404,11 +501,11 @@ def draw_pair(source, inputs, tables, outputs, place, mask, record: tl.constexpr
 
 
 @triton.jit
-def draw_all(source, inputs, tables, outputs, place, mask, records: tl.constexpr):
+def draw_all(source, tables, outputs, place, mask, records: tl.constexpr):
     """Draw all records, parameters of an image to its ``place`` in the outputs."""
     tl.static_assert(SOURCE != "")
     for n in tl.static_range(len(records)):
-        function(at(records, n))(source, inputs, tables, outputs, place, mask, at(records, n))
+        function(at(records, n))(source, tables, outputs, place, mask, at(records, n))
 
 
 @triton.jit
@@ -419,13 +516,45 @@ def key_of(keys, seed, block):
 
 @triton.jit(do_not_specialize=["batch", "seed", "block"])
 def parameters(
-    uniforms, keys, inputs, tables, outputs, batch, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    uniforms, keys, tables, outputs, batch, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
     records: tl.constexpr, images: tl.constexpr, is_counted: tl.constexpr,
 ):  # fmt: skip
     """Draw for ``images`` images a program, from a counter-based generator or from a matrix of uniform numbers."""
     image = (tl.program_id(0) * images + tl.arange(0, images)).to(tl.int64)
     if is_counted:
         seed, block = key_of(keys, seed, block)
-        draw_all((seed, block, image, 0), inputs, tables, outputs, image, image < batch, records)
+        draw_all((seed, block, image, 0), tables, outputs, image, image < batch, records)
     else:
-        draw_all((uniforms, batch, image), inputs, tables, outputs, image, image < batch, records)
+        draw_all((uniforms, batch, image), tables, outputs, image, image < batch, records)
+
+
+# ---- noise ------------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def normals(seed, block, image, index, sigma: tl.constexpr):
+    """Return three numbers of a pixel, normal of mean 0 and deviation ``sigma``, by Box and Muller's method."""
+    a, b, c, d = philox(seed, index.to(tl.int64) * 0 + image, block + index)
+    first, second = polar(a, sigma), polar(c, sigma)
+    angle = (b >> 8).to(tl.float32) * (UNIT * TURN)
+    return first * tl.cos(angle), first * tl.sin(angle), second * tl.cos((d >> 8).to(tl.float32) * (UNIT * TURN))
+
+
+@triton.jit
+def polar(bits, sigma: tl.constexpr):
+    return tl.sqrt_rn(-2 * log_unit((bits >> 8).to(tl.float32) * UNIT)) * sigma
+
+
+@triton.jit(do_not_specialize=["seed", "block"])
+def noises(
+    keys, out, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    first: tl.constexpr, sigma: tl.constexpr, pixels: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """Program (image, tile): noise of a tile of pixels."""
+    seed, block = key_of(keys, seed, block)
+    image, index = tl.program_id(0).to(tl.int64), tl.program_id(1) * tile + tl.arange(0, tile)
+    red, green, blue = normals(seed, block + first, image, index, sigma)
+    place = out + image * (3 * pixels) + index
+    tl.store(place, red, mask=index < pixels)
+    tl.store(place + pixels, green, mask=index < pixels)
+    tl.store(place + 2 * pixels, blue, mask=index < pixels)

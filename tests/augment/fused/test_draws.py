@@ -14,8 +14,9 @@ from augment.fused import build, cpu, plans, sample
 from augment.op import Op
 from tests.augment.fused.cases import DEVICE, NEEDS_TRITON
 
-CLOSE = 2e-7
-"""Relative: two float32 roundings of a quotient or a product. Only ``lam`` and ``weights`` need it; all else is equal."""
+CLOSE = 3e-6
+"""Relative: log, cos and exp differ in last bits, of logarithms up to 16. Only ``lam`` and ``weights`` need it; all else is
+equal."""
 NEAR = 1e-5
 """Distance from an edge of rounding, in pixels, at which a side may fall to either: exp and sqrt differ in a last bit."""
 
@@ -35,16 +36,12 @@ SIZES = ((40, 33, 1), (33, 48, 5), (36, 64, 300))
 EDGES = (0.0, 2.0**-24, 0.5, 1 - 2.0**-24)
 
 
-def by_triton(
-    program: sample.Program, uniforms: Tensor, inputs: Sequence[Tensor], tables: Sequence[Tensor], outputs: Sequence[Tensor]
-) -> None:
+def by_triton(program: sample.Program, uniforms: Tensor, tables: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
     """Draw by Triton from what was drawn on a CPU, and copy it back there."""
     from augment.fused import triton_draws
 
     results = [output.to(DEVICE) for output in outputs]
-    # A copy of a weight keeps its place in memory: every second number.
-    weights = [x.as_strided((len(x), 2), (2, 1)).to(DEVICE)[:, 0] if x.ndim == 1 else x.to(DEVICE) for x in inputs]
-    triton_draws.draw(program, uniforms.to(DEVICE), weights, [table.to(DEVICE) for table in tables], results)
+    triton_draws.draw(program, uniforms.to(DEVICE), [table.to(DEVICE) for table in tables], results)
     for output, result in zip(outputs, results, strict=True):
         output.copy_(result)
 
@@ -58,8 +55,9 @@ KERNELS: list[Any] = [
 def at_an_edge(op: Op, height: int, width: int, numbers: Tensor) -> Tensor | None:
     """Return for which images rounding may have gone the other way, by formulas in float64 from float32 [rows, B]."""
     numbers = numbers.double()
-    if isinstance(op, ops.CutMix) and op.alpha == 1.0:
-        half = (1 - numbers[0]).sqrt() / 2
+    if isinstance(op, ops.CutMix):
+        lam = numbers[0] if op.alpha == 1.0 else gamma_share(op.alpha, numbers)
+        half = (1 - lam).sqrt() / 2
         reach = torch.stack([half * height, half * width])
         distance = (reach - reach.round()).abs()
         return ((distance > 0) & (distance < NEAR)).any(0)  # what is whole here is so everywhere: the root of 1
@@ -70,6 +68,12 @@ def at_an_edge(op: Op, height: int, width: int, numbers: Tensor) -> Tensor | Non
     ratio = op.ratio[0] * (op.ratio[1] / op.ratio[0]) ** aspect
     sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()])
     return ((sides - sides.floor() - 0.5).abs() < NEAR).any(0).any(0)
+
+
+def gamma_share(alpha: float, numbers: Tensor) -> Tensor:
+    """Return Beta(alpha, alpha) by the formula of the tensor operations, in float64."""
+    source = Source(batch=numbers.shape[1], device=torch.device("cpu"), uniforms=numbers)
+    return source.weight(alpha)
 
 
 def assert_same(result: Params, expected: Params, excused: Tensor | None = None) -> None:
@@ -134,7 +138,7 @@ def test_formulas_and_records_use_every_row_once(name: str) -> None:
     drawn = {name for distribution in op.draws for name in distribution.sample(op, source)}
     program = sample.encode((op,), 40, 50)
     assert source.taken == sample.count_rows([op]) == program.rows
-    assert drawn == {output.name for output in program.outputs} | {i.name for _, i in program.inputs if i.name}
+    assert drawn == {output.name for output in program.outputs} | {noise.name for _, noise in program.noises}
 
 
 # ---- how a plan draws -------------------------------------------------------------------------------------------------
@@ -210,7 +214,7 @@ class Launches(TorchDispatchMode):
 @NEEDS_TRITON
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_two_launches_a_recipe(recipe: str) -> None:
-    """Besides one matrix of uniform numbers and one launch only what PyTorch draws by itself."""
+    """One matrix of uniform numbers, and one launch."""
     from augment.fused import triton_draws
 
     launches: list[Any] = []
@@ -227,7 +231,7 @@ def test_two_launches_a_recipe(recipe: str) -> None:
     with Launches() as operations:
         sample.sample(plan.ops, 4, 40, 48, device=DEVICE, kernel=kernel)
     is_random = recipe not in {"none", "imagenet_eval"}
-    assert operations.names == ["rand"] * is_random + ["full", "_sample_dirichlet"] * (recipe == "augmix")
+    assert operations.names == ["rand"] * is_random
     assert len(launches) == is_random
 
 
