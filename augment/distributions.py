@@ -219,7 +219,7 @@ def _weight_rows(alpha: float) -> int:
 
 def _gamma_record(kind: str, alpha: float, **constants: Any) -> DrawRecord:
     shift, scale = gamma_constants(alpha)
-    return _record(kind, alpha=alpha, low=shift, span=scale, **constants)
+    return _record(kind, alpha=alpha, low=shift, span=scale, count=float(gamma_rows(alpha)), **constants)
 
 
 # ---- range checks -----------------------------------------------------------------------------------------------------

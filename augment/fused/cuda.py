@@ -192,32 +192,31 @@ def _encode_all(stretch: Sequence[Pass], height: int, width: int) -> list[PassRe
     return chain
 
 
-class Inline(NamedTuple):
-    """Draws inside a launch: records, offsets of a program's ``numbers`` to write to and to read from, and tables."""
+class InlineDraws(NamedTuple):
+    """Draws inside a launch: constants of kernels, floats that a program needs, numbers an image takes, and tables."""
 
-    records: tuple[Any, ...] = ()
-    write: tuple[int, ...] = ()
-    read: tuple[int, ...] = ()
-    numbers: int = 0
-    rows: int = 0
+    constants: tuple[Any, ...] = ()
+    floats: int = 0
+    count: int = 0
     tables: tuple[Tensor, ...] = ()
 
-    @property
-    def constants(self) -> tuple[Any, ...]:
-        """Constants of kernels."""
-        return (self.records, self.write, self.read, self.rows, next_power_of_2(self.rows)) if self.records else ()
 
-
-def _inline(plan: Plan, name: str, height: int, width: int, device: torch.device) -> Inline:
-    program = encode_draws(plan.ops, height, width)
-    if not program.records:
-        return Inline()
-    sizes = [math.prod(output.shape) for output in program.outputs]
-    write = tuple(itertools.accumulate(sizes, initial=program.rows))  # behind the uniform numbers
+def _inline(plan: Plan, name: str, images: Tensor, classes: int) -> InlineDraws:
+    program = encode_draws(plan.ops, *images.shape[2:])
+    if not program.records and not program.noises:
+        return InlineDraws()
+    count = 2 if _NAMED[name][0].mixes else 1
+    sizes = [count * math.prod(output.shape) for output in program.outputs]
+    write = tuple(itertools.accumulate(sizes, initial=count * program.rows))  # behind the uniform numbers
     places = {(output.index, output.name): place for output, place in zip(program.outputs, write, strict=False)}
+    for (index, noise), block in zip(program.noises, program.noise_blocks, strict=False):
+        places[index, noise.name] = -1 - block
     read = tuple(places[parameter] for step in _NAMED[name] for parameter in step.parameters()) or (0,)
-    tables = tuple(table for policy in program.tables for table in policies.tables(*policy, device))
-    return Inline(_plain(program.records), write[:-1], read, write[-1], program.rows, tables)
+    lam = next((places[index, "lam"] for index, op in enumerate(plan.ops) if op.mixes_labels), 0)
+    lanes = next_power_of_2(max(count * program.rows, 1))
+    inline = kernels.Inline(program.records, write[:-1] or (0,), read, count, program.rows, lanes, lam, classes)
+    tables = tuple(table for policy in program.tables for table in policies.tables(*policy, images.device))
+    return InlineDraws(_plain(inline), write[-1], 4 * program.noise_blocks[-1], tables)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,21 +237,21 @@ class Launch:
         self.launch(images.device, images, out, scratch, drawn, key.keys, tables, *self.arguments, key.seed, key.block)
 
 
-def _prepare(name: str, images: Tensor, out: Tensor, inline: Inline) -> Launch:
+def _prepare(name: str, images: Tensor, out: Tensor, inline: InlineDraws) -> Launch:
     layout = _layout(name, *images.shape[2:], kernels.WHOLE, kernels.TILE)
     record, batch = layout.chain[0], len(images)
-    constants: dict[str, Any] = {"inline": inline.constants, "numbers": inline.numbers}
+    constants: dict[str, Any] = {"inline": inline.constants, "numbers": inline.floats}
     if layout.is_tiled:
         tile = kernels.tile(record.pixels, record.measured > 0)
         kernel, grid = kernels.image_pass, (batch, -(-record.pixels // tile), 1)
         constants = {"record": layout.constants[0], **constants}
-        numbers = grid[1] * inline.numbers
+        numbers = grid[1] * inline.floats
     else:
         # As many programs as fit one float copy of the batch.
         tile = layout.tile
         kernel, grid = kernels.image_passes, (max(batch // max(layout.buffers, 1), 1), 1, 1)
         constants = {"chain": layout.constants, **constants, "count": layout.count}
-        numbers = layout.buffers * layout.room + layout.count + inline.numbers
+        numbers = layout.buffers * layout.room + layout.count + inline.floats
     constants["white"] = 255 if images.dtype == torch.uint8 else 1
     if not layout.is_tiled:
         constants |= {"room": layout.room, "buffers": layout.buffers}
@@ -270,7 +269,7 @@ _LAUNCHES: dict[Any, Launch] = {}
 def _launch(name: str, images: Tensor, drawn: tuple[Tensor, ...], out: Tensor) -> None:
     keys = no_keys(images.device)
     key = (name, _signature(images), signature(drawn), out.dtype, out.stride(), kernels.WHOLE, kernels.TILE)
-    launch = _LAUNCHES.get(key) or keep(_LAUNCHES, key, _prepare(name, images, out, Inline()))
+    launch = _LAUNCHES.get(key) or keep(_LAUNCHES, key, _prepare(name, images, out, InlineDraws()))
     launch.run(images, out, drawn or (images,), (keys,), Key(keys, 0, 0))
 
 
@@ -283,43 +282,50 @@ def _signature(images: Tensor) -> tuple[Any, ...]:
 
 
 class OneLaunch:
-    """A recipe's draws and passes in one launch: (images, generator) -> images.
+    """A recipe's draws and passes in one launch: (images, labels, generator) -> (images, targets).
 
     For each shape and layout of images what a launch needs is made once, so that a call allocates memory and launches.
     """
 
-    def __init__(self, plan: Plan, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    def __init__(self, plan: Plan, dtype: torch.dtype, memory_format: torch.memory_format, num_classes: int = 0) -> None:
         self._plan, self._dtype, self._memory_format = plan, dtype, memory_format
         (stretch,) = _cut(plan, dtype)
         self._name = repr(stretch)
         _NAMED[self._name] = stretch
-        self._launches: dict[Any, tuple[Launch, Inline]] = {}
+        self._num_classes = num_classes if plan.mixes else 0
+        self._launches: dict[Any, tuple[Launch, InlineDraws]] = {}
 
     @staticmethod
     def takes(plan: Plan, dtype: torch.dtype) -> bool:
-        """Return whether all is one launch: nothing mixes images, and PyTorch draws nothing by itself."""
-        inputs = any(distribution.inputs(op, 1, 1) for op in plan.ops for distribution in op.draws)
-        return not inputs and not plan.mixes and len(_cut(plan, dtype)) == 1
+        """Return whether all is one launch: images mix before anything else but moves changes them, or not at all."""
+        return len(_cut(plan, dtype)) == 1
 
-    def __call__(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw and apply; ``images`` are on CUDA, or on a CPU in Triton's interpreter."""
-        key = _signature(images)
+    def __call__(
+        self, images: Tensor, labels: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw and apply; ``images`` are on CUDA, or on a CPU in Triton's interpreter.
+
+        ``labels``: int64 [B]. Targets are float32 [B, classes] if images mix, else the labels.
+        """
+        classes = 0 if labels is None else self._num_classes
+        key = (*_signature(images), classes)
         ready = self._launches.get(key)
         if ready is None:
             if _is_wide(images):
-                return self(images.contiguous(), generator)
-            ready = keep(self._launches, key, self._prepare(images))
+                return self(images.contiguous(), labels, generator)
+            ready = keep(self._launches, key, self._prepare(images, classes))
         launch, inline = ready
         out = torch.empty(launch.shape, dtype=self._dtype, device=images.device, memory_format=self._memory_format)
-        if not launch.shape[0]:
-            return out
-        state = take_key(inline.rows, generator, images.device) if inline.rows else Key(no_keys(images.device), 0, 0)
-        tables = inline.tables or (state.keys,)
-        launch.run(images, out, (images,), tables, state)
-        return out
+        targets, extra = labels, (images,)
+        if classes and labels is not None:
+            targets = torch.empty((len(labels), classes), dtype=torch.float32, device=images.device)
+            extra = (labels.to(torch.int64).contiguous(), targets)
+        if launch.shape[0]:
+            state = take_key(inline.count, generator, images.device) if inline.count else Key(no_keys(images.device), 0, 0)
+            launch.run(images, out, extra, inline.tables or (state.keys,), state)
+        return out, targets
 
-    def _prepare(self, images: Tensor) -> tuple[Launch, Inline]:
-        height, width = images.shape[2:]
-        inline = _inline(self._plan, self._name, height, width, images.device)
+    def _prepare(self, images: Tensor, classes: int) -> tuple[Launch, InlineDraws]:
+        inline = _inline(self._plan, self._name, images, classes)
         out = _empty(images, self._name, self._dtype, self._memory_format == torch.channels_last)
         return _prepare(self._name, images, out, inline), inline

@@ -136,10 +136,6 @@ static void draw_corners(const Draws *draws) {
 /* The logarithm of a uniform number; of half a step in place of 0. */
 static float log_unit(float unit) { return logf(fmaxf(unit, SMALLEST)); }
 
-static int64_t gamma_rows(const DrawRecord *record) {
-    return record->alpha == 1.0 ? 1 : 3 * GAMMA_TRIES + (record->alpha < 1.0);
-}
-
 /* The logarithm of a Gamma number, from row ``first`` on: Source.log_gamma. */
 static float log_gamma(const Draws *draws, int64_t first, int64_t image) {
     const DrawRecord *record = draws->record;
@@ -163,7 +159,7 @@ static float log_gamma(const Draws *draws, int64_t first, int64_t image) {
 static void dirichlet(const Draws *draws, int64_t first, int64_t image, int64_t count, float *weights) {
     float greatest = -INFINITY, total = 0.0f;
     for (int64_t n = 0; n < count; n++) {
-        weights[n] = log_gamma(draws, first + n * gamma_rows(draws->record), image);
+        weights[n] = log_gamma(draws, first + n * (int64_t)draws->record->count, image);
         greatest = fmaxf(greatest, weights[n]);
     }
     for (int64_t n = 0; n < count; n++) total += weights[n] = expf(weights[n] - greatest);

@@ -113,8 +113,9 @@ def make_call(recipe: str) -> Callable[[], object]:
     side = 256 if "imagenet" in recipe else 32
     plan, images = fused.plan(resolve(recipe, side)), torch.zeros(4, 3, side, side, dtype=torch.uint8)
     if cuda.OneLaunch.takes(plan, torch.bfloat16):
-        one_launch = cuda.OneLaunch(plan, torch.bfloat16, torch.contiguous_format)
-        return lambda: one_launch(images, None)
+        one_launch = cuda.OneLaunch(plan, torch.bfloat16, torch.contiguous_format, 10)
+        labels = torch.zeros(4, dtype=torch.int64)
+        return lambda: one_launch(images, labels, None)
     apply = cuda.apply_plan(plan, torch.bfloat16)
     return lambda: apply(images, sample(plan.ops, 4, side, side, None, "cpu", triton_draws.SAMPLER))
 

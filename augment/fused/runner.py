@@ -13,7 +13,7 @@ from augment.fused.plans import Implementation, Plan, plan, without_triton
 from augment.op import Op
 
 Apply = Callable[[Tensor, Sequence[Params]], Tensor]
-OneLaunch = Callable[[Tensor, torch.Generator | None], Tensor]
+OneLaunch = Callable[[Tensor, Tensor | None, torch.Generator | None], tuple[Tensor, Tensor | None]]
 """Draw and apply in one launch."""
 Run = Callable[[Tensor, Sequence[Params]], tuple[Tensor, Implementation]]
 """Apply, and say what did the work."""
@@ -44,7 +44,7 @@ class Runner:
         is_plain = images.is_cuda and not images.requires_grad and not torch.compiler.is_compiling()
         if self._one_launch is not None and is_plain:
             self.implementation = "triton"
-            return self._one_launch(images, generator), labels
+            return self._one_launch(images, labels, generator)
         batch, _, height, width = images.shape
         params = self.plan.sample(batch, height, width, generator, images.device)
         targets = None if labels is None else self.plan.targets(labels, params, self._num_classes)
@@ -69,7 +69,8 @@ def compose(
     if implementation == "triton":
         from augment.fused import cuda
 
-        one_launch = cuda.OneLaunch(planned, dtype, memory_format) if cuda.OneLaunch.takes(planned, dtype) else None
+        if cuda.OneLaunch.takes(planned, dtype):
+            one_launch = cuda.OneLaunch(planned, dtype, memory_format, num_classes)
     return Runner(planned, run, implementation, num_classes, generator, one_launch)
 
 

@@ -340,12 +340,6 @@ def log_unit(number):
 
 
 @triton.constexpr_function
-def gamma_rows(record) -> int:
-    """Return the rows of uniform numbers that a Gamma number takes."""
-    return distributions.gamma_rows(record[FIELDS["alpha"]])
-
-
-@triton.constexpr_function
 def log_shift(record) -> float:
     """Return the logarithm of the constant ``shift`` of a Gamma number."""
     return math.log(record[FIELDS["low"]])
@@ -392,7 +386,7 @@ def weigh(source, place, mask, first: tl.constexpr, count: tl.constexpr, record:
     greatest = log_gamma(source, place, mask, first, record)
     total = greatest * 0 + 1
     for n in tl.static_range(1, count):
-        log = log_gamma(source, place, mask, first + n * gamma_rows(record), record)
+        log = log_gamma(source, place, mask, first + n * count_of(record, "count"), record)
         above = tl.maximum(greatest, log)
         total = total * tl.exp(greatest - above) + tl.exp(log - above)
         greatest = above
@@ -446,7 +440,7 @@ def draw_weights(source, tables, outputs, place, mask, record: tl.constexpr):
     first: tl.constexpr = count_of(record, "place")
     greatest, total = weigh(source, place, mask, first, chains, record)
     for chain in tl.static_range(chains):
-        drawn = share(source, place, mask, first + chain * gamma_rows(record), greatest, total, record)
+        drawn = share(source, place, mask, first + chain * count_of(record, "count"), greatest, total, record)
         put(outputs, place * (chains + 1) + chain + 1, mask, (1.0 - own) * drawn, record, 0)
 
 

@@ -293,7 +293,7 @@ def reads_neighbours(sampler: int, points: int, measuring: bool) -> bool:
 
 @triton.jit
 def sample(
-    images, strides, draws, image, batch, turn, index, mask,
+    images, strides, draws, image, partner, turn, index, mask,
     record: tl.constexpr, white: tl.constexpr, measuring: tl.constexpr,
 ):  # fmt: skip
     """Return pixels ``index`` of the result before any change of values, on the scale of the images' dtype."""
@@ -326,7 +326,6 @@ def sample(
     elif reads_neighbours(step(record, 0, "sampler"), step(record, 0, "points"), measuring):
         return drawn_neighbourhood(frame, draws, image, turn, y, x, mask, record, white)
     elif step(record, 0, "sampler") == MIXUP or step(record, 0, "sampler") == CUTMIX:
-        partner = tl.where(image == 0, batch.to(tl.int64), image) - 1
         red, green, blue = pixel(frame, y, x, mask, record)
         r, g, b = pixel(frame_of(images, strides, draws, partner, record), y, x, mask, record)
         if step(record, 0, "sampler") == MIXUP:

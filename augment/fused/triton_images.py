@@ -17,6 +17,8 @@ of their own. Values are float32 throughout.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -39,9 +41,28 @@ def tile(pixels: int, whole: bool) -> int:
     return triton.next_power_of_2(pixels if whole else min(pixels, max(TILE, pixels // 2**15)))
 
 
+class Inline(NamedTuple):
+    """Draws inside a launch, of an image or, if images mix, of two.
+
+    ``write`` and ``read``: offsets behind a program's drawn numbers, of what records and passes count, in ``read`` below 0 a
+    noise's offset in a generator; ``lanes``: threads that draw ``rows`` uniform numbers an image; ``lam``: offset of the
+    weight of an image itself, for targets of ``classes``.
+    """
+
+    records: tuple[Any, ...]
+    write: tuple[int, ...]
+    read: tuple[int, ...]
+    images: int
+    rows: int
+    lanes: int
+    lam: int
+    classes: int
+
+
 ROUND = tl.constexpr(1.5 * 2**23)
 AUGMIX = tl.constexpr(SAMPLERS.index("augmix"))
 OPS = tl.constexpr(CHAIN)
+INLINE = {name: place for place, name in enumerate(Inline._fields)}
 
 
 @triton.jit
@@ -73,26 +94,77 @@ def pointers(start, offsets: tl.constexpr):
     return made
 
 
+@triton.constexpr_function
+def offset_of(inline, name: str, n: int):
+    """Return the n-th of an ``Inline``'s offsets as a constant."""
+    return inline[INLINE[name]][n]
+
+
+@triton.constexpr_function
+def of_inline(inline, name: str):
+    """Return a field of an ``Inline`` as a constant."""
+    return inline[INLINE[name]]
+
+
 @triton.jit
-def own_draws(images, strides, scratch, draws, keys, tables, image, seed, block, inline: tl.constexpr):
-    """Draw an image's parameters into scratch memory, as floats, if ``inline``.
+def parameters_at(start, key, inline: tl.constexpr):
+    """Return pointers to drawn parameters; in place of a noise the state of the generator that draws it."""
+    made = (parameter_at(start, key, offset_of(inline, "read", 0)),)
+    for k in tl.static_range(1, len(of_inline(inline, "read"))):
+        made = made + (parameter_at(start, key, offset_of(inline, "read", k)),)  # type: ignore[assignment]  # noqa: RUF005
+    return made
 
-    ``inline``: records, offsets to write to, and to read from, rows of uniform numbers, and the next power of 2. A thread draws
-    a row; formulas, which all threads compute alike, begin behind a barrier.
 
-    Returns the image's memory, its number there, and the drawn tensors: of one image, whose number is 0, or those of the batch.
+@triton.jit
+def parameter_at(start, key, offset: tl.constexpr):
+    if offset < 0:
+        return key[0], key[1] - (offset + 1), key[2]
+    else:
+        return start + offset
+
+
+@triton.jit
+def own_draws(
+    images, strides, scratch, draws, keys, tables, image, batch, seed, block, inline: tl.constexpr
+):  # fmt: skip
+    """Draw an image's parameters into scratch memory, as floats, if ``inline``, and those of its partner if it has one.
+
+    A thread draws a row of uniform numbers; formulas, which all threads compute alike, begin behind a barrier.
+
+    Returns the images' memory, its strides, the numbers of the image and its partner there, and the drawn tensors: of these
+    two, whose numbers are 0 and 1, or those of the batch.
     """
+    partner = tl.where(image == 0, batch.to(tl.int64), image) - 1
     if len(inline) == 0:
-        return images, image, draws
+        return images, strides, image, partner, draws
     else:
         seed, block = key_of(keys, seed, block)
-        row, zero = tl.arange(0, at(inline, 4)), image * 0
-        tl.store(scratch + row, philox_unit(seed, block, image, row), mask=row < at(inline, 3))
+        rows: tl.constexpr = of_inline(inline, "rows")
+        row, zero = tl.arange(0, of_inline(inline, "lanes")), image * 0
+        who = tl.where(row < rows, image, partner)
+        units = philox_unit(seed, block, who, tl.where(row < rows, row, row - rows))
+        tl.store(scratch + row, units, mask=row < rows * of_inline(inline, "images"))
         tl.debug_barrier()
-        source = (scratch, zero + 1, zero, 0, 0)
-        draw_all(source, tables, tables, pointers(scratch, at(inline, 1)), zero, zero == 0, at(inline, 0))
+        for turn in range(of_inline(inline, "images")):
+            source, place = (scratch + turn * rows, zero + 1, zero, 0, 0), zero + turn
+            draw_all(
+                source, tables, pointers(scratch, of_inline(inline, "write")), place, place >= 0, of_inline(inline, "records")
+            )
         tl.debug_barrier()
-        return images + image * strides[0], zero, pointers(scratch, at(inline, 2))
+        drawn = parameters_at(scratch, (seed, block, image), inline)
+        if of_inline(inline, "classes") > 0 and tl.program_id(1) == 0:
+            store_targets(draws, scratch + of_inline(inline, "lam"), image, partner, of_inline(inline, "classes"))
+        between = (partner - image) * strides[0], strides[1], strides[2], strides[3]
+        return images + image * strides[0], between, zero, zero + 1, drawn
+
+
+@triton.jit
+def store_targets(memory, lam, image, partner, classes: tl.constexpr):
+    """Store an image's mixed target; ``memory``: labels, and targets [B, classes]."""
+    number, weight = tl.arange(0, triton.next_power_of_2(classes)), tl.load(lam)
+    own, strange = number == tl.load(memory[0] + image), number == tl.load(memory[0] + partner)
+    value = own.to(tl.float32) * weight + strange.to(tl.float32) * (1 - weight)
+    tl.store(memory[1] + image * classes + number, value, mask=number < classes)
 
 
 @triton.jit(do_not_specialize=["batch", "seed", "block"])
@@ -107,13 +179,15 @@ def image_pass(
     """
     image = tl.program_id(0).to(tl.int64)
     scratch += (image * tl.num_programs(1) + tl.program_id(1)) * numbers
-    images, own, drawn = own_draws(images, strides, scratch, draws, keys, tables, image, seed, block, inline)
+    images, strides, own, partner, drawn = own_draws(
+        images, strides, scratch, draws, keys, tables, image, batch, seed, block, inline
+    )
     index = tl.program_id(1) * tile + tl.arange(0, tile)
     mask = index < pixels_of(record)
-    red, green, blue = sample(images, strides, drawn, own, batch, 0, index, mask, record, white, False)
+    red, green, blue = sample(images, strides, drawn, own, partner, 0, index, mask, record, white, False)
     red, green, blue = scaled(red, green, blue, record, white)
     for n in tl.static_range(1, len(get(record, "steps"))):
-        red, green, blue = do_step(drawn, own, 0, index, red, green, blue, mask, drawn[0], record, n, True)
+        red, green, blue = do_step(drawn, own, 0, index, red, green, blue, mask, scratch, record, n, True)
     store(out + image * out_strides[0], out_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
 
 
@@ -136,12 +210,14 @@ def image_passes(
     measured = scratch + buffers * room
     for number in range(program, batch, tl.num_programs(0)):
         image = program * 0 + number  # the interpreter counts in plain numbers, without a type
-        first, own, drawn = own_draws(images, strides, measured + count, draws, keys, tables, image, seed, block, inline)
+        first, first_strides, own, partner, drawn = own_draws(
+            images, strides, measured + count, draws, keys, tables, image, batch, seed, block, inline
+        )
         for p in tl.static_range(len(chain)):
-            source, source_strides = source_of(first, strides, scratch, own, get(chain, p), p, room, buffers)
+            source, source_strides = source_of(first, first_strides, scratch, own, get(chain, p), p, room, buffers)
             target, target_strides = target_of(out, out_strides, scratch, image, get(chain, p), p, len(chain), room, buffers)
             do_pass(
-                source, source_strides, target, target_strides, scratch, measured, drawn, own, batch, 0, get(chain, p), p,
+                source, source_strides, target, target_strides, scratch, measured, drawn, own, partner, 0, get(chain, p), p,
                 white if p == 0 else 1, room, buffers, to_bytes and p == len(chain) - 1, tile,
             )  # fmt: skip
 
@@ -175,36 +251,36 @@ def target_of(
 
 @triton.jit
 def do_pass(
-    source, strides, target, target_strides, scratch, row, draws, image, batch, turn,
+    source, strides, target, target_strides, scratch, row, draws, image, partner, turn,
     record: tl.constexpr, p: tl.constexpr, white: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
     to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     """Do all of one pass over an image. Its last barrier makes the result, and the row, free to be read and written again."""
     if pixels_of(record) <= tile:
         held_pass(
-            source, strides, target, target_strides, buffer_of(scratch, p, room, buffers), row, draws, image, batch, turn,
+            source, strides, target, target_strides, buffer_of(scratch, p, room, buffers), row, draws, image, partner, turn,
             record, white, to_bytes, tile,
         )  # fmt: skip
     elif step(record, 0, "sampler") == AUGMIX:
-        tiled_chains(source, strides, scratch, row, draws, image, batch, record, p, white, room, buffers, tile)
+        tiled_chains(source, strides, scratch, row, draws, image, partner, record, p, white, room, buffers, tile)
     else:
-        tiled_pass(source, strides, target, target_strides, row, draws, image, batch, turn, record, white, to_bytes, tile)
+        tiled_pass(source, strides, target, target_strides, row, draws, image, partner, turn, record, white, to_bytes, tile)
     tl.debug_barrier()
 
 
 @triton.jit
 def held_pass(
-    source, strides, target, target_strides, scratch, row, draws, image, batch, turn,
+    source, strides, target, target_strides, scratch, row, draws, image, partner, turn,
     record: tl.constexpr, white: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     """Do a pass of an image that is one tile."""
     index = tl.arange(0, tile)
     mask = index < pixels_of(record)
-    red, green, blue = sample(source, strides, draws, image, batch, turn, index, mask, record, white, False)
+    red, green, blue = sample(source, strides, draws, image, partner, turn, index, mask, record, white, False)
     red, green, blue = scaled(red, green, blue, record, white)
     tl.debug_barrier()  # all is read: it may be overwritten
     if step(record, 0, "sampler") == AUGMIX:
-        red, green, blue = held_chains(red, green, blue, scratch, row, draws, image, batch, index, mask, record)
+        red, green, blue = held_chains(red, green, blue, scratch, row, draws, image, partner, index, mask, record)
     for n in tl.static_range(1, len(get(record, "steps"))):
         red, green, blue = do_step(draws, image, turn, index, red, green, blue, mask, row, record, n, True)
     store(target, target_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
@@ -212,17 +288,17 @@ def held_pass(
 
 @triton.jit
 def tiled_pass(
-    source, strides, target, target_strides, row, draws, image, batch, turn,
+    source, strides, target, target_strides, row, draws, image, partner, turn,
     record: tl.constexpr, white: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     """Do a pass of a larger image, for which ``source`` and ``target`` must be apart."""
     if get(record, "at") > 0:
-        measure(source, strides, row, draws, image, batch, turn, record, white, tile)
+        measure(source, strides, row, draws, image, partner, turn, record, white, tile)
         tl.debug_barrier()
     for start in range(0, pixels_of(record), tile):
         index = start + tl.arange(0, tile)
         mask = index < pixels_of(record)
-        red, green, blue = sample(source, strides, draws, image, batch, turn, index, mask, record, white, False)
+        red, green, blue = sample(source, strides, draws, image, partner, turn, index, mask, record, white, False)
         red, green, blue = scaled(red, green, blue, record, white)
         for n in tl.static_range(1, len(get(record, "steps"))):
             red, green, blue = do_step(draws, image, turn, index, red, green, blue, mask, row, record, n, False)
@@ -234,7 +310,7 @@ def tiled_pass(
 
 
 @triton.jit
-def held_chains(red, green, blue, scratch, row, draws, image, batch, index, mask, record: tl.constexpr):
+def held_chains(red, green, blue, scratch, row, draws, image, partner, index, mask, record: tl.constexpr):
     """Mix the image and its chains, all in registers; ``scratch`` holds the pixels whose neighbours the next op reads."""
     strides = planes(image, size(record, "out_height"), size(record, "out_width"))
     weights = draws[first(record, 0, 2)] + image * (step(record, 0, "chains") + 1)
@@ -246,7 +322,7 @@ def held_chains(red, green, blue, scratch, row, draws, image, batch, index, mask
             turn = chain * OPS + place
             store(scratch, strides, index, size(record, "out_width"), r, g, b, mask, False)
             tl.debug_barrier()
-            r, g, b = sample(scratch, strides, draws, image, batch, turn, index, mask, get(record, "chain_op"), 1, False)
+            r, g, b = sample(scratch, strides, draws, image, partner, turn, index, mask, get(record, "chain_op"), 1, False)
             tl.debug_barrier()
             r, g, b = do_step(draws, image, turn, index, r, g, b, mask, row, get(record, "chain_op"), 1, True)
         weight = tl.load(weights + chain + 1)
@@ -256,7 +332,7 @@ def held_chains(red, green, blue, scratch, row, draws, image, batch, index, mask
 
 @triton.jit
 def tiled_chains(
-    source, strides, scratch, row, draws, image, batch,
+    source, strides, scratch, row, draws, image, partner,
     record: tl.constexpr, p: tl.constexpr, white: tl.constexpr,
     room: tl.constexpr, buffers: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
@@ -271,7 +347,7 @@ def tiled_chains(
     for start in range(0, pixels_of(record), tile):
         index = start + tl.arange(0, tile)
         mask = index < pixels_of(record)
-        red, green, blue = sample(source, strides, draws, image, batch, 0, index, mask, record, white, False)
+        red, green, blue = sample(source, strides, draws, image, partner, 0, index, mask, record, white, False)
         red, green, blue = scaled(red, green, blue, record, white)
         store(moved, inside, index, size(record, "out_width"), red, green, blue, mask, False)
         store(total, inside, index, size(record, "out_width"), red * weight, green * weight, blue * weight, mask, False)
@@ -281,7 +357,7 @@ def tiled_chains(
             here = tl.where(place == 0, 2, tl.where(place == 1, 3, (p + 1) % 2))
             there = tl.where(place == 1, (p + 1) % 2, 3)
             tiled_pass(
-                scratch + here * room, inside, scratch + there * room, inside, row, draws, image, batch, chain * OPS + place,
+                scratch + here * room, inside, scratch + there * room, inside, row, draws, image, partner, chain * OPS + place,
                 get(record, "chain_op"), 1, False, tile,
             )  # fmt: skip
             tl.debug_barrier()

@@ -10,6 +10,7 @@ import triton.language as tl
 
 from augment.fused.kinds import CHANGES, POINTS
 from augment.fused.passes import MEASURES
+from augment.fused.triton_draws import normals
 from augment.fused.triton_geometry import drawn_point, sample, within
 from augment.fused.triton_points import (
     FIRST_LEVEL,
@@ -64,10 +65,8 @@ def do_step(
         green = green * step(record, n, "gain", 1) + step(record, n, "bias", 1)
         blue = blue * step(record, n, "gain", 2) + step(record, n, "bias", 2)
     elif step(record, n, "change") == NOISE:
-        noise = draws[first(record, n)] + image * (3 * pixels_of(record)) + index
-        red = unit(red + tl.load(noise, mask=mask, other=0.0))
-        green = unit(green + tl.load(noise + pixels_of(record), mask=mask, other=0.0))
-        blue = unit(blue + tl.load(noise + 2 * pixels_of(record), mask=mask, other=0.0))
+        noise_r, noise_g, noise_b = noise_of(draws[first(record, n)], image, index, mask, record, n)
+        red, green, blue = unit(red + noise_r), unit(green + noise_g), unit(blue + noise_b)
     elif step(record, n, "change") == JITTER:
         for place in range(4):
             point, strength = drawn_point(draws, image, place, record, n)
@@ -80,6 +79,20 @@ def do_step(
             point, strength, red, green, blue, mask, measured, step(record, n, "points"), record, whole
         )  # fmt: skip
     return red, green, blue
+
+
+@triton.jit
+def noise_of(source, image, index, mask, record: tl.constexpr, n: tl.constexpr):
+    """Return the noise of pixels, loaded, or drawn if ``source`` is the state of a generator."""
+    if isinstance(source, tl.tensor):
+        noise = source + image * (3 * pixels_of(record)) + index
+        return (
+            tl.load(noise, mask=mask, other=0.0),
+            tl.load(noise + pixels_of(record), mask=mask, other=0.0),
+            tl.load(noise + 2 * pixels_of(record), mask=mask, other=0.0),
+        )
+    else:
+        return normals(source[0], source[1], source[2], index, step(record, n, "value"))
 
 
 # ---- statistics of a whole image --------------------------------------------------------------------------------------
@@ -96,7 +109,7 @@ def measuring_point(draws, image, turn, record: tl.constexpr, n: tl.constexpr):
 
 
 @triton.jit
-def before_contrast(draws, image, red, green, blue, mask, record: tl.constexpr, n: tl.constexpr):
+def before_contrast(draws, image, red, green, blue, mask, row, record: tl.constexpr, n: tl.constexpr):
     """Return values after those ops of a jitter, step n, that this image goes through before its contrast."""
     before = 1
     for place in range(4):
@@ -104,14 +117,14 @@ def before_contrast(draws, image, red, green, blue, mask, record: tl.constexpr, 
         before = tl.where(point == CONTRAST, 0, before)
         if before == 1:
             red, green, blue = change(
-                point, strength, red, green, blue, mask, draws[0], plain(step(record, n, "points")), record, False
+                point, strength, red, green, blue, mask, row, plain(step(record, n, "points")), record, False
             )  # fmt: skip
     return red, green, blue
 
 
 @triton.jit
 def measure(
-    source, strides, row, draws, image, batch, turn,
+    source, strides, row, draws, image, partner, turn,
     record: tl.constexpr, white: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     """Measure an image, tile after tile, for step ``at`` if that needs it.
@@ -127,12 +140,12 @@ def measure(
     for start in range(0, tl.where(point > 0, pixels_of(record), 0), tile):
         index = start + tl.arange(0, tile)
         mask = index < pixels_of(record)
-        red, green, blue = sample(source, strides, draws, image, batch, turn, index, mask, record, white, True)
+        red, green, blue = sample(source, strides, draws, image, partner, turn, index, mask, record, white, True)
         red, green, blue = scaled(red, green, blue, record, white)
         for n in tl.static_range(1, get(record, "at")):
-            red, green, blue = do_step(draws, image, turn, index, red, green, blue, mask, draws[0], record, n, False)
+            red, green, blue = do_step(draws, image, turn, index, red, green, blue, mask, row, record, n, False)
         if step(record, get(record, "at"), "change") == JITTER:
-            red, green, blue = before_contrast(draws, image, red, green, blue, mask, record, get(record, "at"))
+            red, green, blue = before_contrast(draws, image, red, green, blue, mask, row, record, get(record, "at"))
         if point == CONTRAST:
             total += tl.sum(tl.where(mask, grey(red, green, blue), 0.0), 0)
         if point == AUTOCONTRAST:

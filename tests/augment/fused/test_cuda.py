@@ -283,7 +283,7 @@ def test_programs_wait_for_what_they_read(
         watching(watch)
         cuda.apply_plan(plan, torch.float32)(images, params)
         if cuda.OneLaunch.takes(plan, torch.float32):
-            cuda.OneLaunch(plan, torch.float32, torch.contiguous_format)(images, None)
+            cuda.OneLaunch(plan, torch.float32, torch.contiguous_format)(images, None, None)
         assert len(watch.owner) > images.numel()
         assert bool(watch.races) != has_barriers, watch.races[:3]
 

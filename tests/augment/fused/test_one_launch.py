@@ -1,6 +1,6 @@
 """Draws and passes in one launch: the pixels of ``sample`` and ``apply``, numbers of Philox, generators as PyTorch's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,10 @@ SUBJECTS: dict[str, Sequence[Op]] = {
     "warps": [ops.Affine(), ops.RandomErasing(), ops.Perspective(), ops.GaussianBlur(), ops.VerticalFlip(), ops.Rotate()],
     "windows": [ops.RandomResizedCrop(size=6), ops.HorizontalFlip(), ops.Grayscale(), ops.RandomCrop(size=7)],
     "nothing read": [ops.TrivialAugmentWide(), ops.CenterCrop(size=5)],
+    "noises": [ops.GaussianNoise(), ops.RandomCrop(size=7), ops.Brightness(), ops.GaussianNoise(sigma=0.4)],
+    "augmix": [ops.RandomCrop(size=8, padding=1), ops.AugMix(alpha=0.6, width=2), ops.Normalize()],
+    "mixup": [ops.HorizontalFlip(), ops.RandomCrop(size=8, padding=2), ops.MixUp(), ops.GaussianNoise(), ops.Normalize()],
+    "cutmix": [ops.VerticalFlip(), ops.CutMix(alpha=0.4), ops.Contrast(), ops.Rotate()],
 }  # fmt: skip
 
 
@@ -32,8 +36,9 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator(DEVICE).manual_seed(seed)
 
 
-def one_launch(plan: fused.Plan, dtype: torch.dtype = torch.float32) -> cuda.OneLaunch:
-    return cuda.OneLaunch(plan, dtype, torch.contiguous_format)
+def one_launch(plan: fused.Plan, dtype: torch.dtype = torch.float32) -> Callable[[Tensor, torch.Generator | None], Tensor]:
+    run = cuda.OneLaunch(plan, dtype, torch.contiguous_format)
+    return lambda images, source: run(images, None, source)[0]
 
 
 def in_two_steps(plan: fused.Plan, images: Tensor, source: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -57,10 +62,21 @@ def test_one_launch_is_sample_and_apply(subject: str, tile: int | None, monkeypa
         assert subject == "none" or not torch.equal(first, changed)
 
 
+@pytest.mark.parametrize("subject", ["mixup", "cutmix"])
+def test_targets_of_one_launch(subject: str) -> None:
+    plan, images = fused.plan(SUBJECTS[subject]), pictures(5, 8, 9).to(DEVICE)
+    labels = torch.tensor([3, 0, 2, 2, 6], device=DEVICE)
+    run = cuda.OneLaunch(plan, torch.float32, torch.contiguous_format, 7)
+    _, targets = run(images, labels, generator(1))
+    params = sample.sample(plan.ops, 5, 8, 9, generator(1), DEVICE, triton_draws.SAMPLER)
+    assert targets is not None
+    torch.testing.assert_close(targets, plan.targets(labels, params, 7), rtol=0, atol=1e-6)  # 1 - lam is rounded in two orders
+
+
 def test_which_recipes_are_one_launch() -> None:
-    """Not those that mix images, nor AugMix, whose weights PyTorch draws."""
-    taken = {name for name in RECIPES if cuda.OneLaunch.takes(fused.plan(resolve(name, 32)), torch.float32)}
-    assert taken == set(RECIPES) - {"augmix", "mixup", "cutmix"}
+    """All; but not those that mix images whose values changed, which waits for all images."""
+    assert all(cuda.OneLaunch.takes(fused.plan(resolve(name, 32)), torch.float32) for name in RECIPES)
+    assert not cuda.OneLaunch.takes(fused.plan([ops.Hue(), ops.MixUp()]), torch.float32)
 
 
 class Calls(TorchDispatchMode):
@@ -110,7 +126,7 @@ def drawn_units(seed: int, block: int, rows: int, batch: int) -> Tensor:
     program = sample.encode(recipe, 8, 8)
     outputs = [torch.empty(batch, device=DEVICE) for _ in range(rows)]
     key = triton_draws.Key(triton_draws.no_keys(torch.device(DEVICE)), seed, block)
-    triton_draws.draw(program, key, [], [], outputs)
+    triton_draws.draw(program, key, [], outputs)
     return torch.stack(outputs, 1).cpu()
 
 
