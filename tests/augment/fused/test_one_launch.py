@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from augment import RECIPES, build, fused, ops, resolve
+from augment.audit import laws
 from augment.fused import sample
 from augment.op import Op
 from tests.augment.fused.cases import DEVICE, NEEDS_TRITON, pictures
@@ -147,6 +148,23 @@ def test_numbers_are_uniform_and_independent() -> None:
     assert stats.chisquare(pairs).pvalue > 1e-4
     neighbours = np.histogram2d(units[:-1, 2], units[1:, 2], bins=10)[0].ravel()
     assert stats.chisquare(neighbours).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    "op", [ops.MixUp(alpha=0.4), ops.MixUp(alpha=3.0), ops.CutMix(alpha=0.4), ops.AugMix(), ops.AugMix(alpha=1.5), ops.GaussianNoise()]
+)  # fmt: skip
+def test_gamma_and_normal_draws_follow_their_laws(op: Op, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_draws, "BLOCK", 2**14)  # one program: the interpreter is slow
+    monkeypatch.setattr(triton_draws, "NOISE_BLOCK", 2**14)
+    count, shape = (1, (64, 80)) if isinstance(op, ops.GaussianNoise) else (10_000, (32, 48))
+    (drawn,) = sample.sample([op], count, *shape, generator(11), DEVICE, triton_draws.SAMPLER)
+    columns: Any = {name: value.cpu().double().numpy() for name, value in drawn.items()}
+    for distribution in op.draws:
+        if not distribution.policy:
+            stated, kind = laws.LAWS[type(distribution)](distribution, op, shape), type(distribution)
+            columns |= laws.QUANTITIES[kind](distribution, op, columns, shape) if kind in laws.QUANTITIES else {}
+            for name, law in stated.items():
+                assert law.test(columns[name]).p_value > 1e-4, name
 
 
 def test_a_generator_decides_and_advances() -> None:
