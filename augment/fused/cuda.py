@@ -27,6 +27,7 @@ from triton.errors import TritonError
 from augment import policies
 from augment.distributions import Params
 from augment.fused import triton_images as kernels
+from augment.fused.kinds import SAMPLERS
 from augment.fused.launches import Prepared, keep, signature
 from augment.fused.passes import Pass, PassRecord, check_sizes, encode, passes, split_blur, split_chains, stretches
 from augment.fused.plans import Plan
@@ -140,12 +141,11 @@ def _empty(images: Tensor, name: str, dtype: torch.dtype, channels_last: bool) -
 class Layout:
     """Passes for images of one size, and the memory of a program that takes an image through all of them.
 
-    ``constants``: the passes as plain tuples, as kernels take them. ``tile``: pixels that a program holds at once; ``buffers``
-    of ``room`` numbers for images between passes, ``count`` numbers for what is measured.
+    ``tile``: pixels that a program holds at once; ``buffers`` of ``room`` numbers for images between passes, ``count`` numbers
+    for what is measured.
     """
 
     chain: tuple[PassRecord, ...]
-    constants: tuple[Any, ...]
     tile: int
     buffers: int
     room: int
@@ -153,8 +153,9 @@ class Layout:
 
     @property
     def is_tiled(self) -> bool:
-        """Return whether a program does a tile, not an image."""
-        return not self.buffers and not (self.chain[0].measured and self.chain[0].pixels > self.tile)
+        """Return whether a program does a tile, not an image: one pass, or passes of large images without chains of ops."""
+        is_large = _most_pixels(self.chain) > self.tile
+        return len(self.chain) == 1 and not self.buffers or is_large and not any(record.chain_op for record in self.chain)
 
 
 def _plain(value: Any) -> Any:
@@ -179,7 +180,7 @@ def _layout(name: str, height: int, width: int, whole: int, tile: int) -> Layout
     chain_ops = [record.chain_op for record in chain if record.chain_op]
     room = 3 * max(_most_pixels(chain[:-1]), _most_pixels(chain_ops))
     buffers = 4 if _most_pixels(chain_ops) > tile else 2 if len(chain) > 2 and _most_pixels(chain) > tile else int(room > 0)
-    return Layout(tuple(chain), _plain(tuple(chain)), tile, buffers, room, max(r.measured for r in (*chain, *chain_ops)))
+    return Layout(tuple(chain), tile, buffers, room, max(r.measured for r in (*chain, *chain_ops)))
 
 
 def _encode_all(stretch: Sequence[Pass], height: int, width: int) -> list[PassRecord]:
@@ -220,46 +221,117 @@ def _inline(plan: Plan, name: str, images: Tensor, classes: int) -> InlineDraws:
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
-    """A launch for images of one shape and layout, ready but for its memory and the state of a generator.
+class PassLaunch:
+    """A launch of a kernel: ``scratch`` numbers; ``shape`` of the result; strides of both, batch and chunks as ``arguments``.
 
-    ``scratch``: numbers; ``arguments``: strides and size of the batch.
+    ``measure``: a launch before it, with the same arguments.
     """
 
     launch: Prepared
     scratch: int
     shape: tuple[int, ...]
     arguments: tuple[Any, ...]
+    measure: Prepared | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Launches for images of one shape and layout, ready but for their memory and the state of a generator."""
+
+    steps: tuple[PassLaunch, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the result."""
+        return self.steps[-1].shape
 
     def run(self, images: Tensor, out: Tensor, drawn: tuple[Tensor, ...], tables: tuple[Tensor, ...], key: Key) -> None:
         """Launch with those tensors."""
-        scratch = torch.empty(self.scratch, dtype=torch.float32, device=images.device)
-        self.launch(images.device, images, out, scratch, drawn, key.keys, tables, *self.arguments, key.seed, key.block)
+        device, last = images.device, self.steps[-1]
+        for step in self.steps:
+            target = out if step is last else torch.empty(step.shape, dtype=torch.float32, device=device)
+            scratch = torch.empty(step.scratch, dtype=torch.float32, device=device)
+            arguments = (images, target, scratch, drawn, key.keys, tables, *step.arguments, key.seed, key.block)
+            if step.measure is not None:
+                step.measure(device, *arguments)
+            step.launch(device, *arguments)
+            images = target
 
 
 def _prepare(name: str, images: Tensor, out: Tensor, inline: InlineDraws) -> Launch:
     layout = _layout(name, *images.shape[2:], kernels.WHOLE, kernels.TILE)
-    record, batch = layout.chain[0], len(images)
-    constants: dict[str, Any] = {"inline": inline.constants, "numbers": inline.floats}
-    if layout.is_tiled:
-        tile = kernels.tile(record.pixels, record.measured > 0)
-        kernel, grid = kernels.image_pass, (batch, -(-record.pixels // tile), 1)
-        constants = {"record": layout.constants[0], **constants}
-        numbers = grid[1] * inline.floats
-    else:
-        # As many programs as fit one float copy of the batch.
-        tile = layout.tile
-        kernel, grid = kernels.image_passes, (max(batch // max(layout.buffers, 1), 1), 1, 1)
-        constants = {"chain": layout.constants, **constants, "count": layout.count}
-        numbers = layout.buffers * layout.room + layout.count + inline.floats
-    constants["white"] = 255 if images.dtype == torch.uint8 else 1
     if not layout.is_tiled:
-        constants |= {"room": layout.room, "buffers": layout.buffers}
-    constants |= {"to_bytes": out.dtype == torch.uint8, "tile": tile}
+        return Launch((_prepare_whole(layout, images, out, inline),))
+    steps: list[PassLaunch] = []
+    for place, record in enumerate(layout.chain):
+        target = out
+        if place < len(layout.chain) - 1:
+            target = torch.empty((len(out), 3, *record.sizes[4:]), dtype=torch.float32, device="meta")
+        steps.append(_prepare_tiles(record, images, target, inline))
+        images = target
+    return Launch(tuple(steps))
+
+
+def _prepare_whole(layout: Layout, images: Tensor, out: Tensor, inline: InlineDraws) -> PassLaunch:
+    """Prepare a program an image, as many as fit one float copy of the batch."""
+    batch, first = len(images), layout.chain[0]
+    programs = max(batch // max(layout.buffers, 1), 1)
+    constants = {
+        "chain": _plain(layout.chain), "inline": inline.constants, "numbers": inline.floats, "count": layout.count,
+        "white": _white(images), "room": layout.room, "buffers": layout.buffers, "to_bytes": out.dtype == torch.uint8,
+        "tile": layout.tile,
+    }  # fmt: skip
+    launch = _kernel(kernels.image_passes, (programs, 1, 1), constants, layout.chain, layout.tile, first.is_exact)
+    numbers = layout.buffers * layout.room + layout.count + inline.floats
+    return PassLaunch(launch, programs * numbers, tuple(out.shape), (images.stride(), out.stride(), batch, 1))
+
+
+PROGRAMS = 1024
+"""Programs that keep the 132 multiprocessors of a large GPU busy."""
+
+
+def _prepare_tiles(record: PassRecord, images: Tensor, out: Tensor, inline: InlineDraws) -> PassLaunch:
+    """Prepare a program a tile, and a launch that measures first if an image is several."""
+    batch = len(images)
+    tile = kernels.tile(record.pixels, record.measured > 0 and record.pixels <= kernels.WHOLE)
+    tiles = -(-record.pixels // tile)
+    count = record.measured if tiles > 1 else 0
+    chunks = min(max(PROGRAMS // max(batch, 1), 1), tiles, 16) if count else 1
+    constants = {
+        "record": _plain(record), "inline": inline.constants, "numbers": inline.floats, "count": count,
+        "white": _white(images), "to_bytes": out.dtype == torch.uint8, "tile": tile,
+    }  # fmt: skip
+    launch = _kernel(kernels.image_pass, (batch, tiles, 1), constants, (record,), tile, record.is_exact)
+    measure = None
+    if count:
+        measure = _kernel(kernels.measure_pass, (batch, chunks, 1), constants, (record,), tile, record.is_exact)
+    scratch = batch * (chunks * count + tiles * (count + inline.floats))
+    return PassLaunch(launch, scratch, tuple(out.shape), (images.stride(), out.stride(), batch, chunks), measure)
+
+
+def _white(images: Tensor) -> int:
+    return 255 if images.dtype == torch.uint8 else 1
+
+
+def _kernel(
+    kernel: Any, grid: tuple[int, int, int], constants: dict[str, Any], chain: Sequence[PassRecord], tile: int, is_exact: bool
+) -> Prepared:  # fmt: skip
     # With 128 registers two programs of 256 threads share a multiprocessor; policies would take more.
-    warps = min(max(tile // 128, 1), 16)
-    prepared = Prepared(kernel, grid, constants, num_warps=warps, maxnreg=128, enable_fp_fusion=not record.is_exact)
-    return Launch(prepared, grid[0] * numbers, tuple(out.shape), (images.stride(), out.stride(), batch))
+    warps = min(max(tile // (32 * _pixels_a_thread(chain)), 1), 16)
+    return Prepared(kernel, grid, constants, num_warps=warps, maxnreg=128, enable_fp_fusion=not is_exact)
+
+
+def _pixels_a_thread(chain: Sequence[PassRecord]) -> int:
+    """Return as many pixels as 128 registers hold: a thread computes draws and places once for all of its pixels.
+
+    16 of moved pixels, which are stored as 16 bytes; fewer where other pixels are read or one of many ops may be drawn.
+    """
+    samplers = {SAMPLERS[record.steps[0].sampler] for record in chain}
+    if len(chain) > 1:
+        return 4 if samplers & {"neighbours", "augmix"} else 8
+    if samplers == {"take"} and not chain[0].measured:
+        return 16
+    return 8 if samplers <= {"take", "mixup", "cutmix"} else 4
 
 
 _LAUNCHES: dict[Any, Launch] = {}

@@ -3,9 +3,10 @@
 Records of passes (``fused.passes``) are compiled into a kernel; drawn numbers are read by each program for its image, so that
 images of a batch branch apart at no cost to one another and nothing depends on the size of the batch.
 
-``image_pass`` is a single pass, a program a tile. ``image_passes`` is any number of them in one launch: a program takes an
-image through all, keeps it between passes in scratch memory of its own, and measures the whole image (a mean, a range, a
-histogram) by itself: at once if it holds the image (``WHOLE``), else by going over its tiles twice. ``fused.cuda`` chooses.
+``image_pass`` is a single pass, a program a tile; of images that are several tiles ``measure_pass`` first measures what needs
+the whole image (a mean, a range, a histogram). ``image_passes`` is any number of passes in one launch: a program takes an image
+through all, keeps it between passes in scratch memory of its own, and measures it by itself: at once if it holds the image
+(``WHOLE``), else by going over its tiles twice. ``fused.cuda`` chooses.
 
 Why a program reads what it wrote: its threads are one block, and ``tl.debug_barrier`` is ``bar.sync`` (``__syncthreads``),
 behind which all threads of a block see what any of them did to global memory before it. No other block touches a program's
@@ -27,7 +28,7 @@ from augment.fused.kinds import SAMPLERS
 from augment.fused.triton_draws import at, draw_all, key_of, philox_unit
 from augment.fused.triton_geometry import sample
 from augment.fused.triton_points import first, get, pixels_of, size, step, unit
-from augment.fused.triton_steps import do_step, measure, scaled
+from augment.fused.triton_steps import do_step, measure, merge, scaled
 
 WHOLE = 4096
 """Pixels of an image that one program can hold: the whole image is then measured without reading it twice."""
@@ -167,36 +168,58 @@ def store_targets(memory, lam, image, partner, classes: tl.constexpr):
     tl.store(memory[1] + image * classes + number, value, mask=number < classes)
 
 
-@triton.jit(do_not_specialize=["batch", "seed", "block"])
-def image_pass(
-    images, out, scratch, draws, keys, tables, strides, out_strides, batch, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
-    record: tl.constexpr, inline: tl.constexpr, numbers: tl.constexpr, white: tl.constexpr, to_bytes: tl.constexpr,
-    tile: tl.constexpr,
+@triton.jit(do_not_specialize=["batch", "chunks", "seed", "block"])
+def measure_pass(
+    images, out, scratch, draws, keys, tables, strides, out_strides, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    record: tl.constexpr, inline: tl.constexpr, numbers: tl.constexpr, count: tl.constexpr, white: tl.constexpr,
+    to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
-    """Program (image, tile): a tile of pixels of one image's result, all of them where the whole image is measured.
+    """Program (image, chunk): what a pass measures, of every ``chunks``-th tile of an image; arguments as ``image_pass``."""
+    image = tl.program_id(0).to(tl.int64)
+    program = image * chunks + tl.program_id(1)
+    own_scratch = scratch + batch.to(tl.int64) * chunks * count + program * (count + numbers)
+    images, strides, own, partner, drawn = own_draws(
+        images, strides, own_scratch + count, draws, keys, tables, image, batch, seed, block, inline
+    )
+    row = scratch + program * count
+    measure(images, strides, row, drawn, own, partner, 0, tl.program_id(1), chunks, record, white, tile, True)
 
-    A program's ``scratch``: ``numbers`` drawn numbers.
+
+@triton.jit(do_not_specialize=["batch", "chunks", "seed", "block"])
+def image_pass(
+    images, out, scratch, draws, keys, tables, strides, out_strides, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    record: tl.constexpr, inline: tl.constexpr, numbers: tl.constexpr, count: tl.constexpr, white: tl.constexpr,
+    to_bytes: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """Program (image, tile): a tile of pixels of one image's result, or all of them.
+
+    ``scratch``: what ``measure_pass`` measured, ``count`` numbers a chunk, 0 if nothing is or a tile is the whole image; then
+    for each program ``count`` merged and ``numbers`` drawn numbers.
     """
     image = tl.program_id(0).to(tl.int64)
-    scratch += (image * tl.num_programs(1) + tl.program_id(1)) * numbers
+    program = image * tl.num_programs(1) + tl.program_id(1)
+    row = scratch + batch.to(tl.int64) * chunks * count + program * (count + numbers)
     images, strides, own, partner, drawn = own_draws(
-        images, strides, scratch, draws, keys, tables, image, batch, seed, block, inline
+        images, strides, row + count, draws, keys, tables, image, batch, seed, block, inline
     )
+    if count > 0:
+        merge(scratch + image * chunks * count, row, drawn, own, chunks, record)
+        tl.debug_barrier()
     index = tl.program_id(1) * tile + tl.arange(0, tile)
     mask = index < pixels_of(record)
     red, green, blue = sample(images, strides, drawn, own, partner, 0, index, mask, record, white, False)
     red, green, blue = scaled(red, green, blue, record, white)
     for n in tl.static_range(1, len(get(record, "steps"))):
-        red, green, blue = do_step(drawn, own, 0, index, red, green, blue, mask, scratch, record, n, True)
+        red, green, blue = do_step(drawn, own, 0, index, red, green, blue, mask, row, record, n, count == 0)
     store(out + image * out_strides[0], out_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
 
 
 # ---- an image from the first pass to the last -------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["batch", "seed", "block"])
+@triton.jit(do_not_specialize=["batch", "chunks", "seed", "block"])
 def image_passes(
-    images, out, scratch, draws, keys, tables, strides, out_strides, batch, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    images, out, scratch, draws, keys, tables, strides, out_strides, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
     chain: tl.constexpr, inline: tl.constexpr, numbers: tl.constexpr, count: tl.constexpr, white: tl.constexpr,
     room: tl.constexpr, buffers: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
@@ -293,7 +316,7 @@ def tiled_pass(
 ):  # fmt: skip
     """Do a pass of a larger image, for which ``source`` and ``target`` must be apart."""
     if get(record, "at") > 0:
-        measure(source, strides, row, draws, image, partner, turn, record, white, tile)
+        measure(source, strides, row, draws, image, partner, turn, 0, 1, record, white, tile, False)
         tl.debug_barrier()
     for start in range(0, pixels_of(record), tile):
         index = start + tl.arange(0, tile)

@@ -124,20 +124,20 @@ def before_contrast(draws, image, red, green, blue, mask, row, record: tl.conste
 
 @triton.jit
 def measure(
-    source, strides, row, draws, image, partner, turn,
-    record: tl.constexpr, white: tl.constexpr, tile: tl.constexpr,
+    source, strides, row, draws, image, partner, turn, chunk, chunks,
+    record: tl.constexpr, white: tl.constexpr, tile: tl.constexpr, is_part: tl.constexpr,
 ):  # fmt: skip
-    """Measure an image, tile after tile, for step ``at`` if that needs it.
+    """Measure an image for step ``at`` if that needs it: tiles ``chunk``, ``chunk + chunks`` and so on.
 
-    ``row`` float32 [count]: mean of grey, least and greatest of each channel, and from ``FIRST_LEVEL`` on the values of levels.
+    ``row`` float32 [count]: mean of grey, least and greatest of each channel, and from ``FIRST_LEVEL`` on the values of levels;
+    if ``is_part`` shares of the mean and counts of levels, which ``merge`` adds.
     """
     point = measuring_point(draws, image, turn, record, get(record, "at"))
-    total = 0.0
-    low_r, low_g, low_b, high_r, high_g, high_b = 2.0, 2.0, 2.0, -1.0, -1.0, -1.0  # values are in [0, 1]
-    counts_r = tl.zeros((256,), tl.int32)
-    counts_g = tl.zeros((256,), tl.int32)
-    counts_b = tl.zeros((256,), tl.int32)
-    for start in range(0, tl.where(point > 0, pixels_of(record), 0), tile):
+    total, lows, highs = nothing_measured()
+    low_r, low_g, low_b = lows
+    high_r, high_g, high_b = highs
+    counts_r, counts_g, counts_b = no_counts()
+    for start in range(chunk * tile, tl.where(point > 0, pixels_of(record), 0), chunks * tile):
         index = start + tl.arange(0, tile)
         mask = index < pixels_of(record)
         red, green, blue = sample(source, strides, draws, image, partner, turn, index, mask, record, white, True)
@@ -157,16 +157,72 @@ def measure(
                 counts_r += tl.histogram(bins_of(red), 256, mask)
                 counts_g += tl.histogram(bins_of(green), 256, mask)
                 counts_b += tl.histogram(bins_of(blue), 256, mask)
-    tl.store(row, total / pixels_of(record))
+    total = total / pixels_of(record)
+    put_ranges(row, total, low_r, low_g, low_b, high_r, high_g, high_b)
+    if get(record, "measured") > FIRST_LEVEL:
+        if point == EQUALIZE:
+            put_levels(row, counts_r, counts_g, counts_b, is_part)
+
+
+@triton.jit
+def merge(parts, row, draws, image, chunks, record: tl.constexpr):
+    """Merge what the programs of ``measure`` found of an image, ``parts`` [chunks, count], into ``row``."""
+    point = measuring_point(draws, image, 0, record, get(record, "at"))
+    total, lows, highs = nothing_measured()
+    low_r, low_g, low_b = lows
+    high_r, high_g, high_b = highs
+    counts_r, counts_g, counts_b = no_counts()
+    level = FIRST_LEVEL + tl.arange(0, 256)
+    for chunk in range(0, tl.where(point > 0, chunks, 0)):
+        part = parts + chunk * get(record, "measured")
+        total += tl.load(part)
+        low_r, high_r = tl.minimum(low_r, tl.load(part + 1)), tl.maximum(high_r, tl.load(part + 4))
+        low_g, high_g = tl.minimum(low_g, tl.load(part + 2)), tl.maximum(high_g, tl.load(part + 5))
+        low_b, high_b = tl.minimum(low_b, tl.load(part + 3)), tl.maximum(high_b, tl.load(part + 6))
+        if get(record, "measured") > FIRST_LEVEL:
+            if point == EQUALIZE:
+                counts_r += tl.load(part + level).to(tl.int32, bitcast=True)
+                counts_g += tl.load(part + level + 256).to(tl.int32, bitcast=True)
+                counts_b += tl.load(part + level + 512).to(tl.int32, bitcast=True)
+    put_ranges(row, total, low_r, low_g, low_b, high_r, high_g, high_b)
+    if get(record, "measured") > FIRST_LEVEL:
+        if point == EQUALIZE:
+            put_levels(row, counts_r, counts_g, counts_b, False)
+
+
+@triton.jit
+def nothing_measured():
+    """Return a mean, and least and greatest values of channels, which lie in [0, 1], before anything is measured."""
+    return 0.0, (2.0, 2.0, 2.0), (-1.0, -1.0, -1.0)
+
+
+@triton.jit
+def no_counts():
+    return tl.zeros((256,), tl.int32), tl.zeros((256,), tl.int32), tl.zeros((256,), tl.int32)
+
+
+@triton.jit
+def put_ranges(row, mean, low_r, low_g, low_b, high_r, high_g, high_b):
+    tl.store(row, mean)
     tl.store(row + 1, low_r)
     tl.store(row + 2, low_g)
     tl.store(row + 3, low_b)
     tl.store(row + 4, high_r)
     tl.store(row + 5, high_g)
     tl.store(row + 6, high_b)
-    if get(record, "measured") > FIRST_LEVEL:
-        if point == EQUALIZE:
-            levels = row + FIRST_LEVEL + tl.arange(0, 256)
-            tl.store(levels, levels_of(counts_r))
-            tl.store(levels + 256, levels_of(counts_g))
-            tl.store(levels + 512, levels_of(counts_b))
+
+
+@triton.jit
+def put_levels(row, counts_r, counts_g, counts_b, is_part: tl.constexpr):
+    put_level(row + FIRST_LEVEL, counts_r, is_part)
+    put_level(row + (FIRST_LEVEL + 256), counts_g, is_part)
+    put_level(row + (FIRST_LEVEL + 512), counts_b, is_part)
+
+
+@triton.jit
+def put_level(place, counts, is_part: tl.constexpr):
+    """Store a channel's counts, as bits of floats, or the values of its levels."""
+    if is_part:
+        tl.store(place + tl.arange(0, 256), counts.to(tl.float32, bitcast=True))
+    else:
+        tl.store(place + tl.arange(0, 256), levels_of(counts))

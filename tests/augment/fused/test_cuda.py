@@ -35,8 +35,9 @@ pytest.importorskip("triton")
 from triton.runtime import interpreter  # noqa: E402
 
 from augment.fused import cuda, triton_images  # noqa: E402
+from augment.fused.launches import Prepared  # noqa: E402
 
-KERNELS = ("image_passes", "image_pass")
+KERNELS = ("image_passes", "image_pass", "measure_pass")
 
 
 class Counted:
@@ -112,21 +113,29 @@ def launches(recipe: Sequence[Op], counted: dict[str, Counted], side: int = 12) 
     return sum(kernel.launches for kernel in counted.values()) - before
 
 
-@pytest.mark.parametrize("tile", [None, 128])
-def test_a_recipe_and_an_op_are_one_launch(
-    tile: int | None, counted: dict[str, Counted], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if tile:
-        hold(monkeypatch, 0, tile)
+def test_a_recipe_and_an_op_are_one_launch(counted: dict[str, Counted]) -> None:
     assert {name: launches(of_side(name, 12), counted) for name in RECIPES} == dict.fromkeys(RECIPES, 1)
     assert {launches([op], counted, 34) for op in SETTINGS} == {1}
     mixing_twice = [ops.Contrast(), ops.Rotate(), ops.MixUp(), ops.Contrast(), ops.Rotate(), ops.CutMix(), ops.Normalize()]
     assert launches(mixing_twice, counted) == 3  # what mixes images waits for all of them
 
 
+@pytest.mark.parametrize(
+    ("recipe", "measuring", "tiled", "whole"),
+    [("crop_flip", 0, 1, 0), ("d2l", 1, 2, 0), ("randaugment", 2, 2, 0), ("cutmix", 0, 1, 0), ("augmix", 0, 0, 1)],
+)
+def test_large_images_are_cut_into_tiles(
+    recipe: str, measuring: int, tiled: int, whole: int, counted: dict[str, Counted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(monkeypatch, 0, 128)
+    launches(resolve(recipe, 32), counted, 32)
+    assert [counted[name].launches for name in ("measure_pass", "image_pass", "image_passes")] == [measuring, tiled, whole]
+
+
 def test_scratch_is_at_most_a_float_copy_of_the_batch(counted: dict[str, Counted], monkeypatch: pytest.MonkeyPatch) -> None:
-    hold(monkeypatch, 0, 32)
-    for recipe, batch, programs, buffers in (("d2l", 9, 9, 1), ("augmix", 9, 2, 4), ("augmix", 4, 1, 4)):
+    for tile, recipe, batch, programs, buffers in ((None, "d2l", 9, 9, 1), (32, "augmix", 9, 2, 4), (32, "augmix", 4, 1, 4)):
+        if tile:
+            hold(monkeypatch, 0, tile)
         plan, images = fused.plan(of_side(recipe, 8)), pictures(batch, 8, 8)
         by_triton(plan, images, draw(plan, images))
         _, _, scratch, *_ = counted["image_passes"].arguments
@@ -176,8 +185,8 @@ def test_many_passes_and_fewer_programs_than_images(tile: int | None, monkeypatc
     if tile:
         hold(monkeypatch, 0, tile)
     smooth = [op for op in MANY if not isinstance(op, ops.RandAugment | ops.Equalize)]  # no thresholds: last bits are no steps
-    check(smooth, pictures(5, 11, 12))
-    assert kernel.programs == (2 if tile else 5)  # two buffers a program: of large images every second
+    check([*smooth[:-1], ops.AugMix(), smooth[-1]] if tile else smooth, pictures(5, 11, 12))
+    assert kernel.programs == (1 if tile else 5)  # four buffers a program: of large images every fourth
 
 
 def test_a_larger_image_behind_one_that_a_program_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,12 +229,20 @@ class Watch:
         self.read: dict[int, int] = {}
         self.written: set[int] = set()
         self.owner: dict[int, tuple[int, ...]] = {}
+        self.places = 0
         self.races: list[str] = []
 
     def barrier(self) -> None:
         if self.has_barriers:
             self.read.clear()
             self.written.clear()
+
+    def launch(self) -> None:
+        """Begin a launch, which waits for those before it."""
+        self.read.clear()
+        self.written.clear()
+        self.places += len(self.owner)
+        self.owner.clear()
 
     def access(self, builder: Any, pointers: Any, mask: Any, is_write: bool) -> None:
         program = tuple(builder.grid_idx)
@@ -248,7 +265,7 @@ class Watch:
 @pytest.fixture
 def watching(monkeypatch: pytest.MonkeyPatch) -> Callable[[Watch], None]:
     builder = interpreter.InterpreterBuilder
-    load, store = builder.create_masked_load, builder.create_masked_store
+    load, store, launch = builder.create_masked_load, builder.create_masked_store, Prepared.__call__
 
     def start(watch: Watch) -> None:
         def loads(self: Any, pointers: Any, mask: Any, *others: Any) -> Any:
@@ -259,6 +276,11 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> Callable[[Watch], None]:
             watch.access(self, pointers, mask, True)
             return store(self, pointers, value, mask, *others)
 
+        def launches(self: Any, *arguments: Any) -> None:
+            watch.launch()
+            launch(self, *arguments)
+
+        monkeypatch.setattr(Prepared, "__call__", launches)
         monkeypatch.setattr(builder, "create_masked_load", loads)
         monkeypatch.setattr(builder, "create_masked_store", stores)
         monkeypatch.setattr(builder, "create_barrier", lambda self: watch.barrier())
@@ -284,7 +306,8 @@ def test_programs_wait_for_what_they_read(
         cuda.apply_plan(plan, torch.float32)(images, params)
         if cuda.OneLaunch.takes(plan, torch.float32):
             cuda.OneLaunch(plan, torch.float32, torch.contiguous_format)(images, None, None)
-        assert len(watch.owner) > images.numel()
+        watch.launch()
+        assert watch.places > images.numel()
         assert bool(watch.races) != has_barriers, watch.races[:3]
 
 
