@@ -77,7 +77,13 @@ def header() -> str:
     for table, names in functions.items():
         lines.append(f"#define EACH_{table}(X) " + " ".join(f"X({table}_{name.upper()}, {name})" for name in names))
     lines += [f"#define LUMA_{name} {weight!r}f" for name, weight in zip(("RED", "GREEN", "BLUE"), LUMA, strict=True)]
-    numbers = {"TRIES": TRIES, "ARGUMENTS": policies.ARGUMENTS, "CHAIN": CHAIN, "GAMMA_TRIES": GAMMA_TRIES, "SMALLEST": SMALLEST}
+    numbers = {
+        "TRIES": TRIES,
+        "ARGUMENTS": policies.ARGUMENTS,
+        "CHAIN": CHAIN,
+        "GAMMA_TRIES": GAMMA_TRIES,
+        "SMALLEST": SMALLEST,
+    }
     numbers |= {"POINT_COUNT": len(POINTS), "JITTER_COUNT": len(JITTER)}
     lines += [f"#define {name} {number}" for name, number in numbers.items()]
     lines.append(f"static const int JITTER[] = {{{', '.join(f'POINT_{name.upper()}' for name in JITTER)}}};")

@@ -22,7 +22,7 @@ from triton.runtime import driver
 from augment import RECIPES, fused, resolve
 from augment.fused import cuda, launches, triton_draws
 from augment.fused.sample import sample
-from augment.fused.triton_draws import advance
+from augment.fused.triton_random import advance
 
 CALLS = 300
 """Calls that are timed."""

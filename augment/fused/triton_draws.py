@@ -9,64 +9,25 @@ Each kind of record is one function, ``draw_KIND``; all take the same arguments.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
-import functools
 import hashlib
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from augment import distributions, policies
-from augment.distributions import KINDS, DrawRecord, NoiseField, Source
+from augment.distributions import KINDS, DrawRecord, Source
 from augment.fused.launches import Prepared, keep, signature
 from augment.fused.sample import Program, Sampler
+from augment.fused.triton_random import TURN, UNIT, Key, draw_noise, key_of, log_unit, no_keys, philox_unit, take_key
 
 BLOCK = 128
 """Images that a program does."""
-
-NOISE_BLOCK = 512
-"""Pixels whose noise a program draws."""
-
-
-class Key(NamedTuple):
-    """State of a counter-based generator: a seed, and a block, the offset in fours; block -1: the seed is in ``keys``."""
-
-    keys: Tensor
-    seed: int
-    block: int
-
-
-@functools.cache
-def no_keys(device: torch.device) -> Tensor:
-    """Return memory that stands for the keys of a key without any."""
-    return torch.zeros(1, dtype=torch.int64, device=device)
-
-
-def take_key(count: int, generator: torch.Generator | None, device: torch.device) -> Key:
-    """Return the state of a generator, the device's own if None, and advance it by ``count`` numbers an image.
-
-    On a CPU, whose generators have no offset, and while a graph is captured, PyTorch draws a seed instead.
-    """
-    options: dict[str, Any] = {} if generator is None else {"generator": generator}
-    if device.type != "cuda":
-        return Key(no_keys(device), int(torch.randint(2**63 - 1, (), **options).item()), 0)
-    if torch.cuda.is_current_stream_capturing():
-        return Key(torch.randint(2**63 - 1, (1,), device=device, **options), 0, -1)
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return advance(count, generator or torch.cuda.default_generators[index], device)
-
-
-def advance(count: int, generator: torch.Generator, device: torch.device) -> Key:
-    """Return the state of a CUDA generator and move it past ``count`` numbers, in fours as PyTorch counts."""
-    seed, offset = generator.initial_seed(), generator.get_offset()
-    generator.set_offset(offset + -(-count // 4) * 4)
-    return Key(no_keys(device), seed if seed < 2**63 else seed - 2**64, offset // 4)
 
 
 def numbers(source: Source, program: Program) -> Key | None:
@@ -88,20 +49,6 @@ def draw(program: Program, uniforms: Key | Tensor, tables: Sequence[Tensor], out
     launch(device, matrix, key.keys, (*tables, matrix), tuple(outputs), batch, key.seed, key.block)  # no tuple is ever empty
 
 
-def draw_noise(source: Source, key: Any, noise: NoiseField, block: int) -> Tensor:
-    """Return the noise of a batch from a key, float32 [B, 3, height, width]."""
-    pixels = noise.height * noise.width
-    result = torch.empty((source.batch, 3, noise.height, noise.width), dtype=torch.float32, device=source.device)
-    grid = (source.batch, triton.cdiv(pixels, NOISE_BLOCK), 1)
-    if source.batch:
-        constants = {"first": block, "sigma": noise.sigma, "pixels": pixels, "tile": NOISE_BLOCK}
-        launch = _LAUNCHES.get((grid, *constants.values(), source.device)) or keep(
-            _LAUNCHES, (grid, *constants.values(), source.device), Prepared(noises, grid, constants, enable_fp_fusion=False)
-        )
-        launch(source.device, key.keys, result, key.seed, key.block)
-    return result
-
-
 _LAUNCHES: dict[Any, Prepared] = {}
 
 
@@ -112,16 +59,14 @@ SAMPLER = Sampler(numbers, draw, draw_noise)
 FIELDS = {name: place for place, name in enumerate(DrawRecord._fields)}
 TRIES = tl.constexpr(distributions.TRIES)
 GAMMA_TRIES = tl.constexpr(distributions.GAMMA_TRIES)
-SMALLEST = tl.constexpr(distributions.SMALLEST)
-TURN = tl.constexpr(2 * math.pi)
 ARGUMENTS = tl.constexpr(policies.ARGUMENTS)
 ROUND = tl.constexpr(1.5 * 2**23)
-UNIT = tl.constexpr(2.0**-24)
 SCALE = tl.constexpr(2.0**24)
 LANES = tl.constexpr(16)
 
 # Triton's cache keys lack functions that are found by name: the kernel refers to this.
-SOURCE = tl.constexpr(hashlib.sha256(Path(__file__).read_bytes()).hexdigest())
+_FILES = (Path(__file__).with_name(f"triton_{name}.py") for name in ("draws", "random"))
+SOURCE = tl.constexpr(hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest())
 
 
 @triton.constexpr_function
@@ -146,23 +91,6 @@ def at(records, n: int):
 def function(record):
     """Return the function of a record's kind."""
     return getattr(sys.modules[__name__], f"draw_{KINDS[record[0]]}")
-
-
-@triton.jit
-def philox(seed, image, counter):
-    """Return four numbers by Philox4x32-10 as cuRAND counts: an image is a subsequence, ``counter`` an offset in fours."""
-    return tl.philox(
-        seed, counter.to(tl.uint32), (counter >> 32).to(tl.uint32), image.to(tl.uint32), (image >> 32).to(tl.uint32)
-    )
-
-
-@triton.jit
-def philox_unit(seed, block, image, row):
-    """Return number ``row`` of an image, a multiple of 2**-24 in [0, 1); ``block`` is a generator's offset in fours."""
-    row = row + image * 0
-    a, b, c, d = philox(seed, row * 0 + image, block + row // 4)
-    bits = tl.where(row % 4 == 0, a, tl.where(row % 4 == 1, b, tl.where(row % 4 == 2, c, d)))
-    return (bits >> 8).to(tl.float32) * UNIT
 
 
 @triton.jit
@@ -334,11 +262,6 @@ def draw_corners(source, tables, outputs, place, mask, record: tl.constexpr):
 # ---- mixtures ---------------------------------------------------------------------------------------------------------
 
 
-@triton.jit
-def log_unit(number):
-    return tl.log(tl.maximum(number, SMALLEST))
-
-
 @triton.constexpr_function
 def log_shift(record) -> float:
     """Return the logarithm of the constant ``shift`` of a Gamma number."""
@@ -502,12 +425,6 @@ def draw_all(source, tables, outputs, place, mask, records: tl.constexpr):
         function(at(records, n))(source, tables, outputs, place, mask, at(records, n))
 
 
-@triton.jit
-def key_of(keys, seed, block):
-    """Return seed and block; in a captured graph (block < 0) the seed is in memory, drawn by a captured call."""
-    return tl.where(block < 0, tl.load(keys), seed), tl.maximum(block, 0).to(tl.int64)
-
-
 @triton.jit(do_not_specialize=["batch", "seed", "block"])
 def parameters(
     uniforms, keys, tables, outputs, batch, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
@@ -520,35 +437,3 @@ def parameters(
         draw_all((seed, block, image, 0), tables, outputs, image, image < batch, records)
     else:
         draw_all((uniforms, batch, image), tables, outputs, image, image < batch, records)
-
-
-# ---- noise ------------------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def normals(seed, block, image, index, sigma: tl.constexpr):
-    """Return three numbers of a pixel, normal of mean 0 and deviation ``sigma``, by Box and Muller's method."""
-    a, b, c, d = philox(seed, index.to(tl.int64) * 0 + image, block + index)
-    first, second = polar(a, sigma), polar(c, sigma)
-    angle = (b >> 8).to(tl.float32) * (UNIT * TURN)
-    return first * tl.cos(angle), first * tl.sin(angle), second * tl.cos((d >> 8).to(tl.float32) * (UNIT * TURN))
-
-
-@triton.jit
-def polar(bits, sigma: tl.constexpr):
-    return tl.sqrt_rn(-2 * log_unit((bits >> 8).to(tl.float32) * UNIT)) * sigma
-
-
-@triton.jit(do_not_specialize=["seed", "block"])
-def noises(
-    keys, out, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
-    first: tl.constexpr, sigma: tl.constexpr, pixels: tl.constexpr, tile: tl.constexpr,
-):  # fmt: skip
-    """Program (image, tile): noise of a tile of pixels."""
-    seed, block = key_of(keys, seed, block)
-    image, index = tl.program_id(0).to(tl.int64), tl.program_id(1) * tile + tl.arange(0, tile)
-    red, green, blue = normals(seed, block + first, image, index, sigma)
-    place = out + image * (3 * pixels) + index
-    tl.store(place, red, mask=index < pixels)
-    tl.store(place + pixels, green, mask=index < pixels)
-    tl.store(place + 2 * pixels, blue, mask=index < pixels)

@@ -10,7 +10,6 @@ import triton.language as tl
 
 from augment.fused.kinds import CHANGES, POINTS
 from augment.fused.passes import MEASURES
-from augment.fused.triton_draws import normals
 from augment.fused.triton_geometry import drawn_point, sample, within
 from augment.fused.triton_points import (
     FIRST_LEVEL,
@@ -26,6 +25,7 @@ from augment.fused.triton_points import (
     unit,
     widen,
 )
+from augment.fused.triton_random import normals
 
 PLAIN = sum(1 << index for index, name in enumerate(POINTS) if name not in MEASURES)
 JITTER, ERASE, NORMALIZE, NOISE = (tl.constexpr(CHANGES.index(name)) for name in ("jitter", "erase", "normalize", "noise"))

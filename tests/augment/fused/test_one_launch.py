@@ -19,7 +19,7 @@ from tests.augment.fused.cases import DEVICE, NEEDS_TRITON, pictures
 pytestmark = NEEDS_TRITON
 pytest.importorskip("triton")
 
-from augment.fused import cuda, triton_draws, triton_images  # noqa: E402
+from augment.fused import cuda, layouts, triton_draws, triton_images, triton_random  # noqa: E402
 
 SUBJECTS: dict[str, Sequence[Op]] = {
     **{name: resolve(name, 8) for name in ("none", "crop_flip_cutout", "d2l", "crop_jitter", "autoaugment", "randaugment")},
@@ -95,13 +95,13 @@ class Calls(TorchDispatchMode):
 def test_a_call_allocates_and_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     launches: list[Any] = []
 
-    def launched(self: cuda.Launch, *arguments: Any) -> None:
+    def launched(self: layouts.Launch, *arguments: Any) -> None:
         launches.append(arguments)
         with _disable_current_modes():  # the interpreter's own copies are no launches
             run(self, *arguments)
 
-    run = cuda.Launch.run
-    monkeypatch.setattr(cuda.Launch, "run", launched)
+    run = layouts.Launch.run
+    monkeypatch.setattr(layouts.Launch, "run", launched)
     images, call = pictures(2, 8, 8).to(DEVICE), one_launch(fused.plan(SUBJECTS["d2l"]))
     call(images, None)
     with Calls() as calls:
@@ -126,7 +126,7 @@ def drawn_units(seed: int, block: int, rows: int, batch: int) -> Tensor:
     recipe = tuple(ops.Brightness(low=0.0, high=1.0) for _ in range(rows))
     program = sample.encode(recipe, 8, 8)
     outputs = [torch.empty(batch, device=DEVICE) for _ in range(rows)]
-    key = triton_draws.Key(triton_draws.no_keys(torch.device(DEVICE)), seed, block)
+    key = triton_random.Key(triton_random.no_keys(torch.device(DEVICE)), seed, block)
     triton_draws.draw(program, key, [], outputs)
     return torch.stack(outputs, 1).cpu()
 
@@ -151,11 +151,20 @@ def test_numbers_are_uniform_and_independent() -> None:
 
 
 @pytest.mark.parametrize(
-    "op", [ops.MixUp(alpha=0.4), ops.MixUp(alpha=3.0), ops.CutMix(alpha=0.4), ops.AugMix(), ops.AugMix(alpha=1.5), ops.GaussianNoise()]
-)  # fmt: skip
+    "op",
+    [
+        ops.MixUp(alpha=0.4),
+        ops.MixUp(alpha=3.0),
+        ops.CutMix(alpha=0.4),
+        ops.AugMix(),
+        ops.AugMix(alpha=1.5),
+        ops.GaussianNoise(),
+    ],
+    ids=repr,
+)
 def test_gamma_and_normal_draws_follow_their_laws(op: Op, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_draws, "BLOCK", 2**14)  # one program: the interpreter is slow
-    monkeypatch.setattr(triton_draws, "NOISE_BLOCK", 2**14)
+    monkeypatch.setattr(triton_random, "NOISE_BLOCK", 2**14)
     count, shape = (1, (64, 80)) if isinstance(op, ops.GaussianNoise) else (10_000, (32, 48))
     (drawn,) = sample.sample([op], count, *shape, generator(11), DEVICE, triton_draws.SAMPLER)
     columns: Any = {name: value.cpu().double().numpy() for name, value in drawn.items()}
