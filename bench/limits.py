@@ -7,6 +7,7 @@ is a matrix product: a network does little else, and rarely as well as one large
 
 import math
 import statistics
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -94,6 +95,20 @@ def count_launches(function: Function, device: str | torch.device) -> int | None
         function()
         torch.cuda.synchronize(device)
     return sum(event.device_type.name == "CUDA" for event in profiler.events())
+
+
+def host_seconds(function: Function, device: str | torch.device, *, calls: int = 20) -> float | None:
+    """Return the median seconds until a call returns while a CUDA device still works; None on other devices."""
+    if torch.device(device).type != "cuda":
+        return None
+    seconds = []
+    for _ in range(calls):
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    torch.cuda.synchronize(device)
+    return statistics.median(seconds)
 
 
 def busy_share(function: Function, device: str | torch.device, *, calls: int) -> float | None:

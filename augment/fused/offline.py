@@ -1,7 +1,7 @@
 """Cost of the CUDA kernels without a GPU: registers, spills, shared memory and code by recipe, and the host's time of a call.
 
-``python -m augment.fused.offline [--arch 80 90 100] [--recipes ...]`` compiles each recipe as a GPU of that architecture would
-have it, and times calls of which only the driver's launch is left out.
+``python -m augment.fused.offline [--arch 80 90 100] [--recipes d2l d2l@224 ...]`` compiles each recipe, for images of that side,
+as a GPU of that architecture would have it, and times calls of which only the driver's launch is left out.
 """
 
 import argparse
@@ -29,13 +29,14 @@ CALLS = 300
 
 
 class Kernel(NamedTuple):
-    """Resources of a compiled kernel; spills in bytes a thread."""
+    """Resources of a compiled kernel; spills in bytes a thread; ``wide``: its loads and stores of 16 bytes a thread."""
 
     name: str
     registers: int
     spills: int
     shared: int
     code: int
+    wide: int
 
 
 class AbsentGPU:
@@ -75,10 +76,13 @@ def read_resources(name: str, code: bytes, shared: int) -> Kernel:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
-        command = [str(tool), "--dump-resource-usage", file.name]
-        usage_text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        usage_text, assembly = (
+            subprocess.run([str(tool), option, file.name], check=True, capture_output=True, text=True).stdout
+            for option in ("--dump-resource-usage", "--dump-sass")
+        )
     usage = dict(re.findall(r"(\w+):(\d+)", usage_text.split(f"Function {name}:")[1]))
-    return Kernel(name, int(usage["REG"]), int(usage["STACK"]), shared, len(code))
+    wide = len(re.findall(r"\b(?:LDG|STG)\.E\.(?:\w+\.)*128", assembly))
+    return Kernel(name, int(usage["REG"]), int(usage["STACK"]), shared, len(code), wide)
 
 
 class Generator:
@@ -109,8 +113,12 @@ def pretend(gpu: AbsentGPU) -> None:
 
 
 def make_call(recipe: str) -> Callable[[], object]:
-    """Return a call of a recipe on photographs of 256 pixels or images of 32, in one launch where that is possible."""
-    side = 256 if "imagenet" in recipe else 32
+    """Return a call of ``recipe`` or ``recipe@side``, in one launch where that is possible.
+
+    Images have 32 pixels a side, photographs 256.
+    """
+    recipe, _, named_side = recipe.partition("@")
+    side = int(named_side or (256 if "imagenet" in recipe else 32))
     plan, images = fused.plan(resolve(recipe, side)), torch.zeros(4, 3, side, side, dtype=torch.uint8)
     if cuda.OneLaunch.takes(plan, torch.bfloat16):
         one_launch = cuda.OneLaunch(plan, torch.bfloat16, torch.contiguous_format, 10)
@@ -131,13 +139,13 @@ def host_us(call: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Print a line a kernel and recipe."""
+    """Print a line a kernel and recipe; ``host_us`` is of the recipe's whole call."""
     parser = argparse.ArgumentParser(description="Resources of the CUDA kernels, compiled without a GPU, and the host's time.")
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100])
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("arch recipe kernel registers spills shared code host_us")
+    print("arch recipe", *Kernel._fields, "host_us")
     for architecture in options.arch:
         for recipe in options.recipes:
             gpu = AbsentGPU(architecture)

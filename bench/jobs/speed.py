@@ -15,7 +15,7 @@ from augment import BACKENDS
 from bench.clock import Clock, CompilerWatch, Sampler, Timing, device_seconds, measure, peak_bytes
 from bench.jobs.grid import build_case
 from bench.jobs.inputs import Inputs
-from bench.limits import copy_bandwidth, count_launches, count_waits, roofline_share
+from bench.limits import copy_bandwidth, count_launches, count_waits, host_seconds, roofline_share
 from bench.records import Speed
 
 KEPT_PIPELINES = 4
@@ -87,6 +87,7 @@ class Bench:
             "roofline_share": roofline_share(moved, statistics.fmean(timing.samples_s), self.copy_bandwidth(case.device)),
             "launches": count_launches(built.call, case.device),
             "syncs": count_waits(built.call, case.device),
+            "host_s": host_seconds(built.call, case.device),
         }
 
     def _build(self, case: Speed) -> _Built:

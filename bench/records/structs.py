@@ -175,6 +175,7 @@ class Speed(Record, frozen=True, kw_only=True):
         Quantity("bytes_moved", "bytes"),
         Quantity("launches", "kernels", "less"),
         Quantity("syncs", "waits", "less"),
+        Quantity("host_s", "s", "less"),
     )
 
     suite: Literal["ops", "recipes"] = "ops"
@@ -192,6 +193,8 @@ class Speed(Record, frozen=True, kw_only=True):
     """Calls of the round, where the times of some were left out."""
     device_s_median: Amount | None = None
     """Median seconds of a call on the device's own clock; None on a CPU."""
+    host_s: Amount | None = None
+    """Median seconds until a call returns while the device still works; None on a CPU."""
     compile_s: Amount | None = None
     """Seconds that the warm-up took beyond as many steady calls."""
     graph_breaks: Count | None = None

@@ -157,6 +157,7 @@ def cost_section(run: Run) -> Section | None:
         Column("device busy", _busy),
         _first_column("launches", "launches"),
         _first_column("waits", "syncs"),
+        _first_column("host, µs", "host_s", 1e6),
         _first_column("peak memory, MiB", "peak_bytes", 2.0**-20),
         _first_column("compiling, s", "compile_s"),
         _first_column("graph breaks", "graph_breaks"),
