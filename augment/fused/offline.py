@@ -1,7 +1,7 @@
 """Cost of the CUDA kernels without a GPU: registers, spills, shared memory and code by recipe, and the host's time of a call.
 
-``python -m augment.fused.offline [--arch 80 90 100] [--recipes d2l d2l@224 ...]`` compiles each recipe, for images of that side,
-as a GPU of that architecture would have it, and times calls of which only the driver's launch is left out.
+``python -m augment.fused.offline [--arch 80 90 100] [--recipes d2l d2l@224 ...]`` compiles each recipe, at a size, as
+a GPU of that architecture would have it, and times calls of which only the driver's launch is left out.
 """
 
 import argparse
