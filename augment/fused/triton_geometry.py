@@ -206,9 +206,10 @@ def sharpened(frame, factor, y, x, mask, white, record: tl.constexpr):
     red, green, blue = pixel(frame, y, x, mask, record)
     inner = mask & (y > 0) & (y < size(record, "moved_height") - 1) & (x > 0) & (x < size(record, "moved_width") - 1)
     smooth_r, smooth_g, smooth_b = 4 * red, 4 * green, 4 * blue
-    for near in tl.static_range(9):
-        r, g, b = pixel(frame, y + near // 3 - 1, x + near % 3 - 1, inner, record)
-        smooth_r, smooth_g, smooth_b = smooth_r + r, smooth_g + g, smooth_b + b
+    for row in range(3):  # not unrolled: the pixels of nine neighbours would not fit registers
+        for column in tl.static_range(3):
+            r, g, b = pixel(frame, y + row - 1, x + column - 1, inner, record)
+            smooth_r, smooth_g, smooth_b = smooth_r + r, smooth_g + g, smooth_b + b
     share = tl.where(inner, 1 - factor, 0.0)
     red = tl.minimum(tl.maximum(red + (smooth_r / 13 - red) * share, 0.0), white)
     green = tl.minimum(tl.maximum(green + (smooth_g / 13 - green) * share, 0.0), white)
