@@ -185,7 +185,7 @@ class OneLaunch:
         targets, extra = labels, (images, images)
         if classes and labels is not None:
             targets = torch.empty((len(labels), classes), dtype=torch.float32, device=images.device)
-            extra = (labels.to(torch.int64).contiguous(), targets)
+            extra = (labels.contiguous(), targets)
         if launch.shape[0]:
             state = take_key(inline.numbers, generator, images.device) if inline.numbers else Key(no_keys(images.device), 0, 0)
             launch.run(images, out, extra, inline.tables or (state.keys,), state)

@@ -39,7 +39,7 @@ class Runner:
     def __call__(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Draw for the batch and apply."""
         generator = self._generator
-        if generator is not None and generator.device.type != images.device.type:
+        if generator is not None and not _is_same(generator.device, images.device):
             raise ValueError(f"the generator is on {generator.device}, the images on {images.device}: put both on one device")
         is_plain = images.is_cuda and not images.requires_grad and not torch.compiler.is_compiling()
         if self._one_launch is not None and is_plain:
@@ -50,6 +50,10 @@ class Runner:
         targets = None if labels is None else self.plan.targets(labels, params, self._num_classes)
         result, self.implementation = self._run(images, params)
         return result, targets
+
+
+def _is_same(device: torch.device, second: torch.device) -> bool:
+    return (device.type, device.index or 0) == (second.type, second.index or 0)
 
 
 def compose(

@@ -65,9 +65,10 @@ def draw_noise(source: Source, key: Any, noise: NoiseField, block: int) -> Tenso
     """Return the noise of a batch from a key, float32 [B, 3, height, width]."""
     pixels = noise.height * noise.width
     result = torch.empty((source.batch, 3, noise.height, noise.width), dtype=torch.float32, device=source.device)
-    grid = (source.batch, triton.cdiv(pixels, NOISE_BLOCK), 1)
+    tile = triton.next_power_of_2(max(NOISE_BLOCK, pixels // 2**15))  # a grid has at most 2**16 tiles
+    grid = (source.batch, triton.cdiv(pixels, tile), 1)
     if source.batch:
-        constants = {"first": block, "sigma": noise.sigma, "pixels": pixels, "tile": NOISE_BLOCK}
+        constants = {"first": block, "sigma": noise.sigma, "pixels": pixels, "tile": tile}
         name = (grid, *constants.values(), source.device)
         launch = _LAUNCHES.get(name) or keep(_LAUNCHES, name, Prepared(noises, grid, constants, enable_fp_fusion=False))
         launch(source.device, key.keys, result, key.seed, key.block)

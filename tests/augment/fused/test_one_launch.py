@@ -63,6 +63,15 @@ def test_one_launch_is_sample_and_apply(subject: str, tile: int | None, monkeypa
         assert subject == "none" or not torch.equal(first, changed)
 
 
+@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9)])
+def test_one_launch_of_few_images_and_pixels(batch: int, size: tuple[int, int]) -> None:
+    recipe = [ops.RandomCrop(size=2, padding=1), ops.CutMix(), ops.ColorJitter(), ops.GaussianNoise(), ops.Sharpness(p=1.0)]
+    plan, images = fused.plan(recipe), pictures(batch, *size).to(DEVICE)
+    result = one_launch(plan)(images, generator(1))
+    assert torch.equal(result, in_two_steps(plan, images, generator(1), torch.float32))
+
+
 @pytest.mark.parametrize("subject", ["mixup", "cutmix"])
 def test_targets_of_one_launch(subject: str) -> None:
     plan, images = fused.plan(SUBJECTS[subject]), pictures(5, 8, 9).to(DEVICE)
