@@ -37,8 +37,8 @@ rounds), if both do the op as it is defined. Audit: = exact, ≈ close, ≠ diff
 are drawn). Bold: its slowest round beats all rounds of the others."""
 COST_METHOD = """Share of a copy: the time in which the device copies the bytes of batch and result within its own memory, over
 the mean time of a call (first round; above 100 % if the batch fits into caches). Device busy: by the device's own clock; the
-rest is the host's work. Launches and waits: kernels, and waits of the host, in a call. Compiling comes before the measured
-calls."""
+rest is the host's work. Launches and waits: kernels, and waits of the host, in a call. Host: until a call returns while a
+GPU still works. Compiling comes before the measured calls."""
 
 
 def suite_section(run: Run, suite: str) -> Section | None:

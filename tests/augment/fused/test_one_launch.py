@@ -14,7 +14,7 @@ from augment import RECIPES, build, fused, ops, resolve
 from augment.audit import laws
 from augment.fused import sample
 from augment.op import Op
-from tests.augment.fused.cases import DEVICE, NEEDS_TRITON, pictures
+from tests.augment.fused.cases import AFTER_A_JUMP, DEVICE, NEEDS_TRITON, assert_same, pictures
 
 pytestmark = NEEDS_TRITON
 pytest.importorskip("triton")
@@ -223,6 +223,21 @@ def test_a_pipeline_is_one_launch_that_sample_and_apply_replay() -> None:
             for _ in range(2):
                 assert torch.equal(pipeline(images), in_two_steps(plan, images, source, torch.float32))
         assert pipeline.implementation == "triton"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("recipe", "side"), [("mixup", 32), ("cutmix", 32), ("augmix", 32), ("d2l", 224), ("randaugment", 224)]
+)
+def test_other_pipelines_replay_but_for_last_bits(recipe: str, side: int) -> None:
+    """A compiler fuses products and sums of draws, of Dirichlet weights and of means, as it likes."""
+    images, labels = pictures(16, side, side).cuda(), torch.arange(16).cuda() % 10
+    plan = fused.plan(resolve(recipe, side))
+    result, targets = build(recipe, "fused", device="cuda", image_size=side, generator=generator(4))(images, labels)
+    params = plan.sample(16, side, side, generator(4), "cuda")
+    expected = cuda.apply_plan(plan, torch.float32)(images, params)
+    assert_same(result.cpu(), expected.cpu(), 1e-3, AFTER_A_JUMP)
+    torch.testing.assert_close(targets, plan.targets(labels, params, 10))
 
 
 @pytest.mark.gpu
