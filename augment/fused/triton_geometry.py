@@ -12,7 +12,7 @@ import triton.language as tl
 
 from augment.fused.kinds import CHANGES, JITTER, MOVES, POINTS, SAMPLERS
 from augment.fused.passes import MEASURES
-from augment.fused.triton_points import can, first, get, size, step
+from augment.fused.triton_points import FIELDS, can, first, get, size, step
 from augment.policies import ARGUMENTS
 
 FLIP, CROP = (tl.constexpr(MOVES.index(name)) for name in ("flip", "crop"))
@@ -69,15 +69,31 @@ def frame_of(images, strides, draws, image, record: tl.constexpr):
 @triton.jit
 def pixel(frame, y, x, mask, record: tl.constexpr):
     """Return red, green and blue of the moved image at whole places, on the scale of its dtype; black outside it."""
-    start, stride_c, stride_y, stride_x, origin_y, direction_y, origin_x, direction_x = frame
     mask = mask & (y >= 0) & (y < size(record, "moved_height")) & (x >= 0) & (x < size(record, "moved_width"))
+    return inner_pixel(frame, y, x, mask, record)
+
+
+@triton.constexpr_function
+def are_flips(moves) -> bool:
+    """Return whether moves are flips, kind 0, which leave all pixels inside the image."""
+    return all(move[FIELDS["kind"]] == 0 for move in moves)
+
+
+@triton.jit
+def inner_pixel(frame, y, x, mask, record: tl.constexpr):
+    """Return ``pixel`` at places inside the moved image; what was moved in from outside its source is black."""
+    start, stride_c, stride_y, stride_x, origin_y, direction_y, origin_x, direction_x = frame
     y, x = origin_y + direction_y * y, origin_x + direction_x * x
-    mask = mask & (y >= 0) & (y < size(record, "height")) & (x >= 0) & (x < size(record, "width"))
     place = start + y * stride_y + x * stride_x
-    red = tl.load(place, mask=mask, other=0).to(tl.float32)
-    green = tl.load(place + stride_c, mask=mask, other=0).to(tl.float32)
-    blue = tl.load(place + 2 * stride_c, mask=mask, other=0).to(tl.float32)
-    return red, green, blue
+    if mask is None and are_flips(get(record, "moves")):
+        red, green, blue = tl.load(place), tl.load(place + stride_c), tl.load(place + 2 * stride_c)
+    else:
+        seen = (y >= 0) & (y < size(record, "height")) & (x >= 0) & (x < size(record, "width"))
+        if mask is not None:
+            seen = seen & mask
+        red, green = tl.load(place, mask=seen, other=0), tl.load(place + stride_c, mask=seen, other=0)
+        blue = tl.load(place + 2 * stride_c, mask=seen, other=0)
+    return red.to(tl.float32), green.to(tl.float32), blue.to(tl.float32)
 
 
 @triton.jit
@@ -180,6 +196,11 @@ def neighbours(length, place, size: tl.constexpr, antialias: tl.constexpr):
 
 
 @triton.jit
+def clamped(place, side: tl.constexpr):
+    return tl.minimum(tl.maximum(place, 0.0), side - 1.0).to(tl.int32)
+
+
+@triton.jit
 def resized(frame, top, left, height, width, y, x, mask, record: tl.constexpr, antialias: tl.constexpr):
     """Resize a window of the moved image as ``geometry.resized_crop``, with as many neighbours as each window needs."""
     first_y, centre_y, reach_y, count_y = neighbours(height, y, size(record, "out_height"), antialias)
@@ -189,12 +210,13 @@ def resized(frame, top, left, height, width, y, x, mask, record: tl.constexpr, a
         place_y = first_y + i
         weight_y = tl.maximum(1 - tl.abs((place_y + 0.5 - centre_y) / reach_y), 0.0)
         weight_y = tl.where((place_y >= 0) & (place_y < height), weight_y, 0.0)
+        near_y = clamped(place_y + top, size(record, "moved_height"))
         for j in range(count_x):
             place_x = first_x + j
             weight = tl.maximum(1 - tl.abs((place_x + 0.5 - centre_x) / reach_x), 0.0)
             weight = tl.where((place_x >= 0) & (place_x < width), weight, 0.0) * weight_y
-            near_y, near_x = (place_y + top).to(tl.int32), (place_x + left).to(tl.int32)
-            r, g, b = pixel(frame, near_y, near_x, mask & (weight > 0), record)
+            near_x = clamped(place_x + left, size(record, "moved_width"))  # cheaper than a mask: weights are 0 outside
+            r, g, b = inner_pixel(frame, near_y, near_x, None, record)
             red, green, blue, total = red + r * weight, green + g * weight, blue + b * weight, total + weight
     total = tl.where(mask, total, 1.0)
     return red / total, green / total, blue / total
