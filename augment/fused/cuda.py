@@ -182,13 +182,13 @@ class OneLaunch:
             ready = keep(self._launches, key, self._prepare(images, classes))
         launch, inline = ready
         out = torch.empty(launch.shape, dtype=self._dtype, device=images.device, memory_format=self._memory_format)
-        targets, extra = labels, (images, images)
+        targets, memory = labels, (images, images)
         if classes and labels is not None:
             targets = torch.empty((len(labels), classes), dtype=torch.float32, device=images.device)
-            extra = (labels.contiguous(), targets)
+            memory = (labels.contiguous(), targets)
         if launch.shape[0]:
             state = take_key(inline.numbers, generator, images.device) if inline.numbers else Key(no_keys(images.device), 0, 0)
-            launch.run(images, out, extra, inline.tables or (state.keys,), state)
+            launch.run(images, out, memory, inline.tables or (state.keys,), state)
         return out, targets
 
     def _prepare(self, images: Tensor, classes: int) -> tuple[Launch, InlineDraws]:

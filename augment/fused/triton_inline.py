@@ -87,8 +87,8 @@ def own_draws(
         seed, block = key_of(keys, seed, block)
         rows: tl.constexpr = of_inline(inline, "rows")
         row, zero = tl.arange(0, of_inline(inline, "lanes")), image * 0
-        who = tl.where(row < rows, image, partner)
-        units = philox_unit(seed, block, who, tl.where(row < rows, row, row - rows))
+        image_of_row = tl.where(row < rows, image, partner)
+        units = philox_unit(seed, block, image_of_row, tl.where(row < rows, row, row - rows))
         tl.store(scratch + row, units, mask=row < rows * of_inline(inline, "images"))
         tl.debug_barrier()
         for turn in range(of_inline(inline, "images")):
@@ -108,6 +108,6 @@ def own_draws(
 def store_targets(memory, lam, image, partner, classes: tl.constexpr):
     """Store an image's mixed target; ``memory``: labels, and targets [B, classes]."""
     number, weight = tl.arange(0, triton.next_power_of_2(classes)), tl.load(lam)
-    own, strange = number == tl.load(memory[0] + image), number == tl.load(memory[0] + partner)
-    value = own.to(tl.float32) * weight + strange.to(tl.float32) * (1 - weight)
+    own, partners = number == tl.load(memory[0] + image), number == tl.load(memory[0] + partner)
+    value = own.to(tl.float32) * weight + partners.to(tl.float32) * (1 - weight)
     tl.store(memory[1] + image * classes + number, value, mask=number < classes)
