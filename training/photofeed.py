@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from augment import BACKENDS, Op, Pipeline, build, fused, lane, resolve
+from augment.op import Lane
 from augment.ops import IMAGENET_MEAN, IMAGENET_STD, CenterCrop, Normalize, RandomResizedCrop
 from training.distributed import Ranks, stream_seed
 from training.feed import LOADER_TIMEOUT_S, Fetcher, MarkPhase, Order, check_shared_memory, ignore_phase, keep
@@ -166,9 +167,18 @@ def fetch_stages(
     stages: dict[str, Stage] = {"read": Read(files), "decode": Decode(files, decoder, odd)}
     if backend is not None:
         return stages | {"augment": AugmentEach(ops, backend, dtype), "collate": collate}
-    crop = ops[0]
-    assert isinstance(crop, RandomResizedCrop)
-    return stages | {"collate": CutWindows(crop)}
+    if not isinstance(ops[0], RandomResizedCrop):
+        raise ValueError(
+            "on the device a recipe must begin with RandomResizedCrop, which brings photographs to one size: "
+            "take --recipe imagenet, or --augment-on workers"
+        )
+    return stages | {"collate": CutWindows(ops[0])}
+
+
+def feed_lane(ops: tuple[Op, ...], backend: str, *, on_device: bool) -> Lane:
+    """Return the lane of a feed: windows are drawn for each image whatever the backend, and workers augment image by image."""
+    drawn = lane(ops[1:], backend) if on_device else "per_image"
+    return "mixed" if drawn == "per_batch" else drawn
 
 
 class Photographs(Fetcher[PhotoBatch | str]):
@@ -222,20 +232,23 @@ def cut_windows(photographs: Sequence[Tensor], crop: RandomResizedCrop, most_sid
 class WindowPipeline:
     """Ops on a batch of windows: each window is resized, then the backend does the recipe's other ops."""
 
-    def __init__(self, ops: tuple[Op, ...], backend: str, device: torch.device) -> None:
+    def __init__(
+        self, ops: tuple[Op, ...], backend: str, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self._dtype = dtype
         is_fused = BACKENDS[backend].library == "fused"
         self._own, others = (ops, ()) if is_fused else (ops[:1], ops[1:])  # the fused backend flips as it resizes
         self._plan, self._draws = fused.plan(self._own), fused.plan(self._own[1:])
-        self._rest = build(others, backend, device=device) if others else None
+        self._rest = build(others, backend, device=device, dtype=dtype) if others else None
         self.implementation: str | None = None  # of the fused backend, known once it has run
 
     def __call__(self, images: Tensor, windows: Tensor) -> Tensor:
-        """uint8 [B, 3, S, S] and windows [B, 4] on the device -> float32 [B, 3, size, size], normalised."""
+        """uint8 [B, 3, S, S] and windows [B, 4] on the device -> ``dtype`` [B, 3, size, size], normalised."""
         crop = self._own[0]
         assert isinstance(crop, RandomResizedCrop)
         window = dict(zip(("top", "left", "height", "width"), windows.unbind(1), strict=True))
         drawn = self._draws.sample(len(images), crop.size, crop.size, device=images.device)
-        resized, implementation = self._plan.run(images, (window, *drawn))
+        resized, implementation = self._plan.run(images, (window, *drawn), None if self._rest else self._dtype)
         if self._rest is not None:
             return self._rest(resized)
         self.implementation = implementation
@@ -282,20 +295,14 @@ class PhotoFeed(_PhotoSource):
     ) -> None:  # fmt: skip
         if split.files is None:
             raise ValueError("photographs in files are needed: take --data FOLDER")
-        if on_device and not isinstance(ops[0], RandomResizedCrop):
-            raise ValueError(
-                "on the device a recipe must begin with RandomResizedCrop, which brings photographs to one size: "
-                "take --recipe imagenet, or --augment-on workers"
-            )
+        stages = fetch_stages(split.files, ops, None if on_device else backend)
         self._pipeline = build(ops, backend)  # for workers too: problems are reported before processes start
         self._windows = WindowPipeline(ops, backend, device) if on_device else None
         super().__init__(len(split), batch_size, seed, device, self._windows or keep)
-        self.lane = lane(ops[1:], backend) if on_device else "per_image"
-        if on_device and self.lane == "per_batch":
-            self.lane = "mixed"  # windows are drawn for each image whatever the backend
+        self.lane = feed_lane(ops, backend, on_device=on_device)
         check_shared_memory(num_workers, batch_size * 3 * (MOST_SIDE**2 if on_device else 4 * _output_side(ops) ** 2))
         self._loader = DataLoader(
-            Photographs(fetch_stages(split.files, ops, None if on_device else backend), split.labels, seed),
+            Photographs(stages, split.labels, seed),
             batch_sampler=self._order,  # type: ignore[arg-type]  # of requests: torch's type knows lists of indices only
             collate_fn=keep, num_workers=num_workers, persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda", timeout=LOADER_TIMEOUT_S if num_workers else 0,
