@@ -232,9 +232,7 @@ def cut_windows(photographs: Sequence[Tensor], crop: RandomResizedCrop, most_sid
 class WindowPipeline:
     """Ops on a batch of windows: each window is resized, then the backend does the recipe's other ops."""
 
-    def __init__(
-        self, ops: tuple[Op, ...], backend: str, device: torch.device, dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, ops: tuple[Op, ...], backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self._dtype = dtype
         is_fused = BACKENDS[backend].library == "fused"
         self._own, others = (ops, ()) if is_fused else (ops[:1], ops[1:])  # the fused backend flips as it resizes

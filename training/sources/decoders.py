@@ -1,7 +1,7 @@
 """Decoders of photographs by library. All return what Pillow's ``upright`` shows, up to the rounding of their arithmetic.
 
-JPEG libraries treat other formats, CMYK and EXIF orientations each in its own way. Such files (``is_plain`` is false) are left to
-Pillow, whatever the decoder, so that all decoders turn and convert the same images.
+JPEG libraries treat other formats, CMYK and EXIF orientations each in its own way. Such files (``is_plain`` is false) are left
+to Pillow, whatever the decoder, so that all decoders turn and convert the same images.
 """
 
 import importlib.util
