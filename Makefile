@@ -1,5 +1,6 @@
 # make setup      the environment alone, in .venv (uv where it is installed, else venv and pip)
 # make bench      benchmarks, training throughput, accuracy of a few recipes and the report: ARGS="--preset standard --device cuda"
+# make gpu        all that a GPU must show, in 8 minutes: ARGS="--minutes 15"; called again, it resumes GPU_RUN
 # make test       the tests that take seconds; make test-all: also those that take minutes (browser, torchrun, whole runs)
 # make report     the reports of published runs, built anew: RUNS="results/*"
 # make lint       ruff and mypy
@@ -7,13 +8,16 @@
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
+# The command line; where packages are installed elsewhere: AUGMARK="python -m bench.cli". Nothing is then installed.
+AUGMARK ?= $(VENV)/bin/augmark
+GPU_RUN ?= runs/gpu
 RUNS ?= $(wildcard results/*--*)
 # A pip constraints file, for a chosen set of versions: make setup VENV=.venv-old CONSTRAINT=.ci/floors.txt
 CONSTRAINT ?=
 PIP_INSTALL = $(if $(shell command -v uv),uv pip install --python $(VENV)/bin/python,$(VENV)/bin/python -m pip install --disable-pip-version-check) \
   $(if $(CONSTRAINT),--constraint $(CONSTRAINT))
 
-.PHONY: setup test test-all bench report lint clean
+.PHONY: setup test test-all bench gpu report lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
@@ -26,6 +30,10 @@ test-all: test
 
 bench: $(VENV)/.installed
 	$(VENV)/bin/augmark run $(ARGS)
+
+# An environment that is there is taken as it is: GPU machines are often offline.
+gpu: $(if $(shell command -v $(firstword $(AUGMARK))),,$(VENV)/.installed)
+	$(AUGMARK) run --preset gpu --results $(GPU_RUN) $(if $(wildcard $(GPU_RUN)/plan.json),--resume) $(ARGS)
 
 report: $(VENV)/.installed
 	for run in $(RUNS); do $(VENV)/bin/augmark report $$run || exit; done

@@ -9,6 +9,7 @@ typedef struct {
 } Axis;
 
 static const Axis FORWARDS = {0, 1};
+static const float RAW[6] = {1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f}; /* gain and bias that change nothing */
 
 typedef struct {
     float *moved, *spare, *pixels, *line, *weights[2];
@@ -145,51 +146,123 @@ static int weigh(float length, int size, Axis mirror, int antialias, int32_t *st
     return count;
 }
 
-static void weigh_rows(const float *restrict rows, int width, const float *restrict weights, int count, float *restrict to) {
-    const float *restrict next = rows + width;
-    if (count == 1) {
-        for (int x = 0; x < width; x++) to[x] = rows[x] * weights[0];
+typedef float Pair __attribute__((vector_size(32), aligned(4), may_alias)); /* two pixels of four values */
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define FIRST(pair) __builtin_shufflevector(pair, pair, 0, 1, 2, 3)
+#define SECOND(pair) __builtin_shufflevector(pair, pair, 4, 5, 6, 7)
+#else
+typedef int32_t Lanes __attribute__((vector_size(16)));
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (Lanes){__VA_ARGS__})
+#define FIRST(pair) (((const Pixel *)&(pair))[0])
+#define SECOND(pair) (((const Pixel *)&(pair))[1])
+#endif
+
+/* Pairs of neighbours to their weighted sum; a weight for each value. */
+static inline __attribute__((always_inline)) Pixel weigh_pairs(const float *pixels, const Pair *weights, int groups) {
+    Pair sum = *(const Pair *)pixels * weights[0];
+    for (int k = 1; k < groups; k++) sum += *(const Pair *)(pixels + 8 * k) * weights[k];
+    return FIRST(sum) + SECOND(sum);
+}
+
+/* A line of pixels to ``size`` pixels in planes. Starts and weights go on to a multiple of four places, and so do rows. */
+static inline __attribute__((always_inline)) void weigh_line(const float *line, const int32_t *starts, const Pair *weights, int groups,
+                                                             int size, float *to, int64_t apart) {
+    for (int x = 0; x < size; x += 4, weights += 4 * (int64_t)groups) {
+        Pixel a = weigh_pairs(line + 4 * (int64_t)starts[x], weights, groups);
+        Pixel b = weigh_pairs(line + 4 * (int64_t)starts[x + 1], weights + groups, groups);
+        Pixel c = weigh_pairs(line + 4 * (int64_t)starts[x + 2], weights + 2 * groups, groups);
+        Pixel d = weigh_pairs(line + 4 * (int64_t)starts[x + 3], weights + 3 * groups, groups);
+        Pixel low = PICK(a, b, 0, 4, 1, 5), high = PICK(c, d, 0, 4, 1, 5);
+        *(Pixel *)(to + x) = PICK(low, high, 0, 1, 4, 5);
+        *(Pixel *)(to + apart + x) = PICK(low, high, 2, 3, 6, 7);
+        *(Pixel *)(to + 2 * apart + x) = PICK(PICK(a, b, 2, 6, 3, 7), PICK(c, d, 2, 6, 3, 7), 0, 1, 4, 5);
+    }
+}
+
+static inline __attribute__((always_inline)) void weigh_block(const float *rows, int64_t stride, const float *weights, int count,
+                                                              float bias, float *to) {
+    Pair sum = *(const Pair *)rows * weights[0] + bias;
+    for (int k = 1; k < count; k++) sum += *(const Pair *)(rows + k * stride) * weights[k];
+    *(Pair *)to = sum;
+}
+
+/* ``count`` rows to their weighted sum, plus ``bias``; rows go on to a multiple of eight. */
+static void weigh_rows(const float *rows, int64_t stride, const float *weights, int count, int width, float bias, float *to) {
+    int x = 0;
+    if (count == 2) /* called with a constant, so that it is compiled on its own */
+        for (; x + 8 <= width; x += 8) weigh_block(rows + x, stride, weights, 2, bias, to + x);
+    else
+        for (; x + 8 <= width; x += 8) weigh_block(rows + x, stride, weights, count, bias, to + x);
+    if (x < width) {
+        float last[8];
+        weigh_block(rows + x, stride, weights, count, bias, last);
+        memcpy(to + x, last, (width - x) * sizeof(float));
+    }
+}
+
+static inline int rounded_up(int count, int multiple) { return (count + multiple - 1) / multiple * multiple; }
+
+/* Columns' weights for ``weigh_line``: in pairs, and up to a multiple of four places. Returns pairs a place. */
+static int pair_weights(const float *weights, int count, int size, int32_t *starts, Pair *to) {
+    int groups = (count + 1) / 2;
+    for (int x = 0; x < rounded_up(size, 4); x++) {
+        if (x >= size) starts[x] = 0;
+        float *its = (float *)(to + (int64_t)x * groups);
+        for (int k = 0; k < 2 * groups; k++)
+            for (int i = 0; i < 4; i++) its[4 * k + i] = k < count && x < size ? weights[(int64_t)x * count + k] : 0.0f;
+    }
+    return groups;
+}
+
+/* A row of ``width`` pixels to a line of pixels of four values, with a black one behind it; bytes stay 0 to 255. */
+static void read_line(Scratch *s, Image from, Axis row, Axis columns, int width, int is_inside) {
+    int64_t plane = (int64_t)from.height * from.width, at = (int64_t)row.origin * from.width + columns.origin;
+    float *restrict line = s->line;
+    memset(line + 4 * (int64_t)width, 0, 4 * sizeof(float));
+    if (is_inside && from.is_bytes && columns.direction > 0) {
+        const uint8_t *restrict red = (const uint8_t *)from.values + at, *restrict green = red + plane, *restrict blue = green + plane;
+        uint32_t *restrict packed = (uint32_t *)s->spare;
+        for (int x = 0; x < width; x++) packed[x] = red[x] | (uint32_t)green[x] << 8 | (uint32_t)blue[x] << 16;
+        const uint8_t *restrict bytes = (const uint8_t *)packed;
+        for (int i = 0; i < 4 * width; i++) line[i] = bytes[i];
         return;
     }
-    float first = weights[0], second = weights[1];
-    for (int x = 0; x < width; x++) to[x] = rows[x] * first + next[x] * second;
-    for (int k = 2; k < count; k++) {
-        float weight = weights[k];
-        const float *restrict row = rows + (int64_t)k * width;
-        for (int x = 0; x < width; x++) to[x] += row[x] * weight;
-    }
+    float *planes = s->spare;
+    read_image(from, row, columns, 1, width, planes, width, width, RAW);
+    interleave(planes, planes + width, planes + 2 * (int64_t)width, width, line);
 }
 
-static void weigh_pixels(const float *restrict pixels, const int32_t *restrict starts, const float *restrict weights, int count,
-                         int size, float *restrict to) {
-    for (int x = 0; x < size; x++) {
-        const Pixel *from = (const Pixel *)(pixels + 4 * (int64_t)starts[x]);
-        const float *its = weights + (int64_t)x * count;
-        Pixel sum = from[0] * its[0];
-        if (count > 1) sum += from[1] * its[1];
-        for (int k = 2; k < count; k++) sum += from[k] * its[k];
-        *(Pixel *)(to + 4 * (int64_t)x) = sum;
+/* A window of an image, whose first pixel the axes name, to out_height x out_width: columns first, then rows.
+ * ``normal``: gain and bias of each channel for what was read. */
+static void resize(Scratch *s, Image from, Axis rows, Axis columns, int height, int width, int out_height, int out_width,
+                   int antialias, Axis rows_out, Axis columns_out, const float normal[6], float *to) {
+    int count_y = weigh((float)height, out_height, rows_out, antialias, s->starts[0], s->weights[0]);
+    int count_x = weigh((float)width, out_width, columns_out, antialias, s->starts[1], s->weights[1]);
+    int groups = pair_weights(s->weights[1], count_x, out_width, s->starts[1], (Pair *)s->pixels);
+    int stride = rounded_up(out_width, 8), top, bottom, left, right;
+    int64_t apart = (int64_t)height * stride;
+    visible(rows, from.height, height, &top, &bottom);
+    visible(columns, from.width, width, &left, &right);
+    for (int y = 0; y < height; y++) {
+        Axis row = {rows.origin + rows.direction * y, 1};
+        float *line = s->moved + (int64_t)y * stride;
+        read_line(s, from, row, columns, width, y >= top && y < bottom && left == 0 && right == width);
+        if (groups == 1) /* called with constants, so that each is compiled on its own */
+            weigh_line(s->line, s->starts[1], (const Pair *)s->pixels, 1, out_width, line, apart);
+        else if (groups == 2)
+            weigh_line(s->line, s->starts[1], (const Pair *)s->pixels, 2, out_width, line, apart);
+        else
+            weigh_line(s->line, s->starts[1], (const Pair *)s->pixels, groups, out_width, line, apart);
     }
-}
-
-/* The ``height`` x ``width`` pixels in scratch->moved, in rows of ``stride``, to out_height x out_width. */
-static void resize(Scratch *s, int height, int width, int stride, int out_height, int out_width, int antialias, Axis rows,
-                   Axis columns, float *to) {
-    int count_y = weigh((float)height, out_height, rows, antialias, s->starts[0], s->weights[0]);
-    int count_x = weigh((float)width, out_width, columns, antialias, s->starts[1], s->weights[1]);
-    int64_t count = (int64_t)out_height * out_width;
-    float *result = s->pixels + 4 * (int64_t)stride;
-    for (int y = 0; y < out_height; y++) {
-        const float *weights = s->weights[0] + (int64_t)y * count_y;
+    float *weights = s->weights[1];
+    for (int y = 0; y < out_height; y++)
         for (int c = 0; c < 3; c++) {
-            const float *from = s->moved + ((int64_t)c * height + s->starts[0][y]) * stride;
-            weigh_rows(from, stride, weights, count_y, s->line + (int64_t)c * stride);
+            for (int k = 0; k < count_y; k++) weights[k] = s->weights[0][(int64_t)y * count_y + k] * normal[2 * c];
+            weigh_rows(s->moved + c * apart + (int64_t)s->starts[0][y] * stride, stride, weights, count_y, out_width,
+                       normal[2 * c + 1], to + ((int64_t)c * out_height + y) * out_width);
         }
-        interleave(s->line, s->line + stride, s->line + 2 * (int64_t)stride, stride, s->pixels);
-        weigh_pixels(s->pixels, s->starts[1], s->weights[1], count_x, out_width, result);
-        float *row = to + (int64_t)y * out_width;
-        separate(result, out_width, row, row + count, row + 2 * count);
-    }
 }
 
 #define EDGE 2 /* black pixels about an image: neighbours of places outside */

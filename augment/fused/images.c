@@ -43,21 +43,19 @@ static void normalize(const StepRecord *step, float *planes, int64_t count) {
     }
 }
 
-static void resized_window(const Task *task, Image from, Axis rows, Axis columns, float *to) {
+static void resized_window(const Task *task, Image from, Axis rows, Axis columns, float *to, const float *normal) {
     const Pass *pass = task->pass;
     const StepRecord *step = pass->steps;
     int height = (int)pass->sizes.moved_height, width = (int)pass->sizes.moved_width;
+    float unit = from.is_bytes ? 1.0f / 255.0f : 1.0f, plain[6] = {unit, 0.0f, unit, 0.0f, unit, 0.0f};
     Window window = {0, 0, height, width};
     if (step->sampler == SAMPLER_WINDOW) {
         window = window_of(task, step->first, height, width);
         if (window.height < 1 || window.width < 1) window = (Window){0, 0, height, width};
     }
-    /* Rows of whole blocks, whatever lies beside the window: loops without a rest are much faster. */
-    int stride = (window.width + BLOCK - 1) / BLOCK * BLOCK;
-    read_image(from, from_place(rows, window.top), from_place(columns, window.left), window.height, stride,
-               task->scratch->moved, (int64_t)window.height * stride, stride, NULL);
-    resize(task->scratch, window.height, window.width, stride, (int)pass->sizes.out_height, (int)pass->sizes.out_width,
-           (int)step->antialias, moved(task, FORWARDS, 2), moved(task, FORWARDS, 3), to);
+    resize(task->scratch, from, from_place(rows, window.top), from_place(columns, window.left), window.height, window.width,
+           (int)pass->sizes.out_height, (int)pass->sizes.out_width, (int)step->antialias, moved(task, FORWARDS, 2),
+           moved(task, FORWARDS, 3), normal ? normal : plain, to);
 }
 
 /* Add the partner of an image, number ``other``, with the partner's own flips and crops. */
@@ -154,7 +152,7 @@ static void sample(const Task *task, Image from, Image partner, int64_t other, f
     Axis rows = moved(task, FORWARDS, 0), columns = moved(task, FORWARDS, 1);
     float matrix[6];
     if (sampler == SAMPLER_WINDOW || sampler == SAMPLER_RESIZE) {
-        resized_window(task, from, rows, columns, to);
+        resized_window(task, from, rows, columns, to, normal);
         return;
     }
     if (warped(task, matrix)) {
@@ -182,15 +180,16 @@ static void sample(const Task *task, Image from, Image partner, int64_t other, f
     if (sampler == SAMPLER_MIXUP || sampler == SAMPLER_CUTMIX) mix(task, partner, other, to);
 }
 
-/* Whether bytes only move, are erased and then normalised: gain and bias of each channel for that. */
+/* Whether an image only moves or is resized, is erased and then normalised: gain and bias of each channel for that. */
 static int is_simple(const Pass *pass, Image from, float normal[6]) {
     const StepRecord *last = pass->steps + pass->step_count - 1;
-    if (!from.is_bytes || pass->step_count < 2 || pass->steps->sampler != SAMPLER_TAKE) return 0;
+    int resizes = pass->steps->sampler == SAMPLER_WINDOW || pass->steps->sampler == SAMPLER_RESIZE;
+    if (pass->step_count < 2 || !(resizes || (from.is_bytes && pass->steps->sampler == SAMPLER_TAKE))) return 0;
     if (last->change != CHANGE_NORMALIZE) return 0;
     for (const StepRecord *step = pass->steps + 1; step < last; step++)
         if (step->change != CHANGE_ERASE) return 0;
     for (int c = 0; c < 3; c++) {
-        normal[2 * c] = (float)(last->gain[c] / 255.0);
+        normal[2 * c] = (float)(last->gain[c] / (from.is_bytes ? 255.0 : 1.0));
         normal[2 * c + 1] = (float)last->bias[c];
     }
     return 1;
@@ -201,12 +200,13 @@ static void run_pass(const Task *task, Image from, Image partner, int64_t other,
     int64_t count = pass->sizes.out_height * pass->sizes.out_width;
     float normal[6], value[3], strength;
     int simple = is_simple(pass, from, normal);
+    const StepRecord *last = pass->steps + pass->step_count - 1;
     sample(task, from, partner, other, to, simple ? normal : NULL);
     for (const StepRecord *step = pass->steps + 1; step < pass->steps + pass->step_count; step++) {
         switch (step->change) {
         case CHANGE_ERASE:
             for (int c = 0; c < 3; c++)
-                value[c] = simple ? (float)step->value * normal[2 * c] * 255.0f + normal[2 * c + 1] : (float)step->value;
+                value[c] = (float)(simple ? step->value * last->gain[c] + last->bias[c] : step->value);
             erase(task, step, to, value);
             break;
         case CHANGE_NORMALIZE:
