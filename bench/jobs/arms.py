@@ -57,7 +57,8 @@ class Chain:
     def replace(self, name: str, stage: Stage) -> "Chain":
         """Return the chain with another stage of that name."""
         parts = ({key: stage if key == name else old for key, old in part.items()} for part in (self.fetch, self.own))
-        return Chain(*parts, self.pipeline)
+        fetch, own = parts
+        return Chain(fetch, own, self.pipeline)
 
     def record(self, name: str, batches: Sequence[Tensor]) -> "Recorded":
         """Return the results of a stage for batches of indices, to stand in its place."""
@@ -152,7 +153,7 @@ class PackedArm(Arm):
         assert self.backend is not None
         side = prepared_size(work.image_size)
         pipeline = build(work.ops, self.backend, device=work.device, dtype=work.dtype)
-        own = {**_copy(work.device), "augment": AugmentBatch(pipeline)}
+        own: Stages = {**_copy(work.device), "augment": AugmentBatch(pipeline)}
         return Chain({"read": Packed(packed_file(work, side))}, own, pipeline)
 
     def missing(self) -> str | None:

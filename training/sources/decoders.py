@@ -4,6 +4,7 @@ JPEG libraries treat other formats, CMYK and EXIF orientations each in its own w
 to Pillow, whatever the decoder, so that all decoders turn and convert the same images.
 """
 
+import importlib
 import importlib.util
 import io
 from collections.abc import Callable, Mapping
@@ -57,9 +58,8 @@ def decode_torchvision(content: bytes) -> Tensor:
 
 def decode_torchcodec(content: bytes) -> Tensor:
     """Decode a plain JPEG with torchcodec: uint8 [3, H, W]."""
-    from torchcodec.decoders import decode_jpeg
-
-    return decode_jpeg(content)  # type: ignore[no-any-return]  # untyped where it is not installed
+    pixels: Tensor = importlib.import_module("torchcodec.decoders").decode_jpeg(content)
+    return pixels
 
 
 def decode_nvjpeg(contents: list[bytes]) -> list[Tensor]:
@@ -71,9 +71,8 @@ def decode_nvjpeg(contents: list[bytes]) -> list[Tensor]:
 
 def decode_torchcodec_cuda(contents: list[bytes]) -> list[Tensor]:
     """Decode plain JPEG files on a CUDA device with torchcodec."""
-    from torchcodec.decoders import decode_jpeg
-
-    return decode_jpeg(contents, device="cuda")  # type: ignore[no-any-return]
+    pixels: list[Tensor] = importlib.import_module("torchcodec.decoders").decode_jpeg(contents, device="cuda")
+    return pixels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,7 +147,7 @@ def feedings(run: Run) -> list[Feeding]:
     groups = sorted(gather(successes(run.records, "pipeline"), SETTING), key=len, reverse=True)
     names = ("arm", "recipe", "num_workers", "without", "model")
     keyed = [{tuple(getattr(arm, name) for name in names): arm for arm in arms_of(group, names)} for group in groups]
-    return [Feeding(cases=cases) for cases in keyed]  # type: ignore[arg-type]
+    return [Feeding(cases=cases) for cases in keyed]
 
 
 def verdict(run: Run, case: Arm) -> tuple[bool, str]:
