@@ -64,12 +64,14 @@ def name(case: Arm) -> str:
 
 
 def _answer(run: Run, feeding: Feeding) -> list[Answer]:
-    """Return the fastest arm of the usual recipe that does it as it is defined, and what limits it."""
-    cases = [case for case in feeding.best(feeding.whole(feeding.recipe)) if verdict(run, case)[0]]
+    """Return the fastest arm of the first recipe that does it as it is defined (if none is known to, of all), and its limit."""
+    ranked = feeding.best(feeding.whole(feeding.recipe))
+    cases = [case for case in ranked if verdict(run, case)[0]] or ranked
     if not cases:
         return []
     best, rounds = cases[0], counted(len(cases[0].records), "round")
-    evidence = f"{feeding.recipe} at {best.image_size} pixels: {with_spread(best, 'images_per_s')} images/s, {rounds}"
+    evidence = f"{feeding.recipe} ({verdict(run, best)[1]}) at {best.image_size} pixels: "
+    evidence += f"{with_spread(best, 'images_per_s')} images/s, {rounds}"
     for case in cases[1:2]:
         evidence += f"; next {name(case)}, {with_spread(case, 'images_per_s')}"
     return [Answer(QUESTION, capitalise(name(best)), f"{evidence}. {limit(feeding, best)}".strip())]
