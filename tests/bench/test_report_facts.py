@@ -323,7 +323,8 @@ def test_stages_are_the_whole_less_the_arm_without_them_and_the_slowest_resource
     }  # fmt: skip
     predicted = feeding.prediction(parallel)
     assert predicted is not None
-    assert (predicted.resource, predicted.rate) == ("workers", pytest.approx(2 / 0.007))
+    assert predicted.resource == "workers"
+    assert predicted.rate == pytest.approx(2 / 0.007)
     assert predicted.error(parallel) == pytest.approx(2 / 0.007 / 250 - 1)
     assert feeding.prediction(serial) is None
 
