@@ -195,9 +195,8 @@ class Photographs(Fetcher[PhotoBatch | str]):
     def fetch(self, indices: Tensor) -> PhotoBatch | str:
         items: Any = indices
         seconds = []
-        with warnings.catch_warnings():
-            # Pillow's about damaged tags do not name the file, PyTorch's is about pixels that nobody writes to
-            warnings.simplefilter("ignore")
+        # Pillow's about damaged tags do not name the file, PyTorch's is about pixels that nobody writes to
+        with warnings.catch_warnings(action="ignore"):
             for stage in self.stages.values():
                 start = time.perf_counter()
                 try:

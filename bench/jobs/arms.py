@@ -64,8 +64,7 @@ class Chain:
         """Return the results of a stage for batches of indices, to stand in its place."""
         stages = [*self.fetch.values(), *self.own.values()][: self.names.index(name) + 1]
         results: dict[int, Any] = {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pixels that nobody writes to
+        with warnings.catch_warnings(action="ignore"):  # of pixels that nobody writes to
             for indices in batches:
                 results[int(indices[0])] = functools.reduce(lambda items, stage: stage(items, indices), stages, indices)
         return Recorded(results)

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -119,7 +120,8 @@ def readable(files: Iterable[Path], folder: Path, skipped: list[str]) -> Iterato
 
     for file in files:
         try:
-            upright(file.read_bytes())
+            with warnings.catch_warnings(action="ignore"):  # about damaged tags, which cost no image
+                upright(file.read_bytes())
         except DECODE_ERRORS as error:
             skipped.append(printable(f"{file.relative_to(folder)}: {one_line(error)}"))
         else:

@@ -7,6 +7,7 @@ to Pillow, whatever the decoder, so that all decoders turn and convert the same 
 import importlib
 import importlib.util
 import io
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ DRAFT_SIDE = 224
 def is_plain(content: bytes) -> bool:
     """Return whether a file is a JPEG of grey or YCbCr pixels that lie upright, which all decoders treat alike."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
             return image.format == "JPEG" and image.mode in ("RGB", "L") and orientation(image) == 1
     except DECODE_ERRORS:
         return False
