@@ -15,8 +15,8 @@ from rich.console import Console
 
 from bench import catalog
 from bench.export import Format
-from bench.jobs.decode import DecodeOptions
 from bench.jobs.job import take
+from bench.jobs.pipeline import PipelineOptions
 from bench.jobs.scaling import ScalingOptions
 from bench.jobs.sweep import SweepOptions
 from bench.jobs.throughput import ThroughputOptions
@@ -351,17 +351,17 @@ class Finetune:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decode(DecodeOptions):
-    """Measure how fast JPEG files become pixels: by decoder, image size and number of processes.
+class Pipeline(PipelineOptions):
+    """Measure the way from JPEG files to batches at 224 pixels, by decoder, library and placement, and where its time goes.
 
     Exit code 1 if a case failed.
     """
 
     def execute(self, console: Console) -> None:
-        """Measure decoders."""
-        from bench.jobs.decode import decode
+        """Measure the arms."""
+        from bench.jobs.pipeline import pipeline
 
-        finish(decode(self, console, reporter(console)), "decoding")
+        finish(pipeline(self, console, reporter(console)), "pipeline")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,7 +380,7 @@ Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Throughput, tyro.conf.subcommand("throughput")]
     | Annotated[Finetune, tyro.conf.subcommand("finetune")]
-    | Annotated[Decode, tyro.conf.subcommand("decode")]
+    | Annotated[Pipeline, tyro.conf.subcommand("pipeline")]
     | Annotated[Scaling, tyro.conf.subcommand("scaling")]
     | Annotated[Audit, tyro.conf.subcommand("audit")]
     | Annotated[Report, tyro.conf.subcommand("report")]

@@ -54,7 +54,7 @@ class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     name: str
     """the case, under a name that stays the same from run to run"""
     subject: Text = None
-    """op or recipe; of decoding, the decoder"""
+    """op or recipe"""
     backend: Text = None
     """what did the augmentation"""
     implementation: Text = None

@@ -184,7 +184,7 @@ class FineTuner(Trainer):
     def step(self, fetched: PhotoBatch, totals: Totals, mark_phase: MarkPhase = ignore_phase) -> None:
         """Train on a batch, and note the seconds of fetching it and the process's memory."""
         super().step(fetched, totals, mark_phase)
-        self._fetch_s += fetched.seconds
+        self._fetch_s += torch.stack([fetched.seconds[:2].sum(), fetched.seconds[2:].sum()])  # read, decode | augment, collate
         self._note_memory()
 
     def _note_memory(self) -> None:

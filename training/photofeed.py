@@ -11,20 +11,24 @@ at most about one from those rounded once.
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from augment import BACKENDS, Op, Pipeline, build, fused, lane, resolve
+from augment.fused.plans import without_triton
+from augment.op import Lane
 from augment.ops import IMAGENET_MEAN, IMAGENET_STD, CenterCrop, Normalize, RandomResizedCrop
 from training.distributed import Ranks, stream_seed
 from training.feed import LOADER_TIMEOUT_S, Fetcher, MarkPhase, Order, check_shared_memory, ignore_phase, keep
 from training.sources.dataset import Split
-from training.sources.decode import DECODE_ERRORS, channels_first, upright
+from training.sources.decode import DECODE_ERRORS
+from training.sources.decoders import DECODERS
 
 MOST_SIDE = 512
 """Longest side of a window that goes to the device as it was cut: 25 MB a batch of 32."""
@@ -70,51 +74,138 @@ class PhotoBatch(NamedTuple):
     """A fetched batch: ``images`` as the placement sends them, ``labels`` int64 [B], and the seconds that fetching took.
 
     ``windows`` float32 [B, 4] (top, left, height, width) is the part of each image to resize; empty, [0, 4], if that is done.
-    ``seconds`` float64 [2] are those of reading and decoding, and of augmenting (on the device: of cutting).
+    ``seconds`` float64 [S] are those of each stage.
     """
 
-    images: Tensor
+    images: Any
     labels: Tensor
     windows: Tensor
     seconds: Tensor
 
 
-class _Photographs(Fetcher[PhotoBatch | str]):
-    """Reads and decodes a batch, and augments it image by image, or without a backend cuts windows for the device.
+# ---- stages -----------------------------------------------------------------------------------------------------------
+
+Stage = Callable[[Any, Tensor], Any]
+"""Turns the items of a batch into the next stage's, for the photographs ``indices`` int64 [B]. It can be pickled."""
+
+
+class UnreadablePhotograph(ValueError):
+    """A photograph could be read before and no longer can."""
+
+
+@dataclass(frozen=True)
+class _PerFile:
+    """Work on each file of a batch."""
+
+    files: tuple[Path, ...]
+
+    def __call__(self, items: Any, indices: Tensor) -> list[Any]:
+        return [self._try(index, item) for index, item in zip(indices.tolist(), items, strict=True)]
+
+    def _try(self, index: int, item: Any) -> Any:
+        try:
+            return self.run(index, item)
+        except DECODE_ERRORS as error:
+            name, words = "/".join(self.files[index].parts[-3:]), " ".join(str(error).split())
+            raise UnreadablePhotograph(f"{name} could be read before training and no longer can: {words}") from error
+
+    def run(self, index: int, item: Any) -> Any:
+        raise NotImplementedError
+
+
+class Read(_PerFile):
+    """Read the bytes of each file."""
+
+    def run(self, index: int, item: Any) -> bytes:
+        return self.files[index].read_bytes()
+
+
+@dataclass(frozen=True)
+class Decode(_PerFile):
+    """Decode each file to uint8 [3, H, W], upright; ``odd`` are the indices of files that are left to Pillow."""
+
+    decoder: str = "pil"
+    odd: frozenset[int] = frozenset()
+
+    def run(self, index: int, item: Any) -> Tensor:
+        pixels: Tensor = DECODERS["pil" if index in self.odd else self.decoder].run(item)
+        return pixels
+
+
+class AugmentEach:
+    """Augment photographs one by one, each as a batch of its own; every process builds its own pipeline."""
+
+    def __init__(self, ops: tuple[Op, ...], backend: str, dtype: torch.dtype) -> None:
+        self.ops, self.backend, self.dtype = ops, backend, dtype
+        self._pipeline: Pipeline | None = None
+
+    def __call__(self, items: Sequence[Tensor], indices: Tensor) -> list[Tensor]:
+        if self._pipeline is None:
+            self._pipeline = build(self.ops, self.backend, dtype=self.dtype)
+        return [self._pipeline(image[None]) for image in items]
+
+
+def collate(items: Sequence[Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Join augmented images [1, 3, S, S] to (images [B, 3, S, S], no windows)."""
+    return torch.cat(tuple(items)), torch.empty(0, 4)
+
+
+@dataclass(frozen=True)
+class CutWindows:
+    """Draw a window of each photograph and lay it into a batch: see ``cut_windows``."""
+
+    crop: RandomResizedCrop
+
+    def __call__(self, items: Sequence[Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
+        return cut_windows(items, self.crop)
+
+
+def fetch_stages(
+    files: tuple[Path, ...], ops: tuple[Op, ...], backend: str | None, *, dtype: torch.dtype = torch.float32,
+    decoder: str = "pil", odd: frozenset[int] = frozenset(),
+) -> dict[str, Stage]:  # fmt: skip
+    """Return the stages from files to (images, windows); without a backend windows are cut for the device."""
+    stages: dict[str, Stage] = {"read": Read(files), "decode": Decode(files, decoder, odd)}
+    if backend is not None:
+        return stages | {"augment": AugmentEach(ops, backend, dtype), "collate": collate}
+    if not isinstance(ops[0], RandomResizedCrop):
+        raise ValueError(
+            "on the device a recipe must begin with RandomResizedCrop, which brings photographs to one size: "
+            "take --recipe imagenet, or --augment-on workers"
+        )
+    return stages | {"collate": CutWindows(ops[0])}
+
+
+def feed_lane(ops: tuple[Op, ...], backend: str, *, on_device: bool) -> Lane:
+    """Return the lane of a feed: windows are drawn for each image whatever the backend, and workers augment image by image."""
+    drawn = lane(ops[1:], backend) if on_device else "per_image"
+    return "mixed" if drawn == "per_batch" else drawn
+
+
+class Photographs(Fetcher[PhotoBatch | str]):
+    """Fetches a batch through stages, the first of which gets the indices.
 
     A photograph that can no longer be read gives a message instead of the batch: errors of workers come with their traceback.
     """
 
-    def __init__(self, split: Split, ops: tuple[Op, ...], backend: str | None, seed: int) -> None:
+    def __init__(self, stages: Mapping[str, Stage], labels: Tensor, seed: int) -> None:
         super().__init__(seed)
-        self.files, self.labels = split.files or (), split.labels
-        self.ops, self.backend = ops, backend
-        self._pipeline: Pipeline | None = None
+        self.stages, self.labels = stages, labels
 
     def fetch(self, indices: Tensor) -> PhotoBatch | str:
-        start = time.perf_counter()
-        photographs = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's warnings about damaged tags do not name the file
-            for index in indices.tolist():
+        items: Any = indices
+        seconds = []
+        # Pillow's about damaged tags do not name the file, PyTorch's is about pixels that nobody writes to
+        with warnings.catch_warnings(action="ignore"):
+            for stage in self.stages.values():
+                start = time.perf_counter()
                 try:
-                    photographs.append(torch.from_numpy(channels_first(upright(self.files[index].read_bytes()))))
-                except DECODE_ERRORS as error:
-                    name = "/".join(self.files[index].parts[-3:])
-                    return f"{name} could be read before training and no longer can: {' '.join(str(error).split())}"
-        decoded = time.perf_counter()
-        images, windows = self._augment(photographs)
-        seconds = torch.tensor([decoded - start, time.perf_counter() - decoded], dtype=torch.float64)
-        return PhotoBatch(images, self.labels[indices], windows, seconds)
-
-    def _augment(self, photographs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        if self.backend is None:
-            crop = self.ops[0]
-            assert isinstance(crop, RandomResizedCrop)
-            return cut_windows(photographs, crop)
-        if self._pipeline is None:
-            self._pipeline = build(self.ops, self.backend)
-        return torch.cat([self._pipeline(image[None]) for image in photographs]), torch.empty(0, 4)
+                    items = stage(items, indices)
+                except UnreadablePhotograph as error:
+                    return str(error)
+                seconds.append(time.perf_counter() - start)
+        images, windows = items
+        return PhotoBatch(images, self.labels[indices], windows, torch.tensor(seconds, dtype=torch.float64))
 
 
 def cut_windows(photographs: Sequence[Tensor], crop: RandomResizedCrop, most_side: int = MOST_SIDE) -> tuple[Tensor, Tensor]:
@@ -132,29 +223,38 @@ def cut_windows(photographs: Sequence[Tensor], crop: RandomResizedCrop, most_sid
             cuts.append(plan.apply(photograph[None], (window,), dtype=torch.uint8)[0])
     sides = torch.tensor([cut.shape[1:] for cut in cuts])
     side = -(-int(sides.max()) // FRAME_STEP) * FRAME_STEP
-    images = torch.zeros((len(cuts), 3, side, side), dtype=torch.uint8)
+    images = torch.zeros((len(cuts), 3, side, side), dtype=torch.uint8, device=cuts[0].device)
     for frame, cut in zip(images, cuts, strict=True):
         frame[:, : cut.shape[1], : cut.shape[2]] = cut
     return images, torch.cat([torch.zeros_like(sides), sides], 1).float()
 
 
+def _runner(planned: fused.Plan, device: torch.device, dtype: torch.dtype) -> Callable[..., tuple[Tensor, str]]:
+    """Return what applies a plan on a device, and says what ran: Triton's kernels on CUDA."""
+    if device.type != "cuda":
+        return lambda images, params: planned.run(images, params, dtype)
+    apply, implementation = fused.for_device(planned, device, dtype), "tensors" if without_triton(device) else "triton"
+    return lambda images, params: (apply(images, params), implementation)
+
+
 class WindowPipeline:
     """Ops on a batch of windows: each window is resized, then the backend does the recipe's other ops."""
 
-    def __init__(self, ops: tuple[Op, ...], backend: str, device: torch.device) -> None:
+    def __init__(self, ops: tuple[Op, ...], backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         is_fused = BACKENDS[backend].library == "fused"
         self._own, others = (ops, ()) if is_fused else (ops[:1], ops[1:])  # the fused backend flips as it resizes
         self._plan, self._draws = fused.plan(self._own), fused.plan(self._own[1:])
-        self._rest = build(others, backend, device=device) if others else None
+        self._rest = build(others, backend, device=device, dtype=dtype) if others else None
+        self._run = _runner(self._plan, device, torch.float32 if others else dtype)
         self.implementation: str | None = None  # of the fused backend, known once it has run
 
     def __call__(self, images: Tensor, windows: Tensor) -> Tensor:
-        """uint8 [B, 3, S, S] and windows [B, 4] on the device -> float32 [B, 3, size, size], normalised."""
+        """uint8 [B, 3, S, S] and windows [B, 4] on the device -> ``dtype`` [B, 3, size, size], normalised."""
         crop = self._own[0]
         assert isinstance(crop, RandomResizedCrop)
         window = dict(zip(("top", "left", "height", "width"), windows.unbind(1), strict=True))
         drawn = self._draws.sample(len(images), crop.size, crop.size, device=images.device)
-        resized, implementation = self._plan.run(images, (window, *drawn))
+        resized, implementation = self._run(images, (window, *drawn))
         if self._rest is not None:
             return self._rest(resized)
         self.implementation = implementation
@@ -201,20 +301,14 @@ class PhotoFeed(_PhotoSource):
     ) -> None:  # fmt: skip
         if split.files is None:
             raise ValueError("photographs in files are needed: take --data FOLDER")
-        if on_device and not isinstance(ops[0], RandomResizedCrop):
-            raise ValueError(
-                "on the device a recipe must begin with RandomResizedCrop, which brings photographs to one size: "
-                "take --recipe imagenet, or --augment-on workers"
-            )
+        stages = fetch_stages(split.files, ops, None if on_device else backend)
         self._pipeline = build(ops, backend)  # for workers too: problems are reported before processes start
         self._windows = WindowPipeline(ops, backend, device) if on_device else None
         super().__init__(len(split), batch_size, seed, device, self._windows or keep)
-        self.lane = lane(ops[1:], backend) if on_device else "per_image"
-        if on_device and self.lane == "per_batch":
-            self.lane = "mixed"  # windows are drawn for each image whatever the backend
+        self.lane = feed_lane(ops, backend, on_device=on_device)
         check_shared_memory(num_workers, batch_size * 3 * (MOST_SIDE**2 if on_device else 4 * _output_side(ops) ** 2))
         self._loader = DataLoader(
-            _Photographs(split, ops, None if on_device else backend, seed),
+            Photographs(stages, split.labels, seed),
             batch_sampler=self._order,  # type: ignore[arg-type]  # of requests: torch's type knows lists of indices only
             collate_fn=keep, num_workers=num_workers, persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda", timeout=LOADER_TIMEOUT_S if num_workers else 0,
@@ -253,7 +347,7 @@ class StoredFeed(_PhotoSource):
     def epoch(self, epoch: int) -> Iterator[PhotoBatch]:
         """Yield the batches of an epoch, in the order of PhotoFeed."""
         self._order.epoch = epoch
-        no_windows, no_time = torch.empty(0, 4), torch.zeros(2, dtype=torch.float64)
+        no_windows, no_time = torch.empty(0, 4), torch.zeros(0, dtype=torch.float64)
         for request in self._order:
             values = self._values[request.indices.to(self._values.device)]
             yield PhotoBatch(values, self._labels[request.indices], no_windows, no_time)

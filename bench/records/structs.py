@@ -25,7 +25,8 @@ Size = Annotated[int, Meta(ge=1)]
 
 NAMED = {
     **{"mode": "", "init": "", "decoder": "", "scaling": "", "processes": "p", "recipe": "", "backend": "", "augment_on": ""},
-    **{"num_workers": "x", "model": "", "width": "w", "device": "", "batch_size": "b", "image_size": "s", "precision": ""},
+    **{"without": "no-", "num_workers": "x", "model": "", "width": "w", "device": "", "batch_size": "b", "image_size": "s"},
+    **{"precision": ""},
 }
 """Fields in the name of a case, and what stands before their value."""
 FLAGS = (
@@ -140,7 +141,7 @@ class Record(
 
     @property
     def subject(self) -> str | None:
-        """Op, recipe or decoder that was measured."""
+        """Op or recipe that was measured."""
         return getattr(self, "recipe", None)
 
     @property
@@ -498,36 +499,70 @@ class Photographs(Tuning, frozen=True, kw_only=True):
     quantities = SPEED
 
 
-class Decoding(Record, frozen=True, kw_only=True):
-    """Speed of a JPEG decoder."""
+class Pipeline(Record, frozen=True, kw_only=True):
+    """Speed of an arm, a way from JPEG files to batches on the device, or of the arm without one of its stages."""
 
-    identity = ("decoder", "image_size", "num_workers", "quality", "dataset", "fingerprint", "device")
-    required = ("decoder", "image_size", "quality", "dataset", "fingerprint")
+    identity = (
+        *("decoder", "backend", "augment_on", "recipe", "num_workers", "without", "model", "batch_size", "image_size"),
+        *("precision", "page_cache", "dataset", "fingerprint", "device"),
+    )
+    required = ("decoder", "batch_size", "image_size", "dataset", "fingerprint", "wall_s", "images", "stages")
     quantities = (
         Quantity("images_per_s", "images/s", "more"),
-        Quantity("mb_per_s", "MB/s", "more"),
-        Quantity("megapixels_per_s", "megapixels/s", "more"),
+        Quantity("wait_share", "1", "less"),
+        Quantity("cpu_s_per_image", "s", "less"),
+        Quantity("host_bytes", "bytes", "less"),
+        Quantity("device_bytes", "bytes", "less"),
     )
 
     decoder: str | None = None
+    """Decoder, or "packed": photographs decoded and resized once."""
+    augment_on: Literal["workers", "device"] | None = None
+    """Where the backend augments; None: photographs are decoded alone."""
+    recipe: str | None = None
+    """Recipe, or the op behind RandomResizedCrop."""
     num_workers: Count = 0
-    quality: Annotated[int, Meta(ge=1, le=100)] | None = None
-    """Of the JPEG files."""
+    without: str | None = None
+    """Stage whose recorded results take its place."""
+    model: str | None = None
+    """Network that is trained on the batches."""
+    precision: str | None = None
+    page_cache: Literal["warm", "cold"] = "warm"
+    differs: str | None = None
+    """How an op of the backend is known to differ from the definition; where it does, no ratio is drawn."""
     dataset: str | None = None
     fingerprint: str | None = None
     fallback: str | None = None
+    skipped_files: tuple[str, ...] = ()
+    stages: tuple[str, ...] | None = None
+    """Stages in order."""
+    fetched: tuple[str, ...] = ()
+    """Stages that run where photographs are fetched: in loader workers, if there are some."""
+    images: Count | None = None
     images_per_s: Positive | None = None
-    mb_per_s: Positive | None = None
-    """Millions of bytes of JPEG a second."""
-    megapixels_per_s: Positive | None = None
+    wall_s: Positive | None = None
+    wait_share: Share | None = None
+    """Share of the wall time in which the training process waited for loader workers."""
+    cpu_s_per_image: Amount | None = None
+    """CPU time of all processes."""
+    cores: Size | None = None
+    """Cores that all processes may use."""
+    host_bytes: Count | None = None
+    """Memory that a pass adds to the idle training process: its own growth at most, and the pages of workers alone."""
+    device_bytes: Count | None = None
+    """Memory in use on the device, by its driver."""
+    pixel_differences: dict[str, tuple[Amount, Amount]] = {}
+    """Of a decoder alone: the largest and the mean difference to each other decoder, in levels of 255."""
 
     @property
-    def subject(self) -> str | None:
-        """Name of the decoder."""
-        return self.decoder
+    def arm(self) -> str:
+        """Name of the arm, as ``--arms`` takes it."""
+        if self.augment_on is None:
+            return f"{self.decoder}-alone"
+        return f"{self.backend}-workers" if self.augment_on == "workers" else f"{self.decoder}-{self.backend}-device"
 
 
-Kind = Speed | Throughput | Feed | Overhead | Scaling | Accuracy | Finetune | Photographs | Decoding
+Kind = Speed | Throughput | Feed | Overhead | Scaling | Accuracy | Finetune | Photographs | Pipeline
 KINDS: dict[str, type[Record]] = {kind.__name__.lower(): kind for kind in get_args(Kind)}
 
 

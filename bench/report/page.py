@@ -13,7 +13,8 @@ from bench.report.render import figure_files, render_html, render_markdown
 from bench.report.sections import state
 from bench.report.sections.accuracy import accuracy_section
 from bench.report.sections.audit import audit_section, gallery_section
-from bench.report.sections.photographs import decoding_section, finetune_section, time_section
+from bench.report.sections.photographs import finetune_section, time_section
+from bench.report.sections.pipeline import pipeline_section
 from bench.report.sections.scaling import scaling_section
 from bench.report.sections.speed import cost_section, growth_section, suite_section
 from bench.report.sections.training import training_section
@@ -33,7 +34,7 @@ def build_document(run: Run, folder: Path) -> Document:
         "what each op looks like": gallery_section(run, folder),
         "fine-tuning on photographs": finetune_section(run),
         "where the time of photographs goes": time_section(run),
-        "decoding JPEG files": decoding_section(run),
+        "feeding photographs": pipeline_section(run),
     }
     sections = [section for section in (state.runs_section(run), *measured.values(), state.method_section(run)) if section]
     absent = [name for name, section in measured.items() if section is None]

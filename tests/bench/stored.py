@@ -45,7 +45,7 @@ RESULTS: dict[str, Any] = {
     **{"steps": 2, "examples": 100, "batches": 2, "step_over_bare": 1.1, "split_s": {}, "decode_s": 0.1, "total_s": 3.0},
     **{"worker_augment_s": 0.1, "num_epochs": 2, "test_accuracy": 0.5, "train_accuracy": 0.6, "loss": 1.0, "best_epoch": 1},
     **{"best_accuracy": 0.5, "processes": 2, "scaling": "weak", "parallel": "ddp", "mode": "full", "init": "imagenet"},
-    **{"images_per_s": 10.0, "mb_per_s": 1.0, "megapixels_per_s": 2.0, "quality": 90, "decoder": "pil"},
+    **{"images_per_s": 10.0, "images": 10, "stages": (), "decoder": "pil"},
 }
 SETTING: dict[str, Any] = {
     **{"recipe": "flip", "backend": "kornia", "augment_on": "device", "model": "resnet8", "width": 8, "batch_size": 64},
@@ -55,7 +55,7 @@ SETTING: dict[str, Any] = {
 
 
 def trained(kind: str, **fields: Any) -> Any:
-    """Return a successful record of a kind of training (or decoding), with plausible values for what ``fields`` leaves out."""
+    """Return a successful record of a kind of training (or feeding), with plausible values for what ``fields`` leaves out."""
     struct = KINDS[kind]
     fields_of_kind = {name: value for name, value in (SETTING | RESULTS).items() if name in struct.__struct_fields__}
     if kind not in ("accuracy", "finetune"):

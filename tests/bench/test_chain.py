@@ -134,7 +134,7 @@ def test_no_arrow_goes_back(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cli", "run", "jobs/throughput", "jobs/scaling", "jobs/sweep", "jobs/finetune", "jobs/decode"]
+    "name", ["cli", "run", "jobs/throughput", "jobs/scaling", "jobs/sweep", "jobs/finetune", "jobs/pipeline"]
 )
 def test_help_needs_no_torch(name: str) -> None:
     assert not tops(at_import(ROOT / "bench" / f"{name}.py")) & TORCH

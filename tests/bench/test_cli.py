@@ -33,7 +33,7 @@ VERSION = importlib.metadata.version("augmark")
         (["report", "/nowhere/at/all"], "/nowhere/at/all"),
         (["compare", "/nowhere/at/all", "/nowhere/at/all"], "/nowhere/at/all"),
         (["export", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["decode", "--data", "synthetic"], "take --data FOLDER"),
+        (["pipeline", "--data", "nosuch"], "--data takes a folder with photographs"),
         (["finetune", "--data", "x", "--compare", "--split"], "ask for one at a time"),
         (["sweep", "--seeds", "0"], "--seeds and --workers must be at least 1"),
     ],

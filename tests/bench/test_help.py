@@ -12,7 +12,7 @@ from training.config import MODELS
 from training.presets import PresetName as TrainingPresetName
 
 COMMANDS = [
-    *("run", "throughput", "finetune", "decode", "scaling", "audit", "report", "compare", "publish", "export", "gallery"),
+    *("run", "throughput", "finetune", "pipeline", "scaling", "audit", "report", "compare", "publish", "export", "gallery"),
     *("list", "train", "sweep"),
 ]
 

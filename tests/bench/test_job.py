@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bench.jobs.job import duration, fill, outcome, plan_training, repetition, reporting
-from bench.records import Accuracy, Decoding, Overhead, Throughput
+from bench.records import Accuracy, Overhead, Pipeline, Throughput
 from training.config import TrainConfig
 from training.data import Dataset, load
 from training.loop import measure_throughput, train
@@ -61,17 +61,11 @@ def test_a_result_is_a_few_words() -> None:
     overhead = Overhead(**good, step_over_bare=1.05, round=2)
     assert outcome(overhead) == "step over bare 105.0%"
     assert repetition(overhead).endswith(", round 3")
-    decoding = Decoding(
-        decoder="pil",
-        image_size=8,
-        quality=90,
-        images_per_s=1234.5,
-        mb_per_s=1,
-        megapixels_per_s=1,
-        dataset="d",
+    fed = Pipeline(
+        decoder="pil", batch_size=8, image_size=8, images_per_s=1234.5, wall_s=1.0, images=8, stages=(), dataset="d",
         fingerprint="f",
-    )
-    assert outcome(decoding) == "1,234 images/s"
+    )  # fmt: skip
+    assert outcome(fed) == "1,234 images/s"
     assert [duration(seconds) for seconds in (40, 200, 9000)] == ["40 s", "3 min", "2.5 h"]
 
 

@@ -173,7 +173,7 @@ def test_ways_to_train_have_names_of_their_own_whatever_the_order() -> None:
     records.append(trained("scaling", scaling="strong", processes=1, parallel="data_parallel"))
     records += [trained("throughput", num_workers=count, augment_on="workers") for count in (0, 2)]
     records += [trained("throughput", **{flag: True}) for flag in ("resident", "channels_last", "compile")]
-    records += [trained("decoding", image_size=size) for size in (256, 512)]
+    records += [trained("pipeline", image_size=size) for size in (256, 512)]
     names = [case.name for case in gather([], records)]
     assert len(set(names)) == len(records)
     assert sorted(case.name for case in gather([], records[::-1])) == sorted(names)

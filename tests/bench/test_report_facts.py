@@ -19,7 +19,8 @@ from bench.report.facts.accuracy import (
 )
 from bench.report.facts.arms import ceiling, ratios, settings, share_of, split_ms
 from bench.report.facts.lanes import growth, is_slower, lane_tables, named_differences
-from bench.report.facts.photographs import finetune_settings, races, undecided_with, winners, winners_by_size
+from bench.report.facts.photographs import finetune_settings, undecided_with
+from bench.report.facts.pipeline import feedings
 from bench.report.facts.placement import above_ceiling, contest, cost, host_bound_ceilings, utilisation, workers
 from bench.report.facts.scaling import alike_draws, largest, tables
 from bench.report.facts.state import causes, fallbacks, image_sets, missing, status_counts, verdict_counts
@@ -299,24 +300,33 @@ def test_fine_tuning_is_ranked_and_undecided_within_intervals() -> None:
     assert [arm.mode for arm in undecided_with(arms)] == ["frozen"]
 
 
-def test_a_decoder_wins_a_size_only_at_every_number_of_processes() -> None:
-    def decoded(decoder: str, size: int, workers: int, *rates: float) -> list[Record]:
-        shared = {"decoder": decoder, "image_size": size, "num_workers": workers}
-        return [trained("decoding", round=i, images_per_s=r, **shared) for i, r in enumerate(rates)]
-
+def test_stages_are_the_whole_less_the_arm_without_them_and_the_slowest_resource_predicts() -> None:
+    """By hand: 10 ms an image, 6 of them decoding, 3 augmentation; two workers decode 2 / 7 ms, as reading takes 1 ms."""
+    shared = {
+        "model": None,
+        "decoder": "pil",
+        "stages": ("read", "decode", "augment"),
+        "fetched": ("read", "decode"),
+        "cores": 8,
+    }
+    cases = {None: 0.010, "read": 0.009, "decode": 0.004, "augment": 0.007}
     records = [
-        *decoded("a", 256, 1, 10, 11),
-        *decoded("b", 256, 1, 5, 6),
-        *decoded("a", 256, 2, 10, 11),
-        *decoded("b", 256, 2, 10, 12),
+        trained("pipeline", round=i, without=stage, images=100, wall_s=100 * s, images_per_s=1 / s, cpu_s_per_image=s, **shared)
+        for stage, s in cases.items()
+        for i in range(2)
     ]
-    (group,) = races(run_of(*records, *decoded("a", 512, 1, 10, 11), *decoded("b", 512, 1, 5, 6)))
-    assert [(race[0].image_size, race[0].num_workers, winners(race)) for race in group] == [
-        (256, 1, ["a"]),
-        (256, 2, ["b", "a"]),
-        (512, 1, ["a"]),
-    ]
-    assert winners_by_size(group) == {512: "a", 256: None}
+    records.append(trained("pipeline", num_workers=2, images=100, wall_s=0.4, images_per_s=250.0, **shared))
+    (feeding,) = feedings(run_of(*records))
+    serial, parallel = feeding.whole("flip")
+    assert {stage: round(span.value, 9) for stage, span in feeding.parts(serial).items()} == {
+        "read": 0.001, "decode": 0.006, "augment": 0.003,
+    }  # fmt: skip
+    predicted = feeding.prediction(parallel)
+    assert predicted is not None
+    assert predicted.resource == "workers"
+    assert predicted.rate == pytest.approx(2 / 0.007)
+    assert predicted.error(parallel) == pytest.approx(2 / 0.007 / 250 - 1)
+    assert feeding.prediction(serial) is None
 
 
 # ---- state ----------------------------------------------------------------------------------------------------------------

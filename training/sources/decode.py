@@ -1,6 +1,7 @@
 """From the bytes of one photograph to uint8 pixels: whole at its own size, or a square of a given side."""
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -70,11 +71,16 @@ def _decode_upright(content: bytes) -> Image.Image:
 
 def _turn(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; unlike ImageOps.exif_transpose, never fail for other metadata, which are not read."""
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # of damaged metadata, which cost no image
-        return image
+    turn = _TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
+
+
+def orientation(image: Image.Image) -> Any:
+    """Return the EXIF orientation, 1 (upright) where there is none or it cannot be read."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # of damaged metadata, which cost no image
+        return 1
 
 
 def channels_first(image: Image.Image) -> np.ndarray:

@@ -1,14 +1,12 @@
 """Photographs: which layers to train, where the time goes, and which decoder is fastest."""
 
 from collections.abc import Sequence
-from itertools import chain
 
 from bench.records import Run, counted, percent, rounded
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section
 from bench.report.facts.accuracy import difference
 from bench.report.facts.arms import Arm
-from bench.report.facts.photographs import Race, finetune_settings, image_ms, placements, races, undecided_with, winners_by_size
-from bench.report.figures import Figure, Line, lines, series_look
+from bench.report.facts.photographs import finetune_settings, image_ms, placements, undecided_with
 from bench.report.sections.accuracy import FEW, each_seed, learning_figure, mean_score
 from bench.report.sections.parts import PARTS, Split, split_blocks
 from bench.report.sections.state import failed_section
@@ -16,8 +14,8 @@ from bench.report.sections.training import speed_words, verdict
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import capitalise, format_score, interval, label, name_of, points, with_spread
 
-TUNING, TIME, DECODING = "Fine-tuning on photographs", "Photographs: where the time goes", "Decoding JPEG files"
-TRAINED, TAKES, DECODER = "Which layers should be trained?", "Photographs: what takes the time?", "Which decoder is fastest?"
+TUNING, TIME = "Fine-tuning on photographs", "Photographs: where the time goes"
+TRAINED, TAKES = "Which layers should be trained?", "Photographs: what takes the time?"
 MODES = {"full": "all layers", "frozen": "the last layer", "scratch": "all layers, from random weights"}
 TUNING_NOTE = """Fine-tuning: accuracy on the validation photographs after the last epoch, ± half the 95 % interval over seeds;
 undecided where the interval of a difference includes zero."""
@@ -26,8 +24,6 @@ flatters. Memory: the most that torch held on an accelerator, else the largest r
 TIME_METHOD = """The parts of the training process add up to its wall time. Decoding and augmenting where photographs are
 fetched (thin bars) are those of all loader workers together and run beside it. On the device, a worker cuts the window of
 RandomResizedCrop (shrunk in 8 bits beyond 512 pixels), and the device resizes it with antialiasing, for every backend alike."""
-DECODE_METHOD = """Whole files from memory to RGB pixels; megapixels and bytes are those of the file. Medians of the rounds, ±
-half the range. A size is undecided if rounds overlap at one of its numbers of processes, or another decoder leads there."""
 CURVES = {"train_loss": ("train loss", 1), "test_accuracy": ("validation accuracy, %", 100)}
 MOST_SKIPPED = 20
 
@@ -157,48 +153,3 @@ def _time_answer(arms: Sequence[Arm]) -> list[Answer]:
     for arm in ranked[1:2]:
         evidence += f" Next: {_placement(arm)}, {speed_words(arm)}, {verdict(best, arm)}."
     return [Answer(TAKES, capitalise(f"{PARTS[largest].words}: {percent(parts[largest] / whole, 0)} of it"), evidence)]
-
-
-# ---- decoding -------------------------------------------------------------------------------------------------------------
-
-
-def decoding_section(run: Run) -> Section | None:
-    """Return decoders by image size and number of processes."""
-    groups = races(run)
-    if not groups:
-        return failed_section(run, "decoding", DECODING, DECODER)
-    columns = [
-        words_column("decoder", lambda arm: [Code(arm.decoder)]),
-        Column("shorter side, pixels", lambda arm: str(arm.image_size)),
-        Column("processes", lambda arm: str(arm.num_workers)),
-        Column("images/s", lambda arm: with_spread(arm, "images_per_s")),
-        Column("MB/s of JPEG", lambda arm: with_spread(arm, "mb_per_s")),
-        Column("megapixels/s", lambda arm: with_spread(arm, "megapixels_per_s")),
-        Column("rounds", lambda arm: str(len(arm.records))),
-    ]
-    blocks: list[Block] = [Paragraph(DECODE_METHOD)]
-    for index, group in enumerate(groups, start=1):
-        arms = list(chain.from_iterable(group))
-        words = f"JPEG quality {arms[0].quality}, data {arms[0].dataset}, on {arms[0].device}"
-        blocks += [Paragraph(f"Setting: {words}."), _decoding_figure(group, f"decoding-{index}"), build_table(columns, arms)]
-    sizes: dict[str, list[str]] = {}
-    for size, winner in winners_by_size(groups[0]).items():
-        sizes.setdefault(winner or "undecided", []).append(str(size))
-    places = [name if len(sizes) == 1 else f"{name} at {' and '.join(at)} pixels" for name, at in sizes.items()]
-    pairs = f"At {counted(len(groups[0]), 'pair')} of shorter side and number of processes"
-    evidence = f"{pairs}; rounds that overlap decide nothing."
-    return Section(title=DECODING, blocks=blocks, answers=[Answer(DECODER, capitalise("; ".join(places)), evidence)])
-
-
-def _decoding_figure(group: Sequence[Race], name: str) -> Figure:
-    decoders = sorted({str(arm.decoder) for race in group for arm in race})
-    panels: dict[str, list[Line]] = {}
-    for size in sorted({race[0].image_size for race in group}):
-        for index, decoder in enumerate(decoders):
-            arms = [arm for race in group if race[0].image_size == size for arm in race if arm.decoder == decoder]
-            rounds = [(max(int(arm.num_workers), 1), arm.values("images_per_s")) for arm in arms]
-            series = [Line.of_rounds(decoder, series_look(index), rounds)] if rounds else []
-            panels.setdefault(f"{size} pixels", []).extend(series)
-    counts = sorted({max(race[0].num_workers, 1) for race in group})
-    alternative = "Images per second by number of processes: a panel a shorter side, a line a decoder."
-    return lines(name, alternative, panels, "processes", "images/s (log scale)", log="xy", ticks=counts)

@@ -1,0 +1,269 @@
+"""Arms of ``augmark pipeline``: ways from files to batches on the device, each a list of stages.
+
+A stage runs where photographs are fetched (loader workers, or the training process when there are none) or in the training
+process. An arm without one of its stages is the same list with that stage's recorded results in its place.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from augment import BACKENDS, OPS, RECIPES, Op, build
+from augment.ops import RandomResizedCrop
+from bench.jobs.photoset import PhotoSet
+from training.photofeed import NORMALIZE, Decode, Read, Stage, WindowPipeline, fetch_stages, prepared_size, training_ops
+from training.sources.cache import load_cached
+from training.sources.decode import decode as decode_square
+from training.sources.decoders import DECODERS, decode_pil
+
+Stages = Mapping[str, Stage]
+NO_WINDOWS = (0, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Photographs, ops and the result that is asked for."""
+
+    photographs: PhotoSet
+    cache: Path
+    ops: tuple[Op, ...] = ()
+    image_size: int = 224
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Stages where photographs are fetched, and those in the training process, in order."""
+
+    fetch: Stages
+    own: Stages
+    pipeline: Any = None
+    """Pipeline of the backend, or one like it; ``implementation`` says what runs."""
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of all stages, in order."""
+        return (*self.fetch, *self.own)
+
+    def replace(self, name: str, stage: Stage) -> "Chain":
+        """Return the chain with another stage of that name."""
+        parts = ({key: stage if key == name else old for key, old in part.items()} for part in (self.fetch, self.own))
+        fetch, own = parts
+        return Chain(fetch, own, self.pipeline)
+
+    def record(self, name: str, batches: Sequence[Tensor]) -> "Recorded":
+        """Return the results of a stage for batches of indices, to stand in its place."""
+        stages = [*self.fetch.values(), *self.own.values()][: self.names.index(name) + 1]
+        results: dict[int, Any] = {}
+        with warnings.catch_warnings(action="ignore"):  # of pixels that nobody writes to
+            for indices in batches:
+                results[int(indices[0])] = functools.reduce(lambda items, stage: stage(items, indices), stages, indices)
+        return Recorded(results)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Results of a stage by the first index of a batch."""
+
+    results: Mapping[int, Any]
+
+    def __call__(self, items: Any, indices: Tensor) -> Any:
+        return self.results[int(indices[0])]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Copy a batch and its windows to the device."""
+
+    device: torch.device
+
+    def __call__(self, items: tuple[Tensor, Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
+        images, windows = (tensor.to(self.device, non_blocking=True) for tensor in items)
+        return images, windows
+
+
+@dataclass(frozen=True)
+class AugmentBatch:
+    """Augment a batch where it is; its windows if it has some."""
+
+    pipeline: Callable[..., Tensor]
+
+    def __call__(self, items: tuple[Tensor, Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
+        images, windows = items
+        return (self.pipeline(images, windows) if len(windows) else self.pipeline(images)), torch.empty(NO_WINDOWS)
+
+
+def _copy(device: torch.device) -> Stages:
+    """Return the stage that copies; a CPU has nothing to copy to."""
+    return {} if device.type == "cpu" else {"copy": Copy(device)}
+
+
+# ---- arms -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A way from files to batches: decoder, backend and where it augments; without a backend photographs are decoded alone."""
+
+    decoder: str = "pil"
+    backend: str | None = None
+    augment_on: Literal["workers", "device"] | None = None
+
+    def chain(self, work: Work) -> Chain:
+        """Return the stages. Raises ValueError, UnsupportedOp among them, for what the arm cannot do."""
+        device, files = work.device, work.photographs.files
+        if self.backend is None:
+            decode = Decode(files, self.decoder, work.photographs.odd)
+            return Chain({"read": Read(files), "decode": decode, "collate": collate_sizes}, {})
+        common: dict[str, Any] = {"decoder": self.decoder, "odd": work.photographs.odd, "dtype": work.dtype}
+        if self.augment_on == "workers":
+            alike = build(work.ops, self.backend, dtype=work.dtype)  # what cannot be built is reported before workers start
+            return Chain(fetch_stages(files, work.ops, self.backend, **common), _copy(device), alike)
+        pipeline = WindowPipeline(work.ops, self.backend, device, work.dtype)
+        windows = AugmentBatch(pipeline)
+        stages = fetch_stages(files, work.ops, None, **common)
+        if not DECODERS[self.decoder].on_cuda:
+            return Chain(stages, {**_copy(device), "augment": windows}, pipeline)
+        fetch: Stages = {"read": stages["read"], "collate": as_batch}
+        on_device = DecodeOnDevice(self.decoder, work.photographs.odd, device)
+        return Chain(fetch, {"decode": on_device, "cut": stages["collate"], "augment": windows}, pipeline)
+
+    def missing(self) -> str | None:
+        """Return why the arm cannot run here, or None."""
+        if self.backend is not None and self.backend not in BACKENDS:
+            return f"there is no backend {self.backend}"
+        return DECODERS[self.decoder].missing()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedArm(Arm):
+    """Photographs decoded, resized and cut to squares once, in one file that is memory-mapped, as FFCV has them."""
+
+    def chain(self, work: Work) -> Chain:
+        assert self.backend is not None
+        side = prepared_size(work.image_size)
+        pipeline = build(work.ops, self.backend, device=work.device, dtype=work.dtype)
+        own: Stages = {**_copy(work.device), "augment": AugmentBatch(pipeline)}
+        return Chain({"read": Packed(packed_file(work, side))}, own, pipeline)
+
+    def missing(self) -> str | None:
+        return None
+
+
+def collate_sizes(items: Sequence[Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sizes of decoded photographs, int64 [B, 2], in place of a batch."""
+    return torch.tensor([image.shape[1:] for image in items]), torch.empty(NO_WINDOWS)
+
+
+def as_batch(items: Sequence[bytes], indices: Tensor) -> tuple[Sequence[bytes], Tensor]:
+    """Return the bytes of files as a batch."""
+    return items, torch.empty(NO_WINDOWS)
+
+
+@dataclass(frozen=True)
+class DecodeOnDevice:
+    """Decode the files of a batch on a CUDA device; ``odd`` ones on the CPU."""
+
+    decoder: str
+    odd: frozenset[int]
+    device: torch.device
+
+    def __call__(self, items: tuple[Sequence[bytes], Tensor], indices: Tensor) -> list[Tensor]:
+        contents = dict(zip(indices.tolist(), items[0], strict=True))
+        plain = [index for index in contents if index not in self.odd]
+        pixels = dict(zip(plain, DECODERS[self.decoder].run([contents[index] for index in plain]), strict=True))
+        return [pixels[i] if i in pixels else decode_pil(contents[i]).to(self.device) for i in contents]
+
+
+@dataclass
+class Packed:
+    """Read photographs from one array, uint8 [N, 3, S, S], which every process maps into its memory for itself."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        self._images: np.ndarray | None = None
+
+    def __call__(self, items: Any, indices: Tensor) -> tuple[Tensor, Tensor]:
+        if self._images is None:
+            self._images = np.load(self.path, mmap_mode="r")
+        return torch.from_numpy(self._images[indices.numpy()]), torch.empty(NO_WINDOWS)
+
+
+def packed_file(work: Work, side: int) -> Path:
+    """Return the file of all photographs as squares, uint8 [N, 3, side, side], which is made once."""
+
+    def fill(append: Callable[[np.ndarray], None]) -> tuple[np.ndarray, dict[str, Any]]:
+        for file in work.photographs.files:
+            append(decode_square(file.read_bytes(), side)[None])
+        return np.zeros(len(work.photographs.files), np.int64), {}
+
+    key = f"packed-{work.photographs.fingerprint}-{side}"
+    images = load_cached(work.cache, key, image_size=side, fill=fill).images
+    assert isinstance(images, np.memmap)
+    return Path(str(images.filename))
+
+
+IN_WORKERS = ("albumentations", "torchvision_loop", "pil", "fused")
+HOST_DECODERS = tuple(name for name, decoder in DECODERS.items() if not decoder.on_cuda)
+ARMS: Mapping[str, Arm] = {
+    **{f"{backend}-workers": Arm(backend=backend, augment_on="workers") for backend in IN_WORKERS},
+    **{
+        f"{decoder}-{backend}-device": Arm(decoder=decoder, backend=backend, augment_on="device")
+        for backend in ("fused", "kornia")
+        for decoder in (DECODERS if backend == "fused" else HOST_DECODERS)
+    },
+    "packed-fused-device": PackedArm(decoder="packed", backend="fused", augment_on="device"),
+    **{f"{decoder}-alone": Arm(decoder=decoder) for decoder in HOST_DECODERS},
+}
+"""Arms by the names that ``--arms`` takes."""
+
+
+def recipe_ops(recipe: str, image_size: int) -> tuple[Op, ...]:
+    """Return the ops of a recipe, or of a single op behind RandomResizedCrop, normalised as ImageNet is.
+
+    Raises ValueError for a recipe that keeps the sizes of photographs, and for ops that need a whole batch and its labels.
+    """
+    if recipe in RECIPES:
+        ops = training_ops(recipe, image_size)
+    else:
+        ops = (RandomResizedCrop(size=image_size), OPS[recipe].at(image_size), NORMALIZE)
+    if any(op.mixes_labels for op in ops):
+        raise ValueError(f"{recipe} mixes the images and labels of a batch, which files have not")
+    return ops
+
+
+# ---- pixels -----------------------------------------------------------------------------------------------------------
+
+
+def pixel_differences(photographs: PhotoSet, count: int = 32) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return the largest and the mean difference between the pixels of decoders, in levels of 255, by pairs of names.
+
+    Images of different sizes (DCT scaling) are compared at the smaller one, to which the larger is resized with antialiasing.
+    """
+    contents = [file.read_bytes() for i, file in enumerate(photographs.files) if i not in photographs.odd][:count]
+    names = [name for name in HOST_DECODERS if DECODERS[name].missing() is None]
+    decoded = {name: [DECODERS[name].run(content) for content in contents] for name in names}
+    return {a: {b: _compare(decoded[a], decoded[b]) for b in names if b != a} for a in names} if contents else {}
+
+
+def _compare(images: Sequence[Tensor], peers: Sequence[Tensor]) -> tuple[float, float]:
+    gaps = [(_at(a, b) - _at(b, a)).abs() for a, b in zip(images, peers, strict=True)]
+    return max(float(gap.max()) for gap in gaps), sum(float(gap.mean()) for gap in gaps) / len(gaps)
+
+
+def _at(image: Tensor, peer: Tensor) -> Tensor:
+    """Return an image as float [3, H, W], at its peer's size if that is smaller."""
+    if image.shape == peer.shape or image.shape[1] < peer.shape[1]:
+        return image.float()
+    size = list(peer.shape[1:])
+    return torch.nn.functional.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)[0]

@@ -1,0 +1,222 @@
+"""Passes of ``augmark pipeline``: one arm over the photographs, timed once loader workers have filled their queues."""
+
+import contextlib
+import ctypes
+import gc
+import itertools
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import psutil
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bench.environment import usable_cores
+from bench.jobs.arms import ARMS, Chain, Recorded, Stages, Work, pixel_differences, recipe_ops
+from bench.jobs.photoset import drop_from_cache
+from bench.records import Pipeline
+from bench.runner import Measure
+from training import transfer
+from training.distributed import stream_seed, synchronise
+from training.feed import LOADER_TIMEOUT_S, Request, check_shared_memory, keep
+from training.photofeed import MOST_SIDE, Photographs
+
+FETCHED_AHEAD = 2
+"""Batches that each loader worker fetches ahead: PyTorch's default."""
+FEWEST_BATCHES = 2
+RECORDED_BYTES = 3 * 2**30
+"""Memory for results that stand in for stages."""
+MOST_RECORDED = 512
+"""Photographs whose results stand in for a stage: an arm without one passes over these alone."""
+CLASSES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Images of a pass; seconds on the clock, of waiting for workers, and of CPUs; bytes that it adds to the idle process."""
+
+    images: int
+    wall_s: float
+    wait_s: float
+    cpu_s: float
+    host_bytes: int
+
+
+class Passes:
+    """Measures cases over one set of photographs; holds networks, and results that stand in for stages."""
+
+    def __init__(self, work: Work, seconds: float) -> None:
+        self.work, self.seconds = work, seconds
+        self._recorded: OrderedDict[tuple[Any, ...], Recorded] = OrderedDict()
+        self._steps: dict[str, TrainStep] = {}
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Measure]:
+        """Yield the function that measures a case."""
+        yield self.measure
+        self._recorded.clear()
+
+    def measure(self, case: Pipeline) -> Pipeline:
+        """Return the record of one pass."""
+        assert case.batch_size is not None
+        work = replace(self.work, ops=recipe_ops(case.recipe, self.work.image_size) if case.recipe else ())
+        files, arm = work.photographs.files, ARMS[case.arm]
+        chain = arm.chain(work)
+        batches = list(torch.arange(len(files)).split(case.batch_size))
+        batches = batches if len(batches[-1]) == case.batch_size else batches[:-1]
+        if case.without is not None:
+            batches = batches[: max(1, MOST_RECORDED // case.batch_size)]
+            chain = chain.replace(case.without, self._record(case, chain, batches))
+        elif case.model is not None:
+            chain = replace(chain, own={**chain.own, "step": self._step(case.model)})
+        if case.page_cache == "cold":
+            drop_from_cache(files)
+        if work.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(work.device)
+        timing = run_pass(chain, batches, case.round, case.num_workers, self.seconds, work.device)
+        facts = {}
+        if arm.backend is None and case.num_workers == 0 and case.round == 0:
+            facts["pixel_differences"] = pixel_differences(work.photographs).get(arm.decoder, {})
+        return msgspec.structs.replace(
+            case, status="ok", images=timing.images, wall_s=timing.wall_s, images_per_s=timing.images / timing.wall_s,
+            wait_share=timing.wait_s / timing.wall_s, cpu_s_per_image=timing.cpu_s / timing.images, cores=usable_cores(),
+            host_bytes=timing.host_bytes, threads=torch.get_num_threads(),
+            implementation=getattr(chain.pipeline, "implementation", None),
+            skipped_files=work.photographs.skipped, **device_memory(work.device), **facts,
+        )  # fmt: skip
+
+    def _step(self, model: str) -> "TrainStep":
+        if model not in self._steps:
+            torch.manual_seed(0)
+            self._steps[model] = TrainStep(model, self.work.device, self.work.dtype)
+        return self._steps[model]
+
+    def _record(self, case: Pipeline, chain: Chain, batches: Sequence[Tensor]) -> Recorded:
+        assert case.without is not None
+        # decoded photographs are the same whatever is done with them
+        key = (case.decoder, case.without) if case.without in ("read", "decode") else (case.arm, case.recipe, case.without)
+        if key not in self._recorded:
+            self._recorded[key] = chain.record(case.without, batches)
+            while len(self._recorded) > 1 and self._recorded_bytes() > RECORDED_BYTES:
+                self._recorded.popitem(last=False)
+        self._recorded.move_to_end(key)
+        return self._recorded[key]
+
+    def _recorded_bytes(self) -> int:
+        return sum(_count_bytes(recorded.results) for recorded in self._recorded.values())
+
+
+def _count_bytes(items: Any) -> int:
+    if isinstance(items, Tensor):
+        return items.nbytes if items.device.type == "cpu" else 0
+    if isinstance(items, bytes):
+        return len(items)
+    return sum(map(_count_bytes, items.values() if isinstance(items, dict) else items))
+
+
+def device_memory(device: torch.device) -> dict[str, int]:
+    """Return the memory that torch held at most, and all that is in use on the device; nothing for a CPU."""
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    return {"peak_bytes": torch.cuda.max_memory_allocated(device), "device_bytes": total - free}
+
+
+class TrainStep:
+    """Forward, backward and SGD step of a network of torchvision on a batch; labels are drawn from nothing."""
+
+    def __init__(self, model: str, device: torch.device, dtype: torch.dtype) -> None:
+        network = transfer.create(model, width=None, init=transfer.SCRATCH, num_classes=CLASSES)
+        self._network, self._device, self._dtype = network, device, dtype
+        network.module.to(device).train()
+        self._optimizer = torch.optim.SGD(network.module.parameters(), lr=1e-3, momentum=0.9)
+
+    def __call__(self, items: tuple[Tensor, Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
+        labels = (indices % CLASSES).to(self._device, non_blocking=True)
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            loss = torch.nn.functional.cross_entropy(self._network.logits(items[0]), labels)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        return items
+
+
+# ---- one pass ---------------------------------------------------------------------------------------------------------
+
+
+class _Requests:
+    """Batches over and over, from the round's own first one on, so that rounds cover all photographs."""
+
+    def __init__(self, batches: Sequence[Tensor], number: int) -> None:
+        self._batches, self._number = batches, number
+
+    def __iter__(self) -> Iterator[Request]:
+        for step in itertools.count(self._number):
+            yield Request(epoch=self._number, indices=self._batches[step % len(self._batches)])
+
+
+def run_pass(
+    chain: Chain, batches: Sequence[Tensor], number: int, num_workers: int, seconds: float, device: torch.device
+) -> Timing:
+    """Run a pass over the batches, or as many as ``seconds`` allow, and time it.
+
+    Workers start anew and fill their queues before the clock runs: a batch each, and those that they fetch ahead.
+    Raises ValueError for a photograph that cannot be read any more, RuntimeError for a worker that died.
+    """
+    count = len(batches[0])
+    process = psutil.Process()
+    _release_memory()
+    idle_bytes = process.memory_info().rss
+    check_shared_memory(num_workers, count * 3 * MOST_SIDE**2)
+    torch.manual_seed(stream_seed(0, "augment", epoch=number))
+    labels = torch.arange(max(int(batch[-1]) for batch in batches) + 1)  # indices, which the steps get
+    loader = DataLoader(
+        Photographs(chain.fetch, labels, seed=0),
+        batch_sampler=_Requests(batches, number),  # type: ignore[arg-type]  # of requests: torch's type knows indices only
+        collate_fn=keep, num_workers=num_workers, pin_memory=device.type == "cuda",
+        timeout=LOADER_TIMEOUT_S if num_workers else 0, prefetch_factor=FETCHED_AHEAD if num_workers else None,
+    )  # fmt: skip
+    stream = iter(loader)
+    _take(next(stream), chain.own)
+    for _ in range(FETCHED_AHEAD * num_workers - 1):
+        next(stream)
+    synchronise(device)
+    workers = process.children(recursive=True)
+    cpu_s, wait_s, done, most_bytes, begin = _cpu_s([process, *workers]), 0.0, 0, 0, time.perf_counter()
+    while done < len(batches) and (done < FEWEST_BATCHES or time.perf_counter() - begin < seconds):
+        asked = time.perf_counter()
+        batch = next(stream)
+        wait_s += (time.perf_counter() - asked) * (num_workers > 0)
+        _take(batch, chain.own)
+        done, most_bytes = done + 1, max(most_bytes, process.memory_info().rss)
+    synchronise(device)
+    wall_s = time.perf_counter() - begin
+    cpu_s = max(_cpu_s([process, *workers]) - cpu_s, 0.0)
+    added = max(most_bytes - idle_bytes, 0) + sum(worker.memory_full_info().uss for worker in workers)
+    return Timing(images=done * count, wall_s=wall_s, wait_s=min(wait_s, wall_s), cpu_s=cpu_s, host_bytes=added)
+
+
+def _take(batch: Any, own: Stages) -> None:
+    """Send a fetched batch through the stages of the training process."""
+    if isinstance(batch, str):
+        raise ValueError(batch)
+    items: Any = (batch.images, batch.windows)
+    for stage in own.values():
+        items = stage(items, batch.labels)
+
+
+def _cpu_s(processes: Sequence[psutil.Process]) -> float:
+    """Return the CPU time of processes in seconds."""
+    return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
+
+
+def _release_memory() -> None:
+    """Give memory that is free but kept for later back to the system, where that is glibc's to do."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

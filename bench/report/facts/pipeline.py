@@ -1,0 +1,178 @@
+"""From files to batches: seconds of an image by stage, the rate that they predict where they overlap, and what limits it.
+
+**Attribution.** A stage takes the seconds of the whole arm less those of the arm with the stage's recorded results in its
+place, paired by round, without loader workers. Nothing makes these add up: their sum stands beside the whole.
+
+**Prediction.** With workers, the rate is that of the slowest of three resources: the workers (their number over the seconds of
+the stages that they run), the training process (one over the seconds of its own stages) and the cores (their number over the
+CPU seconds of an image).
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from bench.records import AuditCell, Run
+from bench.report.facts.arms import Arm, arms_of, gather, successes
+from bench.report.facts.lanes import COMPARABLE
+from bench.statistics import median_interval
+
+SETTING = ("dataset", "fingerprint", "batch_size", "image_size", "precision", "page_cache", "device")
+BASELINE = "torchvision_loop-workers"
+CROP = "RandomResizedCrop"
+STEP, WAIT, OTHER = "step", "wait", "other"
+OTHER_PIXELS = {"packed": "photographs shrunk and cut beforehand", "pil_draft": "DCT-scaled photographs"}
+"""Decoders whose results are other pixels."""
+
+
+class Span(NamedTuple):
+    """A median over rounds and its interval, None for too few rounds."""
+
+    value: float
+    interval: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Span":
+        """Return the span of at least one value."""
+        return cls(statistics.median(values), median_interval(values))
+
+
+def seconds(arm: Arm) -> dict[int, float]:
+    """Return seconds an image by round."""
+    return {record.round: record.wall_s / record.images for record in arm.records}  # type: ignore[attr-defined]
+
+
+def subtract(arm: Arm, less: Arm) -> Span | None:
+    """Return seconds an image that ``arm`` takes more than ``less``, paired by round; None without a common round."""
+    whole, part = seconds(arm), seconds(less)
+    differences = [whole[number] - part[number] for number in whole if number in part]
+    return Span.of(differences) if differences else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feeding:
+    """All cases of a setting."""
+
+    cases: Mapping[tuple[str, str | None, int, str | None, str | None], Arm]
+    """By arm, recipe, workers, stage left out and network."""
+
+    @cached_property
+    def first(self) -> Arm:
+        """A case, for what all share."""
+        return next(iter(self.cases.values()))
+
+    @cached_property
+    def recipe(self) -> str | None:
+        """The recipe whose stages were attributed: the first with a stage left out, else the first."""
+        recipes = [recipe for _, recipe, _, without, _ in self.cases if recipe and without]
+        return next(iter(recipes or [recipe for _, recipe, *_ in self.cases if recipe]), None)
+
+    def find(
+        self, arm: str, recipe: str | None, workers: int = 0, without: str | None = None, model: str | None = None
+    ) -> Arm | None:
+        """Return a case that was measured, or None."""
+        return self.cases.get((arm, recipe, workers, without, model))
+
+    def whole(self, recipe: str | None = None, *, trained: bool = False) -> list[Arm]:
+        """Return the cases with all stages, of a recipe if one is named; photographs decoded alone have none."""
+        return [
+            case
+            for (_, name, _, without, model), case in self.cases.items()
+            if without is None and (model is not None) == trained and name is not None and recipe in (None, name)
+        ]
+
+    def best(self, cases: Sequence[Arm]) -> list[Arm]:
+        """Return the fastest number of workers of each arm and recipe, the fastest first."""
+        fastest: dict[tuple[str, str | None], Arm] = {}
+        for case in sorted(cases, key=rate, reverse=True):
+            fastest.setdefault((case.arm, case.recipe), case)
+        return list(fastest.values())
+
+    def parts(self, case: Arm) -> dict[str, Span]:
+        """Return seconds an image by stage; empty where stages were not left out in turn."""
+        whole = self.find(case.arm, case.recipe)
+        if whole is None:
+            return {}
+        names = whole.stages or ()
+        less = {name: self.find(case.arm, case.recipe, 0, name) for name in names}
+        parts = {name: span for name, arm in less.items() if arm is not None and (span := subtract(whole, arm))}
+        if len(parts) < len(names):
+            return {}
+        trained = self.find(case.arm, case.recipe, 0, None, case.model) if case.model else None
+        step = subtract(trained, whole) if trained is not None else None
+        return parts if step is None else {**parts, STEP: step}
+
+    def serial(self, case: Arm) -> Arm | None:
+        """Return the same arm without workers."""
+        return self.find(case.arm, case.recipe, 0, None, case.model)
+
+    def prediction(self, case: Arm) -> "Prediction | None":
+        """Return the rate that the stages predict for a case with workers, None where they are not known."""
+        parts, serial = self.parts(case), self.serial(case)
+        if not parts or serial is None or not case.num_workers:
+            return None
+        fetched = {name: parts[name].value for name in case.fetched or () if name in parts}
+        own = {name: span.value for name, span in parts.items() if name not in fetched}
+        cpu_s = serial.median("cpu_s_per_image") or 0.0
+        rates = {
+            "workers": case.num_workers / max(sum(fetched.values()), 1e-9),
+            "process": 1 / max(sum(own.values()), 1e-9),
+            "cores": (case.cores or 1) / max(cpu_s, 1e-9),
+        }
+        resource = min(rates, key=lambda name: rates[name])
+        return Prediction(resource, rates[resource], {"workers": fetched, "process": own, "cores": fetched | own}[resource])
+
+
+class Prediction(NamedTuple):
+    """The slowest resource, images/s that it allows, and the seconds an image of its stages."""
+
+    resource: str
+    rate: float
+    parts: Mapping[str, float]
+
+    def error(self, case: Arm) -> float:
+        """Return how far the predicted rate lies above the measured one, as a share of it."""
+        return self.rate / rate(case) - 1
+
+
+def rate(case: Arm) -> float:
+    """Return the median images/s."""
+    return case.median("images_per_s") or 0.0
+
+
+def feedings(run: Run) -> list[Feeding]:
+    """Return the settings, the one with the most records first."""
+    groups = sorted(gather(successes(run.records, "pipeline"), SETTING), key=len, reverse=True)
+    names = ("arm", "recipe", "num_workers", "without", "model")
+    keyed = [{tuple(getattr(arm, name) for name in names): arm for arm in arms_of(group, names)} for group in groups]
+    return [Feeding(cases=cases) for cases in keyed]
+
+
+def verdict(run: Run, case: Arm) -> tuple[bool, str]:
+    """Return whether a case may be compared with others that do the recipe, and the audit's verdict in words."""
+    if case.decoder in OTHER_PIXELS:
+        return False, f"other pixels: {OTHER_PIXELS[case.decoder]}"
+    if case.differs:
+        return False, f"different: {case.differs}"
+    if run.audit is None or not run.audit.verdicts:
+        return True, "not audited in this run"
+    subjects = [case.recipe, *([CROP] if run.audit.find(case.recipe, case.backend) and _is_op(run, case.recipe) else [])]
+    cells: list[AuditCell | None] = [run.audit.find(subject, case.backend) for subject in subjects]
+    worst = next((cell for cell in cells if cell is None or cell.verdict not in COMPARABLE), cells[0])
+    if worst is None or worst.verdict not in COMPARABLE:
+        return False, "not audited" if worst is None else f"{worst.verdict}: {worst.cause}".removesuffix(": ")
+    return True, next((cell.verdict for cell in cells if cell and cell.verdict == "close"), worst.verdict)
+
+
+def _is_op(run: Run, subject: str) -> bool:
+    return any(cell.subject == subject and cell.kind == "op" for cell in (run.audit.verdicts if run.audit else ()))
+
+
+def ratio(run: Run, feeding: Feeding, case: Arm) -> float | None:
+    """Return images/s over those of torchvision in workers, each at its best number; None unless both do the same."""
+    base = next((arm for arm in feeding.best(feeding.whole(case.recipe)) if arm.arm == BASELINE), None)
+    if base is None or case.arm == BASELINE or base.lane != case.lane or not (verdict(run, base)[0] and verdict(run, case)[0]):
+        return None
+    return rate(case) / rate(base)

@@ -1,0 +1,244 @@
+"""From JPEG files to batches: which arm to choose, what limits it, and where an image's time goes."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from bench.records import Run, counted, percent, rounded
+from bench.report.blocks import Answer, Block, Bullets, Code, Heading, Paragraph, Quiet, Section, Text
+from bench.report.facts.arms import Arm
+from bench.report.facts.pipeline import OTHER, STEP, WAIT, Feeding, Span, feedings, rate, ratio, verdict
+from bench.report.figures import Figure, Line, Look, Row, bars, lines, series_look
+from bench.report.sections.state import failed_section
+from bench.report.tables import Column, build_table, words_column
+from bench.report.words import capitalise, with_spread
+
+TITLE, QUESTION = "From JPEG files to batches", "How should photographs be fed?"
+METHOD = """Each arm is a list of stages. A stage's time is that of the whole arm less that of the arm with the stage's recorded
+results in its place, paired by round, without loader workers. Nothing makes the stages add up: their sum stands beside the
+whole. With workers, the rate is predicted from the slowest of workers, training process and cores; the prediction's error is
+stated. Windows are cut where photographs are decoded; those beyond 512 pixels are shrunk there in 8 bits. The clock starts once
+workers have filled their queues. All files were read before (a warm page cache), unless the setting says cold."""
+STAGES: Mapping[str, Look] = {
+    "read": Look("s3"), "decode": Look("s0"), "cut": Look("s7"), "augment": Look("s1"), "collate": Look("s4"),
+    "copy": Look("s6"), WAIT: Look("wait"), STEP: Look("work"), OTHER: Look("grid"),
+}  # fmt: skip
+NOUNS = {
+    "read": "reading", "decode": "decoding", "cut": "cutting windows", "augment": "augmentation", "collate": "collating",
+    "copy": "copying to the device", STEP: "the training step",
+}  # fmt: skip
+RESOURCES = {"workers": "loader workers", "process": "training process", "cores": "cores"}
+MOST_SKIPPED, MOST_LINES = 20, 8
+
+
+def pipeline_section(run: Run) -> Section | None:
+    """Return the arms of each setting: limits, stages, recipes, workers and decoders."""
+    groups = feedings(run)
+    if not groups:
+        return failed_section(run, "pipeline", TITLE, QUESTION)
+    blocks: list[Block] = [Paragraph(METHOD)]
+    for index, feeding in enumerate(groups, start=1):
+        blocks += [Paragraph(f"Setting: {_setting(feeding.first)}."), *_limits(feeding), *_stages(feeding, index)]
+        blocks += [*_recipes(run, feeding), *_workers(feeding, index), *_decoders(feeding), *_skipped(feeding.first)]
+    return Section(title=TITLE, blocks=blocks, answers=_answer(run, groups[0]))
+
+
+def _setting(case: Arm) -> str:
+    size = f"batches of {case.batch_size}, {case.precision} of {case.image_size} pixels, on {case.device}"
+    return f"{size}; data {case.dataset}, page cache {case.page_cache}"
+
+
+def name(case: Arm) -> str:
+    """Return "fused in 2 workers, decoded by pil" or "fused on the device, decoded by pil in the training process"."""
+    count = int(case.num_workers or 0)
+    fetched = f"in {counted(count, 'worker')}" if count else "in the training process"
+    trained = f", {case.model} behind it" if case.model else ""
+    if case.augment_on is None:
+        return f"{case.decoder} alone {fetched}"
+    if case.augment_on == "workers":
+        return f"{case.backend} {fetched}{trained}"
+    source = "packed photographs read" if case.decoder == "packed" else f"decoded by {case.decoder}"
+    return f"{case.backend} on the device, {source} {fetched}{trained}"
+
+
+# ---- the answer and the limits ----------------------------------------------------------------------------------------
+
+
+def _answer(run: Run, feeding: Feeding) -> list[Answer]:
+    """Return the fastest arm of the first recipe that does it as it is defined (if none is known to, of all), and its limit."""
+    ranked = feeding.best(feeding.whole(feeding.recipe))
+    cases = [case for case in ranked if verdict(run, case)[0]] or ranked
+    if not cases:
+        return []
+    best, rounds = cases[0], counted(len(cases[0].records), "round")
+    evidence = f"{feeding.recipe} ({verdict(run, best)[1]}) at {best.image_size} pixels: "
+    evidence += f"{with_spread(best, 'images_per_s')} images/s, {rounds}"
+    for case in cases[1:2]:
+        evidence += f"; next {name(case)}, {with_spread(case, 'images_per_s')}"
+    return [Answer(QUESTION, capitalise(name(best)), f"{evidence}. {limit(feeding, best)}".strip())]
+
+
+def limit(feeding: Feeding, case: Arm) -> str:
+    """Return a sentence such as "Decoding alone reaches 610 images/s in 2 workers, augmentation 9 times that: ..."."""
+    parts: Mapping[str, float] = {stage: span.value for stage, span in feeding.parts(case).items()}
+    units, where = 1, "in the training process"
+    if (predicted := feeding.prediction(case)) is not None:
+        counts = {"workers": (int(case.num_workers), "worker"), "cores": (int(case.cores or 1), "core")}
+        parts = predicted.parts
+        if predicted.resource in counts:
+            units, noun = counts[predicted.resource]
+            where = f"{'in' if noun == 'worker' else 'on'} {counted(units, noun)}"
+    first, *rivals = sorted((stage for stage in parts if parts[stage] > 0), key=lambda stage: -parts[stage]) or [""]
+    if not first:
+        return ""
+    text = f"{capitalise(NOUNS[first])} alone reaches {rounded(units / parts[first])} images/s {where}"
+    text += f", {NOUNS[rivals[0]]} {rounded(parts[first] / parts[rivals[0]], 2)} times that" if rivals else ""
+    return f"{text}: {NOUNS[first]} is the limit."
+
+
+def _limits(feeding: Feeding) -> list[Block]:
+    cases = feeding.best(feeding.whole(feeding.recipe)) + feeding.best(feeding.whole(feeding.recipe, trained=True))
+    items = [f"{name(case)}: {rounded(rate(case))} images/s. {words}" for case in cases if (words := limit(feeding, case))]
+    return [Bullets(items)] if items else []
+
+
+# ---- stages -----------------------------------------------------------------------------------------------------------
+
+
+def _attributed(feeding: Feeding) -> list[Arm]:
+    cases = feeding.whole(feeding.recipe) + feeding.whole(feeding.recipe, trained=True)
+    return sorted(filter(feeding.parts, cases), key=lambda case: (case.model or "", case.arm, case.num_workers))
+
+
+def _stages(feeding: Feeding, index: int) -> list[Block]:
+    """Return the stacked bars by arm and the table with sums, wholes and predictions."""
+    cases = _attributed(feeding)
+    if not cases:
+        return []
+    rows, used = list[Row](), set[str]()
+    for case in cases:
+        own, fetched = split(feeding, case)
+        used |= {*own, *fetched}
+        rows.append(Row(name(case), (), own, fetched, f"{rounded(rate(case))}/s"))
+    legend = {stage: look for stage, look in STAGES.items() if stage in used}
+    alternative = "Milliseconds an image by stage: stacked bars of the training process; below, thin, the stages of workers."
+    figure = bars(f"pipeline-{index}-stages", alternative, rows, legend, "milliseconds an image")
+    names = [stage for stage in STAGES if any(stage in feeding.parts(case) for case in cases)]
+    columns = [
+        words_column("arm", name),
+        *(Column(f"{stage}, ms", partial(_stage, feeding, stage)) for stage in names),
+        Column("sum, ms", lambda case: "" if case.num_workers else rounded(1e3 * _sum(feeding, case))),
+        Column("whole, ms", lambda case: rounded(1e3 / rate(case))),
+        Column("sum : whole", lambda case: "" if case.num_workers else percent(_sum(feeding, case) * rate(case), 0)),
+        Column("predicted images/s", lambda case: rounded(p.rate) if (p := feeding.prediction(case)) else ""),
+        words_column("from", lambda case: RESOURCES[p.resource] if (p := feeding.prediction(case)) else ""),
+        Column("measured images/s", lambda case: with_spread(case, "images_per_s")),
+        Column("prediction's error", lambda case: f"{100 * p.error(case):+.0f} %" if (p := feeding.prediction(case)) else ""),
+        Column("waiting", lambda case: percent(case.median("wait_share"), 0) if case.num_workers else ""),
+    ]
+    return [Heading("Where an image's time goes"), figure, build_table(columns, cases)]
+
+
+def split(feeding: Feeding, case: Arm) -> tuple[dict[str, float], dict[str, float]]:
+    """Return milliseconds an image in the training process, which add up to the whole, and in loader workers."""
+    parts = {stage: 1e3 * max(span.value, 0.0) for stage, span in feeding.parts(case).items()}
+    whole = 1e3 / rate(case)
+    fetched = {stage: value for stage, value in parts.items() if case.num_workers and stage in (case.fetched or ())}
+    own = {stage: value for stage, value in parts.items() if stage not in fetched}
+    if case.num_workers:
+        own[WAIT] = whole * (case.median("wait_share") or 0.0)
+    own[OTHER] = max(0.0, whole - sum(own.values()))
+    return own, fetched
+
+
+def _stage(feeding: Feeding, stage: str, case: Arm) -> Text:
+    span: Span | None = feeding.parts(case).get(stage)
+    if span is None:
+        return ""
+    ends = f" ({rounded(1e3 * span.interval[0], 2)} to {rounded(1e3 * span.interval[1], 2)})" if span.interval else ""
+    return [rounded(1e3 * span.value), Quiet(ends)]
+
+
+def _sum(feeding: Feeding, case: Arm) -> float:
+    return sum(span.value for span in feeding.parts(case).values())
+
+
+# ---- recipes, workers, decoders ---------------------------------------------------------------------------------------
+
+
+def _recipes(run: Run, feeding: Feeding) -> list[Block]:
+    cases = feeding.best(feeding.whole()) + feeding.best(feeding.whole(trained=True))
+    order = list(dict.fromkeys(case.recipe for case in feeding.whole()))
+    columns = [
+        words_column("recipe", lambda case: [Code(case.recipe)]),
+        words_column("arm, at its best number of workers", name),
+        Column("images/s", lambda case: with_spread(case, "images_per_s")),
+        Column("rounds", lambda case: str(len(case.records))),
+        Column(": torchvision in workers", lambda case: f"{r:.2f}" if (r := _ratio(run, feeding, case)) else ""),
+        words_column("audit", lambda case: verdict(run, case)[1]),
+        Column("host memory, MiB", lambda case: _mebibytes(case, "host_bytes")),
+        Column("device memory, MiB", lambda case: _mebibytes(case, "device_bytes")),
+    ]
+    ranked = sorted(cases, key=lambda case: (order.index(case.recipe), bool(case.model), -rate(case)))
+    words = "An op stands for RandomResizedCrop, the op, Normalize. Host memory: what a pass adds to the idle training process."
+    return [Heading("Recipes and ops"), Paragraph(words), build_table(columns, ranked)] if ranked else []
+
+
+def _ratio(run: Run, feeding: Feeding, case: Arm) -> float | None:
+    return None if case.model else ratio(run, feeding, case)
+
+
+def _mebibytes(case: Arm, quantity: str) -> str:
+    return rounded(largest / 2**20) if (largest := max(case.values(quantity), default=0.0)) else ""
+
+
+def _workers(feeding: Feeding, index: int) -> list[Block]:
+    """Return images/s over the number of workers, an arm a line."""
+    cases = [*_alone(feeding), *feeding.whole(feeding.recipe)]
+    counts = sorted({int(case.num_workers) for case in cases})
+    if len(counts) < 2:
+        return []
+    by_arm: dict[str, list[Arm]] = {}
+    for case in cases:
+        by_arm.setdefault(case.arm, []).append(case)
+    series = [
+        Line.of_rounds(arm, series_look(i), sorted((int(case.num_workers), case.values("images_per_s")) for case in group))
+        for i, (arm, group) in enumerate(sorted(by_arm.items(), key=lambda item: -max(map(rate, item[1]))))
+    ]
+    figure = _curve(f"pipeline-{index}-workers", series[:MOST_LINES], counts)
+    return [figure]
+
+
+def _curve(name: str, series: Sequence[Line], counts: Sequence[int]) -> Figure:
+    alternative = "Images per second by number of loader workers: a line an arm; 0: the training process fetches."
+    return lines(name, alternative, {"": series}, "loader workers", "images/s", zero=True, ticks=counts)
+
+
+def _alone(feeding: Feeding) -> list[Arm]:
+    return [case for (_, recipe, *_), case in feeding.cases.items() if recipe is None]
+
+
+def _decoders(feeding: Feeding) -> list[Block]:
+    cases = _alone(feeding)
+    peers = sorted({peer for case in cases for peer in case.pixel_differences or ()})
+    if not cases:
+        return []
+    columns = [
+        words_column("decoder", lambda case: [Code(case.decoder)]),
+        Column("workers", lambda case: str(case.num_workers)),
+        Column("images/s, files to pixels", lambda case: with_spread(case, "images_per_s")),
+        *(words_column(f"to {peer}: largest, mean", partial(_difference, peer)) for peer in peers),
+    ]
+    words = "Differences of pixels are in levels of 255; images of two sizes are compared at the smaller."
+    return [Heading("Decoders alone"), Paragraph(words), build_table(columns, sorted(cases, key=lambda c: -rate(c)))]
+
+
+def _difference(peer: str, case: Arm) -> str:
+    pairs = [record.pixel_differences[peer] for record in case.records if peer in (record.pixel_differences or ())]  # type: ignore[attr-defined]
+    return f"{pairs[0][0]:.0f}, {rounded(pairs[0][1], 2)}" if pairs else ""
+
+
+def _skipped(case: Arm) -> list[Block]:
+    files = case.skipped_files or ()
+    ends = [f"and {len(files) - MOST_SKIPPED:,} more"] if len(files) > MOST_SKIPPED else []
+    words = f"{counted(len(files), 'file')} left out, in all arms alike:"
+    return [Paragraph(words), Bullets([*files[:MOST_SKIPPED], *ends])] if files else []
