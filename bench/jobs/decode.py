@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from bench.jobs.job import Job, Report, run_job
+from bench.jobs.job import Job, JobOptions, Report, run_job
 from bench.records import Decoding, one_line
 from bench.runner import Measure
 
@@ -118,7 +118,7 @@ MOST_SIDE = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeOptions:
+class DecodeOptions(JobOptions):
     """Options of ``augmark decode``."""
 
     data: str
@@ -133,10 +133,6 @@ class DecodeOptions:
     """Measurements of each case."""
     seconds: float = 0.3
     """Approximate duration of one measurement."""
-    out: Path | None = None
-    """Folder of the run (default: runs/<version>--decode--<machine>--<device>)."""
-    resume: bool = False
-    """Resume the run in --out: cases and rounds that are measured are skipped."""
 
 
 def decode(options: DecodeOptions, console: Console, report: Report) -> Path:
@@ -161,7 +157,7 @@ def decode(options: DecodeOptions, console: Console, report: Report) -> Path:
         list(contents.values()), sizes=options.sizes, workers=workers, rounds=options.rounds, seconds=options.seconds,
         dataset=dataset,
     )  # fmt: skip
-    return run_job(job, options.out, console, report, resumes=options.resume)
+    return run_job(job, options, console, report)
 
 
 def choose(files: Sequence[Path], count: int, console: Console) -> dict[Path, bytes]:

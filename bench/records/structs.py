@@ -524,7 +524,43 @@ class Decoding(Record, frozen=True, kw_only=True):
         return self.decoder
 
 
-Kind = Speed | Throughput | Feed | Overhead | Scaling | Accuracy | Finetune | Photographs | Decoding
+class Planted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Comparisons of runs of which one did more work."""
+
+    added: Share
+    """Share of work added."""
+    called: Count
+    comparisons: Size
+
+
+class Calibration(Record, frozen=True, kw_only=True):
+    """Certificate of what ``augmark compare`` can tell on a machine, by comparing it with itself."""
+
+    identity = ("device", "processes", "seconds", "level")
+    required = ("comparisons", "planted")
+    quantities = (Quantity("called_from", "1", "less"),)
+
+    processes: Size | None = None
+    seconds: Positive | None = None
+    """Seconds that each process measured."""
+    level: Share | None = None
+    """Chance of any false call in a comparison of all cases, by its tests."""
+    rounds: Count = 0
+    """Rounds of a case in a process; the median."""
+    comparisons: Count | None = None
+    """Comparisons of a case in equal runs."""
+    false_calls: Count = 0
+    """Comparisons that called equal runs different."""
+    planted: tuple[Planted, ...] = ()
+    within_sd: Amount | None = None
+    """Standard deviation of a round within a process, as a share; the case in the middle."""
+    between_sd: Amount | None = None
+    """Standard deviation of processes beyond that of their rounds, as a share; the case in the middle."""
+    called_from: Positive | None = None
+    """Slowdown from which on 95 % are called."""
+
+
+Kind = Speed | Calibration | Throughput | Feed | Overhead | Scaling | Accuracy | Finetune | Photographs | Decoding
 KINDS: dict[str, type[Record]] = {kind.__name__.lower(): kind for kind in get_args(Kind)}
 
 
@@ -621,6 +657,8 @@ class Plan(Strict, frozen=True, kw_only=True):
     """Seed of the order of the rounds."""
     target: Positive | None = None
     """Width of the interval of a case's median, as a share of it, at which its rounds end before ``rounds`` of them."""
+    budget_s: Positive | None = None
+    """Seconds of the grid after which no case gets more than the six rounds that an interval takes."""
     case_seconds: Positive | None = None
     """Seconds of samples a case and round."""
     baseline: str | None = None

@@ -15,6 +15,7 @@ from bench.report.sections.state import failed_section
 from bench.report.sections.training import speed_words, verdict
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import capitalise, format_score, interval, label, name_of, points, with_spread
+from bench.statistics import SPREAD
 
 TUNING, TIME, DECODING = "Fine-tuning on photographs", "Photographs: where the time goes", "Decoding JPEG files"
 TRAINED, TAKES, DECODER = "Which layers should be trained?", "Photographs: what takes the time?", "Which decoder is fastest?"
@@ -26,8 +27,8 @@ flatters. Memory: the most that torch held on an accelerator, else the largest r
 TIME_METHOD = """The parts of the training process add up to its wall time. Decoding and augmenting where photographs are
 fetched (thin bars) are those of all loader workers together and run beside it. On the device, a worker cuts the window of
 RandomResizedCrop (shrunk in 8 bits beyond 512 pixels), and the device resizes it with antialiasing, for every backend alike."""
-DECODE_METHOD = """Whole files from memory to RGB pixels; megapixels and bytes are those of the file. Medians of the rounds, ±
-half the range. A size is undecided if rounds overlap at one of its numbers of processes, or another decoder leads there."""
+DECODE_METHOD = f"""Whole files from memory to RGB pixels; megapixels and bytes are those of the file. Medians of the rounds,
+{SPREAD}. A size is undecided if intervals overlap at one of its numbers of processes, or another decoder leads there."""
 CURVES = {"train_loss": ("train loss", 1), "test_accuracy": ("validation accuracy, %", 100)}
 MOST_SKIPPED = 20
 

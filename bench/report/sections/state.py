@@ -20,7 +20,7 @@ from bench.report.facts.state import (
 )
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import NOISY, capitalise, date, label
-from bench.statistics import half_range
+from bench.statistics import half_interval
 
 PACKAGES = ("augmark", "torch", "torchvision", "kornia", "numpy", "pillow", "triton")
 METHOD_TITLE, MISSING_TITLE = "How it was measured", "What failed, is unsupported or did not run"
@@ -194,12 +194,12 @@ def method_section(run: Run) -> Section | None:
     if not cases:
         return None
     counts, calls = sorted({len(round_rates(case)) for case in cases}), [len(case.samples_s) for case in cases]
-    shares = sorted(share for case in cases if (share := half_range(round_rates(case))) is not None)
+    shares = sorted(share for case in cases if (share := half_interval(round_rates(case))) is not None)
     threads = sorted({case.known("threads") for case in cases} - {None})
     text = f"Rounds: {listed(map(str, counts))}, each over the whole grid in a new order; "
     text += f"{min(calls):,} to {max(calls):,} calls a case."
     if shares:
-        text += f" Half the range between rounds: {percent(shares[len(shares) // 2])} of the median in the middle case, "
+        text += f" Half the interval of the median: {percent(shares[len(shares) // 2])} of it in the middle case, "
         text += f"{percent(shares[-1])} at most; above {percent(NOISY, 0)} a cell is called noisy."
     text += f" Threads: {listed(map(str, threads)) or UNKNOWN}; fused uses fewer for small batches."
     return Section(title=METHOD_TITLE, blocks=[Paragraph(TIMED), Paragraph(text)])

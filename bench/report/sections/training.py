@@ -12,6 +12,7 @@ from bench.report.sections.parts import Split, split_blocks
 from bench.report.sections.state import failed_section, no_answer
 from bench.report.tables import Column, build_table, number_column, words_column
 from bench.report.words import capitalise, flop, format_rounds, label, lower_first, name_of, setting, span, with_spread
+from bench.statistics import SPREAD
 
 TITLE = "Training: examples per second by placement"
 WHERE, WITH, COST = "Where should augmentation run?", "With which backend?", "What does it cost?"
@@ -21,7 +22,7 @@ PLACES = {
     "workers": "In loader workers",
     "process": "In the training process, image by image",
 }
-OVERLAP = "not distinguishable: their rounds overlap"
+OVERLAP = "not distinguishable: their intervals overlap"
 VERDICTS = {True: "slower beyond the spread between rounds", False: OVERLAP, None: "of one round, so not certain"}
 METHOD = """The ceiling trains on one prepared batch over and over; "no augmentation" normalises only. All placements take turns
 within a round. Waiting: training stood without a batch, so augmentation in workers shows as waiting, on the device as a longer
@@ -52,7 +53,7 @@ def training_section(run: Run) -> Section | None:
     note = ""
     if current is not None:
         answers = [_where(current), _with(current), _costs(current)]
-        note = f"Training speed: medians of the rounds, ± half the range between them; recipe {current.recipe}, "
+        note = f"Training speed: medians of the rounds, {SPREAD}; recipe {current.recipe}, "
         note += f"{LANES[current.lane]}; {setting(current.best)}."
     return Section(title=TITLE, blocks=[*blocks, *overhead], answers=[*answers, *_utilisation(run)], note=note)
 
