@@ -196,19 +196,9 @@ def run_grid(work: Work) -> None:
     """Run the benchmarks in a process of their own: a compiled case can take the CUDA context, or the process, with it."""
     folder, keep_going = work.folder, _keep_going(work)
     # With "=": a folder that stands by itself pytest takes for a place to look for tests in.
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        *BENCHMARKS,
-        "--benchmark-only",
-        "-qq",
-        "--tb=no",
-        "-rN",
-        f"--phase={work.phase}",
-    ]
+    command = [sys.executable, "-m", "pytest", *BENCHMARKS, "--benchmark-only", "-qq", "--tb=no", "-rN"]
+    command += [f"--results={folder.resolve()}", f"--phase={work.phase}"]
     command += [f"--later={work.later_s}"] if work.later_s else []
-    command += [f"--results={folder.resolve()}"]
     command += [f"--data={absolute(work.data)}", f"--data-root={work.data_root.resolve()}"]
     command += [] if math.isinf(work.seconds) else [f"--time-limit={max(1.0, work.seconds):.0f}"]
     options = ["--resume"] if (folder / PLAN).exists() else _grid_options(work)

@@ -100,16 +100,17 @@ def measure_process(task: Task) -> list[list[Speed]]:
     cells = list(itertools.product(range(len(SLOTS)), planned_cases(task.device)))
     order, deadline = random.Random(task.seed), time.monotonic() + task.seconds
     slots: list[list[Speed]] = [[] for _ in SLOTS]
-    for number in itertools.count():
+    number = 0
+    while number < 2 or time.monotonic() < deadline:
         for slot, case in order.sample(cells, len(cells)):
             size = case.batch_size or 1
             more = msgspec.structs.replace(case, batch_size=round(size * (1 + SLOTS[slot])), round=number)
             record = bench.measure(more, lambda function, calls: sample(function, calls, clock=clock))
             speed = (record.images_per_s or 0.0) * size / (more.batch_size or 1)  # what was added does not count
             slots[slot].append(msgspec.structs.replace(record, batch_size=size, images_per_s=speed))
-        if time.monotonic() > deadline and number:
-            bench.close()
-            return slots
+        number += 1
+    bench.close()
+    return slots
 
 
 def planned_cases(device: str) -> list[Speed]:
