@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bench.jobs.job import duration
 from bench.noise import describe
-from bench.records import Case, Plan, Record, Speed
+from bench.records import Case, Plan, Record, Speed, worst_disturbance
 from bench.statistics import SPREAD, half_interval, is_settled
 
 LINE_EVERY_S = 10.0
@@ -120,12 +120,10 @@ def summary_lines(cases: Iterable[Case], *, width: int, target: float | None = N
     if target is not None:
         known = [is_settled(case.quiet.values("images_per_s"), target) for case in cases if case.status == "ok"]
         lines.append(f"{sum(known)} of {len(known)} cases have an interval no wider than {target:.0%} of the median.")
-    strong = [r.disturbance for case in cases for r in case.records if r.disturbance and r.disturbance.is_strong]
-    if strong:
-        worst = max(strong, key=lambda disturbance: disturbance.others_cpu or 0.0)
-        lines.append(
-            f"{len(strong)} of {sum(len(c.records) for c in cases)} rounds were disturbed, at worst: {describe(worst)}."
-        )
+    if worst := worst_disturbance(cases):
+        disturbed = sum(len(case.records) - len(case.quiet.records) for case in cases)
+        total = sum(len(case.records) for case in cases)
+        lines.append(f"{disturbed} of {total} rounds were disturbed, at worst: {describe(worst)}.")
     unmeasured = sum(case.status == "not_run" for case in cases)
     if unmeasured:
         lines.append(f"{unmeasured} of {len(cases)} planned cases were not measured.")

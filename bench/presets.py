@@ -89,7 +89,7 @@ CPU: dict[PresetName, Preset] = {
         throughput_rounds=1, throughput_recipes=("crop_flip",), epochs=1, recipes=("none", "crop_flip"), seeds=(0, 1),
     ),
     "quick": Preset(  # about 10 minutes
-        grid=(*TARGET, "--rounds", "40", "--case-seconds", "0.02", "--budget", "270"), model="resnet8", width=8,
+        grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "300"), model="resnet8", width=8,
         max_train=5_000, max_test=2_000, throughput_seconds=0.4, throughput_rounds=8, throughput_recipes=("crop_flip",),
         epochs=5, recipes=COMMON, seeds=(0, 1), audit_draws=1_000, shares=(50, 15, 280, 160, 60),
     ),
@@ -131,7 +131,7 @@ CPU: dict[PresetName, Preset] = {
 ACCELERATOR: dict[PresetName, Preset] = {
     "smoke": CPU["smoke"],
     "quick": Preset(
-        grid=(*TARGET, "--rounds", "40", "--case-seconds", "0.02", "--budget", "270"), model="resnet18", width=64,
+        grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "300"), model="resnet18", width=64,
         max_train=None, max_test=None, throughput_seconds=1, throughput_rounds=8, throughput_recipes=("crop_flip",), epochs=3,
         recipes=COMMON, seeds=(0, 1),
     ),

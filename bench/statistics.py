@@ -199,6 +199,10 @@ class Noise(NamedTuple):
     df: float
 
 
+CERTAIN = Noise(0.0, 1.0)
+"""No noise at all."""
+
+
 class Rates(NamedTuple):
     """A case in one run: its log rate in each round, and the least variance that its calls allow the mean of a round."""
 
@@ -239,8 +243,13 @@ def moderate(rates: Rates, typical: Noise) -> Noise:
     return Noise(max(own, shrunk, rates.floor), typical.df + df)
 
 
-def change_of_rate(name: str, a: Rates, b: Rates, noises: tuple[Noise, Noise] | None, level: float) -> Change:
-    """Return the ratio of two rates with its interval and uncorrected p; without noises, which take three rounds, the ratio."""
+def change_of_rate(
+    name: str, a: Rates, b: Rates, noises: tuple[Noise, Noise] | None, level: float, processes: Noise = CERTAIN
+) -> Change:
+    """Return the ratio of two rates with its interval and uncorrected p; without noises, which take three rounds, the ratio.
+
+    ``processes`` is the variance from process to process, of which each run is one.
+    """
     mean_a, mean_b = float(a.logs.mean()), float(b.logs.mean())
     effect, n = mean_b - mean_a, (len(a.logs), len(b.logs))
     change = Change(name=name, a=math.exp(mean_a), b=math.exp(mean_b), n=n, effect=effect)
@@ -248,9 +257,10 @@ def change_of_rate(name: str, a: Rates, b: Rates, noises: tuple[Noise, Noise] | 
         return change
     share_a, share_b = (noise.variance / count for noise, count in zip(noises, n, strict=True))
     # Not zero even where all rounds are alike to the last digit: the test then still has a denominator.
-    error = max(math.sqrt(share_a + share_b), 1e-9)
-    parts = share_a**2 / noises[0].df + share_b**2 / noises[1].df
-    df = (share_a + share_b) ** 2 / parts if parts > 0 else noises[0].df + noises[1].df
+    variance = share_a + share_b + 2 * processes.variance
+    error = max(math.sqrt(variance), 1e-9)
+    parts = share_a**2 / noises[0].df + share_b**2 / noises[1].df + (2 * processes.variance) ** 2 / processes.df
+    df = variance**2 / parts if parts > 0 else noises[0].df + noises[1].df
     half = float(stdtrit(df, 1 - level / 2)) * error
     resampled = _weights(n[1], 0) @ b.logs - _weights(n[0], 1) @ a.logs
     low, high = np.quantile(resampled, [level / 2, 1 - level / 2])

@@ -6,6 +6,7 @@ runs of a user are. Equal runs give the false calls, added work the share of slo
 """
 
 import contextlib
+import functools
 import itertools
 import multiprocessing
 import random
@@ -22,10 +23,10 @@ import numpy as np
 from rich.console import Console
 
 from bench.compare import Limits, compare_runs
-from bench.jobs.job import ImageOptions, Job, JobOptions, Report, data_facts, run_job
+from bench.jobs.job import ImageOptions, Job, JobOptions, Report, data_facts, folder_to_resume, run_job
 from bench.noise import describe, watch
 from bench.records import Calibration, Planted, Run, Speed
-from bench.runner import Measure
+from bench.runner import Measure, load_plan, measure_undisturbed
 from bench.statistics import pooled_sds
 
 SUBJECTS = (
@@ -96,7 +97,7 @@ def measure_process(task: Task) -> list[list[Speed]]:
     from bench.jobs.inputs import Inputs
     from bench.jobs.speed import Bench
 
-    bench, clock = Bench(Inputs(task.data, task.data_root), PASS_S), Clock(task.device)
+    bench, sampler = Bench(Inputs(task.data, task.data_root), PASS_S), functools.partial(sample, clock=Clock(task.device))
     cells = list(itertools.product(range(len(SLOTS)), planned_cases(task.device)))
     order, deadline = random.Random(task.seed), time.monotonic() + task.seconds
     slots: list[list[Speed]] = [[] for _ in SLOTS]
@@ -104,10 +105,11 @@ def measure_process(task: Task) -> list[list[Speed]]:
     while number < 2 or time.monotonic() < deadline:
         for slot, case in order.sample(cells, len(cells)):
             size = case.batch_size or 1
-            more = msgspec.structs.replace(case, batch_size=round(size * (1 + SLOTS[slot])), round=number)
-            record = bench.measure(more, lambda function, calls: sample(function, calls, clock=clock))
-            speed = (record.images_per_s or 0.0) * size / (more.batch_size or 1)  # what was added does not count
-            slots[slot].append(msgspec.structs.replace(record, batch_size=size, images_per_s=speed))
+            more = msgspec.structs.replace(case, batch_size=round(size * (1 + SLOTS[slot])), round=number + 1)
+            record = measure_undisturbed(more, lambda case: bench.measure(case, sampler))
+            if isinstance(record, Speed) and record.images_per_s:  # what was added does not count
+                speed = record.images_per_s * size / (more.batch_size or 1)
+                slots[slot].append(msgspec.structs.replace(record, batch_size=size, images_per_s=speed))
         number += 1
     bench.close()
     return slots
@@ -135,13 +137,14 @@ def summarise(case: Calibration, results: Sequence[Sequence[Sequence[Speed]]]) -
     Processes are compared in disjoint pairs, so that no record serves twice in one share.
     """
     pairs = [pair for a, b in zip(results[::2], results[1::2], strict=False) for pair in ((a, b), (b, a))]
-    verdicts = [[verdict for a, b in pairs for verdict in compare_slots(a[0], b[slot])] for slot in range(1, len(SLOTS))]
+    within, between = pooled_sds([process[0] for process in results])
+    known = msgspec.structs.replace(case, between_sd=between)  # compare reads it from the runs, as it will from this one
+    verdicts = [[verdict for a, b in pairs for verdict in compare_slots(a[0], b[slot], known)] for slot in range(1, len(SLOTS))]
     false_calls = sum(verdict in ("slower", "faster") for verdict in verdicts[0])
     planted = tuple(
         Planted(added=added, called=column.count("slower"), comparisons=len(column))
         for added, column in zip(ADDED, verdicts[1:], strict=True)
     )
-    within, between = pooled_sds([process[0] for process in results])
     rounds = [len(process[0]) // len({r.case_key for r in process[0]}) for process in results]
     called_from = smallest_called(planted)
     values = {
@@ -155,15 +158,17 @@ def summarise(case: Calibration, results: Sequence[Sequence[Sequence[Speed]]]) -
     return msgspec.structs.replace(case, status="ok", **values)
 
 
-def compare_slots(a: Sequence[Speed], b: Sequence[Speed]) -> list[str]:
-    """Return the verdict on each case by the comparison that is under test."""
-    runs = [Run(path=Path(name), name=name, records=list(side)) for name, side in (("A", a), ("B", b))]
-    return [change.verdict for change in compare_runs(*runs, across_machines=True).speeds]
+def compare_slots(a: Sequence[Speed], b: Sequence[Speed], certificate: Calibration) -> list[str]:
+    """Return the verdict on each case by the comparison that is under test; none where others disturbed all."""
+    runs = [Run(path=Path(name), name=name, records=[*side, certificate]) for name, side in (("A", a), ("B", b))]
+    with contextlib.suppress(ValueError):
+        return [change.verdict for change in compare_runs(*runs, across_machines=True).speeds]
+    return []
 
 
 def smallest_called(planted: Sequence[Planted]) -> float | None:
     """Return the slowdown from which on ``SURE`` are called, between planted ones by a straight line; None beyond all."""
-    shares = [p.called / p.comparisons for p in planted]
+    shares = [p.called / max(1, p.comparisons) for p in planted]
     sure = next((i for i in range(len(shares)) if min(shares[i:]) >= SURE), None)
     if sure is None:
         return None
@@ -182,7 +187,7 @@ class CalibrateOptions(JobOptions, ImageOptions):
     device: str = "auto"
     """auto, cpu, cuda:0, ..."""
     minutes: float = 5.0
-    """Time for all; a minute is enough for a first answer."""
+    """Time for all; one is enough for a first answer. With --resume the run in --results gets the certificate."""
 
 
 def calibrate(options: CalibrateOptions, console: Console, report: Report) -> Path:
@@ -198,5 +203,7 @@ def calibrate(options: CalibrateOptions, console: Console, report: Report) -> Pa
         raise ValueError(f"minutes must be above 0 and less than 1440, got {options.minutes:g}")
     device = str(resolve_device(options.device))
     dataset = data_facts(load(options.data, root=options.data_root, image_size=32, download=options.download))
-    job = calibrate_job(options.data, options.data_root, dataset, device, options.minutes, console, "calibrate")
+    folder = folder_to_resume(options)
+    suite = "calibrate" if folder is None else load_plan(folder).suite  # a run of another command gets its certificate
+    job = calibrate_job(options.data, options.data_root, dataset, device, options.minutes, console, suite)
     return run_job(job, options, console, report)

@@ -55,16 +55,20 @@ class JobOptions:
 
 
 def keep_options(folder: Path, options: JobOptions) -> None:
-    """Write the options of a run into its folder."""
-    (folder / OPTIONS).write_bytes(msgspec.json.encode(options, enc_hook=str))
+    """Write the options with which a run was started into its folder."""
+    if not (folder / OPTIONS).exists():
+        stored = {"command": type(options).__name__, "options": options}
+        (folder / OPTIONS).write_bytes(msgspec.json.encode(stored, enc_hook=str))
 
 
 def load_options(folder: Path, kind: type[T]) -> T | None:
     """Return the options of the run in a folder; None if it has none of this command that can be read."""
     try:
-        return msgspec.json.decode((folder / OPTIONS).read_bytes(), type=kind, dec_hook=lambda path, text: path(text))
-    except (OSError, msgspec.DecodeError):
+        stored = msgspec.json.decode((folder / OPTIONS).read_bytes(), type=dict[str, Any])
+        options = msgspec.convert(stored["options"], type=kind, dec_hook=lambda path, text: path(text))
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError, KeyError):
         return None
+    return options if stored.get("command") == kind.__name__ else None
 
 
 @dataclass(frozen=True, kw_only=True)

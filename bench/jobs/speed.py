@@ -55,7 +55,7 @@ class Bench:
             # Where p < 1 decides once a batch, a few calls say little about how many of them do their work.
             seconds=self._seconds * (2 if skips_batches else 1),
             min_calls=3 if case.round == 0 or skips_batches else 1,  # a call may be longer than a round: rounds repeat it
-            warmup_calls=3 if built.watch or torch.device(case.device).type != "cpu" else 2 if built.is_new else 1,
+            warmup_calls=3 if built.watch or torch.device(case.device).type != "cpu" else 2 if case.round == 0 else 1,
             warmup_s=min(WARM_UP_S, self._seconds),
             is_warm=built.watch.is_idle if built.watch else None,
             sampler=sampler,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from bench.records.structs import Lane, Record, Speed, Status
+from bench.records.structs import Disturbance, Lane, Record, Speed, Status
 
 
 def finished_keys(records: Iterable[Record], retry_after: int = 0) -> set[tuple[Any, ...]]:
@@ -108,6 +108,12 @@ class Case:
     def samples_s(self) -> list[float]:
         """Seconds of every call, all rounds together."""
         return list(itertools.chain.from_iterable(r.samples_s for r in self.records if isinstance(r, Speed)))
+
+
+def worst_disturbance(cases: Iterable[Case]) -> Disturbance | None:
+    """Return the strongest disturbance of any repetition; None if none was strong."""
+    strong = [r.disturbance for case in cases for r in case.records if r.disturbance and r.disturbance.is_strong]
+    return max(strong, key=lambda disturbance: disturbance.others_cpu or 0.0, default=None)
 
 
 def gather(planned: Iterable[Record], records: Iterable[Record]) -> Iterator[Case]:

@@ -87,6 +87,8 @@ class Record(
     required: ClassVar[tuple[str, ...]]
     quantities: ClassVar[tuple[Quantity, ...]]
     needs_every_round: ClassVar[bool] = False
+    compared: ClassVar[bool] = True
+    """Whether two runs are compared in it."""
 
     status: Status = "ok"
     reason: str | None = None
@@ -530,7 +532,7 @@ class Planted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     added: Share
     """Share of work added."""
     called: Count
-    comparisons: Size
+    comparisons: Count
 
 
 class Calibration(Record, frozen=True, kw_only=True):
@@ -539,6 +541,7 @@ class Calibration(Record, frozen=True, kw_only=True):
     identity = ("device", "processes", "seconds", "level")
     required = ("comparisons", "planted")
     quantities = (Quantity("called_from", "1", "less"),)
+    compared = False
 
     processes: Size | None = None
     seconds: Positive | None = None
