@@ -46,14 +46,19 @@ def reporter(console: Console) -> Callable[[Path], None]:
     """Return a function that writes the report of a run folder and prints where it is."""
 
     def report(folder: Path) -> None:
-        from bench.records import load_run
+        from bench.records import load_run, worst_disturbance
         from bench.report import write_report
+        from bench.report.facts.state import disturbed_cases
 
+        run = load_run(folder)
+        disturbed = [record for case in disturbed_cases(run) for record in case.records]
+        if worst := worst_disturbance(disturbed):
+            console.print(f"not measurable here: {worst.words}; the report marks what they disturbed", style="bold red")
         error = sys.exception()
         if isinstance(error, KeyboardInterrupt):  # said here, as the path of the report comes last
             print(f"augmark: {TOLD}", file=sys.stderr)
             error.add_note(TOLD)
-        console.print(f"report: {write_report(load_run(folder))}")
+        console.print(f"report: {write_report(run)}")
 
     return report
 
@@ -421,9 +426,10 @@ def parse(arguments: Sequence[str]) -> Any:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(commands(arguments), prog="augmark", description=DESCRIPTION, args=arguments)
     except SystemExit as end:
-        if end.code == USER_ERROR:  # tyro draws a box, with a title and advice under a rule
+        if end.code == USER_ERROR:  # tyro draws a box: a title, the mistake, and advice after a rule or an empty line
             lines = [line.strip("│ ") for line in errors.getvalue().splitlines()][1:]
-            first = list(itertools.takewhile(lambda line: line and not line.startswith("─"), lines))
+            blocks = itertools.groupby(lines, key=lambda line: bool(line.strip("─-╰╯ ")))
+            first = next((list(block) for has_words, block in blocks if has_words), [])
             help_of = f"augmark {arguments[0]} --help" if arguments and arguments[0] in COMMANDS else "augmark --help"
             print(f"augmark: {' '.join(first).rstrip('.')}; see {help_of}", file=sys.stderr)
         raise

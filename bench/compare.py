@@ -24,7 +24,6 @@ import numpy as np
 from rich.console import Console
 from scipy.special import ndtri, stdtrit
 
-from bench.noise import describe
 from bench.records import (
     Calibration,
     Case,
@@ -140,8 +139,8 @@ def compare_runs(a: Run, b: Run, *, limits: Limits | None = None, across_machine
     pairs = {name: (cases_a[name], cases_b[name]) for name in cases_a if name in cases_b}
     pairs = {name: pair for name, pair in pairs.items() if _is_comparable(*pair)}
     if not pairs:
-        disturbed = [(f"{run.path}", worst) for run in (a, b) if (worst := worst_disturbance(run.cases()))]
-        cause = "; ".join(f"{path} was disturbed ({describe(worst)})" for path, worst in disturbed)
+        disturbed = [(f"{run.path}", worst) for run in (a, b) if (worst := worst_disturbance(run.records))]
+        cause = "; ".join(f"{path} was disturbed ({worst.words})" for path, worst in disturbed)
         raise ValueError(
             f"not comparable: {cause}: measure again where it is quiet" if cause else
             f"{a.path} and {b.path} have no measured case in common: measure the same cases in both"

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.jobs.job import duration
-from bench.noise import describe
 from bench.records import Case, Plan, Record, Speed, worst_disturbance
 from bench.statistics import SPREAD, half_interval, is_settled
 
@@ -120,10 +119,10 @@ def summary_lines(cases: Iterable[Case], *, width: int, target: float | None = N
     if target is not None:
         known = [is_settled(case.quiet.values("images_per_s"), target) for case in cases if case.status == "ok"]
         lines.append(f"{sum(known)} of {len(known)} cases have an interval no wider than {target:.0%} of the median.")
-    if worst := worst_disturbance(cases):
+    if worst := worst_disturbance(record for case in cases for record in case.records):
         disturbed = sum(len(case.records) - len(case.quiet.records) for case in cases)
         total = sum(len(case.records) for case in cases)
-        lines.append(f"{disturbed} of {total} rounds were disturbed, at worst: {describe(worst)}.")
+        lines.append(f"{disturbed} of {total} rounds were disturbed, at worst: {worst.words}.")
     unmeasured = sum(case.status == "not_run" for case in cases)
     if unmeasured:
         lines.append(f"{unmeasured} of {len(cases)} planned cases were not measured.")

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import psutil
 
@@ -173,19 +173,3 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-
-
-def describe(disturbance: Any) -> str:
-    """Return a disturbance in words; empty if the machine was quiet or nothing is known."""
-    words = []
-    if disturbance.others_cpu:
-        words.append(f"others used {disturbance.others_cpu:.0%} of the CPU")
-    if disturbance.steal:
-        words.append(f"the host took {disturbance.steal:.0%}")
-    if disturbance.memory_pressure:
-        words.append(f"memory was short {disturbance.memory_pressure:.0%} of the time")
-    if disturbance.gpu_others:
-        words.append(f"{disturbance.gpu_others} other processes on the GPU")
-    if disturbance.throttled:
-        words.append("the GPU's clock was throttled")
-    return ", ".join(words)

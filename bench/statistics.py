@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr, chdtri, digamma, nctdtr, ndtri, polygamma, stdtr, stdtrit
+from scipy.special import bdtr, betaincinv, chdtri, digamma, nctdtr, ndtri, polygamma, stdtr, stdtrit
 
 from bench.records import Case, Record, Speed
 
@@ -65,6 +65,12 @@ def half_interval(values: Sequence[float]) -> float | None:
     """Return half the interval of the median as a share of it; None for fewer than two values."""
     interval, middle = median_interval(values), statistics.median(values) if values else 0.0
     return None if interval is None or middle <= 0 else (interval[1] - interval[0]) / 2 / middle
+
+
+def share_interval(count: int, total: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the interval of a binomial share (Clopper and Pearson 1934); 0 to 1 without observations."""
+    low = float(betaincinv(count, total - count + 1, level / 2)) if count else 0.0
+    return low, float(betaincinv(count + 1, total - count, 1 - level / 2)) if count < total else 1.0
 
 
 def is_settled(values: Sequence[float], target: float) -> bool:

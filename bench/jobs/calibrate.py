@@ -24,7 +24,7 @@ from rich.console import Console
 
 from bench.compare import Limits, compare_runs
 from bench.jobs.job import ImageOptions, Job, JobOptions, Report, data_facts, folder_to_resume, run_job
-from bench.noise import describe, watch
+from bench.noise import watch
 from bench.records import Calibration, Planted, Run, Speed
 from bench.runner import Measure, load_plan, measure_undisturbed
 from bench.statistics import pooled_sds
@@ -78,7 +78,7 @@ def calibrate_job(data: str, data_root: Path, dataset: Any, device: str, minutes
             disturbance = machine.disturbance()
             if not disturbance.is_strong:
                 return certificate
-            reason = f"not measurable here: {describe(disturbance)}"
+            reason = f"not measurable here: {disturbance.words}"
             return msgspec.structs.replace(certificate, status="failed", reason=reason, called_from=None)
 
         yield measure

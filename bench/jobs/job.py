@@ -13,7 +13,6 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from bench.noise import describe
 from bench.records import Case, Kind, Plan, Record, holds_run
 from bench.runner import Measure, resume, run_cases, start
 
@@ -186,7 +185,7 @@ def measure_cases(
     def show(record: Record, done: int, total: int) -> None:
         left_s = (time.monotonic() - begin) / done * (total - done) + later_s
         eta = f", {duration(left_s)} left" if left_s else ""
-        noise = describe(record.disturbance) if record.disturbance and record.disturbance.is_strong else ""
+        noise = record.disturbance.words if record.disturbance and record.disturbance.is_strong else ""
         words = f"{outcome(record)}{f' (disturbed: {noise})' if noise else ''}{eta}"
         console.print(f"{phase or job.name} {done}/{total}  {repetition(record)}: {words}")
 

@@ -22,6 +22,16 @@ def unresolved_failures(records: Iterable[Record]) -> list[Record]:
     return [record for record in records if record.status == "failed" and record.key not in good]
 
 
+def are_disturbed(records: Sequence[Record]) -> bool:
+    """Return whether others disturbed so many rounds that fewer than three, or none of fewer, are left."""
+    return sum(not record.is_disturbed for record in records) < min(3, len(records))
+
+
+def sound(records: Sequence[Record]) -> list[Record]:
+    """Return the rounds that others did not disturb; all of them if too few are left."""
+    return list(records) if are_disturbed(records) else [record for record in records if not record.is_disturbed]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """All repetitions of one case: ``records`` succeeded, ``failed`` are all others, ``planned`` is its entry in the plan."""
@@ -70,8 +80,8 @@ class Case:
 
     @property
     def is_disturbed(self) -> bool:
-        """Return whether others disturbed so many rounds that fewer than three, or none of fewer, are left."""
-        return len(self.quiet.records) < min(3, len(self.records))
+        """Return whether others disturbed too many rounds."""
+        return are_disturbed(self.records)
 
     @property
     def lane(self) -> Lane | None:
@@ -110,9 +120,9 @@ class Case:
         return list(itertools.chain.from_iterable(r.samples_s for r in self.records if isinstance(r, Speed)))
 
 
-def worst_disturbance(cases: Iterable[Case]) -> Disturbance | None:
-    """Return the strongest disturbance of any repetition; None if none was strong."""
-    strong = [r.disturbance for case in cases for r in case.records if r.disturbance and r.disturbance.is_strong]
+def worst_disturbance(records: Iterable[Record]) -> Disturbance | None:
+    """Return the strongest disturbance; None if none was strong."""
+    strong = [r.disturbance for r in records if r.disturbance and r.disturbance.is_strong]
     return max(strong, key=lambda disturbance: disturbance.others_cpu or 0.0, default=None)
 
 

@@ -71,6 +71,18 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             return True
         return None if self.others_cpu is None else False
 
+    @property
+    def words(self) -> str:
+        """Return the disturbance in words; empty if the machine was quiet or nothing is known."""
+        words = (
+            (self.others_cpu, f"others used {self.others_cpu or 0:.0%} of the CPU"),
+            (self.steal, f"the host took {self.steal or 0:.0%}"),
+            (self.memory_pressure, f"memory was short {self.memory_pressure or 0:.0%} of the time"),
+            (self.gpu_others, f"{self.gpu_others} other processes on the GPU"),
+            (self.throttled, "the GPU's clock was throttled"),
+        )
+        return ", ".join(text for known, text in words if known)
+
 
 class Record(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag=str.lower
@@ -539,7 +551,7 @@ class Calibration(Record, frozen=True, kw_only=True):
     """Certificate of what ``augmark compare`` can tell on a machine, by comparing it with itself."""
 
     identity = ("device", "processes", "seconds", "level")
-    required = ("comparisons", "planted")
+    required = ("comparisons",)
     quantities = (Quantity("called_from", "1", "less"),)
     compared = False
 

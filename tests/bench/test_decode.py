@@ -73,7 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(folder: Path, **changes: Any) -> Path:
     settings: dict[str, Any] = {"sizes": (16, 32), "workers": (1,), "files": 2, "rounds": 2, "seconds": 0.001}
-    options = DecodeOptions(data=str(folder), out=folder.parent / "out", **(settings | changes))
+    options = DecodeOptions(data=str(folder), results=folder.parent / "out", **(settings | changes))
     return decode(options, QUIET, lambda folder: None)
 
 

@@ -4,6 +4,7 @@ A lane is what a backend does: draw parameters for each image, once a batch, a m
 different work, and no ratio is made between them.
 """
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -47,13 +48,13 @@ def _is_comparable(cell: AuditCell) -> bool:
 
 
 def rate(case: Case | None) -> float | None:
-    """Return the median images/s of a case that successes."""
-    return case.median("images_per_s") if case is not None and case.status == "ok" else None
+    """Return the median images/s of a case that succeeded."""
+    return statistics.median(rates) if case is not None and case.status == "ok" and (rates := round_rates(case)) else None
 
 
 def round_rates(case: Case) -> list[float]:
-    """Return the images/s of each round."""
-    return case.values("images_per_s")
+    """Return the images/s of each round that others did not disturb, of all rounds if too few are left."""
+    return (case if case.is_disturbed else case.quiet).values("images_per_s")
 
 
 def lane_of(case: Case) -> str:
@@ -122,7 +123,11 @@ class LaneTable:
     def winner(self, subject: str) -> str | None:
         """Return the backend whose interval lies above those of all comparable others; None if there is none."""
         row = self.comparable(subject)
-        if len(row) < 2 or not all(is_slower(round_rates(row[0]), round_rates(case)) for case in row[1:]):
+        if (
+            len(row) < 2
+            or any(case.is_disturbed for case in row)
+            or not all(is_slower(round_rates(row[0]), round_rates(case)) for case in row[1:])
+        ):
             return None
         return row[0].first.backend
 
@@ -132,6 +137,8 @@ class LaneTable:
         case, base_case = self.cells.get((subject, backend)), self.cells.get((subject, base or ""))
         differs = {(subject, backend), (subject, base)} & set(self.differences or ())
         if case is None or base_case is None or backend == base or differs or not rate(case) or not rate(base_case):
+            return []
+        if case.is_disturbed or base_case.is_disturbed:
             return []
         tops, bottoms = median_interval(round_rates(case)), median_interval(round_rates(base_case))
         ends = [tops[0] / bottoms[1], tops[1] / bottoms[0]] if tops and bottoms else []

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bench.records import Audit, AuditCell, AuditParity, Record, Run
+from bench.records import Audit, AuditCell, AuditParity, Case, Record, Run
 
 STATUSES = ("failed", "not_run", "unsupported")
 
@@ -84,6 +84,11 @@ def missing(run: Run) -> list[Missing]:
             key = (case.status, getattr(first, "suite", case.kind), first.backend or first.subject or "", first.device, reason)
             rows.setdefault(key, Missing(*key, [])).cases.append(case)
     return sorted(rows.values(), key=lambda row: STATUSES.index(row.status))
+
+
+def disturbed_cases(run: Run) -> list[Case]:
+    """Return the cases repeated by round of which others disturbed too many rounds."""
+    return [case for case in run.cases() if case.records and case.first.repetition == "round" and case.is_disturbed]
 
 
 def status_counts(run: Run) -> Counter[str]:

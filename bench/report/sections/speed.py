@@ -94,7 +94,8 @@ def _rate_cell(table: LaneTable, verdicts: Mapping[tuple[str, str], str], backen
         return table.absent.get((subject, backend), "not planned") if case is None else case.status.replace("_", " ")
     number = rounded(speed)
     text: list[str] = [Strong(number) if table.winner(subject) == backend else number]
-    beside = " ".join(filter(None, (spread(round_rates(case)), f"n {len(round_rates(case))}", verdict)))
+    mark = "disturbed" if case.is_disturbed else ""
+    beside = " ".join(filter(None, (spread(round_rates(case)), f"n {len(round_rates(case))}", verdict, mark)))
     text += [Quiet(f" {beside}")] if beside else []
     if ratio:
         text += [BREAK, f"{rounded(ratio[0])}x", Quiet(span(ratio[1:]))]

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from bench.records import SETTING, UNKNOWN, Case, Run, counted, percent, rounded
+from bench.records import SETTING, UNKNOWN, Case, Disturbance, Run, counted, percent, rounded, worst_disturbance
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
 from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, successes
 from bench.report.facts.lanes import LANES, SHORT_LANES, is_slower, rate, round_rates
@@ -49,10 +49,12 @@ def training_section(run: Run) -> Section | None:
             blocks += [*drawn[:1], *([Details("Milliseconds a step by part", drawn[1:])] if drawn else [])]
             blocks += [_table(shown), *_workers(run, shown, recipe)]
     current = contest(run)
+    decisive = current.decisive if current is not None else []
+    worst = worst_disturbance(record for arm in decisive if arm.disturbance for record in arm.records)
     answers = [no_answer(WHERE, "training was not measured with and without augmentation in one setting.")]
     note = ""
     if current is not None:
-        answers = [_where(current), _with(current), _costs(current)]
+        answers = [_where(current), _with(current), _costs(current)] if worst is None else _not_measurable(worst)
         note = f"Training speed: medians of the rounds, {SPREAD}; recipe {current.recipe}, "
         note += f"{LANES[current.lane]}; {setting(current.best)}."
     return Section(title=TITLE, blocks=[*blocks, *overhead], answers=[*answers, *_utilisation(run)], note=note)
@@ -69,6 +71,12 @@ def speed_words(arm: Arm) -> str:
 def verdict(best: Arm, rival: Arm) -> str:
     """Return how sure it is that the rival is slower."""
     return VERDICTS[is_slower(speeds(best), speeds(rival))]
+
+
+def _not_measurable(worst: Disturbance) -> list[Answer]:
+    """Return that others disturbed the placements that the answers rest on."""
+    evidence = f"{capitalise(worst.words)}: measure again where it is quiet. The table below has what was measured."
+    return [Answer(question, "Not measurable here", evidence) for question in (WHERE, WITH, COST)]
 
 
 def _where(contest: Contest) -> Answer:
@@ -166,7 +174,7 @@ def _table(arms: Sequence[Arm]) -> Block:
     columns = [
         words_column("placement", name_of),
         words_column("drawn", lambda arm: SHORT_LANES[arm.lane]),
-        Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
+        Column("examples/s", lambda arm: with_spread(arm, "examples_per_s") + (", disturbed" if arm.disturbance else "")),
         Column("share of the ceiling", lambda arm: "the ceiling" if arm is top else _share(arm, top)),
         Column("waiting", lambda arm: percent(arm.median("wait_share"), 0)),
         Column("arithmetic", _utilisation_words),
