@@ -131,8 +131,10 @@ def compare_runs(a: Run, b: Run, *, limits: Limits | None = None, across_machine
         ValueError: the runs differ in machine, versions or data, or have no case in common.
     """
     limits = limits or Limits()
-    unknown = [f"the environment of {run.path} is not known" for run in (a, b) if not run.environment]
+    unknown = [f"{run.path} does not say on which machine it was measured" for run in (a, b) if not run.environment]
     differ = unknown or differences(machine_facts(a.environment), machine_facts(b.environment))
+    if unknown and not across_machines:
+        raise ValueError(f"{unknown[0]}: add --across-machines to compare it all the same")
     if differ and not across_machines:
         raise ValueError(f"the runs differ in {listed(differ, 6)}: add --across-machines to compare them all the same")
     cases_a, cases_b = ({case.name: case for case in run.cases() if case.first.compared} for run in (a, b))

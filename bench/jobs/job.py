@@ -224,8 +224,10 @@ def folder_to_resume(options: JobOptions) -> Path | None:
     """Return the folder of the run to resume; None for a new run. Raises ValueError where there is no run."""
     if not options.resume:
         return None
-    if options.results is None or not holds_run(options.results):
+    if options.results is None:
         raise ValueError("--resume needs --results DIR, the folder of the run to resume")
+    if not holds_run(options.results):
+        raise ValueError(f"cannot resume {options.results} (it holds no run): choose another --results")
     return options.results
 
 
