@@ -224,6 +224,8 @@ def describe(error: BaseException) -> str | None:
         return f"no batch came for minutes: take --num-workers 0, or look whether the disk answers ({text})"
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return f"a loader worker died, as it does when memory runs out: take fewer num_workers ({text})"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"cannot use {error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}"
     return text if isinstance(error, ValueError | OSError) else None
 
 

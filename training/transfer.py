@@ -1,7 +1,7 @@
 """Networks to fine-tune: by name, with pretrained weights, and a new last layer for the data's classes."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,7 @@ from training.config import MODELS
 IMAGENET, SCRATCH = "imagenet", "scratch"
 IMAGENET_CLASSES = 1000
 PAYLOAD_KEYS = ("state_dict", "model_state_dict", "model")
-"""Names under which trainers keep a model's weights in their checkpoints."""
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
-"""Prefixes of layers' names by DataParallel, torch.compile and modules that hold the network."""
+"""Names under which trainers keep a model's weights in their checkpoints, before any other."""
 COMMON_SIZES = (224, 299, 384, 518, 128, 64, 32)
 
 
@@ -178,18 +176,24 @@ def load_weights(network: Network, path: Path) -> None:
 
 def _read(path: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a file's weights under the names of ``own``: taken from a trainer's payload, without its wrappers' prefixes."""
-    weights = checkpoint.load(path) if zipfile.is_zipfile(path) else _read_old(path)
-    for key in PAYLOAD_KEYS:
-        if isinstance(weights, Mapping) and isinstance(weights.get(key), Mapping):
-            weights = weights[key]
-    is_state_dict = isinstance(weights, Mapping) and all(isinstance(value, Tensor) for value in weights.values())
-    if not is_state_dict or not weights:
-        keys = f", but {', '.join(map(str, list(weights)[:5]))}" if isinstance(weights, Mapping) and weights else ""
+    payload = checkpoint.load(path) if zipfile.is_zipfile(path) else _read_old(path)
+    weights = next(_state_dicts(payload), None)
+    if weights is None:
+        keys = f", but {', '.join(map(str, list(payload)[:5]))}" if isinstance(payload, Mapping) and payload else ""
         raise ValueError(f"{path} holds no state dict{keys}: names of layers and their tensors are expected")
-    names = [str(name) for name in weights]
-    while not own.keys() & set(names) and (prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in names)), "")):
-        names = [name.removeprefix(prefix) for name in names]
-    return dict(zip(names, weights.values(), strict=True))
+    first = next(iter(own))  # "conv1.weight" is also the end of inner layers, whose prefixes are longer
+    prefixes = [name.removesuffix(first) for name in weights if f".{name}".endswith(f".{first}")]
+    prefix = min(prefixes, key=len, default="")
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def _state_dicts(payload: Any) -> Iterator[dict[str, Tensor]]:
+    """Yield the mappings of names to tensors in a payload, the weights before optimizers and averages."""
+    if isinstance(payload, Mapping) and payload:
+        if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in payload.items()):
+            yield dict(payload)
+        for key in sorted(payload, key=lambda key: key not in PAYLOAD_KEYS):
+            yield from _state_dicts(payload[key])
 
 
 def _read_old(path: Path) -> Any:

@@ -113,8 +113,10 @@ DECODERS: Mapping[str, Decoder] = {
     "torchcodec_cuda": Decoder(run=_torchcodec_cuda, on_cuda=True, extra="torchcodec"),
 }
 
+JPEG_SIDE = 65_500
+"""Longest side of a file that libjpeg writes."""
 MOST_SIDE = 16_384
-"""A JPEG has at most 65,535 pixels a side, and photographs are up to four times as long as wide."""
+"""Longest shorter side, so that photographs may be almost four times as long as wide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +167,12 @@ def choose(files: Sequence[Path], count: int, console: Console) -> dict[Path, by
 
     No other file is opened. Raises ValueError if none can be decoded.
     """
+    from PIL import Image
+
     from training.sources.decode import DECODE_ERRORS, upright
 
     step, contents = max(1, len(files) // count), dict[Path, bytes]()
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the line below names the file
     for file in (file for offset in range(step) for file in files[offset::step]):
         try:
             content = file.read_bytes()
@@ -191,13 +196,15 @@ def fingerprint(contents: Mapping[Path, bytes]) -> str:
 
 
 def encode(content: bytes, size: int) -> bytes:
-    """Return a photograph whose shorter side is ``size`` pixels, as JPEG."""
-    from PIL import Image
+    """Return a photograph whose shorter side is ``size`` pixels, as JPEG; of a long strip, its centre."""
+    from PIL import Image, ImageOps
 
-    from training.sources.decode import upright
+    from training.sources.decode import MAX_RATIO, upright
 
     image = upright(content)
     shorter = min(image.size)
+    longer = min(MAX_RATIO, JPEG_SIDE // size) * shorter
+    image = ImageOps.fit(image, (min(image.width, longer), min(image.height, longer)), method=Image.Resampling.NEAREST)
     width, height = (max(1, round(side * size / shorter)) for side in image.size)
     file = io.BytesIO()
     image.resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=QUALITY)

@@ -54,7 +54,9 @@ def test_draft_decoding_stops_at_the_smallest_size_that_is_large_enough() -> Non
     assert shapes == [(384, 512, 3), (230, 300, 3), (80, 100, 3)]
 
 
-@pytest.mark.parametrize(("width", "height", "size", "expected"), [(90, 60, 30, (45, 30)), (20, 50, 40, (40, 100))])
+@pytest.mark.parametrize(
+    ("width", "height", "size", "expected"), [(90, 60, 30, (45, 30)), (20, 50, 40, (40, 100)), (3000, 1, 64, (1024, 64))]
+)
 def test_files_are_made_with_that_shorter_side(width: int, height: int, size: int, expected: tuple[int, int]) -> None:
     with Image.open(io.BytesIO(encode(photograph(width, height), size))) as image:
         assert (image.size, image.format) == (expected, "JPEG")

@@ -82,8 +82,8 @@ def test_weights_of_a_pretrained_network_come_with_another_last_layer(tmp_path: 
         assert network.module.state_dict()["head.weight"].shape == (3, 16)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
-@pytest.mark.parametrize("key", ["", "state_dict", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "student.encoder."])
+@pytest.mark.parametrize("key", ["", "state_dict", "model_state_dict", "state_dict_ema"])
 def test_weights_of_other_trainers_are_read(prefix: str, key: str, tmp_path: Path) -> None:
     state = models.create("resnet8", 10, 4).state_dict()
     weights = {prefix + name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}

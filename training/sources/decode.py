@@ -5,7 +5,9 @@ import io
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
+PHOTO_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".avif", ".ppm", ".pgm", ".tif", ".tiff"}
+)
 DECODE_ERRORS = (Exception,)
 """Exceptions for damaged files: Pillow's plugins raise what their parsing meets (struct.error, AttributeError, ...)."""
 MAX_RATIO = 16
@@ -15,6 +17,7 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 """Transpositions that undo EXIF orientations."""
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def decode(content: bytes, size: int) -> np.ndarray:
@@ -33,6 +36,26 @@ def upright(content: bytes) -> Image.Image:
     Raises:
         DECODE_ERRORS: for files that are damaged, have more than ``Image.MAX_IMAGE_PIXELS`` pixels, or float pixels.
     """
+    try:
+        return _decode_upright(content)
+    except DECODE_ERRORS:  # Pillow refuses a PNG for damaged or large metadata too
+        if not content.startswith(PNG):
+            raise
+        return _decode_upright(_drop_metadata(content))
+
+
+def _drop_metadata(png: bytes) -> bytes:
+    """Return a PNG without its ancillary chunks, but for that of transparency."""
+    place, chunks = len(PNG), [PNG]
+    while place < len(png):
+        kind, end = png[place + 4 : place + 8], place + 12 + int.from_bytes(png[place : place + 4], "big")
+        if kind[:1].isupper() or kind == b"tRNS":  # an upper-case letter marks critical chunks
+            chunks.append(png[place:end])
+        place = end
+    return b"".join(chunks)
+
+
+def _decode_upright(content: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError:  # Pillow's own message holds the address of the bytes in memory

@@ -1,5 +1,6 @@
 """Image folders against decoding by hand, and everything that real folders have in them."""
 
+import io
 import os
 import shutil
 import struct
@@ -9,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from training.data import Dataset, load
 from training.sources import folders
-from training.sources.decode import fit
+from training.sources.decode import fit, upright
 
 MakeFolder = Callable[..., Path]
 
@@ -138,6 +140,16 @@ def test_damaged_metadata_cost_no_image_and_leave_it_upright(make_folder: MakeFo
     turned, plain = (dataset.train.images[index].float().mean(0) for index in (0, 2))  # 0.png comes between
     assert turned[:, 4:].mean() > 200 > 50 > turned[:, :4].mean()
     assert plain[:4].mean() > 200 > 50 > plain[4:].mean()
+
+
+def test_damaged_and_large_text_cost_no_png() -> None:
+    pixels, info = np.arange(192, dtype=np.uint8).reshape(8, 8, 3), PngInfo()
+    info.add_text("comment", "x" * 2**21, zip=True)  # Pillow allows a MiB
+    Image.fromarray(pixels).save(file := io.BytesIO(), "PNG", pnginfo=info)
+    large = file.getvalue()
+    damaged = large.replace(b"zTXtcomment", b"zTXtcommand")  # its checksum is wrong now
+    for content in (large, damaged):
+        np.testing.assert_array_equal(np.asarray(upright(content)), pixels)
 
 
 @pytest.mark.parametrize("size", [(1, 400), (20, 1400), (1400, 20)])
