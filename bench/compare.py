@@ -209,8 +209,9 @@ def _left_out(
         cause = f"{states[0]} in both" if states[0] == states[1] else f"{states[0]} in A, {states[1]} in B"
         if a and b and states == ("measured", "measured"):
             differ = _other_settings(a, b)
-            disturbed = [name for name, case in (("A", a), ("B", b)) if case.is_disturbed]
-            cause = f"as {' and '.join(disturbed)} was disturbed" if disturbed else "with no seed in common"
+            worst = worst_disturbance(record for case in (a, b) if case.is_disturbed for record in case.records)
+            disturbed = " and ".join(name for name, case in (("A", a), ("B", b)) if case.is_disturbed)
+            cause = f"as {disturbed} was disturbed ({worst.words})" if worst else "with no seed in common"
             cause = f"with other settings ({listed(differ, 3)})" if differ else cause
         if b and states == ("measured", "failed"):
             failed.append((name, str(b.reason)))
