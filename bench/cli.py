@@ -225,12 +225,12 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery(ImageOptions):
-    """GALLERYDOC"""
+    """Draw every op and recipe on every backend, side by side with differences and random results, as a page."""
 
     image: Path | None = None
     """A photograph (default: an image of the data set)."""
     out: Path = Path("gallery")
-    """Folder for the sheets (PNG)."""
+    """Folder for index.html and its pictures."""
     backends: tuple[str, ...] | None = None
     """Backends to draw (default: all that are not compiled)."""
     ops: tuple[str, ...] | None = None
@@ -241,14 +241,14 @@ class Gallery(ImageOptions):
     """Seed of the random results."""
 
     def execute(self, console: Console) -> None:
-        """Draw the sheets."""
+        """Draw the page."""
         from bench.gallery import draw_sheets
 
         for sheet in draw_sheets(
             image=self.image, data=self.data, data_root=self.data_root, download=self.download, out=self.out,
             backends=self.backends, ops=self.ops, recipes=self.recipes, seed=self.seed,
         ):  # fmt: skip
-            console.print(f"sheet: {sheet}")
+            console.print(f"gallery: {sheet}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 import msgspec
 from msgspec import Meta
 
+from bench.records.words import rounded
+
 Status = Literal["ok", "unsupported", "failed", "not_run"]
 Implementation = Literal["c", "triton", "tensors", "inductor"]
 Step = Literal["graph", "compiled", "eager"]
@@ -753,7 +755,30 @@ class AuditCell(Strict, frozen=True, kw_only=True):
     @property
     def max_error(self) -> float:
         """Largest error in the settings that decide the verdict, in units of 1/255."""
-        return max((parity.max_error for parity in self.parity if parity.setting in ("as drawn", "pinned")), default=0.0)
+        return max((parity.max_error for parity in self._decisive), default=0.0)
+
+    @property
+    def _decisive(self) -> list[AuditParity]:
+        return [parity for parity in self.parity if parity.setting in ("as drawn", "pinned")]
+
+    @property
+    def mean_error(self) -> float:
+        """Mean error in 1/255 that decides on "close": the largest of any size and setting, all images together."""
+        groups: dict[tuple[int, str], list[AuditParity]] = {}
+        for parity in self._decisive:
+            groups.setdefault((parity.size, parity.setting), []).append(parity)
+        means = (sum(p.mean_error * p.draws for p in group) / (sum(p.draws for p in group) or 1) for group in groups.values())
+        return max(means, default=0.0)
+
+    @property
+    def error_words(self) -> str:
+        """Error that the verdict goes by, in 1/255: the largest, the mean of close cells, "draws" where only those differ."""
+        if self.verdict in ("unaudited", "unsupported"):
+            return ""
+        if self.verdict == "different" and self.max_error <= 1:
+            return "draws"
+        size = self.mean_error if self.verdict == "close" else self.max_error
+        return f"{'mean ' if self.verdict == 'close' else ''}{'< 0.01' if 0 < size < 0.01 else rounded(size, 2)}"
 
 
 class Audit(Strict, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bench.records import Audit, AuditCell, AuditParity, Case, Record, Run
+from bench.records import Audit, AuditCell, Case, Record, Run
 
 STATUSES = ("failed", "not_run", "unsupported")
 
@@ -121,13 +121,3 @@ def causes(audit: Audit) -> dict[Cause, list[AuditCell]]:
         if cell.verdict in ("close", "different", "unaudited"):
             groups.setdefault(Cause(cell.verdict, cell.cause), []).append(cell)
     return {key: groups[key] for key in sorted(groups, key=lambda key: -VERDICTS.index(key.verdict))}
-
-
-def mean_error(cell: AuditCell) -> float:
-    """Return the mean error in 1/255 that decides on "close": the largest of any size and setting, all images together."""
-    groups: dict[tuple[int, str], list[AuditParity]] = {}
-    for parity in cell.parity:
-        if parity.setting in ("as drawn", "pinned"):
-            groups.setdefault((parity.size, parity.setting), []).append(parity)
-    means = (sum(p.mean_error * p.draws for p in group) / (sum(p.draws for p in group) or 1) for group in groups.values())
-    return max(means, default=0.0)

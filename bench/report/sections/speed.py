@@ -81,7 +81,8 @@ def _rates_table(run: Run, table: LaneTable) -> Block:
     verdicts = {(c.subject, c.backend): VERDICTS.get(c.verdict, c.verdict) for c in run.audit.verdicts} if run.audit else {}
     columns = [words_column(table.suite.removesuffix("s"), lambda subject: [Code(subject)])]
     columns.append(Column("batch, pixels", lambda subject: sizes[subject]))
-    for backend in table.backends:
+    wins = Counter(table.winner(subject) for subject in table.subjects)
+    for backend in sorted(table.backends, key=lambda name: -wins[name]):  # what is cut off on a narrow screen wins least
         header = [Code(backend), *([" (baseline)"] if backend == table.baseline else [])]
         columns.append(Column(header, partial(_rate_cell, table, verdicts, backend)))
     return build_table(columns, table.subjects)

@@ -17,6 +17,7 @@ from bench.statistics import SPREAD
 TITLE = "Training: examples per second by placement"
 WHERE, WITH, COST = "Where should augmentation run?", "With which backend?", "What does it cost?"
 USE = "How much of the device's arithmetic does training use?"
+RECIPE_WORDS = {"d2l": ": flip, colour jitter and resized crop of Dive into Deep Learning, 14.1"}
 PLACES = {
     "device": "On the device ({}), a batch at a time",
     "workers": "In loader workers",
@@ -43,7 +44,10 @@ def training_section(run: Run) -> Section | None:
     for index, arms in enumerate(groups, start=1):
         for recipe in dict.fromkeys(arm.recipe for arm in arms if not arm.is_bare) or ["none"]:
             shown = [arm for arm in arms if arm.is_bare or arm.recipe == recipe]
-            blocks += [Heading(["Recipe ", Code(recipe)]), Paragraph(f"Setting: {setting(shown[0])}.")]
+            blocks += [
+                Heading(["Recipe ", Code(recipe), RECIPE_WORDS.get(recipe, "")]),
+                Paragraph(f"Setting: {setting(shown[0])}."),
+            ]
             splits = [Split(label(arm), arm, split_ms(arm, arm.batch_size)) for arm in shown]
             drawn = split_blocks(f"throughput-{index}-{recipe}", "a step", splits)
             blocks += [*drawn[:1], *([Details("Milliseconds a step by part", drawn[1:])] if drawn else [])]
