@@ -156,7 +156,7 @@ def test_parts_share_the_time_and_one_that_fails_leaves_the_others(tmp_path: Pat
     assert "grid ended early (exit code 3)" in console.export_text()
     assert (tmp_path / "run.tar.gz").exists()
     parts.ends["grid"] = (40.0, 0)
-    with pytest.raises(ValueError, match="--resume needs --results DIR"):
+    with pytest.raises(ValueError, match="it holds no run"):
         run(replace(options, resume=True), console, reports.append)
     (folder / "plan.json").write_text("{}")
     with pytest.raises(ValueError, match="cannot resume"):
