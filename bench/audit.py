@@ -64,10 +64,13 @@ def run_audit(
     return record
 
 
+TITLE = "verdict and the error in 1/255 that it goes by: the largest, of close cells the mean"
+
+
 def print_audit(audit: Audit, console: Console) -> None:
     """Print a row per subject, a column per backend; then every cause, and what contradicts the declared definitions."""
     backends = list(dict.fromkeys(cell.backend for cell in audit.verdicts))
-    table = Table("", *backends, title="verdict and largest error in 1/255", box=None)
+    table = Table("", *backends, title=TITLE, box=None)
     for subject in dict.fromkeys(cell.subject for cell in audit.verdicts):
         table.add_row(subject, *(_text(audit.find(subject, backend)) for backend in backends))
     console.print(table)
@@ -86,5 +89,4 @@ def print_audit(audit: Audit, console: Console) -> None:
 def _text(cell: AuditCell | None) -> Text:
     if cell is None:
         return Text()
-    error = "" if cell.verdict in ("unaudited", "unsupported") else f" {cell.max_error:.2g}"
-    return Text(f"{cell.verdict}{error}", COLOURS[cell.verdict])
+    return Text(f"{cell.verdict} {cell.error_words}".rstrip(), COLOURS[cell.verdict])

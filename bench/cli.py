@@ -1,5 +1,10 @@
 """The command line, ``augmark COMMAND``. Imports torch only once a command is parsed."""
 
+import contextlib
+import functools
+import io
+import itertools
+import operator
 import os
 import select
 import shutil
@@ -7,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import msgspec
 import tyro
@@ -15,7 +20,9 @@ from rich.console import Console
 
 from bench import catalog
 from bench.export import Format
-from bench.jobs.job import take
+from bench.jobs.calibrate import CalibrateOptions
+from bench.jobs.finetune import FinetuneOptions
+from bench.jobs.job import ImageOptions, JobOptions, load_options
 from bench.jobs.pipeline import PipelineOptions
 from bench.jobs.scaling import ScalingOptions
 from bench.jobs.sweep import SweepOptions
@@ -31,16 +38,27 @@ USER_ERROR = 2
 BROKEN_PIPE = 141
 """Exit code of a process killed by SIGPIPE (128 + 13)."""
 FEWEST_DRAWS = 100
+DESCRIPTION = "Where should image augmentation run, with which library, and what does it cost?"
+TOLD = "interrupted; what was measured is kept"
 
 
 def reporter(console: Console) -> Callable[[Path], None]:
     """Return a function that writes the report of a run folder and prints where it is."""
 
     def report(folder: Path) -> None:
-        from bench.records import load_run
+        from bench.records import load_run, worst_disturbance
         from bench.report import write_report
+        from bench.report.facts.state import disturbed_cases
 
-        console.print(f"report: {write_report(load_run(folder))}")
+        run = load_run(folder)
+        disturbed = [record for case in disturbed_cases(run) for record in case.records]
+        if worst := worst_disturbance(disturbed):
+            console.print(f"not measurable here: {worst.words}; the report marks what they disturbed", style="bold red")
+        error = sys.exception()
+        if isinstance(error, KeyboardInterrupt):  # said here, as the path of the report comes last
+            print(f"augmark: {TOLD}", file=sys.stderr)
+            error.add_note(TOLD)
+        console.print(f"report: {write_report(run)}")
 
     return report
 
@@ -53,17 +71,12 @@ def finish(folder: Path, *kinds: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Train(JobOptions):
     """Train a ResNet with augmentation where you want it, as the book does by default; curves and figures at the end."""
 
     config: tyro.conf.OmitArgPrefixes[TrainConfig]
     preset: PresetName = BOOK
     """The settings to start from; every option overrides one."""
-    out: Path | None = None
-    """Folder for the curves (train loss, train and test accuracy by epoch) as data and as a picture
-    (default: runs/<version>--train--<machine>--<device>)."""
-    resume: bool = False
-    """Resume from the checkpoint in --out."""
 
     def execute(self, console: Console) -> None:
         """Train, and draw the curves even after an error."""
@@ -75,9 +88,9 @@ class Train:
         from training.train import read_curves, run
 
         device = validate(self.config)
-        if self.resume and self.out is None:
-            raise ValueError("--resume needs --out, the folder of the run to resume")
-        out = self.out or run_folder(None, "train", importlib.metadata.version("augmark"), str(device))
+        if self.resume and self.results is None:
+            raise ValueError("--resume needs --results DIR, the folder of the run to resume")
+        out = self.results or run_folder(None, "train", importlib.metadata.version("augmark"), str(device))
         before = read_curves(out)
         try:
             run(self.config, out, resume=self.resume)
@@ -85,7 +98,7 @@ class Train:
             curves = read_curves(out)
             if curves != before:
                 console.print(f"curves: {write_curves(curves, out / 'curves.svg')}")
-            elif self.out is None:
+            elif self.results is None:
                 shutil.rmtree(out, ignore_errors=True)  # made for a run that trained nothing
 
 
@@ -153,15 +166,9 @@ class Scaling(ScalingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Audit:
+class Audit(ImageOptions):
     """Check whether the backends do the same augmentation: parity with torchvision's functionals, lanes, distributions."""
 
-    data: str = "auto"
-    """auto, cifar10, synthetic or an image folder: source of the images that parameters are replayed on."""
-    data_root: Path = Path("data")
-    """Folder in which data sets lie and are cached."""
-    download: bool = False
-    """Download CIFAR-10 (170 MB) if it is not under --data-root."""
     out: Path = Path("audit")
     """Folder for audit.json."""
     backends: tuple[str, ...] | None = None
@@ -217,19 +224,13 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gallery:
-    """Draw 2 x 4 random results of every op and recipe for one image, a sheet per backend and one with all side by side."""
+class Gallery(ImageOptions):
+    """Draw every op and recipe on every backend, side by side with differences and random results, as a page."""
 
     image: Path | None = None
     """A photograph (default: an image of the data set)."""
-    data: str = "auto"
-    """auto, cifar10, synthetic or an image folder."""
-    data_root: Path = Path("data")
-    """Folder in which data sets lie and are cached."""
-    download: bool = False
-    """Download CIFAR-10 (170 MB) if it is not under --data-root."""
     out: Path = Path("gallery")
-    """Folder for the sheets (PNG)."""
+    """Folder for index.html and its pictures."""
     backends: tuple[str, ...] | None = None
     """Backends to draw (default: all that are not compiled)."""
     ops: tuple[str, ...] | None = None
@@ -240,14 +241,14 @@ class Gallery:
     """Seed of the random results."""
 
     def execute(self, console: Console) -> None:
-        """Draw the sheets."""
+        """Draw the page."""
         from bench.gallery import draw_sheets
 
         for sheet in draw_sheets(
             image=self.image, data=self.data, data_root=self.data_root, download=self.download, out=self.out,
             backends=self.backends, ops=self.ops, recipes=self.recipes, seed=self.seed,
         ):  # fmt: skip
-            console.print(f"sheet: {sheet}")
+            console.print(f"gallery: {sheet}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,25 +315,11 @@ class Export:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune:
+class Finetune(FinetuneOptions):
     """Fine-tune a network on photographs; or compare what to train over seeds, or measure where the time goes by placement.
 
     Exit code 1 if one of several runs failed.
     """
-
-    config: tyro.conf.OmitArgPrefixes[FinetuneConfig]
-    compare: bool = False
-    """All layers, the last one (with augmentation, and on features computed once) and from scratch, with every seed."""
-    seeds: tuple[int, ...] | None = None
-    """Seeds of --compare (default: 0 1 2)."""
-    split: bool = False
-    """Time decoding, augmentation and the step in every placement instead."""
-    rounds: int | None = None
-    """Epochs of each placement with --split (default: 3)."""
-    resume: bool = False
-    """Resume from the checkpoint in --out (--compare does by itself)."""
-    out: Path | None = None
-    """Folder for weights, records and the report (default: runs/<version>--finetune--<machine>--<device>)."""
 
     def execute(self, console: Console) -> None:
         """Fine-tune."""
@@ -344,10 +331,10 @@ class Finetune:
         if (self.seeds is not None and not self.compare) or (self.rounds is not None and not self.split):
             raise ValueError("--seeds goes with --compare, and --rounds with --split")
         if self.compare:
-            finish(finetune.compare(self.config, take(self.seeds, (0, 1, 2)), self.out, console, report), "finetune")
+            finish(finetune.compare(self, console, report), "finetune")
         if self.split:
-            finish(finetune.split(self.config, take(self.rounds, 3), self.out, console, report), "photographs")
-        finetune.run_one(self.config, self.out, console, report, resumes=self.resume)
+            finish(finetune.split(self, console, report), "photographs")
+        finetune.run_one(self, console, report)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,6 +352,20 @@ class Pipeline(PipelineOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibrate(CalibrateOptions):
+    """Measure which differences compare calls on this machine, and how often it calls equal runs different.
+
+    Exit code 1 if nothing can be certified, as on a busy machine.
+    """
+
+    def execute(self, console: Console) -> None:
+        """Calibrate."""
+        from bench.jobs.calibrate import calibrate
+
+        finish(calibrate(self, console, reporter(console)), "calibration")
+
+
+@dataclass(frozen=True, kw_only=True)
 class List:
     """List what can be named on the command line, a line each."""
 
@@ -376,22 +377,11 @@ class List:
         catalog.print_catalog(self.kinds, console)
 
 
-Command = (
-    Annotated[Run, tyro.conf.subcommand("run")]
-    | Annotated[Throughput, tyro.conf.subcommand("throughput")]
-    | Annotated[Finetune, tyro.conf.subcommand("finetune")]
-    | Annotated[Pipeline, tyro.conf.subcommand("pipeline")]
-    | Annotated[Scaling, tyro.conf.subcommand("scaling")]
-    | Annotated[Audit, tyro.conf.subcommand("audit")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Publish, tyro.conf.subcommand("publish")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Gallery, tyro.conf.subcommand("gallery")]
-    | Annotated[List, tyro.conf.subcommand("list")]
-)
-
-
+COMMANDS: Mapping[str, type[Any]] = {
+    "run": Run, "throughput": Throughput, "finetune": Finetune, "pipeline": Pipeline, "scaling": Scaling,
+    "calibrate": Calibrate, "audit": Audit, "report": Report, "compare": Compare, "publish": Publish, "export": Export, "gallery": Gallery,
+    "list": List, "train": Train, "sweep": Sweep,
+}  # fmt: skip
 PLACED = "workers: in loader workers; device: one batched call where the model is"
 HELP: Mapping[str, Mapping[str, Any]] = {
     "train": {
@@ -407,18 +397,42 @@ HELP: Mapping[str, Mapping[str, Any]] = {
 
 
 def commands(arguments: Sequence[str]) -> Any:
-    """Return all commands; those that train have the settings of the chosen preset as defaults."""
-    options = [get_args(command)[0] for command in get_args(Command)]
-    for kind in (*options, Train, Sweep, TrainConfig, FinetuneConfig):
+    """Return all commands; those that train have the settings of the chosen preset as defaults, a resumed run has its own."""
+    for kind in (*COMMANDS.values(), TrainConfig, FinetuneConfig):
         complete_help(kind, HELP.get(next(iter(arguments), ""), {}) if kind is TrainConfig else None)
     preset = parse_preset(arguments)
-    train = Train(config=PRESETS[preset], preset=preset)
-    sweep = Sweep(config=PRESETS[preset], preset=preset)
-    return (
-        Command
-        | Annotated[Train, tyro.conf.subcommand("train", default=train)]
-        | Annotated[Sweep, tyro.conf.subcommand("sweep", default=sweep)]
-    )
+    defaults: dict[str, Any] = {name: COMMANDS[name](config=PRESETS[preset], preset=preset) for name in ("train", "sweep")}
+    defaults |= stored_defaults(arguments)
+    named = {name: {"default": defaults[name]} if name in defaults else {} for name in COMMANDS}
+    annotated = (Annotated[kind, tyro.conf.subcommand(name, **named[name])] for name, kind in COMMANDS.items())
+    return functools.reduce(operator.or_, annotated)
+
+
+def stored_defaults(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the options of the run that the arguments resume, by command; none if they resume none."""
+    name, *words = [*arguments, ""]
+    folders = [word.partition("=")[2] for word in words if word.startswith(("--results=", "--out="))]
+    folders += [value for option, value in itertools.pairwise(words) if option in ("--results", "--out")]
+    if "--resume" not in words or not folders or name not in COMMANDS:
+        return {}
+    stored = load_options(Path(folders[-1]).expanduser(), COMMANDS[name])
+    return {} if stored is None else {name: stored}
+
+
+def parse(arguments: Sequence[str]) -> Any:
+    """Return the command that the arguments name. A mistake ends with one line on stderr and exit code 2."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(commands(arguments), prog="augmark", description=DESCRIPTION, args=arguments)
+    except SystemExit as end:
+        if end.code == USER_ERROR:  # tyro draws a box: a title, the mistake, and advice after a rule or an empty line
+            lines = [line.strip("│ ") for line in errors.getvalue().splitlines()][1:]
+            blocks = itertools.groupby(lines, key=lambda line: bool(line.strip("─-╰╯ ")))
+            first = next((list(block) for has_words, block in blocks if has_words), [])
+            help_of = f"augmark {arguments[0]} --help" if arguments and arguments[0] in COMMANDS else "augmark --help"
+            print(f"augmark: {' '.join(first).rstrip('.')}; see {help_of}", file=sys.stderr)
+        raise
 
 
 def check_lists(command: Any) -> None:
@@ -448,17 +462,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _execute(arguments: Sequence[str]) -> None:
     console = open_console()
-    command = tyro.cli(
-        commands(arguments),
-        prog="augmark",
-        description="Where should image augmentation run, with which library, and what does it cost?",
-        args=arguments,
-    )
+    command = parse(arguments)
     try:
         check_lists(command)
         expand_paths(command).execute(console)
-    except KeyboardInterrupt:
-        print("augmark: interrupted; what was measured is kept", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        if not hasattr(error, "__notes__"):
+            print(f"augmark: {TOLD}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         line = None if isinstance(error, msgspec.ValidationError) else describe(error)  # a record of ours, no user's mistake

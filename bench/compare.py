@@ -10,12 +10,13 @@ noisy, or too few rounds or seeds to tell. From ten cases of the grid on, half o
 all cases together have shifted. ``bench/statistics.py`` says how sure a single change is.
 
 **What it cannot know.** What differs between two runs but not between the rounds of one (heat, a neighbour for that hour)
-looks like a change of the code. Compare two runs of the same code first.
+looks like a change of the code. What differs between processes is allowed for where a run has a certificate (``augmark
+calibrate``). Without one compare two runs of the same code first.
 """
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,20 @@ import numpy as np
 from rich.console import Console
 from scipy.special import ndtri, stdtrit
 
-from bench.records import Case, Run, code_facts, counted, differences, listed, load_run, machine_facts, percent, rounded
+from bench.records import (
+    Calibration,
+    Case,
+    Run,
+    code_facts,
+    counted,
+    differences,
+    listed,
+    load_run,
+    machine_facts,
+    percent,
+    rounded,
+    worst_disturbance,
+)
 from bench.statistics import (
     FEWEST_ROUNDS,
     FEWEST_SEEDS,
@@ -117,17 +131,25 @@ def compare_runs(a: Run, b: Run, *, limits: Limits | None = None, across_machine
         ValueError: the runs differ in machine, versions or data, or have no case in common.
     """
     limits = limits or Limits()
-    unknown = [f"the environment of {run.path} is not known" for run in (a, b) if not run.environment]
+    unknown = [f"{run.path} does not say on which machine it was measured" for run in (a, b) if not run.environment]
     differ = unknown or differences(machine_facts(a.environment), machine_facts(b.environment))
+    if unknown and not across_machines:
+        raise ValueError(f"{unknown[0]}: add --across-machines to compare it all the same")
     if differ and not across_machines:
         raise ValueError(f"the runs differ in {listed(differ, 6)}: add --across-machines to compare them all the same")
-    cases_a, cases_b = ({case.name: case for case in run.cases()} for run in (a, b))
+    cases_a, cases_b = ({case.name: case for case in run.cases() if case.first.compared} for run in (a, b))
     pairs = {name: (cases_a[name], cases_b[name]) for name in cases_a if name in cases_b}
     pairs = {name: pair for name, pair in pairs.items() if _is_comparable(*pair)}
     if not pairs:
-        raise ValueError(f"{a.path} and {b.path} have no measured case in common: measure the same cases in both")
+        disturbed = [(f"{run.path}", worst) for run in (a, b) if (worst := worst_disturbance(run.records))]
+        cause = "; ".join(f"{path} was disturbed ({worst.words})" for path, worst in disturbed)
+        raise ValueError(
+            f"not comparable: {cause}: measure again where it is quiet" if cause else
+            f"{a.path} and {b.path} have no measured case in common: measure the same cases in both"
+        )  # fmt: skip
     failed, left_out = _left_out(cases_a, cases_b, pairs)
-    speeds, scores, overall = _judge(pairs, limits)
+    certificates = [record for run in (a, b) for record in run.records if isinstance(record, Calibration)]
+    speeds, scores, overall = _judge(pairs, limits, process_noise(certificates))
     return Comparison(
         names=(a.name, b.name) if a.name != b.name else (str(a.path), str(b.path)),
         limits=limits,
@@ -187,8 +209,9 @@ def _left_out(
         cause = f"{states[0]} in both" if states[0] == states[1] else f"{states[0]} in A, {states[1]} in B"
         if a and b and states == ("measured", "measured"):
             differ = _other_settings(a, b)
-            disturbed = [name for name, case in (("A", a), ("B", b)) if case.is_disturbed]
-            cause = f"as {' and '.join(disturbed)} was disturbed" if disturbed else "with no seed in common"
+            worst = worst_disturbance(record for case in (a, b) if case.is_disturbed for record in case.records)
+            disturbed = " and ".join(name for name, case in (("A", a), ("B", b)) if case.is_disturbed)
+            cause = f"as {disturbed} was disturbed ({worst.words})" if worst else "with no seed in common"
             cause = f"with other settings ({listed(differ, 3)})" if differ else cause
         if b and states == ("measured", "failed"):
             failed.append((name, str(b.reason)))
@@ -206,7 +229,16 @@ def _state(case: Case | None) -> str:
 # ---- verdicts ---------------------------------------------------------------------------------------------------------
 
 
-def _judge(pairs: Mapping[str, tuple[Case, Case]], limits: Limits) -> tuple[list[Change], list[Change], Change | None]:
+def process_noise(certificates: Sequence[Calibration]) -> Noise:
+    """Return the variance of a log rate from process to process, as the runs' certificates know it; 0 without any."""
+    known = [(record.between_sd or 0.0, (record.processes or 2) - 1) for record in certificates]
+    sd, df = max(known, default=(0.0, 1))
+    return Noise(sd**2, df)
+
+
+def _judge(
+    pairs: Mapping[str, tuple[Case, Case]], limits: Limits, processes: Noise
+) -> tuple[list[Change], list[Change], Change | None]:
     """Return changes of speed, of accuracy, and of the grid as a whole, with one level for all verdicts."""
     speeds, scores, level = {}, [], limits.level
     for name, (a, b) in pairs.items():
@@ -216,7 +248,7 @@ def _judge(pairs: Mapping[str, tuple[Case, Case]], limits: Limits) -> tuple[list
         elif (rates_a := read_rates(a.quiet)) and (rates_b := read_rates(b.quiet)):
             speeds[name] = rates_a, rates_b
     noises = _noises(speeds, {name: f"{pairs[name][0].kind} on {pairs[name][0].first.device}" for name in speeds})
-    changes = [change_of_rate(name, *speeds[name], noises.get(name), level) for name in speeds]
+    changes = [change_of_rate(name, *speeds[name], noises.get(name), level, processes) for name in speeds]
     grid = {name: speeds[name] for name in noises if pairs[name][0].kind == "speed"}
     overall = _overall(grid, noises, level)
     share, limit = 2 if overall else 1, -math.log1p(-limits.threshold)  # of the level, half for each question

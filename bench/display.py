@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -11,17 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.jobs.job import duration
-from bench.noise import describe
-from bench.records import Case, Record, Speed
-from bench.statistics import half_range
+from bench.records import Case, Plan, Record, Speed, worst_disturbance
+from bench.statistics import SPREAD, half_interval, is_settled
 
 LINE_EVERY_S = 10.0
 REWRITE_EVERY_S = 0.2
-# Seconds per item beyond its samples: warm-up, building, slow cases; measured on the default grid.
-ITEM_OVERHEAD_S = 0.15
 LANES = {"per_image": "i", "per_batch": "b", "mixed": "m"}
 LEGEND = (
-    "images/s, median of the rounds, ± half their range. Parameters drawn: i per image, b once a batch, m some ops each way; "
+    f"images/s, median of the rounds, {SPREAD}. Parameters drawn: i per image, b once a batch, m some ops each way; "
     "compare i with i and b with b. - unsupported"
 )
 
@@ -31,9 +28,11 @@ class Progress:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._total = 0
-        self._done = 0
-        self._started = self._printed = time.monotonic()
+        phase = config.getoption("phase")
+        self._phase, self._later_s = f"{phase}: " if phase else "", config.getoption("later") or 0.0
+        self._total = self._cases = self._done = self.settled = 0
+        self._has_target = False
+        self._printed = time.monotonic()
 
     @property
     def _reporter(self) -> Any:
@@ -45,13 +44,16 @@ class Progress:
             self._reporter.ensure_newline()
             self._reporter.write_line(line, **markup)
 
-    def begin(self, cases: Sequence[Record], rounds: int, sample_s: float, folder: object) -> None:
-        """Print what will be measured and about how long it takes."""
-        self._total = len(cases)
-        self._started = self._printed = time.monotonic()
-        about = duration(sample_s + ITEM_OVERHEAD_S * len(cases))
-        names = {case.name for case in cases}
-        self.print_line(f"Measuring {len(names)} cases in {rounds} rounds, about {about}; records go to {folder}")
+    def begin(self, rounds: Sequence[Record], plan: Plan, folder: object, left_s: Callable[[], float | None]) -> None:
+        """Print what will be measured; ``left_s`` estimates the seconds that are left, None before the first round."""
+        self._total, self._cases = len(rounds), len({case.case_key for case in rounds})
+        self._has_target, self._left_s = plan.target is not None, left_s
+        self._printed = time.monotonic()
+        words = f" at most, each until its median is known to {plan.target:.0%}" if plan.target else ""
+        about = f", within about {duration(plan.budget_s)}" if plan.budget_s else ""
+        self.print_line(
+            f"{self._phase}Measuring {self._cases} cases in {plan.rounds} rounds{words}{about}; records go to {folder}"
+        )
         if self._reporter is not None:
             self._reporter.showfspath = False  # items of several files alternate: their names would fill the screen
 
@@ -64,9 +66,11 @@ class Progress:
         if now - self._printed < (REWRITE_EVERY_S if on_terminal else LINE_EVERY_S):
             return
         self._printed = now
-        line = f"{self._done}/{self._total} ({self._done * 100 // max(self._total, 1)}%)"
-        if self._done:
-            line += f", {duration((now - self._started) / self._done * (self._total - self._done))} left"
+        line = f"{self._phase}{self._done}/{self._total} ({self._done * 100 // max(self._total, 1)}%)"
+        if self._has_target:
+            line = f"{self._phase}round {self._done // max(1, self._cases) + 1}, {self.settled}/{self._cases} cases settled"
+        left_s = self._left_s()
+        line += f", {duration(left_s + self._later_s)} left" if left_s is not None else ""
         if on_terminal:
             line = f"{line}  {_item_name(nodeid)}"[: self._reporter._tw.fullwidth - 1]
             self._reporter.rewrite(line, erase=True)
@@ -92,7 +96,7 @@ def _item_name(nodeid: str) -> str:
     return nodeid.partition("[")[2].rstrip("]")
 
 
-def summary_lines(cases: Iterable[Case], *, width: int) -> list[str]:
+def summary_lines(cases: Iterable[Case], *, width: int, target: float | None = None) -> list[str]:
     """Return tables of images/s as lines, a row per subject, a column per backend; without the spread where too wide."""
     cases = sorted(cases, key=lambda case: _shape(case.first))
     if not cases:
@@ -107,15 +111,18 @@ def summary_lines(cases: Iterable[Case], *, width: int) -> list[str]:
             table = _table(rows, spread=False)
         lines += ["", title, *_render(table)]
     lines += ["", LEGEND]
-    spread = sorted(half for case in cases if (half := half_range(case.values("images_per_s"))) is not None)
+    spread = sorted(half for case in cases if (half := half_interval(case.quiet.values("images_per_s"))) is not None)
     if spread:
-        lines.append(f"Between rounds: ±{spread[len(spread) // 2]:.0%} in half of the cases, ±{spread[-1]:.0%} at most.")
-    strong = [r.disturbance for case in cases for r in case.records if r.disturbance and r.disturbance.is_strong]
-    if strong:
-        worst = max(strong, key=lambda disturbance: disturbance.others_cpu or 0.0)
-        lines.append(
-            f"{len(strong)} of {sum(len(c.records) for c in cases)} rounds were disturbed, at worst: {describe(worst)}."
-        )
+        counts = sorted(len(case.records) for case in cases if case.status == "ok")
+        words = f"n = {counts[0]} to {counts[-1]} rounds, {counts[len(counts) // 2]} in the middle case"
+        lines.append(f"{words}; ±{spread[len(spread) // 2]:.1%} in half of the cases, ±{spread[-1]:.0%} at most.")
+    if target is not None:
+        known = [is_settled(case.quiet.values("images_per_s"), target) for case in cases if case.status == "ok"]
+        lines.append(f"{sum(known)} of {len(known)} cases have an interval no wider than {target:.0%} of the median.")
+    if worst := worst_disturbance(record for case in cases for record in case.records):
+        disturbed = sum(len(case.records) - len(case.quiet.records) for case in cases)
+        total = sum(len(case.records) for case in cases)
+        lines.append(f"{disturbed} of {total} rounds were disturbed, at worst: {worst.words}.")
     unmeasured = sum(case.status == "not_run" for case in cases)
     if unmeasured:
         lines.append(f"{unmeasured} of {len(cases)} planned cases were not measured.")
@@ -141,7 +148,7 @@ def _cell(case: Case, *, spread: bool) -> str:
     rate = case.median("images_per_s")
     if case.status != "ok" or rate is None:
         return {"unsupported": "-", "failed": "failed"}.get(case.status, "")
-    half = half_range(case.values("images_per_s"))
+    half = half_interval(case.values("images_per_s"))
     between = f" ±{half:.0%}" if spread and half is not None else ""
     return f"{rate:,.0f}{between} {LANES.get(case.lane or '', ' ')}"
 

@@ -36,6 +36,7 @@ from bench.records import (
     merge,
     structs,
 )
+from bench.statistics import FEWEST_PASSES, median_interval
 
 Format = Literal["csv", "json", "parquet", "github-action-benchmark", "bencher"]
 INVALID = 2  # exit code
@@ -90,7 +91,7 @@ class Row(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     high: Number = None
     """upper end of what interval names"""
     interval: Text = None
-    """what low and high span, such as 'least to most of the rounds'"""
+    """what low and high span, such as '95 % interval of the median'"""
     n: Integer = None
     """how many observations value rests on: rounds, calls or seeds"""
 
@@ -155,11 +156,13 @@ def _summarise(case: Case, quantity: Quantity) -> dict[str, Any]:
     """Return the fields of a quantity that was measured; empty for others."""
     seeds = case.first.repetition == "seed"
     values, interval = case.values(quantity.name), f"least to most of the {case.first.repetition}s"
+    if not seeds and len(values) >= FEWEST_PASSES:
+        interval = "95 % interval of the median"
     if quantity.name == "wall_s_median":
         values, interval = case.samples_s, "10th to 90th percentile of the calls"
     if not values:
         return {}
-    low, high = min(values), max(values)
+    low, high = (None if seeds else median_interval(values)) or (min(values), max(values))
     if quantity.name == "wall_s_median" and len(values) > 1:
         low, *_, high = statistics.quantiles(values, n=10, method="inclusive")
     return {

@@ -7,10 +7,11 @@ and its descendants. What cannot be read is None, never quiet. Imports no torch.
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import psutil
 
@@ -20,7 +21,7 @@ PROC = Path("/proc")
 ROOT_VARIABLE = "AUGMARK_ROOT"
 """Process id of what leads several processes that measure side by side: none of them disturbs another."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-SHORTEST_S = 0.05
+SHORTEST_S = 0.2
 """Counters tick every hundredth of a second: shares of shorter times are not known."""
 BUSY = ("user", "nice", "system", "irq", "softirq")
 """Columns of busy time; ``guest`` is part of ``user``, ``steal`` is counted apart."""
@@ -43,14 +44,26 @@ class Sample:
 
 
 class Watch:
-    """Counters at the start of a measurement; ``disturbance`` compares them with those of now."""
+    """Counters at the start of a measurement; ``disturbance`` compares them with those of now.
+
+    A measurement shorter than ``SHORTEST_S`` is judged by a window of that length that ends with it.
+    """
+
+    _before: ClassVar[deque[Sample]] = deque(maxlen=64)
 
     def __init__(self) -> None:
         self._start = take_sample()
+        self._before.append(self._start)
 
     def disturbance(self) -> Disturbance:
         """Return what others took since the start."""
-        return compare(self._start, take_sample(), gpu_facts())
+        end = take_sample()
+        long_ago = [sample for sample in self._before if end.wall_s - sample.wall_s >= SHORTEST_S]
+        return compare(min(self._start, max(long_ago, key=_wall_s, default=self._start), key=_wall_s), end, gpu_facts())
+
+
+def _wall_s(sample: Sample) -> float:
+    return sample.wall_s
 
 
 @contextlib.contextmanager
@@ -160,19 +173,3 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-
-
-def describe(disturbance: Any) -> str:
-    """Return a disturbance in words; empty if the machine was quiet or nothing is known."""
-    words = []
-    if disturbance.others_cpu:
-        words.append(f"others used {disturbance.others_cpu:.0%} of the CPU")
-    if disturbance.steal:
-        words.append(f"the host took {disturbance.steal:.0%}")
-    if disturbance.memory_pressure:
-        words.append(f"memory was short {disturbance.memory_pressure:.0%} of the time")
-    if disturbance.gpu_others:
-        words.append(f"{disturbance.gpu_others} other processes on the GPU")
-    if disturbance.throttled:
-        words.append("the GPU's clock was throttled")
-    return ", ".join(words)

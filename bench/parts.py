@@ -18,14 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import msgspec
 import psutil
 from rich.console import Console
 from rich.table import Column, Table
 
 from bench.jobs.job import Job, data_facts, fill, measure_cases, outcome, plan_training, train_in_turn
 from bench.presets import PartName, Preset
-from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, Plan, load_run, one_line, read, write
+from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, load_run, one_line, read, write
 from bench.runner import Measure, add_cases
 from training.config import DATA_SETS
 
@@ -63,6 +62,10 @@ class Work:
     recipes: tuple[str, ...] | None = None
     rounds: int | None = None
     seconds: float = math.inf
+    phase: str = ""
+    """Which part of how many this is, for the display."""
+    later_s: float = 0.0
+    """Estimated seconds of the parts that follow."""
 
 
 def run_part(name: PartName, work: Work) -> None:
@@ -76,15 +79,13 @@ def run_part(name: PartName, work: Work) -> None:
         write(work.folder / ENVIRONMENT, environment(data_facts(work.dataset)))
     jobs, keep_going = JOBS[name](work), _keep_going(work)
     for job in jobs:
-        measure_cases(job, work.folder, work.console, keep_going=keep_going)
+        measure_cases(job, work.folder, work.console, keep_going=keep_going, phase=work.phase, later_s=work.later_s)
     print_results(work.folder, {case.case_key for job in jobs for case in job.cases}, work.console)
 
 
-def plan_training_parts(work: Work, settings: Mapping[str, Any]) -> None:
-    """Add the cases of all parts and the settings to the run's plan, so that it can be resumed and what is missing is known."""
-    plan = read(work.folder / PLAN, Plan)
-    if plan is not None:
-        write(work.folder / PLAN, msgspec.structs.replace(plan, settings=dict(settings)))
+def plan_training_parts(work: Work) -> None:
+    """Add the cases of all parts to the run's plan, so that what is missing is known."""
+    if (work.folder / PLAN).exists():
         for name in work.preset.parts:
             for job in JOBS[name](work) if name in JOBS else ():
                 add_cases(work.folder, job.cases)
@@ -195,7 +196,9 @@ def run_grid(work: Work) -> None:
     """Run the benchmarks in a process of their own: a compiled case can take the CUDA context, or the process, with it."""
     folder, keep_going = work.folder, _keep_going(work)
     # With "=": a folder that stands by itself pytest takes for a place to look for tests in.
-    command = [sys.executable, "-m", "pytest", *BENCHMARKS, "--benchmark-only", "-q", f"--results={folder.resolve()}"]
+    command = [sys.executable, "-m", "pytest", *BENCHMARKS, "--benchmark-only", "-qq", "--tb=no", "-rN"]
+    command += [f"--results={folder.resolve()}", f"--phase={work.phase}"]
+    command += [f"--later={work.later_s}"] if work.later_s else []
     command += [f"--data={absolute(work.data)}", f"--data-root={work.data_root.resolve()}"]
     command += [] if math.isinf(work.seconds) else [f"--time-limit={max(1.0, work.seconds):.0f}"]
     options = ["--resume"] if (folder / PLAN).exists() else _grid_options(work)
@@ -334,10 +337,18 @@ def _accuracy_config(work: Work, recipe: str) -> "TrainConfig":
     return resolve_auto(placed, validate(placed))
 
 
+def calibrate_jobs(work: Work) -> list[Job]:
+    """Return the certificate of a minute."""
+    from bench.jobs.calibrate import calibrate_job
+
+    facts = data_facts(work.dataset)
+    return [calibrate_job(absolute(work.data), work.data_root, facts, work.device, 1.0, work.console, work.preset_name)]
+
+
 PARTS: Mapping[str, Callable[[Work], None]] = {
     "tests": run_tests, "audit": run_audit, "gallery": draw_gallery, "grid": run_grid,
 }  # fmt: skip
 JOBS: Mapping[str, Callable[[Work], list[Job]]] = {
-    "throughput": throughput_jobs, "accuracy": accuracy_jobs, "sweep": sweep_jobs,
+    "throughput": throughput_jobs, "accuracy": accuracy_jobs, "sweep": sweep_jobs, "calibrate": calibrate_jobs,
 }  # fmt: skip
-"""Parts that are jobs of training, in this process."""
+"""Parts that are jobs, in this process."""

@@ -78,12 +78,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--dtype", metavar="NAME", help="dtype of the result: float32 (default), float16, bfloat16, uint8")
     add("--grid", choices=("default", "full", "gpu"), help="full: more batch and image sizes; gpu: batch 1024, growth to 65536")
     add("--rounds", type=_at_least_one, metavar="N", help="rounds over the grid, each in its own order (default: 3)")
-    add(
-        "--target",
-        type=_share,
-        metavar="X",
-        help="end a case once its median is known to X, such as 0.05 (default: all rounds)",
-    )
+    add("--target", type=_share, metavar="X", help="end a case once its median is known to X, as 0.05 (default: all rounds)")
+    add("--budget", type=_seconds, metavar="S", help="after so many seconds at most 6 rounds of a case (default: no limit)")
     add("--case-seconds", type=_seconds, metavar="S", help="seconds of samples per case and round (default: 0.1)")
     add(
         "--data",
@@ -96,6 +92,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--download", action="store_true", help="download CIFAR-10 (170 MB) if it is not under --data-root")
     add("--results", type=_path, metavar="DIR", help="folder of the run (default: runs/<version>--grid--<machine>--<device>)")
     add("--time-limit", type=_seconds, metavar="S", help="start no case after so many seconds (default: none)")
+    add("--phase", default="", metavar="WORDS", help="words before the progress, such as 2/5 benchmarks (default: none)")
+    add("--later", type=_seconds, default=0.0, metavar="S", help="seconds of later phases, for the time left (default: none)")
     add("--suite", metavar="WORD", help="word for the run in folder names (default: grid)")
     add("--resume", action="store_true", help="measure what the run in --results has not measured yet")
 

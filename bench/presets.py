@@ -7,7 +7,7 @@ from typing import Literal
 from training.config import TrainConfig
 from training.presets import BOOK, PRESETS
 
-PartName = Literal["tests", "audit", "gallery", "grid", "throughput", "accuracy", "sweep"]
+PartName = Literal["tests", "audit", "gallery", "grid", "throughput", "accuracy", "sweep", "calibrate"]
 PresetName = Literal["smoke", "quick", "standard", "full", "training", "gpu"]
 
 ABOUT: Mapping[PresetName, str] = {
@@ -63,10 +63,13 @@ class Preset:
     minutes: float | None = None
     """Time for all parts; None has no limit."""
     shares: tuple[float, ...] = ()
-    """Shares of the time by part; a part that ends early leaves its time to later ones."""
+    """Seconds by part, estimated: shares of ``minutes``, and the time left that is displayed. A part that ends early leaves its
+    time to later ones."""
 
 
 SMOKE_GRID = ("--ops", "HorizontalFlip,ColorJitter", "--recipes", "crop_flip", "--rounds", "2", "--case-seconds", "0.05")
+TARGET = ("--target", "0.05")
+"""Rounds of a case end once the interval of its median is no wider than this share of it."""
 COMMON = ("none", "flip", "crop_flip", "randaugment")
 MORE = (*COMMON, "crop_flip_cutout", "d2l", "autoaugment", "trivialaugment", "augmix", "mixup", "cutmix")
 
@@ -75,8 +78,9 @@ TRAINING_GRID = ("--recipes", "crop_flip,d2l", "--rounds", "3")
 FEW_WORKERS = (1, 8)
 """Each case starts its own workers, which takes longer than to measure them; a lone worker tells how many are needed."""
 
-GPU_PARTS: tuple[PartName, ...] = ("tests", "audit", "grid", "throughput", "accuracy", "sweep", "gallery")
-GPU_SHARES = (90.0, 90.0, 120.0, 100.0, 30.0, 40.0, 10.0)
+CERTIFIED: tuple[PartName, ...] = ("audit", "gallery", "grid", "throughput", "accuracy", "calibrate")
+GPU_PARTS: tuple[PartName, ...] = ("tests", "audit", "grid", "throughput", "accuracy", "calibrate", "sweep", "gallery")
+GPU_SHARES = (70.0, 80.0, 100.0, 80.0, 30.0, 60.0, 40.0, 10.0)
 """Seconds of 8 minutes on an H200, estimated."""
 
 CPU: dict[PresetName, Preset] = {
@@ -85,18 +89,19 @@ CPU: dict[PresetName, Preset] = {
         throughput_rounds=1, throughput_recipes=("crop_flip",), epochs=1, recipes=("none", "crop_flip"), seeds=(0, 1),
     ),
     "quick": Preset(  # about 10 minutes
-        grid=("--case-seconds", "0.05"), model="resnet8", width=8, max_train=5_000, max_test=2_000, throughput_seconds=0.8,
-        throughput_rounds=3, throughput_recipes=("crop_flip",), epochs=5, recipes=COMMON, seeds=(0, 1), audit_draws=1_000,
+        grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "300"), model="resnet8", width=8,
+        max_train=5_000, max_test=2_000, throughput_seconds=0.4, throughput_rounds=8, throughput_recipes=("crop_flip",),
+        epochs=5, recipes=COMMON, seeds=(0, 1), audit_draws=1_000, shares=(50, 15, 280, 160, 60),
     ),
     "standard": Preset(  # about an hour
-        grid=("--rounds", "5", "--case-seconds", "0.5"), model="resnet8", width=32, max_train=20_000, max_test=10_000,
-        throughput_seconds=5, throughput_rounds=5, throughput_recipes=("crop_flip", "d2l", "randaugment"), epochs=10,
-        recipes=COMMON, seeds=(0, 1),
+        grid=(*TARGET, "--rounds", "80", "--case-seconds", "0.05", "--budget", "900"), model="resnet8", width=32,
+        max_train=20_000, max_test=10_000, throughput_seconds=1.5, throughput_rounds=16,
+        throughput_recipes=("crop_flip", "d2l", "randaugment"), epochs=10, recipes=COMMON, seeds=(0, 1), parts=CERTIFIED,
     ),
     "full": Preset(  # a night
-        grid=("--grid", "full", "--rounds", "5", "--case-seconds", "0.5"), model="resnet18", width=32, max_train=None,
-        max_test=None, throughput_seconds=10, throughput_rounds=5, throughput_recipes=MORE[1:], epochs=10, recipes=MORE,
-        seeds=(0, 1, 2),
+        grid=("--grid", "full", *TARGET, "--rounds", "100", "--case-seconds", "0.05", "--budget", "7200"), model="resnet18",
+        width=32, max_train=None, max_test=None, throughput_seconds=3, throughput_rounds=16, throughput_recipes=MORE[1:],
+        epochs=10, recipes=MORE, seeds=(0, 1, 2),
     ),
     "training": Preset(  # about four minutes, in sizes that say little beyond that all parts work
         grid=(*TRAINING_GRID, "--backends", ",".join(TRAINED_WITH), "--case-seconds", "0.05"), audited_backends=TRAINED_WITH,
@@ -126,18 +131,19 @@ CPU: dict[PresetName, Preset] = {
 ACCELERATOR: dict[PresetName, Preset] = {
     "smoke": CPU["smoke"],
     "quick": Preset(
-        grid=(), model="resnet18", width=64, max_train=None, max_test=None, throughput_seconds=2, throughput_rounds=3,
-        throughput_recipes=("crop_flip",), epochs=3, recipes=COMMON, seeds=(0, 1),
-    ),
-    "standard": Preset(
-        grid=("--rounds", "5", "--case-seconds", "0.3"), model="resnet18", width=64, max_train=None, max_test=None,
-        throughput_seconds=5, throughput_rounds=5, throughput_recipes=("crop_flip", "d2l", "randaugment"), epochs=10,
+        grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "300"), model="resnet18", width=64,
+        max_train=None, max_test=None, throughput_seconds=1, throughput_rounds=8, throughput_recipes=("crop_flip",), epochs=3,
         recipes=COMMON, seeds=(0, 1),
     ),
+    "standard": Preset(
+        grid=(*TARGET, "--rounds", "80", "--case-seconds", "0.05", "--budget", "900"), model="resnet18", width=64,
+        max_train=None, max_test=None, throughput_seconds=2, throughput_rounds=12,
+        throughput_recipes=("crop_flip", "d2l", "randaugment"), epochs=10, recipes=COMMON, seeds=(0, 1), parts=CERTIFIED,
+    ),
     "full": Preset(
-        grid=("--grid", "full", "--rounds", "5", "--case-seconds", "0.5"), model="resnet18", width=64, max_train=None,
-        max_test=None, throughput_seconds=10, throughput_rounds=5, throughput_recipes=MORE[1:], epochs=30, recipes=MORE,
-        seeds=(0, 1, 2),
+        grid=("--grid", "full", *TARGET, "--rounds", "100", "--case-seconds", "0.05", "--budget", "7200"), model="resnet18",
+        width=64, max_train=None, max_test=None, throughput_seconds=3, throughput_rounds=16, throughput_recipes=MORE[1:],
+        epochs=30, recipes=MORE, seeds=(0, 1, 2),
     ),
     # Under ten minutes on an H100 with 16 cores (estimated seconds): 15 to start and read the images; 40 audit and gallery
     # (1,000 draws, on the CPU); 170 grid (2 recipes on 4 backends, 2 x 60 to compile kornia's); 180 throughput (60 to compile

@@ -29,13 +29,13 @@ from bench.records import (
     percent,
     write,
 )
-from bench.statistics import FEWEST_ROUNDS, half_range
+from bench.statistics import FEWEST_ROUNDS, half_interval
 
 INDEX = "README.md"
 QUIET = 1.25
 """Most load a core at the start: our own audit, just before, makes about one, so more was somebody else's."""
 STEADY = 0.25
-"""Most that the rounds of the middle case may differ by, half their range over the median."""
+"""Most that half the interval of the median may be in the middle case, as a share of the median."""
 FALLBACK = "install a C compiler (CPU) or Triton (CUDA) and measure again"
 MOST_SAMPLES = 32
 """Calls of a round whose times are published; the rate is that of all calls."""
@@ -199,9 +199,9 @@ def _count_cases(run: Run) -> list[str]:
 
 
 def _middle_spread(run: Run) -> float:
-    """Return half the range between rounds over their median, of the case in the middle; 0 where no case has two rounds."""
+    """Return half the interval of the median as a share of it, of the case in the middle; 0 where no case has two rounds."""
     measured = [case for case in run.cases("speed") if case.status == "ok"]
-    shares = sorted(share for case in measured if (share := half_range(case.values("images_per_s"))) is not None)
+    shares = sorted(share for case in measured if (share := half_interval(case.values("images_per_s"))) is not None)
     return shares[len(shares) // 2] if shares else 0.0
 
 

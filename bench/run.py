@@ -19,33 +19,27 @@ import tyro
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Report, duration, reporting
+from bench.jobs.job import ImageOptions, JobOptions, Report, duration, folder_to_resume, keep_options, reporting
 from bench.parts import Work, absolute, plan_training_parts, run_part, wait_for
 from bench.presets import ABOUT, PartName, PresetName, preset
-from bench.records import PLAN, holds_run, load_run, run_folder
+from bench.records import PLAN, load_run, run_folder
 from bench.runner import load_plan, resume
 
 GRACE_S = 60.0
 """Seconds that a part may take beyond its share, to end the case that runs."""
 INTERRUPTED = 130
+PHASES = {"grid": "benchmarks"}
+"""Words for parts whose names are ours."""
 DURATIONS = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(JobOptions, ImageOptions):
     """Options of ``augmark run``; None takes the default."""
 
     preset: Annotated[PresetName, tyro.conf.arg(help=f"Size of the run. {DURATIONS}.")] = "quick"
     device: str | None = None
     """cpu, cuda, cuda:1, mps ... (default: the accelerator if there is one; the grid then measures the CPU too)."""
-    data: str = "auto"
-    """auto (CIFAR-10 under --data-root if it is there, else synthetic), cifar10, synthetic, or an image folder."""
-    data_root: Path = Path("data")
-    """Folder of data sets, downloads and the cache."""
-    download: bool = False
-    """Download CIFAR-10 (170 MB) if it is not under --data-root."""
-    results: Path | None = None
-    """Folder of the run (default: runs/<version>--<preset>--<machine>--<device>)."""
     backends: tuple[str, ...] | None = None
     """Backends to measure, see augmark list backends (default: the preset's)."""
     recipes: tuple[str, ...] | None = None
@@ -54,8 +48,6 @@ class RunOptions:
     """Rounds over the grid, each in its own order (default: the preset's)."""
     minutes: float | None = None
     """Time for all parts together (default: the preset's; without a limit all cases are measured)."""
-    resume: bool = False
-    """Resume the run in --results: parts and cases that are done are skipped."""
     part: PartName | None = None
     """Run this part alone, into the folder --results, without a report."""
 
@@ -66,7 +58,6 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
     Raises ValueError (nothing was measured: a name, device or data set that does not exist), OSError (results cannot be
     written), KeyboardInterrupt (after the report of what there is).
     """
-    options = restore_options(options) if options.resume and options.results is not None else options
     work = _prepare(options, console)
     if options.part is not None:
         age_s = time.time() - psutil.Process().create_time()  # starting and loading the data are part of the time
@@ -75,34 +66,15 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
     minutes = options.minutes or work.preset.minutes
     with reporting(work.folder, report):
         try:
-            for name in work.preset.parts if minutes is None else ():
-                run_part(name, work)
-            if minutes is not None:
+            if minutes is None:
+                _run_all(work)
+            else:
                 _run_in_time(options, work, 60 * minutes)
         finally:
-            plan_training_parts(work, chosen_options(options))
+            plan_training_parts(work)
     if minutes is not None:
         console.print(f"archive: {shutil.make_archive(str(work.folder), 'gztar', work.folder.parent, work.folder.name)}")
     return work.folder
-
-
-def chosen_options(options: RunOptions) -> dict[str, str | int | float | bool | None]:
-    """Return what a run must know of its options to be resumed without them; no paths."""
-    lists = {name: getattr(options, name) for name in ("backends", "recipes")}
-    values = {name: ",".join(names) if names is not None else None for name, names in lists.items()}
-    return {"preset": options.preset, "device": options.device, "rounds": options.rounds, **values}
-
-
-def restore_options(options: RunOptions) -> RunOptions:
-    """Return the options with those of the run to resume in place of defaults."""
-    plan = load_run(options.results).plan if options.results is not None and holds_run(options.results) else None
-    stored = plan.settings if plan is not None else {}
-    chosen = chosen_options(options)
-    values = {name: stored[name] for name in chosen if name in stored and chosen[name] in (None, RunOptions.preset)}
-    for name in ("backends", "recipes"):
-        if isinstance(names := values.get(name), str):
-            values[name] = tuple(names.split(","))  # type: ignore[assignment]
-    return replace(options, **values)  # type: ignore[arg-type]
 
 
 def _prepare(options: RunOptions, console: Console) -> Work:
@@ -121,13 +93,14 @@ def _prepare(options: RunOptions, console: Console) -> Work:
     if options.part is not None and options.results is not None:
         folder = options.results
         folder.mkdir(parents=True, exist_ok=True)
-    elif options.resume and options.results is not None:
-        folder = options.results
+    elif (resumed := folder_to_resume(options)) is not None:
+        folder = resumed
         if (folder / PLAN).exists():
             _check_resumable(folder)
     else:
         folder = run_folder(options.results, options.preset, importlib.metadata.version("augmark"), device)
     if options.part is None:
+        keep_options(folder, options)
         console.print(f"augmark {options.preset} run on {device}, images: {dataset.name}")
         if dataset.fallback:
             console.print(f"Not a real data set: {dataset.fallback}", style="bold red")
@@ -146,8 +119,7 @@ def _check(options: RunOptions) -> None:
         raise ValueError(f"rounds must be at least 1, got {options.rounds}")
     if options.minutes is not None and not 0 < options.minutes < 1440:
         raise ValueError(f"minutes must be above 0 and less than 1440, got {options.minutes:g}")
-    if options.resume and (options.results is None or not holds_run(options.results)):
-        raise ValueError("--resume needs --results DIR, the folder of the run to resume")
+    folder_to_resume(options)
     check_names("backend", options.backends, BACKENDS)
     check_names("recipe", options.recipes, RECIPES)
 
@@ -159,6 +131,18 @@ def _check_resumable(folder: Path) -> None:
     stored = load_run(folder).environment
     here = environment()
     resume(folder, load_plan(folder), msgspec.structs.replace(here, dataset=stored.dataset if stored else None))
+
+
+def _run_all(work: Work) -> None:
+    """Run every part; the time of later ones is estimated from their shares and from what parts so far have taken."""
+    begin, parts = time.monotonic(), work.preset.parts
+    shares = work.preset.shares or (0.0,) * len(parts)
+    for index, name in enumerate(parts):
+        pace = (time.monotonic() - begin) / sum(shares[:index]) if sum(shares[:index]) else 1.0
+        phase, later_s = f"{index + 1}/{len(parts)} {PHASES.get(name, name)}", pace * sum(shares[index + 1 :])
+        left = f", about {duration(later_s + pace * shares[index])} left" if shares[index] else ""
+        work.console.print(f"{phase}{left}", style="bold")
+        run_part(name, replace(work, phase=phase, later_s=later_s))
 
 
 def _run_in_time(options: RunOptions, work: Work, seconds: float) -> None:

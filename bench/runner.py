@@ -203,6 +203,7 @@ class Runner:
             (folder / RUNNING).unlink(missing_ok=True)
         self._finished: set[tuple[Any, ...]] = set()
         self._values: dict[tuple[Any, ...], list[float]] = {}
+        self._settled: set[tuple[Any, ...]] = set()
         self._target = plan.target if (plan := load_run(folder).plan) else None
         self._look()
 
@@ -212,12 +213,16 @@ class Runner:
         self._finished |= finished_keys(run.records, run.plan.retry_after if run.plan else 0)
         self._finished |= {record.case_key for record in unresolved_failures(run.records) if record.needs_every_round}
         self._values.clear()
+        self._settled.clear()
         for record in run.records:
             self._count(record)
 
     def _count(self, record: Record) -> None:
-        if record.status == "ok" and not record.is_disturbed:
-            self._values.setdefault(record.case_key, []).append(getattr(record, record.quantities[0].name))
+        if self._target is None or record.repetition != "round" or record.status != "ok" or record.is_disturbed:
+            return
+        values = self._values.setdefault(record.case_key, [])
+        values.append(getattr(record, record.quantities[0].name))
+        (self._settled.add if is_settled(values, self._target) else self._settled.discard)(record.case_key)
 
     def is_done(self, case: Record) -> bool:
         """Return whether nothing is left to do for a repetition: it has a record, its case is settled or fails in any case."""
@@ -225,8 +230,12 @@ class Runner:
 
     def is_settled(self, case: Record) -> bool:
         """Return whether the quiet rounds of a case know its median to the plan's target."""
-        values = self._values.get(case.case_key, [])
-        return self._target is not None and case.repetition == "round" and is_settled(values, self._target)
+        return case.case_key in self._settled
+
+    @property
+    def settled(self) -> int:
+        """Number of cases whose median is known to the plan's target."""
+        return len(self._settled)
 
     def pending(self, cases: Sequence[Record], rounds: int = 1, seed: int | None = None) -> list[Record]:
         """Return the repetitions that have no record yet, round after round.

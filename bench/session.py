@@ -11,6 +11,7 @@ import math
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from bench.display import Progress, summary_lines
 from bench.jobs.grid import Grid, default_devices, plan
 from bench.records import Case, Overhead, Plan, Record, Speed, gather, load_run, one_line
 from bench.runner import Runner, load_plan, resume, start
+from bench.statistics import FEWEST_PASSES
 from training.terminal import printable
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ OVERHEAD_LENGTH = 30
 """Seconds of a round of the trainer's overhead, as a multiple of a case's: a training step is longer, its overhead small."""
 PLAN_OPTIONS = (
     *("device", "backends", "ops", "recipes", "batch_sizes", "image_sizes", "dtype"),
-    *("grid", "rounds", "case_seconds", "target", "suite"),
+    *("grid", "rounds", "case_seconds", "target", "budget", "suite"),
 )  # fmt: skip
 """Options that make the plan of a run; a resumed run has its plan."""
 
@@ -74,7 +76,7 @@ def _new_plan(config: pytest.Config) -> Plan:
     return Plan(
         suite=option("suite") or "grid", cases=(*cases, *overhead), seed=random.randrange(2**32),
         rounds=option("rounds") or ROUNDS, case_seconds=option("case_seconds") or CASE_SECONDS,
-        target=option("target"),
+        target=option("target"), budget_s=option("budget"),
     )  # fmt: skip
 
 
@@ -115,8 +117,11 @@ class BenchSession:
         self._bench: Bench | None = None
         self._pytest: pytest.Session | None = None
         self._progress = Progress(config)
+        self._seen: Counter[tuple[Any, ...]] = Counter()
+        self._begun = time.monotonic()
         limit_s = config.getoption("time_limit")
         self._deadline = math.inf if limit_s is None else time.monotonic() + limit_s
+        self._budget_end = time.monotonic() + (stored.budget_s or math.inf)
 
     # ---- the items and their order
 
@@ -163,13 +168,14 @@ class BenchSession:
             return
         self._pytest = session
         selected = [case for item in session.items if (case := case_of(item)) is not None]
+        self._selected = {case.case_key for case in selected}
         try:
-            self._open({case.case_key for case in selected})
+            self._open(self._selected)
         except (ValueError, OSError) as error:
             raise pytest.UsageError(one_line(error, limit=2000)) from None
         timed = [case for case in selected if case.status == "not_run"]
-        sample_s = sum(self._seconds(case) for case in timed)
-        self._progress.begin(timed, self.plan.rounds, sample_s, self.folder)
+        self._begun = time.monotonic()
+        self._progress.begin(timed, self.plan, self.folder, self._left_s)
 
     def _open(self, selected: set[tuple[Any, ...]]) -> None:
         """Load the images and make the run folder, or check the one to resume."""
@@ -205,6 +211,27 @@ class BenchSession:
 
     # ---- measuring
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Function, nextitem: pytest.Item | None) -> bool | None:
+        """Pass over a round with nothing left to do without pytest's setup and report, which cost more than many rounds."""
+        case = case_of(item)
+        if case is None or case.status == "unsupported" or self._runner is None or not self._runner.is_done(case):
+            return None
+        item.session._setupstate.teardown_exact(nextitem)
+        return True
+
+    def _left_s(self) -> float | None:
+        """Return the seconds that rounds of unsettled cases would take, as long as rounds so far, within the budget."""
+        assert self._runner is not None
+        cases = [case for case in self.plan.cases if suite_of(case) and case.status == "not_run"]
+        waiting = [case for case in cases if case.case_key in self._selected and not self._runner.is_settled(case)]
+        done, now = self._seen.total(), time.monotonic()
+        left = [self.plan.rounds - self._seen[case.case_key] for case in waiting]
+        fewest = [min(FEWEST_PASSES, self.plan.rounds) - self._seen[case.case_key] for case in waiting]
+        mean_s = (now - self._begun) / max(1, done)
+        within = min(mean_s * sum(max(0, n) for n in left), self._budget_end - now)
+        return min(max(mean_s * sum(max(0, n) for n in fewest), within), self._deadline - now) if done else None
+
     def _seconds(self, case: Record) -> float:
         return (self.plan.case_seconds or CASE_SECONDS) * (OVERHEAD_LENGTH if isinstance(case, Overhead) else 1)
 
@@ -214,7 +241,7 @@ class BenchSession:
             pytest.skip(case.reason or "unsupported")
         assert self._runner is not None, "measured before the run's folder was opened"
         assert self._bench is not None
-        if time.monotonic() > self._deadline:
+        if time.monotonic() > (self._deadline if case.round < FEWEST_PASSES else min(self._deadline, self._budget_end)):
             pytest.skip("the time is up")
         case = self._with_data(case)
         record = None
@@ -224,8 +251,10 @@ class BenchSession:
             self._stop(f"cannot write to {self.folder}: {error.strerror or error}; what was measured is printed below")
             pytest.skip("its record cannot be written")
         if record is None:
-            pytest.skip("known well enough" if self._runner.is_settled(case) else "failed in an earlier round")
+            pytest.skip("done by another process, or failed in an earlier round")
         self.records.append(record)
+        self._seen[case.case_key] += 1
+        self._progress.settled = self._runner.settled
         if record.status == "ok":
             quantity = record.quantities[0].name
             facts = {name: getattr(record, name) for name in (*record.identity, quantity, "lane", "implementation", "threads")}
@@ -305,11 +334,11 @@ class BenchSession:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.folder is None or self._bench is None:
             return
-        for line in summary_lines(self.cases(), width=terminalreporter._tw.fullwidth):
+        for line in summary_lines(self.cases(), width=terminalreporter._tw.fullwidth, target=self.plan.target):
             terminalreporter.write_line(line)
         if self.trouble:
             terminalreporter.write_line(f"ERROR: {self.trouble}", red=True)
-        else:
+        elif not self.config.getoption("phase"):  # a phase is not the end
             terminalreporter.write_line(f"Results: {os.path.relpath(self.folder)}", bold=True)
 
 

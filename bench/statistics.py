@@ -25,9 +25,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr, chdtri, digamma, nctdtr, ndtri, polygamma, stdtr, stdtrit
+from scipy.special import bdtr, betaincinv, chdtri, digamma, nctdtr, ndtri, polygamma, stdtr, stdtrit
 
-from bench.records import Case, Speed
+from bench.records import Case, Record, Speed
 
 Floats = npt.NDArray[np.float64]
 Verdict = Literal["slower", "worse", "faster", "better", "same", "unclear"]
@@ -36,6 +36,9 @@ FEWEST_SEEDS = 3
 """Below this no interval is given: with two, it would be 13 standard errors wide and pretend to know them."""
 FEWEST_ROUNDS = 3
 """Two rounds say nothing of an odd one out: simulated, they call a disturbed round a change."""
+FEWEST_PASSES = 6
+"""Fewer values have no interval of the median by order statistics that covers it in 95 %."""
+SPREAD = "± half the 95 % interval of the median (of fewer than six rounds: half their range)"
 LEVEL = 0.05
 POWER = 0.8
 SEEDS_SHOWN = (0.5, 0.2, 0.1)
@@ -47,18 +50,27 @@ MOST_PRIOR_DF = 30.0
 """The agreement of cases is never believed beyond this: they share the rounds' disturbances."""
 
 
-def half_range(values: Sequence[float]) -> float | None:
-    """Return half the distance from the smallest to the largest, as a share of the median; None for fewer than two values."""
-    middle = statistics.median(values) if values else 0.0
-    return None if len(values) < 2 or middle <= 0 else (max(values) - min(values)) / 2 / middle
-
-
 def median_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
-    """Return an interval of the median by order statistics, whatever the distribution; None for fewer than six values."""
-    ordered, rank = sorted(values), 0
+    """Return an interval of the median by order statistics, whatever the distribution; None for fewer than two values.
+
+    Of fewer than ``FEWEST_PASSES`` values it is their range, which covers the median less often: of three, in 75 %.
+    """
+    ordered, rank = sorted(values), 1
     while 2 * bdtr(rank, len(ordered), 0.5) <= level:
         rank += 1
-    return (ordered[rank - 1], ordered[-rank]) if rank else None
+    return (ordered[rank - 1], ordered[-rank]) if len(ordered) > 1 else None
+
+
+def half_interval(values: Sequence[float]) -> float | None:
+    """Return half the interval of the median as a share of it; None for fewer than two values."""
+    interval, middle = median_interval(values), statistics.median(values) if values else 0.0
+    return None if interval is None or middle <= 0 else (interval[1] - interval[0]) / 2 / middle
+
+
+def share_interval(count: int, total: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the interval of a binomial share (Clopper and Pearson 1934); 0 to 1 without observations."""
+    low = float(betaincinv(count, total - count + 1, level / 2)) if count else 0.0
+    return low, float(betaincinv(count + 1, total - count, 1 - level / 2)) if count < total else 1.0
 
 
 def is_settled(values: Sequence[float], target: float) -> bool:
@@ -67,8 +79,28 @@ def is_settled(values: Sequence[float], target: float) -> bool:
     Asked after each value, the interval at which it stops still covers the median in 93 to 97 % of cases (simulated for
     lognormal values of 0.5 to 20 % and 6 to 40 rounds).
     """
-    interval = median_interval(values)
-    return interval is not None and interval[1] - interval[0] <= target * statistics.median(values)
+    half = half_interval(values)
+    return len(values) >= FEWEST_PASSES and half is not None and 2 * half <= target
+
+
+def pooled_sds(processes: Sequence[Sequence[Record]]) -> tuple[float, float]:
+    """Return standard deviations of log rates between rounds of a process and between processes, of the case in the middle.
+
+    The variance between processes is that of their means less the share of it that their rounds explain; 0 at least.
+    """
+    within, between = [], []
+    for key in dict.fromkeys(record.case_key for record in processes[0]):
+        groups = [np.log([rate_of(r) for r in records if r.case_key == key]) for records in processes]
+        variance = float(np.mean([group.var(ddof=1) for group in groups]))
+        means = np.array([group.mean() for group in groups])
+        within.append(math.sqrt(variance))
+        between.append(math.sqrt(max(0.0, float(means.var(ddof=1)) - variance / statistics.fmean(map(len, groups)))))
+    return statistics.median(within), statistics.median(between)
+
+
+def rate_of(record: Record) -> float:
+    """Return the main quantity of a record."""
+    return float(getattr(record, record.quantities[0].name))
 
 
 # ---- one accuracy -----------------------------------------------------------------------------------------------------
@@ -173,6 +205,10 @@ class Noise(NamedTuple):
     df: float
 
 
+CERTAIN = Noise(0.0, 1.0)
+"""No noise at all."""
+
+
 class Rates(NamedTuple):
     """A case in one run: its log rate in each round, and the least variance that its calls allow the mean of a round."""
 
@@ -213,8 +249,13 @@ def moderate(rates: Rates, typical: Noise) -> Noise:
     return Noise(max(own, shrunk, rates.floor), typical.df + df)
 
 
-def change_of_rate(name: str, a: Rates, b: Rates, noises: tuple[Noise, Noise] | None, level: float) -> Change:
-    """Return the ratio of two rates with its interval and uncorrected p; without noises, which take three rounds, the ratio."""
+def change_of_rate(
+    name: str, a: Rates, b: Rates, noises: tuple[Noise, Noise] | None, level: float, processes: Noise = CERTAIN
+) -> Change:
+    """Return the ratio of two rates with its interval and uncorrected p; without noises, which take three rounds, the ratio.
+
+    ``processes`` is the variance from process to process, of which each run is one.
+    """
     mean_a, mean_b = float(a.logs.mean()), float(b.logs.mean())
     effect, n = mean_b - mean_a, (len(a.logs), len(b.logs))
     change = Change(name=name, a=math.exp(mean_a), b=math.exp(mean_b), n=n, effect=effect)
@@ -222,9 +263,10 @@ def change_of_rate(name: str, a: Rates, b: Rates, noises: tuple[Noise, Noise] | 
         return change
     share_a, share_b = (noise.variance / count for noise, count in zip(noises, n, strict=True))
     # Not zero even where all rounds are alike to the last digit: the test then still has a denominator.
-    error = max(math.sqrt(share_a + share_b), 1e-9)
-    parts = share_a**2 / noises[0].df + share_b**2 / noises[1].df
-    df = (share_a + share_b) ** 2 / parts if parts > 0 else noises[0].df + noises[1].df
+    variance = share_a + share_b + 2 * processes.variance
+    error = max(math.sqrt(variance), 1e-9)
+    parts = share_a**2 / noises[0].df + share_b**2 / noises[1].df + (2 * processes.variance) ** 2 / processes.df
+    df = variance**2 / parts if parts > 0 else noises[0].df + noises[1].df
     half = float(stdtrit(df, 1 - level / 2)) * error
     resampled = _weights(n[1], 0) @ b.logs - _weights(n[0], 1) @ a.logs
     low, high = np.quantile(resampled, [level / 2, 1 - level / 2])

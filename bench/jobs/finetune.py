@@ -4,14 +4,15 @@ import contextlib
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tyro
 from rich.console import Console
 
-from bench.jobs.job import Job, Report, fill, once, open_folder, plan_training, reporting, run_job
-from bench.records import Finetune, Photographs, append, holds_run, load_run
+from bench.jobs.job import Job, JobOptions, Report, fill, once, open_folder, plan_training, reporting, run_job, take
+from bench.records import Finetune, Photographs, append, load_run
 from bench.runner import Measure
 from training.config import FinetuneConfig, validate
 
@@ -34,7 +35,22 @@ ARMS: tuple[dict[str, Any], ...] = (
 SPLIT_BACKENDS = ("fused", "kornia", "torchvision_loop", "pil")
 
 
-def run_one(config: FinetuneConfig, out: Path | None, console: Console, report: Report, *, resumes: bool = False) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(JobOptions):
+    """Options of ``augmark finetune``."""
+
+    config: tyro.conf.OmitArgPrefixes[FinetuneConfig]
+    compare: bool = False
+    """All layers, the last one (with augmentation, and on features computed once) and from scratch, with every seed."""
+    seeds: tuple[int, ...] | None = None
+    """Seeds of --compare (default: 0 1 2)."""
+    split: bool = False
+    """Time decoding, augmentation and the step in every placement instead."""
+    rounds: int | None = None
+    """Epochs of each placement with --split (default: 3)."""
+
+
+def run_one(options: FinetuneOptions, console: Console, report: Report) -> Path:
     """Fine-tune once, a line per epoch; the folder keeps best.pt, checkpoint.pt, the record and a report.
 
     Returns the run folder. Raises ValueError for what cannot be run, OSError where nothing can be written.
@@ -42,9 +58,10 @@ def run_one(config: FinetuneConfig, out: Path | None, console: Console, report: 
     from training.checkpoint import NAME
     from training.finetune import BEST, finetune, load_photographs
 
+    config, out = options.config, options.results
     device = check_configs([config])
-    if out is not None and (out / NAME).exists() and not resumes:
-        raise ValueError(f"{out} already holds a run: add --resume to resume it, or take another --out")
+    if out is not None and (out / NAME).exists() and not options.resume:
+        raise ValueError(f"{out} already holds a run: add --resume to resume it, or take another --results")
     dataset = load_photographs(config)
 
     @contextlib.contextmanager
@@ -52,7 +69,7 @@ def run_one(config: FinetuneConfig, out: Path | None, console: Console, report: 
         def measure(case: Finetune) -> Finetune:
             console.print("epoch    loss  train acc   val acc  examples/s   wait")
             result, _ = finetune(
-                config, dataset, out=folder, resume=resumes,
+                config, dataset, out=folder, resume=options.resume,
                 on_epoch=lambda stats: console.print(epoch_line(stats), highlight=False),
             )  # fmt: skip
             record = fill(case, result)
@@ -65,7 +82,7 @@ def run_one(config: FinetuneConfig, out: Path | None, console: Console, report: 
         yield measure
 
     job = finetune_job([plan_tuning(Finetune, config, dataset, device)], dataset, device, opened)
-    folder = open_folder(job, out, console, resumes=resumes and out is not None and holds_run(out))
+    folder = open_folder(job, options, console)
     describe_data(dataset, console)
     # A mistake, such as the checkpoint of another run, is the user's here and no result.
     run_once(job, folder, report)
@@ -81,16 +98,15 @@ def run_once(job: Job, folder: Path, report: Report) -> None:
             append(folder, result)
 
 
-def compare(config: FinetuneConfig, seeds: tuple[int, ...], out: Path | None, console: Console, report: Report) -> Path:
-    """Run every arm with every seed and write the report; a folder that holds some of the runs gets the others.
+def compare(options: FinetuneOptions, console: Console, report: Report) -> Path:
+    """Run every arm with every seed and write the report; a resumed run gets those that it lacks.
 
     Within a seed all arms share order and augmentation; they take turns in a shuffled order. An interrupted run resumes from
     its last epoch. Returns the run folder. Raises as ``run_one``.
     """
     from training.finetune import load_photographs
 
-    if not seeds:
-        raise ValueError("seeds must not be empty")
+    config, seeds = options.config, take(options.seeds, (0, 1, 2))
     configs = list(comparison_configs(config, seeds))
     device = check_configs(configs)
     dataset = load_photographs(config)
@@ -107,7 +123,7 @@ def compare(config: FinetuneConfig, seeds: tuple[int, ...], out: Path | None, co
 
     planned = [plan_tuning(Finetune, arm, dataset, device) for arm in configs]
     job = finetune_job(planned, dataset, device, opened)
-    return run_job(job, out, console, report, resumes=out is not None and holds_run(out))
+    return run_job(job, options, console, report)
 
 
 def check_configs(configs: Sequence[FinetuneConfig]) -> "torch.device":
@@ -144,13 +160,14 @@ def finetune_resumable(config: FinetuneConfig, dataset: "Dataset", folder: Path)
 # ---- the split of the time --------------------------------------------------------------------------------------------
 
 
-def split(config: FinetuneConfig, rounds: int, out: Path | None, console: Console, report: Report) -> Path:
-    """Measure epochs of every placement, ``rounds`` of each after one to warm up, interleaved, and write the report.
+def split(options: FinetuneOptions, console: Console, report: Report) -> Path:
+    """Measure epochs of every placement, as many rounds of each after one to warm up, interleaved, and write the report.
 
     Returns the run folder. Raises as ``run_one``.
     """
     from training.finetune import load_photographs
 
+    config, rounds = options.config, take(options.rounds, 3)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     device = check_configs([config])
@@ -176,7 +193,7 @@ def split(config: FinetuneConfig, rounds: int, out: Path | None, console: Consol
         yield measure
 
     job = finetune_job(list(cases), dataset, device, opened, rounds=rounds)
-    return run_job(job, out, console, report, resumes=out is not None and holds_run(out))
+    return run_job(job, options, console, report)
 
 
 def placements(config: FinetuneConfig) -> Iterator[FinetuneConfig]:

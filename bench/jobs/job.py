@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
+import tyro
 from rich.console import Console
 from rich.text import Text
 
-from bench.noise import describe
-from bench.records import Case, Kind, Plan, Record
+from bench.records import Case, Kind, Plan, Record, holds_run
 from bench.runner import Measure, resume, run_cases, start
 
 if TYPE_CHECKING:
@@ -25,6 +25,49 @@ R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 Report = Callable[[Path], object]
 """Writes the report of a run folder; the command line hands it in, as jobs stand below the report."""
+
+
+OPTIONS = "options.json"
+"""File in a run's folder with the options of its command; it holds paths, so it is never published."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """Options of commands that need small images."""
+
+    data: str = "auto"
+    """auto (CIFAR-10 under --data-root if it is there, else synthetic), cifar10, synthetic, or an image folder."""
+    data_root: Path = Path("data")
+    """Folder of data sets, downloads and the cache."""
+    download: bool = False
+    """Download CIFAR-10 (170 MB) if it is not under --data-root."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """Options of commands that write a run."""
+
+    results: Annotated[Path | None, tyro.conf.arg(aliases=("--out",))] = None
+    """Folder of the run (default: runs/<version>--<command>--<machine>--<device>)."""
+    resume: bool = False
+    """Resume the run in --results, under its own options; what is done is skipped, and options that are given anew count."""
+
+
+def keep_options(folder: Path, options: JobOptions) -> None:
+    """Write the options with which a run was started into its folder."""
+    if not (folder / OPTIONS).exists():
+        stored = {"command": type(options).__name__, "options": options}
+        (folder / OPTIONS).write_bytes(msgspec.json.encode(stored, enc_hook=str))
+
+
+def load_options(folder: Path, kind: type[T]) -> T | None:
+    """Return the options of the run in a folder; None if it has none of this command that can be read."""
+    try:
+        stored = msgspec.json.decode((folder / OPTIONS).read_bytes(), type=dict[str, Any])
+        options = msgspec.convert(stored["options"], type=kind, dec_hook=lambda path, text: path(text))
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError, KeyError):
+        return None
+    return options if stored.get("command") == kind.__name__ else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,16 +173,21 @@ def duration(seconds: float) -> str:
 
 
 def measure_cases(
-    job: Job, folder: Path, console: Console, *, shared: bool = False, keep_going: Callable[[], bool] = lambda: True
-) -> None:
-    """Measure all cases of a job that the run folder has no result of, with a line of display for each."""
+    job: Job, folder: Path, console: Console, *, shared: bool = False, keep_going: Callable[[], bool] = lambda: True,
+    phase: str = "", later_s: float = 0.0,
+) -> None:  # fmt: skip
+    """Measure all cases of a job that the run folder has no result of, with a line of display for each.
+
+    ``phase`` stands before each line in place of the job's name; ``later_s`` are seconds that come after this job.
+    """
     begin = time.monotonic()
 
     def show(record: Record, done: int, total: int) -> None:
-        eta = f", {duration((time.monotonic() - begin) / done * (total - done))} left" if done < total else ""
-        noise = describe(record.disturbance) if record.disturbance and record.disturbance.is_strong else ""
+        left_s = (time.monotonic() - begin) / done * (total - done) + later_s
+        eta = f", {duration(left_s)} left" if left_s else ""
+        noise = record.disturbance.words if record.disturbance and record.disturbance.is_strong else ""
         words = f"{outcome(record)}{f' (disturbed: {noise})' if noise else ''}{eta}"
-        console.print(f"{job.name} {done}/{total}  {repetition(record)}: {words}")
+        console.print(f"{phase or job.name} {done}/{total}  {repetition(record)}: {words}")
 
     status = console.status(job.name)
     # Processes that share the cases share the terminal too: none has a live line of its own.
@@ -150,36 +198,45 @@ def measure_cases(
         )  # fmt: skip
 
 
-def open_folder(job: Job, results: Path | None, console: Console, *, resumes: bool = False, retry_failed: bool = False) -> Path:
-    """Make the run folder of a job, or check the one to resume, and say where results go.
+def open_folder(job: Job, options: JobOptions, console: Console, *, retry_failed: bool = False) -> Path:
+    """Make the run folder of a job, or check the one to resume, keep its options, and say where results go.
 
     Raises:
         ValueError: in one line, if the folder holds another run, or a run of another machine, version or data set.
     """
     from bench.environment import environment
 
-    if resumes and results is None:
-        raise ValueError("--resume needs --results DIR, the folder of the run to resume")
     plan = Plan(
         suite=job.suite, cases=job.cases, rounds=job.rounds, baseline=job.baseline, settings=dict(job.settings)
     )  # fmt: skip
-    if resumes and results is not None:
-        folder = results
+    if folder := folder_to_resume(options):
         resume(folder, plan, environment(job.dataset), retry_failed=retry_failed)
     else:
-        folder = start(results, plan, environment(job.dataset), job.device)
+        folder = start(options.results, plan, environment(job.dataset), job.device)
+    keep_options(folder, options)
     console.print(f"augmark {job.name} on {job.device}, images: {job.dataset['name']}; results go to {folder}")
     if job.dataset["fallback"]:
         console.print(f"Not a real data set: {job.dataset['fallback']}", style="bold red")
     return folder
 
 
-def run_job(job: Job, results: Path | None, console: Console, report: Report, *, resumes: bool = False) -> Path:
+def folder_to_resume(options: JobOptions) -> Path | None:
+    """Return the folder of the run to resume; None for a new run. Raises ValueError where there is no run."""
+    if not options.resume:
+        return None
+    if options.results is None:
+        raise ValueError("--resume needs --results DIR, the folder of the run to resume")
+    if not holds_run(options.results):
+        raise ValueError(f"cannot resume {options.results} (it holds no run): choose another --results")
+    return options.results
+
+
+def run_job(job: Job, options: JobOptions, console: Console, report: Report) -> Path:
     """Measure a job and write the report, also of what there is after an error or Ctrl-C.
 
     A resumed job measures again what has failed. Returns the run folder.
     """
-    folder = open_folder(job, results, console, resumes=resumes, retry_failed=True)
+    folder = open_folder(job, options, console, retry_failed=True)
     with reporting(folder, report):
         measure_cases(job, folder, console)
     return folder

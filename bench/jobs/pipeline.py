@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Report, once, run_job, take
+from bench.jobs.job import Job, JobOptions, Report, once, run_job, take
 from bench.jobs.photoset import Making, PhotoSet, drop_from_cache, load_photographs, parse_size
 from bench.records import Pipeline, counted, one_line
 
@@ -33,7 +33,7 @@ TRAINED_ARMS = ("fused-workers", "pil-fused-device")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PipelineOptions:
+class PipelineOptions(JobOptions):
     """Options of ``augmark pipeline``; None takes the preset's or the device's value."""
 
     data: Path
@@ -74,10 +74,6 @@ class PipelineOptions:
     """Rounds, each with all cases in an order of its own."""
     seconds: float = 1.0
     """Longest pass; a pass over all photographs ends earlier."""
-    results: Path | None = None
-    """Folder of the run (default: runs/<version>--pipeline--<machine>--<device>)."""
-    resume: bool = False
-    """Resume the run in --results: cases and rounds that are measured are skipped."""
 
 
 def pipeline(options: PipelineOptions, console: Console, report: Report) -> Path:
@@ -89,7 +85,7 @@ def pipeline(options: PipelineOptions, console: Console, report: Report) -> Path
     photographs = load(options)
     for skipped in photographs.skipped:
         console.print(f"left out: {skipped}")
-    return run_job(pipeline_job(options, photographs), options.results, console, report, resumes=options.resume)
+    return run_job(pipeline_job(options, photographs), options, console, report)
 
 
 def check(options: PipelineOptions) -> None:

@@ -22,7 +22,7 @@ import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Report, data_facts, plan_training, run_job, take
+from bench.jobs.job import ImageOptions, Job, JobOptions, Report, data_facts, plan_training, run_job, take
 from bench.jobs.throughput import check_repetitions
 from bench.presets import preset
 from bench.records import Scaling, one_line
@@ -37,17 +37,11 @@ START_S = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalingOptions:
+class ScalingOptions(JobOptions, ImageOptions):
     """Options of ``augmark scaling``; None takes the quick preset's value for the device."""
 
     processes: tuple[int, ...] | None = None
     """Numbers of processes (default: 1, 2, 4 ... up to all GPUs; on a CPU 1 and 2, which share its cores)."""
-    data: str = "auto"
-    """auto, cifar10, synthetic or an image folder."""
-    data_root: Path = Path("data")
-    """Folder in which data sets lie and are cached."""
-    download: bool = False
-    """Download CIFAR-10 (170 MB) if it is not under --data-root."""
     recipe: str = "crop_flip"
     """The augmentation, which runs on each process's device."""
     backend: str = "fused"
@@ -68,10 +62,6 @@ class ScalingOptions:
     """Train on a class-balanced subset of at most this many images (default: the quick preset's)."""
     device: str = "auto"
     """auto, cpu or cuda."""
-    results: Path | None = None
-    """Folder of the run (default: runs/<version>--scaling--<machine>--<device>)."""
-    resume: bool = False
-    """Resume the run in --results: cases and rounds that are measured are skipped."""
 
 
 class Task(msgspec.Struct):
@@ -201,7 +191,7 @@ def scaling(options: ScalingOptions, console: Console, report: Report) -> Path:
         name="scaling", suite="scaling", device=base.device, cases=tuple(case for case, _ in cases),
         dataset=data_facts(dataset), open=opened, rounds=take(options.rounds, chosen.throughput_rounds),
     )  # fmt: skip
-    return run_job(job, options.results, console, report, resumes=options.resume)
+    return run_job(job, options, console, report)
 
 
 def _base_config(options: ScalingOptions) -> tuple[TrainConfig, int]:

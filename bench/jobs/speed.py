@@ -18,6 +18,7 @@ from bench.jobs.inputs import Inputs
 from bench.limits import copy_bandwidth, count_launches, count_waits, host_seconds, roofline_share
 from bench.records import Speed
 
+WARM_UP_S = 0.03
 KEPT_PIPELINES = 4
 """Built pipelines kept between rounds. Building is cheap, but Kornia's modules hold on to their last batch's parameters."""
 
@@ -53,7 +54,9 @@ class Bench:
             clock=Clock(case.device),
             # Where p < 1 decides once a batch, a few calls say little about how many of them do their work.
             seconds=self._seconds * (2 if skips_batches else 1),
-            warmup_calls=3 if built.watch or torch.device(case.device).type != "cpu" else 2 if built.is_new else 1,
+            min_calls=3 if case.round == 0 or skips_batches else 1,  # a call may be longer than a round: rounds repeat it
+            warmup_calls=3 if built.watch or torch.device(case.device).type != "cpu" else 2 if case.round == 0 else 1,
+            warmup_s=min(WARM_UP_S, self._seconds),
             is_warm=built.watch.is_idle if built.watch else None,
             sampler=sampler,
         )
@@ -68,7 +71,7 @@ class Bench:
         }
         if built.watch:
             values |= {"graph_breaks": built.watch.graph_breaks, "recompiles": built.watch.recompiles}
-        if built.is_new:
+        if built.is_new and case.round == 0:
             values |= self._first_round(case, built, timing, skips_batches)
         built.is_new = False
         return replace(case, status="ok", **values)

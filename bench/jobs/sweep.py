@@ -24,10 +24,12 @@ from rich.console import Console
 from bench.jobs.grid import check_names
 from bench.jobs.job import (
     Job,
+    JobOptions,
     Report,
     check_batches,
     data_facts,
     fill,
+    folder_to_resume,
     measure_cases,
     once,
     open_folder,
@@ -54,7 +56,7 @@ UNSHARED = ("recipe", "backend", "seed", "num_workers", "target_accuracy", "devi
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions:
+class SweepOptions(JobOptions):
     """Options of ``augmark sweep``."""
 
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
@@ -71,12 +73,8 @@ class SweepOptions:
     """What the others are compared with, as recipe@backend (default: the first of each)."""
     workers: int | None = None
     """Processes that train cases at the same time on this machine (default: one per GPU, else one)."""
-    resume: bool = False
-    """Resume the sweep in --results; more seeds, recipes and backends may be asked for than before."""
     retry_failed: bool = False
     """With --resume: train again the cases that failed. Without it they are left as they are."""
-    results: Path | None = None
-    """Folder of the run (default: runs/<version>--sweep--<machine>--<device>)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +113,7 @@ def sweep(options: SweepOptions, console: Console, report: Report) -> Path | Non
     cases = plan_cases(options, base, dataset, device, at_once=options.workers or default_workers(local, base))
     job = sweep_job(cases, base, dataset, device, baseline=baseline, at_once=1)
     if plan is None:
-        folder = open_folder(job, options.results, console, resumes=options.resume, retry_failed=options.retry_failed)
+        folder = open_folder(job, options, console, retry_failed=options.retry_failed)
     else:
         folder = options.results or Path()
         check_settings(folder, plan.settings, job.settings)
@@ -160,8 +158,9 @@ def _check(options: SweepOptions, *, launched: bool) -> str:
     check_names("backend", options.backends, BACKENDS)
     if options.retry_failed and not options.resume:
         raise ValueError("--retry-failed goes with --resume")
-    if options.results is None and (launched or options.resume):
-        raise ValueError("give --results: the folder that all processes share, or that is to be resumed")
+    if options.results is None and launched:
+        raise ValueError("give --results: the folder that all processes share")
+    folder_to_resume(options)
     if launched and options.workers is not None:
         raise ValueError("torchrun says how many processes there are: leave --workers out")
     names = [f"{recipe}@{backend}" for recipe in options.recipes for backend in options.backends]

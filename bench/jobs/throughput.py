@@ -18,7 +18,19 @@ import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Report, check_batches, data_facts, fill, once, plan_training, run_job, take
+from bench.jobs.job import (
+    ImageOptions,
+    Job,
+    JobOptions,
+    Report,
+    check_batches,
+    data_facts,
+    fill,
+    once,
+    plan_training,
+    run_job,
+    take,
+)
 from bench.presets import Preset, preset
 from bench.records import Environment, Feed, Record, Throughput, read, write
 from bench.runner import Measure
@@ -35,15 +47,9 @@ BEST_ON_DEVICE = ("fused", "kornia", "torchvision")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThroughputOptions:
+class ThroughputOptions(JobOptions, ImageOptions):
     """Options of ``augmark throughput``; None takes the quick preset's value for the device."""
 
-    data: str = "auto"
-    """auto, cifar10, synthetic or an image folder (whose files are then also decoded in loader workers)."""
-    data_root: Path = Path("data")
-    """Folder in which data sets lie and are cached."""
-    download: bool = False
-    """Download CIFAR-10 (170 MB) if it is not under --data-root."""
     recipes: tuple[str, ...] | None = None
     """Recipes to train with (default: the quick preset's)."""
     backends: tuple[str, ...] | None = None
@@ -68,10 +74,6 @@ class ThroughputOptions:
     """Train on a class-balanced subset of at most this many images (default: the quick preset's)."""
     device: str = "auto"
     """auto, cpu, cuda:0, ..."""
-    results: Path | None = None
-    """Folder of the run (default: runs/<version>--throughput--<machine>--<device>)."""
-    resume: bool = False
-    """Resume the run in --results: cases and rounds that are measured are skipped."""
 
 
 # ---- the cases --------------------------------------------------------------------------------------------------------
@@ -293,7 +295,7 @@ def throughput(options: ThroughputOptions, console: Console, report: Report) -> 
         base, axes, dataset, seconds=take(options.seconds, chosen.throughput_seconds),
         rounds=take(options.rounds, chosen.throughput_rounds), suite="throughput",
     )  # fmt: skip
-    return run_job(job, options.results, console, report, resumes=options.resume)
+    return run_job(job, options, console, report)
 
 
 def _base_config(options: ThroughputOptions, chosen: Preset, device: "torch.device") -> TrainConfig:

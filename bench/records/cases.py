@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from bench.records.structs import Lane, Record, Speed, Status
+from bench.records.structs import Disturbance, Lane, Record, Speed, Status
 
 
 def finished_keys(records: Iterable[Record], retry_after: int = 0) -> set[tuple[Any, ...]]:
@@ -20,6 +20,16 @@ def unresolved_failures(records: Iterable[Record]) -> list[Record]:
     records = list(records)
     good = {record.key for record in records if record.status == "ok"}
     return [record for record in records if record.status == "failed" and record.key not in good]
+
+
+def are_disturbed(records: Sequence[Record]) -> bool:
+    """Return whether others disturbed so many rounds that fewer than three, or none of fewer, are left."""
+    return sum(not record.is_disturbed for record in records) < min(3, len(records))
+
+
+def sound(records: Sequence[Record]) -> list[Record]:
+    """Return the rounds that others did not disturb; all of them if too few are left."""
+    return list(records) if are_disturbed(records) else [record for record in records if not record.is_disturbed]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +80,8 @@ class Case:
 
     @property
     def is_disturbed(self) -> bool:
-        """Return whether others disturbed so many rounds that fewer than three, or none of fewer, are left."""
-        return len(self.quiet.records) < min(3, len(self.records))
+        """Return whether others disturbed too many rounds."""
+        return are_disturbed(self.records)
 
     @property
     def lane(self) -> Lane | None:
@@ -108,6 +118,12 @@ class Case:
     def samples_s(self) -> list[float]:
         """Seconds of every call, all rounds together."""
         return list(itertools.chain.from_iterable(r.samples_s for r in self.records if isinstance(r, Speed)))
+
+
+def worst_disturbance(records: Iterable[Record]) -> Disturbance | None:
+    """Return the strongest disturbance; None if none was strong."""
+    strong = [r.disturbance for r in records if r.disturbance and r.disturbance.is_strong]
+    return max(strong, key=lambda disturbance: disturbance.others_cpu or 0.0, default=None)
 
 
 def gather(planned: Iterable[Record], records: Iterable[Record]) -> Iterator[Case]:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 import msgspec
 from msgspec import Meta
 
+from bench.records.words import rounded
+
 Status = Literal["ok", "unsupported", "failed", "not_run"]
 Implementation = Literal["c", "triton", "tensors", "inductor"]
 Step = Literal["graph", "compiled", "eager"]
@@ -72,6 +74,18 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             return True
         return None if self.others_cpu is None else False
 
+    @property
+    def words(self) -> str:
+        """Return the disturbance in words; empty if the machine was quiet or nothing is known."""
+        words = (
+            (self.others_cpu, f"others used {self.others_cpu or 0:.0%} of the CPU"),
+            (self.steal, f"the host took {self.steal or 0:.0%}"),
+            (self.memory_pressure, f"memory was short {self.memory_pressure or 0:.0%} of the time"),
+            (self.gpu_others, f"{self.gpu_others} other processes on the GPU"),
+            (self.throttled, "the GPU's clock was throttled"),
+        )
+        return ", ".join(text for known, text in words if known)
+
 
 class Record(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag=str.lower
@@ -88,6 +102,8 @@ class Record(
     required: ClassVar[tuple[str, ...]]
     quantities: ClassVar[tuple[Quantity, ...]]
     needs_every_round: ClassVar[bool] = False
+    compared: ClassVar[bool] = True
+    """Whether two runs are compared in it."""
 
     status: Status = "ok"
     reason: str | None = None
@@ -562,7 +578,44 @@ class Pipeline(Record, frozen=True, kw_only=True):
         return f"{self.backend}-workers" if self.augment_on == "workers" else f"{self.decoder}-{self.backend}-device"
 
 
-Kind = Speed | Throughput | Feed | Overhead | Scaling | Accuracy | Finetune | Photographs | Pipeline
+class Planted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Comparisons of runs of which one did more work."""
+
+    added: Share
+    """Share of work added."""
+    called: Count
+    comparisons: Count
+
+
+class Calibration(Record, frozen=True, kw_only=True):
+    """Certificate of what ``augmark compare`` can tell on a machine, by comparing it with itself."""
+
+    identity = ("device", "processes", "seconds", "level")
+    required = ("comparisons",)
+    quantities = (Quantity("called_from", "1", "less"),)
+    compared = False
+
+    processes: Size | None = None
+    seconds: Positive | None = None
+    """Seconds that each process measured."""
+    level: Share | None = None
+    """Chance of any false call in a comparison of all cases, by its tests."""
+    rounds: Count = 0
+    """Rounds of a case in a process; the median."""
+    comparisons: Count | None = None
+    """Comparisons of a case in equal runs."""
+    false_calls: Count = 0
+    """Comparisons that called equal runs different."""
+    planted: tuple[Planted, ...] = ()
+    within_sd: Amount | None = None
+    """Standard deviation of a round within a process, as a share; the case in the middle."""
+    between_sd: Amount | None = None
+    """Standard deviation of processes beyond that of their rounds, as a share; the case in the middle."""
+    called_from: Positive | None = None
+    """Slowdown from which on 95 % are called."""
+
+
+Kind = Speed | Calibration | Throughput | Feed | Overhead | Scaling | Accuracy | Finetune | Photographs | Pipeline
 KINDS: dict[str, type[Record]] = {kind.__name__.lower(): kind for kind in get_args(Kind)}
 
 
@@ -659,6 +712,8 @@ class Plan(Strict, frozen=True, kw_only=True):
     """Seed of the order of the rounds."""
     target: Positive | None = None
     """Width of the interval of a case's median, as a share of it, at which its rounds end before ``rounds`` of them."""
+    budget_s: Positive | None = None
+    """Seconds of the grid after which no case gets more than the six rounds that an interval takes."""
     case_seconds: Positive | None = None
     """Seconds of samples a case and round."""
     baseline: str | None = None
@@ -738,7 +793,30 @@ class AuditCell(Strict, frozen=True, kw_only=True):
     @property
     def max_error(self) -> float:
         """Largest error in the settings that decide the verdict, in units of 1/255."""
-        return max((parity.max_error for parity in self.parity if parity.setting in ("as drawn", "pinned")), default=0.0)
+        return max((parity.max_error for parity in self._decisive), default=0.0)
+
+    @property
+    def _decisive(self) -> list[AuditParity]:
+        return [parity for parity in self.parity if parity.setting in ("as drawn", "pinned")]
+
+    @property
+    def mean_error(self) -> float:
+        """Mean error in 1/255 that decides on "close": the largest of any size and setting, all images together."""
+        groups: dict[tuple[int, str], list[AuditParity]] = {}
+        for parity in self._decisive:
+            groups.setdefault((parity.size, parity.setting), []).append(parity)
+        means = (sum(p.mean_error * p.draws for p in group) / (sum(p.draws for p in group) or 1) for group in groups.values())
+        return max(means, default=0.0)
+
+    @property
+    def error_words(self) -> str:
+        """Error that the verdict goes by, in 1/255: the largest, the mean of close cells, "draws" where only those differ."""
+        if self.verdict in ("unaudited", "unsupported"):
+            return ""
+        if self.verdict == "different" and self.max_error <= 1:
+            return "draws"
+        size = self.mean_error if self.verdict == "close" else self.max_error
+        return f"{'mean ' if self.verdict == 'close' else ''}{'< 0.01' if 0 < size < 0.01 else rounded(size, 2)}"
 
 
 class Audit(Strict, frozen=True, kw_only=True):

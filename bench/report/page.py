@@ -35,6 +35,7 @@ def build_document(run: Run, folder: Path) -> Document:
         "fine-tuning on photographs": finetune_section(run),
         "where the time of photographs goes": time_section(run),
         "feeding photographs": pipeline_section(run),
+        "which differences can be told": state.certificate_section(run),
     }
     sections = [section for section in (state.runs_section(run), *measured.values(), state.method_section(run)) if section]
     absent = [name for name, section in measured.items() if section is None]

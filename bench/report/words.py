@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from bench.records import UNKNOWN, counted, percent, rounded
 from bench.report.blocks import Code, Quiet, Text
 from bench.report.facts.arms import FROZEN, Arm
-from bench.statistics import Estimate, estimate, half_range
+from bench.statistics import Estimate, estimate, half_interval
 
 NOISY = 0.25
-"""Half range between rounds, as a share of the median, above which a number is only an order of magnitude."""
+"""Half interval as a share of the median above which a number is only an order of magnitude."""
 FLOP_UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return half the range as a share of the median, such as "±1.6 %"; empty for fewer than two values."""
-    share = half_range(values)
+    """Return half the interval of the median as a share of it, such as "±1.6 %"; empty for fewer than two values."""
+    share = half_interval(values)
     if share is None:
         return ""
     return ("noisy, " if share > NOISY else "") + f"±{percent(share, 1 if share < 0.0995 else 0)}"

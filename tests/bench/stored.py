@@ -46,6 +46,7 @@ RESULTS: dict[str, Any] = {
     **{"worker_augment_s": 0.1, "num_epochs": 2, "test_accuracy": 0.5, "train_accuracy": 0.6, "loss": 1.0, "best_epoch": 1},
     **{"best_accuracy": 0.5, "processes": 2, "scaling": "weak", "parallel": "ddp", "mode": "full", "init": "imagenet"},
     **{"images_per_s": 10.0, "images": 10, "stages": (), "decoder": "pil"},
+    **{"comparisons": 72, "called_from": 0.04, "between_sd": 0.01},
 }
 SETTING: dict[str, Any] = {
     **{"recipe": "flip", "backend": "kornia", "augment_on": "device", "model": "resnet8", "width": 8, "batch_size": 64},

@@ -1,5 +1,6 @@
 """The command line: users' mistakes, exit codes, a closed pipe, and the time of ``--help``."""
 
+import dataclasses
 import importlib.metadata
 import os
 import subprocess
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from bench import cli
-from bench.records import load_run
+from bench.jobs.job import keep_options, reporting
+from bench.records import Disturbance, load_run
+from tests.bench.stored import store, trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,13 +32,20 @@ VERSION = importlib.metadata.version("augmark")
         (["gallery", "--backends", "dali", "--data", "synthetic"], "dali"),
         (["train", "--recipe", "flop"], "flop"),
         (["train", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["train", "--resume"], "--resume needs --out"),
+        (["train", "--resume"], "--resume needs --results"),
         (["report", "/nowhere/at/all"], "/nowhere/at/all"),
         (["compare", "/nowhere/at/all", "/nowhere/at/all"], "/nowhere/at/all"),
         (["export", "/nowhere/at/all"], "/nowhere/at/all"),
         (["pipeline", "--data", "nosuch"], "--data takes a folder with photographs"),
         (["finetune", "--data", "x", "--compare", "--split"], "ask for one at a time"),
         (["sweep", "--seeds", "0"], "--seeds and --workers must be at least 1"),
+        (["sweep", "--recipe", "flip"], "Unrecognized or misplaced options: --recipe"),
+        (["sweep", "--augment-on", "none"], "invalid choice 'none' for argument '--augment-on'"),
+        (["train", "--augment-on", "frozen"], "invalid choice 'frozen' for argument '--augment-on'"),
+        (["run", "--rounds", "many"], "Error parsing --rounds"),
+        (["nosuch"], "Unrecognized options: nosuch; see augmark --help"),
+        (["calibrate", "--minutes", "0"], "minutes must be above 0"),
+        (["calibrate", "--resume"], "--resume needs --results"),
     ],
     ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "",
 )
@@ -120,3 +130,75 @@ def test_a_closed_pipe_ends_the_command_silently(unbuffered: str) -> None:
     process = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=variables, text=True, timeout=60, check=False)
     os.close(writer)
     assert (process.returncode, process.stderr) == (141, "")
+
+
+# ---- resuming ---------------------------------------------------------------------------------------------------------
+
+STARTED: dict[str, tuple[str, ...]] = {
+    "run": ("--preset", "standard", "--device", "cpu", "--data", "photos", "--recipes", "flip", "d2l", "--rounds", "9"),
+    "throughput": ("--recipes", "flip", "--workers", "0", "1", "--data-root", "elsewhere", "--seconds", "0.5"),
+    "finetune": ("--data", "photos", "--compare", "--seeds", "3", "4", "--mode", "frozen", "--init", "w.pt"),
+    "decode": ("--data", "photos", "--sizes", "64", "--files", "8"),
+    "scaling": ("--processes", "1", "2", "--recipe", "d2l"),
+    "calibrate": ("--minutes", "1", "--device", "cpu"),
+    "train": ("--preset", "fast", "--epochs", "7"),
+    "sweep": ("--preset", "fast", "--recipes", "flip", "none", "--seeds", "16", "--baseline", "none@fused", "--epochs", "2"),
+}
+
+
+@pytest.mark.parametrize("command", STARTED)
+def test_a_resumed_run_knows_its_options_and_others_count(command: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    started = cli.parse([command, *STARTED[command], "--results", str(folder)])
+    assert started.results == folder
+    keep_options(folder, started)
+    for option in ("--results", "--out"):
+        resumed = cli.parse([command, "--resume", option, str(folder)])
+        assert resumed == dataclasses.replace(started, resume=True)
+    assert cli.parse([command, f"--results={folder}", "--resume"]) == resumed
+    other = next(name for name in STARTED if name != command)
+    assert other == "run" or cli.stored_defaults([other, "--resume", "--results", str(folder)]) == {}
+    changed = {"run": ("rounds", 2), "sweep": ("seeds", 20)}
+    if command in changed:
+        name, value = changed[command]
+        assert cli.parse([command, "--resume", "--results", str(folder), f"--{name}", str(value)]) == dataclasses.replace(
+            started, resume=True, **{name: value}
+        )
+
+
+def test_what_is_resumed_must_be_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--resume", "--results", str(tmp_path)])
+    assert capsys.readouterr().err == f"augmark: cannot resume {tmp_path} (it holds no run): choose another --results\n"
+    assert (tmp_path / "options.json").exists() is False
+
+
+# ---- the end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_the_path_of_the_report_comes_last_and_disturbances_are_told(
+    is_interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    busy = Disturbance(others_cpu=0.46)
+    folder = store(tmp_path / "run", {}, records=[trained("throughput", round=n, disturbance=busy) for n in range(3)])
+
+    def end(command: cli.Calibrate, console: Any) -> None:
+        with reporting(folder, cli.reporter(console)):
+            if is_interrupted:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Calibrate, "execute", end)
+    if is_interrupted:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["calibrate"])
+        assert stopped.value.code == 130
+    else:
+        cli.main(["calibrate"])
+    out, err = capfd.readouterr()
+    assert out.splitlines() == [
+        "not measurable here: others used 46% of the CPU; the report marks what they disturbed",
+        f"report: {folder / 'report' / 'index.html'}",
+    ]
+    assert err == ("augmark: interrupted; what was measured is kept\n" if is_interrupted else "")

@@ -286,7 +286,7 @@ def test_what_one_compares_is_not_refused() -> None:
 
 
 def test_an_unknown_environment_is_refused() -> None:
-    with pytest.raises(ValueError, match="environment of B is not known"):
+    with pytest.raises(ValueError, match="B does not say on which machine it was measured"):
         compare_runs(run(speeds(case(0), GOOD)), replace(run(speeds(case(0), GOOD), "B"), environment=None))
 
 
@@ -321,8 +321,24 @@ def test_disturbed_rounds_are_left_out_and_disturbed_cases_not_compared() -> Non
     assert [(row.n, row.ratio) for row in result.speeds] == [((3, 3), 1.0)]
     apart = [*speeds(case(1), GOOD[:2]), *(change(record, subject="Op1") for record in slow)]
     result = compare_runs(run(speeds(case(0), GOOD) + speeds(case(1), GOOD)), run([*speeds(case(0), GOOD), *apart], "B"))
-    assert result.left_out == {"as B was disturbed": [case(1).name]}
-    assert "not compared, 1 case as B was disturbed: ops-Op1" in text_of(result)
+    cause = "as B was disturbed (others used 50% of the CPU)"
+    assert result.left_out == {cause: [case(1).name]}
+    assert f"not compared, 1 case {cause}: ops-Op1" in text_of(result)
+    with pytest.raises(ValueError, match=r"not comparable: B was disturbed \(others used 50% of the CPU\): measure again"):
+        compare_runs(
+            run(speeds(case(0), GOOD)), run([change(record, disturbance=busy) for record in speeds(case(0), GOOD)], "B")
+        )
+
+
+def test_a_certificate_allows_for_what_differs_between_processes() -> None:
+    """A difference of 3 % is called without, not with one of 2 % between processes; a certificate is no case of its own."""
+    certificate = trained("calibration", between_sd=0.02, processes=12)
+    steady = [[0.01 * (1 + 0.001 * n)] for n in range(6)]
+    a, b = speeds(case(0), steady), speeds(case(0), [[1.03 * calls[0]] for calls in steady])
+    assert called(compare_runs(run(a), run(b, "B"))) == {"Op0": "slower"}
+    result = compare_runs(run([*a, certificate]), run(b, "B"))
+    assert called(result) == {}
+    assert (len(result.speeds), result.left_out) == (1, {})
 
 
 def test_nothing_in_common_and_bad_options_are_one_line() -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bench import cli
 from bench.jobs import finetune
+from bench.jobs.finetune import FinetuneOptions
 from bench.records import RECORDS, Finetune, Photographs, Record, append, load_run
 from training import checkpoint, models
 from training import finetune as training
@@ -46,6 +47,10 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FinetuneConfig:
     )  # fmt: skip
 
 
+def options(config: FinetuneConfig, out: Path, **fields: Any) -> FinetuneOptions:
+    return FinetuneOptions(config=config, results=out, **{"seeds": (0,), **fields})
+
+
 def records(folder: Path) -> list[Any]:
     return list(load_run(folder).records)
 
@@ -63,9 +68,9 @@ def test_a_comparison_runs_every_arm_with_every_seed_and_resumes_where_it_stoppe
     with monkeypatch.context() as patch:
         patch.setattr("bench.runner.append", stop_after_three)
         with pytest.raises(KeyboardInterrupt):
-            finetune.compare(config, (0, 1), out, QUIET, no_report)
+            finetune.compare(options(config, out, seeds=(0, 1)), QUIET, no_report)
     before = (out / RECORDS).read_text()
-    assert finetune.compare(config, (0, 1), out, QUIET, no_report) == out
+    assert finetune.compare(options(config, out, seeds=(0, 1), resume=True), QUIET, no_report) == out
     assert (out / RECORDS).read_text().startswith(before), "what was done stays as it was"
     assert sorted((r.mode, r.augment_on, r.seed) for r in records(out)) == sorted((*arm, s) for arm in ARMS for s in (0, 1))
     for record in records(out):
@@ -95,18 +100,18 @@ def test_an_interrupted_run_of_a_comparison_resumes_from_its_last_epoch(
     with monkeypatch.context() as patch:
         patch.setattr(FineTuner, "run_epoch", die)
         with pytest.raises(KeyboardInterrupt):
-            finetune.compare(config, (0,), tmp_path / "out", QUIET, no_report)
-    finetune.compare(config, (0,), tmp_path / "out", QUIET, no_report)
+            finetune.compare(options(config, tmp_path / "out"), QUIET, no_report)
+    finetune.compare(options(config, tmp_path / "out", resume=True), QUIET, no_report)
     (record,) = records(tmp_path / "out")
     assert record.resumed_after == 2
     assert [epoch.epoch for epoch in record.epochs] == [1, 2, 3]
 
 
-def test_runs_that_fail_are_records_and_tried_again_by_the_same_command(
+def test_runs_that_fail_are_records_and_tried_again_when_resumed(
     config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, out = training.finetune, tmp_path / "out"
-    command = cli.Finetune(config=config, compare=True, seeds=(0,), out=out)
+    command = cli.Finetune(config=config, compare=True, seeds=(0,), results=out)
     monkeypatch.setattr(cli, "reporter", lambda console: no_report)
 
     def broken(job: FinetuneConfig, *args: Any, **options: Any) -> Any:
@@ -122,7 +127,7 @@ def test_runs_that_fail_are_records_and_tried_again_by_the_same_command(
     assert capsys.readouterr().err.strip() == "augmark: 1 of 4 failed, the first: RuntimeError: a library's"
     assert sorted(record.status for record in records(out)) == ["failed", "ok", "ok", "ok"]
     with pytest.raises(SystemExit) as stopped:
-        command.execute(QUIET)
+        dataclasses.replace(command, resume=True).execute(QUIET)
     assert stopped.value.code == 0
     assert [record.status for record in records(out)].count("ok") == 4
     assert {record.device for record in records(out)} == {"cpu"}  # failures too
@@ -139,7 +144,7 @@ def test_the_split_measures_every_placement_in_every_round_though_one_fails(
         return run_epoch(tuner, epoch, *arguments, **options)
 
     monkeypatch.setattr(FineTuner, "run_epoch", sometimes)
-    finetune.split(dataclasses.replace(config, num_workers=1), 2, tmp_path / "out", QUIET, no_report)
+    finetune.split(options(dataclasses.replace(config, num_workers=1), tmp_path / "out", rounds=2), QUIET, no_report)
     run = load_run(tmp_path / "out")
     (failed,) = [record for record in run.records if record.status != "ok"]
     assert isinstance(failed, Photographs)
@@ -156,15 +161,15 @@ def test_the_split_measures_every_placement_in_every_round_though_one_fails(
 
 def test_one_run_keeps_its_weights_and_its_record_and_counts_once_when_resumed(config: FinetuneConfig, tmp_path: Path) -> None:
     out, reports = tmp_path / "out", list[Path]()
-    assert finetune.run_one(config, out, QUIET, reports.append) == out
+    assert finetune.run_one(options(config, out), QUIET, reports.append) == out
     assert (records(out)[0].mode, reports) == ("full", [out])
     assert checkpoint.load(out / "best.pt")["classes"] == ["ant", "bee"]
-    with pytest.raises(ValueError, match=r"already holds a run: add --resume to resume it, or take another --out$"):
-        finetune.run_one(config, out, QUIET, no_report)
-    finetune.run_one(config, out, QUIET, no_report, resumes=True)
+    with pytest.raises(ValueError, match=r"already holds a run: add --resume to resume it, or take another --results$"):
+        finetune.run_one(options(config, out), QUIET, no_report)
+    finetune.run_one(options(config, out, resume=True), QUIET, no_report)
     assert len(records(out)) == 1
     (out / RECORDS).unlink()  # killed between its last checkpoint and its record
-    finetune.run_one(config, out, QUIET, no_report, resumes=True)
+    finetune.run_one(options(config, out, resume=True), QUIET, no_report)
     assert len(records(out)) == 1
 
 
@@ -172,9 +177,9 @@ def test_weights_that_do_not_fit_are_told_before_anything_runs(config: FinetuneC
     checkpoint.save(tmp_path / "wide.pt", {"model": models.create("resnet8", 10, 4).state_dict()})
     wide, out = dataclasses.replace(config, init=str(tmp_path / "wide.pt")), tmp_path / "out"
     for measure in (
-        lambda: finetune.compare(wide, (0,), out, QUIET, no_report),
-        lambda: finetune.split(wide, 1, out, QUIET, no_report),
-        lambda: finetune.run_one(wide, out, QUIET, no_report),
+        lambda: finetune.compare(options(wide, out), QUIET, no_report),
+        lambda: finetune.split(options(wide, out, rounds=1), QUIET, no_report),
+        lambda: finetune.run_one(options(wide, out), QUIET, no_report),
     ):
         with pytest.raises(ValueError, match=r"wide\.pt: layer stem\.0\.weight is \[4, 3, 3, 3\]"):
             measure()
@@ -186,11 +191,11 @@ def test_other_weights_of_the_same_name_are_another_run(config: FinetuneConfig, 
     other = tmp_path / "other/weights.pt"
     checkpoint.save(other, {"model": models.create("resnet8", 10, 2).state_dict()})
     changed = dataclasses.replace(config, init=str(other))
-    finetune.run_one(config, tmp_path / "one", QUIET, no_report)
+    finetune.run_one(options(config, tmp_path / "one"), QUIET, no_report)
     with pytest.raises(checkpoint.BadCheckpoint, match="another run: init_digest"):
-        finetune.run_one(changed, tmp_path / "one", QUIET, no_report, resumes=True)
+        finetune.run_one(options(changed, tmp_path / "one", resume=True), QUIET, no_report)
     for chosen in (config, config, changed):
-        finetune.compare(chosen, (0,), tmp_path / "all", QUIET, no_report)
+        finetune.compare(options(chosen, tmp_path / "all", resume=(tmp_path / "all").exists()), QUIET, no_report)
     run = load_run(tmp_path / "all")
     done = [(record.mode, record.augment_on, record.init_digest) for record in run.of(Finetune)]
     assert len(done) == len(set(done)) == 7, "scratch starts from neither"

@@ -13,7 +13,7 @@ from training.presets import PresetName as TrainingPresetName
 
 COMMANDS = [
     *("run", "throughput", "finetune", "pipeline", "scaling", "audit", "report", "compare", "publish", "export", "gallery"),
-    *("list", "train", "sweep"),
+    *("list", "train", "sweep", "calibrate"),
 ]
 
 

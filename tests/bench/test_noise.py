@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from bench import noise
-from bench.noise import TICKS_PER_S, Sample, compare, describe, read_cpu_times, read_pressure, take_sample, watch
+from bench.noise import TICKS_PER_S, Sample, compare, read_cpu_times, read_pressure, take_sample, watch
 from bench.records import Accuracy, Disturbance, Speed
 from bench.runner import measure_undisturbed
 
@@ -25,7 +25,7 @@ def test_shares_by_hand() -> None:
     assert compare(START, end, (3, False)) == Disturbance(
         others_cpu=0.25, steal=0.05, cpu_pressure=0.4, memory_pressure=0.0, gpu_others=3, throttled=False
     )
-    assert describe(compare(START, end, (3, False))) == (
+    assert compare(START, end, (3, False)).words == (
         "others used 25% of the CPU, the host took 5%, 3 other processes on the GPU"
     )
 

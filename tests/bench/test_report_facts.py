@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from bench.records import AuditCell, AuditLane, Plan, Record, Run, Scaling, Speed
+from bench.records import AuditCell, AuditLane, Disturbance, Plan, Record, Run, Scaling, Speed, load_run
+from bench.report import write_report
 from bench.report.facts.accuracy import (
     backend_pairs,
     baseline,
@@ -24,7 +26,7 @@ from bench.report.facts.pipeline import feedings
 from bench.report.facts.placement import above_ceiling, contest, cost, host_bound_ceilings, utilisation, workers
 from bench.report.facts.scaling import alike_draws, largest, tables
 from bench.report.facts.state import causes, fallbacks, image_sets, missing, status_counts, verdict_counts
-from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, speeds, trained
+from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, speeds, store, trained
 
 
 def run_of(*records: Record, **fields: Any) -> Run:
@@ -368,3 +370,23 @@ def test_what_is_missing_is_gathered_by_reason_the_worst_first() -> None:
 def test_verdicts_are_counted_and_causes_gathered() -> None:
     assert verdict_counts(run_of(audit=EQUAL)) == {"exact": 3, "different": 1}
     assert list(causes(EQUAL)) == [("different", "8 bits")]
+
+
+def test_disturbed_figures_are_marked_and_no_answer_rests_on_them(tmp_path: Path) -> None:
+    """Others used 46 % of the CPU in all rounds of the ceiling; a disturbed round among quiet ones counts for nothing."""
+    busy = Disturbance(others_cpu=0.46)
+    frozen = {"augment_on": "frozen", "recipe": "none", "lane": "fixed"}
+    slow = [trained("throughput", round=n, examples_per_s=185.0 + n, disturbance=busy, **frozen) for n in range(3)]
+    fused = [trained("throughput", round=n, examples_per_s=1180.0 + n, resident=True, backend="fused") for n in range(3)]
+    late = replace(fused[0], round=3, examples_per_s=20.0, disturbance=busy)
+    write_report(load_run(store(tmp_path / "run", {}, records=[*slow, *fused, late])))
+    text = (tmp_path / "run" / "report" / "report.md").read_text()
+    first_screen = text.partition("\n## ")[0]
+    assert "> **Not measurable here:** others used 46% of the CPU while 1 of 2 cases were measured." in first_screen
+    assert "What does it cost? **Not measurable here.** Others used 46% of the CPU" in first_screen
+    assert "638" not in text
+    assert "**A placement lies above the ceiling:**" in first_screen
+    assert "186 ±0.5 %, disturbed" in text
+    assert "contradiction: above it" in text
+    (arm,) = settings([*fused, late], "throughput")[0]
+    assert (arm.speed, arm.disturbance) == (1181.0, None)

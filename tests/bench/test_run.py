@@ -19,8 +19,8 @@ from bench import presets
 from bench.jobs.throughput import Axes, training_configs
 from bench.parts import wait_for
 from bench.presets import ACCELERATOR, CPU, PartName, Preset
-from bench.records import PLAN, RECORDS, Accuracy, Loop, Overhead, Plan, Speed, Throughput, load_run, write
-from bench.run import GRACE_S, RunOptions, chosen_options, restore_options, run
+from bench.records import RECORDS, Accuracy, Loop, Overhead, Speed, Throughput, load_run
+from bench.run import GRACE_S, RunOptions, run
 from training.config import validate
 from training.data import load
 from training.loop import measure_throughput
@@ -156,20 +156,11 @@ def test_parts_share_the_time_and_one_that_fails_leaves_the_others(tmp_path: Pat
     assert "grid ended early (exit code 3)" in console.export_text()
     assert (tmp_path / "run.tar.gz").exists()
     parts.ends["grid"] = (40.0, 0)
-    with pytest.raises(ValueError, match="--resume needs --results DIR"):
+    with pytest.raises(ValueError, match="it holds no run"):
         run(replace(options, resume=True), console, reports.append)
     (folder / "plan.json").write_text("{}")
     with pytest.raises(ValueError, match="cannot resume"):
         run(replace(options, resume=True), console, reports.append)
-
-
-def test_a_resumed_run_knows_its_options(tmp_path: Path) -> None:
-    options = RunOptions(preset="gpu", device="cpu", backends=("fused", "kornia"), recipes=("d2l",), rounds=2, results=tmp_path)
-    case = Speed(status="not_run", subject="Invert", backend="fused")
-    write(tmp_path / PLAN, Plan(suite="gpu", cases=(case,), settings=chosen_options(options)))
-    bare = RunOptions(results=tmp_path, resume=True)
-    assert restore_options(bare) == replace(options, resume=True)
-    assert restore_options(replace(bare, rounds=5)).rounds == 5
 
 
 def test_a_part_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ def test_a_home_means_the_same_in_every_option(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("HOME", str(tmp_path))
     compare = expand_paths(cli.Compare(a=Path("~/a"), b=Path("b~")))
     assert (compare.a, compare.b) == (tmp_path / "a", Path("b~"))
-    train = expand_paths(cli.Train(config=TrainConfig(data="~/photos", data_root=Path("~/d")), out=Path("~/o")))
-    assert (train.config.data, train.config.data_root, train.out) == (f"{tmp_path}/photos", tmp_path / "d", tmp_path / "o")
+    train = expand_paths(cli.Train(config=TrainConfig(data="~/photos", data_root=Path("~/d")), results=Path("~/o")))
+    assert (train.config.data, train.config.data_root, train.results) == (f"{tmp_path}/photos", tmp_path / "d", tmp_path / "o")
     assert expand_paths(cli.Report(runs=(Path("~/a"), Path("x")))).runs == (tmp_path / "a", Path("x"))
     with pytest.raises(ValueError, match="cannot resolve ~nobody-here/x"):
         expand_paths(cli.Gallery(out=Path("~nobody-here/x")))

@@ -268,7 +268,7 @@ def test_local_processes_take_turns_on_gpus(monkeypatch: pytest.MonkeyPatch) -> 
         ({"config": dataclasses.replace(TINY, resident=True, augment_on="workers")}, "resident images need no loader"),
         ({"config": dataclasses.replace(TINY, batch_size=1024, compile=True)}, "batch_size 1024 is more than the 160"),
         ({"retry_failed": True}, "--retry-failed goes with --resume"),
-        ({"resume": True, "results": None}, "give --results"),
+        ({"resume": True, "results": None}, "--resume needs --results"),
         ({"resume": True}, "cannot resume|is no run folder"),
     ],
 )

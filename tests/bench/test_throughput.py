@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bench import limits
 from bench.cli import main
-from bench.jobs.job import measure_cases, open_folder, plan_training
+from bench.jobs.job import JobOptions, measure_cases, open_folder, plan_training
 from bench.jobs.throughput import (
     Axes,
     ThroughputOptions,
@@ -161,7 +161,7 @@ def test_every_case_of_a_gpu_gives_a_result(shapes: Dataset, tmp_path: Path) -> 
     axes = Axes(recipes=("flip",), backends=("fused", "torchvision", "pil"), workers=(0, 1), decode=("ahead",))
     base = resolve_auto(replace(BASE, device="cuda:0", precision="auto"), torch.device("cuda:0"))
     job = throughput_job(base, axes, shapes, seconds=0.05, rounds=1, suite="throughput")
-    folder = open_folder(job, tmp_path / "run", QUIET)
+    folder = open_folder(job, JobOptions(results=tmp_path / "run"), QUIET)
     measure_cases(job, folder, QUIET)
     records = load_run(folder).of(Throughput)
     assert len(records) + len(load_run(folder).of(Feed)) == len(job.cases)

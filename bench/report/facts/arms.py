@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bench.records import MANNER, SETTING, Record
+from bench.records import MANNER, SETTING, Disturbance, Record, are_disturbed, sound, worst_disturbance
 from bench.report.facts.lanes import LANES
 
 FROZEN = "frozen"
@@ -47,6 +47,11 @@ class Arm:
         return "device" if self.augment_on == "device" else "workers" if self.num_workers else "process"
 
     @property
+    def disturbance(self) -> Disturbance | None:
+        """Return the strongest disturbance if others disturbed too many rounds."""
+        return worst_disturbance(self.records) if are_disturbed(self.records) else None
+
+    @property
     def speed(self) -> float:
         """Median examples/s; 0 if unknown."""
         return self.median("examples_per_s") or 0.0
@@ -78,8 +83,8 @@ def gather(records: Iterable[Record], names: Sequence[str]) -> list[list[Record]
 
 
 def arms_of(records: Iterable[Record], names: Sequence[str]) -> list[Arm]:
-    """Return an arm for each combination of the named fields."""
-    return [Arm(records=group) for group in gather(records, names)]
+    """Return an arm for each combination of the named fields, of the rounds that others did not disturb where enough are."""
+    return [Arm(records=sound(group)) for group in gather(records, names)]
 
 
 def settings(records: Iterable[Record], kind: str) -> list[list[Arm]]:

@@ -4,12 +4,14 @@ A lane is what a backend does: draw parameters for each image, once a batch, a m
 different work, and no ratio is made between them.
 """
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from bench.records import AuditCell, Case, Run, Speed
+from bench.statistics import median_interval
 
 LANES = {
     "per_image": "parameters drawn per image",
@@ -46,13 +48,13 @@ def _is_comparable(cell: AuditCell) -> bool:
 
 
 def rate(case: Case | None) -> float | None:
-    """Return the median images/s of a case that successes."""
-    return case.median("images_per_s") if case is not None and case.status == "ok" else None
+    """Return the median images/s of a case that succeeded."""
+    return statistics.median(rates) if case is not None and case.status == "ok" and (rates := round_rates(case)) else None
 
 
 def round_rates(case: Case) -> list[float]:
-    """Return the images/s of each round."""
-    return case.values("images_per_s")
+    """Return the images/s of each round that others did not disturb, of all rounds if too few are left."""
+    return (case if case.is_disturbed else case.quiet).values("images_per_s")
 
 
 def lane_of(case: Case) -> str:
@@ -119,29 +121,34 @@ class LaneTable:
         return [case for case in self.ranked(subject) if (subject, case.first.backend) not in self.differences]
 
     def winner(self, subject: str) -> str | None:
-        """Return the backend whose slowest round beats all rounds of the comparable others; None if there is none."""
+        """Return the backend whose interval lies above those of all comparable others; None if there is none."""
         row = self.comparable(subject)
-        if len(row) < 2 or not all(is_slower(round_rates(row[0]), round_rates(case)) for case in row[1:]):
+        if (
+            len(row) < 2
+            or any(case.is_disturbed for case in row)
+            or not all(is_slower(round_rates(row[0]), round_rates(case)) for case in row[1:])
+        ):
             return None
         return row[0].first.backend
 
     def ratio(self, subject: str, backend: str) -> list[float]:
-        """Return the ratio to the baseline, and of the worst and best pair of rounds; empty unless both do the op."""
+        """Return the ratio to the baseline, and of the ends of both intervals; empty unless both do the op."""
         base = self.baseline
         case, base_case = self.cells.get((subject, backend)), self.cells.get((subject, base or ""))
         differs = {(subject, backend), (subject, base)} & set(self.differences or ())
         if case is None or base_case is None or backend == base or differs or not rate(case) or not rate(base_case):
             return []
-        tops, bottoms = round_rates(case), round_rates(base_case)
-        ends = [min(tops) / max(bottoms), max(tops) / min(bottoms)] if min(len(tops), len(bottoms)) > 1 else []
+        if case.is_disturbed or base_case.is_disturbed:
+            return []
+        tops, bottoms = median_interval(round_rates(case)), median_interval(round_rates(base_case))
+        ends = [tops[0] / bottoms[1], tops[1] / bottoms[0]] if tops and bottoms else []
         return [(rate(case) or 0) / (rate(base_case) or 1), *ends]
 
 
 def is_slower(faster: Sequence[float], rival: Sequence[float]) -> bool | None:
-    """Return whether all of ``rival`` lie below all of ``faster``; None if one of them has a single value."""
-    if len(faster) < 2 or len(rival) < 2:
-        return None
-    return min(faster) > max(rival)
+    """Return whether the interval of the median of ``rival`` lies below that of ``faster``; None if one has a single value."""
+    upper, lower = median_interval(faster), median_interval(rival)
+    return upper[0] > lower[1] if upper and lower else None
 
 
 def lane_tables(run: Run, suite: str) -> list[LaneTable]:

@@ -28,6 +28,11 @@ class Contest:
     def best(self) -> Arm:
         return self.ranked[0]
 
+    @property
+    def decisive(self) -> list[Arm]:
+        """The arms that answers rest on: the ceiling, and the fastest of each place and backend."""
+        return [self.top, *self.places, *self.backends]
+
     @cached_property
     def places(self) -> list[Arm]:
         """The fastest arm of each place, the fastest first."""

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bench.records import Audit, AuditCell, AuditParity, Record, Run
+from bench.records import Audit, AuditCell, Case, Record, Run
 
 STATUSES = ("failed", "not_run", "unsupported")
 
@@ -86,6 +86,11 @@ def missing(run: Run) -> list[Missing]:
     return sorted(rows.values(), key=lambda row: STATUSES.index(row.status))
 
 
+def disturbed_cases(run: Run) -> list[Case]:
+    """Return the cases repeated by round of which others disturbed too many rounds."""
+    return [case for case in run.cases() if case.records and case.first.repetition == "round" and case.is_disturbed]
+
+
 def status_counts(run: Run) -> Counter[str]:
     """Return how many cases have which status."""
     return Counter(case.status for case in run.cases())
@@ -116,13 +121,3 @@ def causes(audit: Audit) -> dict[Cause, list[AuditCell]]:
         if cell.verdict in ("close", "different", "unaudited"):
             groups.setdefault(Cause(cell.verdict, cell.cause), []).append(cell)
     return {key: groups[key] for key in sorted(groups, key=lambda key: -VERDICTS.index(key.verdict))}
-
-
-def mean_error(cell: AuditCell) -> float:
-    """Return the mean error in 1/255 that decides on "close": the largest of any size and setting, all images together."""
-    groups: dict[tuple[int, str], list[AuditParity]] = {}
-    for parity in cell.parity:
-        if parity.setting in ("as drawn", "pinned"):
-            groups.setdefault((parity.size, parity.setting), []).append(parity)
-    means = (sum(p.mean_error * p.draws for p in group) / (sum(p.draws for p in group) or 1) for group in groups.values())
-    return max(means, default=0.0)

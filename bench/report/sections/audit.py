@@ -9,7 +9,7 @@ from bench.records import AuditCell, Run, counted, listed, rounded
 from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Details, Paragraph, Section, Strip, Strips, Text, Warning
 from bench.report.facts.gallery import Gallery, Picture, load_gallery
 from bench.report.facts.lanes import LANES
-from bench.report.facts.state import causes, mean_error
+from bench.report.facts.state import causes
 from bench.report.sections.state import audit_words
 from bench.report.tables import build_table, words_column
 
@@ -68,12 +68,7 @@ def _cell(cells: Mapping[tuple[str, str], AuditCell], backend: str, subject: str
     cell = cells.get((subject, backend))
     if cell is None or cell.verdict in ("unsupported", "unaudited"):
         return cell.verdict if cell else ""
-    lane = MARKS.get(cell.lane.measured, "?") if cell.lane else "?"
-    if cell.verdict == "different" and cell.max_error <= 1:
-        return f"different {lane}, draws"
-    size = mean_error(cell) if cell.verdict == "close" else cell.max_error
-    error = "< 0.01" if 0 < size < 0.01 else rounded(size, 2)
-    return f"{cell.verdict} {lane}, {'mean ' if cell.verdict == 'close' else ''}{error}"
+    return f"{cell.verdict} {MARKS.get(cell.lane.measured, '?') if cell.lane else '?'}, {cell.error_words}"
 
 
 def _cause(verdict: str, cause: str, cells: Sequence[AuditCell]) -> Text:

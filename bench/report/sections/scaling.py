@@ -9,11 +9,12 @@ from bench.report.figures import Figure, Line, Look, lines, series_look
 from bench.report.sections.state import failed_section
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import setting, span, with_spread
+from bench.statistics import SPREAD
 
 TITLE = "Training on several processes"
 GAIN = "Does training scale over processes?"
 PARALLEL = {"ddp": "DDP, a process each", "data_parallel": "DataParallel, one process", "none": "one process"}
-METHOD = """examples/s of all processes together, over the wall time of the slowest; medians of the rounds, ± half the range.
+METHOD = f"""examples/s of all processes together, over the wall time of the slowest; medians of the rounds, {SPREAD}.
 Strong scaling keeps the batch of all together, weak scaling that of each. Efficiency: speed-up over one process by the number
 of devices; a CPU is one device, however many processes share it. Slowest rank: in a bare loop of its own. Draws: the first
 augmented batches of each rank, made from one image, are compared."""

@@ -27,14 +27,15 @@ from bench.report.sections.state import no_answer
 from bench.report.sections.training import WITH, alone, name_or_undecided
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import span, spread
+from bench.statistics import SPREAD
 
 TITLES = {"recipes": "Recipes: images per second", "ops": "Single ops: images per second"}
 VERDICTS = {"exact": "=", "close": "≈", "different": "≠"}
 GROWTH, GROWTH_TITLE = "How does speed change with size?", "Speed by batch and image size"
-NOTE = "Images per second: medians of the rounds, ± half the range between them; augmentation without training."
-METHOD = """images/s, median of the rounds ± half the range; x: ratio to the baseline of the table (worst to best pair of
-rounds), if both do the op as it is defined. Audit: = exact, ≈ close, ≠ different. ·: another lane (lane: how often parameters
-are drawn). Bold: its slowest round beats all rounds of the others."""
+NOTE = f"Images per second: medians of the rounds, {SPREAD}, n rounds; augmentation without training."
+METHOD = f"""images/s: median of n rounds, {SPREAD}; x: ratio to the baseline of the table (from the ends of both intervals), if
+both do the op as it is defined. Audit: = exact, ≈ close, ≠ different. ·: another lane (lane: how often parameters are drawn).
+Bold: its interval lies above those of the others."""
 COST_METHOD = """Share of a copy: the time in which the device copies the bytes of batch and result within its own memory, over
 the mean time of a call (first round; above 100 % if the batch fits into caches). Device busy: by the device's own clock; the
 rest is the host's work. Launches and waits: kernels, and waits of the host, in a call. Host: until a call returns while a
@@ -80,7 +81,8 @@ def _rates_table(run: Run, table: LaneTable) -> Block:
     verdicts = {(c.subject, c.backend): VERDICTS.get(c.verdict, c.verdict) for c in run.audit.verdicts} if run.audit else {}
     columns = [words_column(table.suite.removesuffix("s"), lambda subject: [Code(subject)])]
     columns.append(Column("batch, pixels", lambda subject: sizes[subject]))
-    for backend in table.backends:
+    wins = Counter(table.winner(subject) for subject in table.subjects)
+    for backend in sorted(table.backends, key=lambda name: -wins[name]):  # what is cut off on a narrow screen wins least
         header = [Code(backend), *([" (baseline)"] if backend == table.baseline else [])]
         columns.append(Column(header, partial(_rate_cell, table, verdicts, backend)))
     return build_table(columns, table.subjects)
@@ -93,7 +95,8 @@ def _rate_cell(table: LaneTable, verdicts: Mapping[tuple[str, str], str], backen
         return table.absent.get((subject, backend), "not planned") if case is None else case.status.replace("_", " ")
     number = rounded(speed)
     text: list[str] = [Strong(number) if table.winner(subject) == backend else number]
-    beside = " ".join(filter(None, (spread(round_rates(case)), verdict)))
+    mark = "disturbed" if case.is_disturbed else ""
+    beside = " ".join(filter(None, (spread(round_rates(case)), f"n {len(round_rates(case))}", verdict, mark)))
     text += [Quiet(f" {beside}")] if beside else []
     if ratio:
         text += [BREAK, f"{rounded(ratio[0])}x", Quiet(span(ratio[1:]))]

@@ -3,13 +3,27 @@
 from collections.abc import Sequence
 from functools import partial
 
-from bench.records import UNKNOWN, Environment, Gpu, Run, Source, counted, listed, percent, rounded
+from bench.records import (
+    UNKNOWN,
+    Calibration,
+    Environment,
+    Gpu,
+    Planted,
+    Run,
+    Source,
+    counted,
+    listed,
+    percent,
+    rounded,
+    worst_disturbance,
+)
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Text
 from bench.report.facts.lanes import rate, round_rates
 from bench.report.facts.placement import UTILISATION, above_ceiling, host_bound_ceilings
 from bench.report.facts.state import (
     Missing,
     devices,
+    disturbed_cases,
     failures_of,
     fallbacks,
     image_sets,
@@ -20,12 +34,12 @@ from bench.report.facts.state import (
 )
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import NOISY, capitalise, date, label
-from bench.statistics import half_range
+from bench.statistics import half_interval, share_interval
 
 PACKAGES = ("augmark", "torch", "torchvision", "kornia", "numpy", "pillow", "triton")
 METHOD_TITLE, MISSING_TITLE = "How it was measured", "What failed, is unsupported or did not run"
 TENSORS = "Its speeds there are not those of the C or Triton kernels."
-ABOVE = "Others used the machine, or something else bounds the ceiling: measure again."
+ABOVE = "The ceiling does less work, so that is a contradiction: something else bounds it, or others used the machine."
 HOST_BOUND = "so what augmentation costs is hidden. Train with --graph on, --compile or a larger --batch-size."
 TIMED = """A benchmark times a batch on the device through a pipeline into new memory, by wall time, with the device
 synchronised before and after each call. Recipes start from one uint8 batch and end in the same normalised dtype for every
@@ -70,6 +84,11 @@ def warnings(run: Run) -> list[Text]:
     sides = [(source.name, source.environment) for source in run.sources] or [(run.name, run.environment)]
     texts: list[Text] = [[Strong("Note on"), " ", Code(name), f": {side.note}"] for name, side in sides if side and side.note]
     pairs = [(f"fused fell back to plain tensors on {device}.", TENSORS) for device in fallbacks(run)]
+    if disturbed := disturbed_cases(run):
+        worst = worst_disturbance(record for case in disturbed for record in case.records)
+        measured = sum(case.status == "ok" for case in run.cases())
+        words = f"{worst.words if worst else ''} while {len(disturbed)} of {counted(measured, 'case')} were measured."
+        pairs.append(("Not measurable here:", f"{words} Those figures are marked, and no answer rests on them."))
     for arm, top in above_ceiling(run):
         speeds = f"{label(arm)} reaches {rounded(arm.speed)} examples/s, {label(top)} {rounded(top.speed)}."
         pairs.append(("A placement lies above the ceiling:", f"{speeds} {ABOVE}"))
@@ -185,6 +204,37 @@ def _fact(name: str, source: Source) -> Text:
     return dict(_machine(source.environment)).get(name, UNKNOWN) if source.environment else UNKNOWN
 
 
+# ---- certificate ----------------------------------------------------------------------------------------------------------
+
+TELLS, CERTIFIES = "Which differences can be told here?", "What a comparison can tell on this machine"
+CERTIFICATE = """Fresh processes measured the same cases, and augmark compare compared them in pairs. Added work: more images in
+each batch, which count for nothing. Intervals: binomial, 95 % (Clopper and Pearson)."""
+
+
+def certificate_section(run: Run) -> Section | None:
+    """Return what comparisons of the machine with itself called; None without a certificate."""
+    records = [record for record in run.records if isinstance(record, Calibration)]
+    if not records:
+        return None
+    record = records[-1]
+    rows = [Planted(added=0.0, called=record.false_calls, comparisons=record.comparisons or 0), *record.planted]
+    columns = [
+        Column("work added", lambda row: percent(row.added, 0) if row.added else "none: false calls"),
+        Column("called", lambda row: f"{row.called} of {row.comparisons}"),
+        Column("share", lambda row: percent(row.called / row.comparisons) if row.comparisons else ""),
+        Column("95 % interval", lambda row: " to ".join(percent(end) for end in share_interval(row.called, row.comparisons))),
+    ]
+    words = f"{record.processes} processes, {record.rounds} rounds of {record.seconds:.0f} s in all each, on {record.device}; "
+    words += f"level {record.level:g} for the cases of a comparison together. Standard deviation between rounds of a process "
+    words += f"{percent(record.within_sd)}, between processes {percent(record.between_sd)} beyond that; the case in the middle."
+    is_known = record.status == "ok"
+    limit = f"From {percent(record.called_from)} on" if is_known else "Not measurable here"
+    evidence = "On this machine slowdowns of that size and larger are called in at least 95 % of comparisons."
+    answer = Answer(TELLS, limit, evidence if is_known else f"{capitalise(record.reason or '')}.")
+    blocks: list[Block] = [Paragraph(f"{CERTIFICATE} {words}"), build_table(columns, rows)]
+    return Section(title=CERTIFIES, blocks=blocks, answers=[answer])
+
+
 # ---- tail -----------------------------------------------------------------------------------------------------------------
 
 
@@ -194,12 +244,12 @@ def method_section(run: Run) -> Section | None:
     if not cases:
         return None
     counts, calls = sorted({len(round_rates(case)) for case in cases}), [len(case.samples_s) for case in cases]
-    shares = sorted(share for case in cases if (share := half_range(round_rates(case))) is not None)
+    shares = sorted(share for case in cases if (share := half_interval(round_rates(case))) is not None)
     threads = sorted({case.known("threads") for case in cases} - {None})
     text = f"Rounds: {listed(map(str, counts))}, each over the whole grid in a new order; "
     text += f"{min(calls):,} to {max(calls):,} calls a case."
     if shares:
-        text += f" Half the range between rounds: {percent(shares[len(shares) // 2])} of the median in the middle case, "
+        text += f" Half the interval of the median: {percent(shares[len(shares) // 2])} of it in the middle case, "
         text += f"{percent(shares[-1])} at most; above {percent(NOISY, 0)} a cell is called noisy."
     text += f" Threads: {listed(map(str, threads)) or UNKNOWN}; fused uses fewer for small batches."
     return Section(title=METHOD_TITLE, blocks=[Paragraph(TIMED), Paragraph(text)])

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from bench.records import SETTING, UNKNOWN, Case, Run, counted, percent, rounded
+from bench.records import SETTING, UNKNOWN, Case, Disturbance, Run, counted, percent, rounded, worst_disturbance
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
 from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, successes
 from bench.report.facts.lanes import LANES, SHORT_LANES, is_slower, rate, round_rates
@@ -12,16 +12,18 @@ from bench.report.sections.parts import Split, split_blocks
 from bench.report.sections.state import failed_section, no_answer
 from bench.report.tables import Column, build_table, number_column, words_column
 from bench.report.words import capitalise, flop, format_rounds, label, lower_first, name_of, setting, span, with_spread
+from bench.statistics import SPREAD
 
 TITLE = "Training: examples per second by placement"
 WHERE, WITH, COST = "Where should augmentation run?", "With which backend?", "What does it cost?"
 USE = "How much of the device's arithmetic does training use?"
+RECIPE_WORDS = {"d2l": ": flip, colour jitter and resized crop of Dive into Deep Learning, 14.1"}
 PLACES = {
     "device": "On the device ({}), a batch at a time",
     "workers": "In loader workers",
     "process": "In the training process, image by image",
 }
-OVERLAP = "not distinguishable: their rounds overlap"
+OVERLAP = "not distinguishable: their intervals overlap"
 VERDICTS = {True: "slower beyond the spread between rounds", False: OVERLAP, None: "of one round, so not certain"}
 METHOD = """The ceiling trains on one prepared batch over and over; "no augmentation" normalises only. All placements take turns
 within a round. Waiting: training stood without a batch, so augmentation in workers shows as waiting, on the device as a longer
@@ -42,17 +44,22 @@ def training_section(run: Run) -> Section | None:
     for index, arms in enumerate(groups, start=1):
         for recipe in dict.fromkeys(arm.recipe for arm in arms if not arm.is_bare) or ["none"]:
             shown = [arm for arm in arms if arm.is_bare or arm.recipe == recipe]
-            blocks += [Heading(["Recipe ", Code(recipe)]), Paragraph(f"Setting: {setting(shown[0])}.")]
+            blocks += [
+                Heading(["Recipe ", Code(recipe), RECIPE_WORDS.get(recipe, "")]),
+                Paragraph(f"Setting: {setting(shown[0])}."),
+            ]
             splits = [Split(label(arm), arm, split_ms(arm, arm.batch_size)) for arm in shown]
             drawn = split_blocks(f"throughput-{index}-{recipe}", "a step", splits)
             blocks += [*drawn[:1], *([Details("Milliseconds a step by part", drawn[1:])] if drawn else [])]
             blocks += [_table(shown), *_workers(run, shown, recipe)]
     current = contest(run)
+    decisive = current.decisive if current is not None else []
+    worst = worst_disturbance(record for arm in decisive if arm.disturbance for record in arm.records)
     answers = [no_answer(WHERE, "training was not measured with and without augmentation in one setting.")]
     note = ""
     if current is not None:
-        answers = [_where(current), _with(current), _costs(current)]
-        note = f"Training speed: medians of the rounds, ± half the range between them; recipe {current.recipe}, "
+        answers = [_where(current), _with(current), _costs(current)] if worst is None else _not_measurable(worst)
+        note = f"Training speed: medians of the rounds, {SPREAD}; recipe {current.recipe}, "
         note += f"{LANES[current.lane]}; {setting(current.best)}."
     return Section(title=TITLE, blocks=[*blocks, *overhead], answers=[*answers, *_utilisation(run)], note=note)
 
@@ -68,6 +75,12 @@ def speed_words(arm: Arm) -> str:
 def verdict(best: Arm, rival: Arm) -> str:
     """Return how sure it is that the rival is slower."""
     return VERDICTS[is_slower(speeds(best), speeds(rival))]
+
+
+def _not_measurable(worst: Disturbance) -> list[Answer]:
+    """Return that others disturbed the placements that the answers rest on."""
+    evidence = f"{capitalise(worst.words)}: measure again where it is quiet. The table below has what was measured."
+    return [Answer(question, "Not measurable here", evidence) for question in (WHERE, WITH, COST)]
 
 
 def _where(contest: Contest) -> Answer:
@@ -165,7 +178,7 @@ def _table(arms: Sequence[Arm]) -> Block:
     columns = [
         words_column("placement", name_of),
         words_column("drawn", lambda arm: SHORT_LANES[arm.lane]),
-        Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
+        Column("examples/s", lambda arm: with_spread(arm, "examples_per_s") + (", disturbed" if arm.disturbance else "")),
         Column("share of the ceiling", lambda arm: "the ceiling" if arm is top else _share(arm, top)),
         Column("waiting", lambda arm: percent(arm.median("wait_share"), 0)),
         Column("arithmetic", _utilisation_words),
