@@ -379,8 +379,8 @@ class List:
 
 COMMANDS: Mapping[str, type[Any]] = {
     "run": Run, "throughput": Throughput, "finetune": Finetune, "pipeline": Pipeline, "scaling": Scaling,
-    "calibrate": Calibrate, "audit": Audit, "report": Report, "compare": Compare, "publish": Publish, "export": Export, "gallery": Gallery,
-    "list": List, "train": Train, "sweep": Sweep,
+    "calibrate": Calibrate, "audit": Audit, "report": Report, "compare": Compare, "publish": Publish, "export": Export,
+    "gallery": Gallery, "list": List, "train": Train, "sweep": Sweep,
 }  # fmt: skip
 PLACED = "workers: in loader workers; device: one batched call where the model is"
 HELP: Mapping[str, Mapping[str, Any]] = {

@@ -51,14 +51,15 @@ def test_the_smallest_slowdown_that_is_called_by_hand(called: tuple[int, ...], l
 
 def test_binomial_intervals_by_the_rule_of_their_tails() -> None:
     """Of none in n the upper end is 1 - 0.025^(1/n)."""
-    assert share_interval(0, 72) == (0.0, pytest.approx(1 - 0.025 ** (1 / 72)))
-    assert share_interval(72, 72) == (pytest.approx(0.025 ** (1 / 72)), 1.0)
+    assert list(share_interval(0, 72)) == pytest.approx([0.0, 1 - 0.025 ** (1 / 72)])
+    assert list(share_interval(72, 72)) == pytest.approx([0.025 ** (1 / 72), 1.0])
     assert share_interval(0, 0) == (0.0, 1.0)
 
 
 def test_standard_deviations_are_those_that_were_drawn() -> None:
     within, between = pooled_sds([process[0] for process in drawn(1, within=0.03, between=0.02, processes=200)])
-    assert (within, between) == (pytest.approx(0.03, rel=0.05), pytest.approx(0.02, rel=0.1))
+    assert within == pytest.approx(0.03, rel=0.05)
+    assert between == pytest.approx(0.02, rel=0.1)
 
 
 @pytest.mark.parametrize(("within", "between"), [(0.02, 0.0), (0.01, 0.01), (0.04, 0.02)])
