@@ -74,8 +74,8 @@ class Draws:
         return library().random.coin_flip(probability=p, **self._options)
 
     def uniform(self, low: float, high: float) -> Any:
-        """Return float32 numbers in [low, high)."""
-        return library().random.uniform(range=[low, high], **self._options)
+        """Return float32 numbers in [low, high); ``low`` if they are equal, which DALI refuses as a range."""
+        return library().random.uniform(**({"values": [low]} if low == high else {"range": [low, high]}), **self._options)
 
     def integer(self, count: int) -> Any:
         """Return whole numbers 0 .. count - 1, float32."""
