@@ -18,8 +18,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, dataclass_transform
 
-from torch import Tensor
-
 from augment.distributions import Chance, Distribution, Limits, Range, check_limits
 
 if TYPE_CHECKING:
@@ -65,7 +63,7 @@ def _read(read: Read, params: Mapping[str, Any]) -> Any:
     if isinstance(read, str):
         return params[read]
     key, place = read
-    return params[key][..., place] if isinstance(params[key], Tensor) else params[key][place]
+    return params[key][..., place] if hasattr(params[key], "ndim") else params[key][place]
 
 
 class UnsupportedOp(ValueError):

@@ -5,11 +5,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import kornia.augmentation as K
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from augment.backends.dali import Draws, clamp, contrast, dali, happens, unit
 from augment.backends.kornia import Clamp, kornia
 from augment.backends.torchvision import torchvision
 from augment.backends.triton_augment import triton_augment
@@ -24,6 +26,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 PIL_HUE = "8-bit arithmetic, the hue on PIL's 8-bit wheel"
 PIL_COLOUR = "8-bit arithmetic, the hue in PIL's 8-bit HSV"
+YIQ_HUE = "the hue is turned in YIQ, not in HSV"
 ABOUT_BLACK = "contrast about black, not about the mean"
 ABOUT_GREY = "contrast about mid-grey, not about the mean"
 FLAT_IS_BLACK = "a channel of one value becomes black"
@@ -51,6 +54,14 @@ def _on_pil(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
     return F.to_dtype(F.pil_to_tensor(result), torch.float32, scale=True)
 
 
+def _turn_in_yiq(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
+    """Rotate the chroma plane of YIQ (NTSC 1953) by the angle of the hue."""
+    to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
+    angle = 2 * math.pi * float(drawn["factor"])
+    turn = torch.tensor([[1, 0, 0], [0, math.cos(angle), math.sin(angle)], [0, -math.sin(angle), math.cos(angle)]])
+    return torch.einsum("ij,jhw->ihw", torch.linalg.inv(to_yiq) @ turn @ to_yiq, image).clamp(0, 1)
+
+
 def _build_jitter(library: Any, name: str) -> Builder:
     return lambda op: library.ColorJitter(**{name: (op.low, op.high)})
 
@@ -60,12 +71,32 @@ def torchvision_jitter(name: str) -> dict[str, Cell]:
     return torchvision(_build_jitter(v2, name), factor=f"{name}_factor")
 
 
+def _adjust(ndd: Any, name: str, images: Any, factor: Any) -> Any:
+    """Apply one of ColorJitter's four with DALI: hue in turns, where DALI takes degrees."""
+    adjust = {
+        "brightness": lambda: ndd.brightness(images, brightness=factor),
+        "contrast": lambda: contrast(images, factor),
+        "saturation": lambda: ndd.saturation(images, saturation=factor),
+        "hue": lambda: ndd.hue(images, hue=factor * 360.0),
+    }
+    return clamp(adjust[name]())
+
+
+def _draw_factor(op: Any, draws: Draws) -> dict[str, Any]:
+    return {"factor": draws.uniform(op.low, op.high)}
+
+
+def _factor_with_dali(name: str) -> dict[str, Cell]:
+    return dali(lambda ndd, op, images, drawn: _adjust(ndd, name, images, drawn["factor"]), _draw_factor)
+
+
 def _jitter_cells(name: str, place: int) -> dict[str, Cell]:
     return (
         torchvision_jitter(name)
         # Kornia's RandomBrightness adds; its ColorJitter multiplies, as the definition does.
         | kornia(_build_jitter(K, name), factor=f"{name}_factor")
         | triton_augment("TritonColorJitter", lambda op: {name: (op.low, op.high)}, (place, place), factor=f"{name}_factor")
+        | _factor_with_dali(name)
     )
 
 
@@ -124,10 +155,10 @@ class Hue(FactorOp):
 
     draws = (Uniform("factor", "low", "high", least=-0.5, most=0.5),)
     pins = {"low": 0.2, "high": 0.2}
-    cells = torchvision_jitter("hue") | kornia(_build_jitter(K, "hue"), factor="hue_factor")
+    cells = torchvision_jitter("hue") | kornia(_build_jitter(K, "hue"), factor="hue_factor") | _factor_with_dali("hue")
     fused = kinds.PointOp("hue", strength="factor")
-    differs = {"pil": PIL_HUE}
-    alternatives = {PIL_COLOUR: _on_pil}
+    differs = {"pil": PIL_HUE, "dali": YIQ_HUE}
+    alternatives = {PIL_COLOUR: _on_pil, YIQ_HUE: _turn_in_yiq}
     oracle = lambda op, image, drawn: F.adjust_hue(image, float(drawn["factor"]))
 
 
@@ -159,6 +190,12 @@ def _jitter_on_pil(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
     return _on_pil(op, image, drawn) if "hue" in op.changing else torch.full_like(image, math.nan)
 
 
+def _jitter_with_dali(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
+    for name in op.changing:
+        images = _adjust(ndd, name, images, drawn[name])
+    return images
+
+
 @op
 class ColorJitter(Op):
     """Brightness, Contrast, Saturation and Hue, each with its own factor, in a random order (all 24 equally likely)."""
@@ -183,12 +220,17 @@ class ColorJitter(Op):
             hue=lambda args: torch.zeros_like(args["contrast_factor"]),
             order=lambda args: torch.arange(4).repeat(len(args["contrast_factor"]), 1),  # its order is fixed
         )
+        | dali(
+            _jitter_with_dali, lambda op, draws: {name: draws.uniform(*getattr(op, name)) for name in NO_CHANGE},
+            order=lambda drawn: np.tile(np.arange(4.0), (len(drawn["hue"]), 1)),
+        )
     )  # fmt: skip
     fused = kinds.Jitter()
     differs = {
         "kornia": "one order of the four ops for the whole batch",
         "triton_augment": "brightness, contrast, saturation in this order; contrast about mid-grey, not about the mean",
         "pil": PIL_HUE,
+        "dali": f"one fixed order of the four ops; {YIQ_HUE}",
     }
     oracle = _jitter
     alternatives = {PIL_COLOUR: _jitter_on_pil, ABOUT_GREY: _jitter_about_grey, "8-bit arithmetic, of PIL": _on_pil}
@@ -212,6 +254,7 @@ class Grayscale(ChanceOp):
             "TritonRandomGrayscale", lambda op: {"p": op.p}, (6, 6), renamed={"p": "grayscale_p"},
             applied=lambda args: args.get("grayscale_mask", args.get("grayscale")),
         )
+        | dali(lambda ndd, op, images, drawn: ndd.saturation(images, saturation=1 - drawn["applied"]), happens)
     )  # fmt: skip
     fused = kinds.PointOp("grayscale")
     oracle = lambda op, image, drawn: F.rgb_to_grayscale(image, num_output_channels=3)
@@ -319,8 +362,13 @@ class GaussianBlur(Op):
 
     draws = (Uniform("sigma", "sigma", least=1e-6),)
     pins = {"sigma": (1.0, 1.0)}
-    cells = torchvision(lambda op: v2.GaussianBlur(op.kernel_size, op.sigma), sigma=("sigma", 0)) | kornia(
-        lambda op: K.RandomGaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0)
+    cells = (
+        torchvision(lambda op: v2.GaussianBlur(op.kernel_size, op.sigma), sigma=("sigma", 0))
+        | kornia(lambda op: K.RandomGaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0))
+        | dali(
+            lambda ndd, op, images, drawn: ndd.gaussian_blur(images, sigma=drawn["sigma"], window_size=op.kernel_size),
+            lambda op, draws: {"sigma": draws.uniform(*op.sigma)},
+        )
     )
     fused = kinds.Blur()
     oracle = lambda op, image, drawn: F.gaussian_blur(image, [op.kernel_size] * 2, [float(drawn["sigma"])] * 2)
@@ -343,13 +391,26 @@ class GaussianNoise(Op):
     sigma: float = 0.1
 
     draws = (Normal(),)
-    cells = torchvision(lambda op: v2.GaussianNoise(sigma=op.sigma)) | kornia(  # Kornia's noise is not clamped
-        lambda op: nn.Sequential(K.RandomGaussianNoise(mean=0.0, std=op.sigma, p=1.0), Clamp()), noise="gaussian_noise"
+    cells = (
+        torchvision(lambda op: v2.GaussianNoise(sigma=op.sigma))
+        | kornia(  # Kornia's noise is not clamped
+            lambda op: nn.Sequential(K.RandomGaussianNoise(mean=0.0, std=op.sigma, p=1.0), Clamp()), noise="gaussian_noise"
+        )
+        | dali(
+            lambda ndd, op, images, drawn: clamp(images + drawn["noise"]),
+            lambda op, draws: {"noise": draws.normal(op.sigma)},
+            noise=lambda drawn: drawn["noise"].transpose(0, 3, 1, 2),
+        )
     )
     fused = kinds.Noise()
-    needs_float = ("pil", "torchvision")
+    needs_float = ("pil", "torchvision", "dali")
     lanes = {"torchvision": "per_image"}  # drawn anew for every pixel of the batch
     oracle = lambda op, image, drawn: (image + torch.as_tensor(drawn["noise"]).to(image)).clamp(0, 1)
+
+
+def _normalize_with_dali(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
+    scaled = {name: [unit(images) * value for value in getattr(op, name)] for name in ("mean", "std")}
+    return ndd.crop_mirror_normalize(images, **scaled, output_layout="CHW", dtype=ndd.float32)
 
 
 @op
@@ -363,6 +424,7 @@ class Normalize(Op):
         torchvision(lambda op: v2.Normalize(op.mean, op.std))
         | kornia(lambda op: K.Normalize(op.mean, op.std))
         | triton_augment("TritonNormalize", lambda op: {"mean": op.mean, "std": op.std}, (7, 7))
+        | dali(_normalize_with_dali)
     )
     fused = kinds.Normalize()
     needs_float = ("pil", "torchvision", "fused")

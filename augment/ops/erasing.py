@@ -6,12 +6,13 @@ import kornia.augmentation as K
 from torch import Tensor
 from torchvision.transforms import v2
 
+from augment.backends.dali import dali, unit
 from augment.backends.kornia import kornia
 from augment.backends.torchvision import torchvision
 from augment.distributions import Rectangle, Square
 from augment.fused import kinds
 from augment.op import Drawn, Op, Range, Read, op
-from augment.ops.geometry import window
+from augment.ops.geometry import DALI_WINDOW, window
 
 TORCHVISION_READS: dict[str, Read] = {
     "top": "i",
@@ -39,6 +40,22 @@ class _RandomErasing(v2.RandomErasing):
         return super().transform(inpt, params)
 
 
+def _draw_rectangle(op: Any, draws: Any) -> dict[str, Any]:
+    ratio = [1 / side for side in reversed(op.ratio)]  # DALI's is width over height
+    return {"applied": draws.chance(op.p), **draws.window(op.scale, ratio)}
+
+
+def _draw_square(op: Any, draws: Any) -> dict[str, Any]:
+    side = round(op.side * min(draws.shape))
+    top, left = (draws.integer(length - side + 1) for length in draws.shape)
+    return {"top": top, "left": left, "side": 0.0 * top + side}
+
+
+def _erase_with_dali(ndd: Any, images: Any, anchor: Any, shape: Any, value: float) -> Any:
+    anchor, shape = (ndd.cast(batch, dtype=ndd.float32) for batch in (anchor, shape))
+    return ndd.erase(images, anchor=anchor, shape=shape, axis_names="HW", fill_value=value * unit(images))
+
+
 @op
 class RandomErasing(Op):
     """With probability ``p`` set a rectangle to ``value``.
@@ -54,9 +71,16 @@ class RandomErasing(Op):
 
     limits = {"value": (0.0, 1.0)}
     draws = (Rectangle(),)
-    cells = torchvision(
-        lambda op: _RandomErasing(op.p, scale=op.scale, ratio=op.ratio, value=op.value), **TORCHVISION_READS
-    ) | kornia(lambda op: K.RandomErasing(scale=op.scale, ratio=op.ratio, value=op.value, p=op.p), **KORNIA_READS)
+    cells = (
+        torchvision(lambda op: _RandomErasing(op.p, scale=op.scale, ratio=op.ratio, value=op.value), **TORCHVISION_READS)
+        | kornia(lambda op: K.RandomErasing(scale=op.scale, ratio=op.ratio, value=op.value, p=op.p), **KORNIA_READS)
+        | dali(
+            lambda ndd, op, images, drawn: _erase_with_dali(
+                ndd, images, drawn["anchor"], drawn["shape"] * drawn["applied"], op.value
+            ),
+            _draw_rectangle, **DALI_WINDOW,
+        )
+    )  # fmt: skip
     fused = kinds.Erase(value="value")
     needs_float = ("pil",)  # torchvision erases tensors only
     differs = {"kornia": "the ratio is uniform on either side of 1, not log-uniform"}
@@ -74,9 +98,16 @@ class Cutout(Op):
     side: float = 0.5
 
     draws = (Square(),)
-    cells = torchvision(
-        lambda op: v2.RandomErasing(1.0, scale=(op.side**2,) * 2, ratio=(1.0, 1.0)), **TORCHVISION_READS
-    ) | kornia(lambda op: K.RandomErasing(scale=(op.side**2,) * 2, ratio=(1.0, 1.0), p=1.0), **KORNIA_READS)
+    cells = (
+        torchvision(lambda op: v2.RandomErasing(1.0, scale=(op.side**2,) * 2, ratio=(1.0, 1.0)), **TORCHVISION_READS)
+        | kornia(lambda op: K.RandomErasing(scale=(op.side**2,) * 2, ratio=(1.0, 1.0), p=1.0), **KORNIA_READS)
+        | dali(
+            lambda ndd, op, images, drawn: _erase_with_dali(
+                ndd, images, ndd.stack(drawn["top"], drawn["left"]), ndd.stack(drawn["side"], drawn["side"]), 0.0
+            ),
+            _draw_square, height="side", width="side",
+        )
+    )  # fmt: skip
     fused = kinds.Erase()
     needs_float = ("pil",)
     oracle = lambda op, image, drawn: _erase(image, drawn, 0.0)

@@ -5,11 +5,13 @@ from dataclasses import asdict
 from typing import Any
 
 import kornia.augmentation as K
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from augment.backends.dali import LINEAR, dali, happens, numbers, warp
 from augment.backends.kornia import kornia, window_reads
 from augment.backends.torchvision import torchvision
 from augment.backends.triton_augment import triton_augment
@@ -34,6 +36,7 @@ class HorizontalFlip(ChanceOp):
             "TritonRandomHorizontalFlip", lambda op: {"p": op.p}, (2, 2), renamed={"p": "horizontal_flip_p"},
             applied=lambda args: args.get("flip_mask", args.get("flip_horizontal")),
         )
+        | dali(lambda ndd, op, images, drawn: ndd.flip(images, horizontal=drawn["applied"]), happens)
     )  # fmt: skip
     fused = kinds.Flip(axis=1)
     oracle = lambda op, image, drawn: F.horizontal_flip(image)
@@ -43,7 +46,11 @@ class HorizontalFlip(ChanceOp):
 class VerticalFlip(ChanceOp):
     """Mirror top and bottom with probability ``p``."""
 
-    cells = torchvision(lambda op: v2.RandomVerticalFlip(op.p)) | kornia(lambda op: K.RandomVerticalFlip(p=op.p))
+    cells = (
+        torchvision(lambda op: v2.RandomVerticalFlip(op.p))
+        | kornia(lambda op: K.RandomVerticalFlip(p=op.p))
+        | dali(lambda ndd, op, images, drawn: ndd.flip(images, horizontal=0, vertical=drawn["applied"]), happens)
+    )
     fused = kinds.Flip(axis=0)
     oracle = lambda op, image, drawn: F.vertical_flip(image)
 
@@ -51,6 +58,18 @@ class VerticalFlip(ChanceOp):
 def _corners(params: Drawn) -> Tensor:
     corners: Tensor = params["src"]
     return corners
+
+
+def _draw_position(op: Any, draws: Any) -> Drawn:
+    height, width = (side + 2 * op.padding - op.size + 1 for side in draws.shape)
+    return {"top": draws.integer(height), "left": draws.integer(width)}
+
+
+def _crop(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
+    start = ndd.stack(drawn["top"], drawn["left"]) - op.padding
+    return ndd.slice(
+        images, start=start, shape=[op.size] * 2, axes=[0, 1], out_of_bounds_policy="pad", fill_values=0
+    )  # fmt: skip
 
 
 @op
@@ -71,6 +90,7 @@ class RandomCrop(Op):
             "TritonRandomCrop", lambda op: {"size": op.size}, (1, 1), renamed={"size": "crop_size"},
             refuses=lambda op: "it crops without padding, so padding must be 0" if op.padding else None,
         )
+        | dali(_crop, _draw_position)
     )  # fmt: skip
     fused = kinds.Crop()
     oracle = lambda op, image, drawn: F.crop(
@@ -93,6 +113,15 @@ def resize_corners_aligned(image: Tensor, height: int, width: int) -> Tensor:
     return torch.nn.functional.interpolate(image[None], (height, width), mode="bilinear", align_corners=True)[0]
 
 
+def _resized_crop(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
+    # Not random_resized_crop, whose filter reads pixels beside the window.
+    window = ndd.slice(images, drawn["anchor"], drawn["shape"], axes=[0, 1], normalized_anchor=False, normalized_shape=False)
+    return ndd.resize(window, size=[op.size] * 2, interp_type=LINEAR, antialias=op.antialias)
+
+
+DALI_WINDOW = {"top": ("anchor", 0), "left": ("anchor", 1), "height": ("shape", 0), "width": ("shape", 1)}
+
+
 @op
 class RandomResizedCrop(Op):
     """Cut a window of random area and aspect ratio and resize it to ``size`` x ``size``.
@@ -111,11 +140,13 @@ class RandomResizedCrop(Op):
     setting = lambda size: {"size": size}
     draws = (Window(),)
     pins = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
-    cells = torchvision(
-        lambda op: v2.RandomResizedCrop(op.size, scale=op.scale, ratio=op.ratio, antialias=op.antialias)
-    ) | kornia(  # torchvision samples at pixel centres, which is Kornia's align_corners=False
-        lambda op: K.RandomResizedCrop((op.size, op.size), scale=op.scale, ratio=op.ratio, align_corners=False),
-        **window_reads(_corners),
+    cells = (
+        torchvision(lambda op: v2.RandomResizedCrop(op.size, scale=op.scale, ratio=op.ratio, antialias=op.antialias))
+        | kornia(  # torchvision samples at pixel centres, which is Kornia's align_corners=False
+            lambda op: K.RandomResizedCrop((op.size, op.size), scale=op.scale, ratio=op.ratio, align_corners=False),
+            **window_reads(_corners),
+        )
+        | dali(_resized_crop, lambda op, draws: draws.window(op.scale, op.ratio), **DALI_WINDOW)
     )
     fused = kinds.Window()
     differs = {"kornia": "no antialias; the fallback window is not centred"}
@@ -145,6 +176,12 @@ class Rotate(Op):
             lambda op: {"degrees": (-op.degrees[1], -op.degrees[0]), "interpolation": "bilinear"},
             (0, 0), angle=lambda args: -args["angle"],
         )
+        | dali(
+            lambda ndd, op, images, drawn: ndd.rotate(
+                images, angle=drawn["angle"], interp_type=LINEAR, keep_size=True, fill_value=0.0
+            ),
+            lambda op, draws: {"angle": draws.uniform(*op.degrees)},
+        )
     )  # fmt: skip
     fused = kinds.Rotate()
     warps = True
@@ -163,6 +200,23 @@ def _affine(image: Tensor, drawn: Drawn, sign: float = 1.0, interpolation: Inter
     shift = [float(drawn["translate_x"]), float(drawn["translate_y"])]
     shear = [float(drawn["shear"]), 0.0]
     return F.affine(image, sign * float(drawn["angle"]), shift, float(drawn["scale"]), shear, interpolation)
+
+
+def _draw_affine(op: Any, draws: Any) -> Drawn:
+    sides = zip(("translate_x", "translate_y"), op.translate, reversed(draws.shape), strict=True)
+    shifts = {name: draws.uniform(-share * side, share * side) for name, share, side in sides}
+    ranges = {"angle": op.degrees, "scale": op.scale, "shear": op.shear}
+    return shifts | {name: draws.uniform(*ends) for name, ends in ranges.items()}
+
+
+def _warp(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
+    """Warp by the inverse of scale, shear along x, rotation and shift, about the centre."""
+    angle, shear = (np.radians(numbers(drawn[name])) for name in ("angle", "shear"))
+    scale, x, y = (numbers(drawn[name]) for name in ("scale", "translate_x", "translate_y"))
+    cos, sin, tan = np.cos(angle), np.sin(angle), np.tan(shear)
+    matrix = np.stack([cos - sin * tan, cos * tan + sin, -sin, cos], axis=-1).reshape(-1, 2, 2) / scale[:, None, None]
+    shift = -(matrix @ np.stack([x, y], axis=-1)[:, :, None])
+    return warp(images, np.concatenate([matrix, shift], axis=2))
 
 
 @op
@@ -200,12 +254,14 @@ class Affine(Op):
             "TritonRandomAffine", lambda op: {**asdict(op), "interpolation": "bilinear"}, (0, 0),
             translate_x=("translate", 0), translate_y=("translate", 1), shear=("shear", 0),
         )
+        | dali(_warp, _draw_affine)
     )  # fmt: skip
     fused = kinds.Affine()
     warps = True
     differs = {
         "kornia": "shifts are not rounded to whole pixels",
         "triton_augment": "shifts are not rounded to whole pixels",
+        "dali": "shifts are not rounded to whole pixels",
         "pil": PIL_BORDER,
     }
     alternatives = {
@@ -281,8 +337,14 @@ class Resize(Op):
 
     limits = {"size": (1, math.inf)}
     setting = lambda size: {"size": size // 2}
-    cells = torchvision(lambda op: v2.Resize(op.size, antialias=op.antialias)) | kornia(
-        lambda op: K.Resize(op.size, align_corners=False, antialias=op.antialias)
+    cells = (
+        torchvision(lambda op: v2.Resize(op.size, antialias=op.antialias))
+        | kornia(lambda op: K.Resize(op.size, align_corners=False, antialias=op.antialias))
+        | dali(
+            lambda ndd, op, images, drawn: ndd.resize(
+                images, size=op.output_size(*images.shape[0][:2]), interp_type=LINEAR, antialias=op.antialias
+            )
+        )
     )
     fused = kinds.Resize()
     differs = {"kornia": "antialias blurs with a Gaussian, torchvision integrates a triangle"}
@@ -310,6 +372,7 @@ class CenterCrop(Op):
         torchvision(lambda op: v2.CenterCrop(op.size))
         | kornia(lambda op: K.CenterCrop(op.size))
         | triton_augment("TritonCenterCrop", lambda op: {"size": op.size})
+        | dali(lambda ndd, op, images, drawn: ndd.crop(images, crop=[op.size] * 2, out_of_bounds_policy="pad"))
     )
     fused = kinds.CenterCrop()
     differs = dict.fromkeys(("kornia", "triton_augment"), ODD_MARGIN)
