@@ -316,6 +316,8 @@ def _check_placement(config: TrainConfig, device: torch.device) -> None:
         )
     if config.augment_stream and config.augment_on != "device":
         raise ValueError(f"augment_stream needs --augment-on device, not {config.augment_on}")
+    if config.augment_on == "workers" and config.num_workers and not BACKENDS[config.backend].forks:
+        raise ValueError(f"threads of {config.backend} do not survive in loader workers: take --augment-on device")
     if config.augment_on == "workers" and BACKENDS[config.backend].compiled:
         raise ValueError(
             f"backend {config.backend} is compiled for whole batches: take --augment-on device, or another backend"

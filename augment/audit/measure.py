@@ -243,11 +243,12 @@ class Measurements:
     def compare_workers(self) -> None:
         """Compare what two loader workers draw, in one pair for everything that draws and can run there."""
         cpu = torch.device("cpu")
+        able = {name for name, b in BACKENDS.items() if b.forks and not b.compiled and b.why_not(cpu) is None}
         cells = [
             cell
             for cell in self.results.cells.values()
             if cell.lane is not None and cell.lane.declared != "fixed" and cell.subject not in PHOTOGRAPH_RECIPES
-            and not find_backend(cell.backend).compiled and find_backend(cell.backend).why_not(cpu) is None
+            and cell.backend in able
         ]  # fmt: skip
         for cell, check in zip(cells, check_workers([(ops_of(cell), cell.backend) for cell in cells]), strict=True):
             cell.checks.append(check)

@@ -116,7 +116,7 @@ def _measure(
 
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "kornia", "pillow", "triton-augment"):
+    for package in ("torch", "torchvision", "kornia", "pillow", "triton-augment", "nvidia-dali-cuda130", "albumentations"):
         with suppress(PackageNotFoundError):  # an optional extra
             versions[package] = version(package)
     return versions

@@ -21,7 +21,8 @@ from augment.replay import Columns, NoRoute, Recorder, Traced
 class Backend:
     """A library and a way of driving it; ``order`` is its place in tables.
 
-    ``on_device`` tells whether it takes batches on an accelerator, ``floats_only`` whether its library refuses integer images.
+    ``on_device`` tells whether it takes batches on an accelerator, ``floats_only`` whether its library refuses integer images,
+    ``forks`` whether it works in a forked process, as loader workers are.
     ``why_not`` returns the reason why it cannot run on a device of this machine, None if it can.
     """
 
@@ -33,6 +34,7 @@ class Backend:
     compiled: bool = False
     on_device: bool = True
     floats_only: bool = False
+    forks: bool = True
     why_not: Callable[[torch.device], str | None] = lambda device: None
 
     def cell(self, op: Op) -> Any:

@@ -94,8 +94,8 @@ class Draws:
         return {"anchor": anchor, "shape": shape}
 
 
-Draw = Callable[[Any, Draws], Drawn]
-Apply = Callable[[Any, Any, Any, Drawn], Any]
+Draw = Callable[[Any, Draws], Mapping[str, Any]]
+Apply = Callable[[Any, Any, Any, Mapping[str, Any]], Any]
 """(DALI, op, images, drawn) -> images."""
 
 
@@ -106,7 +106,7 @@ class DaliStep:
     op: Op
     draw: Draw
     apply: Apply
-    drawn: Drawn = field(default_factory=dict)
+    drawn: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, images: Any, rng: Any) -> Any:
         height, width, _ = images.shape[0]
@@ -180,7 +180,7 @@ def run_on_batches(steps: Sequence[Step]) -> Runner:
             if step.needs_float and is_bytes(batch):
                 batch = ndd.cast(batch, dtype=ndd.float32) * (1 / BYTES)
             batch = step.apply(batch, rng)
-        result = torch.from_dlpack(ndd.as_tensor(batch))
+        result = torch.utils.dlpack.from_dlpack(ndd.as_tensor(batch))
         return (result if batch.layout == "CHW" else result.permute(0, 3, 1, 2)), labels
 
     return run
@@ -214,6 +214,6 @@ class DaliRecorder:
 BACKENDS = (
     StepBackend(
         name="dali", library="dali", lane="per_image", order=55, recorder=DaliRecorder, run_steps=run_on_batches,
-        why_not=why_not, about="NVIDIA DALI's dynamic mode on the whole batch, a draw for each image",
+        why_not=why_not, forks=False, about="NVIDIA DALI's dynamic mode on the whole batch, a draw for each image",
     ),
 )  # fmt: skip
