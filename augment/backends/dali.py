@@ -142,9 +142,9 @@ def unit(images: Any) -> float:
 
 
 def contrast(images: Any, factor: Any) -> Any:
-    """Blend with the mean of the grey version: DALI's own default centre is mid-grey."""
+    """Blend with the mean of the grey version: DALI's own default centre is mid-grey. On CUDA the means visit the CPU."""
     ndd = library()
-    luma = ndd.as_batch([np.array([0.2989, 0.587, 0.114], np.float32)] * images.batch_size)
+    luma = ndd.as_batch([np.array([0.2989, 0.587, 0.114], np.float32)] * images.batch_size, device=images.device)
     mean = ndd.reductions.sum(ndd.reductions.mean(images, axes=[0, 1]) * luma)
     return clamp(ndd.contrast(images, contrast=factor, contrast_center=mean))
 

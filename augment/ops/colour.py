@@ -397,7 +397,7 @@ class GaussianNoise(Op):
             lambda op: nn.Sequential(K.RandomGaussianNoise(mean=0.0, std=op.sigma, p=1.0), Clamp()), noise="gaussian_noise"
         )
         | dali(
-            lambda ndd, op, images, drawn: clamp(images + drawn["noise"]),
+            lambda ndd, op, images, drawn: clamp(images + drawn["noise"].to_device(images.device)),
             lambda op, draws: {"noise": draws.normal(op.sigma)},
             noise=lambda drawn: drawn["noise"].transpose(0, 3, 1, 2),
         )

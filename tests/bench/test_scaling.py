@@ -153,7 +153,7 @@ def test_a_run_keeps_a_record_a_case_and_round_and_a_failed_proof(tmp_path: Path
         (["--processes", "0"], "processes must be at least 1, got 0"),
         (["--processes", "3", "--batch-size", "32"], "batch_size 32 cannot be shared by 3 processes: take a multiple"),
         (["--backend", "pil"], "backend pil works image by image on the CPU"),
-        (["--backend", "dali"], "unknown backend 'dali'"),
+        (["--backend", "nosuch"], "unknown backend 'nosuch'"),
         (["--recipe", "flop"], "unknown recipe 'flop'"),
         (["--seconds", "-1"], "seconds must be above 0"),
     ],

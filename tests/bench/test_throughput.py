@@ -212,7 +212,7 @@ def test_a_broken_off_run_resumes_where_it_was_and_only_where_its_numbers_compar
         (["--rounds", "0"], "rounds must be at least 1, got 0"),
         (["--seconds", "0"], "seconds must be above 0 and less than 3600, got 0"),
         (["--workers", "1", "-1"], "workers must lie between 0 and 1024, got -1"),
-        (["--backends", "dali"], "unknown backend 'dali'"),
+        (["--backends", "nosuch"], "unknown backend 'nosuch'"),
         (["--recipes", "flop"], "unknown recipe 'flop'"),
         (["--model", "vgg"], "unknown model 'vgg'"),
         (["--decode", "workers"], "has no files to decode in workers: take --data FOLDER"),
