@@ -22,7 +22,9 @@ from augment.audit.laws import pinned_draw
 from augment.op import Op
 from augment.ops.geometry import PIL_BORDER
 
-EAGER = [name for name, b in BACKENDS.items() if not b.compiled and b.library != "triton_augment"]  # has tests of its own
+OPTIONAL = ("triton_augment", "dali", "albumentations")
+"""Libraries that have tests of their own."""
+EAGER = [name for name, b in BACKENDS.items() if not b.compiled and b.library not in OPTIONAL]
 
 PINNED = [name for name, op in OPS.items() if op.pinned(32) is not None]
 

@@ -12,7 +12,9 @@ from augment import BACKENDS, build, ops, resolve
 from augment.op import Op
 from augment.pipeline import Pipeline, to_dtype
 
-EAGER = [name for name, b in BACKENDS.items() if not b.compiled and b.library != "triton_augment"]  # has tests of its own
+OPTIONAL = ("triton_augment", "dali", "albumentations")
+"""Libraries that have tests of their own."""
+EAGER = [name for name, b in BACKENDS.items() if not b.compiled and b.library not in OPTIONAL]
 
 
 @pytest.mark.parametrize("backend", EAGER)
