@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from augment.backends.albumentations import albumentations
 from augment.backends.dali import Draws, clamp, contrast, dali, happens, unit
 from augment.backends.kornia import Clamp, kornia
 from augment.backends.torchvision import torchvision
@@ -90,6 +91,13 @@ def _factor_with_dali(name: str) -> dict[str, Cell]:
     return dali(lambda ndd, op, images, drawn: _adjust(ndd, name, images, drawn["factor"]), _draw_factor)
 
 
+def _factor_with_albumentations(name: str) -> dict[str, Cell]:
+    unchanged = {other: (factor, factor) for other, factor in NO_CHANGE.items()}
+    return albumentations(
+        lambda A, op, white: [A.ColorJitter(**{**unchanged, name: (op.low, op.high)}, p=1.0)], factor=name
+    )  # fmt: skip
+
+
 def _jitter_cells(name: str, place: int) -> dict[str, Cell]:
     return (
         torchvision_jitter(name)
@@ -97,6 +105,7 @@ def _jitter_cells(name: str, place: int) -> dict[str, Cell]:
         | kornia(_build_jitter(K, name), factor=f"{name}_factor")
         | triton_augment("TritonColorJitter", lambda op: {name: (op.low, op.high)}, (place, place), factor=f"{name}_factor")
         | _factor_with_dali(name)
+        | _factor_with_albumentations(name)
     )
 
 
@@ -155,7 +164,12 @@ class Hue(FactorOp):
 
     draws = (Uniform("factor", "low", "high", least=-0.5, most=0.5),)
     pins = {"low": 0.2, "high": 0.2}
-    cells = torchvision_jitter("hue") | kornia(_build_jitter(K, "hue"), factor="hue_factor") | _factor_with_dali("hue")
+    cells = (
+        torchvision_jitter("hue")
+        | kornia(_build_jitter(K, "hue"), factor="hue_factor")
+        | _factor_with_dali("hue")
+        | _factor_with_albumentations("hue")
+    )
     fused = kinds.PointOp("hue", strength="factor")
     differs = {"pil": PIL_HUE, "dali": YIQ_HUE}
     alternatives = {PIL_COLOUR: _on_pil, YIQ_HUE: _turn_in_yiq}
@@ -224,6 +238,7 @@ class ColorJitter(Op):
             _jitter_with_dali, lambda op, draws: {name: draws.uniform(*getattr(op, name)) for name in NO_CHANGE},
             order=lambda drawn: np.tile(np.arange(4.0), (len(drawn["hue"]), 1)),
         )
+        | albumentations(lambda A, op, white: [A.ColorJitter(**asdict(op), p=1.0)])
     )  # fmt: skip
     fused = kinds.Jitter()
     differs = {
@@ -255,6 +270,7 @@ class Grayscale(ChanceOp):
             applied=lambda args: args.get("grayscale_mask", args.get("grayscale")),
         )
         | dali(lambda ndd, op, images, drawn: ndd.saturation(images, saturation=1 - drawn["applied"]), happens)
+        | albumentations(lambda A, op, white: [A.ToGray(p=op.p)])
     )  # fmt: skip
     fused = kinds.PointOp("grayscale")
     oracle = lambda op, image, drawn: F.rgb_to_grayscale(image, num_output_channels=3)
@@ -280,9 +296,13 @@ class Solarize(ChanceOp):
     threshold: float = 0.5
 
     limits = {"threshold": (0.0, 1.0)}
-    cells = torchvision(lambda op: _RandomSolarize(op.threshold, op.p)) | kornia(
-        # A single threshold t would be drawn from 0.5 -/+ t, and something would be added first.
-        lambda op: K.RandomSolarize((op.threshold, op.threshold), additions=(0.0, 0.0), p=op.p)
+    cells = (
+        torchvision(lambda op: _RandomSolarize(op.threshold, op.p))
+        | kornia(
+            # A single threshold t would be drawn from 0.5 -/+ t, and something would be added first.
+            lambda op: K.RandomSolarize((op.threshold, op.threshold), additions=(0.0, 0.0), p=op.p)
+        )
+        | albumentations(lambda A, op, white: [A.Solarize((op.threshold, op.threshold), p=op.p)])
     )
     fused = kinds.PointOp("solarize", strength="threshold")
     has_thresholds = True
@@ -296,9 +316,16 @@ class Posterize(ChanceOp):
     bits: int = 4
 
     limits = {"bits": (0, 8)}
-    cells = torchvision(
-        lambda op: v2.RandomPosterize(op.bits, op.p), lambda op: None if op.bits else "PIL keeps at least 1 bit, got 0"
-    ) | kornia(lambda op: K.RandomPosterize((op.bits, op.bits), p=op.p))
+    cells = (
+        torchvision(
+            lambda op: v2.RandomPosterize(op.bits, op.p), lambda op: None if op.bits else "PIL keeps at least 1 bit, got 0"
+        )
+        | kornia(lambda op: K.RandomPosterize((op.bits, op.bits), p=op.p))
+        | albumentations(
+            lambda A, op, white: [A.Posterize(op.bits, p=op.p)],
+            lambda op: None if op.bits else "it keeps at least 1 bit, got 0",
+        )
+    )
     fused = kinds.PointOp("posterize", strength="bits")
     has_thresholds = True
     oracle = lambda op, image, drawn: F.posterize(image, op.bits)
@@ -308,8 +335,13 @@ class Posterize(ChanceOp):
 class Equalize(ChanceOp):
     """With probability ``p`` equalise the histogram of each channel (256 bins, PIL's formula)."""
 
-    cells = torchvision(lambda op: v2.RandomEqualize(op.p)) | kornia(lambda op: K.RandomEqualize(p=op.p))
+    cells = (
+        torchvision(lambda op: v2.RandomEqualize(op.p))
+        | kornia(lambda op: K.RandomEqualize(p=op.p))
+        | albumentations(lambda A, op, white: [A.Equalize(mode="pil", p=op.p)])
+    )
     fused = kinds.PointOp("equalize")
+    differs = {"albumentations": "a value's own count is part of what lies below it, unlike in PIL"}
     has_thresholds = True
     oracle = lambda op, image, drawn: F.equalize(image)
 
@@ -318,7 +350,11 @@ class Equalize(ChanceOp):
 class AutoContrast(ChanceOp):
     """With probability ``p`` stretch each channel so that its darkest value becomes 0 and its brightest 1."""
 
-    cells = torchvision(lambda op: v2.RandomAutocontrast(op.p)) | kornia(lambda op: K.RandomAutoContrast(p=op.p))
+    cells = (
+        torchvision(lambda op: v2.RandomAutocontrast(op.p))
+        | kornia(lambda op: K.RandomAutoContrast(p=op.p))
+        | albumentations(lambda A, op, white: [A.AutoContrast(method="pil", p=op.p)])
+    )
     fused = kinds.PointOp("autocontrast")
     differs = {"kornia": FLAT_IS_BLACK}
     alternatives = {
@@ -331,7 +367,11 @@ class AutoContrast(ChanceOp):
 class Invert(ChanceOp):
     """With probability ``p`` replace every value by 1 minus it."""
 
-    cells = torchvision(lambda op: v2.RandomInvert(op.p)) | kornia(lambda op: K.RandomInvert(p=op.p))
+    cells = (
+        torchvision(lambda op: v2.RandomInvert(op.p))
+        | kornia(lambda op: K.RandomInvert(p=op.p))
+        | albumentations(lambda A, op, white: [A.InvertImg(p=op.p)])
+    )
     fused = kinds.PointOp("invert")
     oracle = lambda op, image, drawn: F.invert(image)
 
@@ -353,6 +393,12 @@ class Sharpness(ChanceOp):
     oracle = lambda op, image, drawn: F.adjust_sharpness(image, op.factor)
 
 
+def _sigma_of_kernel(params: Drawn) -> float:
+    """Return the standard deviation from the two largest weights of a Gaussian's line."""
+    below, middle = params["kernel"][len(params["kernel"]) // 2 - 1 : len(params["kernel"]) // 2 + 1]
+    return math.sqrt(0.5 / math.log(middle / below))
+
+
 @op
 class GaussianBlur(Op):
     """Convolve with a Gaussian of standard deviation in ``sigma`` pixels, cut to ``kernel_size``, borders reflected."""
@@ -368,6 +414,9 @@ class GaussianBlur(Op):
         | dali(
             lambda ndd, op, images, drawn: ndd.gaussian_blur(images, sigma=drawn["sigma"], window_size=op.kernel_size),
             lambda op, draws: {"sigma": draws.uniform(*op.sigma)},
+        )
+        | albumentations(
+            lambda A, op, white: [A.GaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0)], sigma=_sigma_of_kernel
         )
     )
     fused = kinds.Blur()
@@ -425,6 +474,7 @@ class Normalize(Op):
         | kornia(lambda op: K.Normalize(op.mean, op.std))
         | triton_augment("TritonNormalize", lambda op: {"mean": op.mean, "std": op.std}, (7, 7))
         | dali(_normalize_with_dali)
+        | albumentations(lambda A, op, white: [A.Normalize(op.mean, op.std, max_pixel_value=white)])
     )
     fused = kinds.Normalize()
     needs_float = ("pil", "torchvision", "fused")

@@ -6,6 +6,7 @@ import kornia.augmentation as K
 from torch import Tensor
 from torchvision.transforms import v2
 
+from augment.backends.albumentations import albumentations
 from augment.backends.dali import dali, unit
 from augment.backends.kornia import kornia
 from augment.backends.torchvision import torchvision
@@ -21,6 +22,18 @@ TORCHVISION_READS: dict[str, Read] = {
     "height": lambda params: params["h"] if params["v"] is not None else 0,
     "width": lambda params: params["w"] if params["v"] is not None else 0,
 }
+
+
+def _hole(params: Drawn) -> Any:
+    """Return left, top, right and bottom of Albumentations' hole; of none, one without extent."""
+    return params["holes"][0] if len(params["holes"]) else (0, 0, 0, 0)
+
+
+ALBUMENTATIONS_READS: dict[str, Read] = {
+    "top": lambda params: _hole(params)[1], "left": lambda params: _hole(params)[0],
+    "height": lambda params: _hole(params)[3] - _hole(params)[1],
+    "width": lambda params: _hole(params)[2] - _hole(params)[0],
+}  # fmt: skip
 KORNIA_READS: dict[str, Read] = {"top": "ys", "left": "xs", "height": "heights", "width": "widths"}
 
 
@@ -78,13 +91,18 @@ class RandomErasing(Op):
             lambda ndd, op, images, drawn: _erase_with_dali(
                 ndd, images, drawn["anchor"], drawn["shape"] * drawn["applied"], op.value
             ),
-            _draw_rectangle, **DALI_WINDOW,
+            _draw_rectangle,
+            **DALI_WINDOW,
         )
-    )  # fmt: skip
+        | albumentations(
+            lambda A, op, white: [A.Erasing(op.scale, op.ratio, fill=op.value * white, p=op.p)], **ALBUMENTATIONS_READS
+        )
+    )
     fused = kinds.Erase(value="value")
     needs_float = ("pil",)  # torchvision erases tensors only
     differs = {
         "kornia": "the ratio is uniform on either side of 1, not log-uniform",
+        "albumentations": "the area is capped so that every ratio fits, and the ratio is uniform, not log-uniform",
         "dali": "its random_crop_generator draws other windows where few fit",
     }
     oracle = lambda op, image, drawn: _erase(image, drawn, op.value)
@@ -108,9 +126,12 @@ class Cutout(Op):
             lambda ndd, op, images, drawn: _erase_with_dali(
                 ndd, images, ndd.stack(drawn["top"], drawn["left"]), ndd.stack(drawn["side"], drawn["side"]), 0.0
             ),
-            _draw_square, height="side", width="side",
+            _draw_square,
+            height="side",
+            width="side",
         )
-    )  # fmt: skip
+        | albumentations(lambda A, op, white: [A.Erasing((op.side**2,) * 2, (1.0, 1.0), p=1.0)], **ALBUMENTATIONS_READS)
+    )
     fused = kinds.Erase()
     needs_float = ("pil",)
     oracle = lambda op, image, drawn: _erase(image, drawn, 0.0)

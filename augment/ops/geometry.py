@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from augment.backends.albumentations import albumentations
 from augment.backends.dali import LINEAR, dali, happens, numbers, warp
 from augment.backends.kornia import kornia, window_reads
 from augment.backends.torchvision import torchvision
@@ -37,6 +38,7 @@ class HorizontalFlip(ChanceOp):
             applied=lambda args: args.get("flip_mask", args.get("flip_horizontal")),
         )
         | dali(lambda ndd, op, images, drawn: ndd.flip(images, horizontal=drawn["applied"]), happens)
+        | albumentations(lambda A, op, white: [A.HorizontalFlip(p=op.p)])
     )  # fmt: skip
     fused = kinds.Flip(axis=1)
     oracle = lambda op, image, drawn: F.horizontal_flip(image)
@@ -50,6 +52,7 @@ class VerticalFlip(ChanceOp):
         torchvision(lambda op: v2.RandomVerticalFlip(op.p))
         | kornia(lambda op: K.RandomVerticalFlip(p=op.p))
         | dali(lambda ndd, op, images, drawn: ndd.flip(images, horizontal=0, vertical=drawn["applied"]), happens)
+        | albumentations(lambda A, op, white: [A.VerticalFlip(p=op.p)])
     )
     fused = kinds.Flip(axis=0)
     oracle = lambda op, image, drawn: F.vertical_flip(image)
@@ -91,6 +94,10 @@ class RandomCrop(Op):
             refuses=lambda op: "it crops without padding, so padding must be 0" if op.padding else None,
         )
         | dali(_crop, _draw_position)
+        | albumentations(
+            lambda A, op, white: [A.Pad(op.padding), A.RandomCrop(op.size, op.size)],
+            top=("crop_coords", 1), left=("crop_coords", 0),
+        )
     )  # fmt: skip
     fused = kinds.Crop()
     oracle = lambda op, image, drawn: F.crop(
@@ -119,6 +126,11 @@ def _resized_crop(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
     return ndd.resize(window, size=[op.size] * 2, interp_type=LINEAR, antialias=op.antialias)
 
 
+ALBUMENTATIONS_WINDOW: dict[str, Any] = {
+    "top": ("crop_coords", 1), "left": ("crop_coords", 0),
+    "height": lambda params: params["crop_coords"][3] - params["crop_coords"][1],
+    "width": lambda params: params["crop_coords"][2] - params["crop_coords"][0],
+}  # fmt: skip
 DALI_WINDOW = {"top": ("anchor", 0), "left": ("anchor", 1), "height": ("shape", 0), "width": ("shape", 1)}
 
 
@@ -147,9 +159,13 @@ class RandomResizedCrop(Op):
             **window_reads(_corners),
         )
         | dali(_resized_crop, lambda op, draws: draws.window(op.scale, op.ratio), **DALI_WINDOW)
+        | albumentations(
+            lambda A, op, white: [A.RandomResizedCrop((op.size, op.size), op.scale, op.ratio, interpolation=1)],
+            **ALBUMENTATIONS_WINDOW,
+        )
     )
     fused = kinds.Window()
-    differs = {"kornia": "no antialias; the fallback window is not centred"}
+    differs = {"kornia": "no antialias; the fallback window is not centred", "albumentations": "no antialias"}
     alternatives = {
         "no antialias": lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2, BILINEAR, False),
         "align_corners": lambda op, image, drawn: resize_corners_aligned(F.crop(image, *window(drawn)), op.size, op.size),
@@ -181,6 +197,10 @@ class Rotate(Op):
                 images, angle=drawn["angle"], interp_type=LINEAR, keep_size=True, fill_value=0.0
             ),
             lambda op, draws: {"angle": draws.uniform(*op.degrees)},
+        )
+        | albumentations(
+            lambda A, op, white: [A.Rotate(op.degrees, interpolation=1, border_mode=0, fill=0, p=1.0)],
+            angle=lambda params: math.degrees(math.atan2(params["matrix"][0, 1], params["matrix"][0, 0])),
         )
     )  # fmt: skip
     fused = kinds.Rotate()
@@ -345,9 +365,13 @@ class Resize(Op):
                 images, size=op.output_size(*images.shape[0][:2]), interp_type=LINEAR, antialias=op.antialias
             )
         )
+        | albumentations(lambda A, op, white: [A.SmallestMaxSize(op.size, interpolation=1)])
     )
     fused = kinds.Resize()
-    differs = {"kornia": "antialias blurs with a Gaussian, torchvision integrates a triangle"}
+    differs = {
+        "kornia": "antialias blurs with a Gaussian, torchvision integrates a triangle",
+        "albumentations": "no antialias",
+    }
     alternatives = {
         "no antialias": lambda op, image, drawn: F.resize(image, [op.size], BILINEAR, antialias=False),
         "antialias blurs with a Gaussian": _blur_then_resize,
@@ -373,6 +397,7 @@ class CenterCrop(Op):
         | kornia(lambda op: K.CenterCrop(op.size))
         | triton_augment("TritonCenterCrop", lambda op: {"size": op.size})
         | dali(lambda ndd, op, images, drawn: ndd.crop(images, crop=[op.size] * 2, out_of_bounds_policy="pad"))
+        | albumentations(lambda A, op, white: [A.CenterCrop(op.size, op.size, pad_if_needed=True)])
     )
     fused = kinds.CenterCrop()
     differs = dict.fromkeys(("kornia", "triton_augment"), ODD_MARGIN)

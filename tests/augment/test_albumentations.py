@@ -1,0 +1,51 @@
+"""Albumentations against torchvision's functionals, on the parameters that it drew."""
+
+import pytest
+import torch
+
+from augment import build
+from augment.audit import audit
+from augment.backends import albumentations
+from augment.op import UnsupportedOp
+
+installed = pytest.mark.skipif(
+    albumentations.why_not(torch.device("cpu")) is not None, reason="Albumentations is not installed"
+)
+EXACT = ("HorizontalFlip", "VerticalFlip", "RandomCrop", "Rotate", "CenterCrop", "Brightness", "Contrast", "Saturation", "Hue")
+EXACT += ("ColorJitter", "Grayscale", "Solarize", "Posterize", "Invert", "GaussianBlur", "Normalize", "Cutout")
+
+
+@installed
+def test_ops_are_torchvisions_with_a_draw_for_each_image() -> None:
+    """Replayed by the audit, whose oracles are torchvision's functionals; one grey step is its tolerance."""
+    report = audit(["albumentations"], EXACT, ["flip", "crop_flip"], n=500)
+    assert {cell.subject: (cell.verdict, cell.cause) for cell in report.verdicts if cell.verdict != "exact"} == {}
+    assert {cell.lane.measured for cell in report.verdicts if cell.lane is not None} <= {"per_image", "fixed"}
+    assert [check for cell in report.verdicts for check in cell.checks if not check.ok] == []
+
+
+@installed
+@pytest.mark.parametrize("recipe", ["crop_flip", "d2l"])
+def test_equal_seeds_give_equal_batches_and_calls_differ(recipe: str) -> None:
+    images, batches = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8), []
+    for _ in range(2):
+        pipeline = build(recipe, "albumentations", generator=torch.Generator().manual_seed(1))
+        batches.append((pipeline(images), pipeline(images)))
+    assert batches[0][0].equal(batches[1][0])
+    assert batches[0][1].equal(batches[1][1])
+    assert not batches[0][0].equal(batches[0][1])
+
+
+def test_without_the_package_a_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise albumentations.PackageNotFoundError(name)
+
+    monkeypatch.setattr(albumentations, "version", missing)
+    with pytest.raises(UnsupportedOp, match=r"package is missing: pip install -e '\.\[albumentations\]'"):
+        build("flip", "albumentations")
+
+
+def test_another_release_is_tried_after_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(albumentations, "version", lambda name: "3.1.0")
+    with pytest.warns(RuntimeWarning, match=r"Albumentations 3\.1\.0 is not the tested 2\.0"):
+        assert albumentations.why_not(torch.device("cpu")) is None
