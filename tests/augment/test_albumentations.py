@@ -1,5 +1,7 @@
 """Albumentations against torchvision's functionals, on the parameters that it drew."""
 
+from importlib.metadata import PackageNotFoundError
+
 import pytest
 import torch
 
@@ -38,7 +40,7 @@ def test_equal_seeds_give_equal_batches_and_calls_differ(recipe: str) -> None:
 
 def test_without_the_package_a_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
-        raise albumentations.PackageNotFoundError(name)
+        raise PackageNotFoundError(name)
 
     monkeypatch.setattr(albumentations, "version", missing)
     with pytest.raises(UnsupportedOp, match=r"package is missing: pip install -e '\.\[albumentations\]'"):
