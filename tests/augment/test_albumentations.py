@@ -13,7 +13,17 @@ from augment.op import UnsupportedOp
 installed = pytest.mark.skipif(
     albumentations.why_not(torch.device("cpu")) is not None, reason="Albumentations is not installed"
 )
-EXACT = ("HorizontalFlip", "VerticalFlip", "RandomCrop", "Rotate", "CenterCrop", "Brightness", "Contrast", "Saturation", "Hue")
+EXACT: tuple[str, ...] = (
+    "HorizontalFlip",
+    "VerticalFlip",
+    "RandomCrop",
+    "Rotate",
+    "CenterCrop",
+    "Brightness",
+    "Contrast",
+    "Saturation",
+    "Hue",
+)
 EXACT += ("ColorJitter", "Grayscale", "Solarize", "Posterize", "Invert", "GaussianBlur", "Normalize", "Cutout")
 
 

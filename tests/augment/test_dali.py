@@ -9,7 +9,16 @@ from augment.backends import dali, find_backend
 from augment.op import UnsupportedOp
 
 needs_dali = pytest.mark.skipif(dali.why_not(torch.device("cpu")) is not None, reason="DALI is not installed")
-EXACT = ("HorizontalFlip", "VerticalFlip", "RandomCrop", "RandomResizedCrop", "Rotate", "CenterCrop", "Brightness", "Contrast")
+EXACT: tuple[str, ...] = (
+    "HorizontalFlip",
+    "VerticalFlip",
+    "RandomCrop",
+    "RandomResizedCrop",
+    "Rotate",
+    "CenterCrop",
+    "Brightness",
+    "Contrast",
+)
 EXACT += ("Saturation", "Grayscale", "GaussianBlur", "Normalize", "Cutout")
 
 
