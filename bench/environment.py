@@ -26,7 +26,7 @@ ARCHIVED = "bench/commit.txt"
 """Commit of an archive: git fills it in (.gitattributes: export-subst)."""
 PACKAGES = (
     *("augmark", "torch", "torchvision", "kornia", "kornia_rs", "numpy", "pillow", "pillow-simd", "triton", "triton-augment"),
-    *("pytest", "pytest-benchmark", "scipy", "msgspec"),
+    *("nvidia-dali-cuda130", "albumentations", "opencv-python-headless", "pytest", "pytest-benchmark", "scipy", "msgspec"),
 )
 # They change speed without being seen in code; the values of other variables are private.
 SPEED_VARIABLES = (

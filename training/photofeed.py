@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from augment import BACKENDS, Op, Pipeline, build, fused, lane, resolve
-from augment.fused.plans import without_triton
 from augment.op import Lane
 from augment.ops import IMAGENET_MEAN, IMAGENET_STD, CenterCrop, Normalize, RandomResizedCrop
 from training.distributed import Ranks, stream_seed
@@ -229,14 +228,6 @@ def cut_windows(photographs: Sequence[Tensor], crop: RandomResizedCrop, most_sid
     return images, torch.cat([torch.zeros_like(sides), sides], 1).float()
 
 
-def _runner(planned: fused.Plan, device: torch.device, dtype: torch.dtype) -> Callable[..., tuple[Tensor, str]]:
-    """Return what applies a plan on a device, and says what ran: Triton's kernels on CUDA."""
-    if device.type != "cuda":
-        return lambda images, params: planned.run(images, params, dtype)
-    apply, implementation = fused.for_device(planned, device, dtype), "tensors" if without_triton(device) else "triton"
-    return lambda images, params: (apply(images, params), implementation)
-
-
 class WindowPipeline:
     """Ops on a batch of windows: each window is resized, then the backend does the recipe's other ops."""
 
@@ -245,7 +236,7 @@ class WindowPipeline:
         self._own, others = (ops, ()) if is_fused else (ops[:1], ops[1:])  # the fused backend flips as it resizes
         self._plan, self._draws = fused.plan(self._own), fused.plan(self._own[1:])
         self._rest = build(others, backend, device=device, dtype=dtype) if others else None
-        self._run = _runner(self._plan, device, torch.float32 if others else dtype)
+        self._run, _ = fused.prepare_run(self._plan, device, torch.float32 if others else dtype)
         self.implementation: str | None = None  # of the fused backend, known once it has run
 
     def __call__(self, images: Tensor, windows: Tensor) -> Tensor:

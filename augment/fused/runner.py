@@ -68,7 +68,7 @@ def compose(
     planned = plan(recipe)
     if compile:
         return Runner(planned, compile_whole(planned), "inductor", num_classes, generator)
-    run, implementation = _run_on(planned, torch.device(device), dtype, memory_format)
+    run, implementation = prepare_run(planned, torch.device(device), dtype, memory_format)
     one_launch = None
     if implementation == "triton":
         from augment.fused import cuda
@@ -85,12 +85,12 @@ def for_device(
 
     If Triton is missing or cannot build its kernels, one RuntimeWarning says so and tensor operations run.
     """
-    run, _ = _run_on(planned, device, dtype, memory_format)
+    run, _ = prepare_run(planned, device, dtype, memory_format)
     return lambda images, params: run(images, params)[0]
 
 
-def _run_on(
-    planned: Plan, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format
+def prepare_run(
+    planned: Plan, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format = torch.contiguous_format
 ) -> tuple[Run, Implementation]:
     """Return what applies a plan to images on a device, and what that is."""
 
