@@ -77,10 +77,10 @@ def verdict(best: Arm, rival: Arm) -> str:
     return VERDICTS[is_slower(speeds(best), speeds(rival))]
 
 
-def _not_measurable(worst: Disturbance) -> list[Answer]:
+def _not_measurable(worst: Disturbance, questions: Sequence[str] = (WHERE, WITH, COST)) -> list[Answer]:
     """Return that others disturbed the placements that the answers rest on."""
     evidence = f"{capitalise(worst.words)}: measure again where it is quiet. The table below has what was measured."
-    return [Answer(question, "Not measurable here", evidence) for question in (WHERE, WITH, COST)]
+    return [Answer(question, "Not measurable here", evidence) for question in questions]
 
 
 def _where(contest: Contest) -> Answer:
@@ -157,6 +157,8 @@ def _utilisation(run: Run) -> list[Answer]:
     if pair is None:
         return []
     best, top = pair
+    if worst := best.disturbance or (top.disturbance if top else None):
+        return _not_measurable(worst, [USE])
     peak = f"{flop(best.median('matmul_flops_per_s'), 'FLOP/s')} in {best.matmul_precision}"
     devices = f" on each of {len(best.devices)} devices" if len(best.devices or ()) > 1 else ""
     end = f"; the ceiling (one prepared batch over and over) {_utilisation_words(top)}." if top else "."
