@@ -8,7 +8,7 @@ from bench.report.blocks import Answer, Block, Bullets, Code, Heading, Paragraph
 from bench.report.facts.arms import Arm
 from bench.report.facts.pipeline import OTHER, STEP, WAIT, Feeding, Span, feedings, rate, ratio, verdict
 from bench.report.figures import Figure, Line, Look, Row, bars, lines, series_look
-from bench.report.sections.state import failed_section
+from bench.report.sections.state import failed_section, not_measurable
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import capitalise, with_spread
 
@@ -69,6 +69,8 @@ def _answer(run: Run, feeding: Feeding) -> list[Answer]:
     cases = [case for case in ranked if verdict(run, case)[0]] or ranked
     if not cases:
         return []
+    if worst := next((case.disturbance for case in cases[:2] if case.disturbance), None):
+        return [not_measurable(QUESTION, worst)]
     best, rounds = cases[0], counted(len(cases[0].records), "round")
     evidence = f"{feeding.recipe} ({verdict(run, best)[1]}) at {best.image_size} pixels: "
     evidence += f"{with_spread(best, 'images_per_s')} images/s, {rounds}"

@@ -6,6 +6,7 @@ from functools import partial
 from bench.records import (
     UNKNOWN,
     Calibration,
+    Disturbance,
     Environment,
     Gpu,
     Planted,
@@ -54,6 +55,12 @@ lanes are never ranked together."""
 def no_answer(question: str, evidence: str) -> Answer:
     """Return that a run does not answer a question."""
     return Answer(question, "Not known from this run", evidence)
+
+
+def not_measurable(question: str, worst: Disturbance) -> Answer:
+    """Return that others disturbed what an answer rests on."""
+    evidence = f"{capitalise(worst.words)}: measure again where it is quiet. The table below has what was measured."
+    return Answer(question, "Not measurable here", evidence)
 
 
 def failed_section(run: Run, kind: str, title: str, question: str) -> Section | None:

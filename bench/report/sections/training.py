@@ -3,13 +3,13 @@
 import statistics
 from collections.abc import Sequence
 
-from bench.records import SETTING, UNKNOWN, Case, Disturbance, Run, counted, percent, rounded, worst_disturbance
+from bench.records import SETTING, UNKNOWN, Case, Run, counted, percent, rounded, worst_disturbance
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
 from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, successes
 from bench.report.facts.lanes import LANES, SHORT_LANES, is_slower, rate, round_rates
 from bench.report.facts.placement import UTILISATION, Contest, LoaderWorker, contest, cost, speeds, utilisation, workers
 from bench.report.sections.parts import Split, split_blocks
-from bench.report.sections.state import failed_section, no_answer
+from bench.report.sections.state import failed_section, no_answer, not_measurable
 from bench.report.tables import Column, build_table, number_column, words_column
 from bench.report.words import capitalise, flop, format_rounds, label, lower_first, name_of, setting, span, with_spread
 from bench.statistics import SPREAD
@@ -58,7 +58,8 @@ def training_section(run: Run) -> Section | None:
     answers = [no_answer(WHERE, "training was not measured with and without augmentation in one setting.")]
     note = ""
     if current is not None:
-        answers = [_where(current), _with(current), _costs(current)] if worst is None else _not_measurable(worst)
+        answers = [_where(current), _with(current), _costs(current)]
+        answers = answers if worst is None else [not_measurable(answer.question, worst) for answer in answers]
         note = f"Training speed: medians of the rounds, {SPREAD}; recipe {current.recipe}, "
         note += f"{LANES[current.lane]}; {setting(current.best)}."
     return Section(title=TITLE, blocks=[*blocks, *overhead], answers=[*answers, *_utilisation(run)], note=note)
@@ -75,12 +76,6 @@ def speed_words(arm: Arm) -> str:
 def verdict(best: Arm, rival: Arm) -> str:
     """Return how sure it is that the rival is slower."""
     return VERDICTS[is_slower(speeds(best), speeds(rival))]
-
-
-def _not_measurable(worst: Disturbance, questions: Sequence[str] = (WHERE, WITH, COST)) -> list[Answer]:
-    """Return that others disturbed the placements that the answers rest on."""
-    evidence = f"{capitalise(worst.words)}: measure again where it is quiet. The table below has what was measured."
-    return [Answer(question, "Not measurable here", evidence) for question in questions]
 
 
 def _where(contest: Contest) -> Answer:
@@ -158,7 +153,7 @@ def _utilisation(run: Run) -> list[Answer]:
         return []
     best, top = pair
     if worst := best.disturbance or (top.disturbance if top else None):
-        return _not_measurable(worst, [USE])
+        return [not_measurable(USE, worst)]
     peak = f"{flop(best.median('matmul_flops_per_s'), 'FLOP/s')} in {best.matmul_precision}"
     devices = f" on each of {len(best.devices)} devices" if len(best.devices or ()) > 1 else ""
     end = f"; the ceiling (one prepared batch over and over) {_utilisation_words(top)}." if top else "."
