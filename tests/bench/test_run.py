@@ -178,7 +178,12 @@ def test_parts_run_one_by_one_and_are_not_repeated(tmp_path: Path, monkeypatch: 
     )
     monkeypatch.setitem(presets.CPU, "gpu", gpu)
     options = RunOptions(
-        preset="gpu", device="cpu", data="synthetic", data_root=tmp_path / "data", results=tmp_path / "run", minutes=5
+        preset="gpu",
+        device="cpu",
+        data="synthetic",
+        data_root=tmp_path / "data",
+        results=tmp_path / "run",
+        minutes=600,  # the age of this process counts
     )
     console = Console(record=True, file=io.StringIO(), width=200)
     for part in PARTS:
