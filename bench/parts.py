@@ -63,7 +63,7 @@ class Work:
     rounds: int | None = None
     seconds: float = math.inf
     phase: str = ""
-    """Which part of how many this is, for the display."""
+    """Number of this part among all, for the display."""
     later_s: float = 0.0
     """Estimated seconds of the parts that follow."""
 

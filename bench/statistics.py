@@ -83,19 +83,23 @@ def is_settled(values: Sequence[float], target: float) -> bool:
     return len(values) >= FEWEST_PASSES and half is not None and 2 * half <= target
 
 
-def pooled_sds(processes: Sequence[Sequence[Record]]) -> tuple[float, float]:
+def pooled_sds(processes: Sequence[Sequence[Record]]) -> tuple[float | None, float | None]:
     """Return standard deviations of log rates between rounds of a process and between processes, of the case in the middle.
 
-    The variance between processes is that of their means less the share of it that their rounds explain; 0 at least.
+    The variance between processes is that of their means less the share of it that their rounds explain; 0 at least. None if
+    no case has two rounds in two processes.
     """
     within, between = [], []
-    for key in dict.fromkeys(record.case_key for record in processes[0]):
+    for key in dict.fromkeys(record.case_key for records in processes for record in records):
         groups = [np.log([rate_of(r) for r in records if r.case_key == key]) for records in processes]
+        groups = [group for group in groups if len(group) > 1]
+        if len(groups) < 2:
+            continue
         variance = float(np.mean([group.var(ddof=1) for group in groups]))
         means = np.array([group.mean() for group in groups])
         within.append(math.sqrt(variance))
         between.append(math.sqrt(max(0.0, float(means.var(ddof=1)) - variance / statistics.fmean(map(len, groups)))))
-    return statistics.median(within), statistics.median(between)
+    return (statistics.median(within), statistics.median(between)) if within else (None, None)
 
 
 def rate_of(record: Record) -> float:

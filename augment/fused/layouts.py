@@ -1,4 +1,4 @@
-"""How passes become launches: a program an image, or a program a tile of one, with what each needs in memory.
+"""Layouts of passes in launches: a program an image, or a program a tile of one, with what each needs in memory.
 
 Images of up to ``triton_images.WHOLE`` pixels, and chains of ops (AugMix), have a program an image, which takes it through all
 passes in one launch. Other large images are cut into tiles, so that a few of them fill a GPU: a launch a pass, and before one

@@ -41,7 +41,7 @@ class PhotoSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Making:
-    """How photographs are made: each ``repeat`` times, and with a ``size`` (width, height) as JPEG of that ``quality``."""
+    """Recipe for making photographs: each ``repeat`` times, and with a ``size`` (width, height) as JPEG of that ``quality``."""
 
     repeat: int = 1
     size: tuple[int, int] | None = None

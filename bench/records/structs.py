@@ -103,7 +103,7 @@ class Record(
     quantities: ClassVar[tuple[Quantity, ...]]
     needs_every_round: ClassVar[bool] = False
     compared: ClassVar[bool] = True
-    """Whether two runs are compared in it."""
+    """Two runs are compared in this kind."""
 
     status: Status = "ok"
     reason: str | None = None
@@ -534,7 +534,7 @@ class Pipeline(Record, frozen=True, kw_only=True):
     decoder: str | None = None
     """Decoder, or "packed": photographs decoded and resized once."""
     augment_on: Literal["workers", "device"] | None = None
-    """Where the backend augments; None: photographs are decoded alone."""
+    """Place where the backend augments; None: photographs are decoded alone."""
     recipe: str | None = None
     """Recipe, or the op behind RandomResizedCrop."""
     num_workers: Count = 0
@@ -545,7 +545,7 @@ class Pipeline(Record, frozen=True, kw_only=True):
     precision: str | None = None
     page_cache: Literal["warm", "cold"] = "warm"
     differs: str | None = None
-    """How an op of the backend is known to differ from the definition; where it does, no ratio is drawn."""
+    """Known difference of the backend's op from the definition; no ratio is drawn then."""
     dataset: str | None = None
     fingerprint: str | None = None
     fallback: str | None = None
@@ -568,7 +568,7 @@ class Pipeline(Record, frozen=True, kw_only=True):
     device_bytes: Count | None = None
     """Memory in use on the device, by its driver."""
     pixel_differences: dict[str, tuple[Amount, Amount]] = {}
-    """Of a decoder alone: the largest and the mean difference to each other decoder, in levels of 255."""
+    """Largest and mean difference of a decoder alone to the others, in levels of 255."""
 
     @property
     def arm(self) -> str:

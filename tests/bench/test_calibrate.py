@@ -50,7 +50,7 @@ def test_the_smallest_slowdown_that_is_called_by_hand(called: tuple[int, ...], l
 
 
 def test_binomial_intervals_by_the_rule_of_their_tails() -> None:
-    """Of none in n the upper end is 1 - 0.025^(1/n)."""
+    """The upper end of none in n is 1 - 0.025^(1/n)."""
     assert list(share_interval(0, 72)) == pytest.approx([0.0, 1 - 0.025 ** (1 / 72)])
     assert list(share_interval(72, 72)) == pytest.approx([0.025 ** (1 / 72), 1.0])
     assert share_interval(0, 0) == (0.0, 1.0)
