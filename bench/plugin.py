@@ -40,8 +40,8 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 < seconds < 3600:
-        raise argparse.ArgumentTypeError(f"give seconds above 0, such as 0.2; got {text!r}")
+    if not 0 < seconds <= 24 * 3600:
+        raise argparse.ArgumentTypeError(f"give seconds above 0 and up to a day, such as 0.2; got {text!r}")
     return seconds
 
 
