@@ -6,14 +6,14 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from bench.records import Audit, AuditCell, Run
 from bench.report.facts.state import VERDICTS
 
 COLUMNS = {
-    "torchvision_loop": "torchvision, image by image", "torchvision": "torchvision, batch", "pil": "PIL", "kornia": "Kornia",
+    "torchvision_loop": "torchvision loop", "torchvision": "torchvision batch", "pil": "PIL", "kornia": "Kornia",
     "dali": "DALI", "dali_torchvision": "DALI's torchvision API", "albumentations": "Albumentations", "cvcuda": "CV-CUDA",
     "triton_augment": "triton-augment", "fused": "fused",
 }  # fmt: skip
@@ -33,7 +33,7 @@ def fill(page: str, run: Run, folder: Path) -> str:
     if not BLOCK.search(page):
         raise ValueError("no place for the table: add the lines <!-- conformance: full --> and <!-- end of conformance -->")
     link = Path(os.path.relpath(run.path.resolve(), folder.resolve())).as_posix()
-    tables = {"short": short_table(run), "full": full_table(run, list(COLUMNS))}
+    tables = {"short": short_table(run), "full": full_table(run, brief=True)}
     about = f"From the audit of [{run.name}]({link}): {', '.join(map(' '.join, _audit(run).versions.items()))}."
     return BLOCK.sub(lambda match: f"{match[1]}\n{about}\n\n{tables[match[2]]}\n\n{match[3]}", page)
 
@@ -55,34 +55,31 @@ def short_table(run: Run) -> str:
     return "\n".join([*rows, "", *lines])
 
 
-def full_table(run: Run, backends: Sequence[str] | None = None) -> str:
-    """Return tables of ops and recipes by library, and every cause, note and finding; by default of all backends audited.
+def full_table(run: Run, *, brief: bool = False) -> str:
+    """Return tables of ops and recipes by library, and every cause, note and finding. Raises ValueError without an audit.
 
-    Raises ValueError without an audit.
+    Args:
+        run: holds the audit.
+        brief: leave out what has no name in ``COLUMNS``, and the figures of causes.
     """
     audit = _audit(run)
     audited = dict.fromkeys(cell.backend for cell in audit.verdicts)
-    columns = [backend for backend in backends or audited if backend in audited]
+    columns = [backend for backend in (COLUMNS if brief else audited) if backend in audited]
     names = [COLUMNS.get(backend, backend) for backend in columns]
     lines = [f"{audit.n} draws a distribution; {audit.images}; device {audit.device}."]
     for group, title in GROUPS.items():
         subjects = dict.fromkeys(cell.subject for cell in audit.verdicts if _group(cell) == group)
         if subjects:
             lines += ["", _row(title, *names), _row(*["---"] * (1 + len(names)))]
-            lines += [_row(f"`{name}`", *(_cell(audit.find(name, backend)) for backend in columns)) for name in subjects]
+            lines += [_row(f"`{name}`", *(_cell(audit.find(name, backend), brief) for backend in columns)) for name in subjects]
     remarks: dict[str, list[AuditCell]] = {}
     for cell in sorted(audit.verdicts, key=lambda cell: -VERDICTS.index(cell.verdict)):
-        for remark in _remarks(cell, audit) if cell.backend in columns else ():
+        for remark in _remarks(cell, audit, brief) if cell.backend in columns else ():
             remarks.setdefault(remark, []).append(cell)
     lines += ["", *(f"- {remark} ({_places(cells)})" for remark, cells in remarks.items())]
-    missing = ", ".join(COLUMNS[backend] for backend in backends or () if backend not in audited)
-    return "\n".join(
-        [
-            *lines,
-            *([f"- **not measured**: {missing}"] if missing else []),
-            *map("- **not as declared**: {}".format, audit.findings),
-        ]
-    )
+    missing = ", ".join(name for backend, name in COLUMNS.items() if brief and backend not in audited)
+    lines += [f"- **not measured**: {missing}"] if missing else []
+    return "\n".join([*lines, *(f"- **not as declared**: {finding}" for finding in audit.findings)])
 
 
 def _audit(run: Run) -> Audit:
@@ -108,21 +105,19 @@ def _count(cells: Iterable[AuditCell]) -> str:
     return ", ".join(f"{counts[verdict]} {_word(verdict)}" for verdict in VERDICTS if counts[verdict]) or "not measured"
 
 
-def _cell(cell: AuditCell | None) -> str:
-    return f"{_word(cell.verdict)} {cell.error_words}".rstrip() if cell else ""
+def _cell(cell: AuditCell | None, brief: bool) -> str:
+    error = "" if cell is None or (brief and cell.verdict == "exact") else cell.error_words
+    return f"{_word(cell.verdict)} {error}".rstrip() if cell else ""
 
 
-def _remarks(cell: AuditCell, audit: Audit) -> list[str]:
+def _remarks(cell: AuditCell, audit: Audit, brief: bool) -> list[str]:
     """Return why a cell is not exact, and what is true of it outside of the benchmarked setting."""
     # "Hue is not supported by backend x" stands in the table; what follows it is the reason, where there is one.
-    cause = cell.cause.partition(": ")[2] if cell.verdict == "unsupported" else cell.cause
-    if cell.kind == "recipe":  # what its ops say of themselves stands there
-        ops = [op for op in audit.verdicts if op.kind == "op" and op.backend == cell.backend and op.cause]
-        cause = ", ".join(f"`{op.subject}`" for op in ops if f"{op.subject}: {op.cause}" in cause) or cause
-    return [
-        *([f"**{_word(cell.verdict)}**: {cause}"] if cause else []),
-        *(f"{_word(cell.verdict)}, but {note}" for note in cell.notes),
-    ]
+    cause, word = cell.cause.partition(": ")[2] if cell.verdict == "unsupported" else cell.cause, _word(cell.verdict)
+    if any(op.cause and op.backend == cell.backend and f"{op.subject}: {op.cause}" in cause for op in audit.verdicts):
+        cause = ""  # of a recipe: its op says so
+    cause = ASIDES.sub("", cause) if brief else cause
+    return [*([f"**{word}**: {cause}"] if cause else []), *(f"{word}, but {note}" for note in cell.notes)]
 
 
 def _places(cells: Iterable[AuditCell]) -> str:

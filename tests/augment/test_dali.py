@@ -7,7 +7,9 @@ from augment import build
 from augment.audit import audit
 from augment.backends import dali, find_backend
 from augment.op import UnsupportedOp
-from augment.ops.geometry import resize_repeated
+from augment.ops.colour import ABOUT_GREY, YIQ_HUE
+from augment.ops.defaults import BESIDE, OUTSIDE, TWIST, WIDE
+from augment.ops.geometry import REPEATED, resize_repeated
 
 needs_dali = pytest.mark.skipif(dali.why_not(torch.device("cpu")) is not None, reason="DALI is not installed")
 EXACT: tuple[str, ...] = (
@@ -29,6 +31,26 @@ def test_ops_are_torchvisions_with_a_draw_for_each_image() -> None:
     report = audit(["dali"], EXACT, ["flip", "crop_flip", "imagenet"], n=500, workers=False)
     assert {cell.subject: (cell.verdict, cell.cause) for cell in report.verdicts if cell.verdict != "exact"} == {}
     assert {cell.lane.measured for cell in report.verdicts if cell.lane is not None} <= {"per_image", "fixed"}
+
+
+NAMED = {
+    "Resize": ("close", REPEATED),
+    "Hue": ("different", YIQ_HUE),
+    "ColorJitter": ("different", f"one fixed order of the four ops; {YIQ_HUE}"),
+    "DefaultRotate": ("different", OUTSIDE),
+    "DefaultResize": ("close", REPEATED),
+    "DefaultRandomResizedCrop": ("close", BESIDE),
+    "DefaultContrast": ("different", ABOUT_GREY),
+    "DefaultColorJitter": ("different", TWIST),
+    "DefaultGaussianBlur": ("different", WIDE),
+}
+
+
+@needs_dali
+def test_differences_are_named_by_replay() -> None:
+    report = audit(["dali"], [*NAMED, "DefaultBrightness", "DefaultSaturation"], [], n=500, workers=False)
+    named = {cell.subject: (cell.verdict, cell.cause.partition(" (")[0]) for cell in report.verdicts if cell.cause}
+    assert (named, report.findings) == (NAMED, ())
 
 
 @needs_dali
