@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -460,7 +461,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
     A user's mistake ends with one line on stderr and exit code 2, Ctrl-C with 130, and a closed pipe (``| head``) silently.
+    A warning is one line too.
     """
+    warnings.formatwarning = lambda message, *about: f"augmark: {message}\n"
     try:
         try:
             _execute(sys.argv[1:] if arguments is None else arguments)

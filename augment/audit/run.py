@@ -4,9 +4,10 @@ import copy
 import multiprocessing
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from importlib.metadata import distributions
 
@@ -75,10 +76,15 @@ def audit(
         "recipe": list(RECIPES if recipes is None else recipes),
     }
     _check_arguments(backends, names, n, images)
+    for backend in backends:
+        find_backend(backend).why_not(target)  # warns of an untested release
     images_used = list(synthetic_images(16, 256, seed) if images is None else images)
     devices = {backend: fallback_device(backend, target) for backend in backends}
     measurements = Measurements(n=n, seed=seed, images=images_used, devices=devices)
-    with _one_thread(), torch.random.fork_rng(devices=None if any(d.type == "cuda" for d in devices.values()) else []):
+    on_cuda = any(used.type == "cuda" for used in devices.values())
+    with torch.random.fork_rng(devices=None if on_cuda else []), ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # nothing is timed here, and on small tensors threads mostly wait for each other
         _measure(measurements, names, workers, processes, on_progress)
     default_name = "synthetic shapes (no real images given)" if images is None else f"{len(images_used)} given images"
     return AuditReport(
@@ -87,23 +93,12 @@ def audit(
     )  # fmt: skip
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute in one thread: nothing is timed here, and on small tensors threads mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _measure(
     measurements: Measurements, names: Mapping[Kind, Sequence[str]], workers: bool, processes: int, on_progress: Progress
 ) -> None:
     total, done = sum(map(len, names.values())) + int(workers), 0
     spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA must not be forked
-    with ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,)) if processes > 1 else nullcontext() as pool:
+    with ProcessPoolExecutor(processes, spawn, _start_process) if processes > 1 else nullcontext() as pool:
         for kind in KINDS:  # recipes after all ops
             # The pool pickles in a thread of its own: what it is given must not grow meanwhile.
             source = copy.deepcopy(measurements) if pool else measurements
@@ -116,6 +111,11 @@ def _measure(
         on_progress(done, total, "two loader workers")
         measurements.compare_workers()
     on_progress(total, total, "done")
+
+
+def _start_process() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # an untested release is named once, by the process that starts these
 
 
 def _judge_all(measurements: Measurements, names: Mapping[Kind, Sequence[str]], alpha: float) -> tuple[Verdict, ...]:

@@ -3,6 +3,7 @@
 A file defines ``BACKENDS``, one or several values, and the function by which ``augment.ops`` write its cells.
 """
 
+import functools
 import importlib
 import pkgutil
 import warnings
@@ -142,8 +143,9 @@ def eager_backends(device: torch.device) -> list[str]:
     return [b.name for b in BACKENDS.values() if not b.compiled and b.why_not(fallback_device(b.name, device)) is None]
 
 
+@functools.cache
 def warn_untested(package: str, installed: str, tested: str) -> None:
-    """Warn of a release outside of the series that a backend is tested with, such as "2.0"; it is tried all the same."""
+    """Warn once in a process of a release outside of the series that a backend is tested with, such as "2.0"."""
     if not installed.startswith(f"{tested}."):
         warnings.warn(f"{package} {installed} is not the tested {tested}: its cells may fail", RuntimeWarning, stacklevel=3)
 

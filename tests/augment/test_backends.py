@@ -1,5 +1,8 @@
 """Every cell does the op by its definition, in the lane that its backend declares; what is lacking is known at build time."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -129,6 +132,20 @@ def test_labels_are_mixed_as_the_images_are(op: Op, backend: str) -> None:
         mixed, targets = build(op, backend, num_classes=8)(images, torch.arange(8))
         torch.testing.assert_close(mixed.mean((1, 2, 3)), targets @ values, atol=1e-5, rtol=0)
         torch.testing.assert_close(targets.sum(1), torch.ones(8))
+
+
+@pytest.mark.parametrize("backend", [name for name, b in BACKENDS.items() if not b.compiled])
+def test_global_random_states_are_left_alone(backend: str, images: Tensor) -> None:
+    """Of a pipeline with a generator of its own, whatever the library draws from; the next case draws what it would have."""
+    if reason := BACKENDS[backend].why_not(torch.device("cpu")):
+        pytest.skip(reason)
+
+    def states() -> tuple[object, ...]:
+        return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
+
+    before = states()
+    build("d2l", backend, generator=torch.Generator().manual_seed(1))(images)
+    assert states() == before
 
 
 def test_labels_pass_through_where_nothing_mixes(images: Tensor) -> None:
