@@ -27,8 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr, betaincinv, chdtri, digamma, nctdtr, ndtri, polygamma, stdtr, stdtrit
 
-from bench.records import Case, Record, Speed
-from bench.records.cases import sound
+from bench.records import Case, Record, Speed, sound
 
 Floats = npt.NDArray[np.float64]
 Verdict = Literal["slower", "worse", "faster", "better", "same", "unclear"]
