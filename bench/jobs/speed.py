@@ -3,6 +3,7 @@
 import functools
 import gc
 import statistics
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,16 +40,15 @@ class Bench:
         self._inputs = inputs
         self._seconds = seconds
         self.copy_bandwidth = functools.cache(copy_bandwidth)
+        self.host_s: dict[str, float] = {}
         self._built: OrderedDict[tuple[Any, ...], _Built] = OrderedDict()
-        # Objects of the libraries stay: scanning them again before each round would take longer than the round.
-        gc.collect()
-        gc.freeze()
+        self._modules = 0
 
     def measure(self, case: Speed, sampler: Sampler) -> Speed:
         """Measure one round of a case. Raises what the pipeline raises."""
         built = self._build(case)
         skips_batches = case.lane in ("per_batch", "mixed")
-        gc.collect()  # earlier cases' garbage; during the calls the collector is off
+        self._collect()
         timing = measure(
             built.call,
             clock=Clock(case.device),
@@ -76,6 +76,14 @@ class Bench:
         built.is_new = False
         return replace(case, status="ok", **values)
 
+    def _collect(self) -> None:
+        """Collect the garbage of earlier cases: during the calls the collector is off."""
+        gc.collect()
+        if len(sys.modules) != self._modules:
+            # Objects of libraries stay: scanning them again before each round would take longer than the round.
+            gc.freeze()
+            self._modules = len(sys.modules)
+
     def _first_round(self, case: Speed, built: _Built, timing: Timing, skips_batches: bool) -> dict[str, Any]:
         """Measure what one round per case is enough for: compile time, memory, and use of the device."""
         moved = built.bytes_in + _image_bytes(built.call())
@@ -91,6 +99,7 @@ class Bench:
             "launches": count_launches(built.call, case.device),
             "syncs": count_waits(built.call, case.device),
             "host_s": host_seconds(built.call, case.device),
+            "absent_gpu_host_s": self.host_s.get(str(case.subject)) if case.backend == "fused" else None,
         }
 
     def _build(self, case: Speed) -> _Built:
