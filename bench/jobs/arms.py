@@ -203,8 +203,9 @@ def packed_file(work: Work, side: int) -> Path:
     """Return the file of all photographs as squares, uint8 [N, 3, side, side], which is made once."""
 
     def fill(append: Callable[[np.ndarray], None]) -> tuple[np.ndarray, dict[str, Any]]:
-        for file in work.photographs.files:
-            append(decode_square(file.read_bytes(), side)[None])
+        with warnings.catch_warnings(action="ignore"):  # about damaged tags, which cost no image
+            for file in work.photographs.files:
+                append(decode_square(file.read_bytes(), side)[None])
         return np.zeros(len(work.photographs.files), np.int64), {}
 
     key = f"packed-{work.photographs.fingerprint}-{side}"
@@ -252,7 +253,8 @@ def pixel_differences(photographs: PhotoSet, count: int = 32) -> dict[str, dict[
     """
     contents = [file.read_bytes() for i, file in enumerate(photographs.files) if i not in photographs.odd][:count]
     names = [name for name in DECODERS if DECODERS[name].missing() is None]
-    decoded = {name: [pixels.cpu() for pixels in DECODERS[name].run_all(contents)] for name in names}
+    with warnings.catch_warnings(action="ignore"):
+        decoded = {name: [pixels.cpu() for pixels in DECODERS[name].run_all(contents)] for name in names}
     return {a: {b: _compare(decoded[a], decoded[b]) for b in names if b != a} for a in names} if contents else {}
 
 

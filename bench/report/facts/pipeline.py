@@ -39,14 +39,9 @@ class Span(NamedTuple):
         return cls(statistics.median(values), median_interval(values))
 
 
-def seconds(arm: Arm) -> dict[int, float]:
-    """Return seconds an image by round."""
-    return {record.round: record.wall_s / record.images for record in arm.records}  # type: ignore[attr-defined]
-
-
 def subtract(arm: Arm, less: Arm) -> Span | None:
     """Return seconds an image that ``arm`` takes more than ``less``, paired by round; None without a common round."""
-    whole, part = seconds(arm), seconds(less)
+    whole, part = ({r.round: r.wall_s / r.images for r in side.records} for side in (arm, less))  # type: ignore[attr-defined]
     differences = [whole[number] - part[number] for number in whole if number in part]
     return Span.of(differences) if differences else None
 

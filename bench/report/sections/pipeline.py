@@ -1,14 +1,14 @@
 """From JPEG files to batches: which arm to choose, what limits it, and where an image's time goes."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from bench.records import Run, counted, percent, rounded
 from bench.report.blocks import Answer, Block, Bullets, Code, Heading, Paragraph, Quiet, Section, Text
 from bench.report.facts.arms import Arm
 from bench.report.facts.pipeline import OTHER, STEP, WAIT, Feeding, Span, feedings, rate, ratio, verdict
-from bench.report.figures import Figure, Line, Look, Row, bars, lines, series_look
+from bench.report.figures import Line, Look, Row, bars, lines, series_look
 from bench.report.sections.state import failed_section, not_measurable
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import capitalise, with_spread
@@ -223,13 +223,9 @@ def _workers(feeding: Feeding, index: int) -> list[Block]:
         Line.of_rounds(arm, series_look(i), sorted((int(case.num_workers), case.values("images_per_s")) for case in group))
         for i, (arm, group) in enumerate(sorted(by_arm.items(), key=lambda item: -max(map(rate, item[1]))))
     ]
-    figure = _curve(f"pipeline-{index}-workers", series[:MOST_LINES], counts)
-    return [figure]
-
-
-def _curve(name: str, series: Sequence[Line], counts: Sequence[int]) -> Figure:
     alternative = "Images per second by number of loader workers: a line an arm; 0: the training process fetches."
-    return lines(name, alternative, {"": series}, "loader workers", "images/s", zero=True, ticks=counts)
+    panel, name = {"": series[:MOST_LINES]}, f"pipeline-{index}-workers"
+    return [lines(name, alternative, panel, "loader workers", "images/s", zero=True, ticks=counts)]
 
 
 def _alone(feeding: Feeding) -> list[Arm]:
