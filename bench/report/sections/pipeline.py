@@ -39,11 +39,11 @@ def pipeline_section(run: Run) -> Section | None:
     groups = feedings(run)
     if not groups:
         return failed_section(run, "pipeline", TITLE, QUESTION)
-    blocks: list[Block] = [Paragraph(METHOD)]
+    blocks: list[Block] = []
     for index, feeding in enumerate(groups, start=1):
         blocks += [Paragraph(f"Setting: {_setting(feeding.first)}."), *_limits(feeding), *_stages(feeding, index)]
         blocks += [*_recipes(run, feeding), *_workers(feeding, index), *_decoders(feeding), *_odd_files(feeding.first)]
-    return Section(title=TITLE, blocks=blocks, answers=_answer(run, groups[0]))
+    return Section(title=TITLE, blocks=[*blocks, Paragraph(METHOD)], answers=_answer(run, groups[0]))
 
 
 def _setting(case: Arm) -> str:
@@ -119,7 +119,8 @@ def _disk(case: Arm) -> str:
 
 
 def _limits(feeding: Feeding) -> list[Block]:
-    cases = feeding.best(feeding.whole(feeding.recipe)) + feeding.best(feeding.whole(feeding.recipe, trained=True))
+    cases = feeding.best(feeding.whole(feeding.recipe))[:MOST_LINES]
+    cases += feeding.best(feeding.whole(feeding.recipe, trained=True))
     items = [f"{name(case)}: {rounded(rate(case))} images/s. {words}" for case in cases if (words := limit(feeding, case))]
     return [Bullets(items)] if items else []
 
@@ -141,7 +142,8 @@ def _stages(feeding: Feeding, index: int) -> list[Block]:
     for case in cases:
         own, fetched = split(feeding, case)
         used |= {*own, *fetched}
-        rows.append(Row(name(case), (), own, fetched, f"{rounded(rate(case))}/s"))
+        label = ", ".join([case.arm, counted(int(case.num_workers), "worker"), *filter(None, [case.model])])
+        rows.append(Row(label, (), own, fetched, f"{rounded(rate(case))}/s"))
     legend = {stage: look for stage, look in STAGES.items() if stage in used}
     alternative = "Milliseconds an image by stage: stacked bars of the training process; below, thin, the stages of workers."
     figure = bars(f"pipeline-{index}-stages", alternative, rows, legend, "milliseconds an image")
