@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from augment.backends.albumentations import albumentations
-from augment.backends.dali import Draws, clamp, contrast, dali, happens, unit
+from augment.backends.dali import clamp, contrast, dali, unit
 from augment.backends.kornia import Clamp, kornia
 from augment.backends.torchvision import torchvision
 from augment.backends.triton_augment import triton_augment
@@ -92,13 +92,8 @@ def _adjust(ndd: Any, name: str, images: Any, factor: Any) -> Any:
     return clamp(adjust[name]())
 
 
-def draw_factor(op: Any, draws: Draws) -> dict[str, Any]:
-    """Draw the factor of a ``FactorOp`` with DALI."""
-    return {"factor": draws.uniform(op.low, op.high)}
-
-
 def _factor_with_dali(name: str) -> dict[str, Cell]:
-    return dali(lambda ndd, op, images, drawn: _adjust(ndd, name, images, drawn["factor"]), draw_factor)
+    return dali(lambda ndd, op, images, drawn: _adjust(ndd, name, images, drawn["factor"]))
 
 
 def _factor_with_albumentations(name: str) -> dict[str, Cell]:
@@ -220,11 +215,6 @@ def _jitter_on_pil(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
     return _on_pil(op, image, drawn) if "hue" in op.changing else torch.full_like(image, math.nan)
 
 
-def draw_jitter(op: Any, draws: Draws) -> dict[str, Any]:
-    """Draw the four factors of a ColorJitter with DALI."""
-    return {name: draws.uniform(*getattr(op, name)) for name in NO_CHANGE}
-
-
 def _jitter_with_dali(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
     for name in op.changing:
         images = _adjust(ndd, name, images, drawn[name])
@@ -255,10 +245,7 @@ class ColorJitter(Op):
             hue=lambda args: torch.zeros_like(args["contrast_factor"]),
             order=lambda args: torch.arange(4).repeat(len(args["contrast_factor"]), 1),  # its order is fixed
         )
-        | dali(
-            _jitter_with_dali, draw_jitter,
-            order=lambda drawn: np.tile(np.arange(4.0), (len(drawn["hue"]), 1)),
-        )
+        | dali(_jitter_with_dali, order=lambda drawn: np.tile(np.arange(4.0), (len(drawn["hue"]), 1)))
         | albumentations(lambda A, op, white: [A.ColorJitter(**asdict(op), p=1.0)])
     )  # fmt: skip
     fused = kinds.Jitter()
@@ -295,7 +282,7 @@ class Grayscale(ChanceOp):
             "TritonRandomGrayscale", lambda op: {"p": op.p}, (6, 6), renamed={"p": "grayscale_p"},
             applied=lambda args: args.get("grayscale_mask", args.get("grayscale")),
         )
-        | dali(lambda ndd, op, images, drawn: ndd.saturation(images, saturation=1 - drawn["applied"]), happens)
+        | dali(lambda ndd, op, images, drawn: ndd.saturation(images, saturation=1 - drawn["applied"]))
         | albumentations(lambda A, op, white: [A.ToGray(p=op.p)])
     )  # fmt: skip
     fused = kinds.PointOp("grayscale")
@@ -461,10 +448,7 @@ class GaussianBlur(Op):
     cells = (
         torchvision(lambda op: v2.GaussianBlur(op.kernel_size, op.sigma), sigma=("sigma", 0))
         | kornia(lambda op: K.RandomGaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0))
-        | dali(
-            lambda ndd, op, images, drawn: ndd.gaussian_blur(images, sigma=drawn["sigma"], window_size=op.kernel_size),
-            lambda op, draws: {"sigma": draws.uniform(*op.sigma)},
-        )
+        | dali(lambda ndd, op, images, drawn: ndd.gaussian_blur(images, sigma=drawn["sigma"], window_size=op.kernel_size))
         | albumentations(
             lambda A, op, white: [A.GaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0)], sigma=_sigma_of_kernel
         )

@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from augment.backends.albumentations import albumentations
-from augment.backends.dali import LINEAR, dali, happens, numbers, warp
+from augment.backends.dali import LINEAR, dali, draw_declared, numbers, warp
 from augment.backends.kornia import kornia, window_reads
 from augment.backends.torchvision import torchvision
 from augment.backends.triton_augment import triton_augment
@@ -38,7 +38,7 @@ class HorizontalFlip(ChanceOp):
             "TritonRandomHorizontalFlip", lambda op: {"p": op.p}, (2, 2), renamed={"p": "horizontal_flip_p"},
             applied=lambda args: args.get("flip_mask", args.get("flip_horizontal")),
         )
-        | dali(lambda ndd, op, images, drawn: ndd.flip(images, horizontal=drawn["applied"]), happens)
+        | dali(lambda ndd, op, images, drawn: ndd.flip(images, horizontal=drawn["applied"]))
         | albumentations(lambda A, op, white: [A.HorizontalFlip(p=op.p)])
     )  # fmt: skip
     fused = kinds.Flip(axis=1)
@@ -52,7 +52,7 @@ class VerticalFlip(ChanceOp):
     cells = (
         torchvision(lambda op: v2.RandomVerticalFlip(op.p))
         | kornia(lambda op: K.RandomVerticalFlip(p=op.p))
-        | dali(lambda ndd, op, images, drawn: ndd.flip(images, horizontal=0, vertical=drawn["applied"]), happens)
+        | dali(lambda ndd, op, images, drawn: ndd.flip(images, horizontal=0, vertical=drawn["applied"]))
         | albumentations(lambda A, op, white: [A.VerticalFlip(p=op.p)])
     )
     fused = kinds.Flip(axis=0)
@@ -131,11 +131,11 @@ def _filter_weights(length: int, start: float, extent: float, size: int) -> Tens
     return torch.zeros(size, length).index_add_(1, places.clamp(0, length - 1), weights / weights.sum(1, keepdim=True))
 
 
-def resize_repeated(image: Tensor, window: tuple[int, int, int, int], height: int, width: int) -> Tensor:
-    """Resize a window (top, left, height, width) of an image as DALI does, which reads what lies beside the window."""
-    rows = _filter_weights(image.shape[-2], window[0], window[2], height)
-    columns = _filter_weights(image.shape[-1], window[1], window[3], width)
-    return rows @ image @ columns.T
+def resize_repeated(image: Tensor, size: tuple[int, int], window: tuple[int, int, int, int] | None = None) -> Tensor:
+    """Resize an image or a window of it (top, left, height, width) as DALI does, which reads what lies beside the window."""
+    top, left, height, width = window or (0, 0, *image.shape[-2:])
+    rows = _filter_weights(image.shape[-2], top, height, size[0])
+    return rows @ image @ _filter_weights(image.shape[-1], left, width, size[1]).T
 
 
 def _resized_crop(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
@@ -190,9 +190,7 @@ class RandomResizedCrop(Op):
     }
     alternatives = {
         "no antialias": lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2, BILINEAR, False),
-        REPEATED: lambda op, image, drawn: resize_repeated(
-            F.crop(image, *window(drawn)), (0, 0, *window(drawn)[2:]), op.size, op.size
-        ),
+        REPEATED: lambda op, image, drawn: resize_repeated(F.crop(image, *window(drawn)), (op.size, op.size)),
         "align_corners": lambda op, image, drawn: resize_corners_aligned(F.crop(image, *window(drawn)), op.size, op.size),
     }
     oracle = lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2, BILINEAR, op.antialias)
@@ -220,8 +218,7 @@ class Rotate(Op):
         | dali(
             lambda ndd, op, images, drawn: ndd.rotate(
                 images, angle=drawn["angle"], interp_type=LINEAR, keep_size=True, fill_value=0.0
-            ),
-            lambda op, draws: {"angle": draws.uniform(*op.degrees)},
+            )
         )
         | albumentations(
             lambda A, op, white: [A.Rotate(op.degrees, interpolation=1, border_mode=0, fill=0, p=1.0)],
@@ -250,8 +247,7 @@ def _affine(image: Tensor, drawn: Drawn, sign: float = 1.0, interpolation: Inter
 def _draw_affine(op: Any, draws: Any) -> Drawn:
     sides = zip(("translate_x", "translate_y"), op.translate, reversed(draws.shape), strict=True)
     shifts = {name: draws.uniform(-share * side, share * side) for name, share, side in sides}
-    ranges = {"angle": op.degrees, "scale": op.scale, "shear": op.shear}
-    return shifts | {name: draws.uniform(*ends) for name, ends in ranges.items()}
+    return shifts | draw_declared(op, draws)
 
 
 def _warp(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
@@ -400,9 +396,7 @@ class Resize(Op):
     }
     alternatives = {
         "no antialias": lambda op, image, drawn: F.resize(image, [op.size], BILINEAR, antialias=False),
-        REPEATED: lambda op, image, drawn: resize_repeated(
-            image, (0, 0, *image.shape[-2:]), *op.output_size(*image.shape[-2:])
-        ),
+        REPEATED: lambda op, image, drawn: resize_repeated(image, op.output_size(*image.shape[-2:])),
         "antialias blurs with a Gaussian": _blur_then_resize,
     }
     oracle = lambda op, image, drawn: F.resize(image, [op.size], BILINEAR, antialias=op.antialias)

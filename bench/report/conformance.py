@@ -5,12 +5,11 @@
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from bench.records import Audit, AuditCell, Run
-from bench.report.facts.state import VERDICTS
+from bench.report.facts.state import VERDICTS, verdict_counts
 
 COLUMNS = {
     "torchvision_loop": "torchvision loop", "torchvision": "torchvision batch", "pil": "PIL", "kornia": "Kornia",
@@ -101,8 +100,7 @@ def _word(verdict: str) -> str:
 
 
 def _count(cells: Iterable[AuditCell]) -> str:
-    counts = Counter[str](cell.verdict for cell in cells)
-    return ", ".join(f"{counts[verdict]} {_word(verdict)}" for verdict in VERDICTS if counts[verdict]) or "not measured"
+    return ", ".join(f"{count} {_word(verdict)}" for verdict, count in verdict_counts(cells).items()) or "not measured"
 
 
 def _cell(cell: AuditCell | None, brief: bool) -> str:

@@ -368,7 +368,7 @@ def test_what_is_missing_is_gathered_by_reason_the_worst_first() -> None:
 
 
 def test_verdicts_are_counted_and_causes_gathered() -> None:
-    assert verdict_counts(run_of(audit=EQUAL)) == {"exact": 3, "different": 1}
+    assert verdict_counts(EQUAL.verdicts) == {"exact": 3, "different": 1}
     assert list(causes(EQUAL)) == [("different", "8 bits")]
 
 

@@ -1,7 +1,7 @@
 """State of a run: its data sets, what ran under the name fused, what failed and what is missing."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from bench.records import Audit, AuditCell, Case, Record, Run
@@ -101,9 +101,9 @@ def status_counts(run: Run) -> Counter[str]:
 VERDICTS = ("exact", "close", "different", "unaudited", "unsupported")
 
 
-def verdict_counts(run: Run) -> dict[str, int]:
+def verdict_counts(cells: Iterable[AuditCell]) -> dict[str, int]:
     """Return how many cells the audit gave which verdict."""
-    counts = Counter[str](cell.verdict for cell in run.audit.verdicts) if run.audit else Counter[str]()
+    counts = Counter[str](cell.verdict for cell in cells)
     return {verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]}
 
 
