@@ -20,11 +20,6 @@ def _on_bytes(op: Op, image: Tensor, drawn: Mapping[str, Any]) -> Tensor:
     return op.oracle(image.mul(255).round_().to(torch.uint8), drawn) / 255
 
 
-def alternatives(op: Op) -> dict[str, Callable[..., Tensor]]:
-    """Return named other ways to do an op, 8-bit arithmetic among them where torchvision has the op for bytes."""
-    return {**op.alternatives, **({} if "torchvision" in op.needs_float else {EIGHT_BITS: _on_bytes})}
-
-
 def explain(op: Op, draws: Sequence[Draw]) -> str:
     """Return the name of the other way that the backend's pixels agree with, by measurement; "" if none does.
 
@@ -34,7 +29,8 @@ def explain(op: Op, draws: Sequence[Draw]) -> str:
         return _explain_policy(draws)
     if op.mixes_labels or not draws:
         return ""
-    for name, function in alternatives(op).items():
+    on_bytes = {} if "torchvision" in op.needs_float else {EIGHT_BITS: _on_bytes}
+    for name, function in {**op.alternatives, **on_bytes}.items():
         # 8-bit results may land a step apart; what is left must be rounding
         if all(float(error.max()) <= EXACT for error in _errors(draws, function)):
             return name

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.records import Audit, AuditCell, Run
-from bench.report.facts.state import VERDICTS, verdict_counts
+from bench.report.facts.state import ASIDES, remarks, verdict_counts, word
 
 COLUMNS = {
     "torchvision_loop": "torchvision loop", "torchvision": "torchvision batch", "pil": "PIL", "kornia": "Kornia",
@@ -19,8 +19,6 @@ COLUMNS = {
 """Names of the libraries on pages, by backend. What drives a library once more in another way stands in the audit alone."""
 GROUPS = {"op": "ops, equal parameters", "default": "ops, own defaults", "recipe": "recipes"}
 BLOCK = re.compile(r"(<!-- conformance: (short|full) -->\n).*?(<!-- end of conformance -->)", re.DOTALL)
-ASIDES = re.compile(r" \((?:[^()]|\([^()]*\))*\)")
-"""What stands in brackets, one level of brackets within included."""
 
 
 def fill(page: str, run: Run, folder: Path) -> str:
@@ -71,14 +69,11 @@ def full_table(run: Run, *, brief: bool = False) -> str:
         if subjects:
             lines += ["", _row(title, *names), _row(*["---"] * (1 + len(names)))]
             lines += [_row(f"`{name}`", *(_cell(audit.find(name, backend), brief) for backend in columns)) for name in subjects]
-    remarks: dict[str, list[AuditCell]] = {}
-    for cell in sorted(audit.verdicts, key=lambda cell: -VERDICTS.index(cell.verdict)):
-        for remark in _remarks(cell, audit, brief) if cell.backend in columns else ():
-            remarks.setdefault(remark, []).append(cell)
-    lines += ["", *(f"- {remark} ({_places(cells)})" for remark, cells in remarks.items())]
+    noted = remarks(audit, columns, brief=brief)
+    lines += ["", *(f"- {text} ({places(cells)})" for text, cells in noted.items())]
     missing = ", ".join(name for backend, name in COLUMNS.items() if brief and backend not in audited)
-    lines += [f"- **not measured**: {missing}"] if missing else []
-    return "\n".join([*lines, *(f"- **not as declared**: {finding}" for finding in audit.findings)])
+    lines += [f"- not measured: {missing}"] if missing else []
+    return "\n".join([*lines, *(f"- not as declared: {finding}" for finding in audit.findings)])
 
 
 def _audit(run: Run) -> Audit:
@@ -95,30 +90,17 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _word(verdict: str) -> str:
-    return "missing" if verdict == "unsupported" else verdict
-
-
 def _count(cells: Iterable[AuditCell]) -> str:
-    return ", ".join(f"{count} {_word(verdict)}" for verdict, count in verdict_counts(cells).items()) or "not measured"
+    return ", ".join(f"{count} {word(verdict)}" for verdict, count in verdict_counts(cells).items()) or "not measured"
 
 
 def _cell(cell: AuditCell | None, brief: bool) -> str:
     error = "" if cell is None or (brief and cell.verdict == "exact") else cell.error_words
-    return f"{_word(cell.verdict)} {error}".rstrip() if cell else ""
+    return f"{word(cell.verdict)} {error}".rstrip() if cell else ""
 
 
-def _remarks(cell: AuditCell, audit: Audit, brief: bool) -> list[str]:
-    """Return why a cell is not exact, and what is true of it outside of the benchmarked setting."""
-    # "Hue is not supported by backend x" stands in the table; what follows it is the reason, where there is one.
-    cause, word = cell.cause.partition(": ")[2] if cell.verdict == "unsupported" else cell.cause, _word(cell.verdict)
-    if any(op.cause and op.backend == cell.backend and f"{op.subject}: {op.cause}" in cause for op in audit.verdicts):
-        cause = ""  # of a recipe: its op says so
-    cause = ASIDES.sub("", cause) if brief else cause
-    return [*([f"**{word}**: {cause}"] if cause else []), *(f"{word}, but {note}" for note in cell.notes)]
-
-
-def _places(cells: Iterable[AuditCell]) -> str:
+def places(cells: Iterable[AuditCell]) -> str:
+    """Return the libraries of cells with their subjects."""
     subjects: dict[str, list[str]] = {}
     for cell in cells:
         subjects.setdefault(COLUMNS.get(cell.backend, cell.backend), []).append(f"`{cell.subject}`")

@@ -43,14 +43,14 @@ def test_the_full_table_has_every_cell_with_its_error_its_cause_and_its_notes() 
         "| `Resize` | different 41 | exact 0 |",
     ]
     assert "| `AugMix` | missing |  |" in lines
-    assert "- **different**: a Gauss (by 0.1 (x)) (Kornia: `Resize`)" in lines
+    assert "- different: a Gauss (by 0.1 (x)) (Kornia: `Resize`)" in lines
     assert not [line for line in lines if "Resize:" in line]  # a recipe's cause is that of its op
-    assert "- **missing**: no such class (Kornia: `AugMix`)" in lines
+    assert "- missing: no such class (Kornia: `AugMix`)" in lines
     assert "- exact, but close where images shrink (PIL: `Resize`)" in lines
-    assert lines[-1] == "- **not as declared**: Resize on pil: check failed"
+    assert lines[-1] == "- not as declared: Resize on pil: check failed"
     brief = full_table(RUN, brief=True).splitlines()
-    assert "- **different**: a Gauss (Kornia: `Resize`, `DefaultResize`)" in brief
-    assert "- **not measured**: torchvision loop, torchvision batch, DALI" in "\n".join(brief)
+    assert "- different: a Gauss (Kornia: `Resize`, `DefaultResize`)" in brief
+    assert "- not measured: torchvision loop, torchvision batch, DALI" in "\n".join(brief)
 
 
 def test_the_command_writes_between_the_markers_and_nowhere_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

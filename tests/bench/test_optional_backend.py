@@ -79,7 +79,7 @@ def test_the_audit_says_why_there_is_no_verdict() -> None:
         f"HorizontalFlip is not supported by backend triton_augment: {MISSING}",
     )
     table = full_table(Run(path=Path(), name="x", audit=report))
-    assert f"- **missing**: {MISSING} (triton-augment: `HorizontalFlip`)" in table.splitlines()
+    assert f"- missing: {MISSING} (triton-augment: `HorizontalFlip`)" in table.splitlines()
 
 
 def test_rich_prints_the_way_to_the_package_in_full() -> None:
