@@ -198,7 +198,7 @@ def _jitter(op: Any, image: Any, drawn: Drawn) -> Any:
     return image
 
 
-def _jitter_with(name: str, adjust: Callable[[Op, Tensor, Drawn], Tensor]) -> Callable[[Op, Tensor, Drawn], Tensor]:
+def _vary_jitter(name: str, adjust: Callable[[Op, Tensor, Drawn], Tensor]) -> Callable[[Op, Tensor, Drawn], Tensor]:
     """Return the jitter with another way to do one of the four."""
 
     def apply(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
@@ -258,8 +258,8 @@ class ColorJitter(Op):
     oracle = _jitter
     alternatives = {
         PIL_COLOUR: _jitter_on_pil,
-        ABOUT_GREY: _jitter_with("contrast", scale_about_grey),
-        YIQ_HUE: _jitter_with("hue", _hue_in_yiq),
+        ABOUT_GREY: _vary_jitter("contrast", scale_about_grey),
+        YIQ_HUE: _vary_jitter("hue", _hue_in_yiq),
         "8-bit arithmetic, of PIL": _on_pil,
     }
 
@@ -344,7 +344,7 @@ class Posterize(ChanceOp):
     oracle = lambda op, image, drawn: F.posterize(image, op.bits)
 
 
-def _by_table(make: Callable[[Tensor], Tensor]) -> Callable[[Op, Tensor, Drawn], Tensor]:
+def _map_by_table(make: Callable[[Tensor], Tensor]) -> Callable[[Op, Tensor, Drawn], Tensor]:
     """Return a way to map bytes by a table [256] that is made from the counts [256] of each channel's values."""
 
     def apply(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
@@ -377,7 +377,7 @@ class Equalize(ChanceOp):
     )
     fused = kinds.PointOp("equalize")
     differs = {"albumentations": OWN_COUNT}
-    alternatives = {OWN_COUNT: _by_table(_equalize_with_own_count)}
+    alternatives = {OWN_COUNT: _map_by_table(_equalize_with_own_count)}
     has_thresholds = True
     oracle = lambda op, image, drawn: F.equalize(image)
 
@@ -394,7 +394,7 @@ class AutoContrast(ChanceOp):
     fused = kinds.PointOp("autocontrast")
     differs = {"kornia": FLAT_IS_BLACK, "albumentations": WHITE_UNCOUNTED}
     alternatives = {
-        WHITE_UNCOUNTED: _by_table(_stretch_without_white),
+        WHITE_UNCOUNTED: _map_by_table(_stretch_without_white),
         FLAT_IS_BLACK: lambda op, image, drawn: F.autocontrast(image) * (image.amax((1, 2), True) > image.amin((1, 2), True)),
     }
     oracle = lambda op, image, drawn: F.autocontrast(image)

@@ -112,7 +112,7 @@ ASIDES = re.compile(r" \((?:[^()]|\([^()]*\))*\)")
 """What stands in brackets, one level of brackets within included."""
 
 
-def remarks(audit: Audit, backends: Collection[str], *, brief: bool = False) -> dict[str, list[AuditCell]]:
+def list_remarks(audit: Audit, backends: Collection[str], *, brief: bool = False) -> dict[str, list[AuditCell]]:
     """Return why cells are not exact, and what is true of them outside of the benchmarked setting: the worst first.
 
     A recipe whose op has the cause has none of its own. ``brief``: leave out the figures of causes.
@@ -127,10 +127,10 @@ def remarks(audit: Audit, backends: Collection[str], *, brief: bool = False) -> 
             cause = ""
         texts = [f": {ASIDES.sub('', cause) if brief else cause}"] if cause else []
         for text in [*texts, *(f", but {note}" for note in cell.notes)]:
-            lines.setdefault(" ".join(f"{word(cell.verdict)}{text}".split()), []).append(cell)
+            lines.setdefault(" ".join(f"{name_verdict(cell.verdict)}{text}".split()), []).append(cell)
     return lines
 
 
-def word(verdict: str) -> str:
+def name_verdict(verdict: str) -> str:
     """Return a verdict as readers meet it."""
     return "missing" if verdict == "unsupported" else verdict

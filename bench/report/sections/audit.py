@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bench.records import AuditCell, Run, counted, listed, rounded
 from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Details, Paragraph, Section, Strip, Strips, Text, Warning
-from bench.report.conformance import places
+from bench.report.conformance import list_places
 from bench.report.facts.gallery import Gallery, Picture, load_gallery
 from bench.report.facts.lanes import LANES
-from bench.report.facts.state import remarks
+from bench.report.facts.state import list_remarks
 from bench.report.sections.state import audit_words
 from bench.report.tables import build_table, words_column
 
@@ -48,8 +48,8 @@ def audit_section(run: Run) -> Section | None:
         cells = [cell for cell in audit.verdicts if cell.kind == kind]
         blocks += [_table(cells, kind)] if cells else []
     items = [
-        f"{text} ({places(cells).replace('`', '')})"
-        for text, cells in remarks(audit, {cell.backend for cell in audit.verdicts}).items()
+        f"{text} ({list_places(cells).replace('`', '')})"
+        for text, cells in list_remarks(audit, {cell.backend for cell in audit.verdicts}).items()
     ]
     blocks += [Details(summary=f"Why not exact: {counted(len(items), 'cause')}", blocks=[Bullets(items)])] if items else []
     answers = [] if run.records else [Answer(TITLE, audit_words(run), "This run holds only an audit.")]
