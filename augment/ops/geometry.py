@@ -1,8 +1,8 @@
 """Flips, crops and resampling."""
 
 import math
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
 
 import kornia.augmentation as K
 import numpy as np
@@ -24,6 +24,8 @@ BILINEAR = InterpolationMode.BILINEAR
 NEAREST = InterpolationMode.NEAREST
 ODD_MARGIN = "half of an odd margin is rounded down, not to an even number"
 REPEATED = "antialias repeats the border pixels, torchvision weighs those inside alone"
+BORDERS = {"constant": 0, "reflect": 4}
+"""cv2.BORDER_CONSTANT and cv2.BORDER_REFLECT_101, without importing it."""
 PIL_BORDER = "the border is not blended with the black outside"
 
 
@@ -43,6 +45,14 @@ class HorizontalFlip(ChanceOp):
     )  # fmt: skip
     fused = kinds.Flip(axis=1)
     oracle = lambda op, image, drawn: F.horizontal_flip(image)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlternatingFlip(HorizontalFlip):
+    """``HorizontalFlip`` for each batch alone. In training, an image that is mirrored in one epoch is not in the next one.
+
+    The trainer's feed, which knows images and epochs, mirrors them itself and builds a recipe without this op.
+    """
 
 
 @op
@@ -80,6 +90,9 @@ def _crop(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
 class RandomCrop(Op):
     """Pad every side with ``padding`` black pixels, then cut a ``size`` x ``size`` window, every position equally likely."""
 
+    padding_mode: ClassVar[Literal["constant", "reflect"]] = "constant"
+    """Name of the border in torchvision and Kornia."""
+
     size: int = 32
     padding: int = 4
 
@@ -88,27 +101,44 @@ class RandomCrop(Op):
     draws = (Position(),)
     pins = {"padding": 0}
     cells = (
-        torchvision(lambda op: v2.RandomCrop(op.size, padding=op.padding))
-        | kornia(lambda op: K.RandomCrop((op.size, op.size), padding=op.padding), **window_reads(_corners))
+        torchvision(lambda op: v2.RandomCrop(op.size, padding=op.padding, padding_mode=op.padding_mode))
+        | kornia(
+            lambda op: K.RandomCrop((op.size, op.size), padding=op.padding, padding_mode=op.padding_mode),
+            **window_reads(_corners),
+        )
         | triton_augment(
             "TritonRandomCrop", lambda op: {"size": op.size}, (1, 1), renamed={"size": "crop_size"},
             refuses=lambda op: "it crops without padding, so padding must be 0" if op.padding else None,
         )
-        | dali(_crop, _draw_position)
+        | dali(_crop, _draw_position, lambda op: None if op.padding_mode == "constant" else "DALI reflects no border")
         | albumentations(
-            lambda A, op, white: [A.Pad(op.padding), A.RandomCrop(op.size, op.size)],
+            lambda A, op, white: [A.Pad(op.padding, border_mode=BORDERS[op.padding_mode]), A.RandomCrop(op.size, op.size)],
             top=("crop_coords", 1), left=("crop_coords", 0),
         )
     )  # fmt: skip
     fused = kinds.Crop()
     oracle = lambda op, image, drawn: F.crop(
-        F.pad(image, [op.padding] * 4), int(drawn["top"]), int(drawn["left"]), op.size, op.size
+        F.pad(image, [op.padding] * 4, padding_mode=op.padding_mode), int(drawn["top"]), int(drawn["left"]), op.size, op.size
     )
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         if min(height, width) + 2 * self.padding < self.size:
             raise ValueError(f"{self} needs larger images than {height}x{width}: raise padding")
         return self.size, self.size
+
+
+@op
+class ReflectCrop(RandomCrop):
+    """``RandomCrop`` of an image whose ``padding`` pixels on every side mirror the image; its edge is not repeated."""
+
+    padding_mode = "reflect"
+    setting = lambda size: {"size": size, "padding": size // 16}
+    fused = kinds.Crop(is_reflected=True)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        if min(height, width) <= self.padding:
+            raise ValueError(f"{self} mirrors more pixels than {height}x{width} images have: take less padding")
+        return RandomCrop.output_size(self, height, width)
 
 
 def window(drawn: Drawn) -> tuple[int, int, int, int]:
