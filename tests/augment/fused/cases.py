@@ -1,6 +1,7 @@
 """What the tests of ``augment.fused`` share: images, settings of ops, chains of ops, and the implementations of a plan."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -115,27 +116,20 @@ def by_triton(plan: fused.Plan, images: Tensor, params: Sequence[Params], dtype:
 
 
 try:
-    import triton
-    import triton.language as tl
-    from triton.runtime.errors import InterpreterError
+    from triton.runtime import interpreter
 except ImportError:
     HAS_TRITON = False
 else:
+    HAS_TRITON, _patch = True, interpreter._patch_lang_tensor
 
-    @triton.jit
-    def _count(number, out):  # type: ignore[no-untyped-def]
-        total = 0
-        for _ in range(tl.load(number)):
-            total += 1
-        tl.store(out, total)
+    def _patch_index(tensor: Any, scope: Any) -> None:
+        """Let Triton 3.6 loop in its interpreter with NumPy 2.5, whose arrays [1] are no numbers."""
+        _patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
-    try:
-        _count[(1,)](*torch.ones(2, 1, dtype=torch.int32, device=DEVICE))
-        HAS_TRITON = True
-    except InterpreterError:  # of a Triton that cannot loop with this NumPy
-        HAS_TRITON = False
+    interpreter._patch_lang_tensor = _patch_index
 
-NEEDS_TRITON = pytest.mark.skipif(not HAS_TRITON, reason="Triton is missing, or its interpreter cannot loop with this NumPy")
+NEEDS_TRITON = pytest.mark.skipif(not HAS_TRITON, reason="Triton is missing")
 IMPLEMENTATIONS: dict[str, Run] = {"tensors": by_tensors, "c": in_c, "triton": by_triton}
 ALL = ["tensors", "c", pytest.param("triton", marks=NEEDS_TRITON)]
 KERNELS = ALL[1:]
