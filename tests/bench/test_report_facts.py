@@ -25,7 +25,7 @@ from bench.report.facts.photographs import finetune_settings, undecided_with
 from bench.report.facts.pipeline import feedings
 from bench.report.facts.placement import above_ceiling, contest, cost, host_bound_ceilings, utilisation, workers
 from bench.report.facts.scaling import alike_draws, largest, tables
-from bench.report.facts.state import causes, fallbacks, image_sets, missing, status_counts, verdict_counts
+from bench.report.facts.state import fallbacks, image_sets, list_remarks, missing, status_counts, verdict_counts
 from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, speeds, store, trained
 
 
@@ -382,8 +382,8 @@ def test_what_is_missing_is_gathered_by_reason_the_worst_first() -> None:
 
 
 def test_verdicts_are_counted_and_causes_gathered() -> None:
-    assert verdict_counts(run_of(audit=EQUAL)) == {"exact": 3, "different": 1}
-    assert list(causes(EQUAL)) == [("different", "8 bits")]
+    assert verdict_counts(EQUAL.verdicts) == {"exact": 3, "different": 1}
+    assert list(list_remarks(EQUAL, {cell.backend for cell in EQUAL.verdicts})) == ["different: 8 bits"]
 
 
 def test_disturbed_figures_are_marked_and_no_answer_rests_on_them(tmp_path: Path) -> None:
