@@ -4,11 +4,12 @@ import copy
 import multiprocessing
 import platform
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 
 import torch
 from torch import Tensor
@@ -16,32 +17,27 @@ from torch import Tensor
 from augment.audit.images import synthetic_images
 from augment.audit.judge import judge, reject
 from augment.audit.measure import Kind, Measurements, ops_of
-from augment.audit.record import AuditReport
+from augment.audit.record import AuditReport, Verdict
 from augment.backends import eager_backends, fallback_device, find_backend
 from augment.op import OPS
 from augment.pipeline import check_device
 from augment.recipes import RECIPES
 
 KINDS: dict[Kind, Mapping[str, object]] = {"op": OPS, "recipe": RECIPES}
+PACKAGES = ("torch", "torchvision", "kornia", "pillow", "triton-augment", "albumentations")
+BY_CUDA = ("nvidia-dali-cuda", "cvcuda-cu")
+"""Beginnings of the names of packages that are named after a CUDA release."""
+Names = Sequence[str]
 Progress = Callable[[int, int, str], None]
 """Called as (steps done, steps in all, next step)."""
 
 
 def audit(
-    backends: Sequence[str] | None = None,
-    ops: Sequence[str] | None = None,
-    recipes: Sequence[str] | None = None,
-    *,
-    n: int = 10_000,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    images: Sequence[Tensor] | Tensor | None = None,
-    images_name: str = "",
-    alpha: float = 0.01,
-    workers: bool = True,
-    processes: int = 1,
+    backends: Names | None = None, ops: Names | None = None, recipes: Names | None = None, *, n: int = 10_000, seed: int = 0,
+    device: str | torch.device = "cpu", images: Sequence[Tensor] | Tensor | None = None, images_name: str = "",
+    alpha: float = 0.01, workers: bool = True, processes: int = 1,
     on_progress: Progress = lambda done, total, step: None,
-) -> AuditReport:
+) -> AuditReport:  # fmt: skip
     """Audit ops and recipes on backends; by default all of them, on the backends that are not compiled.
 
     A compiled backend costs a compilation for each op and setting and is audited only if it is named. Backends that cannot use
@@ -67,39 +63,34 @@ def audit(
     start = time.perf_counter()
     target = check_device(device)
     backends = eager_backends(target) if backends is None else list(backends)
-    names: dict[Kind, list[str]] = {
+    names: dict[Kind, Names] = {
         "op": list(OPS if ops is None else ops),
         "recipe": list(RECIPES if recipes is None else recipes),
     }
     _check_arguments(backends, names, n, images)
+    for backend in backends:
+        find_backend(backend).why_not(target)  # warns of an untested release
     images_used = list(synthetic_images(16, 256, seed) if images is None else images)
     devices = {backend: fallback_device(backend, target) for backend in backends}
     measurements = Measurements(n=n, seed=seed, images=images_used, devices=devices)
     on_cuda = any(used.type == "cuda" for used in devices.values())
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=None if on_cuda else []):
+    with torch.random.fork_rng(devices=None if on_cuda else []), ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1)  # nothing is timed here, and on small tensors threads mostly wait for each other
-        try:
-            _measure(measurements, names, workers, processes, on_progress)
-        finally:
-            torch.set_num_threads(threads)
-    reject(measurements.results.tests.values(), alpha)
-    cells = [measurements.results.cells[name, backend] for kind in KINDS for backend in backends for name in names[kind]]
-    for cell in cells:
-        judge(cell, ops_of(cell), measurements.tests_of(cell), audited=names["op"] if cell.kind == "recipe" else ())
+        _measure(measurements, names, workers, processes, on_progress)
     default_name = "synthetic shapes (no real images given)" if images is None else f"{len(images_used)} given images"
     return AuditReport(
-        verdicts=tuple(cells), versions=_versions(), device=str(device), images=images_name or default_name, seed=seed, n=n,
-        alpha=alpha, seconds=time.perf_counter() - start,
+        verdicts=_judge_all(measurements, names, alpha), versions=_versions(), device=str(device),
+        images=images_name or default_name, seed=seed, n=n, alpha=alpha, seconds=time.perf_counter() - start,
     )  # fmt: skip
 
 
 def _measure(
-    measurements: Measurements, names: Mapping[Kind, Sequence[str]], workers: bool, processes: int, on_progress: Progress
+    measurements: Measurements, names: Mapping[Kind, Names], workers: bool, processes: int, on_progress: Progress
 ) -> None:
     total, done = sum(map(len, names.values())) + int(workers), 0
     spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA must not be forked
-    with ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,)) if processes > 1 else nullcontext() as pool:
+    with ProcessPoolExecutor(processes, spawn, _start_process) if processes > 1 else nullcontext() as pool:
         for kind in KINDS:  # recipes after all ops
             # The pool pickles in a thread of its own: what it is given must not grow meanwhile.
             source = copy.deepcopy(measurements) if pool else measurements
@@ -114,17 +105,28 @@ def _measure(
     on_progress(total, total, "done")
 
 
+def _start_process() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # an untested release is named once, by the process that starts these
+
+
+def _judge_all(measurements: Measurements, names: Mapping[Kind, Names], alpha: float) -> tuple[Verdict, ...]:
+    """Return the verdicts: ops before recipes, backend by backend."""
+    reject(measurements.results.tests.values(), alpha)
+    cells = [measurements.results.cells[name, b] for kind in KINDS for b in measurements.devices for name in names[kind]]
+    for cell in cells:
+        judge(cell, ops_of(cell), measurements.tests_of(cell), audited=names["op"] if cell.kind == "recipe" else ())
+    return tuple(cells)
+
+
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "kornia", "pillow", "triton-augment", "nvidia-dali-cuda130", "albumentations"):
-        with suppress(PackageNotFoundError):  # an optional extra
-            versions[package] = version(package)
-    return versions
+    """Return the version of Python and of every library here that a cell may run."""
+    installed = {(package.metadata["Name"] or "").lower(): package.version for package in distributions()}
+    versions = {name: version for name, version in installed.items() if name in PACKAGES or name.startswith(BY_CUDA)}
+    return {"python": platform.python_version(), **dict(sorted(versions.items()))}
 
 
-def _check_arguments(
-    backends: Sequence[str], names: Mapping[Kind, Sequence[str]], n: int, images: Sequence[Tensor] | Tensor | None
-) -> None:
+def _check_arguments(backends: Names, names: Mapping[Kind, Names], n: int, images: Sequence[Tensor] | Tensor | None) -> None:
     for backend in backends:
         find_backend(backend)
     for kind, table in KINDS.items():

@@ -27,7 +27,8 @@ SETTINGS: list[Op] = [OPS[name]() for name in sorted(fused.SUPPORTED)] + [
     ops.Posterize(bits=0, p=1.0), ops.Posterize(bits=2, p=1.0), ops.Equalize(p=1.0), ops.AutoContrast(p=1.0),
     ops.Sharpness(factor=0.2, p=1.0), ops.GaussianBlur(kernel_size=1), ops.GaussianBlur(kernel_size=9, sigma=(0.1, 4.0)),
     ops.GaussianNoise(sigma=0.5), ops.RandomErasing(p=1.0, value=0.3), ops.RandomCrop(size=20, padding=12),
-    ops.RandomCrop(size=12, padding=0), ops.CenterCrop(size=9), ops.CenterCrop(size=44), ops.RandomResizedCrop(size=19),
+    ops.RandomCrop(size=12, padding=0), ops.ReflectCrop(size=16, padding=6), ops.ReflectCrop(size=4, padding=6),
+    ops.CenterCrop(size=9), ops.CenterCrop(size=44), ops.RandomResizedCrop(size=19),
     ops.RandomResizedCrop(size=8, antialias=False), ops.RandomResizedCrop(size=70), ops.Resize(size=10), ops.Resize(size=50),
     ops.Resize(size=11, antialias=False), ops.Affine(degrees=(-180.0, 180.0), scale=(0.3, 2.0), shear=(-60.0, 60.0)),
     ops.Rotate(degrees=(90.0, 90.0)), ops.Perspective(p=1.0), ops.RandAugment(num_ops=1, magnitude=30),
@@ -36,6 +37,7 @@ SETTINGS: list[Op] = [OPS[name]() for name in sorted(fused.SUPPORTED)] + [
 
 CHAINS: dict[str, Sequence[Op]] = {
     "moves": [ops.VerticalFlip(), ops.RandomCrop(size=18, padding=9), ops.HorizontalFlip(), ops.CenterCrop(size=12)],
+    "mirrored borders": [ops.HorizontalFlip(), ops.ReflectCrop(size=21, padding=8), ops.VerticalFlip(), ops.Rotate()],
     "mirrors behind a window": [ops.VerticalFlip(), ops.RandomResizedCrop(size=13), ops.HorizontalFlip(), ops.VerticalFlip()],
     "mirrors behind a warp": [ops.HorizontalFlip(), ops.Rotate(), ops.HorizontalFlip(), ops.VerticalFlip(), ops.Invert()],
     "mirrors behind a policy": [ops.TrivialAugmentWide(), ops.HorizontalFlip(), ops.VerticalFlip(), ops.Normalize()],
