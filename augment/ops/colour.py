@@ -452,8 +452,9 @@ class GaussianNoise(Op):
         )
     )
     fused = kinds.Noise()
-    needs_float = ("pil", "torchvision", "dali")
-    lanes = {"torchvision": "per_image"}  # drawn anew for every pixel of the batch
+    needs_float = ("pil", "torchvision", "cvcuda", "dali")
+    lanes = {"torchvision": "per_image", "cvcuda": "per_image"}  # drawn anew for every pixel of the batch
+    differs = {"cvcuda": "the noise does not follow torch.manual_seed"}
     oracle = lambda op, image, drawn: (image + torch.as_tensor(drawn["noise"]).to(image)).clamp(0, 1)
 
 
@@ -477,7 +478,7 @@ class Normalize(Op):
         | albumentations(lambda A, op, white: [A.Normalize(op.mean, op.std, max_pixel_value=white)])
     )
     fused = kinds.Normalize()
-    needs_float = ("pil", "torchvision", "fused")
+    needs_float = ("pil", "torchvision", "cvcuda", "fused")
     oracle = lambda op, image, drawn: F.normalize(image, list(op.mean), list(op.std))
 
     def check(self) -> None:
