@@ -1,4 +1,4 @@
-"""``augmark audit``: audits backends on images of a data set with a progress bar, prints verdicts, writes audit.json."""
+"""The audit of backends on images of a data set, with a progress bar; writes audit.json."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from bench.records import AUDIT, Audit, AuditCell, write
+from bench.records import AUDIT, Audit, write
 
 if TYPE_CHECKING:
     from training.data import Dataset
@@ -19,7 +17,6 @@ IMAGES = 16
 """Real images that parameters are replayed on; a law is tested on many more draws, of which these are only the background."""
 MOST_PROCESSES, SUBJECTS_A_PROCESS = 8, 4
 """A process takes seconds to start: few subjects are audited in this one."""
-COLOURS = {"exact": "green", "close": "green", "different": "yellow", "unaudited": "red", "unsupported": "dim"}
 
 
 def run_audit(
@@ -62,31 +59,3 @@ def run_audit(
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / AUDIT, record)
     return record
-
-
-TITLE = "verdict and the error in 1/255 that it goes by: the largest, of close cells the mean"
-
-
-def print_audit(audit: Audit, console: Console) -> None:
-    """Print a row per subject, a column per backend; then every cause, and what contradicts the declared definitions."""
-    backends = list(dict.fromkeys(cell.backend for cell in audit.verdicts))
-    table = Table("", *backends, title=TITLE, box=None)
-    for subject in dict.fromkeys(cell.subject for cell in audit.verdicts):
-        table.add_row(subject, *(_text(audit.find(subject, backend)) for backend in backends))
-    console.print(table)
-    causes: dict[str, list[str]] = {}
-    for cell in audit.verdicts:
-        # "Hue is not supported by backend x" stands in the table; what follows it is the reason, where there is one.
-        cause = cell.cause.partition(": ")[2] if cell.verdict == "unsupported" else cell.cause
-        if cause:
-            causes.setdefault(f"{cell.verdict}: {cause}", []).append(f"{cell.subject} on {cell.backend}")
-    for cause, places in causes.items():
-        console.print(Text.assemble((cause, "bold"), f": {', '.join(places)}"))
-    for finding in audit.findings:
-        console.print(Text.assemble(("not as declared", "red"), f": {finding}"))
-
-
-def _text(cell: AuditCell | None) -> Text:
-    if cell is None:
-        return Text()
-    return Text(f"{cell.verdict} {cell.error_words}".rstrip(), COLOURS[cell.verdict])

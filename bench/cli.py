@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -169,6 +170,10 @@ class Scaling(ScalingOptions):
 class Audit(ImageOptions):
     """Check whether the backends do the same augmentation: parity with torchvision's functionals, lanes, distributions."""
 
+    run: Path | None = None
+    """Folder of a stored audit whose table is printed; nothing is audited."""
+    pages: tuple[Path, ...] = ()
+    """Pages that get the table between their markers, instead of the terminal."""
     out: Path = Path("audit")
     """Folder for audit.json."""
     backends: tuple[str, ...] | None = None
@@ -183,11 +188,22 @@ class Audit(ImageOptions):
     """Draws per test of a distribution, 100 or more."""
 
     def execute(self, console: Console) -> None:
-        """Audit and print the verdicts."""
+        """Audit, or read a stored audit, and print the conformance table or write it into the pages."""
+        from bench.records import AUDIT, load_run
+        from bench.report.conformance import fill, full_table
+
+        if self.run is None:
+            self._audit(console)
+        run = load_run(self.run or self.out)
+        for page in self.pages:
+            page.write_text(fill(page.read_text(encoding="utf-8"), run, page.parent), encoding="utf-8")
+        console.print("\n".join(f"page: {page}" for page in self.pages) or full_table(run))
+        console.print(f"audit: {run.path / AUDIT}")
+
+    def _audit(self, console: Console) -> None:
         from augment import BACKENDS, OPS, RECIPES, check_device
-        from bench.audit import print_audit, run_audit
+        from bench.audit import run_audit
         from bench.jobs.grid import check_names
-        from bench.records import AUDIT
         from training.data import load
 
         check_device(self.device)
@@ -197,12 +213,10 @@ class Audit(ImageOptions):
         if self.draws < FEWEST_DRAWS:
             raise ValueError(f"draws must be at least {FEWEST_DRAWS}, got {self.draws}")
         dataset = load(self.data, root=self.data_root, download=self.download)
-        audit = run_audit(
+        run_audit(
             dataset, self.out, console, backends=self.backends, ops=self.ops, recipes=self.recipes, device=self.device,
             draws=self.draws,
         )  # fmt: skip
-        print_audit(audit, console)
-        console.print(f"audit: {self.out / AUDIT}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -447,7 +461,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
     A user's mistake ends with one line on stderr and exit code 2, Ctrl-C with 130, and a closed pipe (``| head``) silently.
+    A warning is one line too.
     """
+    warnings.formatwarning = lambda message, *about: f"augmark: {message}\n"
     try:
         try:
             _execute(sys.argv[1:] if arguments is None else arguments)

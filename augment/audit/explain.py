@@ -40,7 +40,7 @@ def explain(op: Op, draws: Sequence[Draw]) -> str:
             return name
     if op.warps:
         return BORDER if _differs_at_border(draws) else ""
-    return _isolated(draws) if op.has_thresholds else ""
+    return isolated(list(_errors(draws))) if op.has_thresholds else ""
 
 
 def _oracle(op: Op, image: Tensor, drawn: Mapping[str, Any]) -> Tensor:
@@ -53,10 +53,9 @@ def _errors(draws: Sequence[Draw], function: Callable[..., Tensor] = _oracle) ->
         yield errors_of(result, function(op, image, drawn) if drawn["applied"] else image, [op])
 
 
-def _isolated(draws: Sequence[Draw]) -> str:
+def isolated(errors: Sequence[Tensor]) -> str:
     """Return a cause if hardly any value differs: float32 in another order puts a value on the other side of a threshold."""
-    errors = torch.cat([error.flatten() for error in _errors(draws)])
-    off, values = int((errors > EXACT).sum()), len(errors)
+    off, values = sum(int((error > EXACT).sum()) for error in errors), sum(error.numel() for error in errors)
     return f"{off} of {values} values, as rounding beside a threshold makes" if off <= ISOLATED * values else ""
 
 
@@ -77,4 +76,4 @@ def _explain_policy(draws: Sequence[Draw]) -> str:
             by_name[names[0]].append(error.flatten())
     errors = {name: torch.cat(by_name[name]) for name in sorted(by_name)}
     off = [f"{name} (mean {e.mean():.2g}, max {e.max():.3g})" for name, e in errors.items() if e.max() > EXACT]
-    return f"pixels differ in {', '.join(off)}" if off else _isolated(draws)
+    return f"pixels differ in {', '.join(off)}" if off else isolated(list(_errors(draws)))

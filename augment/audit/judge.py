@@ -42,7 +42,7 @@ def judge(cell: Verdict, ops: Sequence[Op], draws: Sequence[Sequence[DrawTest]],
         if deviations := [test for test in tests if test.rejected and test.is_decisive]:
             verdict, cause = _judge_draws(op, op.differs.get(backend.library, ""), deviations)
             cell.verdict = max(cell.verdict, verdict, key=CLASSES.index)
-            causes.append(cause)
+            causes = [*(pixels for pixels in causes if pixels not in cause), cause]
             if backend.library not in op.differs and op.name not in audited:
                 cell.findings.append(f"draws differ and the op does not declare it: {_sizes(deviations)}")
         cell.notes += [f"other draws of {t.parameter} (by {t.distance:.2g})" for t in tests if t.rejected and not t.is_decisive]

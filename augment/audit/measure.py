@@ -12,7 +12,7 @@ from torch import Tensor
 
 from augment import build, resolve
 from augment.audit.checks import check_determinism, check_safety, check_workers
-from augment.audit.explain import explain
+from augment.audit.explain import explain, isolated
 from augment.audit.images import at_size, edge_images, noise_images, plain_image
 from augment.audit.lanes import measure_lane, recipe_lane
 from augment.audit.laws import laws, observe, pinned_draw
@@ -155,7 +155,7 @@ class Measurements:
             places = [choice.places for choice in op.draws if isinstance(choice, Choice) and choice.places]
             if places and getattr(op, places[0]) > 1:  # an op of the policy at a time tells which of them differ
                 single = dataclasses.replace(op, **{places[0]: 1})  # type: ignore[type-var]
-                draws = self._as_drawn(single, cell.backend, self._images("photographs", SIZES[0], 96), 48).draws
+                draws += self._as_drawn(single, cell.backend, self._images("photographs", SIZES[0], 96), 48).draws
             cell.cause = explain(op, draws)
         if _draws_window(op) and not is_compiled:
             measured = self._as_drawn(op, cell.backend, self._images("photographs", 64, 24), 12)
@@ -180,12 +180,12 @@ class Measurements:
         measured = self._replay(self._trace([setting], cell.backend), edge_images(EDGE_SIZE))
         edges = measured.parity("edges", EDGE_SIZE, "edges")
         if CLASSES.index(verdict := classify([edges])) > CLASSES.index(classify(cell.parity)):
-            cause = explain(setting, measured.draws) or "unexplained"
+            cause = explain(setting, measured.draws) or cell.cause or "unexplained"
             cell.notes.append(f"{verdict} on flat or two-level images of odd size ({cause}; mean {edges.mean_error:.2g}/255)")
         cell.parity.append(edges)
 
     def _recipe_parity(self, cell: Verdict, traced: Traced) -> None:
-        size = _size_of(cell)
+        size, errors = _size_of(cell), list[Tensor]()
         count, calls = (48, 24) if size == SIZES[0] else (24, 12)
 
         def measure(setting: str, *, as_bytes: bool) -> None:
@@ -193,13 +193,14 @@ class Measurements:
                 torch.manual_seed(self.seed)  # both settings get the same draws
                 measured = self._replay(traced, self._images(kind, size, count), calls=calls, as_bytes=as_bytes)
                 cell.parity.append(measured.parity(kind, size, setting))
+                errors.extend(measured.errors)
 
         measure("as drawn", as_bytes=True)
         if classify(cell.parity) != "exact":
             # a PIL image holds bytes, whatever it was made from
             if find_backend(cell.backend).library != "pil" and worst_mean(cell.parity) <= ROUNDING:
                 measure("fed floats", as_bytes=False)
-            cell.cause = "; ".join(self._explain_ops(cell, size, count, calls))
+            cell.cause = "; ".join(self._explain_ops(cell, size, count, calls)) or isolated(errors)
 
     def _explain_ops(self, cell: Verdict, size: int, count: int, calls: int) -> Iterator[str]:
         """Yield which of a recipe's ops differ at the recipe's settings, and why."""

@@ -4,11 +4,12 @@ import copy
 import multiprocessing
 import platform
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 
 import torch
 from torch import Tensor
@@ -16,13 +17,16 @@ from torch import Tensor
 from augment.audit.images import synthetic_images
 from augment.audit.judge import judge, reject
 from augment.audit.measure import Kind, Measurements, ops_of
-from augment.audit.record import AuditReport
+from augment.audit.record import AuditReport, Verdict
 from augment.backends import eager_backends, fallback_device, find_backend
 from augment.op import OPS
 from augment.pipeline import check_device
 from augment.recipes import RECIPES
 
 KINDS: dict[Kind, Mapping[str, object]] = {"op": OPS, "recipe": RECIPES}
+PACKAGES = ("torch", "torchvision", "kornia", "pillow", "triton-augment", "albumentations")
+BY_CUDA = ("nvidia-dali-cuda", "cvcuda-cu")
+"""Beginnings of the names of packages that are named after a CUDA release."""
 Progress = Callable[[int, int, str], None]
 """Called as (steps done, steps in all, next step)."""
 
@@ -72,25 +76,20 @@ def audit(
         "recipe": list(RECIPES if recipes is None else recipes),
     }
     _check_arguments(backends, names, n, images)
+    for backend in backends:
+        find_backend(backend).why_not(target)  # warns of an untested release
     images_used = list(synthetic_images(16, 256, seed) if images is None else images)
     devices = {backend: fallback_device(backend, target) for backend in backends}
     measurements = Measurements(n=n, seed=seed, images=images_used, devices=devices)
     on_cuda = any(used.type == "cuda" for used in devices.values())
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=None if on_cuda else []):
+    with torch.random.fork_rng(devices=None if on_cuda else []), ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1)  # nothing is timed here, and on small tensors threads mostly wait for each other
-        try:
-            _measure(measurements, names, workers, processes, on_progress)
-        finally:
-            torch.set_num_threads(threads)
-    reject(measurements.results.tests.values(), alpha)
-    cells = [measurements.results.cells[name, backend] for kind in KINDS for backend in backends for name in names[kind]]
-    for cell in cells:
-        judge(cell, ops_of(cell), measurements.tests_of(cell), audited=names["op"] if cell.kind == "recipe" else ())
+        _measure(measurements, names, workers, processes, on_progress)
     default_name = "synthetic shapes (no real images given)" if images is None else f"{len(images_used)} given images"
     return AuditReport(
-        verdicts=tuple(cells), versions=_versions(), device=str(device), images=images_name or default_name, seed=seed, n=n,
-        alpha=alpha, seconds=time.perf_counter() - start,
+        verdicts=_judge_all(measurements, names, alpha), versions=_versions(), device=str(device),
+        images=images_name or default_name, seed=seed, n=n, alpha=alpha, seconds=time.perf_counter() - start,
     )  # fmt: skip
 
 
@@ -99,7 +98,7 @@ def _measure(
 ) -> None:
     total, done = sum(map(len, names.values())) + int(workers), 0
     spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA must not be forked
-    with ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,)) if processes > 1 else nullcontext() as pool:
+    with ProcessPoolExecutor(processes, spawn, _start_process) if processes > 1 else nullcontext() as pool:
         for kind in KINDS:  # recipes after all ops
             # The pool pickles in a thread of its own: what it is given must not grow meanwhile.
             source = copy.deepcopy(measurements) if pool else measurements
@@ -114,12 +113,25 @@ def _measure(
     on_progress(total, total, "done")
 
 
+def _start_process() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # an untested release is named once, by the process that starts these
+
+
+def _judge_all(measurements: Measurements, names: Mapping[Kind, Sequence[str]], alpha: float) -> tuple[Verdict, ...]:
+    """Return the verdicts: ops before recipes, backend by backend."""
+    reject(measurements.results.tests.values(), alpha)
+    cells = [measurements.results.cells[name, b] for kind in KINDS for b in measurements.devices for name in names[kind]]
+    for cell in cells:
+        judge(cell, ops_of(cell), measurements.tests_of(cell), audited=names["op"] if cell.kind == "recipe" else ())
+    return tuple(cells)
+
+
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "kornia", "pillow", "triton-augment", "nvidia-dali-cuda130", "albumentations"):
-        with suppress(PackageNotFoundError):  # an optional extra
-            versions[package] = version(package)
-    return versions
+    """Return the version of Python and of every library here that a cell may run."""
+    installed = {(package.metadata["Name"] or "").lower(): package.version for package in distributions()}
+    versions = {name: version for name, version in installed.items() if name in PACKAGES or name.startswith(BY_CUDA)}
+    return {"python": platform.python_version(), **dict(sorted(versions.items()))}
 
 
 def _check_arguments(

@@ -3,8 +3,10 @@
 A file defines ``BACKENDS``, one or several values, and the function by which ``augment.ops`` write its cells.
 """
 
+import functools
 import importlib
 import pkgutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,6 +141,13 @@ def fallback_device(backend: str, device: torch.device) -> torch.device:
 def eager_backends(device: torch.device) -> list[str]:
     """Return the backends that are not compiled and can run on their ``fallback_device``."""
     return [b.name for b in BACKENDS.values() if not b.compiled and b.why_not(fallback_device(b.name, device)) is None]
+
+
+@functools.cache
+def warn_untested(package: str, installed: str, tested: str) -> None:
+    """Warn once in a process of a release outside of the series that a backend is tested with, such as "2.0"."""
+    if not installed.startswith(f"{tested}."):
+        warnings.warn(f"{package} {installed} is not the tested {tested}: its cells may fail", RuntimeWarning, stacklevel=3)
 
 
 def lane(ops: Sequence[Op], backend: str) -> Lane:

@@ -9,7 +9,6 @@ import functools
 import importlib
 import os
 import random
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment.backends import StepBackend
+from augment.backends import StepBackend, warn_untested
 from augment.op import Cell, Op, Read
 from augment.pipeline import Runner, Step
 from augment.replay import Columns, stack_draws
@@ -47,10 +46,7 @@ def why_not(device: torch.device) -> str | None:
         installed = version("albumentations")
     except PackageNotFoundError:
         return f"its package is missing: {INSTALL}"
-    if not installed.startswith(f"{SERIES}."):
-        warnings.warn(
-            f"Albumentations {installed} is not the tested {SERIES}: its cells may fail", RuntimeWarning, stacklevel=2
-        )
+    warn_untested("Albumentations", installed, SERIES)
     return None
 
 

@@ -8,7 +8,6 @@ graph-built pipelines only.
 
 import functools
 import importlib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import distributions
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment.backends import StepBackend
+from augment.backends import StepBackend, warn_untested
 from augment.op import Cell, Op
 from augment.pipeline import Runner, Step
 from augment.replay import Columns
@@ -56,8 +55,7 @@ def why_not(device: torch.device) -> str | None:
     version = installed()
     if version is None:
         return f"its package is missing: {INSTALL}"
-    if not version.startswith(f"{SERIES}."):
-        warnings.warn(f"DALI {version} is not the tested {SERIES}: its cells may fail", RuntimeWarning, stacklevel=2)
+    warn_untested("DALI", version, SERIES)
     return None
 
 

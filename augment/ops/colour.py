@@ -1,6 +1,7 @@
 """Values changed in place, from brightness to normalisation."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,8 +29,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PIL_HUE = "8-bit arithmetic, the hue on PIL's 8-bit wheel"
 PIL_COLOUR = "8-bit arithmetic, the hue in PIL's 8-bit HSV"
 YIQ_HUE = "the hue is turned in YIQ, not in HSV"
+ADDITIVE = "additive brightness"
 ABOUT_BLACK = "contrast about black, not about the mean"
 ABOUT_GREY = "contrast about mid-grey, not about the mean"
+OWN_COUNT = "a value's own count is part of what lies below it, unlike in PIL"
+WHITE_UNCOUNTED = "255 is left out of the histogram, so that the value below it becomes white"
 FLAT_IS_BLACK = "a channel of one value becomes black"
 NO_CHANGE = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
 """Factors that change nothing. torchvision neither draws from such a range nor sends the image through HSV and back."""
@@ -45,7 +49,8 @@ def scale_about_black(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
     return (image * float(drawn["factor"])).clamp(0, 1)
 
 
-def _scale_about_grey(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
+def scale_about_grey(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
+    """Multiply the distance from mid-grey, and clamp."""
     return ((image - 0.5) * float(drawn["factor"]) + 0.5).clamp(0, 1)
 
 
@@ -55,12 +60,16 @@ def _on_pil(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
     return F.to_dtype(F.pil_to_tensor(result), torch.float32, scale=True)
 
 
-def _turn_in_yiq(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
-    """Rotate the chroma plane of YIQ (NTSC 1953) by the angle of the hue."""
+def turn_in_yiq(image: Tensor, hue: float, saturation: float = 1.0) -> Tensor:
+    """Rotate the chroma plane of YIQ (NTSC 1953) by ``hue`` turns and scale it by ``saturation``; values are not clamped."""
     to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
-    angle = 2 * math.pi * float(drawn["factor"])
-    turn = torch.tensor([[1, 0, 0], [0, math.cos(angle), math.sin(angle)], [0, -math.sin(angle), math.cos(angle)]])
-    return torch.einsum("ij,jhw->ihw", torch.linalg.inv(to_yiq) @ turn @ to_yiq, image).clamp(0, 1)
+    cos, sin = (saturation * f(2 * math.pi * hue) for f in (math.cos, math.sin))
+    turn = torch.tensor([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
+    return torch.einsum("ij,jhw->ihw", torch.linalg.inv(to_yiq) @ turn @ to_yiq, image)
+
+
+def _hue_in_yiq(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
+    return turn_in_yiq(image, float(drawn["factor"])).clamp(0, 1)
 
 
 def _build_jitter(library: Any, name: str) -> Builder:
@@ -83,12 +92,13 @@ def _adjust(ndd: Any, name: str, images: Any, factor: Any) -> Any:
     return clamp(adjust[name]())
 
 
-def _draw_factor(op: Any, draws: Draws) -> dict[str, Any]:
+def draw_factor(op: Any, draws: Draws) -> dict[str, Any]:
+    """Draw the factor of a ``FactorOp`` with DALI."""
     return {"factor": draws.uniform(op.low, op.high)}
 
 
 def _factor_with_dali(name: str) -> dict[str, Cell]:
-    return dali(lambda ndd, op, images, drawn: _adjust(ndd, name, images, drawn["factor"]), _draw_factor)
+    return dali(lambda ndd, op, images, drawn: _adjust(ndd, name, images, drawn["factor"]), draw_factor)
 
 
 def _factor_with_albumentations(name: str) -> dict[str, Cell]:
@@ -127,7 +137,7 @@ class Brightness(FactorOp):
     cells = _jitter_cells("brightness", 3)
     fused = kinds.PointOp("brightness", strength="factor")
     alternatives = {
-        "additive brightness": add_factor,
+        ADDITIVE: add_factor,
         "brightness off by 3 %": lambda op, image, drawn: F.adjust_brightness(image, 1.03 * float(drawn["factor"])),
     }
     oracle = lambda op, image, drawn: F.adjust_brightness(image, float(drawn["factor"]))
@@ -141,7 +151,7 @@ class Contrast(FactorOp):
     cells = _jitter_cells("contrast", 4)
     fused = kinds.PointOp("contrast", strength="factor")
     differs = {"triton_augment": ABOUT_GREY}
-    alternatives = {ABOUT_BLACK: scale_about_black, ABOUT_GREY: _scale_about_grey}
+    alternatives = {ABOUT_BLACK: scale_about_black, ABOUT_GREY: scale_about_grey}
     oracle = lambda op, image, drawn: F.adjust_contrast(image, float(drawn["factor"]))
 
 
@@ -172,7 +182,10 @@ class Hue(FactorOp):
     )
     fused = kinds.PointOp("hue", strength="factor")
     differs = {"pil": PIL_HUE, "dali": YIQ_HUE}
-    alternatives = {PIL_COLOUR: _on_pil, YIQ_HUE: _turn_in_yiq}
+    alternatives = {
+        PIL_COLOUR: _on_pil,
+        YIQ_HUE: _hue_in_yiq,
+    }
     oracle = lambda op, image, drawn: F.adjust_hue(image, float(drawn["factor"]))
 
 
@@ -190,18 +203,26 @@ def _jitter(op: Any, image: Any, drawn: Drawn) -> Any:
     return image
 
 
-def _jitter_about_grey(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
-    for index in drawn["order"]:
-        if list(NO_CHANGE)[int(index)] == "contrast":
-            image = _scale_about_grey(op, image, {"factor": drawn["contrast"]})
-        else:
-            image = op.oracle(image, {**drawn, "order": [index]})
-    return image
+def _jitter_with(name: str, adjust: Callable[[Op, Tensor, Drawn], Tensor]) -> Callable[[Op, Tensor, Drawn], Tensor]:
+    """Return the jitter with another way to do one of the four."""
+
+    def apply(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
+        for index in map(int, drawn["order"]):
+            is_replaced = tuple(NO_CHANGE)[index] == name
+            image = adjust(op, image, {"factor": drawn[name]}) if is_replaced else op.oracle(image, {**drawn, "order": [index]})
+        return image
+
+    return apply
 
 
 def _jitter_on_pil(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
     """Return NaN, which agrees with nothing, for a jitter without hue: it never sees PIL's HSV."""
     return _on_pil(op, image, drawn) if "hue" in op.changing else torch.full_like(image, math.nan)
+
+
+def draw_jitter(op: Any, draws: Draws) -> dict[str, Any]:
+    """Draw the four factors of a ColorJitter with DALI."""
+    return {name: draws.uniform(*getattr(op, name)) for name in NO_CHANGE}
 
 
 def _jitter_with_dali(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
@@ -235,7 +256,7 @@ class ColorJitter(Op):
             order=lambda args: torch.arange(4).repeat(len(args["contrast_factor"]), 1),  # its order is fixed
         )
         | dali(
-            _jitter_with_dali, lambda op, draws: {name: draws.uniform(*getattr(op, name)) for name in NO_CHANGE},
+            _jitter_with_dali, draw_jitter,
             order=lambda drawn: np.tile(np.arange(4.0), (len(drawn["hue"]), 1)),
         )
         | albumentations(lambda A, op, white: [A.ColorJitter(**asdict(op), p=1.0)])
@@ -248,7 +269,12 @@ class ColorJitter(Op):
         "dali": f"one fixed order of the four ops; {YIQ_HUE}",
     }
     oracle = _jitter
-    alternatives = {PIL_COLOUR: _jitter_on_pil, ABOUT_GREY: _jitter_about_grey, "8-bit arithmetic, of PIL": _on_pil}
+    alternatives = {
+        PIL_COLOUR: _jitter_on_pil,
+        ABOUT_GREY: _jitter_with("contrast", scale_about_grey),
+        YIQ_HUE: _jitter_with("hue", _hue_in_yiq),
+        "8-bit arithmetic, of PIL": _on_pil,
+    }
 
     @property
     def changing(self) -> tuple[str, ...]:
@@ -331,6 +357,28 @@ class Posterize(ChanceOp):
     oracle = lambda op, image, drawn: F.posterize(image, op.bits)
 
 
+def _by_table(make: Callable[[Tensor], Tensor]) -> Callable[[Op, Tensor, Drawn], Tensor]:
+    """Return a way to map bytes by a table [256] that is made from the counts [256] of each channel's values."""
+
+    def apply(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
+        channels = image.mul(255).round().long()
+        return torch.stack([make(channel.flatten().bincount(minlength=256))[channel] for channel in channels]) / 255
+
+    return apply
+
+
+def _equalize_with_own_count(counts: Tensor) -> Tensor:
+    step = (counts.sum() - counts[counts > 0][-1]) // 255
+    return ((counts.cumsum(0) + step // 2) // step).clamp(max=255) if step else torch.arange(256)
+
+
+def _stretch_without_white(counts: Tensor) -> Tensor:
+    levels = counts[:255].nonzero()
+    if len(levels) < 2:
+        return torch.arange(256)
+    return ((torch.arange(256) - levels[0]) * 255 / (levels[-1] - levels[0])).round().clamp(0, 255)
+
+
 @op
 class Equalize(ChanceOp):
     """With probability ``p`` equalise the histogram of each channel (256 bins, PIL's formula)."""
@@ -341,7 +389,8 @@ class Equalize(ChanceOp):
         | albumentations(lambda A, op, white: [A.Equalize(mode="pil", p=op.p)])
     )
     fused = kinds.PointOp("equalize")
-    differs = {"albumentations": "a value's own count is part of what lies below it, unlike in PIL"}
+    differs = {"albumentations": OWN_COUNT}
+    alternatives = {OWN_COUNT: _by_table(_equalize_with_own_count)}
     has_thresholds = True
     oracle = lambda op, image, drawn: F.equalize(image)
 
@@ -356,9 +405,10 @@ class AutoContrast(ChanceOp):
         | albumentations(lambda A, op, white: [A.AutoContrast(method="pil", p=op.p)])
     )
     fused = kinds.PointOp("autocontrast")
-    differs = {"kornia": FLAT_IS_BLACK}
+    differs = {"kornia": FLAT_IS_BLACK, "albumentations": WHITE_UNCOUNTED}
     alternatives = {
-        FLAT_IS_BLACK: lambda op, image, drawn: F.autocontrast(image) * (image.amax((1, 2), True) > image.amin((1, 2), True))
+        WHITE_UNCOUNTED: _by_table(_stretch_without_white),
+        FLAT_IS_BLACK: lambda op, image, drawn: F.autocontrast(image) * (image.amax((1, 2), True) > image.amin((1, 2), True)),
     }
     oracle = lambda op, image, drawn: F.autocontrast(image)
 

@@ -13,21 +13,44 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from augment.backends.albumentations import albumentations
+from augment.backends.dali import clamp, dali
 from augment.backends.kornia import kornia
 from augment.backends.torchvision import torchvision
-from augment.op import Drawn, op
+from augment.op import Drawn, Range, op
 from augment.ops.colour import (
     ABOUT_BLACK,
+    ABOUT_GREY,
+    ADDITIVE,
     Brightness,
+    ColorJitter,
     Contrast,
+    GaussianBlur,
     Saturation,
-    add_factor,
-    scale_about_black,
+    draw_factor,
+    draw_jitter,
     torchvision_jitter,
+    turn_in_yiq,
 )
-from augment.ops.geometry import BILINEAR, RandomResizedCrop, Resize, Rotate, resize_corners_aligned, window
+from augment.ops.geometry import (
+    ALBUMENTATIONS_WINDOW,
+    BILINEAR,
+    DALI_WINDOW,
+    RandomResizedCrop,
+    Resize,
+    Rotate,
+    resize_corners_aligned,
+    resize_repeated,
+    window,
+)
 
 ALIGNED = "align_corners=True, no antialias"
+BESIDE = "the filter reads pixels beside the window"
+LINEAR = "bilinear, not the nearest pixel"
+OUTSIDE = "bilinear, and the border pixels repeated outside, not black"
+HSV_SATURATION = "the saturation of HSV is scaled, not a blend with grey"
+WIDE = "a kernel of 3 sigma or more to either side, not of kernel_size"
+TWIST = "a fixed order, contrast about mid-grey, hue and saturation in YIQ, clamped once"
 
 
 def _nearest_of_pil(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
@@ -42,23 +65,37 @@ def _nearest_of_pil(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
     return image[:, y.clamp(0, height - 1), x.clamp(0, width - 1)] * inside
 
 
+def _rotate_repeated(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
+    height, width = image.shape[-2:]
+    wide = F.pad(image, [width // 2, height // 2], padding_mode="edge")
+    return F.center_crop(F.rotate(wide, float(drawn["angle"]), BILINEAR), [height, width])
+
+
 @op
 class DefaultRotate(Rotate):
     """Rotate by an angle in ``degrees``, the interpolation left as it is: the nearest pixel in torchvision."""
 
-    # Kornia's own p of 0.5 is not kept: it would hide the interpolation behind a coin.
-    cells = torchvision(lambda op: v2.RandomRotation(op.degrees)) | kornia(
-        lambda op: K.RandomRotation(op.degrees, p=1.0), angle="degrees"
+    # Not kept, as they would hide the interpolation: a p of 0.5, and DALI's canvas that grows with the angle.
+    cells = (
+        torchvision(lambda op: v2.RandomRotation(op.degrees))
+        | kornia(lambda op: K.RandomRotation(op.degrees, p=1.0), angle="degrees")
+        | dali(
+            lambda ndd, op, images, drawn: ndd.rotate(images, angle=drawn["angle"], keep_size=True),
+            lambda op, draws: {"angle": draws.uniform(*op.degrees)},
+        )
+        | albumentations(lambda A, op, white: [A.Rotate(op.degrees, p=1.0)], **Rotate.cells["albumentations"].reads)
     )
     fused = None  # type: ignore[assignment]
     warps = False
     differs = {
-        "kornia": "bilinear, torchvision takes the nearest pixel",
+        **dict.fromkeys(("kornia", "albumentations"), LINEAR),
+        "dali": OUTSIDE,
         "pil": "points midway between two pixels may fall to the other one",
     }
     alternatives = {
         "the nearest pixel in 16-bit fixed point": _nearest_of_pil,
-        "bilinear, not the nearest pixel": lambda op, image, drawn: F.rotate(image, float(drawn["angle"]), BILINEAR),
+        LINEAR: lambda op, image, drawn: F.rotate(image, float(drawn["angle"]), BILINEAR),
+        OUTSIDE: _rotate_repeated,
     }
     oracle = lambda op, image, drawn: F.rotate(image, float(drawn["angle"]))
 
@@ -69,11 +106,22 @@ class DefaultResize(Resize):
 
     antialias: ClassVar[bool] = True  # type: ignore[misc]  # not a field here
 
-    cells = torchvision(lambda op: v2.Resize(op.size)) | kornia(lambda op: K.Resize(op.size))
+    cells = (
+        torchvision(lambda op: v2.Resize(op.size))
+        | kornia(lambda op: K.Resize(op.size))
+        | dali(lambda ndd, op, images, drawn: ndd.resize(images, resize_shorter=op.size))
+        | albumentations(lambda A, op, white: [A.SmallestMaxSize(op.size)])
+    )
     fused = None  # type: ignore[assignment]
-    differs = {"kornia": "no antialias; align_corners=True"}
-    alternatives = {ALIGNED: lambda op, image, drawn: resize_corners_aligned(image, op.size, op.size)}
+    differs = {**Resize.differs, "kornia": ALIGNED}
+    alternatives = {ALIGNED: lambda op, image, drawn: resize_corners_aligned(image, op.size, op.size), **Resize.alternatives}
     oracle = lambda op, image, drawn: F.resize(image, [op.size])
+
+
+def _random_resized_crop(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
+    # What random_resized_crop does with the window that it draws and does not tell.
+    start, shape = (ndd.cast(drawn[name], dtype=ndd.float32) for name in ("anchor", "shape"))
+    return ndd.resize(images, size=[op.size] * 2, roi_start=start, roi_end=start + shape)
 
 
 @op
@@ -82,13 +130,24 @@ class DefaultRandomResizedCrop(RandomResizedCrop):
 
     antialias: ClassVar[bool] = True  # type: ignore[misc]  # not a field here
 
-    cells = torchvision(lambda op: v2.RandomResizedCrop(op.size, scale=op.scale, ratio=op.ratio)) | kornia(
-        lambda op: K.RandomResizedCrop((op.size, op.size), scale=op.scale, ratio=op.ratio),
-        **RandomResizedCrop.cells["kornia"].reads,
+    cells = (
+        torchvision(lambda op: v2.RandomResizedCrop(op.size, scale=op.scale, ratio=op.ratio))
+        | kornia(
+            lambda op: K.RandomResizedCrop((op.size, op.size), scale=op.scale, ratio=op.ratio),
+            **RandomResizedCrop.cells["kornia"].reads,
+        )
+        | dali(_random_resized_crop, lambda op, draws: draws.window(op.scale, op.ratio), **DALI_WINDOW)
+        | albumentations(
+            lambda A, op, white: [A.RandomResizedCrop((op.size, op.size), op.scale, op.ratio)], **ALBUMENTATIONS_WINDOW
+        )
     )
     fused = None  # type: ignore[assignment]
-    differs = {"kornia": "align_corners=True; no antialias; the fallback window is not centred"}
-    alternatives = {ALIGNED: lambda op, image, drawn: resize_corners_aligned(F.crop(image, *window(drawn)), op.size, op.size)}
+    differs = {**RandomResizedCrop.differs, "kornia": f"{ALIGNED}; the fallback window is not centred", "dali": BESIDE}
+    alternatives = {
+        ALIGNED: lambda op, image, drawn: resize_corners_aligned(F.crop(image, *window(drawn)), op.size, op.size),
+        BESIDE: lambda op, image, drawn: resize_repeated(image, window(drawn), op.size, op.size),
+        **RandomResizedCrop.alternatives,
+    }
     oracle = lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2)
 
 
@@ -96,22 +155,33 @@ class DefaultRandomResizedCrop(RandomResizedCrop):
 class DefaultBrightness(Brightness):
     """A factor in [low, high] given to the library's class for brightness: torchvision multiplies by it."""
 
-    cells = torchvision_jitter("brightness") | kornia(
-        lambda op: K.RandomBrightness((op.low, op.high)), factor="brightness_factor"
+    cells = (
+        torchvision_jitter("brightness")
+        | kornia(lambda op: K.RandomBrightness((op.low, op.high)), factor="brightness_factor")
+        | dali(lambda ndd, op, images, drawn: clamp(ndd.brightness(images, brightness=drawn["factor"])), draw_factor)
+        | albumentations(
+            lambda A, op, white: [A.RandomBrightnessContrast((op.low - 1, op.high - 1), (0, 0), p=1.0)],
+            factor=lambda params: params["beta"] + 1,
+        )
     )
     fused = None  # type: ignore[assignment]
-    differs = {"kornia": "additive brightness: the factor less 1 is added"}
-    alternatives = {"additive brightness": add_factor}
+    differs = dict.fromkeys(("kornia", "albumentations"), ADDITIVE)
 
 
 @op
 class DefaultContrast(Contrast):
     """A factor in [low, high] given to the library's class for contrast: torchvision blends with the grey mean by it."""
 
-    cells = torchvision_jitter("contrast") | kornia(lambda op: K.RandomContrast((op.low, op.high)), factor="contrast_factor")
+    cells = (
+        torchvision_jitter("contrast")
+        | kornia(lambda op: K.RandomContrast((op.low, op.high)), factor="contrast_factor")
+        | dali(lambda ndd, op, images, drawn: clamp(ndd.contrast(images, contrast=drawn["factor"])), draw_factor)
+        | albumentations(
+            lambda A, op, white: [A.RandomBrightnessContrast((0, 0), (op.low - 1, op.high - 1), p=1.0)], factor="alpha"
+        )
+    )
     fused = None  # type: ignore[assignment]
-    differs = {"kornia": ABOUT_BLACK}
-    alternatives = {ABOUT_BLACK: scale_about_black}
+    differs = {**dict.fromkeys(("kornia", "albumentations"), ABOUT_BLACK), "dali": ABOUT_GREY}
 
 
 def _saturation_of_hsv(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
@@ -125,9 +195,59 @@ def _saturation_of_hsv(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
 class DefaultSaturation(Saturation):
     """A factor in [low, high] given to the library's class for saturation: torchvision blends with the grey version by it."""
 
-    cells = torchvision_jitter("saturation") | kornia(
-        lambda op: K.RandomSaturation((op.low, op.high)), factor="saturation_factor"
+    cells = (
+        torchvision_jitter("saturation")
+        | kornia(lambda op: K.RandomSaturation((op.low, op.high)), factor="saturation_factor")
+        | {library: Saturation.cells[library] for library in ("dali", "albumentations")}
     )
     fused = None  # type: ignore[assignment]
-    differs = {"kornia": "the saturation of HSV is scaled, torchvision blends with grey"}
-    alternatives = {"the saturation of HSV is scaled, not a blend with grey": _saturation_of_hsv}
+    differs = {"kornia": HSV_SATURATION}
+    alternatives = {HSV_SATURATION: _saturation_of_hsv}
+
+
+def _twist(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
+    brightness, contrast, saturation, hue = (float(drawn[name]) for name in ("brightness", "contrast", "saturation", "hue"))
+    return (brightness * (contrast * (turn_in_yiq(image, hue, saturation) - 0.5) + 0.5)).clamp(0, 1)
+
+
+@op
+class DefaultColorJitter(ColorJitter):
+    """The factors given to the library's class for all four, nothing else."""
+
+    cells = {library: ColorJitter.cells[library] for library in ("torchvision", "pil", "kornia", "albumentations")} | dali(
+        lambda ndd, op, images, drawn: clamp(
+            ndd.color_twist(
+                images, brightness=drawn["brightness"], contrast=drawn["contrast"], saturation=drawn["saturation"],
+                hue=drawn["hue"] * 360.0,
+            )
+        ),
+        draw_jitter, **ColorJitter.cells["dali"].reads,
+    )  # fmt: skip
+    fused = None  # type: ignore[assignment]
+    differs = {**ColorJitter.differs, "dali": TWIST}
+    alternatives = {TWIST: _twist, **ColorJitter.alternatives}
+
+
+def _blur_wide(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
+    return F.gaussian_blur(image, [2 * math.ceil(3 * drawn["sigma"]) + 1] * 2, [float(drawn["sigma"])] * 2)
+
+
+@op
+class DefaultGaussianBlur(GaussianBlur):
+    """Sigma, and kernel_size where it must be given."""
+
+    sigma: Range = (0.5, 2.0)
+
+    cells = (
+        {library: GaussianBlur.cells[library] for library in ("torchvision", "pil", "kornia")}
+        | dali(
+            lambda ndd, op, images, drawn: ndd.gaussian_blur(images, sigma=drawn["sigma"]),
+            lambda op, draws: {"sigma": draws.uniform(*op.sigma)},
+        )
+        | albumentations(
+            lambda A, op, white: [A.GaussianBlur(sigma_limit=op.sigma, p=1.0)], **GaussianBlur.cells["albumentations"].reads
+        )
+    )
+    fused = None  # type: ignore[assignment]
+    differs = dict.fromkeys(("dali", "albumentations"), WIDE)
+    alternatives = {WIDE: _blur_wide}

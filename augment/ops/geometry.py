@@ -23,6 +23,7 @@ from augment.op import ChanceOp, Drawn, Op, Range, op
 BILINEAR = InterpolationMode.BILINEAR
 NEAREST = InterpolationMode.NEAREST
 ODD_MARGIN = "half of an odd margin is rounded down, not to an even number"
+REPEATED = "antialias repeats the border pixels, torchvision weighs those inside alone"
 PIL_BORDER = "the border is not blended with the black outside"
 
 
@@ -120,6 +121,23 @@ def resize_corners_aligned(image: Tensor, height: int, width: int) -> Tensor:
     return torch.nn.functional.interpolate(image[None], (height, width), mode="bilinear", align_corners=True)[0]
 
 
+def _filter_weights(length: int, start: float, extent: float, size: int) -> Tensor:
+    """Return weights [size, length] of a triangle filter that repeats the outermost pixels outside of the image."""
+    scale = extent / size
+    reach = max(scale, 1.0)
+    centres = start + (torch.arange(size) + 0.5) * scale - 0.5
+    places = torch.arange(-math.ceil(reach), length + math.ceil(reach))
+    weights = (1 - (places - centres[:, None]).abs() / reach).clamp(min=0)
+    return torch.zeros(size, length).index_add_(1, places.clamp(0, length - 1), weights / weights.sum(1, keepdim=True))
+
+
+def resize_repeated(image: Tensor, window: tuple[int, int, int, int], height: int, width: int) -> Tensor:
+    """Resize a window (top, left, height, width) of an image as DALI does, which reads what lies beside the window."""
+    rows = _filter_weights(image.shape[-2], window[0], window[2], height)
+    columns = _filter_weights(image.shape[-1], window[1], window[3], width)
+    return rows @ image @ columns.T
+
+
 def _resized_crop(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
     # Not random_resized_crop, whose filter reads pixels beside the window.
     window = ndd.slice(images, drawn["anchor"], drawn["shape"], axes=[0, 1], normalized_anchor=False, normalized_shape=False)
@@ -165,9 +183,16 @@ class RandomResizedCrop(Op):
         )
     )
     fused = kinds.Window()
-    differs = {"kornia": "no antialias; the fallback window is not centred", "albumentations": "no antialias"}
+    differs = {
+        "kornia": "no antialias; the fallback window is not centred",
+        "albumentations": "no antialias",
+        "dali": REPEATED,
+    }
     alternatives = {
         "no antialias": lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2, BILINEAR, False),
+        REPEATED: lambda op, image, drawn: resize_repeated(
+            F.crop(image, *window(drawn)), (0, 0, *window(drawn)[2:]), op.size, op.size
+        ),
         "align_corners": lambda op, image, drawn: resize_corners_aligned(F.crop(image, *window(drawn)), op.size, op.size),
     }
     oracle = lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2, BILINEAR, op.antialias)
@@ -371,9 +396,13 @@ class Resize(Op):
     differs = {
         "kornia": "antialias blurs with a Gaussian, torchvision integrates a triangle",
         "albumentations": "no antialias",
+        "dali": REPEATED,
     }
     alternatives = {
         "no antialias": lambda op, image, drawn: F.resize(image, [op.size], BILINEAR, antialias=False),
+        REPEATED: lambda op, image, drawn: resize_repeated(
+            image, (0, 0, *image.shape[-2:]), *op.output_size(*image.shape[-2:])
+        ),
         "antialias blurs with a Gaussian": _blur_then_resize,
     }
     oracle = lambda op, image, drawn: F.resize(image, [op.size], BILINEAR, antialias=op.antialias)

@@ -7,6 +7,9 @@ from augment import build
 from augment.audit import audit
 from augment.backends import dali, find_backend
 from augment.op import UnsupportedOp
+from augment.ops.colour import ABOUT_GREY, YIQ_HUE
+from augment.ops.defaults import BESIDE, OUTSIDE, TWIST, WIDE
+from augment.ops.geometry import REPEATED, resize_repeated
 
 needs_dali = pytest.mark.skipif(dali.why_not(torch.device("cpu")) is not None, reason="DALI is not installed")
 EXACT: tuple[str, ...] = (
@@ -28,6 +31,43 @@ def test_ops_are_torchvisions_with_a_draw_for_each_image() -> None:
     report = audit(["dali"], EXACT, ["flip", "crop_flip", "imagenet"], n=500, workers=False)
     assert {cell.subject: (cell.verdict, cell.cause) for cell in report.verdicts if cell.verdict != "exact"} == {}
     assert {cell.lane.measured for cell in report.verdicts if cell.lane is not None} <= {"per_image", "fixed"}
+
+
+NAMED = {
+    "Resize": ("close", REPEATED),
+    "Hue": ("different", YIQ_HUE),
+    "ColorJitter": ("different", f"one fixed order of the four ops; {YIQ_HUE}"),
+    "DefaultRotate": ("different", OUTSIDE),
+    "DefaultResize": ("close", REPEATED),
+    "DefaultRandomResizedCrop": ("close", BESIDE),
+    "DefaultContrast": ("different", ABOUT_GREY),
+    "DefaultColorJitter": ("different", TWIST),
+    "DefaultGaussianBlur": ("different", WIDE),
+}
+
+
+@needs_dali
+def test_differences_are_named_by_replay() -> None:
+    report = audit(["dali"], [*NAMED, "DefaultBrightness", "DefaultSaturation"], [], n=500, workers=False)
+    named = {cell.subject: (cell.verdict, cell.cause.partition(" (")[0]) for cell in report.verdicts if cell.cause}
+    assert (named, report.findings) == (NAMED, ())
+
+
+@needs_dali
+def test_its_own_resized_crop_is_a_resize_of_the_window() -> None:
+    """As the audit's cell does it, which knows the window: here it is read off two ramps, in x and in y."""
+    ndd = dali.library()
+    x, y = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="xy")
+    image = torch.stack([x, y, torch.rand(32, 32)], dim=-1)
+    for _ in range(8):
+        crop = ndd.random_resized_crop(ndd.as_batch([image.numpy()], layout="HWC"), size=[32, 32], random_area=[0.3, 0.9])
+        result = torch.utils.dlpack.from_dlpack(ndd.as_tensor(crop))[0]
+        middle = [result[16, 12:20, 0], result[12:20, 16, 1]]  # far from the border the filter leaves a ramp as it is
+        scales = [float(line[-1] - line[0]) / 7 for line in middle]
+        starts = [float(line[0]) + 0.5 - 12.5 * scale for line, scale in zip(middle, scales, strict=True)]
+        window = [round(v) for v in (starts[1], starts[0], 32 * scales[1], 32 * scales[0])]
+        expected = resize_repeated(image.permute(2, 0, 1), (window[0], window[1], window[2], window[3]), 32, 32)
+        torch.testing.assert_close(result.permute(2, 0, 1), expected, atol=1e-4, rtol=1e-4)
 
 
 @needs_dali

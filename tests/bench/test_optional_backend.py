@@ -12,12 +12,12 @@ from torch import Tensor
 from augment import UnsupportedOp
 from augment.audit import audit
 from augment.backends import triton_augment
-from bench.audit import print_audit
 from bench.gallery import draw_single, draw_strips
 from bench.jobs.grid import Grid, plan
 from bench.jobs.job import outcome
 from bench.jobs.throughput import Axes, training_configs
-from bench.records import Audit, Throughput
+from bench.records import Audit, Run, Throughput
+from bench.report.conformance import full_table
 from training.config import FinetuneConfig, TrainConfig, validate
 
 MISSING = f"its package is missing: {triton_augment.INSTALL}"
@@ -78,9 +78,8 @@ def test_the_audit_says_why_there_is_no_verdict() -> None:
         "unsupported",
         f"HorizontalFlip is not supported by backend triton_augment: {MISSING}",
     )
-    console = Console(width=200, record=True, file=io.StringIO())
-    print_audit(report, console)
-    assert f"unsupported: {MISSING}: HorizontalFlip on triton_augment" in console.export_text()
+    table = full_table(Run(path=Path(), name="x", audit=report))
+    assert f"- **missing**: {MISSING} (triton-augment: `HorizontalFlip`)" in table.splitlines()
 
 
 def test_rich_prints_the_way_to_the_package_in_full() -> None:

@@ -1,0 +1,127 @@
+"""The conformance table: which library does what torchvision v2 does, as Markdown made from a stored audit alone.
+
+``augmark audit`` prints it, and writes it between the markers of a page, short for README or full for docs/semantics.md.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.records import Audit, AuditCell, Run
+from bench.report.facts.state import VERDICTS
+
+COLUMNS = {
+    "torchvision_loop": "torchvision loop", "torchvision": "torchvision batch", "pil": "PIL", "kornia": "Kornia",
+    "dali": "DALI", "dali_torchvision": "DALI's torchvision API", "albumentations": "Albumentations", "cvcuda": "CV-CUDA",
+    "triton_augment": "triton-augment", "fused": "fused",
+}  # fmt: skip
+"""Names of the libraries on pages, by backend. What drives a library once more in another way stands in the audit alone."""
+GROUPS = {"op": "ops, equal parameters", "default": "ops, own defaults", "recipe": "recipes"}
+BLOCK = re.compile(r"(<!-- conformance: (short|full) -->\n).*?(<!-- end of conformance -->)", re.DOTALL)
+ASIDES = re.compile(r" \((?:[^()]|\([^()]*\))*\)")
+"""What stands in brackets, one level of brackets within included."""
+
+
+def fill(page: str, run: Run, folder: Path) -> str:
+    """Return a page in ``folder`` with the tables of a run between its markers.
+
+    Raises:
+        ValueError: the run has no audit, or the page no markers.
+    """
+    if not BLOCK.search(page):
+        raise ValueError("no place for the table: add the lines <!-- conformance: full --> and <!-- end of conformance -->")
+    link = Path(os.path.relpath(run.path.resolve(), folder.resolve())).as_posix()
+    tables = {"short": short_table(run), "full": full_table(run, brief=True)}
+    about = f"From the audit of [{run.name}]({link}): {', '.join(map(' '.join, _audit(run).versions.items()))}."
+    return BLOCK.sub(lambda match: f"{match[1]}\n{about}\n\n{tables[match[2]]}\n\n{match[3]}", page)
+
+
+def short_table(run: Run) -> str:
+    """Return a row of counts for each library, and a line on what is different in it. Raises ValueError without an audit."""
+    audit = _audit(run)
+    rows, lines = [_row("", *GROUPS.values()), _row(*["---"] * (1 + len(GROUPS)))], []
+    for backend, library in COLUMNS.items():
+        cells = [cell for cell in audit.verdicts if cell.backend == backend]
+        rows.append(_row(library, *(_count(cell for cell in cells if _group(cell) == group) for group in GROUPS)))
+        causes: dict[str, list[str]] = {}
+        for cell in cells:
+            if cell.verdict == "different" and cell.kind == "op":
+                causes.setdefault(ASIDES.sub("", cell.cause), []).append(f"`{cell.subject}`")
+        if causes:
+            differences = (f"{', '.join(subjects)}: {cause}" for cause, subjects in causes.items())
+            lines.append(f"- **{library}** differs in {'; '.join(differences)}.")
+    return "\n".join([*rows, "", *lines])
+
+
+def full_table(run: Run, *, brief: bool = False) -> str:
+    """Return tables of ops and recipes by library, and every cause, note and finding. Raises ValueError without an audit.
+
+    Args:
+        run: holds the audit.
+        brief: leave out what has no name in ``COLUMNS``, and the figures of causes.
+    """
+    audit = _audit(run)
+    audited = dict.fromkeys(cell.backend for cell in audit.verdicts)
+    columns = [backend for backend in (COLUMNS if brief else audited) if backend in audited]
+    names = [COLUMNS.get(backend, backend) for backend in columns]
+    lines = [f"{audit.n} draws a distribution; {audit.images}; device {audit.device}."]
+    for group, title in GROUPS.items():
+        subjects = dict.fromkeys(cell.subject for cell in audit.verdicts if _group(cell) == group)
+        if subjects:
+            lines += ["", _row(title, *names), _row(*["---"] * (1 + len(names)))]
+            lines += [_row(f"`{name}`", *(_cell(audit.find(name, backend), brief) for backend in columns)) for name in subjects]
+    remarks: dict[str, list[AuditCell]] = {}
+    for cell in sorted(audit.verdicts, key=lambda cell: -VERDICTS.index(cell.verdict)):
+        for remark in _remarks(cell, audit, brief) if cell.backend in columns else ():
+            remarks.setdefault(remark, []).append(cell)
+    lines += ["", *(f"- {remark} ({_places(cells)})" for remark, cells in remarks.items())]
+    missing = ", ".join(name for backend, name in COLUMNS.items() if brief and backend not in audited)
+    lines += [f"- **not measured**: {missing}"] if missing else []
+    return "\n".join([*lines, *(f"- **not as declared**: {finding}" for finding in audit.findings)])
+
+
+def _audit(run: Run) -> Audit:
+    if run.audit is None or not run.audit.verdicts:
+        raise ValueError(f"{run.path} was not audited: augmark audit --out {run.path} adds that")
+    return run.audit
+
+
+def _group(cell: AuditCell) -> str:
+    return "default" if cell.subject.startswith("Default") else cell.kind
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _word(verdict: str) -> str:
+    return "missing" if verdict == "unsupported" else verdict
+
+
+def _count(cells: Iterable[AuditCell]) -> str:
+    counts = Counter[str](cell.verdict for cell in cells)
+    return ", ".join(f"{counts[verdict]} {_word(verdict)}" for verdict in VERDICTS if counts[verdict]) or "not measured"
+
+
+def _cell(cell: AuditCell | None, brief: bool) -> str:
+    error = "" if cell is None or (brief and cell.verdict == "exact") else cell.error_words
+    return f"{_word(cell.verdict)} {error}".rstrip() if cell else ""
+
+
+def _remarks(cell: AuditCell, audit: Audit, brief: bool) -> list[str]:
+    """Return why a cell is not exact, and what is true of it outside of the benchmarked setting."""
+    # "Hue is not supported by backend x" stands in the table; what follows it is the reason, where there is one.
+    cause, word = cell.cause.partition(": ")[2] if cell.verdict == "unsupported" else cell.cause, _word(cell.verdict)
+    if any(op.cause and op.backend == cell.backend and f"{op.subject}: {op.cause}" in cause for op in audit.verdicts):
+        cause = ""  # of a recipe: its op says so
+    cause = ASIDES.sub("", cause) if brief else cause
+    return [*([f"**{word}**: {cause}"] if cause else []), *(f"{word}, but {note}" for note in cell.notes)]
+
+
+def _places(cells: Iterable[AuditCell]) -> str:
+    subjects: dict[str, list[str]] = {}
+    for cell in cells:
+        subjects.setdefault(COLUMNS.get(cell.backend, cell.backend), []).append(f"`{cell.subject}`")
+    return "; ".join(f"{library}: {', '.join(names)}" for library, names in subjects.items())
