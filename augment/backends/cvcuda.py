@@ -1,14 +1,13 @@
 """CV-CUDA's ``cvcuda.tv.Compose`` on the whole batch: a torchvision v2 pipeline as it stands, every image the same draw.
 
-``Compose`` lets torchvision's own transforms draw, once per call, and hands their functionals to CV-CUDA's kernels. It takes and
-returns [B, 3, H, W] on CUDA without a copy, so the cells are torchvision's. The package is an optional extra, imported when a
-pipeline is built. Written from its source; not run here, since the package cannot be imported without a CUDA driver.
+``Compose`` lets torchvision's own transforms draw, once per call, and hands their functionals to CV-CUDA's kernels. It takes
+[B, 3, H, W] on CUDA and returns such a batch, both without a copy, so the cells are torchvision's. The package is an optional
+extra, imported when a pipeline is built. Nothing of it is measured: it cannot be imported without a CUDA driver.
 """
 
 import functools
 import importlib
 from collections.abc import Callable, Sequence
-from importlib.metadata import distributions
 from typing import Any
 
 import numpy as np
@@ -16,22 +15,16 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from augment.backends import StepBackend
+from augment.backends import StepBackend, installed_version, warn_untested
 from augment.backends.torchvision import TorchvisionRecorder
 from augment.op import Op
 from augment.pipeline import Runner, Step
 from augment.replay import Columns, NoRoute
 
-SERIES = (0, 19)
-"""First release with ``cvcuda.tv``, and the one that this file is written for."""
+SERIES = "0.19"
+"""Releases that this file is written for: the first ones with ``cvcuda.tv``. Later ones run after one warning."""
 INSTALL = "pip install -e '.[cvcuda]'"
-
-
-@functools.cache
-def installed() -> str | None:
-    """Return the version of the installed package, which is named after its CUDA release; None without one."""
-    names = ((found.metadata["Name"] or "", found.version) for found in distributions())
-    return next((version for name, version in names if name.lower().startswith("cvcuda-cu")), None)
+installed = functools.partial(installed_version, "cvcuda-cu")
 
 
 def why_not(device: torch.device) -> str | None:
@@ -43,8 +36,9 @@ def why_not(device: torch.device) -> str | None:
     version = installed()
     if version is None:
         return f"its package is missing: {INSTALL}"
-    if tuple(map(int, version.split(".")[:2])) < SERIES:
-        return f"it needs CV-CUDA 0.19, not {version}: {INSTALL}"
+    if [int(part) for part in version.split(".")[:2]] < [int(part) for part in SERIES.split(".")]:
+        return f"it needs CV-CUDA {SERIES}, not {version}: {INSTALL}"
+    warn_untested("CV-CUDA", version, SERIES)
     return None
 
 

@@ -17,7 +17,6 @@ from augment.op import Builder, Cell, Op, Read
 from augment.pipeline import Runner, Step, run_batched, run_compiled, split_at_mixing
 from augment.replay import Columns, NoRoute, stack_draws
 
-
 Refuses = Callable[[Any], str | None]
 """(op) -> reason why a library lacks the op with these parameters, or None."""
 CVCUDA_MIXES_NOTHING: tuple[Refuses, Refuses] = (lambda op: None, lambda op: "its Compose has no arithmetic between images")

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from augment.backends.albumentations import albumentations
 from augment.backends.dali import Draws, clamp, contrast, dali, happens, unit
+from augment.backends.dali_torchvision import dali_torchvision
 from augment.backends.kornia import Clamp, kornia
 from augment.backends.torchvision import torchvision
 from augment.backends.triton_augment import triton_augment
@@ -449,6 +450,10 @@ def _sigma_of_kernel(params: Drawn) -> float:
     return math.sqrt(0.5 / math.log(middle / below))
 
 
+def _sigma_of_dali(drawn: Drawn) -> Any:
+    return drawn.get("0", math.nan)  # a range of one number is not drawn from
+
+
 @op
 class GaussianBlur(Op):
     """Convolve with a Gaussian of standard deviation in ``sigma`` pixels, cut to ``kernel_size``, borders reflected."""
@@ -464,6 +469,9 @@ class GaussianBlur(Op):
         | dali(
             lambda ndd, op, images, drawn: ndd.gaussian_blur(images, sigma=drawn["sigma"], window_size=op.kernel_size),
             lambda op, draws: {"sigma": draws.uniform(*op.sigma)},
+        )
+        | dali_torchvision(
+            "GaussianBlur", lambda op, white: {"kernel_size": op.kernel_size, "sigma": op.sigma}, sigma=_sigma_of_dali
         )
         | albumentations(
             lambda A, op, white: [A.GaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0)], sigma=_sigma_of_kernel
@@ -525,6 +533,7 @@ class Normalize(Op):
         | kornia(lambda op: K.Normalize(op.mean, op.std))
         | triton_augment("TritonNormalize", lambda op: {"mean": op.mean, "std": op.std}, (7, 7))
         | dali(_normalize_with_dali)
+        | dali_torchvision("Normalize", lambda op, white: {k: [white * x for x in v] for k, v in asdict(op).items()})
         | albumentations(lambda A, op, white: [A.Normalize(op.mean, op.std, max_pixel_value=white)])
     )
     fused = kinds.Normalize()

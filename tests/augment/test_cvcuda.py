@@ -82,9 +82,11 @@ def test_every_op_and_recipe_is_torchvisions_with_one_draw_a_batch(batches: list
     report = audit(["cvcuda"], tuple(OPS), tuple(RECIPES), n=300, workers=False)
     refused = {verdict.subject for verdict in report.verdicts if verdict.verdict == "unsupported"}
     assert refused == LACKING | {"mixup", "cutmix", "augmix"}
-    others = {verdict.subject: (verdict.verdict, verdict.cause) for verdict in report.verdicts if verdict.subject not in refused}
-    assert others.pop("GaussianNoise")[0] == "unaudited"
-    assert {subject: told for subject, told in others.items() if told[0] != "exact"} == {}
+    audited = {v.subject: (v.verdict, v.cause) for v in report.verdicts if v.subject not in refused}
+    assert audited.pop("GaussianNoise")[0] == "unaudited"
+    rounded = {subject for subject, (_, cause) in audited.items() if cause.startswith("8-bit rounding between ops, exact on floats")}
+    assert rounded <= set(RECIPES)
+    assert {subject: what for subject, what in audited.items() if what[0] != "exact" and subject not in rounded} == {}
     assert {v.lane.measured for v in report.verdicts if v.lane is not None} <= {"per_batch", "per_image", "fixed"}
 
 
@@ -97,20 +99,27 @@ def test_a_recipe_is_one_call_on_planar_bytes(batches: list[Tensor]) -> None:
 
 def test_the_seed_is_torchs(batches: list[Tensor]) -> None:
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    first, second = (build("randaugment", name, generator=torch.Generator().manual_seed(3)) for name in ("cvcuda", "torchvision"))
+    first, second = (
+        build("randaugment", name, generator=torch.Generator().manual_seed(3)) for name in ("cvcuda", "torchvision")
+    )
     for _ in range(5):
         torch.testing.assert_close(first(images), second(images), rtol=0, atol=1e-5)  # bytes become floats by another formula
 
 
 @pytest.mark.parametrize(
     ("version", "reason"),
-    [(None, r"package is missing: pip install -e '\.\[cvcuda\]'"), ("0.18.2", "needs CV-CUDA 0.19, not 0.18.2"), ("0.20.0", None)],
+    [
+        (None, r"package is missing: pip install -e '\.\[cvcuda\]'"),
+        ("0.18.2", "needs CV-CUDA 0.19, not 0.18.2"),
+        ("0.20.0", None),
+    ],
 )
-def test_what_is_installed_decides(monkeypatch: pytest.MonkeyPatch, version: str | None, reason: str | None) -> None:
+def test_what_is_installed_decides(monkeypatch: pytest.MonkeyPatch, version: str | None, reason: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(cvcuda, "installed", lambda: version)
-    told = cvcuda.why_not(torch.device("cuda"))
-    assert told is None if reason is None else told is not None and pytest.importorskip("re").search(reason, told)
+    answer = cvcuda.why_not(torch.device("cuda")) or ""
+    assert answer.startswith(reason)
+    assert bool(answer) == bool(reason)
 
 
 def test_it_runs_on_cuda_only() -> None:
