@@ -90,7 +90,7 @@ CPU: dict[PresetName, Preset] = {
     ),
     "quick": Preset(  # about 10 minutes
         grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "300"), model="resnet8", width=8,
-        max_train=5_000, max_test=2_000, throughput_seconds=0.4, throughput_rounds=8, throughput_recipes=("crop_flip",),
+        max_train=5_000, max_test=2_000, throughput_seconds=0.4, throughput_rounds=6, throughput_recipes=("crop_flip",),
         epochs=5, recipes=COMMON, seeds=(0, 1), audit_draws=1_000, shares=(50, 15, 280, 160, 60),
     ),
     "standard": Preset(  # about an hour

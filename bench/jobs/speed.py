@@ -3,6 +3,7 @@
 import functools
 import gc
 import statistics
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,15 +41,13 @@ class Bench:
         self._seconds = seconds
         self.copy_bandwidth = functools.cache(copy_bandwidth)
         self._built: OrderedDict[tuple[Any, ...], _Built] = OrderedDict()
-        # Objects of the libraries stay: scanning them again before each round would take longer than the round.
-        gc.collect()
-        gc.freeze()
+        self._modules = 0
 
     def measure(self, case: Speed, sampler: Sampler) -> Speed:
         """Measure one round of a case. Raises what the pipeline raises."""
         built = self._build(case)
         skips_batches = case.lane in ("per_batch", "mixed")
-        gc.collect()  # earlier cases' garbage; during the calls the collector is off
+        self._collect()
         timing = measure(
             built.call,
             clock=Clock(case.device),
@@ -75,6 +74,14 @@ class Bench:
             values |= self._first_round(case, built, timing, skips_batches)
         built.is_new = False
         return replace(case, status="ok", **values)
+
+    def _collect(self) -> None:
+        """Collect the garbage of earlier cases: during the calls the collector is off."""
+        gc.collect()
+        if len(sys.modules) != self._modules:
+            # Objects of libraries stay: scanning them again before each round would take longer than the round.
+            gc.freeze()
+            self._modules = len(sys.modules)
 
     def _first_round(self, case: Speed, built: _Built, timing: Timing, skips_batches: bool) -> dict[str, Any]:
         """Measure what one round per case is enough for: compile time, memory, and use of the device."""
