@@ -147,7 +147,9 @@ def eager_backends(device: torch.device) -> list[str]:
 @functools.cache
 def installed_version(beginning: str) -> str | None:
     """Return the version of the first installed package whose name begins so, as of those named after a CUDA release."""
-    return next((found.version for found in distributions() if (found.metadata["Name"] or "").lower().startswith(beginning)), None)
+    return next(
+        (found.version for found in distributions() if (found.metadata["Name"] or "").lower().startswith(beginning)), None
+    )
 
 
 @functools.cache

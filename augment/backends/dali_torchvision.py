@@ -63,6 +63,10 @@ def dali_torchvision(
     return {NAME: Cell(lambda op: DaliOperator(op, kind, arguments), reads)}
 
 
+PIL_ONLY = {NAME: Cell(lambda op: None, {}, lambda op: "DALI's class takes PIL images only, one by one, and no batches")}
+"""Cell of an op whose class takes interleaved images."""
+
+
 @contextlib.contextmanager
 def without_stream() -> Iterator[None]:
     """Answer None where DALI asks for a stream on a machine without CUDA."""

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from augment.backends.albumentations import albumentations
 from augment.backends.dali import Draws, clamp, contrast, dali, happens, unit
-from augment.backends.dali_torchvision import dali_torchvision
+from augment.backends.dali_torchvision import PIL_ONLY, dali_torchvision
 from augment.backends.kornia import Clamp, kornia
 from augment.backends.torchvision import torchvision
 from augment.backends.triton_augment import triton_augment
@@ -116,6 +116,7 @@ def _jitter_cells(name: str, place: int) -> dict[str, Cell]:
         | kornia(_build_jitter(K, name), factor=f"{name}_factor")
         | triton_augment("TritonColorJitter", lambda op: {name: (op.low, op.high)}, (place, place), factor=f"{name}_factor")
         | _factor_with_dali(name)
+        | PIL_ONLY
         | _factor_with_albumentations(name)
     )
 
@@ -179,6 +180,7 @@ class Hue(FactorOp):
         torchvision_jitter("hue")
         | kornia(_build_jitter(K, "hue"), factor="hue_factor")
         | _factor_with_dali("hue")
+        | PIL_ONLY
         | _factor_with_albumentations("hue")
     )
     fused = kinds.PointOp("hue", strength="factor")
@@ -260,6 +262,7 @@ class ColorJitter(Op):
             _jitter_with_dali, draw_jitter,
             order=lambda drawn: np.tile(np.arange(4.0), (len(drawn["hue"]), 1)),
         )
+        | PIL_ONLY
         | albumentations(lambda A, op, white: [A.ColorJitter(**asdict(op), p=1.0)])
     )  # fmt: skip
     fused = kinds.Jitter()
@@ -297,6 +300,7 @@ class Grayscale(ChanceOp):
             applied=lambda args: args.get("grayscale_mask", args.get("grayscale")),
         )
         | dali(lambda ndd, op, images, drawn: ndd.saturation(images, saturation=1 - drawn["applied"]), happens)
+        | PIL_ONLY
         | albumentations(lambda A, op, white: [A.ToGray(p=op.p)])
     )  # fmt: skip
     fused = kinds.PointOp("grayscale")

@@ -44,6 +44,7 @@ from augment.ops.geometry import (
     window,
 )
 
+ON_TORCHVISION = ("torchvision", "pil", "cvcuda")
 ALIGNED = "align_corners=True, no antialias"
 LINEAR = "bilinear, not the nearest pixel"
 OUTSIDE = "bilinear, and the border pixels repeated outside, not black"
@@ -214,7 +215,7 @@ def _twist(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
 class DefaultColorJitter(ColorJitter):
     """The factors given to the library's class for all four, nothing else."""
 
-    cells = {library: ColorJitter.cells[library] for library in ("torchvision", "pil", "kornia", "albumentations")} | dali(
+    cells = {library: ColorJitter.cells[library] for library in (*ON_TORCHVISION, "kornia", "albumentations")} | dali(
         lambda ndd, op, images, drawn: clamp(
             ndd.color_twist(
                 images, brightness=drawn["brightness"], contrast=drawn["contrast"], saturation=drawn["saturation"],
@@ -239,7 +240,7 @@ class DefaultGaussianBlur(GaussianBlur):
     sigma: Range = (0.5, 2.0)
 
     cells = (
-        {library: GaussianBlur.cells[library] for library in ("torchvision", "pil", "kornia")}
+        {library: GaussianBlur.cells[library] for library in (*ON_TORCHVISION, "kornia")}
         | dali(
             lambda ndd, op, images, drawn: ndd.gaussian_blur(images, sigma=drawn["sigma"]),
             lambda op, draws: {"sigma": draws.uniform(*op.sigma)},
