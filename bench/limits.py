@@ -6,7 +6,10 @@ is a matrix product: a network does little else, and rarely as well as one large
 """
 
 import math
+import os
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -109,6 +112,25 @@ def host_seconds(function: Function, device: str | torch.device, *, calls: int =
         seconds.append(time.perf_counter() - start)
     torch.cuda.synchronize(device)
     return statistics.median(seconds)
+
+
+HOST_RECIPES = ("crop_flip", "d2l", "randaugment")
+HOST_LIMIT_S = 300
+
+
+def absent_gpu_host_seconds() -> dict[str, float]:
+    """Return for ``HOST_RECIPES`` the median seconds of the host in a CUDA call of fused, all but the driver's launch.
+
+    Measured on this CPU by ``augment.fused.offline``; empty without Triton or a C compiler.
+    """
+    command = [sys.executable, "-m", "augment.fused.offline", "--host", "--arch", "90", "--recipes", *HOST_RECIPES]
+    variables = {**os.environ, "TRITON_INTERPRET": "0"}
+    try:
+        run = subprocess.run(command, env=variables, check=True, capture_output=True, text=True, timeout=HOST_LIMIT_S)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    rows = (line.split() for line in run.stdout.splitlines()[1:])
+    return {recipe: float(host_us) / 1e6 for _, recipe, host_us in rows}
 
 
 def busy_share(function: Function, device: str | torch.device, *, calls: int) -> float | None:

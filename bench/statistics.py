@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr, betaincinv, chdtri, digamma, nctdtr, ndtri, polygamma, stdtr, stdtrit
 
-from bench.records import Case, Record, Speed
+from bench.records import Case, Record, Speed, sound
 
 Floats = npt.NDArray[np.float64]
 Verdict = Literal["slower", "worse", "faster", "better", "same", "unclear"]
@@ -91,7 +91,7 @@ def pooled_sds(processes: Sequence[Sequence[Record]]) -> tuple[float | None, flo
     """
     within, between = [], []
     for key in dict.fromkeys(record.case_key for records in processes for record in records):
-        groups = [np.log([rate_of(r) for r in records if r.case_key == key]) for records in processes]
+        groups = [np.log([rate_of(r) for r in sound([r for r in records if r.case_key == key])]) for records in processes]
         groups = [group for group in groups if len(group) > 1]
         if len(groups) < 2:
             continue

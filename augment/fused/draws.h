@@ -6,6 +6,7 @@
  */
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef struct {
     const DrawRecord *record;
@@ -133,56 +134,101 @@ static void draw_corners(const Draws *draws) {
         }
 }
 
+/* The logarithm of a normal positive number, within two last bits: the polynomial of Cephes, which compilers vectorise. */
+static inline float log_of(float value) {
+    union { float number; int32_t bits; } x = {value};
+    int32_t exponent = (x.bits - 0x3f3504f3) >> 23; /* of a factor from the root of 1/2 to the root of 2 */
+    x.bits -= exponent * (1 << 23);
+    float f = x.number - 1.0f, square = f * f, e = (float)exponent, sum = 7.0376836292e-2f;
+    const float terms[] = {-1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
+                           -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f};
+    for (int n = 0; n < 8; n++) sum = sum * f + terms[n];
+    return f + (sum * f * square + e * -2.12194440e-4f - 0.5f * square) + e * 0.693359375f;
+}
+
 /* The logarithm of a uniform number; of half a step in place of 0. */
-static float log_unit(float unit) { return logf(fmaxf(unit, SMALLEST)); }
+static inline float log_unit(float unit) { return log_of(unit > SMALLEST ? unit : SMALLEST); }
 
-/* The logarithm of a Gamma number, from row ``first`` on: Source.log_gamma. */
-static float log_gamma(const Draws *draws, int64_t first, int64_t image) {
-    const DrawRecord *record = draws->record;
-    if (record->alpha == 1.0) return logf(-log_unit(row_of(draws, first, image)));
-    float shift = (float)record->low, scale = (float)record->span, value = 0.0f;
-    for (int64_t row = first; row < first + GAMMA_TRIES; row++) {
-        float radius = sqrtf(-2.0f * log_unit(row_of(draws, row, image)));
-        float normal = radius * cosf(row_of(draws, row + GAMMA_TRIES, image) * 6.28318530717958648f);
-        float root = scale * normal + 1.0f, cube = root * root * root, log_cube = logf(fmaxf(cube, 1e-30f));
-        float bound = 0.5f * normal * normal + shift * (1.0f - cube + log_cube);
-        if (cube <= 0.0f || log_unit(row_of(draws, row + 2 * GAMMA_TRIES, image)) >= bound) continue;
-        value = log_cube;
-        break;
-    }
-    value += logf(shift);
-    if (record->alpha < 1.0) value += log_unit(row_of(draws, first + 3 * GAMMA_TRIES, image)) * (float)(1.0 / record->alpha);
-    return value;
+/* The cosine of an angle in turns. */
+static inline float cos_turns(float turns) {
+    float x = (0.25f - fabsf(turns - rintf(turns))) * 6.28318530717958648f, square = x * x, sum = -2.3889859e-8f;
+    const float terms[] = {2.7525562e-6f, -1.9840874e-4f, 8.3333310e-3f, -1.6666667e-1f, 1.0f};
+    for (int n = 0; n < 5; n++) sum = sum * square + terms[n];
+    return sum * x;
 }
 
-/* Symmetric Dirichlet weights of an image, from row ``first`` on. */
-static void dirichlet(const Draws *draws, int64_t first, int64_t image, int64_t count, float *weights) {
-    float greatest = -INFINITY, total = 0.0f;
-    for (int64_t n = 0; n < count; n++) {
-        weights[n] = log_gamma(draws, first + n * (int64_t)draws->record->count, image);
-        greatest = fmaxf(greatest, weights[n]);
-    }
-    for (int64_t n = 0; n < count; n++) total += weights[n] = expf(weights[n] - greatest);
-    for (int64_t n = 0; n < count; n++) weights[n] /= total;
+enum { BLOCK = 64 }; /* images whose numbers are drawn side by side */
+
+/* The logarithm of a Gamma number over ``shift``, and whether it is accepted. */
+static inline int try_gamma(const Draws *draws, int64_t first, int64_t try, int64_t image, float *log_cube) {
+    float normal = sqrtf(-2.0f * log_unit(row_of(draws, first + try / 2, image)));
+    normal *= cos_turns(row_of(draws, first + GAMMA_TRIES / 2 + try / 2, image) - 0.25f * (try % 2));
+    float root = (float)draws->record->span * normal + 1.0f, cube = root * root * root;
+    *log_cube = log_of(cube > 1e-30f ? cube : 1e-30f);
+    float bound = 0.5f * normal * normal + (float)draws->record->low * (1.0f - cube + *log_cube);
+    return (cube > 0.0f) & (log_unit(row_of(draws, first + GAMMA_TRIES + try, image)) < bound);
 }
 
-static float weight(const Draws *draws, int64_t image) {
-    if (draws->record->alpha == 1.0) return draws->rows[image];
-    float weights[2];
-    dirichlet(draws, 0, image, 2, weights);
-    return weights[0];
+/* Logarithms of Gamma numbers of ``count`` images, from row ``first`` on: Source.log_gamma. */
+static void log_gamma(const Draws *draws, int64_t first, int64_t image, int64_t count, float *values) {
+    double alpha = draws->record->alpha;
+    int accepted[BLOCK];
+    if (alpha == 1.0) {
+        for (int64_t i = 0; i < count; i++) values[i] = log_of(-log_unit(row_of(draws, first, image + i)));
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) accepted[i] = try_gamma(draws, first, 0, image + i, values + i);
+    for (int64_t i = 0; i < count; i++) {
+        for (int64_t try = 1; try < GAMMA_TRIES && !accepted[i]; try++)
+            accepted[i] = try_gamma(draws, first, try, image + i, values + i);
+        values[i] = (accepted[i] ? values[i] : 0.0f) + logf((float)draws->record->low);
+    }
+    if (alpha >= 1.0) return;
+    const float *boost = draws->rows + (first + 2 * GAMMA_TRIES) * draws->batch + image;
+    for (int64_t i = 0; i < count; i++) values[i] += log_unit(boost[i]) * (float)(1.0 / alpha);
+}
+
+/* Symmetric Dirichlet weights [size][BLOCK] of ``count`` images, from row ``first`` on. */
+static void dirichlet(const Draws *draws, int64_t first, int64_t image, int64_t count, int64_t size, float *weights) {
+    float greatest[BLOCK], total[BLOCK];
+    for (int64_t n = 0; n < size; n++) {
+        log_gamma(draws, first + n * (int64_t)draws->record->count, image, count, weights + n * BLOCK);
+        for (int64_t i = 0; i < count; i++) greatest[i] = n ? fmaxf(greatest[i], weights[n * BLOCK + i]) : weights[i];
+    }
+    for (int64_t n = 0; n < size; n++)
+        for (int64_t i = 0; i < count; i++) {
+            float part = weights[n * BLOCK + i] = expf(weights[n * BLOCK + i] - greatest[i]);
+            total[i] = n ? total[i] + part : part;
+        }
+    for (int64_t n = 0; n < size; n++)
+        for (int64_t i = 0; i < count; i++) weights[n * BLOCK + i] /= total[i];
+}
+
+/* Draw a weight Beta(alpha, alpha) for up to BLOCK images from ``image`` on; return their number. */
+static int64_t draw_block(const Draws *draws, int64_t image, float *weights) {
+    int64_t count = draws->batch - image < BLOCK ? draws->batch - image : BLOCK;
+    if (draws->record->alpha == 1.0)
+        memcpy(weights, draws->rows + image, count * sizeof(float));
+    else
+        dirichlet(draws, 0, image, count, 2, weights);
+    return count;
 }
 
 static void draw_beta(const Draws *draws) {
-    for (int64_t i = 0; i < draws->batch; i++) ((float *)draws->outputs[0])[i] = weight(draws, i);
+    float weights[2 * BLOCK];
+    for (int64_t image = 0; image < draws->batch; image += BLOCK) {
+        int64_t count = draw_block(draws, image, weights);
+        memcpy((float *)draws->outputs[0] + image, weights, count * sizeof(float));
+    }
 }
 
 static void draw_cutmix(const Draws *draws) {
     int64_t first = draws->record->place;
     float sides[2] = {(float)draws->record->height, (float)draws->record->width};
-    float *lam = draws->outputs[4];
+    float *lam = draws->outputs[4], weights[2 * BLOCK];
     for (int64_t i = 0; i < draws->batch; i++) {
-        float half = sqrtf(1.0f - weight(draws, i)) * 0.5f, from[2], size[2];
+        if (i % BLOCK == 0) draw_block(draws, i, weights);
+        float half = sqrtf(1.0f - weights[i % BLOCK]) * 0.5f, from[2], size[2];
         for (int axis = 0; axis < 2; axis++) {
             float side = sides[axis], centre = below(row_of(draws, first + axis, i), side);
             float reach = floorf(half * side);
@@ -197,11 +243,14 @@ static void draw_cutmix(const Draws *draws) {
 /* AugMix: the weight of the image itself, and of each chain. */
 static void draw_weights(const Draws *draws) {
     int64_t chains = draws->record->chains;
-    float *weights = draws->outputs[0];
-    for (int64_t i = 0; i < draws->batch; i++, weights += chains + 1) {
-        weights[0] = weight(draws, i);
-        dirichlet(draws, draws->record->place, i, chains, weights + 1);
-        for (int64_t n = 1; n <= chains; n++) weights[n] *= 1.0f - weights[0];
+    float *drawn = draws->outputs[0], own[2 * BLOCK], weights[chains * BLOCK];
+    for (int64_t image = 0; image < draws->batch; image += BLOCK) {
+        int64_t count = draw_block(draws, image, own);
+        dirichlet(draws, draws->record->place, image, count, chains, weights);
+        for (int64_t i = 0; i < count; i++) {
+            *drawn++ = own[i];
+            for (int64_t n = 0; n < chains; n++) *drawn++ = weights[n * BLOCK + i] * (1.0f - own[i]);
+        }
     }
 }
 

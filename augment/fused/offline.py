@@ -5,6 +5,9 @@ a GPU of that architecture would have it, and times calls of which only the driv
 """
 
 import argparse
+import ctypes
+import itertools
+import os
 import re
 import statistics
 import subprocess
@@ -17,10 +20,11 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia import driver as nvidia
 from triton.runtime import driver
 
-from augment import RECIPES, fused, resolve
-from augment.fused import cuda, launches, triton_draws
+from augment import RECIPES, build, fused, resolve
+from augment.fused import cuda, launches, runner, triton_draws
 from augment.fused.sample import sample
 from augment.fused.triton_random import advance
 
@@ -39,13 +43,29 @@ class Kernel(NamedTuple):
     wide: int
 
 
+def load_idle_driver(folder: Path) -> None:
+    """Build and load a CUDA driver library whose functions do nothing and succeed, for Triton's launcher in C."""
+    text = "".join(Path(str(nvidia.__file__)).with_suffix(suffix).read_text() for suffix in (".c", ".py"))
+    source = "\n".join(f"int {name}(void) {{ return 0; }}" for name in sorted(set(re.findall(r"\bcu[A-Z]\w+", text))))
+    command = ["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-x", "c", "-", "-o", str(folder / "libcuda.so.1")]
+    subprocess.run(command, input=source, check=True, text=True)
+    ctypes.CDLL(str(folder / "libcuda.so.1"), ctypes.RTLD_GLOBAL)  # found by its name from now on
+    os.environ["TRITON_LIBCUDA_PATH"] = str(folder)
+
+
 class AbsentGPU:
     """A driver of Triton for a GPU that is not there: reads what it should load, and launches nothing."""
 
+    launcher_cls = nvidia.CudaLauncher
+
     def __init__(self, architecture: int) -> None:
         self.architecture = architecture
-        self.kernels: list[Kernel] = []
+        self.kernels: list[tuple[str, bytes, int]] = []
         self.utils = self
+
+    def __getattr__(self, name: str) -> Any:
+        """Return Triton's own function, which launches through ``load_idle_driver``."""
+        return getattr(nvidia.CudaUtils(), name)
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", self.architecture, 32)
@@ -59,11 +79,8 @@ class AbsentGPU:
     def get_device_properties(self, device: int) -> dict[str, int]:
         return {"max_shared_mem": 227 * 1024}
 
-    def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
-        return lambda *arguments: None
-
     def load_binary(self, name: str, code: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
-        self.kernels.append(read_resources(name, code, shared))
+        self.kernels.append((name, code, shared))
         return 1, 1, 0, 0, 1024
 
     def unload_module(self, module: int) -> None:
@@ -108,12 +125,13 @@ def pretend(gpu: AbsentGPU) -> None:
     for module in (cuda, triton_draws):
         module.take_key = lambda rows, _, device: advance(rows, generator, device)  # type: ignore[attr-defined]
     launches.stream_of = lambda device: 0
+    runner.is_on_gpu = lambda images: True
     cuda._LAUNCHES.clear()
     triton_draws._LAUNCHES.clear()
 
 
 def make_call(recipe: str) -> Callable[[], object]:
-    """Return a call of ``recipe`` or ``recipe@side``, in one launch where that is possible.
+    """Return a call of the pipeline of ``recipe`` or ``recipe@side``, in one launch where that is possible.
 
     Images have 32 pixels a side, photographs 256.
     """
@@ -121,9 +139,11 @@ def make_call(recipe: str) -> Callable[[], object]:
     side = int(named_side or (256 if "imagenet" in recipe else 32))
     plan, images = fused.plan(resolve(recipe, side)), torch.zeros(4, 3, side, side, dtype=torch.uint8)
     if cuda.OneLaunch.takes(plan, torch.bfloat16):
-        one_launch = cuda.OneLaunch(plan, torch.bfloat16, torch.contiguous_format, 10)
+        pipeline = build(recipe, "fused", dtype=torch.bfloat16, image_size=side)
+        run: Any = pipeline._run
+        run._one_launch = cuda.OneLaunch(plan, torch.bfloat16, torch.contiguous_format, 10)
         labels = torch.zeros(4, dtype=torch.int64)
-        return lambda: one_launch(images, labels, None)
+        return (lambda: pipeline(images, labels)) if pipeline.mixes else lambda: pipeline(images)
     apply = cuda.apply_plan(plan, torch.bfloat16)
     return lambda: apply(images, sample(plan.ops, 4, side, side, None, "cpu", triton_draws.SAMPLER))
 
@@ -143,18 +163,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Resources of the CUDA kernels, compiled without a GPU, and the host's time.")
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100])
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
+    parser.add_argument("--host", action="store_true", help="leave the resources out")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("arch recipe", *Kernel._fields, "host_us")
-    for architecture in options.arch:
-        for recipe in options.recipes:
+    print("arch recipe", *(() if options.host else Kernel._fields), "host_us")
+    with tempfile.TemporaryDirectory() as folder:
+        load_idle_driver(Path(folder))
+        for architecture, recipe in itertools.product(options.arch, options.recipes):
             gpu = AbsentGPU(architecture)
             pretend(gpu)
             call = make_call(recipe)
             call()
             call()
-            for kernel in gpu.kernels:
-                print(f"sm_{architecture}", recipe, *kernel, f"{host_us(call):.1f}", flush=True)
+            for row in [()] if options.host else [read_resources(*kernel) for kernel in gpu.kernels]:
+                print(f"sm_{architecture}", recipe, *row, f"{host_us(call):.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Runner:
         generator = self._generator
         if generator is not None and not _is_same(generator.device, images.device):
             raise ValueError(f"the generator is on {generator.device}, the images on {images.device}: put both on one device")
-        is_plain = images.is_cuda and not images.requires_grad and not torch.compiler.is_compiling()
+        is_plain = is_on_gpu(images) and not images.requires_grad and not torch.compiler.is_compiling()
         if self._one_launch is not None and is_plain:
             self.implementation = "triton"
             return self._one_launch(images, labels, generator)
@@ -50,6 +50,11 @@ class Runner:
         targets = None if labels is None else self.plan.targets(labels, params, self._num_classes)
         result, self.implementation = self._run(images, params)
         return result, targets
+
+
+def is_on_gpu(images: Tensor) -> bool:
+    """Return whether Triton's kernels reach the images."""
+    return images.is_cuda
 
 
 def _is_same(device: torch.device, second: torch.device) -> bool:

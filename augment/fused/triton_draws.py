@@ -269,15 +269,16 @@ def log_shift(record) -> float:
 
 
 @triton.jit
-def try_gamma(source, mask, row, record: tl.constexpr):
+def try_gamma(source, mask, first, turn, record: tl.constexpr):
     """Return the logarithm of a Gamma number over ``shift``, and whether it is accepted: ``Source.log_gamma``."""
-    radius = tl.sqrt_rn(-2 * log_unit(unit(source, mask, record, row)))
-    normal = radius * tl.cos(unit(source, mask, record, row + GAMMA_TRIES) * TURN)
+    radius = tl.sqrt_rn(-2 * log_unit(unit(source, mask, record, first + turn // 2)))
+    turns = unit(source, mask, record, first + GAMMA_TRIES // 2 + turn // 2) - turn % 2 * 0.25
+    normal = radius * tl.cos(turns * TURN)
     root = normal * get(record, "span") + 1.0
     cube = root * root * root
     log_cube = tl.log(tl.maximum(cube, 1e-30))
     bound = 0.5 * normal * normal + (1 - cube + log_cube) * get(record, "low")
-    return log_cube, (cube > 0) & (log_unit(unit(source, mask, record, row + 2 * GAMMA_TRIES)) < bound)
+    return log_cube, (cube > 0) & (log_unit(unit(source, mask, record, first + GAMMA_TRIES + turn)) < bound)
 
 
 @triton.jit
@@ -288,18 +289,19 @@ def log_gamma(source, place, mask, first, record: tl.constexpr):
     else:
         value = place.to(tl.float32) * 0
         if len(source) == 5:  # a single image: a thread a try
-            turn = tl.arange(0, GAMMA_TRIES)
-            drawn, accepted = try_gamma(source, turn >= 0, first + turn, record)
-            value += tl.sum(tl.where(turn == tl.min(tl.where(accepted, turn, GAMMA_TRIES), 0), drawn, 0.0), 0)
+            turn = tl.arange(0, LANES)
+            drawn, accepted = try_gamma(source, turn < GAMMA_TRIES, first, turn, record)
+            chosen = tl.min(tl.where(accepted & (turn < GAMMA_TRIES), turn, LANES), 0)
+            value += tl.sum(tl.where(turn == chosen, drawn, 0.0), 0)
         else:
             is_done = place < 0
             for turn in range(GAMMA_TRIES):
-                drawn, accepted = try_gamma(source, mask, first + turn, record)
+                drawn, accepted = try_gamma(source, mask, first, turn, record)
                 value = tl.where(accepted & (is_done == 0), drawn, value)
                 is_done = is_done | accepted
         value += log_shift(record)
         if get(record, "alpha") < 1:
-            value += log_unit(unit(source, mask, record, first + 3 * GAMMA_TRIES)) * (1 / get(record, "alpha"))
+            value += log_unit(unit(source, mask, record, first + 2 * GAMMA_TRIES)) * (1 / get(record, "alpha"))
         return value
 
 

@@ -38,9 +38,9 @@ ADDED = (0.02, 0.05, 0.1)
 SLOTS = (0.0, 0.0, *ADDED)
 """Shares of work added in a process, which measures the cases as they are twice."""
 PASS_S = 0.02
-START_S = 7.0
+START_S = 11.0
 """Seconds in which a process starts and builds its cases."""
-FEWEST_PROCESSES, PROCESSES_A_MINUTE = 4, 2.4
+FEWEST_PROCESSES, PROCESSES_A_MINUTE = 4, 2.0
 SURE = 0.95
 """Share of slowdowns of a size that must be called for the size to be within reach."""
 

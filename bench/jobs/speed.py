@@ -40,6 +40,7 @@ class Bench:
         self._inputs = inputs
         self._seconds = seconds
         self.copy_bandwidth = functools.cache(copy_bandwidth)
+        self.host_s: dict[str, float] = {}
         self._built: OrderedDict[tuple[Any, ...], _Built] = OrderedDict()
         self._modules = 0
 
@@ -98,6 +99,7 @@ class Bench:
             "launches": count_launches(built.call, case.device),
             "syncs": count_waits(built.call, case.device),
             "host_s": host_seconds(built.call, case.device),
+            "absent_gpu_host_s": self.host_s.get(str(case.subject)) if case.backend == "fused" else None,
         }
 
     def _build(self, case: Speed) -> _Built:

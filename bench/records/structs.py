@@ -193,6 +193,7 @@ class Speed(Record, frozen=True, kw_only=True):
         Quantity("launches", "kernels", "less"),
         Quantity("syncs", "waits", "less"),
         Quantity("host_s", "s", "less"),
+        Quantity("absent_gpu_host_s", "s", "less"),
     )
 
     suite: Literal["ops", "recipes"] = "ops"
@@ -212,6 +213,8 @@ class Speed(Record, frozen=True, kw_only=True):
     """Median seconds of a call on the device's own clock; None on a CPU."""
     host_s: Amount | None = None
     """Median seconds until a call returns while the device still works; None on a CPU."""
+    absent_gpu_host_s: Amount | None = None
+    """Median seconds of a CUDA call of ``fused`` on this CPU, all but the driver's launch; None with a GPU, without Triton."""
     compile_s: Amount | None = None
     """Seconds that the warm-up took beyond as many steady calls."""
     graph_breaks: Count | None = None

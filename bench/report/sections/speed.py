@@ -39,7 +39,7 @@ Bold: its interval lies above those of the others."""
 COST_METHOD = """Share of a copy: the time in which the device copies the bytes of batch and result within its own memory, over
 the mean time of a call (first round; above 100 % if the batch fits into caches). Device busy: by the device's own clock; the
 rest is the host's work. Launches and waits: kernels, and waits of the host, in a call. Host: until a call returns while a
-GPU still works. Compiling comes before the measured calls."""
+GPU still works; without a GPU: of a CUDA call of fused, but for the driver's launch. Compiling comes before measured calls."""
 
 
 def suite_section(run: Run, suite: str) -> Section | None:
@@ -161,6 +161,7 @@ def cost_section(run: Run) -> Section | None:
         _first_column("launches", "launches"),
         _first_column("waits", "syncs"),
         _first_column("host, µs", "host_s", 1e6),
+        _first_column("host without a GPU, µs", "absent_gpu_host_s", 1e6),
         _first_column("peak memory, MiB", "peak_bytes", 2.0**-20),
         _first_column("compiling, s", "compile_s"),
         _first_column("graph breaks", "graph_breaks"),
