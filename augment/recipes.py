@@ -5,7 +5,7 @@ from collections.abc import Callable
 from augment.op import Op
 from augment.ops.colour import IMAGENET_MEAN, IMAGENET_STD, ColorJitter, Grayscale, Normalize
 from augment.ops.erasing import Cutout
-from augment.ops.geometry import CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, Resize
+from augment.ops.geometry import AlternatingFlip, CenterCrop, HorizontalFlip, RandomCrop, RandomResizedCrop, ReflectCrop, Resize
 from augment.ops.mixing import CutMix, MixUp
 from augment.ops.policies import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
 
@@ -23,6 +23,7 @@ RECIPES: dict[str, Callable[[int], tuple[Op, ...]]] = {
     "flip": lambda size: (HorizontalFlip(), Normalize()),
     "crop_flip": lambda size: (*_crop_flip(size), Normalize()),
     "crop_flip_cutout": lambda size: (*_crop_flip(size), Cutout(), Normalize()),
+    "airbench": lambda size: (ReflectCrop(size=size, padding=max(size // 16, 1)), AlternatingFlip(), Normalize()),
     "crop_jitter": lambda size: (
         RandomCrop(size=max(size * 7 // 8, 1), padding=0),
         HorizontalFlip(),

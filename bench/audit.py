@@ -20,16 +20,9 @@ MOST_PROCESSES, SUBJECTS_A_PROCESS = 8, 4
 
 
 def run_audit(
-    dataset: "Dataset",
-    folder: Path,
-    console: Console,
-    *,
-    backends: Sequence[str] | None = None,
-    ops: Sequence[str] | None = None,
-    recipes: Sequence[str] | None = None,
-    device: str = "cpu",
-    draws: int = 10_000,
-) -> Audit:
+    dataset: "Dataset", folder: Path, console: Console, *, backends: Sequence[str] | None = None,
+    ops: Sequence[str] | None = None, recipes: Sequence[str] | None = None, device: str = "cpu", draws: int = 10_000,
+) -> Audit:  # fmt: skip
     """Audit on images of the data set and write ``folder/audit.json``; returns what was written.
 
     Raises ValueError for unknown names, OSError when the folder cannot be written.

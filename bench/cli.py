@@ -190,14 +190,14 @@ class Audit(ImageOptions):
     def execute(self, console: Console) -> None:
         """Audit, or read a stored audit, and print the conformance table or write it into the pages."""
         from bench.records import AUDIT, load_run
-        from bench.report.conformance import fill, full_table
+        from bench.report.conformance import build_full_table, fill
 
         if self.run is None:
             self._audit(console)
         run = load_run(self.run or self.out)
         for page in self.pages:
             page.write_text(fill(page.read_text(encoding="utf-8"), run, page.parent), encoding="utf-8")
-        console.print("\n".join(f"page: {page}" for page in self.pages) or full_table(run))
+        console.print("\n".join(f"page: {page}" for page in self.pages) or build_full_table(run))
         console.print(f"audit: {run.path / AUDIT}")
 
     def _audit(self, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""Parts of ``augmark run``: tests, audit, gallery, grid, throughput, accuracy, sweep.
+"""Parts of ``augmark run``: tests, audit, gallery, grid, throughput, accuracy, sweep, pipeline.
 
 Each adds to one run folder. A part that is done is skipped when a run is resumed; one that runs out of time leaves the rest of
 its cases planned.
@@ -78,6 +78,9 @@ def run_part(name: PartName, work: Work) -> None:
     if not (work.folder / ENVIRONMENT).exists():  # that of the grid, unless it has failed
         write(work.folder / ENVIRONMENT, environment(data_facts(work.dataset)))
     jobs, keep_going = JOBS[name](work), _keep_going(work)
+    if not jobs:
+        work.console.print(f"{name}: left out, it needs --data FOLDER of images")
+        return
     for job in jobs:
         measure_cases(job, work.folder, work.console, keep_going=keep_going, phase=work.phase, later_s=work.later_s)
     print_results(work.folder, {case.case_key for job in jobs for case in job.cases}, work.console)
@@ -345,10 +348,22 @@ def calibrate_jobs(work: Work) -> list[Job]:
     return [calibrate_job(absolute(work.data), work.data_root, facts, work.device, 1.0, work.console, work.preset_name)]
 
 
+def pipeline_jobs(work: Work) -> list[Job]:
+    """Return the arms from JPEG files to batches; none for a data set that has no files."""
+    from bench.jobs.pipeline import PipelineOptions, load, pipeline_job
+
+    if work.data in DATA_SETS:
+        return []
+    cache = work.data_root / ".cache"
+    options = PipelineOptions(data=Path(work.data), cache=cache, device=work.device, **work.preset.pipeline)
+    return [pipeline_job(options, load(options), work.preset_name)]
+
+
 PARTS: Mapping[str, Callable[[Work], None]] = {
     "tests": run_tests, "audit": run_audit, "gallery": draw_gallery, "grid": run_grid,
 }  # fmt: skip
 JOBS: Mapping[str, Callable[[Work], list[Job]]] = {
     "throughput": throughput_jobs, "accuracy": accuracy_jobs, "sweep": sweep_jobs, "calibrate": calibrate_jobs,
+    "pipeline": pipeline_jobs,
 }  # fmt: skip
 """Parts that are jobs, in this process."""

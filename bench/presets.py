@@ -1,13 +1,13 @@
 """Sizes of ``augmark run``: a table of presets for CPUs and one for accelerators. Imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from training.config import TrainConfig
 from training.presets import BOOK, PRESETS
 
-PartName = Literal["tests", "audit", "gallery", "grid", "throughput", "accuracy", "sweep", "calibrate"]
+PartName = Literal["tests", "audit", "gallery", "grid", "throughput", "accuracy", "sweep", "calibrate", "pipeline"]
 PresetName = Literal["smoke", "quick", "standard", "full", "training", "gpu"]
 
 ABOUT: Mapping[PresetName, str] = {
@@ -56,6 +56,8 @@ class Preset:
     """Batch sizes of the throughput; empty takes that of ``settings``."""
     sweep_recipes: tuple[str, ...] = ()
     sweep_seeds: int = 0
+    pipeline: Mapping[str, Any] = field(default_factory=dict)
+    """Options of ``augmark pipeline``, for files made of the images in --data FOLDER."""
     audits_device: bool = False
     """Audit backends on the device of the run, not on the CPU."""
     parts: tuple[PartName, ...] = ("audit", "gallery", "grid", "throughput", "accuracy")
@@ -79,9 +81,25 @@ FEW_WORKERS = (1, 8)
 """Each case starts its own workers, which takes longer than to measure them; a lone worker tells how many are needed."""
 
 CERTIFIED: tuple[PartName, ...] = ("audit", "gallery", "grid", "throughput", "accuracy", "calibrate")
-GPU_PARTS: tuple[PartName, ...] = ("tests", "audit", "grid", "throughput", "accuracy", "calibrate", "sweep", "gallery")
-GPU_SHARES = (70.0, 80.0, 100.0, 80.0, 30.0, 60.0, 40.0, 10.0)
-"""Seconds of 8 minutes on an H200, estimated."""
+GPU_PARTS: tuple[PartName, ...] = (
+    "tests", "audit", "grid", "throughput", "accuracy", "pipeline", "calibrate", "sweep", "gallery",
+)  # fmt: skip
+GPU_SHARES = (70.0, 80.0, 100.0, 80.0, 30.0, 120.0, 60.0, 40.0, 10.0)
+"""Seconds on an H200, estimated: shares of 8 minutes."""
+
+FEW_FILES: Mapping[str, Any] = {
+    "arms": ("fused-workers", "pil-fused-device"), "recipes": ("imagenet",), "trained_arms": (), "workers": (0,), "images": 32,
+    "size": "160x120", "batch_size": 16, "image_size": 64, "rounds": 1, "seconds": 0.05,
+}  # fmt: skip
+MANY_FILES: Mapping[str, Any] = {
+    "arms": (
+        *("fused-workers", "torchvision_loop-workers", "torchvision-fused-device", "nvjpeg-fused-device"),
+        *("packed-fused-device", "torchvision-alone", "nvjpeg-alone"),
+    ),
+    "recipes": ("imagenet",), "trained_arms": ("torchvision-fused-device",), "workers": (0, 8), "images": 512, "repeat": 16,
+    "size": "500x375", "rounds": 2,
+}  # fmt: skip
+"""Options of ``augmark pipeline``; two minutes on a GPU, estimated."""
 
 CPU: dict[PresetName, Preset] = {
     "smoke": Preset(  # a minute: shows that all parts work; its numbers are not worth quoting
@@ -120,7 +138,7 @@ CPU: dict[PresetName, Preset] = {
         throughput_backends=("torchvision", "fused"), throughput_batch_sizes=(64, 128), epochs=1,
         settings=replace(PRESETS["standard"], compile=False),
         recipes=("crop_flip",), seeds=(0,), sweep_recipes=("none", "crop_flip"), sweep_seeds=2, parts=GPU_PARTS, minutes=3,
-        shares=GPU_SHARES,
+        shares=GPU_SHARES, pipeline=FEW_FILES,
         timed=replace(
             PRESETS["fast"], width=8, epochs=1, warm_up_epochs=0.5, batch_size=250, learning_rate=0.5, compile=False,
             target_accuracy=0.4,
@@ -162,7 +180,7 @@ ACCELERATOR: dict[PresetName, Preset] = {
         throughput_rounds=2, throughput_recipes=("crop_flip", "randaugment", "d2l"), throughput_workers=(8,),
         throughput_backends=("torchvision", "kornia", "fused"), throughput_batch_sizes=(256, 1024),
         settings=PRESETS["standard"], epochs=10, recipes=(PRESETS["fast"].recipe,), seeds=(0, 1, 2), timed=PRESETS["fast"],
-        sweep_recipes=MORE, sweep_seeds=16, parts=GPU_PARTS, minutes=8, shares=GPU_SHARES,
+        sweep_recipes=MORE, sweep_seeds=16, parts=GPU_PARTS, minutes=8, shares=GPU_SHARES, pipeline=MANY_FILES,
     ),
 }  # fmt: skip
 

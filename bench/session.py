@@ -182,17 +182,14 @@ class BenchSession:
         from bench.environment import environment
         from bench.jobs.inputs import Inputs
         from bench.jobs.speed import Bench
-        from bench.limits import HOST_RECIPES, absent_gpu_host_seconds
 
         option = self.config.getoption
         inputs = Inputs(option("data"), option("data_root"), download=option("download"))
         if inputs.dataset["fallback"]:
             self._progress.print_line(f"NOTE: images are {inputs.dataset['name']}: {inputs.dataset['fallback']}", yellow=True)
         self._bench = Bench(inputs, self.plan.case_seconds or CASE_SECONDS)
-        planned = {case.subject for case in self.plan.cases if isinstance(case, Speed) and case.backend == "fused"}
-        # A choice of recipes asks for nothing else; a GPU's own ``host_s`` says more.
-        if planned.issuperset(HOST_RECIPES) and default_devices() == ("cpu",):
-            self._bench.host_s = absent_gpu_host_seconds()
+        if default_devices() == ("cpu",):  # a GPU's own ``host_s`` says more
+            self._bench.time_host(case for case in self.plan.cases if isinstance(case, Speed))
         if self.resumes:
             assert self.folder is not None
             self.plan = resume(self.folder, self.plan, environment(inputs.dataset))

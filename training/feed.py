@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from augment import BACKENDS, Pipeline, build
+from augment import BACKENDS, Pipeline, build, resolve
+from augment.ops import AlternatingFlip
 from training.config import TrainConfig
 from training.distributed import Ranks, stream_seed
 from training.meters import Phase
@@ -60,12 +61,15 @@ class Order:
 
     All ranks shuffle alike and take turns, each an equal number of images: where they do not divide evenly, the first images
     of the order are seen twice, as otherwise ranks would wait for each other. A last batch smaller than ``min_batch`` is left
-    out.
+    out. With ``alternates`` an image is mirrored in every other epoch, from the first or the second on: its index is then
+    ``count`` more, for ``mirror``.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, ranks: Ranks, *, min_batch: int = 1) -> None:
+    def __init__(
+        self, count: int, batch_size: int, seed: int, ranks: Ranks, *, min_batch: int = 1, alternates: bool = False
+    ) -> None:
         self.count, self.batch_size, self.seed, self.ranks, self.min_batch = count, batch_size, seed, ranks, min_batch
-        self.epoch = 0
+        self.alternates, self.epoch = alternates, 0
 
     def __len__(self) -> int:
         full, last = divmod(-(-self.count // self.ranks.world), self.batch_size)
@@ -74,10 +78,18 @@ class Order:
     def __iter__(self) -> Iterator[Request]:
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch=self.epoch))
         order = torch.randperm(self.count, generator=generator)
+        if self.alternates:
+            generator.manual_seed(stream_seed(self.seed, "order"))  # of no epoch: they count from 1
+            order += self.count * ((torch.randint(2, (self.count,), generator=generator)[order] + self.epoch) % 2)
         padding = -self.count % self.ranks.world
         own = torch.cat([order, order.repeat(self.ranks.world)[:padding]])[self.ranks.rank :: self.ranks.world]
         for step in range(len(self)):
             yield Request(epoch=self.epoch, indices=own[step * self.batch_size : (step + 1) * self.batch_size])
+
+
+def mirror(images: Tensor, indices: Tensor, count: int) -> Tensor:
+    """Mirror the images whose index is ``count`` or more."""
+    return torch.where((indices >= count).view(-1, 1, 1, 1), images.flip(3), images)
 
 
 class Fetcher(torch.utils.data.Dataset[T]):
@@ -110,7 +122,11 @@ class _Images(Fetcher[Batch]):
         self._pipeline: Pipeline | None = None
 
     def fetch(self, indices: Tensor) -> Batch:
-        images, labels = self._images(indices), self.split.labels[indices]
+        count = len(self.split)
+        places = indices % count
+        images, labels = self._images(places), self.split.labels[places]
+        if int(indices.max()) >= count:
+            images = mirror(images, indices, count)
         if self.recipe is None:
             return images, labels
         if self._pipeline is None:
@@ -157,9 +173,11 @@ class Feed:
         if config.batch_size % ranks.world:
             raise ValueError(f"batch_size {config.batch_size} cannot be shared by {ranks.world} processes: take a multiple")
         self.config, self.ranks, self.device = config, ranks, ranks.device
+        ops = resolve(config.effective_recipe, config.image_size)
+        self._alternates = any(isinstance(op, AlternatingFlip) for op in ops)
         recipe: Recipe = functools.partial(
-            build, config.effective_recipe, config.effective_backend, image_size=config.image_size,
-            num_classes=len(dataset.classes), dtype=getattr(torch, config.precision),
+            build, [op for op in ops if not isinstance(op, AlternatingFlip)], config.effective_backend,
+            image_size=config.image_size, num_classes=len(dataset.classes), dtype=getattr(torch, config.precision),
         )  # fmt: skip
         in_workers = config.augment_on == "workers"
         # Built here for workers too: what cannot be built is reported before processes start.
@@ -168,7 +186,7 @@ class Feed:
         self.drop_last = config.compile or BACKENDS[config.effective_backend].compiled
         per_rank = config.batch_size // ranks.world
         min_batch = per_rank if self.drop_last else min(2, per_rank)  # batch norm cannot learn from a single image
-        self._order = Order(len(dataset.train), per_rank, config.seed, ranks, min_batch=min_batch)
+        self._order = Order(len(dataset.train), per_rank, config.seed, ranks, min_batch=min_batch, alternates=self._alternates)
         if len(self._order) == 0:
             raise ValueError(f"batch_size {config.batch_size} is more than the {len(dataset.train)} training images: take less")
         self._shape = (min(per_rank, len(dataset.train)), *dataset.train.images.shape[1:])
@@ -298,7 +316,11 @@ class Feed:
 
     def _pick(self, indices: Tensor) -> Batch:
         assert self._resident is not None
-        return self._resident.images.index_select(0, indices), self._resident.labels.index_select(0, indices)
+        count, places = len(self._resident), indices
+        if self._alternates:
+            places = indices % count
+        images, labels = self._resident.images.index_select(0, places), self._resident.labels.index_select(0, places)
+        return mirror(images, indices, count) if self._alternates else images, labels
 
     def _finish(self, batch: Batch) -> Batch:
         images, targets = batch

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -222,9 +223,17 @@ def cut_windows(photographs: Sequence[Tensor], crop: RandomResizedCrop, most_sid
             cuts.append(plan.apply(photograph[None], (window,), dtype=torch.uint8)[0])
     sides = torch.tensor([cut.shape[1:] for cut in cuts])
     side = -(-int(sides.max()) // FRAME_STEP) * FRAME_STEP
-    images = torch.zeros((len(cuts), 3, side, side), dtype=torch.uint8, device=cuts[0].device)
+    is_interleaved = cuts[0].stride(0) == 1  # as Pillow's pixels are: rows of windows are then copied whole
+    shape = (len(cuts), side, side, 3) if is_interleaved else (len(cuts), 3, side, side)
+    zeros = torch.zeros(shape, dtype=torch.uint8, device=cuts[0].device)
+    images = zeros.permute(0, 3, 1, 2) if is_interleaved else zeros
     for frame, cut in zip(images, cuts, strict=True):
-        frame[:, : cut.shape[1], : cut.shape[2]] = cut
+        target = frame[:, : cut.shape[1], : cut.shape[2]]
+        # NumPy copies in this thread; PyTorch's would wait for another at every window, for milliseconds on busy cores
+        if cut.is_cpu:
+            np.copyto(target.numpy(), cut.numpy())
+        else:
+            target.copy_(cut)
     return images, torch.cat([torch.zeros_like(sides), sides], 1).float()
 
 

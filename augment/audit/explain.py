@@ -20,11 +20,6 @@ def _on_bytes(op: Op, image: Tensor, drawn: Mapping[str, Any]) -> Tensor:
     return op.oracle(image.mul(255).round_().to(torch.uint8), drawn) / 255
 
 
-def alternatives(op: Op) -> dict[str, Callable[..., Tensor]]:
-    """Return named other ways to do an op, 8-bit arithmetic among them where torchvision has the op for bytes."""
-    return {**op.alternatives, **({} if "torchvision" in op.needs_float else {EIGHT_BITS: _on_bytes})}
-
-
 def explain(op: Op, draws: Sequence[Draw]) -> str:
     """Return the name of the other way that the backend's pixels agree with, by measurement; "" if none does.
 
@@ -34,13 +29,14 @@ def explain(op: Op, draws: Sequence[Draw]) -> str:
         return _explain_policy(draws)
     if op.mixes_labels or not draws:
         return ""
-    for name, function in alternatives(op).items():
+    on_bytes = {} if "torchvision" in op.needs_float else {EIGHT_BITS: _on_bytes}
+    for name, function in {**op.alternatives, **on_bytes}.items():
         # 8-bit results may land a step apart; what is left must be rounding
         if all(float(error.max()) <= EXACT for error in _errors(draws, function)):
             return name
     if op.warps:
         return BORDER if _differs_at_border(draws) else ""
-    return isolated(list(_errors(draws))) if op.has_thresholds else ""
+    return explain_isolated(list(_errors(draws))) if op.has_thresholds else ""
 
 
 def _oracle(op: Op, image: Tensor, drawn: Mapping[str, Any]) -> Tensor:
@@ -53,7 +49,7 @@ def _errors(draws: Sequence[Draw], function: Callable[..., Tensor] = _oracle) ->
         yield errors_of(result, function(op, image, drawn) if drawn["applied"] else image, [op])
 
 
-def isolated(errors: Sequence[Tensor]) -> str:
+def explain_isolated(errors: Sequence[Tensor]) -> str:
     """Return a cause if hardly any value differs: float32 in another order puts a value on the other side of a threshold."""
     off, values = sum(int((error > EXACT).sum()) for error in errors), sum(error.numel() for error in errors)
     return f"{off} of {values} values, as rounding beside a threshold makes" if off <= ISOLATED * values else ""
@@ -76,4 +72,4 @@ def _explain_policy(draws: Sequence[Draw]) -> str:
             by_name[names[0]].append(error.flatten())
     errors = {name: torch.cat(by_name[name]) for name in sorted(by_name)}
     off = [f"{name} (mean {e.mean():.2g}, max {e.max():.3g})" for name, e in errors.items() if e.max() > EXACT]
-    return f"pixels differ in {', '.join(off)}" if off else isolated(list(_errors(draws)))
+    return f"pixels differ in {', '.join(off)}" if off else explain_isolated(list(_errors(draws)))

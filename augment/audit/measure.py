@@ -12,7 +12,7 @@ from torch import Tensor
 
 from augment import build, resolve
 from augment.audit.checks import check_determinism, check_safety, check_workers
-from augment.audit.explain import explain, isolated
+from augment.audit.explain import explain, explain_isolated
 from augment.audit.images import at_size, edge_images, noise_images, plain_image
 from augment.audit.lanes import measure_lane, recipe_lane
 from augment.audit.laws import laws, observe, pinned_draw
@@ -200,7 +200,7 @@ class Measurements:
             # a PIL image holds bytes, whatever it was made from
             if find_backend(cell.backend).library != "pil" and worst_mean(cell.parity) <= ROUNDING:
                 measure("fed floats", as_bytes=False)
-            cell.cause = "; ".join(self._explain_ops(cell, size, count, calls)) or isolated(errors)
+            cell.cause = "; ".join(self._explain_ops(cell, size, count, calls)) or explain_isolated(errors)
 
     def _explain_ops(self, cell: Verdict, size: int, count: int, calls: int) -> Iterator[str]:
         """Yield which of a recipe's ops differ at the recipe's settings, and why."""

@@ -27,25 +27,17 @@ KINDS: dict[Kind, Mapping[str, object]] = {"op": OPS, "recipe": RECIPES}
 PACKAGES = ("torch", "torchvision", "kornia", "pillow", "triton-augment", "albumentations")
 BY_CUDA = ("nvidia-dali-cuda", "cvcuda-cu")
 """Beginnings of the names of packages that are named after a CUDA release."""
+Names = Sequence[str]
 Progress = Callable[[int, int, str], None]
 """Called as (steps done, steps in all, next step)."""
 
 
 def audit(
-    backends: Sequence[str] | None = None,
-    ops: Sequence[str] | None = None,
-    recipes: Sequence[str] | None = None,
-    *,
-    n: int = 10_000,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    images: Sequence[Tensor] | Tensor | None = None,
-    images_name: str = "",
-    alpha: float = 0.01,
-    workers: bool = True,
-    processes: int = 1,
+    backends: Names | None = None, ops: Names | None = None, recipes: Names | None = None, *, n: int = 10_000, seed: int = 0,
+    device: str | torch.device = "cpu", images: Sequence[Tensor] | Tensor | None = None, images_name: str = "",
+    alpha: float = 0.01, workers: bool = True, processes: int = 1,
     on_progress: Progress = lambda done, total, step: None,
-) -> AuditReport:
+) -> AuditReport:  # fmt: skip
     """Audit ops and recipes on backends; by default all of them, on the backends that are not compiled.
 
     A compiled backend costs a compilation for each op and setting and is audited only if it is named. Backends that cannot use
@@ -71,7 +63,7 @@ def audit(
     start = time.perf_counter()
     target = check_device(device)
     backends = eager_backends(target) if backends is None else list(backends)
-    names: dict[Kind, list[str]] = {
+    names: dict[Kind, Names] = {
         "op": list(OPS if ops is None else ops),
         "recipe": list(RECIPES if recipes is None else recipes),
     }
@@ -94,7 +86,7 @@ def audit(
 
 
 def _measure(
-    measurements: Measurements, names: Mapping[Kind, Sequence[str]], workers: bool, processes: int, on_progress: Progress
+    measurements: Measurements, names: Mapping[Kind, Names], workers: bool, processes: int, on_progress: Progress
 ) -> None:
     total, done = sum(map(len, names.values())) + int(workers), 0
     spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA must not be forked
@@ -118,7 +110,7 @@ def _start_process() -> None:
     warnings.simplefilter("ignore")  # an untested release is named once, by the process that starts these
 
 
-def _judge_all(measurements: Measurements, names: Mapping[Kind, Sequence[str]], alpha: float) -> tuple[Verdict, ...]:
+def _judge_all(measurements: Measurements, names: Mapping[Kind, Names], alpha: float) -> tuple[Verdict, ...]:
     """Return the verdicts: ops before recipes, backend by backend."""
     reject(measurements.results.tests.values(), alpha)
     cells = [measurements.results.cells[name, b] for kind in KINDS for b in measurements.devices for name in names[kind]]
@@ -134,9 +126,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **dict(sorted(versions.items()))}
 
 
-def _check_arguments(
-    backends: Sequence[str], names: Mapping[Kind, Sequence[str]], n: int, images: Sequence[Tensor] | Tensor | None
-) -> None:
+def _check_arguments(backends: Names, names: Mapping[Kind, Names], n: int, images: Sequence[Tensor] | Tensor | None) -> None:
     for backend in backends:
         find_backend(backend)
     for kind, table in KINDS.items():

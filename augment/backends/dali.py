@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from augment.backends import StepBackend, installed_version, warn_untested
+from augment.distributions import Chance, Jitter, Uniform
 from augment.op import Cell, Op
 from augment.pipeline import Runner, Step
 from augment.replay import Columns
@@ -105,16 +106,19 @@ class DaliStep:
         return self.apply(library(), self.op, images, self.drawn)
 
 
+def draw_declared(op: Any, draws: Draws) -> Drawn:
+    """Draw the chances, uniform numbers and factors of a jitter that an op declares."""
+    names = [(d.name, d.bounds(op)) for d in op.draws if isinstance(d, Uniform)]
+    names += [(name, getattr(op, name)) for d in op.draws if isinstance(d, Jitter) for name in d.fields]
+    chance = {"applied": draws.chance(op.p)} if any(isinstance(d, Chance) for d in op.draws) else {}
+    return chance | {name: draws.uniform(*bounds) for name, bounds in names}
+
+
 def dali(
-    apply: Apply, draw: Draw = lambda op, draws: {}, refuses: Callable[[Any], str | None] = lambda op: None, /, **reads: Any
+    apply: Apply, draw: Draw = draw_declared, refuses: Callable[[Any], str | None] = lambda op: None, /, **reads: Any
 ) -> dict[str, Cell]:
     """Return a cell; ``reads`` are names of what ``draw`` returns, where they are not the parameters'."""
     return {"dali": Cell(lambda op: DaliStep(op, draw, apply), reads, refuses)}
-
-
-def happens(op: Any, draws: Draws) -> Drawn:
-    """Draw whether an op of probability ``p`` is applied."""
-    return {"applied": draws.chance(op.p)}
 
 
 def clamp(images: Any) -> Any:

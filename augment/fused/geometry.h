@@ -3,12 +3,12 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Pixel p of a row or column of the result is pixel origin + direction * p of what it was made from. */
+/* Pixel p of a row or column of the result is pixel origin + direction * p of what it was made from, mirrored or black beyond. */
 typedef struct {
-    int32_t origin, direction;
+    int32_t origin, direction, is_reflected;
 } Axis;
 
-static const Axis FORWARDS = {0, 1};
+static const Axis FORWARDS = {0, 1, 0};
 static const float RAW[6] = {1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f}; /* gain and bias that change nothing */
 
 typedef struct {
@@ -76,10 +76,41 @@ static void fill(float *to, int count, float value) {
     for (int x = 0; x < count; x++) to[x] = value;
 }
 
+/* A place on an axis of ``side`` pixels: those beyond the first and the last one, which are not repeated, are mirrored. */
+static int mirrored(int place, int side) { return within(side - 1 - abs(abs(place) - (side - 1)), 0, side - 1); }
+
+/* Pixels first .. end - 1 of a row, mirrored from the row of the source that starts at ``at``. */
+static void read_beyond(Image from, int64_t at, Axis columns, int first, int end, float *to, const float *normal) {
+    for (int x = first; x < end; x++)
+        read_row(from, at + mirrored(columns.origin + columns.direction * x, from.width), 1, 1, to + x, normal);
+}
+
+/* As ``read_image``, mirrored beyond the source's border. */
+static void read_mirrored(Image from, Axis rows, Axis columns, int height, int width, float *to, int64_t apart, int stride,
+                          const float *normal) {
+    int left, right;
+    visible(columns, from.width, width, &left, &right);
+    for (int c = 0; c < 3; c++) {
+        const float *its_normal = normal ? normal + 2 * c : NULL;
+        for (int y = 0; y < height; y++) {
+            float *row = to + c * apart + (int64_t)y * stride;
+            int64_t at = ((int64_t)c * from.height + mirrored(rows.origin + rows.direction * y, from.height)) * from.width;
+            read_row(from, at + columns.origin + columns.direction * left, columns.direction, right - left, row + left,
+                     its_normal);
+            read_beyond(from, at, columns, 0, left, row, its_normal);
+            read_beyond(from, at, columns, right, width, row, its_normal);
+        }
+    }
+}
+
 /* height x width pixels by the axes, black from outside, into planes ``apart`` values from one another with rows of ``stride``.
  * ``normal``, for bytes: gain and bias of each channel, applied on the way. */
 static void read_image(Image from, Axis rows, Axis columns, int height, int width, float *to, int64_t apart, int stride,
                        const float *normal) {
+    if (columns.is_reflected) {
+        read_mirrored(from, rows, columns, height, width, to, apart, stride, normal);
+        return;
+    }
     int top, bottom, left, right;
     visible(rows, from.height, height, &top, &bottom);
     visible(columns, from.width, width, &left, &right);
@@ -246,7 +277,7 @@ static void resize(Scratch *s, Image from, Axis rows, Axis columns, int height, 
     visible(rows, from.height, height, &top, &bottom);
     visible(columns, from.width, width, &left, &right);
     for (int y = 0; y < height; y++) {
-        Axis row = {rows.origin + rows.direction * y, 1};
+        Axis row = {rows.origin + rows.direction * y, 1, 0};
         float *line = s->moved + (int64_t)y * stride;
         read_line(s, from, row, columns, width, y >= top && y < bottom && left == 0 && right == width);
         if (groups == 1) /* called with constants, so that each is compiled on its own */

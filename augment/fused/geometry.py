@@ -14,18 +14,25 @@ from torch.nn.functional import grid_sample, interpolate, pad
 # ---- whole pixels -----------------------------------------------------------------------------------------------------
 
 
-def crop(images: Tensor, top: Tensor, left: Tensor, size: int, padding: int) -> Tensor:
-    """Pad with black, then cut ``size`` x ``size`` pixels at ``top``, ``left`` int64 [B]: [B, 3, H, W] of any dtype."""
+def crop(images: Tensor, top: Tensor, left: Tensor, size: int, padding: int, *, is_reflected: bool = False) -> Tensor:
+    """X"""
     batch, channels, height, width = images.shape
     pixels = torch.arange(size, device=images.device) - padding
     y, x = top[:, None] + pixels, left[:, None] + pixels
+    if is_reflected:
+        y, x = reflect(y, height), reflect(x, width)
     index = (y * width)[:, :, None] + x[:, None, :]
     index = index.clamp_(0, height * width - 1).view(batch, 1, size * size).expand(-1, channels, -1)
     cut = images.reshape(batch, channels, height * width).gather(2, index).view(batch, channels, size, size)
-    if not padding:
+    if not padding or is_reflected:
         return cut
     is_inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None, :]
     return cut.masked_fill(~is_inside, 0)
+
+
+def reflect(places: Tensor, side: int) -> Tensor:
+    """Mirror places beyond the first and the last pixel of an axis, which are not repeated."""
+    return side - 1 - (places.abs() - (side - 1)).abs()
 
 
 def center_offset(side: int, size: int) -> int:

@@ -28,8 +28,8 @@ SAMPLERS = (
 CHANGES = ("none", "point", "policy", "jitter", "erase", "normalize", "noise")
 """Changes of values. ``point``, ``policy`` and ``jitter`` are point ops: of the op, drawn, all four in a drawn order."""
 
-MOVES = ("flip", "crop", "shift")
-"""Moves of whole pixels along an axis."""
+MOVES = ("flip", "crop", "shift", "reflect")
+"""Moves of whole pixels along an axis. ``reflect``: a crop that mirrors the image beyond its border."""
 
 POINTS = (*policies.KERNELS, *(name for name in POINT_OPS if name not in policies.KERNELS))
 """Numbering of point ops; policies draw from the first of them."""
@@ -118,13 +118,14 @@ class Flip(Move):
 class Crop(Move):
     """Cut ``op.size`` x ``op.size`` pixels at the drawn ``top``, ``left`` of the image padded by ``op.padding``."""
 
+    is_reflected: bool = False
     reads = ("top", "left")
 
     def moves(self, op: Any, height: int, width: int) -> list[tuple[int, str, int, int]]:
-        return [(axis, "crop", axis, -op.padding) for axis in (0, 1)]
+        return [(axis, "reflect" if self.is_reflected else "crop", axis, -op.padding) for axis in (0, 1)]
 
     def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        return geometry.crop(images, params["top"], params["left"], op.size, op.padding)
+        return geometry.crop(images, params["top"], params["left"], op.size, op.padding, is_reflected=self.is_reflected)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from augment.fused.kinds import (
     SAMPLERS,
     AugMix,
     Blur,
+    Crop,
     CutMix,
     Flip,
     Kind,
@@ -129,6 +130,7 @@ def _join(before: Pass, part: Part) -> Pass | None:
     """Return the pass with one more op; None if the op needs a pass of its own."""
     kind, is_flip = part.kind, isinstance(part.kind, Flip)
     is_fresh = before.sampler is None and not before.changes
+    is_reflected = any(isinstance(move.kind, Crop) and move.kind.is_reflected for move in before.moves)
     if isinstance(kind, Move):
         has_crop = not all(isinstance(move.kind, Flip) for move in before.moves)
         if is_fresh and (is_flip or not has_crop):  # a second crop sees black at the first one's edge
@@ -140,7 +142,9 @@ def _join(before: Pass, part: Part) -> Pass | None:
     if _measures(part) and any(map(_measures, before.changes)):
         return None
     if kind.sampler:
-        return replace(before, sampler=part, changes=(part,) if kind.change else ()) if is_fresh else None
+        if not is_fresh or is_reflected:  # kernels mirror borders only where pixels are just moved
+            return None
+        return replace(before, sampler=part, changes=(part,) if kind.change else ())
     return replace(before, changes=(*before.changes, part))
 
 

@@ -45,7 +45,8 @@ static Axis moved(const Task *task, Axis axis, int which) {
                 axis.direction = -axis.direction;
             }
         } else {
-            double start = move->kind == MOVE_CROP ? number(task, move->start, task->image) : 0.0;
+            double start = move->kind == MOVE_SHIFT ? 0.0 : number(task, move->start, task->image);
+            axis.is_reflected = move->kind == MOVE_REFLECT;
             axis.origin += axis.direction * (within(start, -(1 << 28), 1 << 28) + offset);
         }
     }
@@ -53,7 +54,10 @@ static Axis moved(const Task *task, Axis axis, int which) {
 }
 
 /* Pixels first .. first + count - 1 of an axis. */
-static Axis from_place(Axis axis, int first) { return (Axis){axis.origin + axis.direction * first, axis.direction}; }
+static Axis from_place(Axis axis, int first) {
+    axis.origin += axis.direction * first;
+    return axis;
+}
 
 /* The point op that an image goes through in a step, and its strength. */
 static int drawn_point(const Task *task, const StepRecord *step, float *strength) {

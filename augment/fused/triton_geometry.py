@@ -15,7 +15,8 @@ from augment.fused.passes import MEASURES
 from augment.fused.triton_points import FIELDS, can, first, get, size, step
 from augment.policies import ARGUMENTS
 
-FLIP, CROP = (tl.constexpr(MOVES.index(name)) for name in ("flip", "crop"))
+FLIP, SHIFT = (tl.constexpr(MOVES.index(name)) for name in ("flip", "shift"))
+REFLECT = MOVES.index("reflect")
 WINDOW, RESIZE, ROTATE, AFFINE, PERSPECTIVE, BLUR, MIXUP, CUTMIX = (
     tl.constexpr(SAMPLERS.index(name))
     for name in ("window", "resize", "rotate", "affine", "perspective", "blur", "mixup", "cutmix")
@@ -41,11 +42,11 @@ def move(draws, image, origin, direction, axis: tl.constexpr, record: tl.constex
             mirrored = tl.load(draws[get(record, "moves", n, "start")] + image).to(tl.int32)
             origin += direction * mirrored * get(record, "moves", n, "offset")
             direction *= 1 - 2 * mirrored
-        elif get(record, "moves", n, "kind") == CROP:
+        elif get(record, "moves", n, "kind") == SHIFT:
+            origin += direction * get(record, "moves", n, "offset")
+        else:
             start = tl.load(draws[get(record, "moves", n, "start")] + image).to(tl.int32)
             origin += direction * (start + get(record, "moves", n, "offset"))
-        else:
-            origin += direction * get(record, "moves", n, "offset")
     return origin, direction
 
 
@@ -79,11 +80,20 @@ def are_flips(moves) -> bool:
     return all(move[FIELDS["kind"]] == 0 for move in moves)
 
 
+@triton.constexpr_function
+def mirrors_border(moves) -> bool:
+    """Return whether the image is mirrored beyond its border, not black."""
+    return any(move[FIELDS["kind"]] == REFLECT for move in moves)
+
+
 @triton.jit
 def inner_pixel(frame, y, x, mask, record: tl.constexpr):
-    """Return ``pixel`` at places inside the moved image; what was moved in from outside its source is black."""
+    """Return ``pixel`` at places inside the moved image; what was moved in from outside its source is black or mirrored."""
     start, stride_c, stride_y, stride_x, origin_y, direction_y, origin_x, direction_x = frame
     y, x = origin_y + direction_y * y, origin_x + direction_x * x
+    if mirrors_border(get(record, "moves")):  # geometry.reflect
+        y = size(record, "height") - 1 - tl.abs(tl.abs(y) - (size(record, "height") - 1))
+        x = size(record, "width") - 1 - tl.abs(tl.abs(x) - (size(record, "width") - 1))
     place = start + y * stride_y + x * stride_x
     if mask is None and are_flips(get(record, "moves")):
         red, green, blue = tl.load(place), tl.load(place + stride_c), tl.load(place + 2 * stride_c)

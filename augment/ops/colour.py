@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from augment.backends.albumentations import albumentations
-from augment.backends.dali import Draws, clamp, contrast, dali, happens, unit
+from augment.backends.dali import clamp, contrast, dali, unit
 from augment.backends.dali_torchvision import PIL_ONLY, dali_torchvision
 from augment.backends.kornia import Clamp, kornia
 from augment.backends.torchvision import torchvision
@@ -93,13 +93,8 @@ def _adjust(ndd: Any, name: str, images: Any, factor: Any) -> Any:
     return clamp(adjust[name]())
 
 
-def draw_factor(op: Any, draws: Draws) -> dict[str, Any]:
-    """Draw the factor of a ``FactorOp`` with DALI."""
-    return {"factor": draws.uniform(op.low, op.high)}
-
-
 def _factor_with_dali(name: str) -> dict[str, Cell]:
-    return dali(lambda ndd, op, images, drawn: _adjust(ndd, name, images, drawn["factor"]), draw_factor)
+    return dali(lambda ndd, op, images, drawn: _adjust(ndd, name, images, drawn["factor"]))
 
 
 def _factor_with_albumentations(name: str) -> dict[str, Cell]:
@@ -206,7 +201,7 @@ def _jitter(op: Any, image: Any, drawn: Drawn) -> Any:
     return image
 
 
-def _jitter_with(name: str, adjust: Callable[[Op, Tensor, Drawn], Tensor]) -> Callable[[Op, Tensor, Drawn], Tensor]:
+def _vary_jitter(name: str, adjust: Callable[[Op, Tensor, Drawn], Tensor]) -> Callable[[Op, Tensor, Drawn], Tensor]:
     """Return the jitter with another way to do one of the four."""
 
     def apply(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
@@ -221,11 +216,6 @@ def _jitter_with(name: str, adjust: Callable[[Op, Tensor, Drawn], Tensor]) -> Ca
 def _jitter_on_pil(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
     """Return NaN, which agrees with nothing, for a jitter without hue: it never sees PIL's HSV."""
     return _on_pil(op, image, drawn) if "hue" in op.changing else torch.full_like(image, math.nan)
-
-
-def draw_jitter(op: Any, draws: Draws) -> dict[str, Any]:
-    """Draw the four factors of a ColorJitter with DALI."""
-    return {name: draws.uniform(*getattr(op, name)) for name in NO_CHANGE}
 
 
 def _jitter_with_dali(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
@@ -258,10 +248,7 @@ class ColorJitter(Op):
             hue=lambda args: torch.zeros_like(args["contrast_factor"]),
             order=lambda args: torch.arange(4).repeat(len(args["contrast_factor"]), 1),  # its order is fixed
         )
-        | dali(
-            _jitter_with_dali, draw_jitter,
-            order=lambda drawn: np.tile(np.arange(4.0), (len(drawn["hue"]), 1)),
-        )
+        | dali(_jitter_with_dali, order=lambda drawn: np.tile(np.arange(4.0), (len(drawn["hue"]), 1)))
         | PIL_ONLY
         | albumentations(lambda A, op, white: [A.ColorJitter(**asdict(op), p=1.0)])
     )  # fmt: skip
@@ -275,8 +262,8 @@ class ColorJitter(Op):
     oracle = _jitter
     alternatives = {
         PIL_COLOUR: _jitter_on_pil,
-        ABOUT_GREY: _jitter_with("contrast", scale_about_grey),
-        YIQ_HUE: _jitter_with("hue", _hue_in_yiq),
+        ABOUT_GREY: _vary_jitter("contrast", scale_about_grey),
+        YIQ_HUE: _vary_jitter("hue", _hue_in_yiq),
         "8-bit arithmetic, of PIL": _on_pil,
     }
 
@@ -299,7 +286,7 @@ class Grayscale(ChanceOp):
             "TritonRandomGrayscale", lambda op: {"p": op.p}, (6, 6), renamed={"p": "grayscale_p"},
             applied=lambda args: args.get("grayscale_mask", args.get("grayscale")),
         )
-        | dali(lambda ndd, op, images, drawn: ndd.saturation(images, saturation=1 - drawn["applied"]), happens)
+        | dali(lambda ndd, op, images, drawn: ndd.saturation(images, saturation=1 - drawn["applied"]))
         | PIL_ONLY
         | albumentations(lambda A, op, white: [A.ToGray(p=op.p)])
     )  # fmt: skip
@@ -362,7 +349,7 @@ class Posterize(ChanceOp):
     oracle = lambda op, image, drawn: F.posterize(image, op.bits)
 
 
-def _by_table(make: Callable[[Tensor], Tensor]) -> Callable[[Op, Tensor, Drawn], Tensor]:
+def _map_by_table(make: Callable[[Tensor], Tensor]) -> Callable[[Op, Tensor, Drawn], Tensor]:
     """Return a way to map bytes by a table [256] that is made from the counts [256] of each channel's values."""
 
     def apply(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
@@ -395,7 +382,7 @@ class Equalize(ChanceOp):
     )
     fused = kinds.PointOp("equalize")
     differs = {"albumentations": OWN_COUNT}
-    alternatives = {OWN_COUNT: _by_table(_equalize_with_own_count)}
+    alternatives = {OWN_COUNT: _map_by_table(_equalize_with_own_count)}
     has_thresholds = True
     oracle = lambda op, image, drawn: F.equalize(image)
 
@@ -412,7 +399,7 @@ class AutoContrast(ChanceOp):
     fused = kinds.PointOp("autocontrast")
     differs = {"kornia": FLAT_IS_BLACK, "albumentations": WHITE_UNCOUNTED}
     alternatives = {
-        WHITE_UNCOUNTED: _by_table(_stretch_without_white),
+        WHITE_UNCOUNTED: _map_by_table(_stretch_without_white),
         FLAT_IS_BLACK: lambda op, image, drawn: F.autocontrast(image) * (image.amax((1, 2), True) > image.amin((1, 2), True)),
     }
     oracle = lambda op, image, drawn: F.autocontrast(image)
@@ -470,13 +457,8 @@ class GaussianBlur(Op):
     cells = (
         torchvision(lambda op: v2.GaussianBlur(op.kernel_size, op.sigma), sigma=("sigma", 0))
         | kornia(lambda op: K.RandomGaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0))
-        | dali(
-            lambda ndd, op, images, drawn: ndd.gaussian_blur(images, sigma=drawn["sigma"], window_size=op.kernel_size),
-            lambda op, draws: {"sigma": draws.uniform(*op.sigma)},
-        )
-        | dali_torchvision(
-            "GaussianBlur", lambda op, white: {"kernel_size": op.kernel_size, "sigma": op.sigma}, sigma=_sigma_of_dali
-        )
+        | dali(lambda ndd, op, images, drawn: ndd.gaussian_blur(images, sigma=drawn["sigma"], window_size=op.kernel_size))
+        | dali_torchvision("GaussianBlur", lambda op, white: asdict(op), sigma=_sigma_of_dali)
         | albumentations(
             lambda A, op, white: [A.GaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0)], sigma=_sigma_of_kernel
         )

@@ -27,9 +27,6 @@ from augment.ops.colour import (
     Contrast,
     GaussianBlur,
     Saturation,
-    draw_factor,
-    draw_jitter,
-    torchvision_jitter,
     turn_in_yiq,
 )
 from augment.ops.geometry import (
@@ -44,7 +41,6 @@ from augment.ops.geometry import (
     window,
 )
 
-ON_TORCHVISION = ("torchvision", "pil", "cvcuda")
 ALIGNED = "align_corners=True, no antialias"
 LINEAR = "bilinear, not the nearest pixel"
 OUTSIDE = "bilinear, and the border pixels repeated outside, not black"
@@ -79,10 +75,7 @@ class DefaultRotate(Rotate):
     cells = (
         torchvision(lambda op: v2.RandomRotation(op.degrees))
         | kornia(lambda op: K.RandomRotation(op.degrees, p=1.0), angle="degrees")
-        | dali(
-            lambda ndd, op, images, drawn: ndd.rotate(images, angle=drawn["angle"], keep_size=True),
-            lambda op, draws: {"angle": draws.uniform(*op.degrees)},
-        )
+        | dali(lambda ndd, op, images, drawn: ndd.rotate(images, angle=drawn["angle"], keep_size=True))
         | albumentations(lambda A, op, white: [A.Rotate(op.degrees, p=1.0)], **Rotate.cells["albumentations"].reads)
     )
     fused = None  # type: ignore[assignment]
@@ -157,9 +150,8 @@ class DefaultBrightness(Brightness):
     """A factor in [low, high] given to the library's class for brightness: torchvision multiplies by it."""
 
     cells = (
-        torchvision_jitter("brightness")
+        Brightness.cells
         | kornia(lambda op: K.RandomBrightness((op.low, op.high)), factor="brightness_factor")
-        | dali(lambda ndd, op, images, drawn: clamp(ndd.brightness(images, brightness=drawn["factor"])), draw_factor)
         | albumentations(
             lambda A, op, white: [A.RandomBrightnessContrast((op.low - 1, op.high - 1), (0, 0), p=1.0)],
             factor=lambda params: params["beta"] + 1,
@@ -174,15 +166,15 @@ class DefaultContrast(Contrast):
     """A factor in [low, high] given to the library's class for contrast: torchvision blends with the grey mean by it."""
 
     cells = (
-        torchvision_jitter("contrast")
+        Contrast.cells
         | kornia(lambda op: K.RandomContrast((op.low, op.high)), factor="contrast_factor")
-        | dali(lambda ndd, op, images, drawn: clamp(ndd.contrast(images, contrast=drawn["factor"])), draw_factor)
+        | dali(lambda ndd, op, images, drawn: clamp(ndd.contrast(images, contrast=drawn["factor"])))
         | albumentations(
             lambda A, op, white: [A.RandomBrightnessContrast((0, 0), (op.low - 1, op.high - 1), p=1.0)], factor="alpha"
         )
     )
     fused = None  # type: ignore[assignment]
-    differs = {**dict.fromkeys(("kornia", "albumentations"), ABOUT_BLACK), "dali": ABOUT_GREY}
+    differs = {**Contrast.differs, **dict.fromkeys(("kornia", "albumentations"), ABOUT_BLACK), "dali": ABOUT_GREY}
 
 
 def _saturation_of_hsv(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
@@ -196,11 +188,7 @@ def _saturation_of_hsv(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
 class DefaultSaturation(Saturation):
     """A factor in [low, high] given to the library's class for saturation: torchvision blends with the grey version by it."""
 
-    cells = (
-        torchvision_jitter("saturation")
-        | kornia(lambda op: K.RandomSaturation((op.low, op.high)), factor="saturation_factor")
-        | {library: Saturation.cells[library] for library in ("dali", "albumentations")}
-    )
+    cells = Saturation.cells | kornia(lambda op: K.RandomSaturation((op.low, op.high)), factor="saturation_factor")
     fused = None  # type: ignore[assignment]
     differs = {"kornia": HSV_SATURATION}
     alternatives = {HSV_SATURATION: _saturation_of_hsv}
@@ -211,19 +199,16 @@ def _twist(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
     return (brightness * (contrast * (turn_in_yiq(image, hue, saturation) - 0.5) + 0.5)).clamp(0, 1)
 
 
+def _twist_with_dali(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
+    factors = {name: drawn[name] for name in ("brightness", "contrast", "saturation")}
+    return clamp(ndd.color_twist(images, **factors, hue=drawn["hue"] * 360.0))
+
+
 @op
 class DefaultColorJitter(ColorJitter):
     """The factors given to the library's class for all four, nothing else."""
 
-    cells = {library: ColorJitter.cells[library] for library in (*ON_TORCHVISION, "kornia", "albumentations")} | dali(
-        lambda ndd, op, images, drawn: clamp(
-            ndd.color_twist(
-                images, brightness=drawn["brightness"], contrast=drawn["contrast"], saturation=drawn["saturation"],
-                hue=drawn["hue"] * 360.0,
-            )
-        ),
-        draw_jitter, **ColorJitter.cells["dali"].reads,
-    )  # fmt: skip
+    cells = ColorJitter.cells | dali(_twist_with_dali, **ColorJitter.cells["dali"].reads)
     fused = None  # type: ignore[assignment]
     differs = {**ColorJitter.differs, "dali": TWIST}
     alternatives = {TWIST: _twist, **ColorJitter.alternatives}
@@ -240,11 +225,8 @@ class DefaultGaussianBlur(GaussianBlur):
     sigma: Range = (0.5, 2.0)
 
     cells = (
-        {library: GaussianBlur.cells[library] for library in (*ON_TORCHVISION, "kornia")}
-        | dali(
-            lambda ndd, op, images, drawn: ndd.gaussian_blur(images, sigma=drawn["sigma"]),
-            lambda op, draws: {"sigma": draws.uniform(*op.sigma)},
-        )
+        GaussianBlur.cells
+        | dali(lambda ndd, op, images, drawn: ndd.gaussian_blur(images, sigma=drawn["sigma"]))
         | albumentations(
             lambda A, op, white: [A.GaussianBlur(sigma_limit=op.sigma, p=1.0)], **GaussianBlur.cells["albumentations"].reads
         )

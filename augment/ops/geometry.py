@@ -1,8 +1,8 @@
 """Flips, crops and resampling."""
 
 import math
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
 
 import kornia.augmentation as K
 import numpy as np
@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from augment.backends.albumentations import albumentations
-from augment.backends.dali import LINEAR, dali, happens, numbers, warp
+from augment.backends.dali import LINEAR, dali, draw_declared, numbers, warp
 from augment.backends.dali_torchvision import WINDOW, dali_torchvision
 from augment.backends.kornia import kornia, window_reads
 from augment.backends.torchvision import torchvision
@@ -26,6 +26,8 @@ NEAREST = InterpolationMode.NEAREST
 ODD_MARGIN = "half of an odd margin is rounded down, not to an even number"
 REPEATED = "antialias repeats the border pixels, torchvision weighs those inside alone"
 BESIDE = "the filter reads pixels beside the window"
+BORDERS = {"constant": 0, "reflect": 4}
+"""cv2.BORDER_CONSTANT and cv2.BORDER_REFLECT_101, without importing it."""
 PIL_BORDER = "the border is not blended with the black outside"
 
 
@@ -40,12 +42,20 @@ class HorizontalFlip(ChanceOp):
             "TritonRandomHorizontalFlip", lambda op: {"p": op.p}, (2, 2), renamed={"p": "horizontal_flip_p"},
             applied=lambda args: args.get("flip_mask", args.get("flip_horizontal")),
         )
-        | dali(lambda ndd, op, images, drawn: ndd.flip(images, horizontal=drawn["applied"]), happens)
+        | dali(lambda ndd, op, images, drawn: ndd.flip(images, horizontal=drawn["applied"]))
         | dali_torchvision("RandomHorizontalFlip", lambda op, white: {"p": op.p}, applied="0")
         | albumentations(lambda A, op, white: [A.HorizontalFlip(p=op.p)])
     )  # fmt: skip
     fused = kinds.Flip(axis=1)
     oracle = lambda op, image, drawn: F.horizontal_flip(image)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlternatingFlip(HorizontalFlip):
+    """``HorizontalFlip`` for each batch alone. In training, an image that is mirrored in one epoch is not in the next one.
+
+    The trainer's feed, which knows images and epochs, mirrors them itself and builds a recipe without this op.
+    """
 
 
 @op
@@ -55,7 +65,7 @@ class VerticalFlip(ChanceOp):
     cells = (
         torchvision(lambda op: v2.RandomVerticalFlip(op.p))
         | kornia(lambda op: K.RandomVerticalFlip(p=op.p))
-        | dali(lambda ndd, op, images, drawn: ndd.flip(images, horizontal=0, vertical=drawn["applied"]), happens)
+        | dali(lambda ndd, op, images, drawn: ndd.flip(images, horizontal=0, vertical=drawn["applied"]))
         | dali_torchvision("RandomVerticalFlip", lambda op, white: {"p": op.p}, applied="0")
         | albumentations(lambda A, op, white: [A.VerticalFlip(p=op.p)])
     )
@@ -84,6 +94,9 @@ def _crop(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
 class RandomCrop(Op):
     """Pad every side with ``padding`` black pixels, then cut a ``size`` x ``size`` window, every position equally likely."""
 
+    padding_mode: ClassVar[Literal["constant", "reflect"]] = "constant"
+    """Name of the border in torchvision and Kornia."""
+
     size: int = 32
     padding: int = 4
 
@@ -92,31 +105,48 @@ class RandomCrop(Op):
     draws = (Position(),)
     pins = {"padding": 0}
     cells = (
-        torchvision(lambda op: v2.RandomCrop(op.size, padding=op.padding))
-        | kornia(lambda op: K.RandomCrop((op.size, op.size), padding=op.padding), **window_reads(_corners))
+        torchvision(lambda op: v2.RandomCrop(op.size, padding=op.padding, padding_mode=op.padding_mode))
+        | kornia(
+            lambda op: K.RandomCrop((op.size, op.size), padding=op.padding, padding_mode=op.padding_mode),
+            **window_reads(_corners),
+        )
         | triton_augment(
             "TritonRandomCrop", lambda op: {"size": op.size}, (1, 1), renamed={"size": "crop_size"},
             refuses=lambda op: "it crops without padding, so padding must be 0" if op.padding else None,
         )
-        | dali(_crop, _draw_position)
+        | dali(_crop, _draw_position, lambda op: None if op.padding_mode == "constant" else "DALI reflects no border")
         | dali_torchvision(
-            "RandomCrop", lambda op, white: {"size": op.size, "padding": op.padding or None},
+            "RandomCrop", lambda op, white: {"size": op.size, "padding": op.padding or None, "padding_mode": op.padding_mode},
             top=lambda drawn: np.floor(drawn["0"]), left=lambda drawn: np.floor(drawn["1"]),
         )
         | albumentations(
-            lambda A, op, white: [A.Pad(op.padding), A.RandomCrop(op.size, op.size)],
+            lambda A, op, white: [A.Pad(op.padding, border_mode=BORDERS[op.padding_mode]), A.RandomCrop(op.size, op.size)],
             top=("crop_coords", 1), left=("crop_coords", 0),
         )
     )  # fmt: skip
     fused = kinds.Crop()
     oracle = lambda op, image, drawn: F.crop(
-        F.pad(image, [op.padding] * 4), int(drawn["top"]), int(drawn["left"]), op.size, op.size
+        F.pad(image, [op.padding] * 4, padding_mode=op.padding_mode), int(drawn["top"]), int(drawn["left"]), op.size, op.size
     )
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         if min(height, width) + 2 * self.padding < self.size:
             raise ValueError(f"{self} needs larger images than {height}x{width}: raise padding")
         return self.size, self.size
+
+
+@op
+class ReflectCrop(RandomCrop):
+    """``RandomCrop`` of an image whose ``padding`` pixels on every side mirror the image; its edge is not repeated."""
+
+    padding_mode = "reflect"
+    setting = lambda size: {"size": size, "padding": size // 16}
+    fused = kinds.Crop(is_reflected=True)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        if min(height, width) <= self.padding:
+            raise ValueError(f"{self} mirrors more pixels than {height}x{width} images have: take less padding")
+        return RandomCrop.output_size(self, height, width)
 
 
 def window(drawn: Drawn) -> tuple[int, int, int, int]:
@@ -139,11 +169,11 @@ def _filter_weights(length: int, start: float, extent: float, size: int) -> Tens
     return torch.zeros(size, length).index_add_(1, places.clamp(0, length - 1), weights / weights.sum(1, keepdim=True))
 
 
-def resize_repeated(image: Tensor, window: tuple[int, int, int, int], height: int, width: int) -> Tensor:
-    """Resize a window (top, left, height, width) of an image as DALI does, which reads what lies beside the window."""
-    rows = _filter_weights(image.shape[-2], window[0], window[2], height)
-    columns = _filter_weights(image.shape[-1], window[1], window[3], width)
-    return rows @ image @ columns.T
+def resize_repeated(image: Tensor, size: tuple[int, int], window: tuple[int, int, int, int] | None = None) -> Tensor:
+    """Resize an image or a window of it (top, left, height, width) as DALI does, which reads what lies beside the window."""
+    top, left, height, width = window or (0, 0, *image.shape[-2:])
+    rows = _filter_weights(image.shape[-2], top, height, size[0])
+    return rows @ image @ _filter_weights(image.shape[-1], left, width, size[1]).T
 
 
 def _resized_crop(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
@@ -203,11 +233,9 @@ class RandomResizedCrop(Op):
         "dali_torchvision": BESIDE,
     }
     alternatives = {
-        BESIDE: lambda op, image, drawn: resize_repeated(image, window(drawn), op.size, op.size),
+        BESIDE: lambda op, image, drawn: resize_repeated(image, (op.size, op.size), window(drawn)),
         "no antialias": lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2, BILINEAR, False),
-        REPEATED: lambda op, image, drawn: resize_repeated(
-            F.crop(image, *window(drawn)), (0, 0, *window(drawn)[2:]), op.size, op.size
-        ),
+        REPEATED: lambda op, image, drawn: resize_repeated(F.crop(image, *window(drawn)), (op.size, op.size)),
         "align_corners": lambda op, image, drawn: resize_corners_aligned(F.crop(image, *window(drawn)), op.size, op.size),
     }
     oracle = lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2, BILINEAR, op.antialias)
@@ -235,8 +263,7 @@ class Rotate(Op):
         | dali(
             lambda ndd, op, images, drawn: ndd.rotate(
                 images, angle=drawn["angle"], interp_type=LINEAR, keep_size=True, fill_value=0.0
-            ),
-            lambda op, draws: {"angle": draws.uniform(*op.degrees)},
+            )
         )
         | albumentations(
             lambda A, op, white: [A.Rotate(op.degrees, interpolation=1, border_mode=0, fill=0, p=1.0)],
@@ -265,8 +292,7 @@ def _affine(image: Tensor, drawn: Drawn, sign: float = 1.0, interpolation: Inter
 def _draw_affine(op: Any, draws: Any) -> Drawn:
     sides = zip(("translate_x", "translate_y"), op.translate, reversed(draws.shape), strict=True)
     shifts = {name: draws.uniform(-share * side, share * side) for name, share, side in sides}
-    ranges = {"angle": op.degrees, "scale": op.scale, "shear": op.shear}
-    return shifts | {name: draws.uniform(*ends) for name, ends in ranges.items()}
+    return shifts | draw_declared(op, draws)
 
 
 def _warp(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
@@ -417,9 +443,7 @@ class Resize(Op):
     }
     alternatives = {
         "no antialias": lambda op, image, drawn: F.resize(image, [op.size], BILINEAR, antialias=False),
-        REPEATED: lambda op, image, drawn: resize_repeated(
-            image, (0, 0, *image.shape[-2:]), *op.output_size(*image.shape[-2:])
-        ),
+        REPEATED: lambda op, image, drawn: resize_repeated(image, op.output_size(*image.shape[-2:])),
         "antialias blurs with a Gaussian": _blur_then_resize,
     }
     oracle = lambda op, image, drawn: F.resize(image, [op.size], BILINEAR, antialias=op.antialias)

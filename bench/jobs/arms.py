@@ -122,22 +122,22 @@ class Arm:
 
     def chain(self, work: Work) -> Chain:
         """Return the stages. Raises ValueError, UnsupportedOp among them, for what the arm cannot do."""
-        device, files = work.device, work.photographs.files
+        device, files, odd = work.device, work.photographs.files, frozenset(work.photographs.odd)
+        encoded: Stages = {"read": Read(files), "collate": as_batch}
+        on_device, is_on_cuda = DecodeOnDevice(self.decoder, odd, device), DECODERS[self.decoder].on_cuda
         if self.backend is None:
-            decode = Decode(files, self.decoder, work.photographs.odd)
-            return Chain({"read": Read(files), "decode": decode, "collate": collate_sizes}, {})
-        common: dict[str, Any] = {"decoder": self.decoder, "odd": work.photographs.odd, "dtype": work.dtype}
+            alone: Stages = {"read": Read(files), "decode": Decode(files, self.decoder, odd), "collate": collate_sizes}
+            return Chain(encoded, {"decode": on_device}) if is_on_cuda else Chain(alone, {})
+        common: dict[str, Any] = {"decoder": self.decoder, "odd": odd, "dtype": work.dtype}
         if self.augment_on == "workers":
             alike = build(work.ops, self.backend, dtype=work.dtype)  # what cannot be built is reported before workers start
             return Chain(fetch_stages(files, work.ops, self.backend, **common), _copy(device), alike)
         pipeline = WindowPipeline(work.ops, self.backend, device, work.dtype)
         windows = AugmentBatch(pipeline)
         stages = fetch_stages(files, work.ops, None, **common)
-        if not DECODERS[self.decoder].on_cuda:
+        if not is_on_cuda:
             return Chain(stages, {**_copy(device), "augment": windows}, pipeline)
-        fetch: Stages = {"read": stages["read"], "collate": as_batch}
-        on_device = DecodeOnDevice(self.decoder, work.photographs.odd, device)
-        return Chain(fetch, {"decode": on_device, "cut": stages["collate"], "augment": windows}, pipeline)
+        return Chain(encoded, {"decode": on_device, "cut": stages["collate"], "augment": windows}, pipeline)
 
     def missing(self) -> str | None:
         """Return why the arm cannot run here, or None."""
@@ -235,7 +235,7 @@ class DecodeOnDevice:
     def __call__(self, items: tuple[Sequence[bytes], Tensor], indices: Tensor) -> list[Tensor]:
         contents = dict(zip(indices.tolist(), items[0], strict=True))
         plain = [index for index in contents if index not in self.odd]
-        pixels = dict(zip(plain, DECODERS[self.decoder].run([contents[index] for index in plain]), strict=True))
+        pixels = dict(zip(plain, DECODERS[self.decoder].run_all([contents[index] for index in plain]), strict=True))
         return [pixels[i] if i in pixels else decode_pil(contents[i]).to(self.device) for i in contents]
 
 
@@ -258,8 +258,9 @@ def packed_file(work: Work, side: int) -> Path:
     """Return the file of all photographs as squares, uint8 [N, 3, side, side], which is made once."""
 
     def fill(append: Callable[[np.ndarray], None]) -> tuple[np.ndarray, dict[str, Any]]:
-        for file in work.photographs.files:
-            append(decode_square(file.read_bytes(), side)[None])
+        with warnings.catch_warnings(action="ignore"):  # about damaged tags, which cost no image
+            for file in work.photographs.files:
+                append(decode_square(file.read_bytes(), side)[None])
         return np.zeros(len(work.photographs.files), np.int64), {}
 
     key = f"packed-{work.photographs.fingerprint}-{side}"
@@ -279,7 +280,7 @@ ARMS: Mapping[str, Arm] = {
     },
     "dali-dali-device": DaliArm(decoder="dali", backend="dali", augment_on="device"),
     "packed-fused-device": PackedArm(decoder="packed", backend="fused", augment_on="device"),
-    **{f"{decoder}-alone": Arm(decoder=decoder) for decoder in HOST_DECODERS},
+    **{f"{decoder}-alone": Arm(decoder=decoder) for decoder in DECODERS},
 }
 """Arms by the names that ``--arms`` takes."""
 
@@ -307,8 +308,9 @@ def pixel_differences(photographs: PhotoSet, count: int = 32) -> dict[str, dict[
     Images of different sizes (DCT scaling) are compared at the smaller one, to which the larger is resized with antialiasing.
     """
     contents = [file.read_bytes() for i, file in enumerate(photographs.files) if i not in photographs.odd][:count]
-    names = [name for name in HOST_DECODERS if DECODERS[name].missing() is None]
-    decoded = {name: [DECODERS[name].run(content) for content in contents] for name in names}
+    names = [name for name in DECODERS if DECODERS[name].missing() is None]
+    with warnings.catch_warnings(action="ignore"):
+        decoded = {name: [pixels.cpu() for pixels in DECODERS[name].run_all(contents)] for name in names}
     return {a: {b: _compare(decoded[a], decoded[b]) for b in names if b != a} for a in names} if contents else {}
 
 

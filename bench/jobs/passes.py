@@ -8,6 +8,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from bench.environment import usable_cores
 from bench.jobs.arms import ARMS, Chain, Recorded, Stages, Work, pixel_differences, recipe_ops
-from bench.jobs.photoset import drop_from_cache
+from bench.jobs.photoset import disk_rate, drop_from_cache, shorten
 from bench.records import Pipeline
 from bench.runner import Measure
 from training import transfer
@@ -70,25 +72,46 @@ class Passes:
         batches = list(torch.arange(len(files)).split(case.batch_size))
         batches = batches if len(batches[-1]) == case.batch_size else batches[:-1]
         if case.without is not None:
-            batches = batches[: max(1, MOST_RECORDED // case.batch_size)]
-            chain = chain.replace(case.without, self._record(case, chain, batches))
-        elif case.model is not None:
+            return self._measure_without(case, chain, batches[: max(1, MOST_RECORDED // case.batch_size)])
+        if case.model is not None:
             chain = replace(chain, own={**chain.own, "step": self._step(case.model)})
         if case.page_cache == "cold":
             drop_from_cache(files)
         if work.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(work.device)
         timing = run_pass(chain, batches, case.round, case.num_workers, self.seconds, work.device)
-        facts = {}
-        if arm.backend is None and case.num_workers == 0 and case.round == 0:
-            facts["pixel_differences"] = pixel_differences(work.photographs).get(arm.decoder, {})
+        differences = self._pixel_differences.get(arm.decoder, {}) if arm.backend is None else {}
         return msgspec.structs.replace(
-            case, status="ok", images=timing.images, wall_s=timing.wall_s, images_per_s=timing.images / timing.wall_s,
-            wait_share=timing.wait_s / timing.wall_s, cpu_s_per_image=timing.cpu_s / timing.images, cores=usable_cores(),
-            host_bytes=timing.host_bytes, threads=torch.get_num_threads(),
-            implementation=getattr(chain.pipeline, "implementation", None),
-            skipped_files=work.photographs.skipped, **device_memory(work.device), **facts,
+            case, images=timing.images, wall_s=timing.wall_s, images_per_s=timing.images / timing.wall_s,
+            wait_share=timing.wait_s / timing.wall_s, cpu_s_per_image=timing.cpu_s / timing.images,
+            host_bytes=timing.host_bytes, pixel_differences=differences, disk_images_per_s=self._disk_rate,
+            **device_memory(work.device), **self._facts(chain),
         )  # fmt: skip
+
+    def _measure_without(self, case: Pipeline, chain: Chain, batches: Sequence[Tensor]) -> Pipeline:
+        """Return the record of an arm without a stage, measured in turns with the whole arm."""
+        chains = (chain, chain.replace(case.without or "", self._record(case, chain, batches)))
+        files = self.work.photographs.files if case.page_cache == "cold" else ()
+        images, (whole_s, wall_s) = run_in_turns(chains, batches, case.round, self.seconds, self.work.device, files)
+        return msgspec.structs.replace(
+            case, images=images, wall_s=wall_s, whole_s=whole_s, images_per_s=images / wall_s, **self._facts(chain)
+        )
+
+    def _facts(self, chain: Chain) -> dict[str, Any]:
+        return {
+            "status": "ok", "cores": usable_cores(), "threads": torch.get_num_threads(),
+            "implementation": getattr(chain.pipeline, "implementation", None),
+            "skipped_files": shorten(self.work.photographs.skipped),
+            "odd_files": shorten(tuple(self.work.photographs.odd.values())),
+        }  # fmt: skip
+
+    @cached_property
+    def _pixel_differences(self) -> dict[str, dict[str, tuple[float, float]]]:
+        return pixel_differences(self.work.photographs)
+
+    @cached_property
+    def _disk_rate(self) -> float | None:
+        return disk_rate(self.work.photographs.files)
 
     def _step(self, model: str) -> "TrainStep":
         if model not in self._steps:
@@ -174,14 +197,7 @@ def run_pass(
     idle_bytes = process.memory_info().rss
     check_shared_memory(num_workers, count * 3 * MOST_SIDE**2)
     torch.manual_seed(stream_seed(0, "augment", epoch=number))
-    labels = torch.arange(max(int(batch[-1]) for batch in batches) + 1)  # indices, which the steps get
-    loader = DataLoader(
-        Photographs(chain.fetch, labels, seed=0),
-        batch_sampler=_Requests(batches, number),  # type: ignore[arg-type]  # of requests: torch's type knows indices only
-        collate_fn=keep, num_workers=num_workers, pin_memory=device.type == "cuda",
-        timeout=LOADER_TIMEOUT_S if num_workers else 0, prefetch_factor=FETCHED_AHEAD if num_workers else None,
-    )  # fmt: skip
-    stream = iter(loader)
+    stream = _stream(chain, batches, number, num_workers, device)
     _take(next(stream), chain.own)
     for _ in range(FETCHED_AHEAD * num_workers - 1):
         next(stream)
@@ -199,6 +215,45 @@ def run_pass(
     cpu_s = max(_cpu_s([process, *workers]) - cpu_s, 0.0)
     added = max(most_bytes - idle_bytes, 0) + sum(worker.memory_full_info().uss for worker in workers)
     return Timing(images=done * count, wall_s=wall_s, wait_s=min(wait_s, wall_s), cpu_s=cpu_s, host_bytes=added)
+
+
+def run_in_turns(
+    chains: Sequence[Chain], batches: Sequence[Tensor], number: int, seconds: float, device: torch.device, cold: Sequence[Path]
+) -> tuple[int, list[float]]:
+    """Return the images of a pass without workers and each chain's seconds on them; all take turns on every batch.
+
+    So a batch that costs more, or a moment in which the machine is slow, counts for all. The device is waited for after each
+    batch. The files ``cold`` leave the page cache before they are read.
+    """
+    streams, spent, done = [_stream(chain, batches, number, 0, device) for chain in chains], [0.0] * len(chains), 0
+    for step in range(len(batches) + 1):  # the first batch warms up
+        indices = batches[(number + step) % len(batches)]
+        for turn in range(len(chains)):
+            index = (turn + step) % len(chains)
+            if cold:
+                drop_from_cache([cold[i] for i in indices.tolist()])
+            torch.manual_seed(stream_seed(number, "augment", epoch=step))
+            synchronise(device)
+            begin = time.perf_counter()
+            _take(next(streams[index]), chains[index].own)
+            synchronise(device)
+            spent[index] += (time.perf_counter() - begin) * (step > 0)
+        done = step
+        if done >= FEWEST_BATCHES and sum(spent) >= seconds:
+            break
+    return done * len(batches[0]), spent
+
+
+def _stream(chain: Chain, batches: Sequence[Tensor], number: int, num_workers: int, device: torch.device) -> Iterator[Any]:
+    """Return an iterator over fetched batches, without end."""
+    labels = torch.arange(max(int(batch[-1]) for batch in batches) + 1)  # indices, which the steps get
+    loader = DataLoader(
+        Photographs(chain.fetch, labels, seed=0),
+        batch_sampler=_Requests(batches, number),  # type: ignore[arg-type]  # of requests: torch's type knows indices only
+        collate_fn=keep, num_workers=num_workers, pin_memory=device.type == "cuda",
+        timeout=LOADER_TIMEOUT_S if num_workers else 0, prefetch_factor=FETCHED_AHEAD if num_workers else None,
+    )  # fmt: skip
+    return iter(loader)
 
 
 def _take(batch: Any, own: Stages) -> None:

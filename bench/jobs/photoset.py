@@ -10,8 +10,9 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,16 +22,18 @@ from bench.records import counted, one_line
 
 FROM_CACHE = 0.1
 """Share of files that may remain in the page cache of a cold pass."""
+MOST_LISTED = 20
+"""Files that a record names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoSet:
-    """Files of photographs. ``odd``: indices that every decoder leaves to Pillow; ``skipped``: files left out, and why."""
+    """Files of photographs. ``odd``: files, by index, that every decoder leaves to Pillow, ``skipped``: those left out; why."""
 
     name: str
     fingerprint: str
     files: tuple[Path, ...]
-    odd: frozenset[int]
+    odd: Mapping[int, str]
     skipped: tuple[str, ...]
 
     def facts(self) -> dict[str, Any]:
@@ -53,6 +56,12 @@ class Making:
         return self.repeat > 1 or self.size is not None
 
 
+def shorten(files: Sequence[str]) -> tuple[str, ...]:
+    """Return the first files of a list, and the number of those left out."""
+    more = len(files) - MOST_LISTED
+    return (*files[:MOST_LISTED], *([f"and {more:,} more"] if more > 0 else []))
+
+
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """Return (width, height) of "500x375". Raises ValueError."""
     if text is None:
@@ -70,7 +79,7 @@ def load_photographs(folder: Path, count: int, making: Making, cache: Path) -> P
     Raises ValueError for a folder without photographs, OSError where the cache cannot be written.
     """
     from training.sources.dataset import digest
-    from training.sources.decoders import is_plain
+    from training.sources.decoders import oddity
     from training.terminal import printable
 
     if not folder.is_dir():
@@ -83,13 +92,15 @@ def load_photographs(folder: Path, count: int, making: Making, cache: Path) -> P
         raise ValueError(f"no readable photographs in {folder}{reason}")
     if making.changes:
         chosen = make_photographs(chosen, making, cache)
-    hashes, odd = list[tuple[str, str]](), set[int]()
+    hashes, odd = list[tuple[str, str]](), dict[int, str]()
     for index, file in enumerate(chosen):
         content = file.read_bytes()
         hashes.append((printable(file.name), hashlib.sha256(content).hexdigest()))
-        odd |= set() if is_plain(content) else {index}
+        if (oddness := oddity(content)) is not None:
+            odd[index] = f"{hashes[-1][0]}: {oddness}"
+    size = "" if making.size is None else " as {}x{}".format(*making.size)
     return PhotoSet(
-        name=printable(folder.resolve().name), fingerprint=digest(hashes), files=tuple(chosen), odd=frozenset(odd),
+        name=printable(folder.resolve().name) + size, fingerprint=digest(hashes), files=tuple(chosen), odd=odd,
         skipped=tuple(skipped),
     )  # fmt: skip
 
@@ -183,6 +194,18 @@ def drop_from_cache(files: Sequence[Path]) -> None:
             os.close(descriptor)
     if kept > FROM_CACHE * len(files):
         raise ValueError(f"{kept} of {len(files)} files stay in the page cache: leave --cold out, or put them on a disk")
+
+
+def disk_rate(files: Sequence[Path]) -> float | None:
+    """Return files/s that the disk gives, read one after the other; None where the system keeps them in its page cache."""
+    try:
+        drop_from_cache(files)
+    except ValueError:
+        return None
+    begin = time.perf_counter()
+    for file in files:
+        file.read_bytes()
+    return len(files) / (time.perf_counter() - begin)
 
 
 def _is_cached(descriptor: int) -> bool:

@@ -147,12 +147,12 @@ def pipeline_job(options: PipelineOptions, photographs: PhotoSet, suite: str = "
 
 def plan(options: PipelineOptions, work: "Work", base: Pipeline, model: str) -> Iterator[Pipeline]:
     """Yield the cases: all arms, then those behind which a network trains, then the first recipe without each stage."""
-    from augment import OPS, RECIPES
+    from augment import OPS
     from bench.jobs.arms import ARMS
     from bench.jobs.throughput import worker_counts
 
     arms, recipes = PRESETS[options.preset]
-    arms, recipes = options.arms or arms or tuple(ARMS), options.recipes or recipes or ("imagenet", *OPS, *RECIPES)
+    arms, recipes = options.arms or arms or tuple(ARMS), options.recipes or recipes or ("imagenet", *OPS)
     counts = once(take(options.workers, worker_counts()))
     for name in once(arms):
         has_recipe = ARMS[name].backend is not None

@@ -5,7 +5,7 @@ import gc
 import statistics
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,15 @@ from augment import BACKENDS
 from bench.clock import Clock, CompilerWatch, Sampler, Timing, device_seconds, measure, peak_bytes
 from bench.jobs.grid import build_case
 from bench.jobs.inputs import Inputs
-from bench.limits import copy_bandwidth, count_launches, count_waits, host_seconds, roofline_share
+from bench.limits import (
+    HOST_RECIPES,
+    absent_gpu_host_seconds,
+    copy_bandwidth,
+    count_launches,
+    count_waits,
+    host_seconds,
+    roofline_share,
+)
 from bench.records import Speed
 
 WARM_UP_S = 0.03
@@ -40,9 +48,14 @@ class Bench:
         self._inputs = inputs
         self._seconds = seconds
         self.copy_bandwidth = functools.cache(copy_bandwidth)
-        self.host_s: dict[str, float] = {}
+        self._host_s: dict[str, float] = {}
         self._built: OrderedDict[tuple[Any, ...], _Built] = OrderedDict()
         self._modules = 0
+
+    def time_host(self, cases: Iterable[Speed]) -> None:
+        """Time the host in CUDA calls of fused, if all ``HOST_RECIPES`` are among the cases: a choice asks for nothing else."""
+        if {case.subject for case in cases if case.backend == "fused"}.issuperset(HOST_RECIPES):
+            self._host_s = absent_gpu_host_seconds()
 
     def measure(self, case: Speed, sampler: Sampler) -> Speed:
         """Measure one round of a case. Raises what the pipeline raises."""
@@ -99,7 +112,7 @@ class Bench:
             "launches": count_launches(built.call, case.device),
             "syncs": count_waits(built.call, case.device),
             "host_s": host_seconds(built.call, case.device),
-            "absent_gpu_host_s": self.host_s.get(str(case.subject)) if case.backend == "fused" else None,
+            "absent_gpu_host_s": self._host_s.get(str(case.subject)) if case.backend == "fused" else None,
         }
 
     def _build(self, case: Speed) -> _Built:

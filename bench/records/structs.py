@@ -560,6 +560,8 @@ class Pipeline(Record, frozen=True, kw_only=True):
     images: Count | None = None
     images_per_s: Positive | None = None
     wall_s: Positive | None = None
+    whole_s: Positive | None = None
+    """Wall time of the whole arm on the same images, in turns with the arm without a stage."""
     wait_share: Share | None = None
     """Share of the wall time in which the training process waited for loader workers."""
     cpu_s_per_image: Amount | None = None
@@ -572,6 +574,10 @@ class Pipeline(Record, frozen=True, kw_only=True):
     """Memory in use on the device, by its driver."""
     pixel_differences: dict[str, tuple[Amount, Amount]] = {}
     """Largest and mean difference of a decoder alone to the others, in levels of 255."""
+    odd_files: tuple[str, ...] = ()
+    """Files that Pillow decodes in all arms, and why; the first ones."""
+    disk_images_per_s: Positive | None = None
+    """Files read one after the other from outside the page cache; None where it cannot be emptied."""
 
     @property
     def arm(self) -> str:

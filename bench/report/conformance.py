@@ -5,12 +5,11 @@
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from bench.records import Audit, AuditCell, Run
-from bench.report.facts.state import VERDICTS
+from bench.report.facts.state import ASIDES, list_remarks, name_verdict, verdict_counts
 
 COLUMNS = {
     "torchvision_loop": "torchvision loop", "torchvision": "torchvision batch", "pil": "PIL", "kornia": "Kornia",
@@ -20,8 +19,6 @@ COLUMNS = {
 """Names of the libraries on pages, by backend. What drives a library once more in another way stands in the audit alone."""
 GROUPS = {"op": "ops, equal parameters", "default": "ops, own defaults", "recipe": "recipes"}
 BLOCK = re.compile(r"(<!-- conformance: (short|full) -->\n).*?(<!-- end of conformance -->)", re.DOTALL)
-ASIDES = re.compile(r" \((?:[^()]|\([^()]*\))*\)")
-"""What stands in brackets, one level of brackets within included."""
 
 
 def fill(page: str, run: Run, folder: Path) -> str:
@@ -33,14 +30,14 @@ def fill(page: str, run: Run, folder: Path) -> str:
     if not BLOCK.search(page):
         raise ValueError("no place for the table: add the lines <!-- conformance: full --> and <!-- end of conformance -->")
     link = Path(os.path.relpath(run.path.resolve(), folder.resolve())).as_posix()
-    tables = {"short": short_table(run), "full": full_table(run, brief=True)}
-    about = f"From the audit of [{run.name}]({link}): {', '.join(map(' '.join, _audit(run).versions.items()))}."
+    tables = {"short": build_short_table(run), "full": build_full_table(run, brief=True)}
+    about = f"From the audit of [{run.name}]({link}): {', '.join(map(' '.join, _require_audit(run).versions.items()))}."
     return BLOCK.sub(lambda match: f"{match[1]}\n{about}\n\n{tables[match[2]]}\n\n{match[3]}", page)
 
 
-def short_table(run: Run) -> str:
+def build_short_table(run: Run) -> str:
     """Return a row of counts for each library, and a line on what is different in it. Raises ValueError without an audit."""
-    audit = _audit(run)
+    audit = _require_audit(run)
     rows, lines = [_row("", *GROUPS.values()), _row(*["---"] * (1 + len(GROUPS)))], []
     for backend, library in COLUMNS.items():
         cells = [cell for cell in audit.verdicts if cell.backend == backend]
@@ -55,14 +52,14 @@ def short_table(run: Run) -> str:
     return "\n".join([*rows, "", *lines])
 
 
-def full_table(run: Run, *, brief: bool = False) -> str:
+def build_full_table(run: Run, *, brief: bool = False) -> str:
     """Return tables of ops and recipes by library, and every cause, note and finding. Raises ValueError without an audit.
 
     Args:
         run: holds the audit.
         brief: leave out what has no name in ``COLUMNS``, and the figures of causes.
     """
-    audit = _audit(run)
+    audit = _require_audit(run)
     audited = dict.fromkeys(cell.backend for cell in audit.verdicts)
     columns = [backend for backend in (COLUMNS if brief else audited) if backend in audited]
     names = [COLUMNS.get(backend, backend) for backend in columns]
@@ -72,17 +69,14 @@ def full_table(run: Run, *, brief: bool = False) -> str:
         if subjects:
             lines += ["", _row(title, *names), _row(*["---"] * (1 + len(names)))]
             lines += [_row(f"`{name}`", *(_cell(audit.find(name, backend), brief) for backend in columns)) for name in subjects]
-    remarks: dict[str, list[AuditCell]] = {}
-    for cell in sorted(audit.verdicts, key=lambda cell: -VERDICTS.index(cell.verdict)):
-        for remark in _remarks(cell, audit, brief) if cell.backend in columns else ():
-            remarks.setdefault(remark, []).append(cell)
-    lines += ["", *(f"- {remark} ({_places(cells)})" for remark, cells in remarks.items())]
+    noted = list_remarks(audit, columns, brief=brief)
+    lines += ["", *(f"- {text} ({list_places(cells)})" for text, cells in noted.items())]
     missing = ", ".join(name for backend, name in COLUMNS.items() if brief and backend not in audited)
-    lines += [f"- **not measured**: {missing}"] if missing else []
-    return "\n".join([*lines, *(f"- **not as declared**: {finding}" for finding in audit.findings)])
+    lines += [f"- not measured: {missing}"] if missing else []
+    return "\n".join([*lines, *(f"- not as declared: {finding}" for finding in audit.findings)])
 
 
-def _audit(run: Run) -> Audit:
+def _require_audit(run: Run) -> Audit:
     if run.audit is None or not run.audit.verdicts:
         raise ValueError(f"{run.path} was not audited: augmark audit --out {run.path} adds that")
     return run.audit
@@ -96,31 +90,17 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _word(verdict: str) -> str:
-    return "missing" if verdict == "unsupported" else verdict
-
-
 def _count(cells: Iterable[AuditCell]) -> str:
-    counts = Counter[str](cell.verdict for cell in cells)
-    return ", ".join(f"{counts[verdict]} {_word(verdict)}" for verdict in VERDICTS if counts[verdict]) or "not measured"
+    return ", ".join(f"{count} {name_verdict(verdict)}" for verdict, count in verdict_counts(cells).items()) or "not measured"
 
 
 def _cell(cell: AuditCell | None, brief: bool) -> str:
     error = "" if cell is None or (brief and cell.verdict == "exact") else cell.error_words
-    return f"{_word(cell.verdict)} {error}".rstrip() if cell else ""
+    return f"{name_verdict(cell.verdict)} {error}".rstrip() if cell else ""
 
 
-def _remarks(cell: AuditCell, audit: Audit, brief: bool) -> list[str]:
-    """Return why a cell is not exact, and what is true of it outside of the benchmarked setting."""
-    # "Hue is not supported by backend x" stands in the table; what follows it is the reason, where there is one.
-    cause, word = cell.cause.partition(": ")[2] if cell.verdict == "unsupported" else cell.cause, _word(cell.verdict)
-    if any(op.cause and op.backend == cell.backend and f"{op.subject}: {op.cause}" in cause for op in audit.verdicts):
-        cause = ""  # of a recipe: its op says so
-    cause = ASIDES.sub("", cause) if brief else cause
-    return [*([f"**{word}**: {cause}"] if cause else []), *(f"{word}, but {note}" for note in cell.notes)]
-
-
-def _places(cells: Iterable[AuditCell]) -> str:
+def list_places(cells: Iterable[AuditCell]) -> str:
+    """Return the libraries of cells with their subjects."""
     subjects: dict[str, list[str]] = {}
     for cell in cells:
         subjects.setdefault(COLUMNS.get(cell.backend, cell.backend), []).append(f"`{cell.subject}`")

@@ -19,6 +19,7 @@ EXACT: tuple[str, ...] = (
     "HorizontalFlip",
     "VerticalFlip",
     "RandomCrop",
+    "ReflectCrop",
     "Rotate",
     "CenterCrop",
     "Brightness",
@@ -32,7 +33,7 @@ EXACT += ("ColorJitter", "Grayscale", "Solarize", "Posterize", "Invert", "Gaussi
 @installed
 def test_ops_are_torchvisions_with_a_draw_for_each_image() -> None:
     """Replayed by the audit, whose oracles are torchvision's functionals; one grey step is its tolerance."""
-    report = audit(["albumentations"], EXACT, ["flip", "crop_flip"], n=500)
+    report = audit(["albumentations"], EXACT, ["flip", "crop_flip", "airbench"], n=500)
     assert {cell.subject: (cell.verdict, cell.cause) for cell in report.verdicts if cell.verdict != "exact"} == {}
     assert {cell.lane.measured for cell in report.verdicts if cell.lane is not None} <= {"per_image", "fixed"}
     assert [check for cell in report.verdicts for check in cell.checks if not check.ok] == []

@@ -65,8 +65,8 @@ def test_its_own_resized_crop_is_a_resize_of_the_window() -> None:
         middle = [result[16, 12:20, 0], result[12:20, 16, 1]]  # far from the border the filter leaves a ramp as it is
         scales = [float(line[-1] - line[0]) / 7 for line in middle]
         starts = [float(line[0]) + 0.5 - 12.5 * scale for line, scale in zip(middle, scales, strict=True)]
-        window = [round(v) for v in (starts[1], starts[0], 32 * scales[1], 32 * scales[0])]
-        expected = resize_repeated(image.permute(2, 0, 1), (window[0], window[1], window[2], window[3]), 32, 32)
+        top, left, height, width = (round(v) for v in (starts[1], starts[0], 32 * scales[1], 32 * scales[0]))
+        expected = resize_repeated(image.permute(2, 0, 1), (32, 32), (top, left, height, width))
         torch.testing.assert_close(result.permute(2, 0, 1), expected, atol=1e-4, rtol=1e-4)
 
 

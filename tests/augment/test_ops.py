@@ -107,6 +107,10 @@ CLOSED_FORMS: dict[str, tuple[Op, dict[str, Any], Callable[[Tensor], Tensor]]] =
         ops.RandomCrop(size=30, padding=2), {"top": 0, "left": 3},
         lambda x: torch.nn.functional.pad(x, [2] * 4)[:, 0:30, 3:33],
     ),
+    "ReflectCrop": (
+        ops.ReflectCrop(size=30, padding=2), {"top": 0, "left": 3},
+        lambda x: torch.nn.functional.pad(x, [2] * 4, mode="reflect")[:, 0:30, 3:33],
+    ),
     "RandomResizedCrop": (
         ops.RandomResizedCrop(size=8), {"top": 4, "left": 2, "height": 16, "width": 16},
         lambda x: F.resize(x[:, 4:20, 2:18], [8, 8], antialias=True),

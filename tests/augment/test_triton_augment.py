@@ -171,7 +171,7 @@ def test_pinned_ops_are_torchvisions(name: str, images: Tensor) -> None:
     assert pinned is not None
     source = images / 255
     error = float((run(pinned, source) - build(pinned, "torchvision")(source)).abs().max()) / GREY_STEP
-    if name == "Contrast":
+    if name.endswith("Contrast"):
         assert error > 1.0, "no longer different: take it off the list"
         expected = ((source - 0.5) * 0.6 + 0.5).clamp(0, 1)
         assert (run(pinned, source) - expected).abs().max() < 1e-6  # float32, one operation

@@ -7,7 +7,7 @@ import pytest
 
 from bench.cli import main
 from bench.records import AuditCell, AuditParity, Run, load_run
-from bench.report.conformance import fill, full_table, short_table
+from bench.report.conformance import build_full_table, build_short_table, fill
 from tests.bench.stored import audited, store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ RUN = Run(path=Path("runs/x"), name="x", audit=audited(*CELLS, findings=("Resize
 
 
 def test_the_short_table_counts_by_library_and_names_what_differs() -> None:
-    lines = short_table(RUN).splitlines()
+    lines = build_short_table(RUN).splitlines()
     assert "| Kornia | 1 different, 1 missing | 1 different | 1 different |" in lines
     assert "| PIL | 1 exact | not measured | not measured |" in lines
     assert "| CV-CUDA | not measured | not measured | not measured |" in lines
@@ -36,21 +36,21 @@ def test_the_short_table_counts_by_library_and_names_what_differs() -> None:
 
 
 def test_the_full_table_has_every_cell_with_its_error_its_cause_and_its_notes() -> None:
-    lines = full_table(RUN).splitlines()
+    lines = build_full_table(RUN).splitlines()
     assert lines[2:5] == [
         "| ops, equal parameters | Kornia | PIL |",
         "| --- | --- | --- |",
         "| `Resize` | different 41 | exact 0 |",
     ]
     assert "| `AugMix` | missing |  |" in lines
-    assert "- **different**: a Gauss (by 0.1 (x)) (Kornia: `Resize`)" in lines
+    assert "- different: a Gauss (by 0.1 (x)) (Kornia: `Resize`)" in lines
     assert not [line for line in lines if "Resize:" in line]  # a recipe's cause is that of its op
-    assert "- **missing**: no such class (Kornia: `AugMix`)" in lines
+    assert "- missing: no such class (Kornia: `AugMix`)" in lines
     assert "- exact, but close where images shrink (PIL: `Resize`)" in lines
-    assert lines[-1] == "- **not as declared**: Resize on pil: check failed"
-    brief = full_table(RUN, brief=True).splitlines()
-    assert "- **different**: a Gauss (Kornia: `Resize`, `DefaultResize`)" in brief
-    assert "- **not measured**: torchvision loop, torchvision batch, DALI" in "\n".join(brief)
+    assert lines[-1] == "- not as declared: Resize on pil: check failed"
+    brief = build_full_table(RUN, brief=True).splitlines()
+    assert "- different: a Gauss (Kornia: `Resize`, `DefaultResize`)" in brief
+    assert "- not measured: torchvision loop, torchvision batch, DALI" in "\n".join(brief)
 
 
 def test_the_command_writes_between_the_markers_and_nowhere_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

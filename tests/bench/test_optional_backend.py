@@ -17,7 +17,7 @@ from bench.jobs.grid import Grid, plan
 from bench.jobs.job import outcome
 from bench.jobs.throughput import Axes, training_configs
 from bench.records import Audit, Run, Throughput
-from bench.report.conformance import full_table
+from bench.report.conformance import build_full_table
 from training.config import FinetuneConfig, TrainConfig, validate
 
 MISSING = f"its package is missing: {triton_augment.INSTALL}"
@@ -78,8 +78,8 @@ def test_the_audit_says_why_there_is_no_verdict() -> None:
         "unsupported",
         f"HorizontalFlip is not supported by backend triton_augment: {MISSING}",
     )
-    table = full_table(Run(path=Path(), name="x", audit=report))
-    assert f"- **missing**: {MISSING} (triton-augment: `HorizontalFlip`)" in table.splitlines()
+    table = build_full_table(Run(path=Path(), name="x", audit=report))
+    assert f"- missing: {MISSING} (triton-augment: `HorizontalFlip`)" in table.splitlines()
 
 
 def test_rich_prints_the_way_to_the_package_in_full() -> None:

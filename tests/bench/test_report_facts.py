@@ -25,7 +25,7 @@ from bench.report.facts.photographs import finetune_settings, undecided_with
 from bench.report.facts.pipeline import feedings
 from bench.report.facts.placement import above_ceiling, contest, cost, host_bound_ceilings, utilisation, workers
 from bench.report.facts.scaling import alike_draws, largest, tables
-from bench.report.facts.state import causes, fallbacks, image_sets, missing, status_counts, verdict_counts
+from bench.report.facts.state import fallbacks, image_sets, list_remarks, missing, status_counts, verdict_counts
 from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, speeds, store, trained
 
 
@@ -303,7 +303,10 @@ def test_fine_tuning_is_ranked_and_undecided_within_intervals() -> None:
 
 
 def test_stages_are_the_whole_less_the_arm_without_them_and_the_slowest_resource_predicts() -> None:
-    """By hand: 10 ms an image, 6 of them decoding, 3 augmentation; two workers decode 2 / 7 ms, as reading takes 1 ms."""
+    """By hand: 10 ms an image, 6 of them decoding, 3 augmentation; two workers decode 2 / 7 ms, as reading takes 1 ms.
+
+    The machine is half as fast in the second round of an arm without a stage, and so was the whole arm that took turns with it.
+    """
     shared = {
         "model": None,
         "decoder": "pil",
@@ -313,9 +316,19 @@ def test_stages_are_the_whole_less_the_arm_without_them_and_the_slowest_resource
     }
     cases = {None: 0.010, "read": 0.009, "decode": 0.004, "augment": 0.007}
     records = [
-        trained("pipeline", round=i, without=stage, images=100, wall_s=100 * s, images_per_s=1 / s, cpu_s_per_image=s, **shared)
+        trained(
+            "pipeline",
+            round=i,
+            without=stage,
+            images=100,
+            wall_s=100 * s * slow,
+            whole_s=1.0 * slow,
+            images_per_s=1 / s,
+            cpu_s_per_image=s,
+            **shared,
+        )
         for stage, s in cases.items()
-        for i in range(2)
+        for i, slow in enumerate((1, 2) if stage else (1, 1))
     ]
     records.append(trained("pipeline", num_workers=2, images=100, wall_s=0.4, images_per_s=250.0, **shared))
     (feeding,) = feedings(run_of(*records))
@@ -323,6 +336,7 @@ def test_stages_are_the_whole_less_the_arm_without_them_and_the_slowest_resource
     assert {stage: round(span.value, 9) for stage, span in feeding.parts(serial).items()} == {
         "read": 0.001, "decode": 0.006, "augment": 0.003,
     }  # fmt: skip
+    assert feeding.balance(serial) == pytest.approx(1)
     predicted = feeding.prediction(parallel)
     assert predicted is not None
     assert predicted.resource == "workers"
@@ -368,8 +382,8 @@ def test_what_is_missing_is_gathered_by_reason_the_worst_first() -> None:
 
 
 def test_verdicts_are_counted_and_causes_gathered() -> None:
-    assert verdict_counts(run_of(audit=EQUAL)) == {"exact": 3, "different": 1}
-    assert list(causes(EQUAL)) == [("different", "8 bits")]
+    assert verdict_counts(EQUAL.verdicts) == {"exact": 3, "different": 1}
+    assert list(list_remarks(EQUAL, {cell.backend for cell in EQUAL.verdicts})) == ["different: 8 bits"]
 
 
 def test_disturbed_figures_are_marked_and_no_answer_rests_on_them(tmp_path: Path) -> None:

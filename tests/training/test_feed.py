@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from augment import build
+from augment import RECIPES, build, ops
 from training.config import Placement, TrainConfig
 from training.data import Dataset, load
 from training.distributed import Ranks, stream_seed
@@ -133,6 +133,25 @@ def test_batches_that_cannot_be_made_are_one_line(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Feed(replace(tiny, **change), shapes, ranks)
+
+
+@pytest.mark.parametrize("change", [{}, {"resident": True}, {"augment_on": "workers", "num_workers": 2}])
+def test_an_image_is_mirrored_in_every_other_epoch(
+    change: dict[str, Any], tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECIPES, "airbench", lambda size: (ops.AlternatingFlip(), ops.Normalize()))
+    plain = build("none", "torchvision", image_size=16)(shapes.train.images)
+    rows = {row.numpy().tobytes(): (i, False) for i, row in enumerate(plain)}
+    rows |= {row.numpy().tobytes(): (i, True) for i, row in enumerate(plain.flip(3).contiguous())}
+    epochs = []
+    for epoch in (1, 2, 3):
+        batches = _epoch(replace(tiny, recipe="airbench", **change), shapes, epoch)
+        seen = [rows[row.numpy().tobytes()] for images, _ in batches for row in images]
+        assert sorted(i for i, _ in seen) == list(range(160))
+        assert [int(shapes.train.labels[i]) for i, _ in seen] == torch.cat([labels for _, labels in batches]).tolist()
+        epochs.append(dict(seen))
+    assert all(epochs[0][i] == (not epochs[1][i]) == epochs[2][i] for i in range(160))
+    assert 48 <= sum(epochs[0].values()) <= 112  # five standard deviations about a half
 
 
 # ---- placements -----------------------------------------------------------------------------------------------------------

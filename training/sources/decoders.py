@@ -1,7 +1,7 @@
 """Decoders of photographs by library. All return what Pillow's ``upright`` shows, up to the rounding of their arithmetic.
 
-JPEG libraries treat other formats, CMYK and EXIF orientations each in its own way. Such files (``is_plain`` is false) are left
-to Pillow, whatever the decoder, so that all decoders turn and convert the same images.
+JPEG libraries treat other formats, CMYK and EXIF orientations each in its own way. Such files (those with an ``oddity``) are
+left to Pillow, whatever the decoder, so that all decoders turn and convert the same images.
 """
 
 import importlib
@@ -23,13 +23,18 @@ DRAFT_SIDE = 224
 """Shorter side that the draft decoder is asked for: the usual input of a network."""
 
 
-def is_plain(content: bytes) -> bool:
-    """Return whether a file is a JPEG of grey or YCbCr pixels that lie upright, which all decoders treat alike."""
+def oddity(content: bytes) -> str | None:
+    """Return what sets a file apart from a JPEG of grey or YCbCr pixels that lie upright, which all decoders treat alike."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
-            return image.format == "JPEG" and image.mode in ("RGB", "L") and orientation(image) == 1
+            if image.format != "JPEG":
+                return str(image.format)
+            if image.mode not in ("RGB", "L"):
+                return str(image.mode)
+            turn = orientation(image)
+            return None if turn == 1 else f"EXIF orientation {turn}"
     except DECODE_ERRORS:
-        return False
+        return "unreadable"
 
 
 def decode_pil(content: bytes) -> Tensor:
@@ -90,6 +95,10 @@ class Decoder:
         if self.package is not None and importlib.util.find_spec(self.package) is None:
             return f"{self.package} is not installed (pip install -e '.[{self.package}]')"
         return "this machine has no CUDA device" if self.on_cuda and not torch.cuda.is_available() else None
+
+    def run_all(self, contents: list[bytes]) -> list[Tensor]:
+        """Decode the bytes of several files."""
+        return list(self.run(contents) if self.on_cuda else map(self.run, contents))
 
 
 DECODERS: Mapping[str, Decoder] = {

@@ -1,7 +1,7 @@
 """From files to batches: seconds of an image by stage, the rate that they predict where they overlap, and what limits it.
 
-**Attribution.** A stage takes the seconds of the whole arm less those of the arm with the stage's recorded results in its
-place, paired by round, without loader workers. Nothing makes these add up: their sum stands beside the whole.
+**Attribution.** A stage has the share of time that the arm saves with the stage's recorded results in its place, without loader
+workers; whole and part take turns batch by batch. Nothing makes the shares add up: their sum stands beside the whole.
 
 **Prediction.** With workers, the rate is that of the slowest of three resources: the workers (their number over the seconds of
 the stages that they run), the training process (one over the seconds of its own stages) and the cores (their number over the
@@ -39,14 +39,9 @@ class Span(NamedTuple):
         return cls(statistics.median(values), median_interval(values))
 
 
-def seconds(arm: Arm) -> dict[int, float]:
-    """Return seconds an image by round."""
-    return {record.round: record.wall_s / record.images for record in arm.records}  # type: ignore[attr-defined]
-
-
 def subtract(arm: Arm, less: Arm) -> Span | None:
     """Return seconds an image that ``arm`` takes more than ``less``, paired by round; None without a common round."""
-    whole, part = seconds(arm), seconds(less)
+    whole, part = ({r.round: r.wall_s / r.images for r in side.records} for side in (arm, less))  # type: ignore[attr-defined]
     differences = [whole[number] - part[number] for number in whole if number in part]
     return Span.of(differences) if differences else None
 
@@ -95,14 +90,20 @@ class Feeding:
         whole = self.find(case.arm, case.recipe)
         if whole is None:
             return {}
-        names = whole.stages or ()
-        less = {name: self.find(case.arm, case.recipe, 0, name) for name in names}
-        parts = {name: span for name, arm in less.items() if arm is not None and (span := subtract(whole, arm))}
-        if len(parts) < len(names):
-            return {}
+        names, parts = whole.stages or (), dict[str, Span]()
+        for name in names:
+            less = self.find(case.arm, case.recipe, 0, name)
+            shares = [1 - r.wall_s / r.whole_s for r in less.records if r.whole_s] if less else []  # type: ignore[attr-defined]
+            if not shares:
+                return {}
+            parts[name] = Span.of([share / rate(whole) for share in shares])
         trained = self.find(case.arm, case.recipe, 0, None, case.model) if case.model else None
         step = subtract(trained, whole) if trained is not None else None
         return parts if step is None else {**parts, STEP: step}
+
+    def balance(self, case: Arm) -> float:
+        """Return the sum of a case's stages as a share of the whole."""
+        return sum(span.value for span in self.parts(case).values()) * rate(case)
 
     def serial(self, case: Arm) -> Arm | None:
         """Return the same arm without workers."""

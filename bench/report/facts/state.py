@@ -1,7 +1,8 @@
 """State of a run: its data sets, what ran under the name fused, what failed and what is missing."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from bench.records import Audit, AuditCell, Case, Record, Run
@@ -101,23 +102,35 @@ def status_counts(run: Run) -> Counter[str]:
 VERDICTS = ("exact", "close", "different", "unaudited", "unsupported")
 
 
-def verdict_counts(run: Run) -> dict[str, int]:
+def verdict_counts(cells: Iterable[AuditCell]) -> dict[str, int]:
     """Return how many cells the audit gave which verdict."""
-    counts = Counter[str](cell.verdict for cell in run.audit.verdicts) if run.audit else Counter[str]()
+    counts = Counter[str](cell.verdict for cell in cells)
     return {verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]}
 
 
-class Cause(NamedTuple):
-    """A verdict, and why it is not "exact"."""
-
-    verdict: str
-    cause: str
+ASIDES = re.compile(r" \((?:[^()]|\([^()]*\))*\)")
+"""What stands in brackets, one level of brackets within included."""
 
 
-def causes(audit: Audit) -> dict[Cause, list[AuditCell]]:
-    """Return the cells by verdict and cause, the worst verdict first; exact and unsupported cells have none."""
-    groups: dict[Cause, list[AuditCell]] = {}
-    for cell in audit.verdicts:
-        if cell.verdict in ("close", "different", "unaudited"):
-            groups.setdefault(Cause(cell.verdict, cell.cause), []).append(cell)
-    return {key: groups[key] for key in sorted(groups, key=lambda key: -VERDICTS.index(key.verdict))}
+def list_remarks(audit: Audit, backends: Collection[str], *, brief: bool = False) -> dict[str, list[AuditCell]]:
+    """Return why cells are not exact, and what is true of them outside of the benchmarked setting: the worst first.
+
+    A recipe whose op has the cause has none of its own. ``brief``: leave out the figures of causes.
+    """
+    lines: dict[str, list[AuditCell]] = {}
+    own = [(op.backend, f"{op.subject}: {op.cause}") for op in audit.verdicts if op.kind == "op" and op.cause]
+    cells = [cell for cell in audit.verdicts if cell.backend in backends]
+    for cell in sorted(cells, key=lambda cell: -VERDICTS.index(cell.verdict)):
+        # "Hue is not supported by backend x" stands in the table; what follows it is the reason, where there is one.
+        cause = cell.cause.partition(": ")[2] if cell.verdict == "unsupported" else cell.cause
+        if any(backend == cell.backend and line in cause for backend, line in own):
+            cause = ""
+        texts = [f": {ASIDES.sub('', cause) if brief else cause}"] if cause else []
+        for text in [*texts, *(f", but {note}" for note in cell.notes)]:
+            lines.setdefault(" ".join(f"{name_verdict(cell.verdict)}{text}".split()), []).append(cell)
+    return lines
+
+
+def name_verdict(verdict: str) -> str:
+    """Return a verdict as readers meet it."""
+    return "missing" if verdict == "unsupported" else verdict

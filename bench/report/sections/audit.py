@@ -7,9 +7,10 @@ from pathlib import Path
 
 from bench.records import AuditCell, Run, counted, listed, rounded
 from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Details, Paragraph, Section, Strip, Strips, Text, Warning
+from bench.report.conformance import list_places
 from bench.report.facts.gallery import Gallery, Picture, load_gallery
 from bench.report.facts.lanes import LANES
-from bench.report.facts.state import causes
+from bench.report.facts.state import list_remarks
 from bench.report.sections.state import audit_words
 from bench.report.tables import build_table, words_column
 
@@ -46,7 +47,10 @@ def audit_section(run: Run) -> Section | None:
     for kind in ("recipe", "op"):
         cells = [cell for cell in audit.verdicts if cell.kind == kind]
         blocks += [_table(cells, kind)] if cells else []
-    items = [_cause(verdict, cause, cells) for (verdict, cause), cells in causes(audit).items()]
+    items = [
+        f"{text} ({list_places(cells).replace('`', '')})"
+        for text, cells in list_remarks(audit, {cell.backend for cell in audit.verdicts}).items()
+    ]
     blocks += [Details(summary=f"Why not exact: {counted(len(items), 'cause')}", blocks=[Bullets(items)])] if items else []
     answers = [] if run.records else [Answer(TITLE, audit_words(run), "This run holds only an audit.")]
     return Section(title=TITLE, blocks=blocks, answers=answers)
@@ -69,12 +73,6 @@ def _cell(cells: Mapping[tuple[str, str], AuditCell], backend: str, subject: str
     if cell is None or cell.verdict in ("unsupported", "unaudited"):
         return cell.verdict if cell else ""
     return f"{cell.verdict} {MARKS.get(cell.lane.measured, '?') if cell.lane else '?'}, {cell.error_words}"
-
-
-def _cause(verdict: str, cause: str, cells: Sequence[AuditCell]) -> Text:
-    subjects = ", ".join(dict.fromkeys(cell.subject for cell in cells))
-    names = [piece for name in dict.fromkeys(cell.backend for cell in cells) for piece in (", ", Code(name))][1:]
-    return [f"{verdict}: {subjects} on ", *names, f": {cause or 'cause not known'}"]
 
 
 # ---- gallery --------------------------------------------------------------------------------------------------------------

@@ -1,33 +1,37 @@
 """From JPEG files to batches: which arm to choose, what limits it, and where an image's time goes."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from functools import partial
 
 from bench.records import Run, counted, percent, rounded
 from bench.report.blocks import Answer, Block, Bullets, Code, Heading, Paragraph, Quiet, Section, Text
 from bench.report.facts.arms import Arm
 from bench.report.facts.pipeline import OTHER, STEP, WAIT, Feeding, Span, feedings, rate, ratio, verdict
-from bench.report.figures import Figure, Line, Look, Row, bars, lines, series_look
+from bench.report.figures import Line, Look, Row, bars, lines, series_look
 from bench.report.sections.state import failed_section, not_measurable
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import capitalise, with_spread
 
 TITLE, QUESTION = "From JPEG files to batches", "How should photographs be fed?"
-METHOD = """Each arm is a list of stages. A stage's time is that of the whole arm less that of the arm with the stage's recorded
-results in its place, paired by round, without loader workers. Nothing makes the stages add up: their sum stands beside the
-whole. With workers, the rate is predicted from the slowest of workers, training process and cores; the prediction's error is
-stated. Windows are cut where photographs are decoded; those beyond 512 pixels are shrunk there in 8 bits. The clock starts once
-workers have filled their queues. All files were read before (a warm page cache), unless the setting says cold."""
+METHOD = """Each arm is a list of stages. A stage has the share of time that the arm saves with the stage's recorded results in
+its place, without loader workers; whole and part take turns batch by batch. Nothing makes the stages add up: their sum stands
+beside the whole. With workers, the rate is predicted from the slowest of workers, training process and cores; the prediction's
+error is stated. Windows are cut where photographs are decoded; those beyond 512 pixels are shrunk there in 8 bits. The clock
+starts once workers have filled their queues. All files were read before (a warm page cache, which hides the disk), unless the
+setting says cold."""
 STAGES: Mapping[str, Look] = {
     "read": Look("s3"), "decode": Look("s0"), "cut": Look("s7"), "augment": Look("s1"), "collate": Look("s4"),
     "copy": Look("s6"), WAIT: Look("wait"), STEP: Look("work"), OTHER: Look("grid"),
 }  # fmt: skip
 NOUNS = {
-    "read": "reading", "decode": "decoding", "cut": "cutting windows", "augment": "augmentation", "collate": "collating",
+    "read": "reading files", "decode": "decoding", "cut": "cutting windows", "augment": "augmentation", "collate": "collating",
     "copy": "copying to the device", STEP: "the training step",
 }  # fmt: skip
 RESOURCES = {"workers": "loader workers", "process": "training process", "cores": "cores"}
-MOST_SKIPPED, MOST_LINES = 20, 8
+MOST_LINES = 8
+LEAST_BALANCE = 0.75
+"""Sum of the stages, as a share of the whole, below which (and as far above it) they explain nothing."""
 
 
 def pipeline_section(run: Run) -> Section | None:
@@ -35,11 +39,11 @@ def pipeline_section(run: Run) -> Section | None:
     groups = feedings(run)
     if not groups:
         return failed_section(run, "pipeline", TITLE, QUESTION)
-    blocks: list[Block] = [Paragraph(METHOD)]
+    blocks: list[Block] = []
     for index, feeding in enumerate(groups, start=1):
         blocks += [Paragraph(f"Setting: {_setting(feeding.first)}."), *_limits(feeding), *_stages(feeding, index)]
-        blocks += [*_recipes(run, feeding), *_workers(feeding, index), *_decoders(feeding), *_skipped(feeding.first)]
-    return Section(title=TITLE, blocks=blocks, answers=_answer(run, groups[0]))
+        blocks += [*_recipes(run, feeding), *_workers(feeding, index), *_decoders(feeding), *_odd_files(feeding.first)]
+    return Section(title=TITLE, blocks=[*blocks, Paragraph(METHOD)], answers=_answer(run, groups[0]))
 
 
 def _setting(case: Arm) -> str:
@@ -80,8 +84,16 @@ def _answer(run: Run, feeding: Feeding) -> list[Answer]:
 
 
 def limit(feeding: Feeding, case: Arm) -> str:
+    """Return what limits a case, and whether its disk would; "" where no stages were left out."""
+    return f"{_slowest_stage(feeding, case)}{_disk(case)}".strip()
+
+
+def _slowest_stage(feeding: Feeding, case: Arm) -> str:
     """Return a sentence such as "Decoding alone reaches 610 images/s in 2 workers, augmentation 9 times that: ..."."""
     parts: Mapping[str, float] = {stage: span.value for stage, span in feeding.parts(case).items()}
+    serial = feeding.serial(case)
+    if parts and serial is not None and not LEAST_BALANCE < feeding.balance(serial) < 2 - LEAST_BALANCE:
+        return f"Its stages add up to {percent(feeding.balance(serial), 0)} of the whole: what limits it is not known."
     units, where = 1, "in the training process"
     if (predicted := feeding.prediction(case)) is not None:
         counts = {"workers": (int(case.num_workers), "worker"), "cores": (int(case.cores or 1), "core")}
@@ -94,11 +106,21 @@ def limit(feeding: Feeding, case: Arm) -> str:
         return ""
     text = f"{capitalise(NOUNS[first])} alone reaches {rounded(units / parts[first])} images/s {where}"
     text += f", {NOUNS[rivals[0]]} {rounded(parts[first] / parts[rivals[0]], 2)} times that" if rivals else ""
-    return f"{text}: {NOUNS[first]} is the limit."
+    return f"{text}: {'the disk' if first == 'read' else NOUNS[first]} is the limit."
+
+
+def _disk(case: Arm) -> str:
+    """Return a sentence about a disk that is slower than a case whose files lay in memory."""
+    readers = int(case.num_workers) or 1
+    if case.page_cache == "cold" or (case.disk_images_per_s or math.inf) * readers > rate(case):
+        return ""
+    words = f"{rounded(case.disk_images_per_s)} files/s a reader"
+    return f" Files lay in memory here; from the disk they come at {words}: the disk is the limit then."
 
 
 def _limits(feeding: Feeding) -> list[Block]:
-    cases = feeding.best(feeding.whole(feeding.recipe)) + feeding.best(feeding.whole(feeding.recipe, trained=True))
+    cases = feeding.best(feeding.whole(feeding.recipe))[:MOST_LINES]
+    cases += feeding.best(feeding.whole(feeding.recipe, trained=True))
     items = [f"{name(case)}: {rounded(rate(case))} images/s. {words}" for case in cases if (words := limit(feeding, case))]
     return [Bullets(items)] if items else []
 
@@ -120,7 +142,8 @@ def _stages(feeding: Feeding, index: int) -> list[Block]:
     for case in cases:
         own, fetched = split(feeding, case)
         used |= {*own, *fetched}
-        rows.append(Row(name(case), (), own, fetched, f"{rounded(rate(case))}/s"))
+        label = ", ".join([case.arm, counted(int(case.num_workers), "worker"), *filter(None, [case.model])])
+        rows.append(Row(label, (), own, fetched, f"{rounded(rate(case))}/s"))
     legend = {stage: look for stage, look in STAGES.items() if stage in used}
     alternative = "Milliseconds an image by stage: stacked bars of the training process; below, thin, the stages of workers."
     figure = bars(f"pipeline-{index}-stages", alternative, rows, legend, "milliseconds an image")
@@ -128,9 +151,9 @@ def _stages(feeding: Feeding, index: int) -> list[Block]:
     columns = [
         words_column("arm", name),
         *(Column(f"{stage}, ms", partial(_stage, feeding, stage)) for stage in names),
-        Column("sum, ms", lambda case: "" if case.num_workers else rounded(1e3 * _sum(feeding, case))),
+        Column("sum, ms", lambda case: "" if case.num_workers else rounded(1e3 * feeding.balance(case) / rate(case))),
         Column("whole, ms", lambda case: rounded(1e3 / rate(case))),
-        Column("sum : whole", lambda case: "" if case.num_workers else percent(_sum(feeding, case) * rate(case), 0)),
+        Column("sum : whole", lambda case: "" if case.num_workers else percent(feeding.balance(case), 0)),
         Column("predicted images/s", lambda case: rounded(p.rate) if (p := feeding.prediction(case)) else ""),
         words_column("from", lambda case: RESOURCES[p.resource] if (p := feeding.prediction(case)) else ""),
         Column("measured images/s", lambda case: with_spread(case, "images_per_s")),
@@ -158,10 +181,6 @@ def _stage(feeding: Feeding, stage: str, case: Arm) -> Text:
         return ""
     ends = f" ({rounded(1e3 * span.interval[0], 2)} to {rounded(1e3 * span.interval[1], 2)})" if span.interval else ""
     return [rounded(1e3 * span.value), Quiet(ends)]
-
-
-def _sum(feeding: Feeding, case: Arm) -> float:
-    return sum(span.value for span in feeding.parts(case).values())
 
 
 # ---- recipes, workers, decoders ---------------------------------------------------------------------------------------
@@ -206,13 +225,9 @@ def _workers(feeding: Feeding, index: int) -> list[Block]:
         Line.of_rounds(arm, series_look(i), sorted((int(case.num_workers), case.values("images_per_s")) for case in group))
         for i, (arm, group) in enumerate(sorted(by_arm.items(), key=lambda item: -max(map(rate, item[1]))))
     ]
-    figure = _curve(f"pipeline-{index}-workers", series[:MOST_LINES], counts)
-    return [figure]
-
-
-def _curve(name: str, series: Sequence[Line], counts: Sequence[int]) -> Figure:
     alternative = "Images per second by number of loader workers: a line an arm; 0: the training process fetches."
-    return lines(name, alternative, {"": series}, "loader workers", "images/s", zero=True, ticks=counts)
+    panel, name = {"": series[:MOST_LINES]}, f"pipeline-{index}-workers"
+    return [lines(name, alternative, panel, "loader workers", "images/s", zero=True, ticks=counts)]
 
 
 def _alone(feeding: Feeding) -> list[Arm]:
@@ -239,8 +254,10 @@ def _difference(peer: str, case: Arm) -> str:
     return f"{pairs[0][0]:.0f}, {rounded(pairs[0][1], 2)}" if pairs else ""
 
 
-def _skipped(case: Arm) -> list[Block]:
-    files = case.skipped_files or ()
-    ends = [f"and {len(files) - MOST_SKIPPED:,} more"] if len(files) > MOST_SKIPPED else []
-    words = f"{counted(len(files), 'file')} left out, in all arms alike:"
-    return [Paragraph(words), Bullets([*files[:MOST_SKIPPED], *ends])] if files else []
+def _odd_files(case: Arm) -> list[Block]:
+    """Return the files that no arm shows, and those that Pillow decodes in all."""
+    lists = {"Left out": case.skipped_files, "Decoded, and turned upright, by Pillow": case.odd_files}
+    blocks: list[Block] = []
+    for words, files in lists.items():
+        blocks += [Paragraph(f"{words}, in all arms alike:"), Bullets(files)] if files else []
+    return blocks

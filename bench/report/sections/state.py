@@ -165,7 +165,7 @@ def _gib(size: int | None) -> float | None:
 
 def audit_words(run: Run) -> str:
     """Return how many cells got which verdict."""
-    counts = verdict_counts(run)
+    counts = verdict_counts(run.audit.verdicts if run.audit else ())
     if not counts:
         return "failed" if run.audit and run.audit.failed else "not audited in this run"
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())

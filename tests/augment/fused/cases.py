@@ -1,6 +1,7 @@
 """What the tests of ``augment.fused`` share: images, settings of ops, chains of ops, and the implementations of a plan."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,8 @@ SETTINGS: list[Op] = [OPS[name]() for name in sorted(fused.SUPPORTED)] + [
     ops.Posterize(bits=0, p=1.0), ops.Posterize(bits=2, p=1.0), ops.Equalize(p=1.0), ops.AutoContrast(p=1.0),
     ops.Sharpness(factor=0.2, p=1.0), ops.GaussianBlur(kernel_size=1), ops.GaussianBlur(kernel_size=9, sigma=(0.1, 4.0)),
     ops.GaussianNoise(sigma=0.5), ops.RandomErasing(p=1.0, value=0.3), ops.RandomCrop(size=20, padding=12),
-    ops.RandomCrop(size=12, padding=0), ops.CenterCrop(size=9), ops.CenterCrop(size=44), ops.RandomResizedCrop(size=19),
+    ops.RandomCrop(size=12, padding=0), ops.ReflectCrop(size=16, padding=6), ops.ReflectCrop(size=4, padding=6),
+    ops.CenterCrop(size=9), ops.CenterCrop(size=44), ops.RandomResizedCrop(size=19),
     ops.RandomResizedCrop(size=8, antialias=False), ops.RandomResizedCrop(size=70), ops.Resize(size=10), ops.Resize(size=50),
     ops.Resize(size=11, antialias=False), ops.Affine(degrees=(-180.0, 180.0), scale=(0.3, 2.0), shear=(-60.0, 60.0)),
     ops.Rotate(degrees=(90.0, 90.0)), ops.Perspective(p=1.0), ops.RandAugment(num_ops=1, magnitude=30),
@@ -35,6 +37,7 @@ SETTINGS: list[Op] = [OPS[name]() for name in sorted(fused.SUPPORTED)] + [
 
 CHAINS: dict[str, Sequence[Op]] = {
     "moves": [ops.VerticalFlip(), ops.RandomCrop(size=18, padding=9), ops.HorizontalFlip(), ops.CenterCrop(size=12)],
+    "mirrored borders": [ops.HorizontalFlip(), ops.ReflectCrop(size=21, padding=8), ops.VerticalFlip(), ops.Rotate()],
     "mirrors behind a window": [ops.VerticalFlip(), ops.RandomResizedCrop(size=13), ops.HorizontalFlip(), ops.VerticalFlip()],
     "mirrors behind a warp": [ops.HorizontalFlip(), ops.Rotate(), ops.HorizontalFlip(), ops.VerticalFlip(), ops.Invert()],
     "mirrors behind a policy": [ops.TrivialAugmentWide(), ops.HorizontalFlip(), ops.VerticalFlip(), ops.Normalize()],
@@ -113,27 +116,20 @@ def by_triton(plan: fused.Plan, images: Tensor, params: Sequence[Params], dtype:
 
 
 try:
-    import triton
-    import triton.language as tl
-    from triton.runtime.errors import InterpreterError
+    from triton.runtime import interpreter
 except ImportError:
     HAS_TRITON = False
 else:
+    HAS_TRITON, _patch = True, interpreter._patch_lang_tensor
 
-    @triton.jit
-    def _count(number, out):  # type: ignore[no-untyped-def]
-        total = 0
-        for _ in range(tl.load(number)):
-            total += 1
-        tl.store(out, total)
+    def _patch_index(tensor: Any, scope: Any) -> None:
+        """Let Triton 3.6 loop in its interpreter with NumPy 2.5, whose arrays [1] are no numbers."""
+        _patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
-    try:
-        _count[(1,)](*torch.ones(2, 1, dtype=torch.int32, device=DEVICE))
-        HAS_TRITON = True
-    except InterpreterError:  # of a Triton that cannot loop with this NumPy
-        HAS_TRITON = False
+    interpreter._patch_lang_tensor = _patch_index
 
-NEEDS_TRITON = pytest.mark.skipif(not HAS_TRITON, reason="Triton is missing, or its interpreter cannot loop with this NumPy")
+NEEDS_TRITON = pytest.mark.skipif(not HAS_TRITON, reason="Triton is missing")
 IMPLEMENTATIONS: dict[str, Run] = {"tensors": by_tensors, "c": in_c, "triton": by_triton}
 ALL = ["tensors", "c", pytest.param("triton", marks=NEEDS_TRITON)]
 KERNELS = ALL[1:]

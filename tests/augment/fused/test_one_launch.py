@@ -22,7 +22,8 @@ pytest.importorskip("triton")
 from augment.fused import cuda, layouts, triton_draws, triton_images, triton_random  # noqa: E402
 
 SUBJECTS: dict[str, Sequence[Op]] = {
-    **{name: resolve(name, 8) for name in ("none", "crop_flip_cutout", "d2l", "crop_jitter", "autoaugment", "randaugment")},
+    **{name: resolve(name, 8) for name in ("none", "airbench", "crop_flip_cutout", "d2l", "crop_jitter")},
+    **{name: resolve(name, 8) for name in ("autoaugment", "randaugment")},
     "warps": [ops.Affine(), ops.RandomErasing(), ops.Perspective(), ops.GaussianBlur(), ops.VerticalFlip(), ops.Rotate()],
     "windows": [ops.RandomResizedCrop(size=6), ops.HorizontalFlip(), ops.Grayscale(), ops.RandomCrop(size=7)],
     "nothing read": [ops.TrivialAugmentWide(), ops.CenterCrop(size=5)],

@@ -39,6 +39,8 @@ def shape(recipe: Sequence[Op]) -> list[str]:
         ("none", ["+"]),
         ("flip", ["m+"]),
         ("crop_flip_cutout", ["mm++"]),
+        ("airbench", ["mm+"]),
+        ([ops.ReflectCrop(size=20), ops.CutMix(), ops.Normalize()], ["m", "*+"]),  # mixing mirrors no border
         ("d2l", ["m+", "*+"]),  # values change before the resampling
         ("imagenet", ["*m+"]),
         ("imagenet_eval", ["*", "m+"]),  # a crop sees the resized image's own edge
