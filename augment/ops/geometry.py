@@ -85,9 +85,8 @@ def _draw_position(op: Any, draws: Any) -> Drawn:
 
 def _crop(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
     start = ndd.stack(drawn["top"], drawn["left"]) - op.padding
-    return ndd.slice(
-        images, start=start, shape=[op.size] * 2, axes=[0, 1], out_of_bounds_policy="pad", fill_values=0
-    )  # fmt: skip
+    policy = {"constant": "pad", "reflect": "reflect_101"}[op.padding_mode]
+    return ndd.slice(images, start=start, shape=[op.size] * 2, axes=[0, 1], out_of_bounds_policy=policy, fill_values=0)
 
 
 @op
@@ -114,7 +113,7 @@ class RandomCrop(Op):
             "TritonRandomCrop", lambda op: {"size": op.size}, (1, 1), renamed={"size": "crop_size"},
             refuses=lambda op: "it crops without padding, so padding must be 0" if op.padding else None,
         )
-        | dali(_crop, _draw_position, lambda op: None if op.padding_mode == "constant" else "DALI reflects no border")
+        | dali(_crop, _draw_position)
         | dali_torchvision(
             "RandomCrop", lambda op, white: {"size": op.size, "padding": op.padding or None, "padding_mode": op.padding_mode},
             top=lambda drawn: np.floor(drawn["0"]), left=lambda drawn: np.floor(drawn["1"]),

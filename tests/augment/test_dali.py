@@ -16,6 +16,7 @@ EXACT: tuple[str, ...] = (
     "HorizontalFlip",
     "VerticalFlip",
     "RandomCrop",
+    "ReflectCrop",
     "RandomResizedCrop",
     "Rotate",
     "CenterCrop",
@@ -73,7 +74,10 @@ def test_its_own_resized_crop_is_a_resize_of_the_window() -> None:
 IN_A_GRAPH = {
     "RandomResizedCrop": ("close", BESIDE),
     "Resize": ("close", REPEATED),
-    **dict.fromkeys(("HorizontalFlip", "VerticalFlip", "RandomCrop", "CenterCrop", "GaussianBlur", "Normalize"), ("exact", "")),
+    **dict.fromkeys(
+        ("HorizontalFlip", "VerticalFlip", "RandomCrop", "ReflectCrop", "CenterCrop", "GaussianBlur", "Normalize"),
+        ("exact", ""),
+    ),
 }
 
 
