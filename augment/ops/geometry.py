@@ -24,6 +24,7 @@ BILINEAR = InterpolationMode.BILINEAR
 NEAREST = InterpolationMode.NEAREST
 ODD_MARGIN = "half of an odd margin is rounded down, not to an even number"
 REPEATED = "antialias repeats the border pixels, torchvision weighs those inside alone"
+NO_REFLECTION = "DALI's slice and crop pad with a constant only (out_of_bounds_policy)"
 BORDERS = {"constant": 0, "reflect": 4}
 """cv2.BORDER_CONSTANT and cv2.BORDER_REFLECT_101, without importing it."""
 PIL_BORDER = "the border is not blended with the black outside"
@@ -51,7 +52,9 @@ class HorizontalFlip(ChanceOp):
 class AlternatingFlip(HorizontalFlip):
     """``HorizontalFlip`` for each batch alone. In training, an image that is mirrored in one epoch is not in the next one.
 
-    The trainer's feed, which knows images and epochs, mirrors them itself and builds a recipe without this op.
+    The feed of small images knows images and epochs: it mirrors them before the recipe, which it builds without this op. So
+    the trainer's flip is no part of a fused pass, and has a draw for each image on every backend. Photographs and cases
+    outside of training get the plain random flip.
     """
 
 
@@ -110,7 +113,7 @@ class RandomCrop(Op):
             "TritonRandomCrop", lambda op: {"size": op.size}, (1, 1), renamed={"size": "crop_size"},
             refuses=lambda op: "it crops without padding, so padding must be 0" if op.padding else None,
         )
-        | dali(_crop, _draw_position, lambda op: None if op.padding_mode == "constant" else "DALI reflects no border")
+        | dali(_crop, _draw_position, lambda op: None if op.padding_mode == "constant" else NO_REFLECTION)
         | albumentations(
             lambda A, op, white: [A.Pad(op.padding, border_mode=BORDERS[op.padding_mode]), A.RandomCrop(op.size, op.size)],
             top=("crop_coords", 1), left=("crop_coords", 0),
@@ -132,7 +135,7 @@ class ReflectCrop(RandomCrop):
     """``RandomCrop`` of an image whose ``padding`` pixels on every side mirror the image; its edge is not repeated."""
 
     padding_mode = "reflect"
-    setting = lambda size: {"size": size, "padding": size // 16}
+    setting = lambda size: {"size": size, "padding": max(size // 16, 1)}
     fused = kinds.Crop(is_reflected=True)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
