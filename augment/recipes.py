@@ -23,7 +23,7 @@ RECIPES: dict[str, Callable[[int], tuple[Op, ...]]] = {
     "flip": lambda size: (HorizontalFlip(), Normalize()),
     "crop_flip": lambda size: (*_crop_flip(size), Normalize()),
     "crop_flip_cutout": lambda size: (*_crop_flip(size), Cutout(), Normalize()),
-    "airbench": lambda size: (ReflectCrop(size=size, padding=max(size // 16, 1)), AlternatingFlip(), Normalize()),
+    "airbench": lambda size: (ReflectCrop.at(size), AlternatingFlip(), Normalize()),
     "crop_jitter": lambda size: (
         RandomCrop(size=max(size * 7 // 8, 1), padding=0),
         HorizontalFlip(),

@@ -179,7 +179,8 @@ ACCELERATOR: dict[PresetName, Preset] = {
         audits_device=True, model="resnet18", width=64, max_train=None, max_test=None, throughput_seconds=1.5,
         throughput_rounds=2, throughput_recipes=("crop_flip", "randaugment", "d2l"), throughput_workers=(8,),
         throughput_backends=("torchvision", "kornia", "fused"), throughput_batch_sizes=(256, 1024),
-        settings=PRESETS["standard"], epochs=10, recipes=(PRESETS["fast"].recipe,), seeds=(0, 1, 2), timed=PRESETS["fast"],
+        settings=PRESETS["standard"], epochs=10, recipes=(PRESETS["fast"].recipe, "airbench"), seeds=(0, 1, 2),
+        timed=PRESETS["fast"],
         sweep_recipes=MORE, sweep_seeds=16, parts=GPU_PARTS, minutes=8, shares=GPU_SHARES, pipeline=MANY_FILES,
     ),
 }  # fmt: skip

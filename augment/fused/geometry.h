@@ -107,7 +107,7 @@ static void read_mirrored(Image from, Axis rows, Axis columns, int height, int w
  * ``normal``, for bytes: gain and bias of each channel, applied on the way. */
 static void read_image(Image from, Axis rows, Axis columns, int height, int width, float *to, int64_t apart, int stride,
                        const float *normal) {
-    if (columns.is_reflected) {
+    if (columns.is_reflected) { /* a crop moves both axes */
         read_mirrored(from, rows, columns, height, width, to, apart, stride, normal);
         return;
     }

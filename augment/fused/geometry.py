@@ -15,7 +15,7 @@ from torch.nn.functional import grid_sample, interpolate, pad
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, size: int, padding: int, *, is_reflected: bool = False) -> Tensor:
-    """X"""
+    """Cut a square at ``top``, ``left`` int64 [B] of images padded with black, or mirrored, pixels: [B, 3, size, size]."""
     batch, channels, height, width = images.shape
     pixels = torch.arange(size, device=images.device) - padding
     y, x = top[:, None] + pixels, left[:, None] + pixels

@@ -54,7 +54,9 @@ class HorizontalFlip(ChanceOp):
 class AlternatingFlip(HorizontalFlip):
     """``HorizontalFlip`` for each batch alone. In training, an image that is mirrored in one epoch is not in the next one.
 
-    The trainer's feed, which knows images and epochs, mirrors them itself and builds a recipe without this op.
+    The feed of small images knows images and epochs: it mirrors them before the recipe, which it builds without this op. So
+    the trainer's flip is no part of a fused pass, and has a draw for each image on every backend. Photographs and cases
+    outside of training get the plain random flip.
     """
 
 
@@ -139,7 +141,7 @@ class ReflectCrop(RandomCrop):
     """``RandomCrop`` of an image whose ``padding`` pixels on every side mirror the image; its edge is not repeated."""
 
     padding_mode = "reflect"
-    setting = lambda size: {"size": size, "padding": size // 16}
+    setting = lambda size: {"size": size, "padding": max(size // 16, 1)}
     fused = kinds.Crop(is_reflected=True)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:

@@ -9,6 +9,7 @@ and backend, so that the difference of two such runs holds less chance than eith
 
 import contextlib
 import dataclasses
+import math
 import multiprocessing
 import os
 import sys
@@ -263,14 +264,17 @@ def sweep_job(
     cases: Sequence[Accuracy], base: TrainConfig, dataset: "Dataset", device: str, *, baseline: str | None, at_once: int
 ) -> Job:
     """Return the job that trains the cases in this process, one of ``at_once`` that do so side by side."""
-    train = train_in_turn(dataset)
+    train, ended = train_in_turn(dataset), math.nan
     shared = {name: value for name, value in base.as_record().items() if name not in UNSHARED}
 
     def measure(case: Accuracy) -> Accuracy:
         config = dataclasses.replace(base, **{name: getattr(case, name) for name in VARIED})
-        start = time.perf_counter()
+        nonlocal ended
+        start, before, ended = time.perf_counter(), ended, math.nan  # of a failed case nothing is known
         result = train(config)
-        return fill(case, result, cells_at_once=at_once, cell_s=time.perf_counter() - start)
+        ended = time.perf_counter()
+        between_s = None if math.isnan(before) else ended - before - result.train_s - result.evaluation_s
+        return fill(case, result, cells_at_once=at_once, cell_s=ended - start, between_s=between_s)
 
     @contextlib.contextmanager
     def opened(folder: Path) -> Iterator[Measure]:

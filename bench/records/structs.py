@@ -470,6 +470,8 @@ class Accuracy(Loop, frozen=True, kw_only=True):
     """Trainings of a sweep that ran side by side."""
     cell_s: Amount | None = None
     """Seconds of the training, evaluation and all."""
+    between_s: Amount | None = None
+    """Seconds from the end of the process's case before, of which training and evaluation took none; None for its first."""
 
 
 class Tuning(Training, frozen=True, kw_only=True):

@@ -155,6 +155,13 @@ def test_parts_share_the_time_and_one_that_fails_leaves_the_others(tmp_path: Pat
     assert reports == [folder]
     assert "grid ended early (exit code 3)" in console.export_text()
     assert (tmp_path / "run.tar.gz").exists()
+    parts.ends["grid"] = (10.0, -signal.SIGKILL)  # kill -9, or a driver that takes the process with it
+    parts.budgets.clear()
+    killed = replace(options, results=tmp_path / "killed")
+    assert run(killed, console, reports.append) == tmp_path / "killed"
+    assert list(parts.budgets) == ["tests", "grid", "sweep"]
+    assert "grid ended early (exit code -9); what it measured is kept" in console.export_text()
+    assert reports.pop() == tmp_path / "killed"
     parts.ends["grid"] = (40.0, 0)
     with pytest.raises(ValueError, match="it holds no run"):
         run(replace(options, resume=True), console, reports.append)

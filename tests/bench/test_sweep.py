@@ -18,7 +18,7 @@ from rich.console import Console
 from bench import cli
 from bench.jobs import sweep as module
 from bench.jobs.sweep import Share, SweepOptions, case_config, give_device, run_worker, sweep
-from bench.jobs.sweep_table import print_table
+from bench.jobs.sweep_table import pace, print_table
 from bench.records import PLAN, RECORDS, Accuracy, Plan, load_run, read, write
 from training import distributed, loop
 from training.config import TrainConfig
@@ -69,6 +69,9 @@ def test_a_sweep_leaves_records_a_table_and_can_be_extended(tmp_path: Path) -> N
     assert str(tmp_path) not in (folder / PLAN).read_text() + (folder / RECORDS).read_text()  # no path of the machine
     assert not (folder / "claims").exists()
     assert all(part in text for part in ("none@fused", "crop_flip@fused", "baseline", "report: page"))
+    assert [r.between_s is None for r in first] == [True, False, False, False]  # nothing is before the first case
+    assert all(0 < (r.between_s or 1) < 60 for r in first)
+    assert "(n = 3); 12 recipes x 16 seeds would take about" in text
     again, _ = run(tmp_path, resume=True)
     assert again == first
     more, text = run(tmp_path, resume=True, seeds=3, recipes=("none", "crop_flip", "flip"))
@@ -79,6 +82,15 @@ def test_a_sweep_leaves_records_a_table_and_can_be_extended(tmp_path: Path) -> N
     plan = load_run(folder).plan
     assert plan is not None
     assert len(plan.cases) == 9
+
+
+def test_the_time_of_a_whole_table_is_projected_from_cases_that_followed_another() -> None:
+    """192 cases of 0.5 + 3.5 + 1 s, two at a time: 8 minutes. The first case of a process compiles, and does not count."""
+    first = Accuracy(status="not_run", train_s=3.5, evaluation_s=1.0, warm_up_s=60.0, cells_at_once=2)
+    later = [msgspec.structs.replace(first, seed=seed, between_s=0.5) for seed in (1, 2)]
+    words = "between two cases: median 0.5 s, at most 0.5 s (n = 2); 12 recipes x 16 seeds would take about 8 min here"
+    assert pace([first, *later]) == words
+    assert pace([first]) == ""
 
 
 @pytest.mark.parametrize("seed", [0, 3])

@@ -1,5 +1,6 @@
 """A step as one CUDA graph: on a CPU with a recorder that runs the call anew at each replay, on a GPU for real."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training import graph, trainer
+from training import distributed, graph, trainer
 from training.checkpoint import load
 from training.config import TrainConfig, validate
 from training.data import Dataset
@@ -141,6 +142,31 @@ def test_a_capture_that_fails_is_one_line_and_the_run_goes_on(
 
 
 @pytest.mark.usefixtures("_on_a_cpu")
+def test_batches_of_changing_shapes_run_eagerly_between_replays(
+    sgd: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loader that yields 48, 20, 48 and 7 images, then 48 of another size: only full batches fit what is captured."""
+    batches = [(shapes.train.images[:n], shapes.train.labels[:n]) for n in (48, 20, 48, 7, 48)]
+    batches[-1] = batches[-1][0][..., :12], batches[-1][1]
+    with open_trainer(replace(sgd, augment_on="none"), shapes) as current:
+        current.warm_up()
+        eager: list[int] = []
+        train_on = current._train_on
+
+        def watch(batch: Any, *rest: Any) -> None:
+            eager.append(len(batch[0]))
+            train_on(batch, *rest)
+
+        monkeypatch.setattr(current, "_train_on", watch)
+        totals = Totals()
+        for batch in batches:
+            current.step(batch, totals)
+        assert eager == [20, 7, 48]
+        loss, _, examples = totals.read(current.ranks)
+        assert (examples, math.isfinite(loss)) == (48 + 20 + 48 + 7 + 48, True)
+
+
+@pytest.mark.usefixtures("_on_a_cpu")
 def test_throughput_is_measured_of_replays(sgd: TrainConfig, shapes: Dataset) -> None:
     for change in ({"augment_on": "frozen"}, {"resident": True}):
         result = measure_throughput(replace(sgd, **change), shapes, steps=3)
@@ -172,9 +198,16 @@ def test_a_kept_trainer_trains_as_a_new_one_bit_for_bit(
     assert cache.trainer is not kept[0], "another model is another trainer"
 
 
-def test_a_graph_where_there_can_be_none_is_one_line(sgd: TrainConfig) -> None:
+def test_a_graph_where_there_can_be_none_is_one_line(sgd: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"^a graph needs one CUDA device and one process, not 1 of cpu: take --graph auto$"):
         validate(replace(sgd, graph="on"))
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "visible_devices", lambda name: [torch.device("cuda", i) for i in range(4)])
+        patch.setattr(distributed, "resolve_device", lambda name: torch.device("cuda", 0))
+        with pytest.raises(
+            ValueError, match=r"^a graph needs one CUDA device and one process, not 4 of cuda: take --graph auto$"
+        ):
+            validate(replace(sgd, graph="on", device="cuda"))
     with pytest.raises(ValueError, match="unknown graph 'maybe'; known: auto, on, off"):
         validate(replace(sgd, graph="maybe"))  # type: ignore[arg-type]
 
