@@ -330,7 +330,7 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(FinetuneOptions):
-    """Fine-tune a network on photographs; or compare what to train over seeds, or measure where the time goes by placement.
+    """Fine-tune a network on photographs, or compare what to train over seeds.
 
     Exit code 1 if one of several runs failed.
     """
@@ -340,14 +340,10 @@ class Finetune(FinetuneOptions):
         from bench.jobs import finetune
 
         report = reporter(console)
-        if self.compare and self.split:
-            raise ValueError("--compare and --split are two measurements: ask for one at a time")
-        if (self.seeds is not None and not self.compare) or (self.rounds is not None and not self.split):
-            raise ValueError("--seeds goes with --compare, and --rounds with --split")
+        if self.seeds is not None and not self.compare:
+            raise ValueError("--seeds goes with --compare")
         if self.compare:
             finish(finetune.compare(self, console, report), "finetune")
-        if self.split:
-            finish(finetune.split(self, console, report), "photographs")
         finetune.run_one(self, console, report)
 
 

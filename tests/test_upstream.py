@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PAGE = (Path(__file__).parent.parent / "docs" / "upstream.md").read_text()
-FAULTS = re.findall(r"## (\w+) ([\d.]+): [^\n]*\n.*?```python\n(.*?)```", PAGE, re.DOTALL)
+FAULTS = re.findall(r"## ([\w-]+) ([\d.]+): [^\n]*\n.*?```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.parametrize(("package", "release", "code"), FAULTS, ids=[name for name, _, _ in FAULTS])

@@ -9,6 +9,7 @@ import pkgutil
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from typing import Any
 
 import torch
@@ -141,6 +142,14 @@ def fallback_device(backend: str, device: torch.device) -> torch.device:
 def eager_backends(device: torch.device) -> list[str]:
     """Return the backends that are not compiled and can run on their ``fallback_device``."""
     return [b.name for b in BACKENDS.values() if not b.compiled and b.why_not(fallback_device(b.name, device)) is None]
+
+
+@functools.cache
+def installed_version(beginning: str) -> str | None:
+    """Return the version of the first installed package whose name begins so, as of those named after a CUDA release."""
+    return next(
+        (found.version for found in distributions() if (found.metadata["Name"] or "").lower().startswith(beginning)), None
+    )
 
 
 @functools.cache

@@ -10,14 +10,13 @@ import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import distributions
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from augment.backends import StepBackend, warn_untested
+from augment.backends import StepBackend, installed_version, warn_untested
 from augment.distributions import Chance, Jitter, Uniform
 from augment.op import Cell, Op
 from augment.pipeline import Runner, Step
@@ -26,6 +25,7 @@ from augment.replay import Columns
 SERIES = "2.4"
 """Releases that this file is tested with; others run after one warning."""
 INSTALL = "pip install -e '.[dali]'"
+installed = functools.partial(installed_version, "nvidia-dali-cuda")
 BYTES = 255.0
 TRIES = 10
 """Windows that are tried before the fallback, as in torchvision."""
@@ -38,13 +38,6 @@ Drawn = dict[str, Any]
 def library() -> Any:
     """Return DALI's dynamic mode. Raises ImportError without it."""
     return importlib.import_module("nvidia.dali.experimental.dynamic")
-
-
-@functools.cache
-def installed() -> str | None:
-    """Return the version of the installed package, which is named after its CUDA release; None without one."""
-    names = ((found.metadata["Name"] or "", found.version) for found in distributions())
-    return next((version for name, version in names if name.lower().startswith("nvidia-dali-cuda")), None)
 
 
 def why_not(device: torch.device) -> str | None:

@@ -17,12 +17,20 @@ from augment.op import Builder, Cell, Op, Read
 from augment.pipeline import Runner, Step, run_batched, run_compiled, split_at_mixing
 from augment.replay import Columns, NoRoute, stack_draws
 
+Refuses = Callable[[Any], str | None]
+"""(op) -> reason why a library lacks the op with these parameters, or None."""
+CVCUDA_MIXES_NOTHING: tuple[Refuses, Refuses] = (lambda op: None, lambda op: "its Compose has no arithmetic between images")
+"""PIL takes the op, CV-CUDA does not."""
+
 
 def torchvision(
-    build: Builder, pil_refuses: Callable[[Any], str | None] = lambda op: None, /, **reads: Read
+    build: Builder, pil: Refuses = lambda op: None, cvcuda: Refuses = lambda op: None, /, **reads: Read
 ) -> dict[str, Cell]:
-    """Return cells for tensors and PIL images: torchvision's v2 classes take both. ``reads`` are keys of ``make_params``."""
-    return {"pil": Cell(build, reads, pil_refuses), "torchvision": Cell(build, reads)}
+    """Return cells for tensors, PIL images and CV-CUDA, which take torchvision's v2 classes; the last two may refuse an op.
+
+    ``reads`` are keys of ``make_params``.
+    """
+    return {"pil": Cell(build, reads, pil), "torchvision": Cell(build, reads), "cvcuda": Cell(build, reads, cvcuda)}
 
 
 def run_image_by_image(steps: Sequence[Step]) -> Runner:
@@ -60,13 +68,17 @@ class TorchvisionRecorder:
         self._op, self._module = op, module
         self._calls: list[_Call] = []
         self._has_pixels = True
-        module.register_forward_pre_hook(lambda module, inputs: self._calls.append(_Call(v2.functional.get_size(inputs[0]))))
+        module.register_forward_pre_hook(lambda module, inputs: self.open_call(inputs))
         if isinstance(module, v2.RandomApply):
             self._wrap_random_apply(module)
         else:
             self._wrap_parameters(module)
         if hasattr(module, "_apply_image_or_video_transform"):
             self._wrap_policy(module)
+
+    def open_call(self, inputs: Sequence[Any]) -> None:
+        """Start the record of a call on these images."""
+        self._calls.append(_Call(v2.functional.get_size(inputs[0])))
 
     def _wrap_parameters(self, module: Any) -> None:
         make, transform = module.make_params, module.transform
@@ -105,7 +117,7 @@ class TorchvisionRecorder:
             self._calls[-1].ops.append((transform_id, float(magnitude), image))
             result = apply(image, transform_id, magnitude, *args, **kwargs) if self._has_pixels else image
             # AugMix's chains are told apart by which object an op is given, so no op may return its input itself.
-            return result.view_as(result) if result is image and isinstance(image, Tensor) else result
+            return result.view_as(result) if result is image and sample is not None and isinstance(image, Tensor) else result
 
         def record_weights(params: Tensor) -> Tensor:
             weights: Tensor = sample(params)

@@ -211,23 +211,37 @@ def clamped(place, side: tl.constexpr):
 
 
 @triton.jit
+def near_weight(place, centre, reach, length):
+    """Return the weight of a neighbour along one axis, 0 outside the window."""
+    weight = tl.maximum(1 - tl.abs((place + 0.5 - centre) / reach), 0.0)
+    return tl.where((place >= 0) & (place < length), weight, 0.0)
+
+
+@triton.jit
+def total_weight(first, centre, reach, count, length):
+    total = first * 0
+    for n in range(count):
+        total += near_weight(first + n, centre, reach, length)
+    return total
+
+
+@triton.jit
 def resized(frame, top, left, height, width, y, x, mask, record: tl.constexpr, antialias: tl.constexpr):
     """Resize a window of the moved image as ``geometry.resized_crop``, with as many neighbours as each window needs."""
     first_y, centre_y, reach_y, count_y = neighbours(height, y, size(record, "out_height"), antialias)
     first_x, centre_x, reach_x, count_x = neighbours(width, x, size(record, "out_width"), antialias)
-    red, green, blue, total = first_x * 0, first_x * 0, first_x * 0, first_x * 0
+    # Not summed beside the pixels: each neighbour's weight would change hands between threads, behind two barriers.
+    total = total_weight(first_y, centre_y, reach_y, count_y, height)
+    total *= total_weight(first_x, centre_x, reach_x, count_x, width)
+    red, green, blue = first_x * 0, first_x * 0, first_x * 0
     for i in range(count_y):
-        place_y = first_y + i
-        weight_y = tl.maximum(1 - tl.abs((place_y + 0.5 - centre_y) / reach_y), 0.0)
-        weight_y = tl.where((place_y >= 0) & (place_y < height), weight_y, 0.0)
-        near_y = clamped(place_y + top, size(record, "moved_height"))
+        weight_y = near_weight(first_y + i, centre_y, reach_y, height)
+        near_y = clamped(first_y + i + top, size(record, "moved_height"))
         for j in range(count_x):
-            place_x = first_x + j
-            weight = tl.maximum(1 - tl.abs((place_x + 0.5 - centre_x) / reach_x), 0.0)
-            weight = tl.where((place_x >= 0) & (place_x < width), weight, 0.0) * weight_y
-            near_x = clamped(place_x + left, size(record, "moved_width"))  # cheaper than a mask: weights are 0 outside
+            weight = near_weight(first_x + j, centre_x, reach_x, width) * weight_y
+            near_x = clamped(first_x + j + left, size(record, "moved_width"))  # cheaper than a mask: weights are 0 outside
             r, g, b = inner_pixel(frame, near_y, near_x, None, record)
-            red, green, blue, total = red + r * weight, green + g * weight, blue + b * weight, total + weight
+            red, green, blue = red + r * weight, green + g * weight, blue + b * weight
     total = tl.where(mask, total, 1.0)
     return red / total, green / total, blue / total
 

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from augment.backends.albumentations import albumentations
 from augment.backends.dali import clamp, contrast, dali, unit
+from augment.backends.dali_torchvision import PIL_ONLY, dali_torchvision
 from augment.backends.kornia import Clamp, kornia
 from augment.backends.torchvision import torchvision
 from augment.backends.triton_augment import triton_augment
@@ -110,6 +111,7 @@ def _jitter_cells(name: str, place: int) -> dict[str, Cell]:
         | kornia(_build_jitter(K, name), factor=f"{name}_factor")
         | triton_augment("TritonColorJitter", lambda op: {name: (op.low, op.high)}, (place, place), factor=f"{name}_factor")
         | _factor_with_dali(name)
+        | PIL_ONLY
         | _factor_with_albumentations(name)
     )
 
@@ -173,6 +175,7 @@ class Hue(FactorOp):
         torchvision_jitter("hue")
         | kornia(_build_jitter(K, "hue"), factor="hue_factor")
         | _factor_with_dali("hue")
+        | PIL_ONLY
         | _factor_with_albumentations("hue")
     )
     fused = kinds.PointOp("hue", strength="factor")
@@ -246,6 +249,7 @@ class ColorJitter(Op):
             order=lambda args: torch.arange(4).repeat(len(args["contrast_factor"]), 1),  # its order is fixed
         )
         | dali(_jitter_with_dali, order=lambda drawn: np.tile(np.arange(4.0), (len(drawn["hue"]), 1)))
+        | PIL_ONLY
         | albumentations(lambda A, op, white: [A.ColorJitter(**asdict(op), p=1.0)])
     )  # fmt: skip
     fused = kinds.Jitter()
@@ -283,6 +287,7 @@ class Grayscale(ChanceOp):
             applied=lambda args: args.get("grayscale_mask", args.get("grayscale")),
         )
         | dali(lambda ndd, op, images, drawn: ndd.saturation(images, saturation=1 - drawn["applied"]))
+        | PIL_ONLY
         | albumentations(lambda A, op, white: [A.ToGray(p=op.p)])
     )  # fmt: skip
     fused = kinds.PointOp("grayscale")
@@ -436,6 +441,10 @@ def _sigma_of_kernel(params: Drawn) -> float:
     return math.sqrt(0.5 / math.log(middle / below))
 
 
+def _sigma_of_dali(drawn: Drawn) -> Any:
+    return drawn.get("0", math.nan)  # a range of one number is not drawn from
+
+
 @op
 class GaussianBlur(Op):
     """Convolve with a Gaussian of standard deviation in ``sigma`` pixels, cut to ``kernel_size``, borders reflected."""
@@ -449,6 +458,7 @@ class GaussianBlur(Op):
         torchvision(lambda op: v2.GaussianBlur(op.kernel_size, op.sigma), sigma=("sigma", 0))
         | kornia(lambda op: K.RandomGaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0))
         | dali(lambda ndd, op, images, drawn: ndd.gaussian_blur(images, sigma=drawn["sigma"], window_size=op.kernel_size))
+        | dali_torchvision("GaussianBlur", lambda op, white: asdict(op), sigma=_sigma_of_dali)
         | albumentations(
             lambda A, op, white: [A.GaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0)], sigma=_sigma_of_kernel
         )
@@ -486,8 +496,9 @@ class GaussianNoise(Op):
         )
     )
     fused = kinds.Noise()
-    needs_float = ("pil", "torchvision", "dali")
-    lanes = {"torchvision": "per_image"}  # drawn anew for every pixel of the batch
+    needs_float = ("pil", "torchvision", "cvcuda", "dali")
+    lanes = {"torchvision": "per_image", "cvcuda": "per_image"}  # drawn anew for every pixel of the batch
+    differs = {"cvcuda": "the noise does not follow torch.manual_seed"}
     oracle = lambda op, image, drawn: (image + torch.as_tensor(drawn["noise"]).to(image)).clamp(0, 1)
 
 
@@ -508,10 +519,11 @@ class Normalize(Op):
         | kornia(lambda op: K.Normalize(op.mean, op.std))
         | triton_augment("TritonNormalize", lambda op: {"mean": op.mean, "std": op.std}, (7, 7))
         | dali(_normalize_with_dali)
+        | dali_torchvision("Normalize", lambda op, white: {k: [white * x for x in v] for k, v in asdict(op).items()})
         | albumentations(lambda A, op, white: [A.Normalize(op.mean, op.std, max_pixel_value=white)])
     )
     fused = kinds.Normalize()
-    needs_float = ("pil", "torchvision", "fused")
+    needs_float = ("pil", "torchvision", "cvcuda", "fused")
     oracle = lambda op, image, drawn: F.normalize(image, list(op.mean), list(op.std))
 
     def check(self) -> None:

@@ -31,18 +31,17 @@ from augment.ops.colour import (
 )
 from augment.ops.geometry import (
     ALBUMENTATIONS_WINDOW,
+    BESIDE,
     BILINEAR,
     DALI_WINDOW,
     RandomResizedCrop,
     Resize,
     Rotate,
     resize_corners_aligned,
-    resize_repeated,
     window,
 )
 
 ALIGNED = "align_corners=True, no antialias"
-BESIDE = "the filter reads pixels beside the window"
 LINEAR = "bilinear, not the nearest pixel"
 OUTSIDE = "bilinear, and the border pixels repeated outside, not black"
 HSV_SATURATION = "the saturation of HSV is scaled, not a blend with grey"
@@ -104,6 +103,7 @@ class DefaultResize(Resize):
         torchvision(lambda op: v2.Resize(op.size))
         | kornia(lambda op: K.Resize(op.size))
         | dali(lambda ndd, op, images, drawn: ndd.resize(images, resize_shorter=op.size))
+        | {"dali_torchvision": Resize.cells["dali_torchvision"]}
         | albumentations(lambda A, op, white: [A.SmallestMaxSize(op.size)])
     )
     fused = None  # type: ignore[assignment]
@@ -131,6 +131,7 @@ class DefaultRandomResizedCrop(RandomResizedCrop):
             **RandomResizedCrop.cells["kornia"].reads,
         )
         | dali(_random_resized_crop, lambda op, draws: draws.window(op.scale, op.ratio), **DALI_WINDOW)
+        | {"dali_torchvision": RandomResizedCrop.cells["dali_torchvision"]}
         | albumentations(
             lambda A, op, white: [A.RandomResizedCrop((op.size, op.size), op.scale, op.ratio)], **ALBUMENTATIONS_WINDOW
         )
@@ -139,7 +140,6 @@ class DefaultRandomResizedCrop(RandomResizedCrop):
     differs = {**RandomResizedCrop.differs, "kornia": f"{ALIGNED}; the fallback window is not centred", "dali": BESIDE}
     alternatives = {
         ALIGNED: lambda op, image, drawn: resize_corners_aligned(F.crop(image, *window(drawn)), op.size, op.size),
-        BESIDE: lambda op, image, drawn: resize_repeated(image, (op.size, op.size), window(drawn)),
         **RandomResizedCrop.alternatives,
     }
     oracle = lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2)

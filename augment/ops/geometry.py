@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from augment.backends.albumentations import albumentations
 from augment.backends.dali import LINEAR, dali, draw_declared, numbers, warp
+from augment.backends.dali_torchvision import WINDOW, dali_torchvision
 from augment.backends.kornia import kornia, window_reads
 from augment.backends.torchvision import torchvision
 from augment.backends.triton_augment import triton_augment
@@ -24,7 +25,7 @@ BILINEAR = InterpolationMode.BILINEAR
 NEAREST = InterpolationMode.NEAREST
 ODD_MARGIN = "half of an odd margin is rounded down, not to an even number"
 REPEATED = "antialias repeats the border pixels, torchvision weighs those inside alone"
-NO_REFLECTION = "DALI's slice and crop pad with a constant only (out_of_bounds_policy)"
+BESIDE = "the filter reads pixels beside the window"
 BORDERS = {"constant": 0, "reflect": 4}
 """cv2.BORDER_CONSTANT and cv2.BORDER_REFLECT_101, without importing it."""
 PIL_BORDER = "the border is not blended with the black outside"
@@ -42,6 +43,7 @@ class HorizontalFlip(ChanceOp):
             applied=lambda args: args.get("flip_mask", args.get("flip_horizontal")),
         )
         | dali(lambda ndd, op, images, drawn: ndd.flip(images, horizontal=drawn["applied"]))
+        | dali_torchvision("RandomHorizontalFlip", lambda op, white: {"p": op.p}, applied="0")
         | albumentations(lambda A, op, white: [A.HorizontalFlip(p=op.p)])
     )  # fmt: skip
     fused = kinds.Flip(axis=1)
@@ -66,6 +68,7 @@ class VerticalFlip(ChanceOp):
         torchvision(lambda op: v2.RandomVerticalFlip(op.p))
         | kornia(lambda op: K.RandomVerticalFlip(p=op.p))
         | dali(lambda ndd, op, images, drawn: ndd.flip(images, horizontal=0, vertical=drawn["applied"]))
+        | dali_torchvision("RandomVerticalFlip", lambda op, white: {"p": op.p}, applied="0")
         | albumentations(lambda A, op, white: [A.VerticalFlip(p=op.p)])
     )
     fused = kinds.Flip(axis=0)
@@ -84,9 +87,8 @@ def _draw_position(op: Any, draws: Any) -> Drawn:
 
 def _crop(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
     start = ndd.stack(drawn["top"], drawn["left"]) - op.padding
-    return ndd.slice(
-        images, start=start, shape=[op.size] * 2, axes=[0, 1], out_of_bounds_policy="pad", fill_values=0
-    )  # fmt: skip
+    policy = {"constant": "pad", "reflect": "reflect_101"}[op.padding_mode]
+    return ndd.slice(images, start=start, shape=[op.size] * 2, axes=[0, 1], out_of_bounds_policy=policy, fill_values=0)
 
 
 @op
@@ -113,7 +115,11 @@ class RandomCrop(Op):
             "TritonRandomCrop", lambda op: {"size": op.size}, (1, 1), renamed={"size": "crop_size"},
             refuses=lambda op: "it crops without padding, so padding must be 0" if op.padding else None,
         )
-        | dali(_crop, _draw_position, lambda op: None if op.padding_mode == "constant" else NO_REFLECTION)
+        | dali(_crop, _draw_position)
+        | dali_torchvision(
+            "RandomCrop", lambda op, white: {"size": op.size, "padding": op.padding or None, "padding_mode": op.padding_mode},
+            top=lambda drawn: np.floor(drawn["0"]), left=lambda drawn: np.floor(drawn["1"]),
+        )
         | albumentations(
             lambda A, op, white: [A.Pad(op.padding, border_mode=BORDERS[op.padding_mode]), A.RandomCrop(op.size, op.size)],
             top=("crop_coords", 1), left=("crop_coords", 0),
@@ -210,6 +216,11 @@ class RandomResizedCrop(Op):
             **window_reads(_corners),
         )
         | dali(_resized_crop, lambda op, draws: draws.window(op.scale, op.ratio), **DALI_WINDOW)
+        | dali_torchvision(
+            "RandomResizedCrop",
+            lambda op, white: {"size": op.size, "scale": op.scale, "ratio": op.ratio, "antialias": op.antialias},
+            **WINDOW,
+        )
         | albumentations(
             lambda A, op, white: [A.RandomResizedCrop((op.size, op.size), op.scale, op.ratio, interpolation=1)],
             **ALBUMENTATIONS_WINDOW,
@@ -220,8 +231,10 @@ class RandomResizedCrop(Op):
         "kornia": "no antialias; the fallback window is not centred",
         "albumentations": "no antialias",
         "dali": REPEATED,
+        "dali_torchvision": BESIDE,
     }
     alternatives = {
+        BESIDE: lambda op, image, drawn: resize_repeated(image, (op.size, op.size), window(drawn)),
         "no antialias": lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2, BILINEAR, False),
         REPEATED: lambda op, image, drawn: resize_repeated(F.crop(image, *window(drawn)), (op.size, op.size)),
         "align_corners": lambda op, image, drawn: resize_corners_aligned(F.crop(image, *window(drawn)), op.size, op.size),
@@ -419,6 +432,7 @@ class Resize(Op):
                 images, size=op.output_size(*images.shape[0][:2]), interp_type=LINEAR, antialias=op.antialias
             )
         )
+        | dali_torchvision("Resize", lambda op, white: {"size": op.size, "antialias": op.antialias})
         | albumentations(lambda A, op, white: [A.SmallestMaxSize(op.size, interpolation=1)])
     )
     fused = kinds.Resize()
@@ -426,6 +440,7 @@ class Resize(Op):
         "kornia": "antialias blurs with a Gaussian, torchvision integrates a triangle",
         "albumentations": "no antialias",
         "dali": REPEATED,
+        "dali_torchvision": REPEATED,
     }
     alternatives = {
         "no antialias": lambda op, image, drawn: F.resize(image, [op.size], BILINEAR, antialias=False),
@@ -453,6 +468,7 @@ class CenterCrop(Op):
         | kornia(lambda op: K.CenterCrop(op.size))
         | triton_augment("TritonCenterCrop", lambda op: {"size": op.size})
         | dali(lambda ndd, op, images, drawn: ndd.crop(images, crop=[op.size] * 2, out_of_bounds_policy="pad"))
+        | dali_torchvision("CenterCrop", lambda op, white: {"size": op.size})
         | albumentations(lambda A, op, white: [A.CenterCrop(op.size, op.size, pad_if_needed=True)])
     )
     fused = kinds.CenterCrop()

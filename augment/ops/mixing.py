@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from augment.backends.kornia import KorniaMix, kornia, window_reads
-from augment.backends.torchvision import torchvision
+from augment.backends.torchvision import CVCUDA_MIXES_NOTHING, torchvision
 from augment.distributions import Beta, Box
 from augment.fused import kinds
 from augment.op import Drawn, Op, op
@@ -49,7 +49,7 @@ class MixUp(MixingOp):
     alpha: float = 1.0
 
     draws = (Beta(),)
-    cells = torchvision(lambda op, classes: v2.MixUp(alpha=op.alpha, num_classes=classes)) | kornia(
+    cells = torchvision(lambda op, classes: v2.MixUp(alpha=op.alpha, num_classes=classes), *CVCUDA_MIXES_NOTHING) | kornia(
         lambda op, classes: KorniaMix(
             K.RandomMixUpV2(lambda_val=(0.0, 1.0), data_keys=["input", "class"]), classes, weight_of_partner=True
         ),
@@ -92,6 +92,7 @@ class CutMix(MixingOp):
     draws = (Box(),)
     cells = torchvision(
         lambda op, classes: v2.CutMix(alpha=op.alpha, num_classes=classes),
+        *CVCUDA_MIXES_NOTHING,
         left=lambda params: Edges(*params["box"]).left,
         top=lambda params: Edges(*params["box"]).top,
         width=lambda params: Edges(*params["box"]).right - Edges(*params["box"]).left,

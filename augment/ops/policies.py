@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from augment.backends.kornia import kornia
-from augment.backends.torchvision import torchvision
+from augment.backends.torchvision import CVCUDA_MIXES_NOTHING, torchvision
 from augment.distributions import Chains, Choice, MixtureWeights, Pair
 from augment.fused import kinds
 from augment.op import Drawn, Op, op
@@ -115,7 +115,8 @@ class AugMix(Op):
     limits = {"severity": (1, 10), "width": (1, math.inf), "alpha": (1e-6, math.inf)}
     draws = (Chains(), MixtureWeights())
     cells = torchvision(
-        lambda op: v2.AugMix(severity=op.severity, mixture_width=op.width, alpha=op.alpha, interpolation=BILINEAR)
+        lambda op: v2.AugMix(severity=op.severity, mixture_width=op.width, alpha=op.alpha, interpolation=BILINEAR),
+        *CVCUDA_MIXES_NOTHING,
     )
     fused = kinds.AugMix()
     has_thresholds = True

@@ -5,20 +5,22 @@ process. An arm without one of its stages is the same list with that stage's rec
 """
 
 import functools
+import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from augment import BACKENDS, OPS, RECIPES, Op, build
-from augment.ops import RandomResizedCrop
+from augment.ops import HorizontalFlip, Normalize, RandomResizedCrop
 from bench.jobs.photoset import PhotoSet
+from bench.records import counted
 from training.photofeed import NORMALIZE, Decode, Read, Stage, WindowPipeline, fetch_stages, prepared_size, training_ops
 from training.sources.cache import load_cached
 from training.sources.decode import decode as decode_square
@@ -159,6 +161,59 @@ class PackedArm(Arm):
         return None
 
 
+@dataclass(frozen=True, kw_only=True)
+class DaliArm(Arm):
+    """DALI's graph from the bytes of files to batches, as for ImageNet, in as many threads as PyTorch; workers only read."""
+
+    def chain(self, work: Work) -> Chain:
+        if [type(op) for op in work.ops] != [RandomResizedCrop, HorizontalFlip, Normalize]:
+            raise ValueError("its graph is RandomResizedCrop, HorizontalFlip and Normalize: choose the recipe imagenet")
+        if work.photographs.odd:
+            raise ValueError(
+                f"{counted(len(work.photographs.odd), 'file')} cannot be decoded by DALI's graph: leave odd files out"
+            )
+        graph = DaliGraph(work.ops, work.device, work.dtype)
+        return Chain({"read": Read(work.photographs.files), "collate": as_batch}, {"graph": graph})
+
+    def missing(self) -> str | None:
+        return BACKENDS["dali"].why_not(torch.device("cpu"))
+
+
+@dataclass
+class DaliGraph:
+    """Decode the window alone, resize, mirror and normalise it in one DALI pipeline, built at the first batch."""
+
+    ops: tuple[Op, ...]
+    device: torch.device
+    dtype: torch.dtype
+    _pipe: Any = None
+
+    def __call__(self, items: tuple[Sequence[bytes], Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
+        self._pipe = self._pipe or self._build(len(indices))
+        self._pipe.feed_input("files", [np.frombuffer(content, np.uint8) for content in items[0]])
+        (images,) = self._pipe.run()
+        return torch.utils.dlpack.from_dlpack(images.as_tensor()).to(self.dtype), torch.empty(NO_WINDOWS)
+
+    def _build(self, batch_size: int) -> Any:
+        dali = importlib.import_module("nvidia.dali")
+        fn, is_cpu, (crop, flip, norm) = dali.fn, self.device.type == "cpu", cast(Any, self.ops)
+        mean, std = ([255 * value for value in values] for values in (norm.mean, norm.std))
+        device_id, seed = None if is_cpu else self.device.index or 0, int(torch.randint(2**31 - 1, ()))
+        pipe = dali.Pipeline(
+            batch_size, torch.get_num_threads(), device_id, seed=seed, prefetch_queue_depth=1, exec_dynamic=True
+        )
+        with pipe:
+            images = fn.decoders.image_random_crop(
+                fn.external_source(name="files", dtype=dali.types.UINT8, ndim=1), device="cpu" if is_cpu else "mixed",
+                random_area=crop.scale, random_aspect_ratio=crop.ratio, num_attempts=10,
+            )  # fmt: skip
+            images = fn.resize(images, size=[crop.size] * 2, interp_type=dali.types.INTERP_LINEAR, antialias=crop.antialias)
+            mirror = fn.random.coin_flip(probability=flip.p)
+            pipe.set_outputs(fn.crop_mirror_normalize(images, mirror=mirror, mean=mean, std=std, output_layout="CHW"))
+        pipe.build()
+        return pipe
+
+
 def collate_sizes(items: Sequence[Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sizes of decoded photographs, int64 [B, 2], in place of a batch."""
     return torch.tensor([image.shape[1:] for image in items]), torch.empty(NO_WINDOWS)
@@ -223,6 +278,7 @@ ARMS: Mapping[str, Arm] = {
         for backend in ("fused", "kornia")
         for decoder in (DECODERS if backend == "fused" else HOST_DECODERS)
     },
+    "dali-dali-device": DaliArm(decoder="dali", backend="dali", augment_on="device"),
     "packed-fused-device": PackedArm(decoder="packed", backend="fused", augment_on="device"),
     **{f"{decoder}-alone": Arm(decoder=decoder) for decoder in DECODERS},
 }

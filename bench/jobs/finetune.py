@@ -1,4 +1,4 @@
-"""``augmark finetune``: one run, a comparison of what is trained over paired seeds, or the split of the time by placement."""
+"""``augmark finetune``: one run, or a comparison of what is trained over paired seeds."""
 
 import contextlib
 import random
@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from bench.jobs.job import Job, JobOptions, Report, fill, once, open_folder, plan_training, reporting, run_job, take
-from bench.records import Finetune, Photographs, append, load_run
+from bench.records import Finetune, append, load_run
 from bench.runner import Measure
 from training.config import FinetuneConfig, validate
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import torch
 
     from training.data import Dataset
-    from training.finetune import FineTuner
     from training.results import EpochStats
 
 UNFINISHED = "unfinished"
@@ -32,7 +31,6 @@ ARMS: tuple[dict[str, Any], ...] = (
     {"mode": "scratch"},
 )
 """Modes that are compared: all layers, the last one alone, the last one on features computed once, and from scratch."""
-SPLIT_BACKENDS = ("fused", "kornia", "torchvision_loop", "pil")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +42,6 @@ class FinetuneOptions(JobOptions):
     """All layers, the last one (with augmentation, and on features computed once) and from scratch, with every seed."""
     seeds: tuple[int, ...] | None = None
     """Seeds of --compare (default: 0 1 2)."""
-    split: bool = False
-    """Time decoding, augmentation and the step in every placement instead."""
-    rounds: int | None = None
-    """Epochs of each placement with --split (default: 3)."""
 
 
 def run_one(options: FinetuneOptions, console: Console, report: Report) -> Path:
@@ -155,69 +149,6 @@ def finetune_resumable(config: FinetuneConfig, dataset: "Dataset", folder: Path)
         return finetune(config, dataset, out=folder, resume=(folder / NAME).exists())[0]
     except BadCheckpoint:  # that of another run
         return finetune(config, dataset, out=folder)[0]
-
-
-# ---- the split of the time --------------------------------------------------------------------------------------------
-
-
-def split(options: FinetuneOptions, console: Console, report: Report) -> Path:
-    """Measure epochs of every placement, as many rounds of each after one to warm up, interleaved, and write the report.
-
-    Returns the run folder. Raises as ``run_one``.
-    """
-    from training.finetune import load_photographs
-
-    config, rounds = options.config, take(options.rounds, 3)
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
-    device = check_configs([config])
-    dataset = load_photographs(config)
-    cases = {plan_tuning(Photographs, placed, dataset, device): placed for placed in placements(config)}
-
-    @contextlib.contextmanager
-    def opened(folder: Path) -> Iterator[Measure]:
-        from training.finetune import FineTuner
-
-        tuners: dict[tuple[Any, ...], FineTuner] = {}
-        configs = {case.case_key: placed for case, placed in cases.items()}
-
-        def measure(case: Photographs) -> Photographs:
-            if case.case_key not in tuners:
-                placed = configs[case.case_key]
-                validate(placed)
-                tuners[case.case_key] = FineTuner(placed, dataset, device)
-                tuners[case.case_key].run_epoch(1, evaluate=False)  # warms up
-            tuner = tuners[case.case_key]
-            return fill_epoch(case, tuner, tuner.run_epoch(case.round + 2, evaluate=False))
-
-        yield measure
-
-    job = finetune_job(list(cases), dataset, device, opened, rounds=rounds)
-    return run_job(job, options, console, report)
-
-
-def placements(config: FinetuneConfig) -> Iterator[FinetuneConfig]:
-    """Yield no augmentation, augmentation on the device and in workers by backend, and without workers."""
-    from augment import BACKENDS
-
-    yield replace(config, augment_on="none", num_workers=0)
-    for backend in SPLIT_BACKENDS:
-        if BACKENDS[backend].on_device:
-            yield replace(config, augment_on="device", backend=backend)
-        yield replace(config, augment_on="workers", backend=backend)
-    yield replace(config, augment_on="device", backend="fused", num_workers=0)
-
-
-def fill_epoch(case: Photographs, tuner: "FineTuner", stats: "EpochStats") -> Photographs:
-    """Return the record of an epoch."""
-    from msgspec.structs import replace as fill_in
-
-    assert stats.split_s is not None
-    return fill_in(
-        case, status="ok", lane=tuner.feed.lane, implementation=tuner.feed.implementation, examples=stats.examples,
-        wall_s=stats.wall_s, split_s=stats.split_s, decode_s=stats.decode_s, worker_augment_s=stats.worker_augment_s,
-        examples_per_s=stats.examples / stats.wall_s, wait_share=stats.split_s["wait"] / stats.wall_s,
-    )  # fmt: skip
 
 
 # ---- cases and display ------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,17 +36,6 @@ RECORDED_BYTES = 3 * 2**30
 MOST_RECORDED = 512
 """Photographs whose results stand in for a stage: an arm without one passes over these alone."""
 CLASSES = 1000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Images of a pass; seconds on the clock, of waiting for workers, and of CPUs; bytes that it adds to the idle process."""
-
-    images: int
-    wall_s: float
-    wait_s: float
-    cpu_s: float
-    host_bytes: int
 
 
 class Passes:
@@ -79,12 +68,10 @@ class Passes:
             drop_from_cache(files)
         if work.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(work.device)
-        timing = run_pass(chain, batches, case.round, case.num_workers, self.seconds, work.device)
+        quantities = run_pass(chain, batches, case.round, case.num_workers, self.seconds, work.device)
         differences = self._pixel_differences.get(arm.decoder, {}) if arm.backend is None else {}
         return msgspec.structs.replace(
-            case, images=timing.images, wall_s=timing.wall_s, images_per_s=timing.images / timing.wall_s,
-            wait_share=timing.wait_s / timing.wall_s, cpu_s_per_image=timing.cpu_s / timing.images,
-            host_bytes=timing.host_bytes, pixel_differences=differences, disk_images_per_s=self._disk_rate,
+            case, pixel_differences=differences, disk_images_per_s=disk_rate(files), **quantities,
             **device_memory(work.device), **self._facts(chain),
         )  # fmt: skip
 
@@ -108,10 +95,6 @@ class Passes:
     @cached_property
     def _pixel_differences(self) -> dict[str, dict[str, tuple[float, float]]]:
         return pixel_differences(self.work.photographs)
-
-    @cached_property
-    def _disk_rate(self) -> float | None:
-        return disk_rate(self.work.photographs.files)
 
     def _step(self, model: str) -> "TrainStep":
         if model not in self._steps:
@@ -172,21 +155,10 @@ class TrainStep:
 # ---- one pass ---------------------------------------------------------------------------------------------------------
 
 
-class _Requests:
-    """Batches over and over, from the round's own first one on, so that rounds cover all photographs."""
-
-    def __init__(self, batches: Sequence[Tensor], number: int) -> None:
-        self._batches, self._number = batches, number
-
-    def __iter__(self) -> Iterator[Request]:
-        for step in itertools.count(self._number):
-            yield Request(epoch=self._number, indices=self._batches[step % len(self._batches)])
-
-
 def run_pass(
     chain: Chain, batches: Sequence[Tensor], number: int, num_workers: int, seconds: float, device: torch.device
-) -> Timing:
-    """Run a pass over the batches, or as many as ``seconds`` allow, and time it.
+) -> dict[str, Any]:
+    """Run a pass over the batches, or as many as ``seconds`` allow, and return the quantities of its record.
 
     Workers start anew and fill their queues before the clock runs: a batch each, and those that they fetch ahead.
     Raises ValueError for a photograph that cannot be read any more, RuntimeError for a worker that died.
@@ -214,7 +186,10 @@ def run_pass(
     wall_s = time.perf_counter() - begin
     cpu_s = max(_cpu_s([process, *workers]) - cpu_s, 0.0)
     added = max(most_bytes - idle_bytes, 0) + sum(worker.memory_full_info().uss for worker in workers)
-    return Timing(images=done * count, wall_s=wall_s, wait_s=min(wait_s, wall_s), cpu_s=cpu_s, host_bytes=added)
+    return {
+        "images": done * count, "wall_s": wall_s, "images_per_s": done * count / wall_s, "host_bytes": added,
+        "wait_share": min(wait_s / wall_s, 1.0), "cpu_s_per_image": cpu_s / (done * count),
+    }  # fmt: skip
 
 
 def run_in_turns(
@@ -245,11 +220,12 @@ def run_in_turns(
 
 
 def _stream(chain: Chain, batches: Sequence[Tensor], number: int, num_workers: int, device: torch.device) -> Iterator[Any]:
-    """Return an iterator over fetched batches, without end."""
+    """Return an iterator over fetched batches without end, from the round's own first one on: rounds cover all photographs."""
+    requests = (Request(epoch=number, indices=batches[step % len(batches)]) for step in itertools.count(number))
     labels = torch.arange(max(int(batch[-1]) for batch in batches) + 1)  # indices, which the steps get
     loader = DataLoader(
         Photographs(chain.fetch, labels, seed=0),
-        batch_sampler=_Requests(batches, number),  # type: ignore[arg-type]  # of requests: torch's type knows indices only
+        batch_sampler=requests,  # type: ignore[arg-type]  # torch's type knows indices only
         collate_fn=keep, num_workers=num_workers, pin_memory=device.type == "cuda",
         timeout=LOADER_TIMEOUT_S if num_workers else 0, prefetch_factor=FETCHED_AHEAD if num_workers else None,
     )  # fmt: skip

@@ -4,6 +4,7 @@ Every file is decoded once before anything is measured. Files that Pillow cannot
 that a JPEG library alone would show otherwise (other formats, CMYK, turned by EXIF) are noted, and Pillow decodes them in all.
 """
 
+import functools
 import hashlib
 import io
 import os
@@ -196,7 +197,8 @@ def drop_from_cache(files: Sequence[Path]) -> None:
         raise ValueError(f"{kept} of {len(files)} files stay in the page cache: leave --cold out, or put them on a disk")
 
 
-def disk_rate(files: Sequence[Path]) -> float | None:
+@functools.cache
+def disk_rate(files: tuple[Path, ...]) -> float | None:
     """Return files/s that the disk gives, read one after the other; None where the system keeps them in its page cache."""
     try:
         drop_from_cache(files)

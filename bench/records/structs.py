@@ -514,12 +514,6 @@ class Finetune(Tuning, frozen=True, kw_only=True):
     resident_bytes: Count | None = None
 
 
-class Photographs(Tuning, frozen=True, kw_only=True):
-    """Speed of an epoch of fine-tuning on photographs."""
-
-    quantities = SPEED
-
-
 class Pipeline(Record, frozen=True, kw_only=True):
     """Speed of an arm, a way from JPEG files to batches on the device, or of the arm without one of its stages."""
 
@@ -626,7 +620,7 @@ class Calibration(Record, frozen=True, kw_only=True):
     """Slowdown from which on 95 % are called."""
 
 
-Kind = Speed | Calibration | Throughput | Feed | Overhead | Scaling | Accuracy | Finetune | Photographs | Pipeline
+Kind = Speed | Calibration | Throughput | Feed | Overhead | Scaling | Accuracy | Finetune | Pipeline
 KINDS: dict[str, type[Record]] = {kind.__name__.lower(): kind for kind in get_args(Kind)}
 
 

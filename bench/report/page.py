@@ -13,7 +13,7 @@ from bench.report.render import figure_files, render_html, render_markdown
 from bench.report.sections import state
 from bench.report.sections.accuracy import accuracy_section
 from bench.report.sections.audit import audit_section, gallery_section
-from bench.report.sections.photographs import finetune_section, time_section
+from bench.report.sections.photographs import finetune_section
 from bench.report.sections.pipeline import pipeline_section
 from bench.report.sections.scaling import scaling_section
 from bench.report.sections.speed import cost_section, growth_section, suite_section
@@ -33,7 +33,6 @@ def build_document(run: Run, folder: Path) -> Document:
         "whether backends do the same augmentation": audit_section(run),
         "what each op looks like": gallery_section(run, folder),
         "fine-tuning on photographs": finetune_section(run),
-        "where the time of photographs goes": time_section(run),
         "feeding photographs": pipeline_section(run),
         "which differences can be told": state.certificate_section(run),
     }

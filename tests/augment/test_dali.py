@@ -3,19 +3,20 @@
 import pytest
 import torch
 
-from augment import build
+from augment import build, ops
 from augment.audit import audit
 from augment.backends import dali, find_backend
 from augment.op import UnsupportedOp
 from augment.ops.colour import ABOUT_GREY, YIQ_HUE
-from augment.ops.defaults import BESIDE, OUTSIDE, TWIST, WIDE
-from augment.ops.geometry import REPEATED, resize_repeated
+from augment.ops.defaults import OUTSIDE, TWIST, WIDE
+from augment.ops.geometry import BESIDE, REPEATED, resize_repeated
 
 needs_dali = pytest.mark.skipif(dali.why_not(torch.device("cpu")) is not None, reason="DALI is not installed")
 EXACT: tuple[str, ...] = (
     "HorizontalFlip",
     "VerticalFlip",
     "RandomCrop",
+    "ReflectCrop",
     "RandomResizedCrop",
     "Rotate",
     "CenterCrop",
@@ -70,12 +71,52 @@ def test_its_own_resized_crop_is_a_resize_of_the_window() -> None:
         torch.testing.assert_close(result.permute(2, 0, 1), expected, atol=1e-4, rtol=1e-4)
 
 
+IN_A_GRAPH = {
+    "RandomResizedCrop": ("close", BESIDE),
+    "Resize": ("close", REPEATED),
+    **dict.fromkeys(
+        ("HorizontalFlip", "VerticalFlip", "RandomCrop", "ReflectCrop", "CenterCrop", "GaussianBlur", "Normalize"),
+        ("exact", ""),
+    ),
+}
+
+
 @needs_dali
-@pytest.mark.parametrize("recipe", ["crop_flip", "crop_jitter"])
-def test_equal_seeds_give_equal_batches_and_calls_differ(recipe: str) -> None:
+@pytest.mark.slow
+def test_ops_of_a_graph_are_torchvisions_but_for_the_named() -> None:
+    report = audit(["dali_torchvision"], tuple(IN_A_GRAPH), ["crop_flip", "imagenet"], n=300, workers=False)
+    assert {cell.subject: (cell.verdict, cell.cause) for cell in report.verdicts} == {
+        **IN_A_GRAPH,
+        "crop_flip": ("exact", ""),
+        "imagenet": ("close", f"RandomResizedCrop: {BESIDE}"),
+    }
+    assert {cell.lane.measured for cell in report.verdicts if cell.lane is not None} <= {"per_image", "fixed"}
+
+
+@needs_dali
+def test_a_graphs_batch_stays_as_it_is_and_bytes_stay_bytes() -> None:
+    pipeline = build([ops.HorizontalFlip(), ops.RandomCrop()], "dali_torchvision", dtype=torch.uint8)
+    images = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
+    first = pipeline(images)
+    before = first.clone()
+    pipeline(255 - images)
+    assert first.dtype == torch.uint8
+    assert first.equal(before)
+
+
+def test_a_graph_lacks_what_takes_pil_images() -> None:
+    with pytest.raises(UnsupportedOp, match="DALI's class takes PIL images only"):
+        build(ops.ColorJitter(), "dali_torchvision")
+
+
+@needs_dali
+@pytest.mark.parametrize(
+    ("recipe", "backend"), [("crop_flip", "dali"), ("crop_jitter", "dali"), ("imagenet", "dali_torchvision")]
+)
+def test_equal_seeds_give_equal_batches_and_calls_differ(recipe: str, backend: str) -> None:
     images, batches = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8), []
     for _ in range(2):
-        pipeline = build(recipe, "dali", generator=torch.Generator().manual_seed(1))
+        pipeline = build(recipe, backend, generator=torch.Generator().manual_seed(1))
         batches.append((pipeline(images), pipeline(images)))
     assert batches[0][0].equal(batches[1][0])
     assert batches[0][1].equal(batches[1][1])

@@ -12,7 +12,7 @@ from augment import BACKENDS, build, ops, resolve
 from augment.op import Op
 from augment.pipeline import Pipeline, to_dtype
 
-OPTIONAL = ("triton_augment", "dali", "albumentations")
+OPTIONAL = ("triton_augment", "dali", "dali_torchvision", "cvcuda", "albumentations")
 """Libraries that have tests of their own."""
 EAGER = [name for name, b in BACKENDS.items() if not b.compiled and b.library not in OPTIONAL]
 

@@ -44,7 +44,7 @@ def speed_samples() -> dict[Speed, list[list[float]] | str]:
 
 
 def training_records() -> list[Record]:
-    """Return throughput, accuracy, scaling, fine-tuning, photographs and feeding in three rounds or seeds."""
+    """Return throughput, accuracy, scaling, fine-tuning and feeding in three rounds or seeds."""
     records: list[Record] = []
     epochs = (Epoch(epoch=1, train_loss=2.0, test_accuracy=0.3), Epoch(epoch=2, train_loss=1.0, test_accuracy=0.5))
     split = {"forward_backward": 0.6, "wait": 0.3, "augment": 0.1}
@@ -76,7 +76,6 @@ def training_records() -> list[Record]:
             trained("finetune", seed=i, mode=m, epochs=epochs, test_accuracy=0.5 + i / 50, **shared)
             for m in ("full", "scratch")
         ]
-        records.append(trained("photographs", round=i, **shared))
         records += [
             trained("pipeline", round=i, decoder=d, num_workers=n, images_per_s=9.0 + i, wall_s=10 / (9 + i), model=None)
             for d in ("a", "b")

@@ -37,7 +37,6 @@ VERSION = importlib.metadata.version("augmark")
         (["compare", "/nowhere/at/all", "/nowhere/at/all"], "/nowhere/at/all"),
         (["export", "/nowhere/at/all"], "/nowhere/at/all"),
         (["pipeline", "--data", "nosuch"], "--data takes a folder with photographs"),
-        (["finetune", "--data", "x", "--compare", "--split"], "ask for one at a time"),
         (["sweep", "--seeds", "0"], "--seeds and --workers must be at least 1"),
         (["sweep", "--recipe", "flip"], "Unrecognized or misplaced options: --recipe"),
         (["sweep", "--augment-on", "none"], "invalid choice 'none' for argument '--augment-on'"),

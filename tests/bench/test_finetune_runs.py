@@ -13,7 +13,7 @@ from rich.console import Console
 from bench import cli
 from bench.jobs import finetune
 from bench.jobs.finetune import FinetuneOptions
-from bench.records import RECORDS, Finetune, Photographs, Record, append, load_run
+from bench.records import RECORDS, Finetune, Record, append, load_run
 from training import checkpoint, models
 from training import finetune as training
 from training.config import FinetuneConfig
@@ -133,32 +133,6 @@ def test_runs_that_fail_are_records_and_tried_again_when_resumed(
     assert {record.device for record in records(out)} == {"cpu"}  # failures too
 
 
-def test_the_split_measures_every_placement_in_every_round_though_one_fails(
-    config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_epoch = FineTuner.run_epoch
-
-    def sometimes(tuner: FineTuner, epoch: int, *arguments: Any, **options: Any) -> Any:
-        if tuner.config.augment_on == "none" and epoch == 2:
-            raise RuntimeError("out of memory")
-        return run_epoch(tuner, epoch, *arguments, **options)
-
-    monkeypatch.setattr(FineTuner, "run_epoch", sometimes)
-    finetune.split(options(dataclasses.replace(config, num_workers=1), tmp_path / "out", rounds=2), QUIET, no_report)
-    run = load_run(tmp_path / "out")
-    (failed,) = [record for record in run.records if record.status != "ok"]
-    assert isinstance(failed, Photographs)
-    assert (failed.augment_on, failed.reason, failed.round) == ("none", "RuntimeError: out of memory", 0)
-    measured = [(r.augment_on, r.backend, r.num_workers) for r in run.of(Photographs)]
-    assert {("device", "fused", 1), ("device", "fused", 0), ("workers", "pil", 1)} <= set(measured)
-    assert [measured.count(placement) for placement in set(measured) if placement[0] != "none"] == [2] * 7
-    for record in run.of(Photographs):
-        assert record.split_s is not None
-        assert sum(record.split_s.values()) == pytest.approx(record.wall_s, rel=1e-4)
-        augments = record.augment_on != "none"
-        assert ((record.decode_s or 0) > 0, (record.worker_augment_s or 0) > 0) == (augments, augments)
-
-
 def test_one_run_keeps_its_weights_and_its_record_and_counts_once_when_resumed(config: FinetuneConfig, tmp_path: Path) -> None:
     out, reports = tmp_path / "out", list[Path]()
     assert finetune.run_one(options(config, out), QUIET, reports.append) == out
@@ -178,7 +152,6 @@ def test_weights_that_do_not_fit_are_told_before_anything_runs(config: FinetuneC
     wide, out = dataclasses.replace(config, init=str(tmp_path / "wide.pt")), tmp_path / "out"
     for measure in (
         lambda: finetune.compare(options(wide, out), QUIET, no_report),
-        lambda: finetune.split(options(wide, out, rounds=1), QUIET, no_report),
         lambda: finetune.run_one(options(wide, out), QUIET, no_report),
     ):
         with pytest.raises(ValueError, match=r"wide\.pt: layer stem\.0\.weight is \[4, 3, 3, 3\]"):

@@ -172,7 +172,6 @@ def test_the_first_screen_answers_what_was_measured(tmp_path: Path) -> None:
         "Does",
         "Does",
         "Which",
-        "Photographs:",
         "How",
     ]
     assert answers["Where should augmentation run?"][0] == "On the device (cpu), a batch at a time"

@@ -74,12 +74,15 @@ def canonical(images: list[Tensor], seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize("backend", ["fused", "kornia", "torchvision"])
-@pytest.mark.parametrize("seed", range(3))
-def test_the_device_crops_as_torchvision_does_on_the_original(backend: str, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "is_interleaved"), [(0, False), (1, False), (2, True)])
+def test_the_device_crops_as_torchvision_does_on_the_original(backend: str, seed: int, is_interleaved: bool) -> None:
     images = photographs()
     expected = canonical(images, seed)
     torch.manual_seed(seed)
+    if is_interleaved:  # as Pillow decodes
+        images = [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in images]
     frames, windows = cut_windows(images, CROP)
+    assert frames.is_contiguous(memory_format=torch.channels_last) == is_interleaved
     found = WindowPipeline((CROP, NORMALIZE), backend, CPU)(frames, windows)
     # float32 sums in another order, over a standard deviation of 0.22
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)

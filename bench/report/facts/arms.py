@@ -134,17 +134,13 @@ def usual_recipe(names: Iterable[str]) -> str | None:
     return next((name for name in ("crop_flip", "flip", "d2l", "imagenet", *measured) if name in measured), None)
 
 
-def split_ms(arm: Arm, images: float, extra: Sequence[str] = ()) -> dict[str, float]:
-    """Return milliseconds by part for so many images, medians over records; the parts of training add up to its wall time.
-
-    ``extra`` names fields in seconds that pass beside it.
-    """
+def split_ms(arm: Arm, images: float) -> dict[str, float]:
+    """Return milliseconds by part for so many images, medians over records; they add up to the wall time."""
     splits = []
     for record in arm.records:
         seconds = value(record, "split_s") or {}
         whole, speed = sum(seconds.values()), value(record, "examples_per_s")
         if whole and speed:
-            parts = {**seconds, **{name: value(record, name) or 0.0 for name in extra}}
-            splits.append({name: 1000 * images * content / speed / whole for name, content in parts.items()})
+            splits.append({name: 1000 * images * content / speed / whole for name, content in seconds.items()})
     names = dict.fromkeys(name for split in splits for name in split)
     return {name: statistics.median(split.get(name, 0.0) for split in splits) for name in names}

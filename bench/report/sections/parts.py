@@ -26,30 +26,27 @@ PARTS = {
     "copy": Part("to the device", Look("s4")),
     "wait": Part("waiting for data", Look("wait")),
     "other": Part("other", Look("grid")),
-    "decode_s": Part("decoding where fetched", Look("s0")),
-    "worker_augment_s": Part("augmentation where fetched", Look("s1")),
 }
 
 
 class Split(NamedTuple):
-    """An arm's milliseconds by part of the training process, and of fetching beside it."""
+    """An arm's milliseconds by part of the training process."""
 
     label: str
     arm: Arm
     parts: dict[str, float]
-    fetching: dict[str, float] = {}  # noqa: RUF012
 
 
 def split_blocks(name: str, unit: str, splits: Sequence[Split]) -> list[Block]:
     """Return the bars and a table with the values; nothing for arms without a split."""
     rows = [split for split in splits if split.parts]
-    used = [part for part in PARTS if any((split.parts | split.fetching).get(part) for split in rows)]
+    used = [part for part in PARTS if any(split.parts.get(part) for split in rows)]
     if not used:
         return []
     legend = dict(PARTS[part] for part in used)
     speeds = listed((f"{split.label} {rounded(split.arm.speed)}" for split in rows), 10)
     alternative = f"Milliseconds {unit} by part and placement: stacked bars. Examples per second: {speeds}."
-    drawn = [Row(s.label, (), _by_words(s.parts), _by_words(s.fetching), f"{rounded(s.arm.speed)} ex/s") for s in rows]
+    drawn = [Row(s.label, (), _by_words(s.parts), {}, f"{rounded(s.arm.speed)} ex/s") for s in rows]
     columns = [Column(PARTS[part].words, partial(_milliseconds, part)) for part in used]
     whole = Column("all", lambda split: rounded(sum(split.parts.values())))
     ends = Column("rounds", lambda split: str(len(split.arm.records)))
@@ -63,5 +60,5 @@ def _by_words(parts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _milliseconds(part: str, split: Split) -> str:
-    value = (split.parts | split.fetching).get(part, 0.0)
+    value = split.parts.get(part, 0.0)
     return rounded(value) if value > 0.0005 * sum(split.parts.values()) else "0"

@@ -1,4 +1,4 @@
-"""Photographs: which layers to train, where the time goes, and which decoder is fastest."""
+"""Fine-tuning on photographs: which layers to train."""
 
 from collections.abc import Sequence
 
@@ -6,29 +6,20 @@ from bench.records import Run, counted, percent, rounded
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section
 from bench.report.facts.accuracy import difference
 from bench.report.facts.arms import Arm
-from bench.report.facts.photographs import finetune_settings, image_ms, placements, undecided_with
+from bench.report.facts.photographs import finetune_settings, undecided_with
 from bench.report.sections.accuracy import FEW, each_seed, learning_figure, mean_score
-from bench.report.sections.parts import PARTS, Split, split_blocks
 from bench.report.sections.state import failed_section
-from bench.report.sections.training import speed_words, verdict
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import capitalise, format_score, interval, label, name_of, points, with_spread
 
-TUNING, TIME = "Fine-tuning on photographs", "Photographs: where the time goes"
-TRAINED, TAKES = "Which layers should be trained?", "Photographs: what takes the time?"
+TUNING, TRAINED = "Fine-tuning on photographs", "Which layers should be trained?"
 MODES = {"full": "all layers", "frozen": "the last layer", "scratch": "all layers, from random weights"}
 TUNING_NOTE = """Fine-tuning: accuracy on the validation photographs after the last epoch, ± half the 95 % interval over seeds;
 undecided where the interval of a difference includes zero."""
 TUNING_METHOD = """The best epoch, whose weights are kept, is chosen on the photographs that it is measured on, so its accuracy
 flatters. Memory: the most that torch held on an accelerator, else the largest resident size of the training process."""
-TIME_METHOD = """The parts of the training process add up to its wall time. Decoding and augmenting where photographs are
-fetched (thin bars) are those of all loader workers together and run beside it. On the device, a worker cuts the window of
-RandomResizedCrop (shrunk in 8 bits beyond 512 pixels), and the device resizes it with antialiasing, for every backend alike."""
 CURVES = {"train_loss": ("train loss", 1), "test_accuracy": ("validation accuracy, %", 100)}
 MOST_SKIPPED = 20
-
-
-# ---- fine-tuning ----------------------------------------------------------------------------------------------------------
 
 
 def mode(arm: Arm) -> str:
@@ -115,41 +106,3 @@ def _skipped_files(arm: Arm) -> list[Block]:
     files = arm.skipped_files or ()
     ends = [f"and {len(files) - MOST_SKIPPED:,} more"] if len(files) > MOST_SKIPPED else []
     return [Paragraph(f"{counted(len(files), 'file')} skipped:"), Bullets([*files[:MOST_SKIPPED], *ends])] if files else []
-
-
-# ---- where the time goes --------------------------------------------------------------------------------------------------
-
-
-def _placement(arm: Arm) -> str:
-    """Return an arm's label with its loader workers."""
-    return label(arm) + (f", {counted(int(arm.num_workers or 0), 'worker')}" if arm.augment_on == "device" else "")
-
-
-def time_section(run: Run) -> Section | None:
-    """Return decoding, augmentation and the step at the network's size, by placement."""
-    groups = placements(run)
-    if not groups:
-        return failed_section(run, "photographs", TIME, TAKES)
-    blocks: list[Block] = [Paragraph(TIME_METHOD)]
-    for index, arms in enumerate(groups, start=1):
-        first = arms[0]
-        words = f"{first.model} ({mode(first)} trained) at {first.image_size} pixels, batch {first.batch_size}"
-        splits = [Split(_placement(arm), arm, *image_ms(arm)) for arm in arms]
-        blocks += [Paragraph(f"Setting: {words}, on {first.device}, data {first.dataset}.")]
-        blocks += split_blocks(f"photographs-{index}", "a photograph", splits)
-    return Section(title=TIME, blocks=blocks, answers=_time_answer(groups[0]))
-
-
-def _time_answer(arms: Sequence[Arm]) -> list[Answer]:
-    """Return the largest part of a photograph's time in the fastest placement."""
-    ranked = [arm for arm in arms if arm.speed and not arm.is_bare and image_ms(arm)[0]]
-    if not ranked:
-        return []
-    best = ranked[0]
-    parts, _ = image_ms(best)
-    largest, whole = max(parts, key=lambda name: parts[name]), sum(parts.values()) or 1.0
-    evidence = f"With {best.recipe} the fastest placement, {_placement(best)}, reaches {speed_words(best)}: "
-    evidence += f"{rounded(parts[largest])} of {rounded(whole)} ms a photograph."
-    for arm in ranked[1:2]:
-        evidence += f" Next: {_placement(arm)}, {speed_words(arm)}, {verdict(best, arm)}."
-    return [Answer(TAKES, capitalise(f"{PARTS[largest].words}: {percent(parts[largest] / whole, 0)} of it"), evidence)]

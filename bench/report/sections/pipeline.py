@@ -15,11 +15,11 @@ from bench.report.words import capitalise, with_spread
 
 TITLE, QUESTION = "From JPEG files to batches", "How should photographs be fed?"
 METHOD = """Each arm is a list of stages. A stage has the share of time that the arm saves with the stage's recorded results in
-its place, without loader workers; whole and part take turns batch by batch. Nothing makes the stages add up: their sum stands
-beside the whole. With workers, the rate is predicted from the slowest of workers, training process and cores; the prediction's
-error is stated. Windows are cut where photographs are decoded; those beyond 512 pixels are shrunk there in 8 bits. The clock
-starts once workers have filled their queues. All files were read before (a warm page cache, which hides the disk), unless the
-setting says cold."""
+its place, without loader workers; whole and part take turns batch by batch, with the device waited for after each. Nothing
+makes the stages add up: their sum stands beside the whole. With workers, the rate is predicted from the slowest of workers,
+training process and cores; the prediction's error is stated. Windows are cut where photographs are decoded; those beyond 512
+pixels are shrunk there in 8 bits. The clock starts once workers have filled their queues. All files were read before (a warm
+page cache, which hides the disk), unless the setting says cold."""
 STAGES: Mapping[str, Look] = {
     "read": Look("s3"), "decode": Look("s0"), "cut": Look("s7"), "augment": Look("s1"), "collate": Look("s4"),
     "copy": Look("s6"), WAIT: Look("wait"), STEP: Look("work"), OTHER: Look("grid"),
