@@ -120,8 +120,8 @@ class SpeedNet(nn.Module):
 
     After Keller Jordan's cifar10-airbench (its airbench94 net, and before it the nets of Page and of tysam-code): a first layer
     that whitens 2x2 patches and is not trained, six 3x3 convolutions that start near the identity, max pooling early, GELU,
-    batch norms without scale, and logits scaled down. Left out: evaluation on shifted and mirrored copies, averaged weights
-    and alternating flips, so that the measured effect is the recipe's.
+    batch norms without scale, and logits scaled down. Left out: evaluation on shifted and mirrored copies, so that the
+    measured effect is the recipe's. Its flips and crops are the recipe ``airbench``, its averaged weights a setting.
 
     ``width`` channels in the first group, four times as many in the other two. ``whiten`` must see images before training;
     until then the first layer holds torch's random weights. With width 64 and 10 classes 1,971,352 parameters are trained,
