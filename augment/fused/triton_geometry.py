@@ -198,47 +198,50 @@ def blurred(frame, sigma, y, x, mask, record: tl.constexpr, axis: tl.constexpr, 
 
 @triton.jit
 def neighbours(length, place, size: tl.constexpr, antialias: tl.constexpr):
-    """Return of ``length`` pixels resized to ``size`` each place's first neighbour, centre and reach, and their number."""
+    """Return of ``length`` pixels resized to ``size`` each place's first neighbour, and the neighbours' number.
+
+    Between them, in units of the reach: the first one's distance from the centre, and that from neighbour to neighbour.
+    """
     step = length / size
     reach = tl.maximum(step, 1.0) if antialias else step * 0 + 1.0
     centre = (place + 0.5) * step
-    return tl.floor(centre - reach + 0.5), centre, reach, tl.ceil(2 * reach).to(tl.int32)
+    first = tl.floor(centre - reach + 0.5)
+    return first.to(tl.int32), (first + 0.5 - centre) / reach, 1 / reach, tl.ceil(2 * reach).to(tl.int32)
+
+
+@triton.jit
+def near_weight(place, distance, length):
+    """Return the weight of a neighbour along one axis, 0 outside the window."""
+    return tl.where(place.to(tl.uint32) < length.to(tl.uint32), tl.maximum(1 - tl.abs(distance), 0.0), 0.0)
+
+
+@triton.jit
+def total_weight(first, distance, step, count, length):
+    total = distance * 0
+    for n in range(count):
+        total += near_weight(first + n, distance + n * step, length)
+    return total
 
 
 @triton.jit
 def clamped(place, side: tl.constexpr):
-    return tl.minimum(tl.maximum(place, 0.0), side - 1.0).to(tl.int32)
-
-
-@triton.jit
-def near_weight(place, centre, reach, length):
-    """Return the weight of a neighbour along one axis, 0 outside the window."""
-    weight = tl.maximum(1 - tl.abs((place + 0.5 - centre) / reach), 0.0)
-    return tl.where((place >= 0) & (place < length), weight, 0.0)
-
-
-@triton.jit
-def total_weight(first, centre, reach, count, length):
-    total = first * 0
-    for n in range(count):
-        total += near_weight(first + n, centre, reach, length)
-    return total
+    return tl.minimum(tl.maximum(place, 0), side - 1)
 
 
 @triton.jit
 def resized(frame, top, left, height, width, y, x, mask, record: tl.constexpr, antialias: tl.constexpr):
     """Resize a window of the moved image as ``geometry.resized_crop``, with as many neighbours as each window needs."""
-    first_y, centre_y, reach_y, count_y = neighbours(height, y, size(record, "out_height"), antialias)
-    first_x, centre_x, reach_x, count_x = neighbours(width, x, size(record, "out_width"), antialias)
+    first_y, from_y, step_y, count_y = neighbours(height, y, size(record, "out_height"), antialias)
+    first_x, from_x, step_x, count_x = neighbours(width, x, size(record, "out_width"), antialias)
+    top, left, height, width = top.to(tl.int32), left.to(tl.int32), height.to(tl.int32), width.to(tl.int32)
     # Not summed beside the pixels: each neighbour's weight would change hands between threads, behind two barriers.
-    total = total_weight(first_y, centre_y, reach_y, count_y, height)
-    total *= total_weight(first_x, centre_x, reach_x, count_x, width)
-    red, green, blue = first_x * 0, first_x * 0, first_x * 0
+    total = total_weight(first_y, from_y, step_y, count_y, height) * total_weight(first_x, from_x, step_x, count_x, width)
+    red, green, blue = from_x * 0, from_x * 0, from_x * 0
     for i in range(count_y):
-        weight_y = near_weight(first_y + i, centre_y, reach_y, height)
+        weight_y = near_weight(first_y + i, from_y + i * step_y, height)
         near_y = clamped(first_y + i + top, size(record, "moved_height"))
         for j in range(count_x):
-            weight = near_weight(first_x + j, centre_x, reach_x, width) * weight_y
+            weight = near_weight(first_x + j, from_x + j * step_x, width) * weight_y
             near_x = clamped(first_x + j + left, size(record, "moved_width"))  # cheaper than a mask: weights are 0 outside
             r, g, b = inner_pixel(frame, near_y, near_x, None, record)
             red, green, blue = red + r * weight, green + g * weight, blue + b * weight

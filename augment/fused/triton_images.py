@@ -45,6 +45,25 @@ AUGMIX = tl.constexpr(SAMPLERS.index("augmix"))
 OPS = tl.constexpr(CHAIN)
 
 
+@triton.constexpr_function
+def is_moved(record) -> bool:
+    """Return whether a pass only moves pixels and measures nothing."""
+    return SAMPLERS[get(record, "steps", 0, "sampler")] in {"take", "mixup", "cutmix"} and not get(record, "measured")
+
+
+@triton.jit
+def pixels_from(start, tile: tl.constexpr, record: tl.constexpr):
+    """Return the numbers of a tile's pixels; a thread's lie side by side only if a pass just moves pixels.
+
+    Else neighbouring threads do neighbouring pixels, read nearly the same places, and a column's weights serve all of a
+    thread's pixels.
+    """
+    index = start + tl.arange(0, tile)
+    if not is_moved(record):
+        index = tl.max_contiguous(index, 1)
+    return index
+
+
 @triton.jit
 def planes(image, height: tl.constexpr, width: tl.constexpr):
     """Return strides of scratch memory: of images, of which it holds one, channels, rows and columns."""
@@ -102,7 +121,7 @@ def image_pass(
     if count > 0:
         merge(scratch + image * chunks * count, row, drawn, own, chunks, record)
         tl.debug_barrier()
-    index = tl.program_id(1) * tile + tl.arange(0, tile)
+    index = pixels_from(tl.program_id(1) * tile, tile, record)
     mask = index < pixels_of(record)
     red, green, blue = sample(images, strides, drawn, own, partner, 0, index, mask, record, white, False)
     red, green, blue = scaled(red, green, blue, record, white)
@@ -194,7 +213,7 @@ def held_pass(
     record: tl.constexpr, white: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     """Do a pass of an image that is one tile."""
-    index = tl.arange(0, tile)
+    index = pixels_from(tl.program_id(1) * tile, tile, record)  # 0, but no constant: hints are lost on those
     mask = index < pixels_of(record)
     red, green, blue = sample(source, strides, draws, image, partner, turn, index, mask, record, white, False)
     red, green, blue = scaled(red, green, blue, record, white)
