@@ -3,7 +3,7 @@
 import functools
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +140,14 @@ class _Images(Fetcher[Batch]):
         return torch.from_numpy(np.stack([decode(files[index].read_bytes(), size) for index in indices.tolist()]))
 
 
+def iterate(loader: Iterable[T]) -> Iterator[T]:
+    """Yield a loader's batches; RuntimeError for a worker that died as it sent one too, as for any that died."""
+    try:
+        yield from loader
+    except (EOFError, ConnectionError) as error:
+        raise RuntimeError("DataLoader worker exited unexpectedly as it sent a batch") from error
+
+
 def check_shared_memory(num_workers: int, batch_bytes: int) -> None:
     """Raise ValueError if /dev/shm has no room for the batches that workers fetch ahead: they would wait for ever."""
     needed = num_workers * FETCHED_AHEAD * batch_bytes
@@ -224,7 +232,7 @@ class Feed:
         if self._frozen is not None:
             yield from itertools.repeat(self._frozen, len(self))
         else:
-            yield from self._loader if self._resident is None else self._pick_indices()
+            yield from iterate(self._loader) if self._resident is None else self._pick_indices()
 
     def endless(self) -> Iterator[Fetched]:
         """Yield the epochs one after another, from the first on."""

@@ -25,7 +25,7 @@ from augment import BACKENDS, Op, Pipeline, build, fused, lane, resolve
 from augment.op import Lane
 from augment.ops import IMAGENET_MEAN, IMAGENET_STD, CenterCrop, Normalize, RandomResizedCrop
 from training.distributed import Ranks, stream_seed
-from training.feed import LOADER_TIMEOUT_S, Fetcher, MarkPhase, Order, check_shared_memory, ignore_phase, keep
+from training.feed import LOADER_TIMEOUT_S, Fetcher, MarkPhase, Order, check_shared_memory, ignore_phase, iterate, keep
 from training.sources.dataset import Split
 from training.sources.decode import DECODE_ERRORS
 from training.sources.decoders import DECODERS
@@ -323,7 +323,7 @@ class PhotoFeed(_PhotoSource):
         """Yield the batches of an epoch on the host; starts its random streams. Raises ValueError for a file that changed."""
         self._order.epoch = epoch
         torch.manual_seed(stream_seed(self._seed, "augment", epoch=epoch))
-        for batch in self._loader:
+        for batch in iterate(self._loader):
             if isinstance(batch, str):
                 raise ValueError(batch)
             yield batch

@@ -25,7 +25,7 @@ from bench.records import Pipeline
 from bench.runner import Measure
 from training import transfer
 from training.distributed import stream_seed, synchronise
-from training.feed import LOADER_TIMEOUT_S, Request, check_shared_memory, keep
+from training.feed import LOADER_TIMEOUT_S, Request, check_shared_memory, iterate, keep
 from training.photofeed import MOST_SIDE, Photographs
 
 FETCHED_AHEAD = 2
@@ -229,7 +229,7 @@ def _stream(chain: Chain, batches: Sequence[Tensor], number: int, num_workers: i
         collate_fn=keep, num_workers=num_workers, pin_memory=device.type == "cuda",
         timeout=LOADER_TIMEOUT_S if num_workers else 0, prefetch_factor=FETCHED_AHEAD if num_workers else None,
     )  # fmt: skip
-    return iter(loader)
+    return iterate(loader)
 
 
 def _take(batch: Any, own: Stages) -> None:

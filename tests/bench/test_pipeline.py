@@ -202,7 +202,7 @@ def test_a_killed_worker_fails_its_arm_alone(folder: Path, monkeypatch: pytest.M
     records = [record for record in stored if isinstance(record, Pipeline)]
     (failed,) = (record for record in records if record.status != "ok")
     assert (failed.arm, failed.num_workers, failed.status) == ("fused-workers", 1, "failed")
-    assert re.search(r"worker \(pid\(?s?\)? \d+\) .*(killed|exited)", str(failed.reason))
+    assert re.search(r"worker .*(killed|exited)", str(failed.reason))
     assert {(record.arm, record.without) for record in records} >= {("pil-fused-device", None), ("fused-workers", "decode")}
 
 

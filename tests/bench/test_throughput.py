@@ -51,7 +51,7 @@ def placement(config: TrainConfig) -> tuple[Any, ...]:
 def test_the_cases_are_the_ceiling_every_backend_and_every_number_of_workers() -> None:
     """Written out by hand for one recipe, two numbers of workers, images in files, on a CPU."""
     fed = [(0, "workers"), (3, "workers")]
-    optional = {"triton_augment", "dali", "dali_torchvision"}  # extras that run on a CPU, the first one interpreted
+    optional = {"triton_augment", "dali", "dali_torchvision", "albumentations"}  # extras, the first one interpreted
     placed = [placement(config) for config in training_configs(BASE, FLIP) if config.backend not in optional]
     assert sorted(placed) == sorted([
         ("frozen", "torchvision", False, 0, "ahead"),
