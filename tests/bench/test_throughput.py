@@ -34,6 +34,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 BASE = TrainConfig(model="resnet8", width=4, device="cpu", batch_size=16)
 FLIP = Axes(recipes=("flip",), backends=None, workers=(0, 3), decode=("workers",))
 QUIET = Console(file=io.StringIO())
+EXTRAS = {"triton_augment", "dali", "dali_torchvision", "cvcuda", "albumentations"}
+"""Backends that are there where their packages are."""
 
 
 @pytest.fixture
@@ -51,8 +53,7 @@ def placement(config: TrainConfig) -> tuple[Any, ...]:
 def test_the_cases_are_the_ceiling_every_backend_and_every_number_of_workers() -> None:
     """Written out by hand for one recipe, two numbers of workers, images in files, on a CPU."""
     fed = [(0, "workers"), (3, "workers")]
-    optional = {"triton_augment", "dali", "dali_torchvision", "albumentations"}  # extras, the first one interpreted
-    placed = [placement(config) for config in training_configs(BASE, FLIP) if config.backend not in optional]
+    placed = [placement(config) for config in training_configs(BASE, FLIP) if config.backend not in EXTRAS]
     assert sorted(placed) == sorted([
         ("frozen", "torchvision", False, 0, "ahead"),
         ("none", "torchvision", True, 0, "ahead"),
@@ -61,7 +62,7 @@ def test_the_cases_are_the_ceiling_every_backend_and_every_number_of_workers() -
         *(("device", name, True, 0, "ahead") for name in ("torchvision", "kornia", "kornia_shared", "fused")),
         *(("device", "fused", False, *loader) for loader in fed),
     ])  # fmt: skip
-    assert sorted(placement(config) for config in lone_workers(BASE, FLIP)) == [
+    assert sorted(placement(config) for config in lone_workers(BASE, FLIP) if config.backend not in EXTRAS) == [
         ("none", "torchvision", False, 1, "workers"),
         ("workers", "pil", False, 1, "workers"),
         ("workers", "torchvision_loop", False, 1, "workers"),
@@ -79,7 +80,7 @@ def test_cases_are_valid_and_have_names_of_their_own(shapes: Dataset) -> None:
 def test_on_cuda_compiled_backends_and_a_second_stream_come_along() -> None:
     configs = list(training_configs(replace(BASE, device="cuda:0"), FLIP))
     on_device = {(c.backend, c.augment_stream) for c in configs if c.augment_on == "device" and c.resident}
-    on_device.discard(("triton_augment", False))  # an optional extra, there where it is installed
+    on_device -= {(name, False) for name in EXTRAS}
     eager = {"torchvision", "kornia", "kornia_shared", "fused"}
     compiled = {"torchvision_compiled", "kornia_compiled", "fused_compiled"}
     assert on_device == {(name, False) for name in eager | compiled} | {("fused", True)}
