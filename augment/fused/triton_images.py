@@ -213,7 +213,7 @@ def held_pass(
     record: tl.constexpr, white: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     """Do a pass of an image that is one tile."""
-    index = pixels_from(tl.program_id(1) * tile, tile, record)  # 0, but no constant: hints are lost on those
+    index = tl.arange(0, tile)
     mask = index < pixels_of(record)
     red, green, blue = sample(source, strides, draws, image, partner, turn, index, mask, record, white, False)
     red, green, blue = scaled(red, green, blue, record, white)
