@@ -107,9 +107,9 @@ CPU: dict[PresetName, Preset] = {
         throughput_rounds=1, throughput_recipes=("crop_flip",), epochs=1, recipes=("none", "crop_flip"), seeds=(0, 1),
     ),
     "quick": Preset(  # about 10 minutes
-        grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "300"), model="resnet8", width=8,
+        grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "240"), model="resnet8", width=8,
         max_train=5_000, max_test=2_000, throughput_seconds=0.4, throughput_rounds=6, throughput_recipes=("crop_flip",),
-        epochs=5, recipes=COMMON, seeds=(0, 1), audit_draws=1_000, shares=(50, 15, 280, 160, 60),
+        epochs=5, recipes=COMMON, seeds=(0, 1), audit_draws=1_000, shares=(70, 15, 280, 110, 80),
     ),
     "standard": Preset(  # about an hour
         grid=(*TARGET, "--rounds", "80", "--case-seconds", "0.05", "--budget", "900"), model="resnet8", width=32,
