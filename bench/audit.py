@@ -1,6 +1,7 @@
 """The audit of backends on images of a data set, with a progress bar; writes audit.json."""
 
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ IMAGES = 16
 """Real images that parameters are replayed on; a law is tested on many more draws, of which these are only the background."""
 MOST_PROCESSES, SUBJECTS_A_PROCESS = 8, 4
 """A process takes seconds to start: few subjects are audited in this one."""
+FEWER = "audit fewer backends at once (--backends), with fewer --draws"
 
 
 def run_audit(
@@ -25,7 +27,7 @@ def run_audit(
 ) -> Audit:  # fmt: skip
     """Audit on images of the data set and write ``folder/audit.json``; returns what was written.
 
-    Raises ValueError for unknown names, OSError when the folder cannot be written.
+    Raises ValueError for unknown names and where a process was killed, OSError when the folder cannot be written.
     """
     from augment import OPS, RECIPES
     from augment.audit import audit
@@ -43,11 +45,14 @@ def run_audit(
         def show(done: int, total: int, what: str) -> None:
             progress.update(task, completed=done, total=total, description=what)
 
-        report = audit(
-            backends, ops, recipes, n=draws, device=device, images=images,
-            images_name=f"{len(images)} test images of {dataset.name}", on_progress=show,
-            processes=max(1, min(MOST_PROCESSES, usable_cores(), subjects // SUBJECTS_A_PROCESS)),
-        )  # fmt: skip
+        try:
+            report = audit(
+                backends, ops, recipes, n=draws, device=device, images=images,
+                images_name=f"{len(images)} test images of {dataset.name}", on_progress=show,
+                processes=max(1, min(MOST_PROCESSES, usable_cores(), subjects // SUBJECTS_A_PROCESS)),
+            )  # fmt: skip
+        except BrokenProcessPool:
+            raise ValueError(f"a process of the audit was killed, for want of memory mostly: {FEWER}") from None
     record = msgspec.convert(report, Audit, from_attributes=True)
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / AUDIT, record)

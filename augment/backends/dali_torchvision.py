@@ -27,6 +27,8 @@ from augment.replay import Columns
 NAME = "dali_torchvision"
 RANDOM = ("coin_flip", "uniform")
 """DALI's random operators that the API uses; their results are recorded."""
+SAMPLED = 128
+"""Images of a batch whose draws are sampled."""
 
 
 @functools.cache
@@ -197,8 +199,13 @@ class DaliOperatorRecorder:
         return {"applied": applied, **cell.read(self._op.drawn_names, drawn)}
 
     def sample(self, count: int, shape: tuple[int, int]) -> Columns:
-        run_operators([self._operator])(torch.zeros(count, 3, *shape, dtype=torch.uint8), None)
-        return self.columns(count)
+        # In parts: a graph holds several float copies of its batch, and ten thousand photographs do not fit into memory.
+        run, images = run_operators([self._operator]), torch.zeros(SAMPLED, 3, *shape, dtype=torch.uint8)
+        parts: list[Columns] = []
+        for _ in range(0, count, SAMPLED):
+            run(images, None)
+            parts.append(self.columns(SAMPLED))
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
 
 BACKENDS = (
