@@ -73,7 +73,12 @@ def build_full_table(run: Run, *, brief: bool = False) -> str:
     lines += ["", *(f"- {text} ({list_places(cells)})" for text, cells in noted.items())]
     missing = ", ".join(name for backend, name in COLUMNS.items() if brief and backend not in audited)
     lines += [f"- not measured: {missing}"] if missing else []
-    return "\n".join([*lines, *(f"- not as declared: {finding}" for finding in audit.findings)])
+    places_of: dict[str, list[str]] = {}
+    for place, finding in (text.split(": ", 1) for text in audit.findings):
+        places_of.setdefault(finding, []).append(place)
+    return "\n".join(
+        [*lines, *(f"- not as declared: {finding} ({', '.join(places)})" for finding, places in places_of.items())]
+    )
 
 
 def _require_audit(run: Run) -> Audit:

@@ -47,7 +47,7 @@ def test_the_full_table_has_every_cell_with_its_error_its_cause_and_its_notes() 
     assert not [line for line in lines if "Resize:" in line]  # a recipe's cause is that of its op
     assert "- missing: no such class (Kornia: `AugMix`)" in lines
     assert "- exact, but close where images shrink (PIL: `Resize`)" in lines
-    assert lines[-1] == "- not as declared: Resize on pil: check failed"
+    assert lines[-1] == "- not as declared: check failed (Resize on pil)"
     brief = build_full_table(RUN, brief=True).splitlines()
     assert "- different: a Gauss (Kornia: `Resize`, `DefaultResize`)" in brief
     assert "- not measured: torchvision loop, torchvision batch, DALI" in "\n".join(brief)

@@ -178,7 +178,7 @@ def test_the_first_screen_answers_what_was_measured(tmp_path: Path) -> None:
     assert answers["With which backend?"][0] == "fused"
     assert answers["What does it cost?"][0] == "5 % of the training speed"  # 1 - 381 / 401
     assert "reaches 381 examples/s (±0.3 %, 3 rounds) by fused" in answers["Where should augmentation run?"][1]
-    assert answers["How should photographs be fed?"][0].startswith("Kornia on the device, decoded by a in ")
+    assert answers["How should photographs be fed?"][0].startswith("Undecided: kornia on the device, decoded by a in ")
     growth = "fused: 1.32 times the images/s at batch 1,024 as at 256"  # 4 ** 0.2
     assert answers["How does speed change with size?"][0] == growth
 

@@ -7,9 +7,11 @@ from functools import partial
 from bench.records import Run, counted, percent, rounded
 from bench.report.blocks import Answer, Block, Bullets, Code, Heading, Paragraph, Quiet, Section, Text
 from bench.report.facts.arms import Arm
+from bench.report.facts.lanes import is_slower
 from bench.report.facts.pipeline import OTHER, STEP, WAIT, Feeding, Span, feedings, rate, ratio, verdict
 from bench.report.figures import Line, Look, Row, bars, lines, series_look
 from bench.report.sections.state import failed_section, not_measurable
+from bench.report.sections.training import OVERLAP
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import capitalise, with_spread
 
@@ -80,7 +82,9 @@ def _answer(run: Run, feeding: Feeding) -> list[Answer]:
     evidence += f"{with_spread(best, 'images_per_s')} images/s, {rounds}"
     for case in cases[1:2]:
         evidence += f"; next {name(case)}, {with_spread(case, 'images_per_s')}"
-    return [Answer(QUESTION, capitalise(name(best)), f"{evidence}. {limit(feeding, best)}".strip())]
+    tied = [case for case in cases[1:] if is_slower(best.values("images_per_s"), case.values("images_per_s")) is False]
+    answer = "Undecided: " + " or ".join([name(best), *map(name, tied[:2])]) if tied else capitalise(name(best))
+    return [Answer(QUESTION, answer, f"{evidence}{', ' + OVERLAP if tied else ''}. {limit(feeding, best)}".strip())]
 
 
 def limit(feeding: Feeding, case: Arm) -> str:
