@@ -474,9 +474,11 @@ class Accuracy(Loop, frozen=True, kw_only=True):
     """Seconds from the end of the process's case before, of which training and evaluation took none; None for its first."""
 
 
-class Tuning(Training, frozen=True, kw_only=True):
-    """Setting of a fine-tuning run."""
+class Finetune(Training, frozen=True, kw_only=True):
+    """A fine-tuning run to the end."""
 
+    repetition = "seed"
+    quantities = (*SCORE, MEMORY)
     identity = TUNED
     required = ("mode", "model", "init", "recipe", "backend", "augment_on", "batch_size", "dataset", "fingerprint", "lane")
 
@@ -493,18 +495,6 @@ class Tuning(Training, frozen=True, kw_only=True):
     """Epochs after which the step size becomes a tenth."""
     skipped_files: tuple[str, ...] = ()
     trained_parameters: Count | None = None
-    decode_s: Amount | None = None
-    """Seconds of reading and decoding, all loader workers together."""
-    worker_augment_s: Amount | None = None
-    """Seconds of augmentation in loader workers, all together."""
-
-
-class Finetune(Tuning, frozen=True, kw_only=True):
-    """A fine-tuning run to the end."""
-
-    repetition = "seed"
-    quantities = (*SCORE, MEMORY)
-
     best_epoch: Size | None = None
     best_accuracy: Share | None = None
     """Chosen on the images that it is measured on, so it flatters."""

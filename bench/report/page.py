@@ -13,7 +13,7 @@ from bench.report.render import figure_files, render_html, render_markdown
 from bench.report.sections import state
 from bench.report.sections.accuracy import accuracy_section
 from bench.report.sections.audit import audit_section, gallery_section
-from bench.report.sections.photographs import finetune_section
+from bench.report.sections.finetune import finetune_section
 from bench.report.sections.pipeline import pipeline_section
 from bench.report.sections.scaling import scaling_section
 from bench.report.sections.speed import cost_section, growth_section, suite_section

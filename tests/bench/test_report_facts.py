@@ -20,8 +20,8 @@ from bench.report.facts.accuracy import (
     with_target,
 )
 from bench.report.facts.arms import ceiling, ratios, settings, share_of, split_ms
+from bench.report.facts.finetune import finetune_settings, undecided_with
 from bench.report.facts.lanes import growth, is_slower, lane_tables, named_differences
-from bench.report.facts.photographs import finetune_settings, undecided_with
 from bench.report.facts.pipeline import feedings
 from bench.report.facts.placement import above_ceiling, contest, cost, host_bound_ceilings, utilisation, workers
 from bench.report.facts.scaling import alike_draws, largest, tables

@@ -11,7 +11,7 @@ from bench.report.facts.lanes import is_slower
 from bench.report.facts.pipeline import OTHER, STEP, WAIT, Feeding, Span, feedings, rate, ratio, verdict
 from bench.report.figures import Line, Look, Row, bars, lines, series_look
 from bench.report.sections.state import failed_section, not_measurable
-from bench.report.sections.training import OVERLAP
+from bench.report.sections.training import VERDICTS
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import capitalise, with_spread
 
@@ -80,11 +80,12 @@ def _answer(run: Run, feeding: Feeding) -> list[Answer]:
     best, rounds = cases[0], counted(len(cases[0].records), "round")
     evidence = f"{feeding.recipe} ({verdict(run, best)[1]}) at {best.image_size} pixels: "
     evidence += f"{with_spread(best, 'images_per_s')} images/s, {rounds}"
+    certain = [is_slower(best.values("images_per_s"), case.values("images_per_s")) for case in cases[1:]]
     for case in cases[1:2]:
-        evidence += f"; next {name(case)}, {with_spread(case, 'images_per_s')}"
-    tied = [case for case in cases[1:] if is_slower(best.values("images_per_s"), case.values("images_per_s")) is False]
-    answer = "Undecided: " + " or ".join([name(best), *map(name, tied[:2])]) if tied else capitalise(name(best))
-    return [Answer(QUESTION, answer, f"{evidence}{', ' + OVERLAP if tied else ''}. {limit(feeding, best)}".strip())]
+        evidence += f"; next {name(case)}, {with_spread(case, 'images_per_s')}, {VERDICTS[certain[0]]}"
+    tied = [name(case) for case, is_certain in zip(cases[1:], certain, strict=True) if not is_certain]
+    answer = "Undecided: " + " or ".join([name(best), *tied[:2]]) if tied else capitalise(name(best))
+    return [Answer(QUESTION, answer, f"{evidence}. {limit(feeding, best)}".strip())]
 
 
 def limit(feeding: Feeding, case: Arm) -> str:

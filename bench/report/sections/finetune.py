@@ -6,7 +6,7 @@ from bench.records import Run, counted, percent, rounded
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section
 from bench.report.facts.accuracy import difference
 from bench.report.facts.arms import Arm
-from bench.report.facts.photographs import finetune_settings, undecided_with
+from bench.report.facts.finetune import finetune_settings, undecided_with
 from bench.report.sections.accuracy import FEW, each_seed, learning_figure, mean_score
 from bench.report.sections.state import failed_section
 from bench.report.tables import Column, build_table, words_column
