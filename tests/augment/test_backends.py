@@ -136,7 +136,7 @@ def test_labels_are_mixed_as_the_images_are(op: Op, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", [name for name, b in BACKENDS.items() if not b.compiled])
 def test_global_random_states_are_left_alone(backend: str, images: Tensor) -> None:
-    """Of a pipeline with a generator of its own, whatever the library draws from; the next case draws what it would have."""
+    """A pipeline with a generator of its own leaves them alone, so the next case draws what it would have."""
     if reason := BACKENDS[backend].why_not(torch.device("cpu")):
         pytest.skip(reason)
 

@@ -1,11 +1,13 @@
 """DALI's dynamic mode against torchvision's functionals, on the parameters that it drew."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from augment import build, ops
 from augment.audit import audit
-from augment.backends import dali, find_backend
+from augment.backends import dali, dali_torchvision, find_backend
 from augment.op import UnsupportedOp
 from augment.ops.colour import ABOUT_GREY, YIQ_HUE
 from augment.ops.defaults import OUTSIDE, TWIST, WIDE
@@ -55,8 +57,24 @@ def test_differences_are_named_by_replay() -> None:
 
 
 @needs_dali
+def test_a_graph_samples_draws_in_parts_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, build_graph = [], dali_torchvision.build_graph
+
+    def count(operators: Any, images: torch.Tensor, seed: int) -> Any:
+        sizes.append(len(images))
+        return build_graph(operators, images, seed)
+
+    monkeypatch.setattr(dali_torchvision, "build_graph", count)
+    op = ops.RandomCrop()
+    recorder = dali_torchvision.DaliOperatorRecorder(op, op.cells[dali_torchvision.NAME].build(op))
+    top = recorder.sample(300, (32, 32))["top"]
+    assert (len(top), set(sizes)) == (300, {dali_torchvision.SAMPLED})
+    assert (top[:128] != top[128:256]).mean() > 0.5  # of 9 places, 8 in 9 differ by chance
+
+
+@needs_dali
 def test_its_own_resized_crop_is_a_resize_of_the_window() -> None:
-    """As the audit's cell does it, which knows the window: here it is read off two ramps, in x and in y."""
+    """The audit's cell does the same with a known window; here two ramps, in x and in y, tell the window."""
     ndd = dali.library()
     x, y = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="xy")
     image = torch.stack([x, y, torch.rand(32, 32)], dim=-1)

@@ -1,10 +1,12 @@
 """The conformance table: from a stored audit alone, and what stands on the pages is what the command writes."""
 
 import re
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
+import augment.audit
 from bench.cli import main
 from bench.records import AuditCell, AuditParity, Run, load_run
 from bench.report.conformance import build_full_table, build_short_table, fill
@@ -86,3 +88,15 @@ def test_committed_tables_are_those_of_the_stored_audit(path: str) -> None:
         pytest.skip("README has no table yet")
     assert stored is not None
     assert page == fill(page, load_run(ROOT / "results" / stored[1]), (ROOT / path).parent)
+
+
+def test_an_audit_whose_process_is_killed_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(*arguments: object, **options: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(augment.audit, "audit", killed)
+    with pytest.raises(SystemExit, match="2"):
+        main(["audit", "--data", "synthetic", "--data-root", str(tmp_path), "--out", str(tmp_path / "audit")])
+    assert capsys.readouterr().err.strip().startswith("augmark: a process of the audit was killed")

@@ -16,7 +16,7 @@ from augment import RECIPES, build, ops
 from training.config import Placement, TrainConfig
 from training.data import Dataset, load
 from training.distributed import Ranks, stream_seed
-from training.feed import Batch, Feed
+from training.feed import Batch, Feed, iterate
 
 
 def _epoch(config: TrainConfig, dataset: Dataset, epoch: int = 1, ranks: Ranks | None = None) -> list[Batch]:
@@ -109,6 +109,17 @@ def test_workers_without_shared_memory_are_one_line(
     with pytest.raises(ValueError, match=r"^/dev/shm has 1 MiB free, 8 loader workers need 4: .* --num-workers 0$"):
         Feed(config, shapes, Ranks())
     Feed(replace(config, num_workers=0), shapes, Ranks())
+
+
+def test_a_worker_that_dies_as_it_sends_a_batch_is_named() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise EOFError  # of the pipe whose other end has gone
+
+    batches = iterate(broken())
+    assert next(batches) == 1
+    with pytest.raises(RuntimeError, match="worker exited unexpectedly"):
+        next(batches)
 
 
 def test_the_last_batch_is_kept_unless_something_is_compiled(tiny: TrainConfig, shapes: Dataset) -> None:

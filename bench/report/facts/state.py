@@ -109,7 +109,7 @@ def verdict_counts(cells: Iterable[AuditCell]) -> dict[str, int]:
 
 
 ASIDES = re.compile(r" \((?:[^()]|\([^()]*\))*\)")
-"""What stands in brackets, one level of brackets within included."""
+"""Pattern of text in brackets, with one level of brackets within."""
 
 
 def list_remarks(audit: Audit, backends: Collection[str], *, brief: bool = False) -> dict[str, list[AuditCell]]:

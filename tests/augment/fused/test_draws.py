@@ -15,7 +15,8 @@ from augment.op import Op
 from tests.augment.fused.cases import DEVICE, NEEDS_TRITON
 
 CLOSE = 1e-6
-"""Of ``lam`` and ``weights``; all else is equal. A share e**a / (e**a + e**b) moves by at most a quarter of what a and b move.
+"""Tolerance of ``lam`` and ``weights``; all else is equal.
+A share e**a / (e**a + e**b) moves by at most a quarter of what a and b move.
 These logarithms of Gamma numbers reach log(1 / 300) / 0.3 = -19 in 300 images of alpha 0.3; the last bit is 1.9e-6 there."""
 NEAR = 1e-5
 """Distance from an edge of rounding, in pixels, at which a side may fall to either: exp and sqrt differ in a last bit."""
