@@ -63,9 +63,7 @@ def calibrate_job(data: str, data_root: Path, dataset: Any, device: str, minutes
     case = Calibration(status="not_run", device=device, processes=processes, level=Limits().level, seconds=seconds)
 
     def measure(case: Calibration) -> Calibration:
-        tasks = [
-            Task(data=data, data_root=data_root, device=device, seconds=seconds, seed=seed) for seed in range(processes)
-        ]
+        tasks = [Task(data=data, data_root=data_root, device=device, seconds=seconds, seed=seed) for seed in range(processes)]
         with watch() as machine, fresh_processes() as pool:
             results = []
             for number, result in enumerate(pool.map(measure_process, tasks), start=1):
