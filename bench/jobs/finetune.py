@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from bench.jobs.job import Job, JobOptions, Report, fill, once, open_folder, plan_training, reporting, run_job, take
-from bench.records import Finetune, append, load_run
+from bench.records import Finetune, append, load_run, under_way
 from bench.runner import Measure
 from training.config import FinetuneConfig, validate
 
@@ -87,7 +87,8 @@ def run_once(job: Job, folder: Path, report: Report) -> None:
     """Measure the only case of a job unless it has a record; an error ends the command."""
     (case,) = job.cases
     with reporting(folder, report), job.open(folder) as measure:
-        result = measure(case)
+        with under_way(folder, case):
+            result = measure(case)
         if case.key not in {record.key for record in load_run(folder).of(Finetune)}:
             append(folder, result)
 

@@ -182,7 +182,8 @@ def lacking(run: Run) -> str:
 
 def _without_record(run: Run) -> str:
     words = counted(len(run.missing), "planned seed or case", "planned seeds and cases")
-    return f"{words} without a record" if run.missing else ""
+    now = f" ({len(run.running)} measured now: the run goes on)" if run.running else ""
+    return f"{words} without a record{now}" if run.missing else ""
 
 
 # ---- merged runs ----------------------------------------------------------------------------------------------------------
