@@ -12,7 +12,7 @@ import multiprocessing
 import random
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from bench.compare import Limits, compare_runs
 from bench.jobs.job import ImageOptions, Job, JobOptions, Report, data_facts, folder_to_resume, run_job
 from bench.noise import watch
 from bench.records import Calibration, Planted, Run, Speed
-from bench.runner import Measure, load_plan, measure_undisturbed
+from bench.runner import load_plan, measure_undisturbed
 from bench.statistics import pooled_sds
 
 SUBJECTS = (
@@ -62,28 +62,22 @@ def calibrate_job(data: str, data_root: Path, dataset: Any, device: str, minutes
     seconds = max(1.0, 60 * minutes / processes - START_S)
     case = Calibration(status="not_run", device=device, processes=processes, level=Limits().level, seconds=seconds)
 
-    @contextlib.contextmanager
-    def opened(folder: Path) -> Iterator[Measure]:
-        def measure(case: Calibration) -> Calibration:
-            tasks = [
-                Task(data=data, data_root=data_root, device=device, seconds=seconds, seed=seed) for seed in range(processes)
-            ]
-            with watch() as machine, fresh_processes() as pool:
-                results = []
-                for number, result in enumerate(pool.map(measure_process, tasks), start=1):
-                    results.append(result)
-                    left_s = (processes - number) * (seconds + START_S)
-                    console.print(f"calibrate: process {number} of {processes}, {left_s:.0f} s left")
-            certificate = summarise(case, results)
-            disturbance = machine.disturbance()
-            if not disturbance.is_strong:
-                return certificate
-            reason = f"not measurable here: {disturbance.words}"
-            return msgspec.structs.replace(certificate, status="failed", reason=reason, called_from=None)
+    def measure(case: Calibration) -> Calibration:
+        tasks = [Task(data=data, data_root=data_root, device=device, seconds=seconds, seed=seed) for seed in range(processes)]
+        with watch() as machine, fresh_processes() as pool:
+            results = []
+            for number, result in enumerate(pool.map(measure_process, tasks), start=1):
+                results.append(result)
+                left_s = (processes - number) * (seconds + START_S)
+                console.print(f"calibrate: process {number} of {processes}, {left_s:.0f} s left")
+        certificate = summarise(case, results)
+        disturbance = machine.disturbance()
+        if not disturbance.is_strong:
+            return certificate
+        reason = f"not measurable here: {disturbance.words}"
+        return msgspec.structs.replace(certificate, status="failed", reason=reason, called_from=None)
 
-        yield measure
-
-    return Job(name="calibrate", suite=suite, device=device, cases=(case,), dataset=dataset, open=opened)
+    return Job(name="calibrate", suite=suite, device=device, cases=(case,), dataset=dataset, open=lambda folder: measure)
 
 
 def fresh_processes() -> ProcessPoolExecutor:

@@ -141,7 +141,7 @@ def pipeline_job(options: PipelineOptions, photographs: PhotoSet, suite: str = "
     model = options.model or ("resnet18" if is_cpu else "resnet50")
     return Job(
         name="pipeline", suite=suite, device=str(device), cases=tuple(plan(options, work, base, model)),
-        dataset=photographs.facts(), open=lambda folder: Passes(work, options.seconds).opened(), rounds=options.rounds,
+        dataset=photographs.facts(), open=lambda folder: Passes(work, options.seconds).measure, rounds=options.rounds,
     )  # fmt: skip
 
 

@@ -6,14 +6,13 @@ processes of its own (``scaling_rank.py``), so that a process that dies costs on
 augmentation.
 """
 
-import contextlib
 import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,6 @@ from bench.jobs.job import ImageOptions, Job, JobOptions, Report, data_facts, pl
 from bench.jobs.throughput import check_repetitions
 from bench.presets import preset
 from bench.records import Scaling, one_line
-from bench.runner import Measure
 from training.config import Precision, TrainConfig
 
 if TYPE_CHECKING:
@@ -183,13 +181,12 @@ def scaling(options: ScalingOptions, console: Console, report: Report) -> Path:
     configs = {case.case_key: config for case, config in cases}
     seconds = take(options.seconds, 2 * chosen.throughput_seconds)
 
-    @contextlib.contextmanager
-    def opened(folder: Path) -> Iterator[Measure]:
-        yield lambda case: run_processes(case, configs[case.case_key], seconds=seconds)
+    def measure(case: Scaling) -> Scaling:
+        return run_processes(case, configs[case.case_key], seconds=seconds)
 
     job = Job(
         name="scaling", suite="scaling", device=base.device, cases=tuple(case for case, _ in cases),
-        dataset=data_facts(dataset), open=opened, rounds=take(options.rounds, chosen.throughput_rounds),
+        dataset=data_facts(dataset), open=lambda folder: measure, rounds=take(options.rounds, chosen.throughput_rounds),
     )  # fmt: skip
     return run_job(job, options, console, report)
 

@@ -168,8 +168,7 @@ def throughput_job(base: TrainConfig, axes: Axes, dataset: "Dataset", *, seconds
     ]
     configs = {case.case_key: config for case, config in planned}
 
-    @contextlib.contextmanager
-    def opened(folder: Path) -> Iterator[Measure]:
+    def make_measure(folder: Path) -> Measure:
         import torch
 
         from augment import BACKENDS
@@ -188,11 +187,11 @@ def throughput_job(base: TrainConfig, axes: Axes, dataset: "Dataset", *, seconds
                 return record
             return msgspec.structs.replace(record, gpu_busy=trainer_busy(config, dataset))
 
-        yield measure
+        return measure
 
     return Job(
         name="throughput", suite=suite, device=base.device, cases=once(case for case, _ in planned),
-        dataset=data_facts(dataset), open=opened, rounds=rounds,
+        dataset=data_facts(dataset), open=make_measure, rounds=rounds,
     )  # fmt: skip
 
 

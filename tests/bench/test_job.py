@@ -8,17 +8,12 @@ import pytest
 from bench.jobs.job import duration, fill, outcome, plan_training, repetition, reporting
 from bench.records import Accuracy, Overhead, Pipeline, Throughput
 from training.config import TrainConfig
-from training.data import Dataset, load
+from training.data import Dataset
 from training.loop import measure_throughput, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = TrainConfig(model="resnet8", width=4, device="cpu", batch_size=48, epochs=2, recipe="flip", backend="fused", seed=3)
-
-
-@pytest.fixture
-def shapes(tmp_path: Path) -> Dataset:
-    return load("synthetic", root=tmp_path, max_train=100, max_test=10)
 
 
 def test_a_record_has_the_config_the_data_and_the_result(shapes: Dataset) -> None:

@@ -1,6 +1,5 @@
 """The trainer's step against a bare loop: both do the same work, and turns are taken fairly."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,17 +11,12 @@ from bench.jobs.overhead import Turns, bare_steps, measure_overhead, sample_turn
 from bench.records import Overhead
 from training import models
 from training.config import TrainConfig
-from training.data import Dataset, load
+from training.data import Dataset
 from training.loop import open_trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = TrainConfig(model="resnet8", width=4, device="cpu", augment_on="none", resident=True, batch_size=48)
-
-
-@pytest.fixture
-def shapes(tmp_path: Path) -> Dataset:
-    return load("synthetic", root=tmp_path, max_train=100, max_test=10)
 
 
 def test_both_loops_do_the_same_arithmetic_on_equally_large_batches(shapes: Dataset) -> None:

@@ -267,7 +267,7 @@ def test_what_another_process_measures_is_running_until_the_process_ends(
     assert states() == ["not_run: not yet its turn", "not_run: running now"]
     assert [record.seed for record in load_run(folder).running] == [0]  # type: ignore[attr-defined]
     if after != "not_run: None":
-        with pytest.raises(ValueError, match="another process measures in .*: wait until it ends"):
+        with pytest.raises(ValueError, match=r"another process measures in .*: wait until it ends"):
             Runner(folder)
     holder.kill()
     holder.wait()

@@ -94,10 +94,14 @@ def test_a_run_is_not_resumed_in_another_mode(
         train(sgd, shapes, checkpoint=tmp_path / "checkpoint.pt", resume=True)
 
 
+@pytest.mark.parametrize(("change", "mode"), [({"graph": "off"}, "eager"), ({"augment_on": "workers"}, "graph"), ({}, "graph")])
 @pytest.mark.parametrize("steps_before", [0, 2])
-@pytest.mark.usefixtures("_on_a_cpu")
-def test_capture_leaves_weights_buffers_moments_and_random_state(steps_before: int, sgd: TrainConfig, shapes: Dataset) -> None:
-    with open_trainer(sgd, shapes) as current:
+def test_warming_up_leaves_weights_buffers_moments_and_random_state(
+    change: dict[str, Any], mode: str, steps_before: int, sgd: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "record", _rerun)
+    monkeypatch.setattr(trainer, "is_graph_wanted", lambda config, *others: config.graph != "off")
+    with open_trainer(replace(sgd, **change), shapes) as current:
         batches = current.feed.endless()
         for _ in range(steps_before):
             current.step(next(batches), Totals())
@@ -105,7 +109,8 @@ def test_capture_leaves_weights_buffers_moments_and_random_state(steps_before: i
         before = {name: value.clone() for name, value in current.model.state_dict().items()}
         stream = torch.get_rng_state()
         current.warm_up()
-        assert current.mode == "graph"
+        assert current.mode == mode
+        assert all(p.grad is None for p in current.model.parameters())
         assert torch.get_rng_state().equal(stream)
         torch.testing.assert_close(current.model.state_dict(), before, atol=0, rtol=0)
         for parameter, state in current.optimizer.state.items():

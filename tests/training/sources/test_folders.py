@@ -68,18 +68,6 @@ def test_all_kinds_of_pixels_become_rgb(make_folder: MakeFolder, tmp_path: Path)
     assert (np.abs(means - expected).max(axis=1) <= tolerance).all(), means
 
 
-def test_exif_orientation_is_applied(make_folder: MakeFolder, tmp_path: Path) -> None:
-    folder = make_folder(count=1)
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    pixels[:4] = 255  # white above
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise: white on the right
-    Image.fromarray(pixels).save(folder / "train/ant/0.png", exif=exif)
-    image = _load(folder, tmp_path).train.images[0]
-    assert image[:, :, 4:].eq(255).all()
-    assert image[:, :, :4].eq(0).all()
-
-
 def test_what_cannot_be_decoded_is_skipped_and_listed(
     make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
