@@ -10,10 +10,6 @@ from typing import TYPE_CHECKING, Any
 import tyro
 from rich.console import Console
 
-<<<<<<< HEAD
-from bench.jobs.job import Job, JobOptions, Report, fill, once, open_folder, plan_training, reporting, run_job, take
-from bench.records import Finetune, append, load_run, under_way
-=======
 from bench.jobs.job import (
     Job,
     JobOptions,
@@ -27,8 +23,7 @@ from bench.jobs.job import (
     run_job,
     take,
 )
-from bench.records import Finetune, append, load_run
->>>>>>> main
+from bench.records import Finetune, append, load_run, under_way
 from bench.runner import Measure
 from training.config import FinetuneConfig, validate
 from training.train import epoch_line
@@ -93,19 +88,6 @@ def run_one(options: FinetuneOptions, console: Console, report: Report) -> Path:
     return folder
 
 
-<<<<<<< HEAD
-def run_once(job: Job, folder: Path, report: Report) -> None:
-    """Measure the only case of a job unless it has a record; an error ends the command."""
-    (case,) = job.cases
-    with reporting(folder, report), job.open(folder) as measure:
-        with under_way(folder, case):
-            result = measure(case)
-        if case.key not in {record.key for record in load_run(folder).of(Finetune)}:
-            append(folder, result)
-
-
-=======
->>>>>>> main
 def compare(options: FinetuneOptions, console: Console, report: Report) -> Path:
     """Run every arm with every seed and write the report; a resumed run gets those that it lacks.
 
