@@ -278,6 +278,14 @@ def change_of_rate(
     return replace(change, low=min(effect - half, float(low)), high=max(effect + half, float(high)), p=p, error=error, df=df)
 
 
+def reach(within: Noise, processes: Noise, rounds: int, level: float, sure: float) -> float:
+    """Return the log ratio of two runs that ``change_of_rate`` calls at ``level`` with the chance ``sure``."""
+    parts = Noise(2 * within.variance / rounds, 2 * within.df), Noise(2 * processes.variance, processes.df)
+    variance = sum(part.variance for part in parts)
+    df = variance**2 / sum(part.variance**2 / part.df for part in parts) if variance else 1.0
+    return float(stdtrit(df, 1 - level / 2) + stdtrit(df, sure)) * math.sqrt(variance)
+
+
 @lru_cache(maxsize=64)
 def _weights(count: int, stream: int) -> Floats:
     """Return bootstrap weights [RESAMPLES, count], rows sum to 1: the same each time, so that a comparison repeats exactly."""
