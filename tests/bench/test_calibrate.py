@@ -83,7 +83,7 @@ def test_slowdowns_of_the_extrapolated_size_are_called(within: float, between: f
     """95 % of them, within what the spread of 12 processes tells of itself: 22 % of a standard deviation (2 df = 22)."""
     noisy = [summarise(CASE, drawn(seed, within=within, between=between)) for seed in range(4)]
     assert all(record.status == "ok" and (record.called_from or 0) > ADDED[-1] for record in noisy)
-    size = float(np.median([record.called_from for record in noisy]))  # type: ignore[type-var]
+    size = float(np.median([record.called_from for record in noisy]))
     for name in ("ADDED", "SLOTS"):
         monkeypatch.setattr(calibrate, name, (*(0.0,) * (2 if name == "SLOTS" else 0), size))
     monkeypatch.setitem(drawn.__globals__, "SLOTS", (0.0, 0.0, size))
