@@ -131,10 +131,10 @@ def compare_runs(a: Run, b: Run, *, limits: Limits | None = None, across_machine
         ValueError: the runs differ in machine, versions or data, or have no case in common.
     """
     limits = limits or Limits()
-    unknown = [f"{run.path} does not say on which machine it was measured" for run in (a, b) if not run.environment]
-    differ = unknown or differences(machine_facts(a.environment), machine_facts(b.environment))
-    if unknown and not across_machines:
-        raise ValueError(f"{unknown[0]}: add --across-machines to compare it all the same")
+    anonymous = [f"{run.path} does not say on which machine it was measured" for run in (a, b) if not run.environment]
+    differ = anonymous or differences(machine_facts(a.environment), machine_facts(b.environment))
+    if anonymous and not across_machines:
+        raise ValueError(f"{anonymous[0]}: add --across-machines to compare it all the same")
     if differ and not across_machines:
         raise ValueError(f"the runs differ in {join(differ, 6)}: add --across-machines to compare them all the same")
     cases_a, cases_b = ({case.name: case for case in run.cases() if case.first.compared} for run in (a, b))
@@ -231,8 +231,8 @@ def _state(case: Case | None) -> str:
 
 def process_noise(certificates: Sequence[Calibration]) -> Noise:
     """Return the variance of a log rate from process to process, as the runs' certificates know it; 0 without any."""
-    known = [(record.between_sd or 0.0, (record.processes or 2) - 1) for record in certificates]
-    sd, df = max(known, default=(0.0, 1))
+    spreads = [(record.between_sd or 0.0, (record.processes or 2) - 1) for record in certificates]
+    sd, df = max(spreads, default=(0.0, 1))
     return Noise(sd**2, df)
 
 

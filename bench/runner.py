@@ -146,7 +146,7 @@ def await_plan(folder: Path) -> Plan:
 
 
 class Claims:
-    """Which repetition is whose, among processes on one or many machines: a locked file each.
+    """Claims of processes, on one or many machines, to repetitions: a locked file each.
 
     Forked children do not inherit the locks. Within one process a claim keeps nobody out.
     """
@@ -189,7 +189,7 @@ class Claims:
 
 
 class Runner:
-    """Measures repetitions of cases and keeps their records.
+    """Measurement of repetitions of cases, whose records it keeps.
 
     Args:
         folder: the run's folder, with its plan.

@@ -33,11 +33,11 @@ Floats = npt.NDArray[np.float64]
 Verdict = Literal["slower", "worse", "faster", "better", "same", "unclear"]
 
 FEWEST_SEEDS = 3
-"""Below this no interval is given: with two, it would be 13 standard errors wide and pretend to know them."""
+"""Fewest seeds with an interval: of two, it would be 13 standard errors wide and pretend to know them."""
 FEWEST_ROUNDS = 3
-"""Two rounds say nothing of an odd one out: simulated, they call a disturbed round a change."""
+"""Fewest rounds with a verdict: two say nothing of an odd one out, and call a disturbed round a change (simulated)."""
 FEWEST_PASSES = 6
-"""Fewer values have no interval of the median by order statistics that covers it in 95 %."""
+"""Fewest values with an interval of the median by order statistics that covers it in 95 %."""
 SPREAD = "± half the 95 % interval of the median (of fewer than six rounds: half their range)"
 LEVEL = 0.05
 POWER = 0.8
@@ -45,7 +45,7 @@ SEEDS_SHOWN = (0.5, 0.2, 0.1)
 """Differences in points whose cost in seeds is shown."""
 RESAMPLES = 2000
 MANY_CASES = 10
-"""Below, the spread of variances over cases is itself too uncertain to borrow from."""
+"""Fewest cases whose variances are shared: the spread of fewer is itself too uncertain."""
 MOST_PRIOR_DF = 30.0
 """The agreement of cases is never believed beyond this: they share the rounds' disturbances."""
 

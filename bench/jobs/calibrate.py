@@ -100,10 +100,10 @@ def measure_process(task: Task) -> list[list[Speed]]:
     while number < 2 or time.monotonic() < deadline:
         for slot, case in order.sample(cells, len(cells)):
             size = case.batch_size or 1
-            more = msgspec.structs.replace(case, batch_size=round(size * (1 + SLOTS[slot])), round=number + 1)
-            record = measure_undisturbed(more, lambda case: bench.measure(case, sampler))
+            loaded = msgspec.structs.replace(case, batch_size=round(size * (1 + SLOTS[slot])), round=number + 1)
+            record = measure_undisturbed(loaded, lambda case: bench.measure(case, sampler))
             if isinstance(record, Speed) and record.images_per_s:  # what was added does not count
-                speed = record.images_per_s * size / (more.batch_size or 1)
+                speed = record.images_per_s * size / (loaded.batch_size or 1)
                 slots[slot].append(msgspec.structs.replace(record, batch_size=size, images_per_s=speed))
         number += 1
     bench.close()
@@ -133,8 +133,10 @@ def summarise(case: Calibration, results: Sequence[Sequence[Sequence[Speed]]]) -
     """
     pairs = [pair for a, b in zip(results[::2], results[1::2], strict=False) for pair in ((a, b), (b, a))]
     within, between = pooled_sds([process[0] for process in results])
-    known = msgspec.structs.replace(case, between_sd=between)  # compare reads it from the runs, as it will from this one
-    verdicts = [[verdict for a, b in pairs for verdict in compare_slots(a[0], b[slot], known)] for slot in range(1, len(SLOTS))]
+    certificate = msgspec.structs.replace(case, between_sd=between)  # compare reads it from the runs, as it will from this one
+    verdicts = [
+        [verdict for a, b in pairs for verdict in compare_slots(a[0], b[slot], certificate)] for slot in range(1, len(SLOTS))
+    ]
     false_calls = sum(verdict in ("slower", "faster") for verdict in verdicts[0])
     planted = tuple(
         Planted(added=added, called=column.count("slower"), comparisons=len(column))

@@ -48,8 +48,8 @@ def suite_section(run: Run, suite: str) -> Section | None:
     if not any(case.first.suite == suite for case in cases):
         return None
     tables = lane_tables(run, suite)
-    unknown = " Neither audit nor plan says which cells differ from the definition, so there are no ratios."
-    blocks: list[Block] = [Paragraph(METHOD + (unknown if tables and tables[0].differences is None else ""))]
+    no_ratios = " Neither audit nor plan says which cells differ from the definition, so there are no ratios."
+    blocks: list[Block] = [Paragraph(METHOD + (no_ratios if tables and tables[0].differences is None else ""))]
     for table in tables:
         blocks.append(Heading(f"{suite.capitalize()} on {table.device}, {table.dtype}: {LANES[table.lane]}"))
         blocks += [*([_rates_figure(table)] if any(map(table.ranked, table.subjects)) else []), _rates_table(run, table)]
