@@ -20,6 +20,7 @@ import tyro
 from rich.console import Console
 
 from bench import catalog
+from bench.compare import Limits
 from bench.export import Format
 from bench.jobs.calibrate import CalibrateOptions
 from bench.jobs.finetune import FinetuneOptions
@@ -256,38 +257,27 @@ class Gallery(ImageOptions):
 
     def execute(self, console: Console) -> None:
         """Draw the page."""
-        from bench.gallery import draw_sheets
+        from bench.gallery import draw_page
 
-        for sheet in draw_sheets(
-            image=self.image, data=self.data, data_root=self.data_root, download=self.download, out=self.out,
-            backends=self.backends, ops=self.ops, recipes=self.recipes, seed=self.seed,
-        ):  # fmt: skip
-            console.print(f"gallery: {sheet}")
+        console.print(f"gallery: {draw_page(**vars(self))}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare:
+class Compare(Limits):
     """Report case by case whether run B is faster or slower than run A; exit code 1 on a regression, for CI."""
 
     a: tyro.conf.Positional[Path]
     """The run folder to compare with, such as that of the main branch."""
     b: tyro.conf.Positional[Path]
     """The run folder in question."""
-    threshold: float = 0.05
-    """Share of images/s that may be lost: a regression is called slower and loses more; same is within it."""
-    accuracy_threshold: float = 0.005
-    """Share of test accuracy that may be lost, the same way; 0.005 is half a point."""
-    level: float = 0.05
-    """Chance that anything is called changed where nothing did, over all cases together."""
     across_machines: bool = False
     """Compare runs of different machines, versions or data all the same, and say what differs."""
 
     def execute(self, console: Console) -> None:
         """Compare."""
-        from bench.compare import Limits, compare
+        from bench.compare import compare
 
-        limits = Limits(threshold=self.threshold, accuracy_threshold=self.accuracy_threshold, level=self.level)
-        sys.exit(compare(self.a, self.b, console, limits, across_machines=self.across_machines))
+        sys.exit(compare(self.a, self.b, console, self, across_machines=self.across_machines))
 
 
 @dataclass(frozen=True, kw_only=True)

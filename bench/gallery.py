@@ -1,6 +1,6 @@
 """Gallery of every op and recipe on every backend: pictures of what ``augment.build`` makes of one image.
 
-``draw_strips`` writes the pictures of a run's report, ``draw_sheets`` a page of them with random results below.
+``draw_strips`` writes the pictures of a run's report, ``draw_page`` a page of them with random results below.
 """
 
 import dataclasses
@@ -195,18 +195,11 @@ def tile(rows: Sequence[Sequence[Pixels | None]], side: int) -> Image.Image:
     return picture
 
 
-def draw_sheets(
-    *,
-    image: Path | None = None,
-    data: str = "auto",
-    data_root: Path = Path("data"),
-    download: bool = False,
-    out: Path = Path("gallery"),
-    backends: Sequence[str] | None = None,
-    ops: Sequence[str] | None = None,
-    recipes: Sequence[str] | None = None,
+def draw_page(
+    *, image: Path | None = None, data: str = "auto", data_root: Path = Path("data"), download: bool = False, out: Path,
+    backends: Sequence[str] | None = None, ops: Sequence[str] | None = None, recipes: Sequence[str] | None = None,
     seed: int = 0,
-) -> list[Path]:
+) -> Path:  # fmt: skip
     """Write ``index.html`` with a strip of every op and recipe, random results of each backend below; return its path.
 
     The image is a photograph or one of a data set. Names default to all ops and recipes, and all backends but compiled ones.
@@ -226,7 +219,7 @@ def draw_sheets(
             images, out, dataset=image.name if image else data, backends=chosen, **names, seed=seed, results=RANDOM_ROWS,
             advance=lambda: bar.advance(task),
         )  # fmt: skip
-    return [write_gallery(Run(path=out, name=out.name))]
+    return write_gallery(Run(path=out, name=out.name))
 
 
 def _choose_backends(names: Sequence[str] | None) -> list[str]:

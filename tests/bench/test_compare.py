@@ -347,11 +347,11 @@ def test_nothing_in_common_and_bad_options_are_one_line() -> None:
         compare_runs(a, b)
     for threshold in (0.0, 1.0, 10.0, math.nan):
         with pytest.raises(ValueError, match="--threshold"):
-            Limits(threshold=threshold)
+            Limits(threshold=threshold).check()
     with pytest.raises(ValueError, match="--accuracy-threshold"):
-        Limits(accuracy_threshold=math.nan)
+        Limits(accuracy_threshold=math.nan).check()
     with pytest.raises(ValueError, match="--level"):
-        Limits(level=0.0)
+        Limits(level=0.0).check()
 
 
 def test_worst_comes_first_on_one_line_a_case(tmp_path: Path) -> None:

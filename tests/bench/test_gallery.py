@@ -17,8 +17,8 @@ from bench.gallery import (
     RANDOM_ROWS,
     STRIP_SIDE,
     Panel,
+    draw_page,
     draw_results,
-    draw_sheets,
     draw_single,
     draw_strips,
     load_photograph,
@@ -140,11 +140,11 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     cut.write_bytes(whole.read_bytes()[:-500])
     for path in (text, cut, tmp_path / "missing.png", tmp_path):
         with pytest.raises(ValueError, match="cannot read an image from") as caught:
-            draw_sheets(image=path, out=tmp_path / "out")
+            draw_page(image=path, out=tmp_path / "out")
         assert "\n" not in str(caught.value)
     for names in ({"backends": ["nope"]}, {"ops": ["nope"]}, {"recipes": ["nope"]}):
         with pytest.raises(ValueError, match=r"unknown .* 'nope'; known: "):
-            draw_sheets(image=whole, out=tmp_path / "out", **names)  # type: ignore[arg-type]
+            draw_page(image=whole, out=tmp_path / "out", **names)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 16 x 16"):
         working_square(noise(side=8))
     with pytest.raises(ValueError, match="uint8"):
@@ -160,7 +160,7 @@ def test_the_page_shows_random_results_below_the_strips(tmp_path: Path) -> None:
     original = noise()[0].permute(1, 2, 0).numpy()
     Image.fromarray(original).save(tmp_path / "photo.png")
     chosen = {"backends": ["torchvision_loop", "kornia"], "ops": ["HorizontalFlip"], "recipes": ["cutmix"]}
-    (page,) = draw_sheets(image=tmp_path / "photo.png", out=tmp_path / "new", **chosen)  # type: ignore[arg-type]
+    page = draw_page(image=tmp_path / "photo.png", out=tmp_path / "new", **chosen)  # type: ignore[arg-type]
     assert page.read_text().count("data:image/png;base64,") == 2
     gallery = load_gallery(Run(path=page.parent, name="new"))
     assert gallery is not None
