@@ -231,8 +231,8 @@ def _state(case: Case | None) -> str:
 
 def process_noise(certificates: Sequence[Calibration]) -> Noise:
     """Return the variance of a log rate from process to process, as the runs' certificates know it; 0 without any."""
-    known = [(record.between_sd or 0.0, (record.processes or 2) - 1) for record in certificates]
-    sd, df = max(known, default=(0.0, 1))
+    spreads = [(record.between_sd or 0.0, (record.processes or 2) - 1) for record in certificates]
+    sd, df = max(spreads, default=(0.0, 1))
     return Noise(sd**2, df)
 
 

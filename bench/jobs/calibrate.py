@@ -132,8 +132,8 @@ def summarise(case: Calibration, results: Sequence[Sequence[Sequence[Speed]]]) -
     """
     pairs = [pair for a, b in zip(results[::2], results[1::2], strict=False) for pair in ((a, b), (b, a))]
     within, between = pooled_sds([process[0] for process in results])
-    known = msgspec.structs.replace(case, between_sd=between)  # compare reads it from the runs, as it will from this one
-    verdicts = [[verdict for a, b in pairs for verdict in compare_slots(a[0], b[slot], known)] for slot in range(1, len(SLOTS))]
+    case = msgspec.structs.replace(case, between_sd=between)  # compare reads it from the runs, as it will from this one
+    verdicts = [[verdict for a, b in pairs for verdict in compare_slots(a[0], b[slot], case)] for slot in range(1, len(SLOTS))]
     false_calls = sum(verdict in ("slower", "faster") for verdict in verdicts[0])
     planted = tuple(
         Planted(added=added, called=column.count("slower"), comparisons=len(column))
@@ -143,7 +143,7 @@ def summarise(case: Calibration, results: Sequence[Sequence[Sequence[Speed]]]) -
     called_from = smallest_called(planted)
     values = {
         "false_calls": false_calls, "comparisons": len(verdicts[0]), "planted": planted, "within_sd": within,
-        "between_sd": between, "rounds": int(statistics.median(rounds)), "called_from": called_from,
+        "rounds": int(statistics.median(rounds)), "called_from": called_from,
     }  # fmt: skip
     if called_from is None:
         last = planted[-1]

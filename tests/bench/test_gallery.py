@@ -27,6 +27,7 @@ from bench.gallery import (
 )
 from bench.records import Run
 from bench.report.facts.gallery import INDEX, Gallery, load_gallery
+from tests.bench.stored import present
 
 BACKENDS = ("torchvision", "kornia", "fused")
 
@@ -162,8 +163,7 @@ def test_the_page_shows_random_results_below_the_strips(tmp_path: Path) -> None:
     chosen = {"backends": ["torchvision_loop", "kornia"], "ops": ["HorizontalFlip"], "recipes": ["cutmix"]}
     page = draw_page(image=tmp_path / "photo.png", out=tmp_path / "new", **chosen)  # type: ignore[arg-type]
     assert page.read_text().count("data:image/png;base64,") == 2
-    gallery = load_gallery(Run(path=page.parent, name="new"))
-    assert gallery is not None
+    gallery = present(load_gallery(Run(path=page.parent, name="new")))
     rows = cells(page.parent, gallery, "HorizontalFlip")
     assert len(rows) == 2 + RANDOM_ROWS
     assert f"The last {RANDOM_ROWS} rows of each strip: random results." in page.read_text()

@@ -110,11 +110,11 @@ _LOST = "lost contact with another process: see which one died or never came, th
     ],
 )
 def test_errors_of_the_user_and_the_machine_are_one_line(error: Exception, line: str | None) -> None:
-    found = entry.describe(error)
-    assert (found is None) == (line is None)
-    if found is not None and line is not None:
-        assert found.startswith(line)
-        assert "\n" not in found
+    result = entry.describe(error)
+    assert (result is None) == (line is None)
+    if result is not None and line is not None:
+        assert result.startswith(line)
+        assert "\n" not in result
 
 
 # ---- a run's folder -------------------------------------------------------------------------------------------------------

@@ -270,8 +270,8 @@ def test_where_the_root_cannot_be_written_the_users_cache_is(make_folder: MakeFo
     root = tmp_path / "root"
     root.write_text("a file where a folder should be")
     load(str(make_folder()), root=root, image_size=8)
-    found = [path for path in tmp_path.rglob("images.npy") if "user-cache" in str(path) or "Caches" in str(path)]
-    assert len(found) == 1
+    result = [path for path in tmp_path.rglob("images.npy") if "user-cache" in str(path) or "Caches" in str(path)]
+    assert len(result) == 1
 
 
 def test_subsets_are_balanced_repeatable_and_named(make_folder: MakeFolder, tmp_path: Path) -> None:
