@@ -21,7 +21,6 @@ from bench.gallery import (
     draw_results,
     draw_single,
     draw_strips,
-    load_photograph,
     tile,
     working_square,
 )
@@ -118,20 +117,6 @@ def test_photographs_become_centre_squares(shape: tuple[int, int], side: int) ->
     mass = square[0, 0].float()
     middle = (mass.sum(0) * torch.arange(side)).sum() / mass.sum()
     assert float(middle) == pytest.approx((side - 1) / 2, abs=0.5)
-
-
-def test_images_are_read_upright_and_in_colour(tmp_path: Path) -> None:
-    """Grey with transparency, and a photograph that its EXIF tag turns by 90 degrees: the red left half comes out on top."""
-    Image.new("LA", (20, 30), (100, 128)).save(tmp_path / "grey.png")
-    assert load_photograph(tmp_path / "grey.png").shape == (1, 3, 30, 20)
-    turned = Image.new("RGB", (40, 20), (0, 0, 255))
-    turned.paste((255, 0, 0), (0, 0, 20, 20))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "turn 90 degrees clockwise to show"
-    turned.save(tmp_path / "turned.png", exif=exif)
-    upright = load_photograph(tmp_path / "turned.png")
-    assert upright.shape == (1, 3, 40, 20)
-    assert upright[0, :, 5, 10].tolist() == [255, 0, 0]
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

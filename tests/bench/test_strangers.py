@@ -119,19 +119,6 @@ def test_benchmarks_resolve_a_home_too(tmp_path: Path) -> None:
 # ---- variables of the environment, and places ---------------------------------------------------------------------------
 
 
-def test_a_notebooks_backend_of_figures_changes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "matplotlib").mkdir()
-    (tmp_path / "matplotlib" / "__init__.py").write_text("raise ValueError('no such backend')")
-    variables = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONPATH": str(tmp_path)}
-    folder = stored_run(tmp_path / "run")
-    code = (
-        "import sys, bench.cli, bench.gallery, bench.run, bench.session, training.finetune\n"
-        f"bench.cli.main(['report', {str(folder)!r}])\nassert 'matplotlib' not in sys.modules"
-    )
-    done = run("-c", code, variables=variables)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.slow
 def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
     if shutil.which("uv") is None:

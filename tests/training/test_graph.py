@@ -16,7 +16,6 @@ from training.config import TrainConfig, validate
 from training.data import Dataset
 from training.loop import TrainerCache, measure_throughput, open_trainer, train
 from training.meters import Totals
-from training.presets import PRESETS
 
 
 def _rerun(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
@@ -258,20 +257,3 @@ def test_on_a_gpu_draws_advance_from_replay_to_replay_and_repeat_with_the_seed(s
             losses.append(torch.stack(totals._losses).tolist())
     assert len(set(losses[0])) > 20, "RandAugment of one image has hundreds of results"
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", ["fast", "standard"])
-def test_on_a_gpu_a_captured_preset_does_not_wait(name: Any, shapes: Dataset) -> None:
-    config = replace(PRESETS[name], **_GPU, image_size=16, batch_size=32, width=8)
-    with open_trainer(config, shapes) as current:
-        current.warm_up()
-        assert current.mode == "graph"
-        totals, batches = Totals(), current.feed.endless()
-        for step in range(10):
-            torch.cuda.set_sync_debug_mode("error" if step >= 5 else "default")
-            try:
-                current.set_step_size(step)
-                current.step(next(batches), totals)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
