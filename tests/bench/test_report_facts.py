@@ -36,6 +36,9 @@ def run_of(*records: Record, **fields: Any) -> Run:
 # ---- images per second ----------------------------------------------------------------------------------------------------
 
 
+FLIP = replace(CASE, subject="flip")
+
+
 def speed(backend: str, *rates: float, subject: str = "flip", **fields: Any) -> list[Speed]:
     """Return a round for each images/s."""
     lane = fields.pop("lane", "per_image")
@@ -75,9 +78,7 @@ def test_slower_needs_two_rounds_each_that_do_not_overlap(a: list[float], b: lis
 def test_lanes_stand_apart_and_mixtures_have_no_ratio() -> None:
     batch = speed("torchvision", 500, 510, lane="per_batch")
     mixed = [*speed("kornia", 9, 9, lane="mixed"), *speed("fused", 5, 5, lane="mixed")]
-    unsupported = Speed(
-        suite="recipes", subject="flip", backend="cvcuda", batch_size=100, image_size=32, status="unsupported", reason="no"
-    )
+    unsupported = replace(FLIP, backend="cvcuda", lane=None, status="unsupported", reason="no")
     run = run_of(*batch, *mixed, unsupported, audit=EQUAL)
     by_lane = {table.lane: table for table in lane_tables(run, "recipes")}
     assert list(by_lane) == ["per_batch", "mixed"]
@@ -94,9 +95,7 @@ def test_differences_are_audited_ones_else_declared_ones_else_unknown() -> None:
         cell("kornia", "close", cause="no antialias"), cell("pil", "different", cause="8 bits"), cell("fused", lane=lane)
     )
     assert set(named_differences(run_of(audit=audit)) or {}) == {("flip", "pil"), ("flip", "fused")}
-    planned = Speed(
-        suite="recipes", subject="flip", backend="pil", batch_size=1, image_size=32, status="not_run", differs="8 bits"
-    )
+    planned = replace(FLIP, backend="pil", differs="8 bits")
     assert named_differences(run_of(plan=Plan(suite="quick", cases=(planned,)))) == {("flip", "pil"): "8 bits"}
     assert named_differences(run_of()) is None
     (table,) = lane_tables(run_of(*speed("torchvision_loop", 1, 1), *speed("fused", 2, 2)), "recipes")
@@ -353,14 +352,12 @@ def test_a_run_whose_fused_fell_back_to_tensors_says_where() -> None:
 
 
 def test_what_is_missing_is_gathered_by_reason_the_worst_first() -> None:
-    other = Speed(
-        suite="ops", subject="Hue", backend="kornia", batch_size=1, image_size=32, status="unsupported", reason="Hue is no op"
-    )
-    more = Speed(
-        suite="ops", subject="Sat", backend="kornia", batch_size=1, image_size=32, status="unsupported", reason="Sat is no op"
-    )
+    ops = [
+        replace(CASE, suite="ops", subject=op, lane=None, status="unsupported", reason=f"{op} is no op")
+        for op in ("Hue", "Sat")
+    ]
     broken = speeds(CASE, "no memory")
-    run = run_of(*broken, plan=Plan(suite="quick", cases=(other, more, CASE)))
+    run = run_of(*broken, plan=Plan(suite="quick", cases=(*ops, CASE)))
     rows = missing(run)
     assert [(row.status, row.reason, len(row.cases)) for row in rows] == [
         ("failed", "no memory", 1),

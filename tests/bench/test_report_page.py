@@ -39,19 +39,8 @@ from tests.bench.stored import CASE, SAMPLES, failed, store, trained
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 NAMES = [
-    "a|b",
-    "<b>x</b> &amp;",
-    "[x](y)",
-    "`tick`",
-    "*bold* _it_",
-    "~~no~~",
-    "# 1. -",
-    "http://a.b",
-    "a@b.c",
-    "a_b_c",
-    "$x$",
-    "\\n",
-    ODD,
+    *("a|b", "<b>x</b> &amp;", "[x](y)", "`tick`", "*bold* _it_", "~~no~~", "# 1. -", "http://a.b", "a@b.c", "a_b_c", "$x$"),
+    *("\\n", ODD),
 ]
 
 

@@ -41,12 +41,7 @@ def bench(*options: str, path: Path | None = None) -> subprocess.CompletedProces
 
 
 def planned(**changes: object) -> list[Speed]:
-    grid: dict[str, object] = {
-        "recipes": (),
-        "backends": ("torchvision", "kornia"),
-        "ops": ("Invert", "AugMix", "Hue"),
-        **changes,
-    }
+    grid = {"recipes": (), "backends": ("torchvision", "kornia"), "ops": ("Invert", "AugMix", "Hue")} | changes
     return plan(Grid(**grid), memory_bytes=lambda device: 2**50)  # type: ignore[arg-type]
 
 

@@ -137,19 +137,7 @@ def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     measured = load_run(tmp_path / "run[/x]")
     assert {case.kind for case in measured.cases() if case.status == "ok"} == {"speed", "throughput", "feed", "accuracy"}
-    command = [
-        "-m",
-        "pytest",
-        "-c",
-        os.devnull,
-        "--rootdir",
-        ".",
-        "-p",
-        "bench.plugin",
-        "--pyargs",
-        "bench",
-        "--benchmark-only",
-    ]
-    grid = ["--ops", "Invert", "--backends", "torchvision", "--rounds", "1", "--data", "synthetic", "--results=../grid"]
-    done = run(*command, *grid, variables=variables, cwd=cwd)
+    command = ["-m", "pytest", "-c", os.devnull, "--rootdir", ".", "-p", "bench.plugin", "--pyargs", "bench"]
+    grid = ["--benchmark-only", "--ops", "Invert", "--backends", "torchvision", "--rounds", "1", "--data", "synthetic"]
+    done = run(*command, *grid, "--results=../grid", variables=variables, cwd=cwd)
     assert done.returncode == 0, done.stdout
