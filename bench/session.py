@@ -228,10 +228,10 @@ class BenchSession:
         cases = [case for case in self.plan.cases if suite_of(case) and case.status == "not_run"]
         waiting = [case for case in cases if case.case_key in self._selected and not self._runner.is_settled(case)]
         done, now = self._seen.total(), time.monotonic()
-        remaining = [self.plan.rounds - self._seen[case.case_key] for case in waiting]
+        most = [self.plan.rounds - self._seen[case.case_key] for case in waiting]
         fewest = [min(FEWEST_PASSES, self.plan.rounds) - self._seen[case.case_key] for case in waiting]
         mean_s = (now - self._begun) / max(1, done)
-        within = min(mean_s * sum(max(0, n) for n in remaining), self._budget_end - now)
+        within = min(mean_s * sum(max(0, n) for n in most), self._budget_end - now)
         return min(max(mean_s * sum(max(0, n) for n in fewest), within), self._deadline - now) if done else None
 
     def _seconds(self, case: Record) -> float:

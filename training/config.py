@@ -58,9 +58,9 @@ class TrainConfig:
     resident: bool = False
     """Keep all images on the device as uint8 and pick batches there, without a loader; the batches are the same."""
     prefetch: bool = True
-    """On CUDA, copy a batch to the device on a stream of its own, while the step before runs. No effect elsewhere."""
+    """Copy a batch to the device on a CUDA stream of its own, while the step before runs. No effect elsewhere."""
     augment_stream: bool = False
-    """On CUDA, with augment_on=device: augment on that stream too. No effect elsewhere."""
+    """Augment on that CUDA stream too, with augment_on=device. No effect elsewhere."""
     decode: Decode = "ahead"
     """ahead: decode all images once, before training; workers: read and decode each batch from its files where it is fetched,
     as is usual with sets larger than memory."""
@@ -189,7 +189,7 @@ class FinetuneConfig:
     momentum: float = 0.9
     """Momentum of SGD."""
     keep_statistics: bool = False
-    """With mode=full: keep the batch norms' pretrained statistics, as few photographs give poor ones."""
+    """Keep the batch norms' pretrained statistics, with mode=full: few photographs give poor ones."""
     decay_every: int = 7
     """Epochs after which step sizes become a tenth, again and again."""
     seed: int = 0

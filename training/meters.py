@@ -37,7 +37,7 @@ LOOK_EVERY = 10  # steps; a look is a handful of small kernels, with several pro
 
 
 class StepClock:
-    """Measures the wait for batches inside an epoch and, with ``split``, the phases of its steps.
+    """Clock of the wait for batches inside an epoch and, with ``split``, the phases of its steps.
 
     On a CPU the wait is the time that the training process was blocked until it had the next batch: fetching, and augmenting
     where that happens in this process or in workers that are too slow.

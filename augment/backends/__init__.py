@@ -4,7 +4,9 @@ A file defines ``BACKENDS``, one or several values, and the function by which ``
 """
 
 import functools
+import gc
 import importlib
+import os
 import pkgutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +20,10 @@ from torch import nn
 from augment.op import Cell, Lane, Op, UnsupportedOp
 from augment.pipeline import Pipeline, Runner, Step, run_batched, with_generator
 from augment.replay import Columns, NoRoute, Recorder, Traced
+
+if hasattr(os, "register_at_fork"):
+    # A forked loader worker must not finalise garbage of its parent: DALI's destructors wait for threads that a fork lacks.
+    os.register_at_fork(after_in_child=gc.freeze)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ class _Built:
 
 
 class Bench:
-    """Measures rounds of cases: ``seconds`` of samples each, twice that where parameters are drawn once per batch."""
+    """Measurement of rounds of cases: ``seconds`` of samples each, twice that where parameters are drawn once per batch."""
 
     def __init__(self, inputs: Inputs, seconds: float) -> None:
         self._inputs = inputs

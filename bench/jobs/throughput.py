@@ -57,7 +57,7 @@ class ThroughputOptions(JobOptions, ImageOptions):
     workers: tuple[int, ...] | None = None
     """Numbers of loader workers (default: 0, 1, 2, 4 ... and all cores)."""
     decode: tuple[Decode, ...] | None = None
-    """Where images are decoded: ahead, workers, or both (default: workers for an image folder, else ahead)."""
+    """Place where images are decoded: ahead, workers, or both (default: workers for an image folder, else ahead)."""
     seconds: float | None = None
     """Seconds per case and round (default: the quick preset's)."""
     rounds: int | None = None

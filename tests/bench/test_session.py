@@ -120,8 +120,8 @@ def test_a_run_leaves_its_plan_its_records_and_its_environment(
             assert [record.round for record in case.records] == [0, 1]
             assert all(len(record.samples_us) >= 3 for record in run.of(Speed))
             assert (case.first.threads, case.first.batch_size, case.first.device_s_median) == (1, 4, None)
-            assert case.known("warmup_calls")
-            assert case.known("peak_bytes")
+            assert case.fact("warmup_calls")
+            assert case.fact("peak_bytes")
             assert case.implementation == ("c" if case.first.backend == "fused" else None)
     assert run.environment is not None
     assert run.environment.dataset is not None
