@@ -131,7 +131,7 @@ class PowerMeter:
     energy_j: float | None = None
 
     def __init__(self, devices: Sequence[torch.device]) -> None:
-        self._handles = [handle for device in devices if (handle := _find_handle(device)) is not None]
+        self._handles = [handle for device in devices if (handle := find_handle(device)) is not None]
         self._utilisations: list[float | None] = []
         self._powers_w: list[list[float | None]] = [[] for _ in self._handles]
         self._over = threading.Event()
@@ -170,8 +170,8 @@ def _mean(samples: Sequence[float | None]) -> float | None:
     return statistics.fmean(reported) if reported else None
 
 
-def _find_handle(device: torch.device) -> Any | None:
-    """Return NVML's handle of a device, found by UUID: NVML numbers all GPUs of the machine, torch the visible ones."""
+def find_handle(device: torch.device) -> Any | None:
+    """Return NVML's handle of a device, by UUID: NVML numbers all GPUs of the machine, torch the visible ones; None without."""
     if device.type != "cuda":
         return None
     with contextlib.suppress(Exception):  # no driver, no NVML, a virtual GPU: its errors are many, and power is an extra

@@ -109,9 +109,7 @@ class Turns:
         self.seconds += sample(self._function, 1, clock=self._clock)
 
 
-def measure_overhead(
-    case: Overhead, config: TrainConfig, dataset: Dataset, *, seconds: float, sampler: Sampler | None = None
-) -> Overhead:
+def measure_overhead(case: Overhead, config: TrainConfig, dataset: Dataset, *, seconds: float, sampler: Sampler) -> Overhead:
     """Take steps of both loops in turns for about ``seconds``; batches of the same turn have the same size.
 
     Returns:
@@ -126,8 +124,7 @@ def measure_overhead(
         first = sample(lambda: next(trained), WARM_UP_STEPS, warm.before, warm.after, clock=clock)
         calls = min(MOST_TURNS, max(FEWEST_TURNS, math.ceil(seconds / (first[-1] + warm.seconds[-1]))))
         turns = Turns(lambda: next(bare), clock)
-        take = sampler or functools.partial(sample, clock=clock)
-        step_s = tuple(take(lambda: next(trained), calls, turns.before, turns.after))
+        step_s = tuple(sampler(lambda: next(trained), calls, turns.before, turns.after))
         return msgspec.structs.replace(
             case, status="ok", dataset=dataset.name, fingerprint=dataset.fingerprint, fallback=dataset.fallback,
             lane=trainer.feed.lane, implementation=trainer.feed.implementation, devices=tuple(trainer.devices),

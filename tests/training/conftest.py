@@ -1,12 +1,10 @@
 """Small image folders and settings that train in a moment."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from training.config import TrainConfig
 from training.data import Dataset, load
@@ -25,29 +23,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-MakeFolder = Callable[..., Path]
-
-
-@pytest.fixture
-def make_folder(tmp_path: Path) -> MakeFolder:
-    """Return a function that makes a folder of PNG noise."""
-
-    def make(
-        classes: tuple[str, ...] = ("ant", "bee"), *, test: str = "test", count: int = 3, size: tuple[int, int] = (8, 8)
-    ) -> Path:
-        rng = np.random.default_rng(0)
-        folder = tmp_path / "photos"
-        for split in ("train", test):
-            for name in classes:
-                (folder / split / name).mkdir(parents=True, exist_ok=True)
-                for i in range(count):
-                    pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-                    Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
-        return folder
-
-    return make
 
 
 @pytest.fixture(scope="session")
