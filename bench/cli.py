@@ -104,7 +104,6 @@ class Train(JobOptions):
                 shutil.rmtree(out, ignore_errors=True)  # made for a run that trained nothing
 
 
-@dataclass(frozen=True, kw_only=True)
 class Run(RunOptions):
     """Measure augmentation and training on this machine and write a report.
 
@@ -120,7 +119,6 @@ class Run(RunOptions):
             finish(folder, "throughput", "feed", "accuracy")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Throughput(ThroughputOptions):
     """Measure what augmentation costs a training run, by backend and place, and how many workers would keep up with it.
 
@@ -134,7 +132,6 @@ class Throughput(ThroughputOptions):
         finish(throughput(self, console, reporter(console)), "throughput", "feed")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Sweep(SweepOptions):
     """Train with every recipe, backend and seed: accuracies with intervals, paired differences, seeds that small ones need.
 
@@ -156,7 +153,6 @@ class Sweep(SweepOptions):
             finish(folder, "accuracy")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Scaling(ScalingOptions):
     """Measure training on 1, 2, 4 ... processes, and prove that no two draw the same; exit code 1 if a case failed."""
 
@@ -318,7 +314,6 @@ class Export:
         sys.exit(export_command(self.runs, self.format, self.out, validate=self.validate, schema=self.schema))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Finetune(FinetuneOptions):
     """Fine-tune a network on photographs, or compare what to train over seeds.
 
@@ -337,7 +332,6 @@ class Finetune(FinetuneOptions):
         finetune.run_one(self, console, report)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Pipeline(PipelineOptions):
     """Measure the way from JPEG files to batches at 224 pixels, by decoder, library and placement, and where its time goes.
 
@@ -351,7 +345,6 @@ class Pipeline(PipelineOptions):
         finish(pipeline(self, console, reporter(console)), "pipeline")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Calibrate(CalibrateOptions):
     """Measure which differences compare calls on this machine, and how often it calls equal runs different.
 

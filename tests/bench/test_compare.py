@@ -187,12 +187,6 @@ def test_too_few_or_too_noisy_rounds_are_said_to_be() -> None:
     assert "n < 3, none" in text_of(two)
 
 
-def test_a_comparison_repeats_to_the_last_digit() -> None:
-    rng = np.random.default_rng(31)
-    pair = [sampled(noisy(rng, 12, 3, between=0.02), name) for name in "AB"]
-    assert compare_runs(*pair) == compare_runs(*pair)
-
-
 # ---- training ---------------------------------------------------------------------------------------------------------
 
 

@@ -18,8 +18,6 @@ from training import finetune as training
 from training.config import FinetuneConfig
 from training.finetune import FineTuner
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 QUIET = Console(quiet=True)
 ARMS = {("full", "device"), ("frozen", "device"), ("frozen", "none"), ("scratch", "device")}
 

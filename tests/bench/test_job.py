@@ -11,8 +11,6 @@ from training.config import TrainConfig
 from training.data import Dataset
 from training.loop import measure_throughput, train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TINY = TrainConfig(model="resnet8", width=4, device="cpu", batch_size=48, epochs=2, recipe="flip", backend="fused", seed=3)
 
 

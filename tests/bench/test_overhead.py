@@ -14,8 +14,6 @@ from training.config import TrainConfig
 from training.data import Dataset
 from training.loop import open_trainer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TINY = TrainConfig(model="resnet8", width=4, device="cpu", augment_on="none", resident=True, batch_size=48)
 
 

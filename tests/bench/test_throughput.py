@@ -29,8 +29,6 @@ from tests.bench.stored import present
 from training.config import TrainConfig, resolve_auto, validate
 from training.data import Dataset
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 BASE = TrainConfig(model="resnet8", width=4, device="cpu", batch_size=16)
 FLIP = Axes(recipes=("flip",), backends=None, workers=(0, 3), decode=("workers",))
 QUIET = Console(file=io.StringIO())
