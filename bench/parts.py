@@ -46,7 +46,7 @@ TEST_PROCESSES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What all parts of a run share. ``seconds`` is the time limit of the part that runs."""
+    """Data that all parts of a run share. ``seconds`` is the time limit of the part that runs."""
 
     preset_name: str
     preset: Preset

@@ -23,7 +23,7 @@ from bench.jobs.job import (
     run_job,
     take,
 )
-from bench.records import Finetune, append, load_run
+from bench.records import Finetune, append, load_run, under_way
 from bench.runner import Measure
 from training.config import FinetuneConfig, validate
 from training.train import epoch_line
@@ -74,10 +74,11 @@ def run_one(options: FinetuneOptions, console: Console, report: Report) -> Path:
     with reporting(folder, report):
         console.print("epoch    loss  train acc   val acc  examples/s   wait")
         # Not by the runner: a mistake, such as the checkpoint of another run, is the user's here and no result.
-        result, _ = finetune(
-            config, dataset, out=folder, resume=options.resume,
-            on_epoch=lambda stats: console.print(epoch_line(stats)),
-        )  # fmt: skip
+        with under_way(folder, job.cases[0]):
+            result, _ = finetune(
+                config, dataset, out=folder, resume=options.resume,
+                on_epoch=lambda stats: console.print(epoch_line(stats)),
+            )  # fmt: skip
         record = fill(job.cases[0], result)
         console.print(
             f"last epoch {result.last.test_accuracy:.1%}, best {result.best_accuracy:.1%} (epoch {result.best_epoch}, kept in "

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 Report = Callable[[Path], object]
-"""Writes the report of a run folder; the command line hands it in, as jobs stand below the report."""
+"""Function that writes the report of a run folder; the command line hands it in, as jobs stand below the report."""
 
 
 OPTIONS = "options.json"

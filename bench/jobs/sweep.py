@@ -71,11 +71,11 @@ class SweepOptions(JobOptions):
     seeds: int = 3
     """Number of seeds; runs of one seed share initial weights and order over recipes and backends."""
     baseline: str | None = None
-    """What the others are compared with, as recipe@backend (default: the first of each)."""
+    """Recipe@backend that all are compared with (default: the first of each)."""
     workers: int | None = None
     """Processes that train cases at the same time on this machine (default: one per GPU, else one)."""
     retry_failed: bool = False
-    """With --resume: train again the cases that failed. Without it they are left as they are."""
+    """Train the cases that failed again, with --resume. Else they stay failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
