@@ -63,8 +63,7 @@ class Chain:
 
     def replace(self, name: str, stage: Stage) -> "Chain":
         """Return the chain with another stage of that name."""
-        parts = ({key: stage if key == name else old for key, old in part.items()} for part in (self.fetch, self.own))
-        fetch, own = parts
+        fetch, own = ({key: stage if key == name else old for key, old in part.items()} for part in (self.fetch, self.own))
         return Chain(fetch, own, self.pipeline)
 
     def record(self, name: str, batches: Sequence[Tensor]) -> "Recorded":
@@ -124,8 +123,6 @@ class Arm:
     decoder: str = "pil"
     backend: str | None = None
     augment_on: Literal["workers", "device"] | None = None
-    fetches: bool = True
-    """Whether loader workers can fetch for it, and stages run one after the other, so that each can be left out."""
 
     def chain(self, work: Work) -> Chain:
         """Return the stages. Raises ValueError, UnsupportedOp among them, for what the arm cannot do."""
@@ -148,9 +145,8 @@ class Arm:
 
     def missing(self) -> str | None:
         """Return why the arm cannot run here, or None."""
-        if self.backend is not None and self.backend not in BACKENDS:
-            return f"there is no backend {self.backend}"
-        return DECODERS[self.decoder].missing()
+        reason = BACKENDS[self.backend].why_not(torch.device("cpu")) if self.backend else None
+        return reason or (DECODERS[self.decoder].missing() if self.decoder in DECODERS else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +159,6 @@ class PackedArm(Arm):
         pipeline = build(work.ops, self.backend, device=work.device, dtype=work.dtype)
         own: Stages = {**_copy(work.device), "augment": AugmentBatch(pipeline)}
         return Chain({"read": Packed(packed_file(work, side))}, own, pipeline)
-
-    def missing(self) -> str | None:
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,21 +177,16 @@ class DaliArm(Arm):
         """Return the stage that reads files for DALI's decoder."""
         return ReadPlain(work.photographs.files, frozenset(work.photographs.odd))
 
-    def missing(self) -> str | None:
-        return BACKENDS["dali"].why_not(torch.device("cpu"))
-
 
 @dataclass(frozen=True, kw_only=True)
 class DaliGraphArm(DaliArm):
     """DALI's graph from files to batches, as for ImageNet, in as many threads as PyTorch, with batches in work ahead."""
 
-    fetches: bool = False
-
     def chain(self, work: Work) -> Chain:
         if [type(op) for op in work.ops] != [RandomResizedCrop, HorizontalFlip, Normalize]:
             raise ValueError("its graph is RandomResizedCrop, HorizontalFlip and Normalize: choose the recipe imagenet")
         count = len(work.photographs.files)
-        return Chain({"order": as_batch}, {"graph": DaliGraph(work.ops, work.device, work.dtype, self.read(work), count)})
+        return Chain({}, {"graph": DaliGraph(work.ops, work.device, work.dtype, self.read(work), count)})
 
 
 @dataclass(frozen=True)
@@ -209,11 +197,10 @@ class ReadPlain(Read):
 
     def run(self, index: int, item: Any) -> bytes:
         content = super().run(index, item)
-        if index not in self.odd:
-            return content
-        file = io.BytesIO()
-        upright(content).save(file, "PPM")
-        return file.getvalue()
+        if index in self.odd:
+            upright(content).save(file := io.BytesIO(), "PPM")
+            content = file.getvalue()
+        return content
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ FETCHED_AHEAD = 2
 """Batches that each loader worker fetches ahead: PyTorch's default."""
 FEWEST_BATCHES = 2
 """Batches of a pass, and of its warm-up: the loop holds a batch while the next is made."""
-RECORDED_BYTES = 3 * 2**30
-"""Memory for results that stand in for stages."""
+MOST_RECORDINGS = 12
+"""Stages whose results are kept in memory, each up to 300 MB."""
 MOST_RECORDED = 512
 """Photographs whose results stand in for a stage: an arm without one passes over these alone."""
 CLASSES = 1000
@@ -44,7 +44,7 @@ class Passes:
     """Measures cases over one set of photographs; holds networks, and results that stand in for stages."""
 
     def __init__(self, work: Work, seconds: float) -> None:
-        self.work, self.seconds = work, seconds
+        self.work, self.seconds, self._threads = work, seconds, torch.get_num_threads()
         gc.collect()
         gc.freeze()  # what is imported stays: the collection before each pass takes milliseconds
         atexit.register(gc.unfreeze)  # else libraries report their objects as leaked
@@ -54,6 +54,7 @@ class Passes:
     def measure(self, case: Pipeline) -> Pipeline:
         """Return the record of one pass."""
         assert case.batch_size is not None
+        torch.set_num_threads(self._threads)  # a case that failed may have left others
         work = replace(self.work, ops=recipe_ops(case.recipe, self.work.image_size) if case.recipe else ())
         files, arm = work.photographs.files, ARMS[case.arm]
         chain = arm.chain(work)
@@ -78,9 +79,9 @@ class Passes:
         """Return the record of an arm without a stage, measured in turns with the whole arm."""
         chains = (chain, chain.replace(case.without or "", self._record(case, chain, batches)))
         files = self.work.photographs.files if case.page_cache == "cold" else ()
-        threads = 1 if case.num_workers else torch.get_num_threads()
+        threads = 1 if case.num_workers else self._threads
         quantities = run_in_turns(chains, batches, case.round, self.seconds, self.work.device, files, threads)
-        return msgspec.structs.replace(case, **quantities, **self._facts(chain))
+        return msgspec.structs.replace(case, **self._facts(chain) | quantities | {"threads": threads})
 
     def _facts(self, chain: Chain) -> dict[str, Any]:
         return {
@@ -106,21 +107,10 @@ class Passes:
         key = (case.decoder, case.without) if case.without in ("read", "decode") else (case.arm, case.recipe, case.without)
         if key not in self._recorded:
             self._recorded[key] = chain.record(case.without, batches)
-            while len(self._recorded) > 1 and self._recorded_bytes() > RECORDED_BYTES:
-                self._recorded.popitem(last=False)
         self._recorded.move_to_end(key)
+        while len(self._recorded) > MOST_RECORDINGS:
+            self._recorded.popitem(last=False)
         return self._recorded[key]
-
-    def _recorded_bytes(self) -> int:
-        return sum(_count_bytes(recorded.results) for recorded in self._recorded.values())
-
-
-def _count_bytes(items: Any) -> int:
-    if isinstance(items, Tensor):
-        return items.nbytes if items.device.type == "cpu" else 0
-    if isinstance(items, bytes):
-        return len(items)
-    return sum(map(_count_bytes, items.values() if isinstance(items, dict) else items))
 
 
 def device_memory(device: torch.device) -> dict[str, int]:
@@ -213,10 +203,8 @@ def run_in_turns(
             synchronise(device)
             begin, begin_cpu = time.perf_counter(), time.process_time()
             torch.set_num_threads(fetch_threads)
-            try:
-                batch = next(streams[index])
-            finally:
-                torch.set_num_threads(threads)
+            batch = next(streams[index])
+            torch.set_num_threads(threads)
             _take(batch, chains[index].own)
             synchronise(device)
             spent[index] += (time.perf_counter() - begin) * (step > 0)

@@ -155,11 +155,12 @@ def plan(options: PipelineOptions, work: "Work", base: Pipeline, model: str) -> 
     arms, recipes = options.arms or arms or tuple(ARMS), options.recipes or recipes or ("imagenet", *OPS)
     all_counts = once(take(options.workers, worker_counts()))
     for name in once(arms):
-        has_recipe, counts = ARMS[name].backend is not None, all_counts if ARMS[name].fetches else (0,)
+        has_recipe = ARMS[name].backend is not None
         for index, recipe in enumerate(once(recipes) if has_recipe else (None,)):
             case = plan_case(ARMS[name], work, msgspec.structs.replace(base, recipe=recipe))
+            counts = (0,) if case.fetched == () else all_counts  # what reads files itself needs no workers
             yield from (msgspec.structs.replace(case, num_workers=count) for count in counts)
-            if index == 0 and has_recipe and ARMS[name].fetches and case.status != "unsupported":
+            if index == 0 and has_recipe and case.fetched:
                 kinds = once(min(count, 1) for count in counts)  # 1: in the one thread that a worker has
                 yield from (msgspec.structs.replace(case, without=s, num_workers=n) for s in case.stages or () for n in kinds)
             if index == 0 and name in options.trained_arms:

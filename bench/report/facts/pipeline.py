@@ -10,13 +10,13 @@ CPU seconds of an image, fetched in one thread).
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.records import AuditCell, Run
-from bench.report.facts.arms import Arm, arms_of, gather, successes
+from bench.report.facts.arms import Arm, arms_of, gather, successes, value
 from bench.report.facts.lanes import COMPARABLE
 from bench.statistics import median_interval
 
@@ -38,13 +38,6 @@ class Span(NamedTuple):
     def of(cls, values: Sequence[float]) -> "Span":
         """Return the span of at least one value."""
         return cls(statistics.median(values), median_interval(values))
-
-
-def subtract(arm: Arm, less: Arm) -> Span | None:
-    """Return seconds an image that ``arm`` takes more than ``less``, paired by round; None without a common round."""
-    whole, part = ({r.round: r.wall_s / r.images for r in side.records} for side in (arm, less))  # type: ignore[attr-defined]
-    differences = [whole[number] - part[number] for number in whole if number in part]
-    return Span.of(differences) if differences else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,47 +81,40 @@ class Feeding:
 
     def parts(self, case: Arm) -> dict[str, Span]:
         """Return seconds an image by stage; empty where stages were not left out in turn."""
-        whole_s, parts = self._fetched_s(case), dict[str, Span]()
-        for name in case.stages or ():
-            less = self._without(case, name)
-            shares = [1 - r.wall_s / r.whole_s for r in less.records if r.whole_s] if less else []  # type: ignore[attr-defined]
-            if not shares or not whole_s:
-                return {}
-            parts[name] = Span.of([share * whole_s for share in shares])
-        step = self._step(case)
+        arms, whole_s = self._without(case), self._whole_s(case)
+        shares = {arm.without: [1 - r.wall_s / r.whole_s for r in arm.records] for arm in arms}  # type: ignore[attr-defined]
+        parts = {stage: Span.of([share * whole_s for share in values]) for stage, values in shares.items()}
+        step = self._step(case) if parts else None
         return parts if step is None else {**parts, STEP: step}
 
-    def _without(self, case: Arm, stage: str) -> Arm | None:
-        """Return the case without a stage, in the threads of a worker if it has some (older runs: in all)."""
-        in_worker = self.find(case.arm, case.recipe, 1, stage) if case.num_workers else None
-        return in_worker or self.find(case.arm, case.recipe, 0, stage)
+    def _without(self, case: Arm) -> list[Arm]:
+        """Return the case without each stage, fetched in one thread if it has workers; empty unless all were measured."""
+        arms = [self.find(case.arm, case.recipe, min(int(case.num_workers), 1), stage) for stage in case.stages or ()]
+        complete = [arm for arm in arms if arm and None not in {value(record, "whole_s") for record in arm.records}]
+        return complete if len(complete) == len(arms) else []
 
-    def _fetched_s(self, case: Arm) -> float:
+    def _whole_s(self, case: Arm) -> float:
         """Return seconds an image of all stages but the step, one after the other; 0 if unknown."""
-        less = self._without(case, (case.stages or ("",))[0])
-        if case.num_workers and less:
-            return statistics.median(r.whole_s / r.images for r in less.records)  # type: ignore[attr-defined]
-        whole = self.find(case.arm, case.recipe)
-        return 1 / rate(whole) if whole else 0.0
+        wholes = [r.whole_s / r.images for arm in self._without(case) for r in arm.records]  # type: ignore[attr-defined]
+        return statistics.median(wholes) if wholes else 0.0
 
-    def _step(self, case: Arm) -> Span | None:
-        whole, trained = self.find(case.arm, case.recipe), self.serial(case)
-        return subtract(trained, whole) if case.model and trained and whole else None
+    def _step(self, case: Arm, seconds: Callable[[Any], float] = lambda record: 1 / record.images_per_s) -> Span | None:
+        """Return seconds an image that the network's step takes, without workers and paired by round."""
+        whole, trained = self.find(case.arm, case.recipe), self.find(case.arm, case.recipe, 0, None, case.model)
+        if not (case.model and whole and trained):
+            return None
+        fed = {value(record, "round"): seconds(record) for record in whole.records}
+        more = [seconds(record) - fed[number] for record in trained.records if (number := value(record, "round")) in fed]
+        return Span.of(more) if more else None
 
     def serial_s(self, case: Arm) -> float:
         """Return seconds an image of all stages, one after the other, in the threads that they have in a case."""
-        if not case.num_workers:
-            return 1 / rate(case)
         step = self._step(case)
-        return self._fetched_s(case) + (step.value if step else 0.0)
+        return self._whole_s(case) + (step.value if step else 0.0)
 
     def balance(self, case: Arm) -> float:
         """Return the sum of a case's stages as a share of the whole."""
         return sum(span.value for span in self.parts(case).values()) / self.serial_s(case)
-
-    def serial(self, case: Arm) -> Arm | None:
-        """Return the same arm without workers."""
-        return self.find(case.arm, case.recipe, 0, None, case.model)
 
     def prediction(self, case: Arm) -> "Prediction | None":
         """Return the rate that the stages predict for a case with workers, None where they are not known."""
@@ -137,19 +123,15 @@ class Feeding:
             return None
         fetched = {name: parts[name].value for name in case.fetched or () if name in parts}
         own = {name: span.value for name, span in parts.items() if name not in fetched}
+        cpu_s = statistics.median(cpu_s for arm in self._without(case) for cpu_s in arm.values("cpu_s_per_image"))
+        cpu_s += step.value if (step := self._step(case, lambda record: record.cpu_s_per_image or 0.0)) else 0.0
         rates = {
             "workers": case.num_workers / max(sum(fetched.values()), 1e-9),
             "process": 1 / max(sum(own.values()), 1e-9),
-            "cores": (case.cores or 1) / max(self._cpu_s(case), 1e-9),
+            "cores": (case.cores or 1) / max(cpu_s, 1e-9),
         }
         resource = min(rates, key=lambda name: rates[name])
         return Prediction(resource, rates[resource], {"workers": fetched, "process": own, "cores": fetched | own}[resource])
-
-    def _cpu_s(self, case: Arm) -> float:
-        """Return CPU seconds an image: of the whole, fetched in one thread, and of the step by difference."""
-        arms = (self._without(case, case.stages[0]), self.find(case.arm, case.recipe), self.serial(case))
-        less_s, whole_s, serial_s = ((arm.median("cpu_s_per_image") or 0.0) if arm else 0.0 for arm in arms)
-        return (less_s or whole_s) + (serial_s - whole_s if case.model else 0.0)
 
 
 class Prediction(NamedTuple):
@@ -200,6 +182,12 @@ def _is_op(run: Run, subject: str) -> bool:
 def ratio(run: Run, feeding: Feeding, case: Arm) -> float | None:
     """Return images/s over those of torchvision in workers, each at its best number; None unless both do the same."""
     base = next((arm for arm in feeding.best(feeding.whole(case.recipe)) if arm.arm == BASELINE), None)
-    if base is None or case.arm == BASELINE or base.lane != case.lane or not (verdict(run, base)[0] and verdict(run, case)[0]):
+    if (
+        case.model
+        or base is None
+        or case.arm == BASELINE
+        or base.lane != case.lane
+        or not (verdict(run, base)[0] and verdict(run, case)[0])
+    ):
         return None
     return rate(case) / rate(base)
