@@ -1,4 +1,4 @@
-"""Passes of ``augmark pipeline``: one arm over the photographs, timed once loader workers have filled their queues."""
+"""Passes of ``augmark pipeline``: one arm over the photographs, timed once every loader worker has sent a batch."""
 
 import atexit
 import contextlib

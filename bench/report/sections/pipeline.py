@@ -158,11 +158,10 @@ def _stages(feeding: Feeding, index: int) -> list[Block]:
         Column("whole", lambda case: digits(1e3 * feeding.serial_s(case))),
         Column("sum : whole", lambda case: percent(feeding.balance(case), 0)),
         Column("predicted images/s", partial(_prediction, feeding)),
-        Column("measured images/s", lambda case: with_spread(case, "images_per_s")),
-        Column("waiting", lambda case: percent(case.median("wait_share"), 0) if case.num_workers else ""),
+        Column("measured images/s", _measured),
     ]
     words = "Stages and whole (one stage after the other): milliseconds an image, intervals below. Below a predicted rate: "
-    words += "the resource that sets it, and the prediction's error."
+    words += "the resource that sets it, and the prediction's error. Below a measured rate: the share of waiting for workers."
     return [Heading("Where an image's time goes"), figure, Paragraph(words), build_table(columns, cases)]
 
 
@@ -184,6 +183,11 @@ def _stage(feeding: Feeding, stage: str, case: Arm) -> Text:
         return ""
     ends = f"{digits(1e3 * span.interval[0], 2)} to {digits(1e3 * span.interval[1], 2)}" if span.interval else ""
     return [digits(1e3 * span.value), BREAK, Quiet(ends)]
+
+
+def _measured(case: Arm) -> Text:
+    waiting = [BREAK, Quiet(f"waiting {percent(case.median('wait_share'), 0)}")] if case.num_workers else []
+    return [with_spread(case, "images_per_s"), *waiting]
 
 
 def _prediction(feeding: Feeding, case: Arm) -> Text:
