@@ -185,8 +185,7 @@ class DaliGraphArm(DaliArm):
     def chain(self, work: Work) -> Chain:
         if [type(op) for op in work.ops] != [RandomResizedCrop, HorizontalFlip, Normalize]:
             raise ValueError("its graph is RandomResizedCrop, HorizontalFlip and Normalize: choose the recipe imagenet")
-        count = len(work.photographs.files)
-        return Chain({}, {"graph": DaliGraph(work.ops, work.device, work.dtype, self.read(work), count)})
+        return Chain({}, {"graph": DaliGraph(work, self.read(work))})
 
 
 @dataclass(frozen=True)
@@ -236,34 +235,28 @@ def decode_and_resize(library: Any, files: Any, crop: RandomResizedCrop, device:
 class DaliGraph:
     """One DALI pipeline over all photographs, in the order of the files; it is built at the first batch."""
 
-    ops: tuple[Op, ...]
-    device: torch.device
-    dtype: torch.dtype
+    work: Work
     read: Stage
-    count: int
     _pipe: Any = None
 
     def __call__(self, items: Any, indices: Tensor) -> tuple[Tensor, Tensor]:
         self._pipe = self._pipe or self._build(len(indices))
         (images,) = self._pipe.run()
-        return torch.utils.dlpack.from_dlpack(images.as_tensor()).to(self.dtype), torch.empty(NO_WINDOWS)
+        return torch.utils.dlpack.from_dlpack(images.as_tensor()).to(self.work.dtype), torch.empty(NO_WINDOWS)
 
     def _build(self, batch_size: int) -> Any:
         library = importlib.import_module("nvidia.dali")
-        fn, is_cpu, (crop, flip, norm) = library.fn, self.device.type == "cpu", cast(Any, self.ops)
+        fn, device, (crop, flip, norm) = library.fn, self.work.device, cast(Any, self.work.ops)
         mean, std = ([255 * value for value in values] for values in (norm.mean, norm.std))
-        batches = itertools.cycle(torch.arange(self.count - self.count % batch_size).split(batch_size))
-
-        def read_ahead(indices: Tensor) -> list[np.ndarray]:
-            return as_arrays(self.read(indices, indices))
-
+        count = len(self.work.photographs.files) // batch_size * batch_size
+        batches = itertools.cycle(torch.arange(count).split(batch_size))
         pipe = library.Pipeline(
-            batch_size, torch.get_num_threads(), None if is_cpu else self.device.index or 0,
+            batch_size, torch.get_num_threads(), None if device.type == "cpu" else device.index or 0,
             seed=int(torch.randint(2**31 - 1, ())), prefetch_queue_depth=GRAPH_AHEAD, exec_dynamic=True,
         )  # fmt: skip
         with pipe:
-            files = fn.external_source(lambda: read_ahead(next(batches)), dtype=library.types.UINT8, ndim=1)
-            images = decode_and_resize(fn, files, crop, "cpu" if is_cpu else "mixed")
+            files = fn.external_source((as_arrays(self.read(i, i)) for i in batches), dtype=library.types.UINT8, ndim=1)
+            images = decode_and_resize(fn, files, crop, "cpu" if device.type == "cpu" else "mixed")
             mirror = fn.random.coin_flip(probability=flip.p)
             pipe.set_outputs(fn.crop_mirror_normalize(images, mirror=mirror, mean=mean, std=std, output_layout="CHW"))
         pipe.build()
