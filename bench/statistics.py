@@ -96,8 +96,10 @@ def reached_target(cases: Sequence[Case], plan: Plan) -> str:
     if not sds:
         return text
     sd, rounds = statistics.median(sds), statistics.median(map(len, wide))
-    # The median's interval is 2 * 1.96 standard errors wide, and each of them sqrt(pi / 2) of the mean's.
-    needed = max(FEWEST_PASSES, math.ceil((2 * ndtri(1 - LEVEL / 2) * math.sqrt(math.pi / 2) * sd / plan.target) ** 2))
+    # In large samples the interval is 2 * 1.96 standard errors wide, each sqrt(pi / 2) of the mean's; by ranks a little more.
+    needed = max(FEWEST_PASSES, math.floor((2 * ndtri(1 - LEVEL / 2) * math.sqrt(math.pi / 2) * sd / plan.target) ** 2))
+    while -2 * sd * (median_interval(ndtri(np.arange(1, needed + 1) / (needed + 1))) or (0.0,))[0] > plan.target:
+        needed += 1
     end = f"the budget of {plan.budget_s:.0f} s" if plan.budget_s else "the time"
     limit = f"of at most {plan.rounds}" if rounds >= plan.rounds else f"in {end}"
     text += f" Those that miss it had {rounds:.0f} quiet rounds {limit}; their rounds vary by {sd:.0%} (standard deviation, "

@@ -133,10 +133,8 @@ def test_cases_that_miss_the_target_say_how_many_rounds_it_takes(sd: float, roun
     assert f" had {rounds} quiet rounds of at most {rounds};" in words
     assert (1 <= int(met) <= 8, total) == (True, "41")
     values = np.exp(rng.normal(0, sd, (500, 2 * int(needed))))
-    settled = [
-        np.mean([is_settled(row[: int(share * int(needed))].tolist(), target) for row in values]) for share in (0.6, 1.6)
-    ]
-    assert settled[0] < 0.5 < settled[1]
+    shares = [np.mean([is_settled(row[: int(part * int(needed))].tolist(), target) for row in values]) for part in (0.6, 1.6)]
+    assert shares[0] < 0.5 < shares[1]
     assert reached_target(list(gather((), quiet)), plan).startswith("1 of 1 cases (100%) have an interval no wider than 10%")
 
 
