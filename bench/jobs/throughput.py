@@ -34,14 +34,13 @@ from bench.jobs.job import (
 from bench.presets import Preset, preset
 from bench.records import Environment, Feed, Record, Throughput, read, write
 from bench.runner import Measure
-from training.config import Decode, Precision, TrainConfig
+from training.config import MOST_WORKERS, Decode, Precision, TrainConfig
 
 if TYPE_CHECKING:
     import torch
 
     from training.data import Dataset
 
-MOST_WORKERS = 1024
 BEST_ON_DEVICE = ("fused", "kornia", "torchvision")
 """Backends for augmenting on the device what workers fetch: the first that supports the recipe."""
 
