@@ -24,6 +24,7 @@ from bench.jobs.job import (
     JobOptions,
     Report,
     check_batches,
+    check_workers,
     data_facts,
     fill,
     once,
@@ -34,7 +35,7 @@ from bench.jobs.job import (
 from bench.presets import Preset, preset
 from bench.records import Environment, Feed, Record, Throughput, read, write
 from bench.runner import Measure
-from training.config import MOST_WORKERS, Decode, Precision, TrainConfig
+from training.config import Decode, Precision, TrainConfig
 
 if TYPE_CHECKING:
     import torch
@@ -322,6 +323,4 @@ def _check(options: ThroughputOptions) -> None:
     check_names("backend", options.backends, BACKENDS)
     check_names("recipe", options.recipes, RECIPES)
     check_repetitions(options.seconds, options.rounds)
-    wrong = [count for count in options.workers or () if not 0 <= count <= MOST_WORKERS]
-    if wrong:
-        raise ValueError(f"workers must lie between 0 and {MOST_WORKERS}, got {wrong[0]}")
+    check_workers(options.workers)

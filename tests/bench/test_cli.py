@@ -45,6 +45,7 @@ EARLY: list[tuple[list[str], str]] = [
     (["pipeline", "--data", "nosuch"], "--data takes a folder with photographs"),
     (["pipeline", "--size", "70000x1", "--data", "x"], "each at most 65,535"),
     (["pipeline", "--recipes", "--data", "x"], "--recipes names nothing"),
+    (["pipeline", "--data", "x", "--batch-size", "0"], "batch-size and seconds must be positive"),
     (["sweep", "--seeds", "0"], "--seeds and --workers must be at least 1"),
     (["sweep", "--workers", "100000"], "--workers at most 1,024"),
     (["train", "--num-workers", "100000"], "num_workers must be at most 1,024, got 100000"),
