@@ -296,8 +296,12 @@ def throughput_jobs(work: Work) -> list[Job]:
 
 
 def accuracy_jobs(work: Work) -> list[Job]:
-    """Return the training of the preset's recipes with every seed."""
-    return [_accuracy_job(work, work.recipes or work.preset.recipes, work.preset.seeds)]
+    """Return the training of the preset's recipes with every seed, and airbench's own if the recipes have its recipe."""
+    from bench.jobs.airbench import airbench_jobs
+
+    recipes, seeds = work.recipes or work.preset.recipes, work.preset.seeds
+    peer = airbench_jobs(work.dataset, work.device, seeds, work.preset_name) if "airbench" in recipes else []
+    return [_accuracy_job(work, recipes, seeds), *peer]
 
 
 def sweep_jobs(work: Work) -> list[Job]:
