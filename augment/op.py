@@ -98,7 +98,7 @@ class Op:
     warps: ClassVar[bool] = False
     """The op blends border pixels with the black outside, so that libraries may differ there."""
     has_thresholds: ClassVar[bool] = False
-    """A rounding error can move a value across a threshold of the op."""
+    """Flag: a rounding error can move a value across a threshold of the op."""
     oracle: ClassVar[Oracle]
     """The definition, by torchvision's functionals; bytes and, for a ColorJitter, PIL images are allowed too."""
     alternatives: ClassVar[Mapping[str, Oracle]] = {}

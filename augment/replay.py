@@ -28,7 +28,7 @@ class Recorder(Protocol):
     """Record of what one built op draws."""
 
     draws_singly: bool
-    """Each independent draw costs a call, since the library draws once per batch."""
+    """Flag: the library draws once per batch, so each independent draw costs a call."""
 
     def clear(self) -> None:
         """Discard what was recorded."""

@@ -29,13 +29,13 @@ from bench.records import (
     Case,
     Run,
     code_facts,
-    counted,
     differences,
-    listed,
+    digits,
+    join,
     load_run,
     machine_facts,
     percent,
-    rounded,
+    plural,
     worst_disturbance,
 )
 from bench.statistics import (
@@ -61,17 +61,17 @@ Pairs = Mapping[str, tuple[Rates, Rates]]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits beyond which a difference is a change.
-
-    ``threshold`` is the share of images/s or examples/s that may be lost, ``accuracy_threshold`` that of test accuracy,
-    ``level`` the chance of any wrong verdict that something changed.
-    """
+    """Limits beyond which a difference is a change."""
 
     threshold: float = 0.05
+    """Share of images/s that may be lost: a regression is called slower and loses more; same is within it."""
     accuracy_threshold: float = 0.005
+    """Share of test accuracy that may be lost, the same way; 0.005 is half a point."""
     level: float = 0.05
+    """Chance that anything is called changed where nothing did, over all cases together."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError, in one line, for limits that are no shares."""
         if not 0 < self.threshold < 1:
             raise ValueError(f"--threshold is a share of images/s between 0 and 1, such as 0.05; got {self.threshold:g}")
         if not 0 < self.accuracy_threshold < 1:
@@ -131,12 +131,12 @@ def compare_runs(a: Run, b: Run, *, limits: Limits | None = None, across_machine
         ValueError: the runs differ in machine, versions or data, or have no case in common.
     """
     limits = limits or Limits()
-    unknown = [f"{run.path} does not say on which machine it was measured" for run in (a, b) if not run.environment]
-    differ = unknown or differences(machine_facts(a.environment), machine_facts(b.environment))
-    if unknown and not across_machines:
-        raise ValueError(f"{unknown[0]}: add --across-machines to compare it all the same")
+    anonymous = [f"{run.path} does not say on which machine it was measured" for run in (a, b) if not run.environment]
+    differ = anonymous or differences(machine_facts(a.environment), machine_facts(b.environment))
+    if anonymous and not across_machines:
+        raise ValueError(f"{anonymous[0]}: add --across-machines to compare it all the same")
     if differ and not across_machines:
-        raise ValueError(f"the runs differ in {listed(differ, 6)}: add --across-machines to compare them all the same")
+        raise ValueError(f"the runs differ in {join(differ, 6)}: add --across-machines to compare them all the same")
     cases_a, cases_b = ({case.name: case for case in run.cases() if case.first.compared} for run in (a, b))
     pairs = {name: (cases_a[name], cases_b[name]) for name in cases_a if name in cases_b}
     pairs = {name: pair for name, pair in pairs.items() if _is_comparable(*pair)}
@@ -170,7 +170,7 @@ def _notes(a: Run, b: Run) -> list[str]:
     for run in (a, b):
         plan = {"seconds a case and round": run.plan and run.plan.case_seconds, "rounds": run.plan and run.plan.rounds}
         ran = sorted({case.implementation for case in run.cases() if case.implementation})
-        facts.append(code_facts(run.environment) | {k: str(v) for k, v in plan.items()} | {"fused runs as": listed(ran)})
+        facts.append(code_facts(run.environment) | {k: str(v) for k, v in plan.items()} | {"fused runs as": join(ran)})
     return differences(*facts)
 
 
@@ -212,7 +212,7 @@ def _left_out(
             worst = worst_disturbance(record for case in (a, b) if case.is_disturbed for record in case.records)
             disturbed = " and ".join(name for name, case in (("A", a), ("B", b)) if case.is_disturbed)
             cause = f"as {disturbed} was disturbed ({worst.words})" if worst else "with no seed in common"
-            cause = f"with other settings ({listed(differ, 3)})" if differ else cause
+            cause = f"with other settings ({join(differ, 3)})" if differ else cause
         if b and states == ("measured", "failed"):
             failed.append((name, str(b.reason)))
         else:
@@ -231,8 +231,8 @@ def _state(case: Case | None) -> str:
 
 def process_noise(certificates: Sequence[Calibration]) -> Noise:
     """Return the variance of a log rate from process to process, as the runs' certificates know it; 0 without any."""
-    known = [(record.between_sd or 0.0, (record.processes or 2) - 1) for record in certificates]
-    sd, df = max(known, default=(0.0, 1))
+    spreads = [(record.between_sd or 0.0, (record.processes or 2) - 1) for record in certificates]
+    sd, df = max(spreads, default=(0.0, 1))
     return Noise(sd**2, df)
 
 
@@ -305,6 +305,7 @@ COLOURS: Mapping[Verdict, str] = {
 
 def compare(a: Path, b: Path, console: Console, limits: Limits, *, across_machines: bool) -> int:
     """Compare two run folders, print it, and return the exit code: ``REGRESSION`` on a regression, else 0."""
+    limits.check()
     result = compare_runs(load_run(a), load_run(b), limits=limits, across_machines=across_machines)
     print_comparison(result, console)
     return REGRESSION if result.regressed else 0
@@ -333,7 +334,7 @@ def print_comparison(result: Comparison, console: Console) -> None:
     for case, reason in result.newly_failed:
         say(f"failed in B only: {case}: {reason}", "red")
     for cause, cases in result.left_out.items():
-        say(f"not compared, {counted(len(cases), 'case')} {cause}: {listed(cases, 6)}")
+        say(f"not compared, {plural(len(cases), 'case')} {cause}: {join(cases, 6)}")
     for difference in result.differences:
         say(f"the runs differ, and the ratios show that too: {difference}", "yellow")
     for line in (*(f"note: {note}" for note in result.notes), *summary(result)):
@@ -347,7 +348,7 @@ def _interval(change: Change) -> tuple[float, float]:
 def _speed_line(change: Change) -> str:
     low, high = _interval(change) if math.isfinite(change.high) else (0.0, math.inf)
     interval = f"[{low:.3f}, {high:.3f}]" if math.isfinite(high) else f"n < {FEWEST_ROUNDS}, none"
-    rates = " ".join(f"{rounded(rate):>11}" for rate in (change.a, change.b))
+    rates = " ".join(f"{digits(rate):>11}" for rate in (change.a, change.b))
     return f"{change.ratio:7.3f}  {interval:14} {change.verdict:8} {rates}  {change.n[0]}, {change.n[1]}  {change.name}"
 
 
@@ -363,10 +364,10 @@ def summary(result: Comparison) -> list[str]:
     lines, limits = [], result.limits
     if result.speeds:
         words = f"(level {limits.level:g} for all cases together, Holm; same: within {percent(limits.threshold)})"
-        lines.append(f"{counted(len(result.speeds), 'case')}: {_verdicts(result.speeds, ('slower', 'faster'))} {words}")
+        lines.append(f"{plural(len(result.speeds), 'case')}: {_verdicts(result.speeds, ('slower', 'faster'))} {words}")
     if result.scores:
         words = f"(same: within {100 * limits.accuracy_threshold:g} points)"
-        counts = counted(len(result.scores), "accuracy", "accuracies")
+        counts = plural(len(result.scores), "accuracy", "accuracies")
         lines.append(f"{counts}: {_verdicts(result.scores, ('worse', 'better'))} {words}")
     if result.overall:
         change, (low, high) = result.overall, _interval(result.overall)
@@ -375,11 +376,11 @@ def summary(result: Comparison) -> list[str]:
             lines[-1] += "; a shift of all is often the machine's: compare two runs of the same code before blaming it"
     lines += _resolution(result) if any(change.verdict == "unclear" for change in result.speeds) else []
     if result.lost:
-        words = f"{counted(result.lost, 'case')} that A measured could not be compared, as said above"
+        words = f"{plural(result.lost, 'case')} that A measured could not be compared, as said above"
         lines.append(f"{words}: that is no all-clear for them")
     names = [change.name for change in result.regressions] + [case for case, _ in result.newly_failed]
     beyond = f"beyond {limits.words(scores=bool(result.scores))}"
-    regressions = f"{counted(len(names), 'regression')} {beyond} or failed: {listed(names, 6)}"
+    regressions = f"{plural(len(names), 'regression')} {beyond} or failed: {join(names, 6)}"
     return [*lines, regressions if names else f"no regression {beyond} was found"]
 
 
@@ -400,7 +401,7 @@ def _resolution(result: Comparison) -> list[str]:
     variance = float(np.median([change.error**2 * n / 2 for change, n in zip(changes, rounds, strict=True)]))
     reach = (float(ndtri(1 - level / 2)) + float(ndtri(POWER))) / math.log1p(-result.limits.threshold)
     needed = max(FEWEST_ROUNDS, math.ceil(2 * variance * reach**2))
-    counts = listed(map(str, sorted(set(rounds))))
+    counts = join(map(str, sorted(set(rounds))))
     return [
         f"with {counts} rounds, unclear is no all-clear: in a typical case only a loss above {percent(-math.expm1(-least))} "
         f"can be called; one of {percent(result.limits.threshold)} takes about {needed} rounds a run"

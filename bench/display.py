@@ -24,7 +24,7 @@ LEGEND = (
 
 
 class Progress:
-    """Counts items and displays n/total and the time left. With ``-v`` pytest prints its own line per item instead."""
+    """Display of a session: items done, n/total and the time left. With ``-v`` pytest prints its own line per item instead."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -117,8 +117,8 @@ def summary_lines(cases: Iterable[Case], *, width: int, target: float | None = N
         words = f"n = {counts[0]} to {counts[-1]} rounds, {counts[len(counts) // 2]} in the middle case"
         lines.append(f"{words}; ±{spread[len(spread) // 2]:.1%} in half of the cases, ±{spread[-1]:.0%} at most.")
     if target is not None:
-        known = [is_settled(case.quiet.values("images_per_s"), target) for case in cases if case.status == "ok"]
-        lines.append(f"{sum(known)} of {len(known)} cases have an interval no wider than {target:.0%} of the median.")
+        narrow = [is_settled(case.quiet.values("images_per_s"), target) for case in cases if case.status == "ok"]
+        lines.append(f"{sum(narrow)} of {len(narrow)} cases have an interval no wider than {target:.0%} of the median.")
     if worst := worst_disturbance(record for case in cases for record in case.records):
         disturbed = sum(len(case.records) - len(case.quiet.records) for case in cases)
         total = sum(len(case.records) for case in cases)

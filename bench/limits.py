@@ -20,7 +20,7 @@ import torch
 from bench.clock import Clock, Function, measure, sample
 
 COPIED_BYTES = 256 * 2**20
-"""Far more than any cache holds: what fits into a cache may move faster than this limit."""
+"""Size far beyond any cache: what fits into a cache may move faster than this limit."""
 MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}
 """Sides of square matrices whose product takes about a millisecond on a data-centre GPU, and tens of them on a CPU."""
 MATMUL_SECONDS = 0.3

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -25,7 +25,7 @@ from rich.table import Column, Table
 from bench.jobs.job import Job, data_facts, fill, measure_cases, outcome, plan_training, train_in_turn
 from bench.presets import PartName, Preset
 from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, load_run, one_line, read, write
-from bench.runner import Measure, add_cases
+from bench.runner import add_cases
 from training.config import DATA_SETS
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ TEST_PROCESSES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What all parts of a run share. ``seconds`` is the time limit of the part that runs."""
+    """Data that all parts of a run share. ``seconds`` is the time limit of the part that runs."""
 
     preset_name: str
     preset: Preset
@@ -314,13 +314,12 @@ def _accuracy_job(work: Work, recipes: tuple[str, ...], seeds: tuple[int, ...]) 
     configs = [replace(_accuracy_config(work, recipe), seed=seed) for seed in seeds for recipe in recipes]
     cases = {case.key: (case, config) for config in configs for case in [plan_training(Accuracy, config, work.dataset)]}
 
-    @contextlib.contextmanager
-    def opened(folder: Path) -> Iterator[Measure]:
-        yield lambda case: fill(case, train(cases[case.key][1]))
+    def measure(case: Accuracy) -> Accuracy:
+        return fill(case, train(cases[case.key][1]))
 
     return Job(
         name="accuracy", suite=work.preset_name, device=work.device, cases=tuple(case for case, _ in cases.values()),
-        dataset=data_facts(work.dataset), open=opened, shuffle=False,
+        dataset=data_facts(work.dataset), open=lambda folder: measure, shuffle=False,
     )  # fmt: skip
 
 

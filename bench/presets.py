@@ -78,7 +78,7 @@ MORE = (*COMMON, "crop_flip_cutout", "d2l", "autoaugment", "trivialaugment", "au
 TRAINED_WITH = ("torchvision_loop", "torchvision", "kornia", "fused")
 TRAINING_GRID = ("--recipes", "crop_flip,d2l", "--rounds", "3")
 FEW_WORKERS = (1, 8)
-"""Each case starts its own workers, which takes longer than to measure them; a lone worker tells how many are needed."""
+"""Few numbers of workers: starting them takes longer than measuring; a lone worker tells how many are needed."""
 
 CERTIFIED: tuple[PartName, ...] = ("audit", "gallery", "grid", "throughput", "accuracy", "calibrate")
 GPU_SECONDS: Mapping[PartName, float] = {

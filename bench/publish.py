@@ -23,10 +23,10 @@ from bench.records import (
     Run,
     Speed,
     append,
-    counted,
-    listed,
+    join,
     load_run,
     percent,
+    plural,
     write,
 )
 from bench.statistics import FEWEST_ROUNDS, half_interval
@@ -71,14 +71,14 @@ def objections(run: Run) -> list[str]:
         (not (run.audit and run.audit.verdicts), f"it was not audited: augmark audit --out {run.path} adds that"),
         (load > QUIET * cpu.usable_cores, f"the machine was busy: load {load:.1f} on {cpu.usable_cores} cores at the start"),
         (middle > STEADY, f"rounds differ by ±{percent(middle, 0)} in the middle case: measure longer, or where it is quiet"),
-        (disturbed > 0, f"other processes disturbed {counted(disturbed, 'case')}: measure where it is quiet"),
-        (waiting > 0, f"{counted(waiting, 'planned measurement')} did not run: add --resume to measure the rest"),
+        (disturbed > 0, f"other processes disturbed {plural(disturbed, 'case')}: measure where it is quiet"),
+        (waiting > 0, f"{plural(waiting, 'planned measurement')} did not run: add --resume to measure the rest"),
         (all(case.status != "ok" for case in run.cases()), "nothing was measured"),
         (
             few > 0,
-            f"{counted(few, 'case')} rest on fewer than {FEWEST_ROUNDS} rounds: measure again with --rounds {FEWEST_ROUNDS}",
+            f"{plural(few, 'case')} rest on fewer than {FEWEST_ROUNDS} rounds: measure again with --rounds {FEWEST_ROUNDS}",
         ),
-        (tensors > 0, f"fused fell back to tensor operations in {counted(tensors, 'case')}: {FALLBACK}"),
+        (tensors > 0, f"fused fell back to tensor operations in {plural(tensors, 'case')}: {FALLBACK}"),
     )
     return [*(reason for is_broken, reason in rules if is_broken), *validate_run(run.path)]
 
@@ -181,7 +181,7 @@ def _cells(run: Run) -> list[str]:
     place = run.environment
     cells: list[list[str]] = [[], [], [], _count_cases(run), _count_verdicts(run)]
     if place:
-        gpus = [f"{counted(count, 'GPU')} {name}" for name, count in Counter(gpu.name for gpu in place.gpus).items()]
+        gpus = [f"{plural(count, 'GPU')} {name}" for name, count in Counter(gpu.name for gpu in place.gpus).items()]
         cells[0] = [place.time[:10], place.machine, f"{place.cpu.model}, {place.cpu.usable_cores} cores", *(gpus or ["no GPU"])]
         versions = [f"{name} {place.packages[name]}" for name in PACKAGES if name in place.packages]
         cells[1] = [*versions, f"Python {place.python}", f"commit {place.commit.id[:12] if place.commit else UNKNOWN}"]
@@ -209,4 +209,4 @@ def _count_verdicts(run: Run) -> list[str]:
     if not (run.audit and run.audit.verdicts):
         return ["not audited"]
     counts = Counter(cell.verdict for cell in run.audit.verdicts)
-    return [listed(f"{count} {verdict}" for verdict, count in counts.most_common())]
+    return [join(f"{count} {verdict}" for verdict, count in counts.most_common())]

@@ -140,8 +140,8 @@ def _run_all(work: Work) -> None:
     for index, name in enumerate(parts):
         pace = (time.monotonic() - begin) / sum(shares[:index]) if sum(shares[:index]) else 1.0
         phase, later_s = f"{index + 1}/{len(parts)} {PHASES.get(name, name)}", pace * sum(shares[index + 1 :])
-        left = f", about {duration(later_s + pace * shares[index])} left" if shares[index] else ""
-        work.console.print(f"{phase}{left}", style="bold")
+        ending = f", about {duration(later_s + pace * shares[index])} left" if shares[index] else ""
+        work.console.print(f"{phase}{ending}", style="bold")
         run_part(name, replace(work, phase=phase, later_s=later_s))
 
 

@@ -6,7 +6,6 @@ their process ends, however it ends, so that no claim outlives its owner and non
 
 import fcntl
 import gc
-import hashlib
 import importlib.metadata
 import random
 import shutil
@@ -21,6 +20,7 @@ import msgspec
 
 from bench.noise import watch
 from bench.records import (
+    CLAIMS,
     ENVIRONMENT,
     PLAN,
     RUNNING,
@@ -29,23 +29,25 @@ from bench.records import (
     Record,
     append,
     as_stored,
+    claim_path,
     code_facts,
     died,
     differences,
-    encode,
     finished_keys,
+    hold,
+    is_held,
     load_run,
     machine_facts,
     one_line,
     read_records,
     run_folder,
+    under_way,
     unresolved_failures,
     write,
 )
 from bench.statistics import is_settled
 
 Measure = Callable[[Any], Record]
-CLAIMS = "claims"
 REPEATS = 1
 """Times that a disturbed round is measured again."""
 PLAN_WAIT_S = 1800.0
@@ -144,7 +146,7 @@ def await_plan(folder: Path) -> Plan:
 
 
 class Claims:
-    """Which repetition is whose, among processes on one or many machines: a locked file each.
+    """Claims of processes, on one or many machines, to repetitions: a locked file each.
 
     Forked children do not inherit the locks. Within one process a claim keeps nobody out.
     """
@@ -156,12 +158,13 @@ class Claims:
     def take(self, record: Record) -> Iterator[bool]:
         """Yield whether the repetition is this process's while the block runs."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with open(self._folder / hashlib.sha256(repr(record.key).encode()).hexdigest()[:16], "a") as file:
+        with open(claim_path(self._folder.parent, record), "a") as file:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
             except (BlockingIOError, PermissionError):  # POSIX allows either
                 yield False
             else:
+                hold(file)
                 yield True
 
     @contextmanager
@@ -186,7 +189,7 @@ class Claims:
 
 
 class Runner:
-    """Measures repetitions of cases and keeps their records.
+    """Measurement of repetitions of cases, whose records it keeps.
 
     Args:
         folder: the run's folder, with its plan.
@@ -198,6 +201,8 @@ class Runner:
         self.folder = folder
         self._claims = Claims(folder) if shared else None
         if not shared:  # a process before this one may have died in the middle
+            if is_held(folder / RUNNING):
+                raise ValueError(f"another process measures in {folder}: wait until it ends, or choose another --results")
             for record in died(folder, read_records(folder)):
                 append(folder, record)
             (folder / RUNNING).unlink(missing_ok=True)
@@ -262,11 +267,8 @@ class Runner:
         if self.is_done(case):
             return None
         if self._claims is None:
-            (self.folder / RUNNING).write_bytes(encode(case))
-            try:
+            with under_way(self.folder, case):
                 return self._keep(measure_undisturbed(case, measure))
-            finally:
-                (self.folder / RUNNING).unlink(missing_ok=True)
         with self._claims.take(case) as is_free:
             self._look()  # its owner may have finished it between the last look and the claim
             return self._keep(measure_undisturbed(case, measure)) if is_free and not self.is_done(case) else None

@@ -33,11 +33,11 @@ Floats = npt.NDArray[np.float64]
 Verdict = Literal["slower", "worse", "faster", "better", "same", "unclear"]
 
 FEWEST_SEEDS = 3
-"""Below this no interval is given: with two, it would be 13 standard errors wide and pretend to know them."""
+"""Fewest seeds with an interval: of two, it would be 13 standard errors wide and pretend to know them."""
 FEWEST_ROUNDS = 3
-"""Two rounds say nothing of an odd one out: simulated, they call a disturbed round a change."""
+"""Fewest rounds with a verdict: two say nothing of an odd one out, and call a disturbed round a change (simulated)."""
 FEWEST_PASSES = 6
-"""Fewer values have no interval of the median by order statistics that covers it in 95 %."""
+"""Fewest values with an interval of the median by order statistics that covers it in 95 %."""
 SPREAD = "± half the 95 % interval of the median (of fewer than six rounds: half their range)"
 LEVEL = 0.05
 POWER = 0.8
@@ -45,7 +45,7 @@ SEEDS_SHOWN = (0.5, 0.2, 0.1)
 """Differences in points whose cost in seeds is shown."""
 RESAMPLES = 2000
 MANY_CASES = 10
-"""Below, the spread of variances over cases is itself too uncertain to borrow from."""
+"""Fewest cases whose variances are shared: the spread of fewer is itself too uncertain."""
 MOST_PRIOR_DF = 30.0
 """The agreement of cases is never believed beyond this: they share the rounds' disturbances."""
 
@@ -276,6 +276,14 @@ def change_of_rate(
     low, high = np.quantile(resampled, [level / 2, 1 - level / 2])
     p = 2 * float(stdtr(df, -abs(effect) / error))
     return replace(change, low=min(effect - half, float(low)), high=max(effect + half, float(high)), p=p, error=error, df=df)
+
+
+def reach(within: Noise, processes: Noise, rounds: int, level: float, sure: float) -> float:
+    """Return the log ratio of two runs that ``change_of_rate`` calls at ``level`` with the chance ``sure``."""
+    parts = Noise(2 * within.variance / rounds, 2 * within.df), Noise(2 * processes.variance, processes.df)
+    variance = sum(part.variance for part in parts)
+    df = variance**2 / sum(part.variance**2 / part.df for part in parts) if variance else 1.0
+    return float(stdtrit(df, 1 - level / 2) + stdtrit(df, sure)) * math.sqrt(variance)
 
 
 @lru_cache(maxsize=64)

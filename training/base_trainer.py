@@ -37,7 +37,7 @@ class Trainer:
     """
 
     times_phases: ClassVar[bool] = False
-    """Whether epochs tell their phases."""
+    """Flag: epochs report the seconds of each phase."""
     model: nn.Module
     net: Callable[[Tensor], Tensor]
     feed: Feed | PhotoFeed | StoredFeed
@@ -279,5 +279,5 @@ def evaluate(
         labels = test.labels[indices.to(test.labels.device)].to(ranks.device)
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=half):
             right += hits(predict(inputs), labels).sum()
-    hit, seen = ranks.total(int(right), len(own))
-    return hit / seen, round(seen)
+    hit, images = ranks.total(int(right), len(own))
+    return hit / images, round(images)

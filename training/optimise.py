@@ -39,8 +39,8 @@ def make_optimizer(config: TrainConfig, model: nn.Module, *, capturable: bool = 
     norm_ids = {id(p) for module in model.modules() if isinstance(module, nn.BatchNorm2d) for p in module.parameters()}
     weights = [parameter for parameter in trained if parameter.ndim >= 2]
     norms = [parameter for parameter in trained if id(parameter) in norm_ids]
-    others = norm_ids | {id(parameter) for parameter in whitening}
-    biases = [parameter for parameter in trained if parameter.ndim < 2 and id(parameter) not in others]
+    decided = norm_ids | {id(parameter) for parameter in whitening}
+    biases = [parameter for parameter in trained if parameter.ndim < 2 and id(parameter) not in decided]
     rate = config.learning_rate
     groups: list[dict[str, Any]] = [
         {"params": parameters, "lr": group_rate, "rate": group_rate, "weight_decay": decay, "epochs": epochs}

@@ -36,7 +36,7 @@ FRAME_STEP = 64
 """Frames are multiples of this, so that few sizes of batches occur."""
 
 NORMALIZE = Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD)
-"""In training and evaluation alike, whatever the recipe says: the pretrained weights' own."""
+"""Normalisation of the pretrained weights, in training and evaluation, whatever the recipe says."""
 
 
 def training_ops(recipe: str, image_size: int) -> tuple[Op, ...]:
@@ -242,10 +242,10 @@ class WindowPipeline:
 
     def __init__(self, ops: tuple[Op, ...], backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         is_fused = BACKENDS[backend].library == "fused"
-        self._own, others = (ops, ()) if is_fused else (ops[:1], ops[1:])  # the fused backend flips as it resizes
+        self._own, later = (ops, ()) if is_fused else (ops[:1], ops[1:])  # the fused backend flips as it resizes
         self._plan, self._draws = fused.plan(self._own), fused.plan(self._own[1:])
-        self._rest = build(others, backend, device=device, dtype=dtype) if others else None
-        self._run, _ = fused.prepare_run(self._plan, device, torch.float32 if others else dtype)
+        self._later = build(later, backend, device=device, dtype=dtype) if later else None
+        self._run, _ = fused.prepare_run(self._plan, device, torch.float32 if later else dtype)
         self.implementation: str | None = None  # of the fused backend, known once it has run
 
     def __call__(self, images: Tensor, windows: Tensor) -> Tensor:
@@ -255,8 +255,8 @@ class WindowPipeline:
         window = dict(zip(("top", "left", "height", "width"), windows.unbind(1), strict=True))
         drawn = self._draws.sample(len(images), crop.size, crop.size, device=images.device)
         resized, implementation = self._run(images, (window, *drawn))
-        if self._rest is not None:
-            return self._rest(resized)
+        if self._later is not None:
+            return self._later(resized)
         self.implementation = implementation
         return resized
 

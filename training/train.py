@@ -67,10 +67,7 @@ class Display:
     def epoch(self, stats: EpochStats) -> None:
         """Print the line of an epoch."""
         self._epoch = stats.epoch + 1
-        self.line(
-            f"{stats.epoch:5d}  {stats.train_loss:6.3f}  {stats.train_accuracy:9.3f}  {stats.test_accuracy:8.3f}  "
-            f"{stats.examples / stats.wall_s:10,.1f}  {stats.wait_s / stats.wall_s:5.1%}"
-        )
+        self.line(epoch_line(stats))
 
     def resume(self, epochs: Sequence[EpochStats]) -> None:
         """Print the lines of the epochs that are done."""
@@ -81,6 +78,14 @@ class Display:
     def end(self) -> None:
         """Remove the bar."""
         self._bar.stop()
+
+
+def epoch_line(stats: EpochStats) -> str:
+    """Return an epoch as a row of the table on screen."""
+    return (
+        f"{stats.epoch:5d}  {stats.train_loss:6.3f}  {stats.train_accuracy:9.3f}  {stats.test_accuracy:8.3f}  "
+        f"{stats.examples / stats.wall_s:10,.1f}  {stats.wait_s / stats.wall_s:5.1%}"
+    )
 
 
 class RunFolder:

@@ -56,9 +56,9 @@ def _lane_notes(cell: Verdict) -> list[str]:
     """Return a note on parameters that are drawn otherwise than the op as a whole."""
     if cell.lane is None or cell.lane.measured not in ("per_image", "per_batch"):
         return []
-    others = [name for name, drawn in cell.lane.parameters.items() if drawn not in (cell.lane.measured, "fixed")]
+    differing = [name for name, drawn in cell.lane.parameters.items() if drawn not in (cell.lane.measured, "fixed")]
     how = "once per batch" if cell.lane.measured == "per_image" else "for each image"
-    return [f"drawn {how}: {', '.join(others)}"] if others else []
+    return [f"drawn {how}: {', '.join(differing)}"] if differing else []
 
 
 def _judge_pixels(cell: Verdict, declared: str) -> tuple[Class, list[str]]:

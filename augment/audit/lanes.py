@@ -19,7 +19,7 @@ from augment.replay import Columns, Traced
 SMALL = 64
 """Largest side of images of which 64 make a batch. Of larger ones it is 16: flips that all agree have a chance of 3e-5."""
 BATCHES = 60
-"""At p = 0.2, 60 draws that all agree have a chance of 2e-6."""
+"""Batches compared: at p = 0.2, 60 draws that all agree have a chance of 2e-6."""
 
 
 def count_distinct(results: Tensor) -> int:

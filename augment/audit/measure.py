@@ -50,7 +50,7 @@ class Results(NamedTuple):
     """Measurements so far; recipes reuse those of their ops."""
 
     cells: dict[tuple[str, str], Verdict]
-    """By subject and backend."""
+    """Measured cells by subject and backend."""
     lanes: dict[tuple[Op, str], str]
     sources: dict[tuple[Op, str], Source]
     """Key of what draws for an op on a backend; backends that share a builder share it."""
@@ -224,7 +224,7 @@ class Measurements:
         recorder = self._trace([op], backend).recorders[0]
         if recorder is None or not op.draws:
             return
-        builder = next(name for name, other in BACKENDS.items() if other.cell(op) is find_backend(backend).cell(op))
+        builder = next(name for name, backend_of in BACKENDS.items() if backend_of.cell(op) is find_backend(backend).cell(op))
         setting: Any = type(op) if recorder.draws_singly else op
         source = (setting, builder, self.devices[backend], recorder.draws_singly)
         self.results.sources[op, backend] = source

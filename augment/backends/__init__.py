@@ -4,7 +4,9 @@ A file defines ``BACKENDS``, one or several values, and the function by which ``
 """
 
 import functools
+import gc
 import importlib
+import os
 import pkgutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,13 +21,18 @@ from augment.op import Cell, Lane, Op, UnsupportedOp
 from augment.pipeline import Pipeline, Runner, Step, run_batched, with_generator
 from augment.replay import Columns, NoRoute, Recorder, Traced
 
+if hasattr(os, "register_at_fork"):
+    # A forked loader worker must not finalise garbage of its parent: DALI's destructors wait for threads that a fork lacks.
+    os.register_at_fork(after_in_child=gc.freeze)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
     """A library and a way of driving it; ``order`` is its place in tables.
 
     ``on_device`` tells whether it takes batches on an accelerator, ``floats_only`` whether its library refuses integer images,
-    ``forks`` whether it works in a forked process, as loader workers are.
+    ``forks`` whether it works in a forked process, as loader workers are, ``reseeds`` whether ``torch.manual_seed`` sets what a
+    pipeline draws that has been built and called before.
     ``why_not`` returns the reason why it cannot run on a device of this machine, None if it can.
     """
 
@@ -38,6 +45,7 @@ class Backend:
     on_device: bool = True
     floats_only: bool = False
     forks: bool = True
+    reseeds: bool = True
     why_not: Callable[[torch.device], str | None] = lambda device: None
 
     def cell(self, op: Op) -> Any:

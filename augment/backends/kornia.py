@@ -137,7 +137,7 @@ class KorniaRecorder:
 
     @property
     def draws_singly(self) -> bool:
-        """True if Kornia draws once per call: everything with ``same_on_batch``, the op of a policy, the order of a jitter."""
+        """Return whether Kornia draws once per call: with ``same_on_batch``, the op of a policy, the order of a jitter."""
         once = self._is_policy or any(isinstance(distribution, Jitter) for distribution in self._op.draws)
         return once or bool(getattr(self._module, "same_on_batch", False))
 

@@ -116,8 +116,8 @@ def grey(red, green, blue):
 
 @triton.jit
 def blend(red, green, blue, background, factor):
-    rest = background * (1 - factor)
-    return unit(red * factor + rest), unit(green * factor + rest), unit(blue * factor + rest)
+    faded = background * (1 - factor)
+    return unit(red * factor + faded), unit(green * factor + faded), unit(blue * factor + faded)
 
 
 @triton.jit

@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ import msgspec
 
 from bench.jobs.job import Job, data_facts, plan_training
 from bench.records import PEER, Accuracy
-from bench.runner import Measure
 from training.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -43,13 +42,9 @@ def airbench_jobs(dataset: "Dataset", device: str, seeds: Sequence[int], suite: 
         values = {"train_s": train_s, "test_accuracy": accuracy, "step": "eager", "devices": (device,), **images}
         return msgspec.structs.replace(case, status="ok", **values)
 
-    @contextlib.contextmanager
-    def opened(folder: Path) -> Iterator[Measure]:
-        yield measure
-
-    return [
-        Job(name="airbench", suite=suite, device=device, cases=cases, dataset=data_facts(dataset), open=opened, shuffle=False)
-    ]
+    facts, name = data_facts(dataset), "airbench"
+    job = Job(name=name, suite=suite, device=device, cases=cases, dataset=facts, open=lambda folder: measure, shuffle=False)
+    return [job]
 
 
 def train(dataset: "Dataset", seed: int) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from augment import BACKENDS, OPS, RECIPES, Op, build
 from augment.ops import HorizontalFlip, Normalize, RandomResizedCrop
 from bench.jobs.photoset import PhotoSet
-from bench.records import counted
+from bench.records import plural
 from training.photofeed import NORMALIZE, Decode, Read, Stage, WindowPipeline, fetch_stages, prepared_size, training_ops
 from training.sources.cache import load_cached
 from training.sources.decode import decode as decode_square
@@ -170,7 +170,7 @@ class DaliArm(Arm):
             raise ValueError("its graph is RandomResizedCrop, HorizontalFlip and Normalize: choose the recipe imagenet")
         if work.photographs.odd:
             raise ValueError(
-                f"{counted(len(work.photographs.odd), 'file')} cannot be decoded by DALI's graph: leave odd files out"
+                f"{plural(len(work.photographs.odd), 'file')} cannot be decoded by DALI's graph: leave odd files out"
             )
         graph = DaliGraph(work.ops, work.device, work.dtype)
         return Chain({"read": Read(work.photographs.files), "collate": as_batch}, {"graph": graph})

@@ -1,9 +1,8 @@
 """``augmark finetune``: one run, or a comparison of what is trained over paired seeds."""
 
-import contextlib
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +10,28 @@ from typing import TYPE_CHECKING, Any
 import tyro
 from rich.console import Console
 
-from bench.jobs.job import Job, JobOptions, Report, fill, once, open_folder, plan_training, reporting, run_job, take
-from bench.records import Finetune, append, load_run
+from bench.jobs.job import (
+    Job,
+    JobOptions,
+    Report,
+    data_facts,
+    fill,
+    once,
+    open_folder,
+    plan_training,
+    reporting,
+    run_job,
+    take,
+)
+from bench.records import Finetune, append, load_run, under_way
 from bench.runner import Measure
 from training.config import FinetuneConfig, validate
+from training.train import epoch_line
 
 if TYPE_CHECKING:
     import torch
 
     from training.data import Dataset
-    from training.results import EpochStats
 
 UNFINISHED = "unfinished"
 """Folder, within a comparison's, of the checkpoints of the case that runs."""
@@ -57,39 +68,25 @@ def run_one(options: FinetuneOptions, console: Console, report: Report) -> Path:
     if out is not None and (out / NAME).exists() and not options.resume:
         raise ValueError(f"{out} already holds a run: add --resume to resume it, or take another --results")
     dataset = load_photographs(config)
-
-    @contextlib.contextmanager
-    def opened(folder: Path) -> Iterator[Measure]:
-        def measure(case: Finetune) -> Finetune:
-            console.print("epoch    loss  train acc   val acc  examples/s   wait")
-            result, _ = finetune(
-                config, dataset, out=folder, resume=options.resume,
-                on_epoch=lambda stats: console.print(epoch_line(stats), highlight=False),
-            )  # fmt: skip
-            record = fill(case, result)
-            console.print(
-                f"last epoch {record.test_accuracy:.1%}, best {record.best_accuracy:.1%} (epoch {record.best_epoch}, kept in "
-                f"{folder / BEST}; chosen on the photographs that it is measured on)"
-            )
-            return record
-
-        yield measure
-
-    job = finetune_job([plan_tuning(Finetune, config, dataset, device)], dataset, device, opened)
+    job = finetune_job([config], dataset, device)
     folder = open_folder(job, options, console)
     describe_data(dataset, console)
-    # A mistake, such as the checkpoint of another run, is the user's here and no result.
-    run_once(job, folder, report)
+    with reporting(folder, report):
+        console.print("epoch    loss  train acc   val acc  examples/s   wait")
+        # Not by the runner: a mistake, such as the checkpoint of another run, is the user's here and no result.
+        with under_way(folder, job.cases[0]):
+            result, _ = finetune(
+                config, dataset, out=folder, resume=options.resume,
+                on_epoch=lambda stats: console.print(epoch_line(stats)),
+            )  # fmt: skip
+        record = fill(job.cases[0], result)
+        console.print(
+            f"last epoch {result.last.test_accuracy:.1%}, best {result.best_accuracy:.1%} (epoch {result.best_epoch}, kept in "
+            f"{folder / BEST}; chosen on the photographs that it is measured on)"
+        )
+        if record.key not in {stored.key for stored in load_run(folder).of(Finetune)}:
+            append(folder, record)
     return folder
-
-
-def run_once(job: Job, folder: Path, report: Report) -> None:
-    """Measure the only case of a job unless it has a record; an error ends the command."""
-    (case,) = job.cases
-    with reporting(folder, report), job.open(folder) as measure:
-        result = measure(case)
-        if case.key not in {record.key for record in load_run(folder).of(Finetune)}:
-            append(folder, result)
 
 
 def compare(options: FinetuneOptions, console: Console, report: Report) -> Path:
@@ -100,24 +97,9 @@ def compare(options: FinetuneOptions, console: Console, report: Report) -> Path:
     """
     from training.finetune import load_photographs
 
-    config, seeds = options.config, take(options.seeds, (0, 1, 2))
-    configs = list(comparison_configs(config, seeds))
+    configs = list(comparison_configs(options.config, take(options.seeds, (0, 1, 2))))
     device = check_configs(configs)
-    dataset = load_photographs(config)
-    cases = {plan_tuning(Finetune, arm, dataset, device).key: arm for arm in configs}
-
-    @contextlib.contextmanager
-    def opened(folder: Path) -> Iterator[Measure]:
-        def measure(case: Finetune) -> Finetune:
-            record = fill(case, finetune_resumable(cases[case.key], dataset, folder / UNFINISHED))
-            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-            return record
-
-        yield measure
-
-    planned = [plan_tuning(Finetune, arm, dataset, device) for arm in configs]
-    job = finetune_job(planned, dataset, device, opened)
-    return run_job(job, options, console, report)
+    return run_job(finetune_job(configs, load_photographs(options.config), device), options, console, report)
 
 
 def check_configs(configs: Sequence[FinetuneConfig]) -> "torch.device":
@@ -154,42 +136,39 @@ def finetune_resumable(config: FinetuneConfig, dataset: "Dataset", folder: Path)
 # ---- cases and display ------------------------------------------------------------------------------------------------
 
 
-def plan_tuning(kind: type[Any], config: FinetuneConfig, dataset: "Dataset", device: "torch.device") -> Any:
+def finetune_job(configs: Sequence[FinetuneConfig], dataset: "Dataset", device: "torch.device") -> Job:
+    """Return the job of these runs; a run that was interrupted resumes from its last epoch."""
+    cases = [plan_tuning(config, dataset, device) for config in configs]
+    config_of = {case.key: config for case, config in zip(cases, configs, strict=True)}
+
+    def make_measure(folder: Path) -> Measure:
+        def measure(case: Finetune) -> Finetune:
+            record = fill(case, finetune_resumable(config_of[case.key], dataset, folder / UNFINISHED))
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+            return record
+
+        return measure
+
+    return Job(
+        name="finetune", suite="finetune", device=str(device), cases=tuple(cases), open=make_measure, shuffle=False,
+        dataset=data_facts(dataset) | {"source": None},
+    )  # fmt: skip
+
+
+def plan_tuning(config: FinetuneConfig, dataset: "Dataset", device: "torch.device") -> Finetune:
     """Return a planned case, with the digest of the weights that it starts from."""
     from training.finetune import identity
 
     facts = identity(config, dataset)
     return plan_training(
-        kind, config, dataset, device=str(device), init_digest=facts.get("init_digest"), num_epochs=config.epochs,
+        Finetune, config, dataset, device=str(device), init_digest=facts.get("init_digest"), num_epochs=config.epochs,
         skipped=len(dataset.skipped), skipped_files=list(dataset.skipped),
-    )  # fmt: skip
-
-
-def finetune_job(
-    cases: Sequence[Any], dataset: "Dataset", device: "torch.device", opened: Callable[[Path], Any], *, rounds: int = 1
-) -> Job:
-    """Return a job of fine-tuning; one folder may hold all sorts of them."""
-    return Job(
-        name="finetune", suite="finetune", device=str(device), cases=tuple(cases), open=opened, rounds=rounds,
-        shuffle=rounds > 1,
-        dataset={"name": dataset.name, "fingerprint": dataset.fingerprint, "source": None, "fallback": dataset.fallback},
     )  # fmt: skip
 
 
 def describe_data(dataset: "Dataset", console: Console) -> None:
     """Print how many photographs there are, and how many were skipped."""
-    console.print(
-        f"data: {dataset.name}, {len(dataset.train):,} photographs to train on, {len(dataset.test):,} to validate on",
-        highlight=False, markup=False,
-    )  # fmt: skip
+    sizes = f"{len(dataset.train):,} photographs to train on, {len(dataset.test):,} to validate on"
+    console.print(f"data: {dataset.name}, {sizes}")
     if dataset.skipped:
-        console.print(f"skipped: {len(dataset.skipped)}, first {dataset.skipped[0]}", highlight=False, markup=False)
-
-
-def epoch_line(stats: "EpochStats") -> str:
-    """Return an epoch as a row of the table on screen."""
-    wait_s = (stats.split_s or {})["wait"]
-    return (
-        f"{stats.epoch:5d}  {stats.train_loss:6.3f}  {stats.train_accuracy:9.3f}  {stats.test_accuracy:8.3f}  "
-        f"{stats.examples / stats.wall_s:10,.1f}  {wait_s / stats.wall_s:5.1%}"
-    )
+        console.print(f"skipped: {len(dataset.skipped)}, first {dataset.skipped[0]}")

@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 Report = Callable[[Path], object]
-"""Writes the report of a run folder; the command line hands it in, as jobs stand below the report."""
+"""Function that writes the report of a run folder; the command line hands it in, as jobs stand below the report."""
 
 
 OPTIONS = "options.json"
@@ -72,7 +71,7 @@ def load_options(folder: Path, kind: type[T]) -> T | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A table of cases and how one is measured. ``open`` is called with the run folder and holds what all cases share."""
+    """A table of cases and how one is measured. ``open`` gets the run folder and returns the measuring function."""
 
     name: str
     suite: str
@@ -80,7 +79,7 @@ class Job:
     cases: tuple[Kind, ...]
     dataset: Mapping[str, Any]
     """Name, fingerprint, source and fallback."""
-    open: Callable[[Path], AbstractContextManager[Measure]]
+    open: Callable[[Path], Measure]
     rounds: int = 1
     shuffle: bool = True
     baseline: str | None = None
@@ -189,9 +188,9 @@ def measure_cases(
         words = f"{outcome(record)}{f' (disturbed: {noise})' if noise else ''}{eta}"
         console.print(f"{phase or job.name} {done}/{total}  {repetition(record)}: {words}")
 
-    status = console.status(job.name)
+    measure, status = job.open(folder), console.status(job.name)
     # Processes that share the cases share the terminal too: none has a live line of its own.
-    with job.open(folder) as measure, contextlib.nullcontext() if shared else status:
+    with contextlib.nullcontext() if shared else status:
         run_cases(
             folder, job.cases, measure, rounds=job.rounds, seed=0 if job.shuffle else None, shared=shared,
             keep_going=keep_going, on_start=lambda case: status.update(Text(f"{job.name}: {repetition(case)}")), on_record=show,

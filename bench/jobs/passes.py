@@ -22,7 +22,6 @@ from bench.environment import usable_cores
 from bench.jobs.arms import ARMS, Chain, Recorded, Stages, Work, pixel_differences, recipe_ops
 from bench.jobs.photoset import disk_rate, drop_from_cache, shorten
 from bench.records import Pipeline
-from bench.runner import Measure
 from training import transfer
 from training.distributed import stream_seed, synchronise
 from training.feed import LOADER_TIMEOUT_S, Request, check_shared_memory, iterate, keep
@@ -45,12 +44,6 @@ class Passes:
         self.work, self.seconds = work, seconds
         self._recorded: OrderedDict[tuple[Any, ...], Recorded] = OrderedDict()
         self._steps: dict[str, TrainStep] = {}
-
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[Measure]:
-        """Yield the function that measures a case."""
-        yield self.measure
-        self._recorded.clear()
 
     def measure(self, case: Pipeline) -> Pipeline:
         """Return the record of one pass."""

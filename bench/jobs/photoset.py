@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bench.records import counted, one_line
+from bench.records import one_line, plural
 
 FROM_CACHE = 0.1
 """Share of files that may remain in the page cache of a cold pass."""
@@ -39,7 +39,7 @@ class PhotoSet:
 
     def facts(self) -> dict[str, Any]:
         """Return what an environment says about the images."""
-        source = f"{counted(len(self.files), 'photograph')}, {len(self.odd)} not plain JPEG, {len(self.skipped)} left out"
+        source = f"{plural(len(self.files), 'photograph')}, {len(self.odd)} not plain JPEG, {len(self.skipped)} left out"
         return {"name": self.name, "fingerprint": self.fingerprint, "source": source, "fallback": None}
 
 

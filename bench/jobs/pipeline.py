@@ -15,7 +15,7 @@ from rich.console import Console
 from bench.jobs.grid import check_names
 from bench.jobs.job import Job, JobOptions, Report, once, run_job, take
 from bench.jobs.photoset import Making, PhotoSet, drop_from_cache, load_photographs, parse_size
-from bench.records import Pipeline, counted, one_line
+from bench.records import Pipeline, one_line, plural
 
 if TYPE_CHECKING:
     from bench.jobs.arms import Arm, Work
@@ -126,7 +126,7 @@ def pipeline_job(options: PipelineOptions, photographs: PhotoSet, suite: str = "
     is_cpu = device.type == "cpu"
     batch_size = take(options.batch_size, 32 if is_cpu else 256)
     if len(photographs.files) < batch_size:
-        few = f"{counted(len(photographs.files), 'photograph')} make no batch of {batch_size}"
+        few = f"{plural(len(photographs.files), 'photograph')} make no batch of {batch_size}"
         raise ValueError(f"{few}: take --batch-size {len(photographs.files)} or less, or --repeat")
     auto = "float32" if is_cpu else "bfloat16"
     precision = auto if options.precision == "auto" else options.precision
@@ -141,7 +141,7 @@ def pipeline_job(options: PipelineOptions, photographs: PhotoSet, suite: str = "
     model = options.model or ("resnet18" if is_cpu else "resnet50")
     return Job(
         name="pipeline", suite=suite, device=str(device), cases=tuple(plan(options, work, base, model)),
-        dataset=photographs.facts(), open=lambda folder: Passes(work, options.seconds).opened(), rounds=options.rounds,
+        dataset=photographs.facts(), open=lambda folder: Passes(work, options.seconds).measure, rounds=options.rounds,
     )  # fmt: skip
 
 

@@ -6,14 +6,13 @@ processes of its own (``scaling_rank.py``), so that a process that dies costs on
 augmentation.
 """
 
-import contextlib
 import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +22,9 @@ from rich.console import Console
 
 from bench.jobs.grid import check_names
 from bench.jobs.job import ImageOptions, Job, JobOptions, Report, data_facts, plan_training, run_job, take
-from bench.jobs.throughput import check_repetitions
+from bench.jobs.throughput import base_config, check_repetitions
 from bench.presets import preset
 from bench.records import Scaling, one_line
-from bench.runner import Measure
 from training.config import Precision, TrainConfig
 
 if TYPE_CHECKING:
@@ -183,13 +181,12 @@ def scaling(options: ScalingOptions, console: Console, report: Report) -> Path:
     configs = {case.case_key: config for case, config in cases}
     seconds = take(options.seconds, 2 * chosen.throughput_seconds)
 
-    @contextlib.contextmanager
-    def opened(folder: Path) -> Iterator[Measure]:
-        yield lambda case: run_processes(case, configs[case.case_key], seconds=seconds)
+    def measure(case: Scaling) -> Scaling:
+        return run_processes(case, configs[case.case_key], seconds=seconds)
 
     job = Job(
         name="scaling", suite="scaling", device=base.device, cases=tuple(case for case, _ in cases),
-        dataset=data_facts(dataset), open=opened, rounds=take(options.rounds, chosen.throughput_rounds),
+        dataset=data_facts(dataset), open=lambda folder: measure, rounds=take(options.rounds, chosen.throughput_rounds),
     )  # fmt: skip
     return run_job(job, options, console, report)
 
@@ -199,7 +196,6 @@ def _base_config(options: ScalingOptions) -> tuple[TrainConfig, int]:
     import torch
 
     from augment import BACKENDS, RECIPES
-    from training.config import resolve_auto
     from training.distributed import resolve_device
 
     check_names("backend", (options.backend,), BACKENDS)
@@ -209,12 +205,10 @@ def _base_config(options: ScalingOptions) -> tuple[TrainConfig, int]:
     kind = resolve_device(options.device).type
     check_repetitions(options.seconds, options.rounds)
     chosen = preset("quick", kind)
-    base = TrainConfig(
-        data=options.data, data_root=options.data_root, recipe=options.recipe, backend=options.backend, resident=True,
-        model=take(options.model, chosen.model), width=take(options.width, chosen.width), batch_size=options.batch_size,
-        precision=options.precision, max_train=take(options.max_train, chosen.max_train), max_test=chosen.max_test, device=kind,
-    )  # fmt: skip
-    return resolve_auto(base, torch.device(kind)), torch.accelerator.device_count() if kind != "cpu" else 0
+    settings = {"recipe": options.recipe, "backend": options.backend, "resident": True, "max_test": chosen.max_test}
+    return base_config(
+        options, chosen, torch.device(kind), **settings
+    ), torch.accelerator.device_count() if kind != "cpu" else 0
 
 
 def process_counts(options: ScalingOptions, base: TrainConfig, gpus: int) -> tuple[int, ...]:

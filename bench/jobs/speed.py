@@ -42,7 +42,7 @@ class _Built:
 
 
 class Bench:
-    """Measures rounds of cases: ``seconds`` of samples each, twice that where parameters are drawn once per batch."""
+    """Measurement of rounds of cases: ``seconds`` of samples each, twice that where parameters are drawn once per batch."""
 
     def __init__(self, inputs: Inputs, seconds: float) -> None:
         self._inputs = inputs
@@ -146,7 +146,7 @@ class Bench:
 
 
 def _image_bytes(result: object) -> int:
-    """Bytes of the images; labels are negligible."""
+    """Return the bytes of the images; labels are negligible."""
     images = result[0] if isinstance(result, tuple) else result
     return images.nbytes if isinstance(images, torch.Tensor) else 0
 

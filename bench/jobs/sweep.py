@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ from bench.jobs.job import (
 from bench.noise import ROOT_VARIABLE
 from bench.presets import COMMON
 from bench.records import Accuracy, Plan, as_stored, finished_keys, load_run
-from bench.runner import Claims, Measure, await_plan
+from bench.runner import Claims, await_plan
 from training.config import TrainConfig
 from training.presets import BOOK, PresetName
 from training.terminal import open_console
@@ -71,11 +71,11 @@ class SweepOptions(JobOptions):
     seeds: int = 3
     """Number of seeds; runs of one seed share initial weights and order over recipes and backends."""
     baseline: str | None = None
-    """What the others are compared with, as recipe@backend (default: the first of each)."""
+    """Recipe@backend that all are compared with (default: the first of each)."""
     workers: int | None = None
     """Processes that train cases at the same time on this machine (default: one per GPU, else one)."""
     retry_failed: bool = False
-    """With --resume: train again the cases that failed. Without it they are left as they are."""
+    """Train the cases that failed again, with --resume. Else they stay failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,13 +276,9 @@ def sweep_job(
         between_s = None if math.isnan(before) else ended - before - result.train_s - result.evaluation_s
         return fill(case, result, cells_at_once=at_once, cell_s=ended - start, between_s=between_s)
 
-    @contextlib.contextmanager
-    def opened(folder: Path) -> Iterator[Measure]:
-        yield measure
-
     return Job(
-        name="sweep", suite="sweep", device=device, cases=tuple(cases), dataset=data_facts(dataset), open=opened,
-        shuffle=False, baseline=baseline, settings={**shared, "device": device},
+        name="sweep", suite="sweep", device=device, cases=tuple(cases), dataset=data_facts(dataset),
+        open=lambda folder: measure, shuffle=False, baseline=baseline, settings={**shared, "device": device},
     )  # fmt: skip
 
 

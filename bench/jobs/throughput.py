@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
@@ -57,7 +57,7 @@ class ThroughputOptions(JobOptions, ImageOptions):
     workers: tuple[int, ...] | None = None
     """Numbers of loader workers (default: 0, 1, 2, 4 ... and all cores)."""
     decode: tuple[Decode, ...] | None = None
-    """Where images are decoded: ahead, workers, or both (default: workers for an image folder, else ahead)."""
+    """Place where images are decoded: ahead, workers, or both (default: workers for an image folder, else ahead)."""
     seconds: float | None = None
     """Seconds per case and round (default: the quick preset's)."""
     rounds: int | None = None
@@ -168,8 +168,7 @@ def throughput_job(base: TrainConfig, axes: Axes, dataset: "Dataset", *, seconds
     ]
     configs = {case.case_key: config for case, config in planned}
 
-    @contextlib.contextmanager
-    def opened(folder: Path) -> Iterator[Measure]:
+    def make_measure(folder: Path) -> Measure:
         import torch
 
         from augment import BACKENDS
@@ -188,11 +187,11 @@ def throughput_job(base: TrainConfig, axes: Axes, dataset: "Dataset", *, seconds
                 return record
             return msgspec.structs.replace(record, gpu_busy=trainer_busy(config, dataset))
 
-        yield measure
+        return measure
 
     return Job(
         name="throughput", suite=suite, device=base.device, cases=once(case for case, _ in planned),
-        dataset=data_facts(dataset), open=opened, rounds=rounds,
+        dataset=data_facts(dataset), open=make_measure, rounds=rounds,
     )  # fmt: skip
 
 
@@ -277,7 +276,7 @@ def throughput(options: ThroughputOptions, console: Console, report: Report) -> 
     device = resolve_device(options.device)
     chosen = preset("quick", device.type)
     _check(options)
-    base = _base_config(options, chosen, device)
+    base = base_config(options, chosen, device)
     validate(base)
     dataset = load(
         options.data, root=options.data_root, max_train=base.max_train, max_test=chosen.max_test, download=options.download
@@ -298,12 +297,14 @@ def throughput(options: ThroughputOptions, console: Console, report: Report) -> 
     return run_job(job, options, console, report)
 
 
-def _base_config(options: ThroughputOptions, chosen: Preset, device: "torch.device") -> TrainConfig:
+def base_config(options: Any, chosen: Preset, device: "torch.device", **settings: Any) -> TrainConfig:
+    """Return the config that all cases share: the options' settings, those left out from the quick preset."""
     from training.config import resolve_auto
 
     base = TrainConfig(
-        data=options.data, model=take(options.model, chosen.model), width=take(options.width, chosen.width), device=str(device),
-        batch_size=options.batch_size, max_train=take(options.max_train, chosen.max_train), precision=options.precision,
+        data=options.data, data_root=options.data_root, model=take(options.model, chosen.model),
+        width=take(options.width, chosen.width), max_train=take(options.max_train, chosen.max_train),
+        batch_size=options.batch_size, precision=options.precision, device=str(device), **settings,
     )  # fmt: skip
     return resolve_auto(base, device)
 

@@ -105,7 +105,7 @@ class Case:
         values = self.values(quantity)
         return statistics.median(values) if values else None
 
-    def known(self, name: str) -> Any:
+    def fact(self, name: str) -> Any:
         """Return the first value of a field that is known; the first round measures what later ones do not."""
         return next((value for record in self.records if (value := getattr(record, name, None)) is not None), None)
 

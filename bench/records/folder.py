@@ -1,20 +1,21 @@
 """Run folders: ``environment.json``, ``plan.json``, ``records.jsonl`` (append-only), ``audit.json``, and how they are read.
 
 A process may die at any moment: a record is in the journal whole or not at all, and ``running.json`` names the repetition that
-was under way. No torch here.
+is under way. A POSIX lock on it, or on a claim, goes with its process, however that ends. No torch here.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import math
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -23,6 +24,8 @@ from bench.records.structs import Audit, Environment, Kind, Plan, Record
 from bench.records.words import one_line
 
 ENVIRONMENT, PLAN, RECORDS, AUDIT, RUNNING = "environment.json", "plan.json", "records.jsonl", "audit.json", "running.json"
+CLAIMS = "claims"
+"""Folder of locked files: repetitions of which processes that share a run have one each."""
 OLD_LAYOUT = ("ops.json", "ops.jsonl", "training.jsonl")
 S = TypeVar("S", bound=msgspec.Struct)
 R = TypeVar("R", bound=Record)
@@ -55,7 +58,10 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder as read, and what could not be read; ``sources`` are the runs that a merged one was made of."""
+    """A run folder as read, and what could not be read; ``sources`` are the runs that a merged one was made of.
+
+    ``running`` are the repetitions that other processes measure at this moment.
+    """
 
     path: Path
     name: str
@@ -67,8 +73,20 @@ class Run:
     sources: list[Source] = field(default_factory=list)
 
     @cached_property
+    def running(self) -> list[Record]:
+        claimed = [case for case in self.missing if is_held(claim_path(self.path, case))]
+        return [*claimed, *_under_way(self.path, self.records, held=True)]
+
+    @cached_property
     def _cases(self) -> list[Case]:
-        return list(gather(self.plan.cases if self.plan else (), self.records))
+        running = {record.case_key for record in self.running}
+        planned = self.plan.cases if self.plan else ()
+        states = {True: "running now", False: "not yet its turn" if running else None}
+        waiting = [
+            msgspec.structs.replace(case, reason=states[case.case_key in running]) if case.status == "not_run" else case
+            for case in planned
+        ]
+        return list(gather(waiting, self.records))
 
     def cases(self, *kinds: str) -> list[Case]:
         """Return the cases of these kinds (default: all), planned and measured, in the plan's order."""
@@ -266,15 +284,56 @@ def load_run(path: Path) -> Run:
     return Run(path=path, name=name, environment=environment, plan=plan, records=records, audit=audit, problems=problems)
 
 
-def died(folder: Path, records: Sequence[Record]) -> list[Record]:
-    """Return a failure for the repetition that took its process with it, if there is one."""
+def _under_way(folder: Path, records: Sequence[Record], *, held: bool) -> list[Record]:
+    """Return the repetition in ``running.json`` that has no record yet, if a process holds it (``held``) or none does."""
     try:
         running: Record = _DECODER.decode((folder / RUNNING).read_bytes())
     except (OSError, ValueError):
         return []
-    if any(record.key == running.key for record in records):
-        return []
-    return [msgspec.structs.replace(running, status="failed", reason="process died")]
+    is_new = all(record.key != running.key for record in records)
+    return [running] if is_new and is_held(folder / RUNNING) == held else []
+
+
+def died(folder: Path, records: Sequence[Record]) -> list[Record]:
+    """Return a failure for the repetition that took its process with it, if there is one."""
+    running = _under_way(folder, records, held=False)
+    return [msgspec.structs.replace(record, status="failed", reason="process died") for record in running]
+
+
+def claim_path(folder: Path, record: Record) -> Path:
+    """Return the file whose lock is the claim to a repetition."""
+    return folder / CLAIMS / hashlib.sha256(repr(record.key).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def under_way(folder: Path, record: Record) -> Iterator[None]:
+    """Name a repetition in ``running.json`` while the block runs, during which this process must not open that file."""
+    path = folder / RUNNING
+    with path.open("wb") as file:
+        hold(file)
+        file.write(encode(record))
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def hold(file: IO[Any]) -> None:
+    """Lock the byte of a file that ``is_held`` looks at; claims lock another, so that no look keeps a claimant out."""
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)
+
+
+def is_held(path: Path) -> bool:
+    """Return whether another process holds a file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, 1)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:  # no file, or a file system without locks
+        pass
+    return False
 
 
 def read_records(folder: Path, problems: list[str] | None = None) -> list[Record]:

@@ -16,7 +16,7 @@ import msgspec
 from bench.records.folder import Run, Source, load_run, merged_folder
 from bench.records.machines import code_facts, machine_facts
 from bench.records.structs import Audit, AuditCell, DataSet, Environment, Kind, Plan, Record
-from bench.records.words import counted, listed
+from bench.records.words import join, plural
 
 VERDICTS_WORST_FIRST = ("different", "unaudited", "close", "exact", "unsupported")
 
@@ -165,10 +165,10 @@ def _records(group: _Group) -> list[Record]:
         rounds += 1 + max((record.round for record in run.records if record.repetition == "round"), default=-1)
     for name, cases in failed.items():
         if cases:
-            words = f"{counted(len(cases), 'case')} failed there that another run measured: {listed(cases, 3)}"
+            words = f"{plural(len(cases), 'case')} failed there that another run measured: {join(cases, 3)}"
             group.notes.setdefault(name, []).append(words)
     for (name, first), count in again.items():
-        words = f"{counted(count, 'training')} with the seeds of {first} counted once: a seed trained twice is no second one"
+        words = f"{plural(count, 'training')} with the seeds of {first} counted once: a seed trained twice is no second one"
         group.notes.setdefault(name, []).append(words)
     return merged
 
@@ -204,7 +204,7 @@ def _environment(groups: Sequence[_Group]) -> Environment | None:
     named = [(run.name, run.environment.note) for group in groups for run in group.runs if run.environment]
     changes["note"] = "; ".join(f"{name}: {note}" for name, note in named if note) or None
     if len(groups) > 1:
-        changes["machine"] = listed(dict.fromkeys(item.machine for item in environments), 4)
+        changes["machine"] = join(dict.fromkeys(item.machine for item in environments), 4)
         changes["dataset"] = _dataset([item.dataset for item in environments if item.dataset])
         changes["commit"] = _agreed([item.commit for item in environments])
         for name in ("copy_bytes_per_s", "matmul_flops_per_s"):
@@ -221,7 +221,7 @@ def _dataset(sets: Sequence[DataSet]) -> DataSet | None:
     """Return all image sets in one entry, so that a substitute among them is still warned of."""
     if len(set(sets)) < 2:
         return sets[0] if sets else None
-    names, fingerprints = (listed(dict.fromkeys(getattr(images, key) for images in sets), 4) for key in ("name", "fingerprint"))
+    names, fingerprints = (join(dict.fromkeys(getattr(images, key) for images in sets), 4) for key in ("name", "fingerprint"))
     return DataSet(
         name=names, fingerprint=fingerprints, fallback=next((images.fallback for images in sets if images.fallback), None)
     )
@@ -240,7 +240,7 @@ def _audit(runs: Sequence[Run]) -> Audit | None:
     conditions: dict[str, Any] = {}
     for key in ("images", "device", "n", "alpha", "seed"):
         values = list(dict.fromkeys(getattr(audit, key) for _, audit in audits))
-        conditions[key] = values[0] if len(values) == 1 else listed(map(str, values), 4)
+        conditions[key] = values[0] if len(values) == 1 else join(map(str, values), 4)
     findings = tuple(dict.fromkeys(finding for _, audit in audits for finding in audit.findings))
     return Audit(verdicts=tuple(map(_worst, cells.values())), findings=findings, **conditions)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 import msgspec
 from msgspec import Meta
 
-from bench.records.words import rounded
+from bench.records.words import digits
 
 Status = Literal["ok", "unsupported", "failed", "not_run"]
 Implementation = Literal["c", "triton", "tensors", "inductor"]
@@ -64,7 +64,7 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     gpu_others: Count | None = None
     """Other processes that computed on the GPUs at the end."""
     throttled: bool | None = None
-    """Whether a GPU's clock was held back by heat or power at the end."""
+    """GPU clock held back by heat or power at the end."""
 
     @property
     def is_strong(self) -> bool | None:
@@ -84,7 +84,7 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             (self.gpu_others, f"{self.gpu_others} other processes on the GPU"),
             (self.throttled, "the GPU's clock was throttled"),
         )
-        return ", ".join(text for known, text in words if known)
+        return ", ".join(text for value, text in words if value)
 
 
 class Record(
@@ -103,7 +103,7 @@ class Record(
     quantities: ClassVar[tuple[Quantity, ...]]
     needs_every_round: ClassVar[bool] = False
     compared: ClassVar[bool] = True
-    """Two runs are compared in this kind."""
+    """Flag: ``augmark compare`` compares records of this kind."""
 
     status: Status = "ok"
     reason: str | None = None
@@ -202,9 +202,9 @@ class Speed(Record, frozen=True, kw_only=True):
     image_width: Size | None = None
     """Width of the input, pixels, where it is not the height."""
     dtype: Literal["float32", "float16", "bfloat16", "uint8"] = "float32"
-    """Of the result; ops with a float dtype also start from it, recipes always start from uint8."""
+    """Dtype of the result; ops with a float dtype also start from it, recipes always start from uint8."""
     differs: str | None = None
-    """How the backend's op is known to differ from the definition; where it does, no ratio is drawn."""
+    """Declared difference of the backend's op from the definition; with one, no ratio is drawn."""
     images_per_s: Positive | None = None
     samples_us: tuple[Amount, ...] = ()
     calls: Count = 0
@@ -322,7 +322,7 @@ class Training(Record, frozen=True, kw_only=True):
     """Training loss of the last epoch, nats an image."""
     train_accuracy: Share | None = None
     test_accuracy: Share | None = None
-    """After the last epoch, each test image once."""
+    """Share of test images that are right after the last epoch."""
     resumed_after: Count = 0
     """Epoch after which the run was resumed from a checkpoint."""
     skipped: Count = 0
@@ -501,7 +501,7 @@ class Finetune(Training, frozen=True, kw_only=True):
     trained_parameters: Count | None = None
     best_epoch: Size | None = None
     best_accuracy: Share | None = None
-    """Chosen on the images that it is measured on, so it flatters."""
+    """Highest accuracy of an epoch; chosen on the images that it is measured on, so it flatters."""
     total_s: Amount | None = None
     features_s: Amount | None = None
     """Seconds of ``total_s`` that computing features took."""
@@ -661,7 +661,7 @@ class Commit(Strict, frozen=True, kw_only=True):
 
     id: Annotated[str, Meta(pattern="^[0-9a-f]{7,64}$")]
     dirty: bool | None = None
-    """Whether files differed from the commit."""
+    """Uncommitted changes to files; None: not known."""
 
 
 class DataSet(Strict, frozen=True, kw_only=True):
@@ -727,7 +727,7 @@ Verdict = Literal["exact", "close", "different", "unaudited", "unsupported"]
 
 
 class AuditLane(Strict, frozen=True, kw_only=True):
-    """How often parameters are drawn: declared, and measured on ``batch`` identical images."""
+    """Lane: declared, and measured on ``batch`` identical images."""
 
     declared: Lane
     measured: str
@@ -815,7 +815,7 @@ class AuditCell(Strict, frozen=True, kw_only=True):
         if self.verdict == "different" and self.max_error <= 1:
             return "draws"
         size = self.mean_error if self.verdict == "close" else self.max_error
-        return f"{'mean ' if self.verdict == 'close' else ''}{'< 0.01' if 0 < size < 0.01 else rounded(size, 2)}"
+        return f"{'mean ' if self.verdict == 'close' else ''}{'< 0.01' if 0 < size < 0.01 else digits(size, 2)}"
 
 
 class Audit(Strict, frozen=True, kw_only=True):

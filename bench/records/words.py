@@ -6,13 +6,13 @@ from collections.abc import Iterable
 UNKNOWN = "not known"
 
 
-def rounded(value: float | None, digits: int = 3) -> str:
-    """Return ``digits`` significant digits with thousands separated: 41,200, 3.05, 0.00123."""
+def digits(value: float | None, n: int = 3) -> str:
+    """Return ``n`` significant digits with thousands separated: 41,200, 3.05, 0.00123."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
     if value == 0:
         return "0"
-    places = digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.999 becomes 10.0
+    places = n - 1 - int(f"{value:.{n - 1}e}".partition("e")[2])  # of the rounded value: 9.999 becomes 10.0
     return f"{round(value, places):,.{max(0, places)}f}"
 
 
@@ -21,12 +21,12 @@ def percent(share: float | None, digits: int = 1) -> str:
     return UNKNOWN if share is None else f"{share * 100:.{digits}f} %"
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
+def plural(number: int, noun: str, several: str = "") -> str:
     """Return "1 round", "3 rounds"."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    return f"{number:,} {noun if number == 1 else several or noun + 's'}"
 
 
-def listed(words: Iterable[str], most: int = 12) -> str:
+def join(words: Iterable[str], most: int = 12) -> str:
     """Return words with commas, cut after ``most``."""
     words = list(words)
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

@@ -4,7 +4,7 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 
-from bench.records import UNKNOWN, counted, percent, rounded
+from bench.records import UNKNOWN, digits, percent, plural
 from bench.report.blocks import Code, Quiet, Text
 from bench.report.facts.arms import FROZEN, Arm
 from bench.statistics import Estimate, estimate, half_interval
@@ -22,7 +22,7 @@ def spread(values: Sequence[float]) -> str:
     return ("noisy, " if share > NOISY else "") + f"±{percent(share, 1 if share < 0.0995 else 0)}"
 
 
-def span(values: Sequence[float], write: Callable[[float], str] = rounded) -> str:
+def span(values: Sequence[float], write: Callable[[float], str] = digits) -> str:
     """Return " (LOW to HIGH)"; empty for fewer than two values."""
     return f" ({write(min(values)).removesuffix(' %')} to {write(max(values))})" if len(values) > 1 else ""
 
@@ -40,7 +40,7 @@ def flop(value: float | None, unit: str = "FLOP") -> str:
     if not value:
         return UNKNOWN
     size, prefix = next((pair for pair in FLOP_UNITS if value >= pair[0]), FLOP_UNITS[-1])
-    return f"{rounded(value / size)} {prefix}{unit}"
+    return f"{digits(value / size)} {prefix}{unit}"
 
 
 def date(time: str) -> str:
@@ -54,7 +54,7 @@ def date(time: str) -> str:
 def label(arm: Arm) -> str:
     """Return "kornia on the device", "pil in 2 workers, decoding too", "no augmentation" or "one prepared batch"."""
     count = int(arm.num_workers or 0)
-    fetcher = counted(count, "worker") if count else "the training process"
+    fetcher = plural(count, "worker") if count else "the training process"
     if arm.augment_on == FROZEN:
         return "one prepared batch"
     if arm.augment_on == "workers":
@@ -80,13 +80,13 @@ def setting(arm: Arm) -> str:
 def with_spread(arm: Arm, name: str) -> str:
     """Return the median of a field with its spread, such as "300 ±5.0 %"."""
     middle = arm.median(name)
-    return UNKNOWN if middle is None else f"{rounded(middle)} {spread(arm.values(name))}".strip()
+    return UNKNOWN if middle is None else f"{digits(middle)} {spread(arm.values(name))}".strip()
 
 
 def format_rounds(values: Sequence[float], unit: str, noun: str = "round") -> str:
     """Return "1,820 examples/s (±3.6 %, 3 rounds)"."""
-    basis = ", ".join(filter(None, (spread(values), counted(len(values), noun))))
-    return f"{rounded(statistics.median(values))} {unit} ({basis})"
+    basis = ", ".join(filter(None, (spread(values), plural(len(values), noun))))
+    return f"{digits(statistics.median(values))} {unit} ({basis})"
 
 
 def interval(values: Sequence[float]) -> str:
@@ -98,7 +98,7 @@ def interval(values: Sequence[float]) -> str:
 def format_score(arm: Arm) -> str:
     """Return "50.8 % ±2.1 points (3 seeds)"."""
     values = arm.values("test_accuracy")
-    return f"{percent(statistics.fmean(values))}{interval(values)} ({counted(len(values), 'seed')})"
+    return f"{percent(statistics.fmean(values))}{interval(values)} ({plural(len(values), 'seed')})"
 
 
 def points(gap: Estimate | None) -> str:

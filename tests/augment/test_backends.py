@@ -1,5 +1,7 @@
 """Every cell does the op by its definition, in the lane that its backend declares; what is lacking is known at build time."""
 
+import gc
+import os
 import random
 
 import numpy as np
@@ -218,3 +220,40 @@ def test_resolve_scales_with_the_image() -> None:
     assert resolve("crop_flip", 32)[0] == ops.RandomCrop(size=32, padding=4)
     assert resolve("RandomCrop", 128) == (ops.RandomCrop(size=128, padding=16),)
     assert resolve(ops.Invert()) == (ops.Invert(),)
+
+
+class _OwnsThreads:
+    """Garbage as DALI's pipelines are: part of a cycle, and its destructor works in the process that made it only."""
+
+    def __init__(self, finalised_by: list[int]) -> None:
+        self.cycle, self.finalised_by = self, finalised_by
+
+    def __del__(self) -> None:
+        self.finalised_by.append(os.getpid())
+
+
+class _Collecting(torch.utils.data.Dataset[bool]):
+    def __init__(self) -> None:
+        self.finalised_by: list[int] = []
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> bool:
+        gc.collect()
+        return os.getpid() in self.finalised_by
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are not forked here")
+def test_a_forked_worker_leaves_the_garbage_of_its_parent_alone() -> None:
+    data = _Collecting()
+    gc.collect()
+    gc.disable()
+    try:
+        _OwnsThreads(data.finalised_by)
+        loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="fork")
+        assert list(loader) == [False]
+    finally:
+        gc.enable()
+    gc.collect()
+    assert data.finalised_by == [os.getpid()]

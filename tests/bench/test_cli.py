@@ -13,60 +13,94 @@ import pytest
 from bench import cli
 from bench.jobs.job import keep_options, reporting
 from bench.records import Disturbance, load_run
+from tests.bench.conftest import Refuse
 from tests.bench.stored import store, trained
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 VERSION = importlib.metadata.version("augmark")
+SHAPES = ["--data", "synthetic", "--device", "cpu"]
+EARLY: list[tuple[list[str], str]] = [
+    (["nosuch"], "Unrecognized options: nosuch; see augmark --help"),
+    (["run", "--backends", "nosuch"], "unknown backend 'nosuch'"),
+    (["run", "--recipes", "flop"], "unknown recipe 'flop'"),
+    (["run", "--recipes"], "--recipes names nothing"),
+    (["run", "--rounds", "0"], "rounds must be at least 1"),
+    (["run", "--rounds", "many"], "Error parsing --rounds"),
+    (["run", "--minutes", "0"], "minutes must be above 0"),
+    (["run", "--device", "cuda:99"], "no device 'cuda:99'"),
+    (["audit", "--ops", "Flop", "--data", "synthetic"], "unknown op 'Flop'"),
+    (["audit", "--backends", "nosuch"], "unknown backend 'nosuch'"),
+    (["audit", "--device", "nosuch"], "nosuch"),
+    (["audit", "--device", "cuda:7"], "cuda:7"),
+    (["audit", "--draws", "0"], "draws must be at least 100, got 0"),
+    (["gallery", "--backends", "nosuch", "--data", "synthetic"], "nosuch"),
+    (["train", "--recipe", "flop"], "flop"),
+    (["train", "--resume"], "--resume needs --results"),
+    (["train", "--augment-on", "frozen"], "invalid choice 'frozen' for argument '--augment-on'"),
+    (["train", "--data", "~nobody-here/photos"], "cannot resolve ~nobody-here/photos"),
+    (["report", "/nowhere/at/all"], "/nowhere/at/all"),
+    (["compare", "/nowhere/at/all", "/nowhere/at/all"], "/nowhere/at/all"),
+    (["compare", "x", "y", "--level", "2"], "--level"),
+    (["compare", "x", "y", "--threshold", "nan"], "--threshold is a share"),
+    (["export", "/nowhere/at/all"], "/nowhere/at/all"),
+    (["pipeline", "--data", "nosuch"], "--data takes a folder with photographs"),
+    (["pipeline", "--size", "70000x1", "--data", "x"], "each at most 65,535"),
+    (["pipeline", "--recipes", "--data", "x"], "--recipes names nothing"),
+    (["sweep", "--seeds", "0"], "--seeds and --workers must be at least 1"),
+    (["sweep", "--recipes", "fliip"], "fliip"),
+    (["sweep", "--recipes"], "--recipes names nothing"),
+    (["sweep", "--recipe", "flip"], "Unrecognized or misplaced options: --recipe"),
+    (["sweep", "--augment-on", "none"], "invalid choice 'none' for argument '--augment-on'"),
+    (["finetune", "--data", "nosuch"], "nosuch"),
+    (["finetune", "--data", "x", "--seeds", "1"], "--seeds goes with --compare"),
+    (["throughput", "--rounds", "0"], "rounds must be at least 1, got 0"),
+    (["throughput", "--seconds", "0"], "seconds must be above 0 and less than 3600, got 0"),
+    (["throughput", "--workers", "1", "-1"], "workers must lie between 0 and 1024, got -1"),
+    (["throughput", "--workers"], "--workers names nothing"),
+    (["throughput", "--backends", "nosuch"], "unknown backend 'nosuch'"),
+    (["throughput", "--recipes", "flop"], "unknown recipe 'flop'"),
+    (["throughput", "--recipes"], "--recipes names nothing"),
+    (["throughput", "--model", "nosuch"], "unknown model 'nosuch'"),
+    (["throughput", "--width", "0"], "width must be at least 1"),
+    (["throughput", "--max-train", "0"], "max_train must be at least 1"),
+    (["scaling", "--width", "0"], "width must be at least 1"),
+    (["scaling", "--max-train", "0"], "max_train must be at least 1"),
+    (["scaling", "--processes"], "--processes names nothing"),
+    (["scaling", *SHAPES, "--processes", "0"], "processes must be at least 1, got 0"),
+    (["scaling", *SHAPES, "--processes", "3", "--batch-size", "32"], "batch_size 32 cannot be shared by 3 processes: take a"),
+    (["scaling", *SHAPES, "--backend", "pil"], "backend pil works image by image on the CPU"),
+    (["scaling", *SHAPES, "--backend", "nosuch"], "unknown backend 'nosuch'"),
+    (["scaling", *SHAPES, "--recipe", "flop"], "unknown recipe 'flop'"),
+    (["scaling", *SHAPES, "--seconds", "-1"], "seconds must be above 0"),
+    (["calibrate", "--minutes", "0"], "minutes must be above 0"),
+]
+"""Mistakes that are told before anything slow."""
+LATE: list[tuple[list[str], str]] = [
+    (["run", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
+    (["train", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
+    (["throughput", *SHAPES, "--decode", "workers"], "has no files to decode in workers: take --data FOLDER"),
+    (["throughput", *SHAPES, "--resume"], "--resume needs --results DIR"),
+    (["calibrate", *SHAPES, "--resume"], "--resume needs --results"),
+]
+"""Mistakes that the data set shows, or that are told after it is loaded."""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["run", "--backends", "nosuch"], "unknown backend 'nosuch'"),
-        (["run", "--recipes", "flop"], "unknown recipe 'flop'"),
-        (["run", "--rounds", "0"], "rounds must be at least 1"),
-        (["run", "--device", "cuda"], "cuda"),
-        (["run", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["audit", "--ops", "Flop", "--data", "synthetic"], "Flop"),
-        (["gallery", "--backends", "nosuch", "--data", "synthetic"], "nosuch"),
-        (["train", "--recipe", "flop"], "flop"),
-        (["train", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["train", "--resume"], "--resume needs --results"),
-        (["report", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["compare", "/nowhere/at/all", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["export", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["pipeline", "--data", "nosuch"], "--data takes a folder with photographs"),
-        (["sweep", "--seeds", "0"], "--seeds and --workers must be at least 1"),
-        (["sweep", "--recipe", "flip"], "Unrecognized or misplaced options: --recipe"),
-        (["sweep", "--augment-on", "none"], "invalid choice 'none' for argument '--augment-on'"),
-        (["train", "--augment-on", "frozen"], "invalid choice 'frozen' for argument '--augment-on'"),
-        (["run", "--rounds", "many"], "Error parsing --rounds"),
-        (["nosuch"], "Unrecognized options: nosuch; see augmark --help"),
-        (["calibrate", "--minutes", "0"], "minutes must be above 0"),
-        (["calibrate", "--resume"], "--resume needs --results"),
-    ],
-    ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "",
-)
-def test_a_users_mistake_is_one_line_and_exit_code_2(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def name_arguments(value: Any) -> str:
+    return "-".join(value) if isinstance(value, list) else ""
+
+
+@pytest.mark.parametrize(("arguments", "message"), EARLY, ids=name_arguments)
+def test_a_mistake_is_told_before_anything_slow(
+    arguments: list[str], message: str, refuse: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if arguments == ["run", "--device", "cuda"] and _has_cuda():
-        pytest.skip("this machine has a CUDA device")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(arguments)
-    error = capsys.readouterr().err.strip()
-    assert stopped.value.code == 2
-    assert message in error
-    assert "\n" not in error
-    assert list(tmp_path.glob("runs/*")) == []
+    monkeypatch.setattr("training.data.load", lambda *_, **__: pytest.fail("loaded data"))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: pytest.fail("fetched weights"))
+    assert message in refuse(arguments)
+    assert not list(tmp_path.iterdir())
 
 
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+@pytest.mark.parametrize(("arguments", "message"), LATE, ids=name_arguments)
+def test_mistakes_with_data_are_told_before_anything_is_measured(arguments: list[str], message: str, refuse: Refuse) -> None:
+    assert message in refuse(arguments)
 
 
 def broken(*_: Any, **__: Any) -> Any:
@@ -166,11 +200,9 @@ def test_a_resumed_run_knows_its_options_and_others_count(command: str, tmp_path
         )
 
 
-def test_what_is_resumed_must_be_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["run", "--resume", "--results", str(tmp_path)])
-    assert capsys.readouterr().err == f"augmark: cannot resume {tmp_path} (it holds no run): choose another --results\n"
-    assert (tmp_path / "options.json").exists() is False
+def test_what_is_resumed_must_be_a_run(tmp_path: Path, refuse: Refuse) -> None:
+    line = refuse(["run", "--resume", "--results", str(tmp_path)])
+    assert line == f"augmark: cannot resume {tmp_path} (it holds no run): choose another --results"
 
 
 # ---- the end ----------------------------------------------------------------------------------------------------------

@@ -3,11 +3,8 @@
 The snapshots are rewritten with ``AUGMARK_SNAPSHOTS=write``: read the diff before it is committed.
 """
 
-import json
 import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -42,19 +39,8 @@ from tests.bench.stored import CASE, SAMPLES, failed, store, trained
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 NAMES = [
-    "a|b",
-    "<b>x</b> &amp;",
-    "[x](y)",
-    "`tick`",
-    "*bold* _it_",
-    "~~no~~",
-    "# 1. -",
-    "http://a.b",
-    "a@b.c",
-    "a_b_c",
-    "$x$",
-    "\\n",
-    ODD,
+    *("a|b", "<b>x</b> &amp;", "[x](y)", "`tick`", "*bold* _it_", "~~no~~", "# 1. -", "http://a.b", "a@b.c", "a_b_c", "$x$"),
+    *("\\n", ODD),
 ]
 
 
@@ -162,18 +148,8 @@ def answers_of(folder: Path) -> dict[str, tuple[str, str]]:
 
 def test_the_first_screen_answers_what_was_measured(tmp_path: Path) -> None:
     answers = answers_of(store_full_run(tmp_path / "run"))
-    assert [question.split()[0] for question in answers] == [
-        "Where",
-        "With",
-        "What",
-        "How",
-        "How",
-        "Which",
-        "Does",
-        "Does",
-        "Which",
-        "How",
-    ]
+    first_words = "Where With What How How Which Does Does Which How"
+    assert " ".join(question.split()[0] for question in answers) == first_words
     assert answers["Where should augmentation run?"][0] == "On the device (cpu), a batch at a time"
     assert answers["With which backend?"][0] == "fused"
     assert answers["What does it cost?"][0] == "5 % of the training speed"  # 1 - 381 / 401
@@ -261,8 +237,3 @@ def test_an_empty_or_broken_run_has_a_report(tmp_path: Path) -> None:
     assert answers_of(folder)["What was measured?"][0] == "Not known from this run"
     (folder / "environment.json").write_text("{")
     assert write_report(load_run(folder)).exists()
-
-
-def test_the_report_imports_no_torch() -> None:
-    code = "import sys, bench.report; print([name for name in ('torch', 'matplotlib', 'pandas') if name in sys.modules])"
-    assert json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) == []

@@ -232,25 +232,47 @@ def test_the_repetition_on_which_a_process_died_is_not_tried_again(folder: Path)
 
 HOLD = """
 import pathlib, sys
-from bench.runner import Claims
-from tests.bench.test_runner import CELLS
-with Claims(pathlib.Path(sys.argv[1])).take(CELLS[0]) as free:
-    print(free, flush=True)
+from bench.runner import run_cases
+from tests.bench.test_runner import CELLS, measure
+def wait(case):
+    print(case.seed, flush=True)
     sys.stdin.read()
+    return measure(case)
+run_cases(pathlib.Path(sys.argv[1]), CELLS, wait, shared=sys.argv[2] == "shared")
 """
 
 
 @pytest.fixture
-def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that has claimed the first cell, until its input ends or it is killed."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def holder(request: pytest.FixtureRequest, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that measures the first cell, as one of several ("shared") or alone, until it is killed."""
+    add_cases(folder, CELLS)
+    command = [sys.executable, "-c", HOLD, str(folder), getattr(request, "param", "shared")]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline() == "True\n"
+    assert process.stdout.readline() == "0\n"
     yield process
     process.kill()
     process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("holder", "after"), [("alone", "failed: process died"), ("shared", "not_run: None")], indirect=["holder"]
+)
+def test_what_another_process_measures_is_running_until_the_process_ends(
+    holder: subprocess.Popen[str], after: str, folder: Path
+) -> None:
+    def states() -> list[str]:
+        return [f"{case.status}: {case.reason}" for case in load_run(folder).cases("accuracy", "throughput")][-2:]
+
+    assert states() == ["not_run: not yet its turn", "not_run: running now"]
+    assert [record.seed for record in load_run(folder).running] == [0]  # type: ignore[attr-defined]
+    if after != "not_run: None":
+        with pytest.raises(ValueError, match=r"another process measures in .*: wait until it ends"):
+            Runner(folder)
+    holder.kill()
+    holder.wait()
+    assert states()[-1] == after
+    assert load_run(folder).running == []
 
 
 def test_a_claim_keeps_others_out_and_goes_with_its_process(holder: subprocess.Popen[str], folder: Path) -> None:

@@ -9,27 +9,19 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from bench.cli import main
 from bench.jobs import scaling as module
 from bench.jobs.scaling import ScalingOptions, plan_cases, process_counts, run_processes, scaling
 from bench.jobs.scaling_rank import PROBE_STEPS, count_examples, draw_digests, find_shared_draws, own_pace
 from bench.records import Scaling, load_run
 from training import feed
 from training.config import TrainConfig
-from training.data import Dataset, load
+from training.data import Dataset
 from training.distributed import Ranks, stream_seed
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 BASE = TrainConfig(
     data="synthetic", model="resnet8", width=4, device="cpu", batch_size=32, recipe="crop_flip", backend="fused",
     max_train=100, max_test=10, resident=True, data_root=Path("nowhere"),
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def shapes() -> Dataset:
-    return load("synthetic", root=Path("nowhere"), max_train=100, max_test=10)
 
 
 # ---- cases ------------------------------------------------------------------------------------------------------------
@@ -145,31 +137,6 @@ def test_a_run_keeps_a_record_a_case_and_round_and_a_failed_proof(tmp_path: Path
     assert "on a CPU the processes share its" in text
     with pytest.raises(ValueError, match="already holds a run"):
         scaling(options, console, lambda folder: None)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--processes", "0"], "processes must be at least 1, got 0"),
-        (["--processes", "3", "--batch-size", "32"], "batch_size 32 cannot be shared by 3 processes: take a multiple"),
-        (["--backend", "pil"], "backend pil works image by image on the CPU"),
-        (["--backend", "nosuch"], "unknown backend 'nosuch'"),
-        (["--recipe", "flop"], "unknown recipe 'flop'"),
-        (["--seconds", "-1"], "seconds must be above 0"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_a_users_mistake_is_one_line(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        main(["scaling", "--data", "synthetic", "--device", "cpu", *arguments])
-    error = capsys.readouterr().err.strip()
-    assert stopped.value.code == 2
-    assert message in error
-    assert "\n" not in error
-    assert not (tmp_path / "runs").exists()
 
 
 def test_more_processes_than_gpus_is_one_line() -> None:

@@ -15,7 +15,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench import cli
 from bench.jobs import sweep as module
 from bench.jobs.sweep import Share, SweepOptions, case_config, give_device, run_worker, sweep
 from bench.jobs.sweep_table import pace, print_table
@@ -26,8 +25,6 @@ from training.data import Dataset, load
 from training.distributed import Ranks
 from training.feed import Feed
 from training.trainer import ImageTrainer
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parents[2]
 TINY = TrainConfig(
@@ -310,10 +307,3 @@ def test_another_sweep_is_not_resumed_by_any_rank(tmp_path: Path, monkeypatch: p
     write(tmp_path / "run" / PLAN, msgspec.structs.replace(plan, settings=plan.settings | {"device": "cuda"}))
     with pytest.raises(ValueError, match=r"\(device cuda -> cpu\)"):
         run(tmp_path, recipes=("none",), seeds=1, resume=True)
-
-
-def test_the_command_ends_with_one_line_for_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["sweep", "--recipes", "fliip"])
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1

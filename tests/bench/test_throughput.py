@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 
 from bench import limits
-from bench.cli import main
 from bench.jobs.job import JobOptions, measure_cases, open_folder, plan_training
 from bench.jobs.throughput import (
     Axes,
@@ -26,21 +25,15 @@ from bench.jobs.throughput import (
     worker_counts,
 )
 from bench.records import ENVIRONMENT, RECORDS, Environment, Feed, Throughput, load_run, read, write
+from tests.bench.stored import present
 from training.config import TrainConfig, resolve_auto, validate
-from training.data import Dataset, load
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from training.data import Dataset
 
 BASE = TrainConfig(model="resnet8", width=4, device="cpu", batch_size=16)
 FLIP = Axes(recipes=("flip",), backends=None, workers=(0, 3), decode=("workers",))
 QUIET = Console(file=io.StringIO())
 EXTRAS = {"triton_augment", "dali", "dali_torchvision", "cvcuda", "albumentations"}
 """Backends that are there where their packages are."""
-
-
-@pytest.fixture
-def shapes(tmp_path: Path) -> Dataset:
-    return load("synthetic", root=tmp_path, max_train=100, max_test=10)
 
 
 # ---- the cases --------------------------------------------------------------------------------------------------------
@@ -145,8 +138,7 @@ def test_a_run_has_one_peak_unless_the_device_cannot_multiply(
     assert matmul_peak(tmp_path, "cpu", "float32")() == (5e10, "float32")
     assert matmul_peak(tmp_path, "cpu", "float32")() == (5e10, "float32")  # as it stands in the folder
     assert matmul_peak(tmp_path, "cpu", "bfloat16")() == (7e10, "bfloat16")
-    kept = read(tmp_path / ENVIRONMENT, Environment)
-    assert kept is not None
+    kept = present(read(tmp_path / ENVIRONMENT, Environment))
     assert kept.matmul_flops_per_s == {"cpu": {"float32": 5e10, "bfloat16": 7e10}}
 
     def full(device: str, precision: str) -> float:
@@ -205,30 +197,3 @@ def test_a_broken_off_run_resumes_where_it_was_and_only_where_its_numbers_compar
     (folder / ENVIRONMENT).write_text(text.replace('"machine": "', '"machine": "not-'))
     with pytest.raises(ValueError, match=r"cannot resume .* here \(machine not-.*\): choose another --results"):
         run(tmp_path, resume=True)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--rounds", "0"], "rounds must be at least 1, got 0"),
-        (["--seconds", "0"], "seconds must be above 0 and less than 3600, got 0"),
-        (["--workers", "1", "-1"], "workers must lie between 0 and 1024, got -1"),
-        (["--backends", "nosuch"], "unknown backend 'nosuch'"),
-        (["--recipes", "flop"], "unknown recipe 'flop'"),
-        (["--model", "vgg"], "unknown model 'vgg'"),
-        (["--decode", "workers"], "has no files to decode in workers: take --data FOLDER"),
-        (["--resume"], "--resume needs --results DIR"),
-    ],
-    ids=lambda value: "".join(value[:1]) if isinstance(value, list) else "",
-)
-def test_a_users_mistake_is_one_line_before_anything_is_measured(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        main(["throughput", "--data", "synthetic", "--device", "cpu", *arguments])
-    error = capsys.readouterr().err.strip()
-    assert stopped.value.code == 2
-    assert message in error
-    assert "\n" not in error
-    assert not (tmp_path / "runs").exists()

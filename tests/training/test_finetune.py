@@ -2,8 +2,6 @@
 
 import json
 import math
-import shutil
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from torch.nn import functional as F
 
 from augment import build
 from training import checkpoint, models
-from training.base_trainer import TrainingDiverged
 from training.config import FinetuneConfig
 from training.distributed import Ranks, stream_seed
 from training.feed import Order
@@ -224,45 +221,15 @@ def test_results_are_plain_and_list_skipped_files(config: FinetuneConfig) -> Non
 # ---- what cannot be run -----------------------------------------------------------------------------------------------
 
 
-def _remove(paths: Iterable[Path]) -> None:
-    for path in list(paths):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("changes", "message"),
     [
-        (lambda f: _remove(f.glob("*/bee")), "only one class, 'ant'"),
-        (lambda f: _remove(f.glob("val/bee")), "class folders differ between train/ and val/ of .*: bee"),
-        (lambda f: _remove(f.glob("*/*/*")), "no images in"),
-        (lambda f: [p.write_bytes(b"x") for p in f.glob("train/ant/*.jpg")], "no readable image of class 'ant' for train"),
+        ({"recipe": "d2l"}, "must begin with RandomResizedCrop"),
+        ({"data": "synthetic"}, "photographs in files are needed, not synthetic"),
     ],
 )
-def test_photographs_that_cannot_be_used_are_one_line(
-    spoil: Callable[[Path], object], message: str, config: FinetuneConfig, folder: Path
-) -> None:
-    spoil(folder)
-    with pytest.raises(ValueError, match=message) as caught:
-        finetune(config)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"recipe": "d2l"}, ValueError, "must begin with RandomResizedCrop"),
-        ({"data": "synthetic"}, ValueError, "photographs in files are needed, not synthetic"),
-        (
-            {"learning_rate": 1e30, "epochs": 9},
-            TrainingDiverged,
-            r"the loss of step \d+ \(number \d+ of epoch [1-9]\) is not fin",
-        ),
-    ],
-)
-def test_runs_that_cannot_go_well_are_one_line(
-    changes: dict[str, Any], error: type[Exception], message: str, config: FinetuneConfig
-) -> None:
-    with pytest.raises(error, match=message):
+def test_runs_that_cannot_be_are_one_line(changes: dict[str, Any], message: str, config: FinetuneConfig) -> None:
+    with pytest.raises(ValueError, match=message):
         finetune(replace(config, **changes))
 
 

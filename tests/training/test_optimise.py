@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 import torch
 
-from training import loop, models, optimise
+from training import loop, models
 from training.config import Schedule, TrainConfig
 from training.data import Dataset
 from training.optimise import SlowWeights, loss, make_optimizer, set_step_size, step_size
@@ -179,7 +179,3 @@ def test_training_smooths_labels(tiny: TrainConfig, shapes: Dataset) -> None:
     )
     assert smooth == pytest.approx((plain + uniform) / 2, rel=1e-4)
     assert uniform > math.log(10) * 0.999  # no prediction beats the uniform one against uniform targets
-
-
-def test_schedules_are_all_there() -> None:
-    assert set(optimise._AFTER_WARM_UP) == set(SCHEDULES)

@@ -79,15 +79,6 @@ def test_one_epoch_is_that_of_a_plain_loop(tiny: TrainConfig, shapes: Dataset) -
     assert stats.examples == 160
 
 
-@pytest.mark.parametrize("augment_on", ["device", "workers"])
-def test_warming_up_leaves_the_model_as_it_was(augment_on: Placement, tiny: TrainConfig, shapes: Dataset) -> None:
-    trainer = ImageTrainer(replace(tiny, augment_on=augment_on), shapes, Ranks())
-    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    trainer.warm_up()
-    assert all(value.equal(before[name]) for name, value in trainer.model.state_dict().items())
-    assert all(p.grad is None for p in trainer.model.parameters())
-
-
 class _Alone(Ranks):
     """A rank of many that is not connected to the others."""
 
@@ -285,6 +276,7 @@ def test_on_a_gpu_no_step_waits_for_the_device(change: dict[str, Any] | PresetNa
         config = replace(tiny, **_GPU, backend="fused", precision="bfloat16", **change)
     with open_trainer(config, shapes) as current:
         current.warm_up()
+        assert current.mode == "graph"
         totals, clock = Totals(), StepClock(current.device, split=True)
         batches = clock.time_waits(current.feed.endless())
         for step in range(10):

@@ -20,7 +20,7 @@ FORMAT = 3
 """Part of every key; raise it when decoding, or the noted facts, change."""
 
 Append = Callable[[np.ndarray], None]
-"""Takes the next images, uint8 [k, 3, H, W]."""
+"""Function that takes the next images, uint8 [k, 3, H, W]."""
 Fill = Callable[[Append], tuple[np.ndarray, dict[str, Any]]]
 """Hands over all images in order; returns their labels, int64 [N], and the facts to note (JSON values)."""
 

@@ -36,14 +36,14 @@ def load_cifar10(root: Path, *, image_size: int) -> Dataset:
     Raises ValueError if the set is missing or damaged.
     """
     folder = root / CIFAR10.base_folder
-    listed = [*CIFAR10.train_list, *CIFAR10.test_list]
-    paths = [folder / name for name, _ in listed]
+    files = [*CIFAR10.train_list, *CIFAR10.test_list]
+    paths = [folder / name for name, _ in files]
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
         raise ValueError(
             f"no CIFAR-10 under {root} ({missing.name} is missing): add --download, or put {CIFAR10.base_folder}/ there"
         )
-    fingerprint = digest(image_size, listed)
+    fingerprint = digest(image_size, files)
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     key = digest(FORMAT, fingerprint, stats)
     decoded = load_cached(root, key, image_size=image_size, fill=lambda append: _decode(root, image_size, append))

@@ -51,7 +51,7 @@ class Feeding:
     """All cases of a setting."""
 
     cases: Mapping[tuple[str, str | None, int, str | None, str | None], Arm]
-    """By arm, recipe, workers, stage left out and network."""
+    """Cases by arm, recipe, workers, stage left out and network."""
 
     @cached_property
     def first(self) -> Arm:

@@ -29,7 +29,7 @@ class Job:
 
     @property
     def on_cpu(self) -> bool:
-        """True if all processes share the cores of one CPU."""
+        """Return whether all processes share the cores of one CPU."""
         return str(self.arm.device).partition(" ")[0] == "cpu"
 
     @property
@@ -38,7 +38,7 @@ class Job:
 
     @property
     def is_sure(self) -> bool:
-        """True if all pairs of rounds agree that it is faster, or is_slower, than one process."""
+        """Return whether all pairs of rounds agree that the job is faster, or slower, than one process."""
         return len(self.speedups) > 1 and (min(self.speedups) > 1 or max(self.speedups) < 1)
 
     @property

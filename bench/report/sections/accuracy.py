@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bench.records import PEER, UNKNOWN, Run, counted, listed, percent, rounded
+from bench.records import PEER, UNKNOWN, Run, digits, join, percent, plural
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section
 from bench.report.facts.accuracy import (
     BackendPair,
@@ -52,14 +52,14 @@ def accuracy_section(run: Run) -> Section | None:
     groups = settings(run.records, "accuracy")
     planned = run.cases("accuracy")
     if not groups and planned and not any(record.kind == "accuracy" for record in run.records):
-        answer = no_answer(RECIPE, f"none of {counted(len(planned), 'planned training run')} has run.")
+        answer = no_answer(RECIPE, f"none of {plural(len(planned), 'planned training run')} has run.")
         return Section(title=TITLE, blocks=[Paragraph("No planned training run has ended.")], answers=[answer])
     if not groups:
         return failed_section(run, "accuracy", TITLE, RECIPE)
     blocks: list[Block] = [Paragraph(MEANING)]
     for index, arms in enumerate(groups, start=1):
         arms = sorted(arms, key=lambda arm: arm.recipe != "none")
-        blocks.append(Paragraph(f"Setting: {setting(arms[0])}, {counted(num_epochs(arms[0]), 'epoch')}."))
+        blocks.append(Paragraph(f"Setting: {setting(arms[0])}, {plural(num_epochs(arms[0]), 'epoch')}."))
         blocks += [*_figures(arms, index), *_table(arms, baseline(arms, run))]
         blocks += _pairs_table(backend_pairs(with_accuracy(arms), run.audit))
     arms = main_setting(run)
@@ -83,7 +83,7 @@ def _recipe(best: Sequence[Arm], base: Arm | None) -> list[Answer]:
         return [Answer("What accuracy is reached?", mean_score(first), evidence)]
     equal = [first, *(arm for arm in best[1:] if is_undecided(difference(first, arm)))]
     names = ["no augmentation" if arm.recipe == "none" else str(arm.recipe) for arm in equal]
-    answer = names[0] if len(names) == 1 else f"Undecided: {listed(names[:-1], 5)} or {names[-1]}"
+    answer = names[0] if len(names) == 1 else f"Undecided: {join(names[:-1], 5)} or {names[-1]}"
     if base is not None and base.recipe != first.recipe:
         evidence += [" Minus the baseline ", Code(base.recipe), f": {_verdict(difference(first, base))}."]
     elif len(best) > 1:
@@ -96,7 +96,7 @@ def _verdict(gap: Estimate | None) -> str:
     if gap is None:
         return "no seed in common, so not known"
     sure = FEW if gap.half is None else "not distinguishable" if is_undecided(gap) else "better" if gap.mean > 0 else "worse"
-    return f"{points(gap)} points, {counted(gap.n, 'pair')} of seeds: {sure}"
+    return f"{points(gap)} points, {plural(gap.n, 'pair')} of seeds: {sure}"
 
 
 def _backend(pairs: Sequence[BackendPair]) -> list[Answer]:
@@ -107,11 +107,11 @@ def _backend(pairs: Sequence[BackendPair]) -> list[Answer]:
     sure = [pair for pair in pairs if pair.gap.half is not None]
     apart = [pair for pair in sure if pair.gap.excludes_zero]
     widest = max(apart or sure or pairs, key=lambda pair: abs(pair.gap.mean))
-    recipes = listed(dict.fromkeys(str(pair.a.recipe) for pair in apart), 4)
+    recipes = join(dict.fromkeys(str(pair.a.recipe) for pair in apart), 4)
     answer = f"Yes, with {recipes}" if apart else "No measurable difference" if sure else f"Undecided: {FEW}"
-    evidence = f"{len(apart)} of {counted(len(pairs), 'pair')} of backends with one recipe differ; at most {widest.a.recipe}, "
+    evidence = f"{len(apart)} of {plural(len(pairs), 'pair')} of backends with one recipe differ; at most {widest.a.recipe}, "
     evidence += (
-        f"{label(widest.a)} minus {label(widest.b)}: {points(widest.gap)} points, {counted(widest.gap.n, 'pair')} of seeds."
+        f"{label(widest.a)} minus {label(widest.b)}: {points(widest.gap)} points, {plural(widest.gap.n, 'pair')} of seeds."
     )
     return [Answer(BACKEND, answer, evidence)]
 
@@ -129,20 +129,20 @@ def _peer_answer(arms: Sequence[Arm]) -> list[Answer]:
     own = max((arm for arm in arms if with_target(arm)), key=score, default=None)
     if peer is None or own is None:
         return []
-    answer, peers = (f"{rounded(arm.mean('train_s'))} s of training to {mean_score(arm)}" for arm in (own, peer))
+    answer, peers = (f"{digits(arm.mean('train_s'))} s of training to {mean_score(arm)}" for arm in (own, peer))
     evidence = [f"{own.model} with ", Code(own.recipe), f". {PEER} on the same images: {peers}; neither has augmented tests."]
     return [Answer("How does that compare with cifar10-airbench?", answer, evidence)]
 
 
 def _reach(arm: Arm | None) -> str:
-    return f"{len(arm.values('seconds_to_target'))} of {counted(len(arm.records), 'seed')}" if arm else ""
+    return f"{len(arm.values('seconds_to_target'))} of {plural(len(arm.records), 'seed')}" if arm else ""
 
 
 def _seconds(arm: Arm | None) -> str:
     if arm is None or not arm.values("seconds_to_target"):
         return ""
     mean = estimate(arm.values("seconds_to_target"))
-    return rounded(mean.mean) + ("" if mean.half is None else f" ±{rounded(mean.half, 2)}")
+    return digits(mean.mean) + ("" if mean.half is None else f" ±{digits(mean.half, 2)}")
 
 
 # ---- figures --------------------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def _figures(arms: Sequence[Arm], index: int) -> list[Block]:
     shown = [(name, arm) for name, arm in zip(names, arms, strict=True) if arm.values("test_accuracy")]
     figures: list[Block] = []
     if shown:
-        means = listed(f"{name} {percent(score(arm))}" for name, arm in shown)
+        means = join(f"{name} {percent(score(arm))}" for name, arm in shown)
         alternative = f"Test accuracy after the last epoch by recipe: a dot a seed, the mean with its interval. Means: {means}."
         rows = [Row(name, [_mark(arm)]) for name, arm in shown]
         figures.append(bars(f"accuracy-{index}", alternative, rows, {}, "test accuracy, % (dot: a seed; line: 95 % interval)"))
@@ -172,7 +172,7 @@ def _mark(arm: Arm) -> Mark:
 
 
 def _pareto(arms: Sequence[Arm], index: int) -> Figure:
-    reached = listed(f"{arm.recipe} on {arm.backend} {rounded(arm.speed)} examples/s, {percent(score(arm))}" for arm in arms)
+    reached = join(f"{arm.recipe} on {arm.backend} {digits(arm.speed)} examples/s, {percent(score(arm))}" for arm in arms)
     dots = []
     for arm, mark in zip(arms, map(_mark, arms), strict=True):
         ends = [(arm.speed, mark.low, mark.high)]
@@ -192,7 +192,7 @@ def learning_figure(name: str, arms: Sequence[Arm], names: Sequence[str], fields
             series = [Line(words, series_look(index), seed, faint=True) for seed in seeds if len(seeds) > 1]
             panels.setdefault(title, []).extend([*series, Line(words, series_look(index), mean_curve(seeds))] if seeds else [])
     shown = {title: series for title, series in panels.items() if series}
-    alternative = f"Curves by epoch of {listed(names)}: {listed(shown)}; a thin line a seed, a thick one the mean."
+    alternative = f"Curves by epoch of {join(names)}: {join(shown)}; a thin line a seed, a thick one the mean."
     return lines(name, alternative, shown, "epoch", "", shared_y=False)
 
 
@@ -212,12 +212,12 @@ def _table(arms: Sequence[Arm], base: Arm | None) -> list[Block]:
         Column("sd of differences", lambda arm: _deviation(gaps.get(id(arm)))),
         Column(f"seeds to see {', '.join(map(str, SEEDS_SHOWN))}", lambda arm: _seeds_to_see(gaps.get(id(arm)))),
         Column("train accuracy", lambda arm: percent(arm.mean("train_accuracy"))),
-        Column("train loss", lambda arm: rounded(arm.mean("loss"))),
+        Column("train loss", lambda arm: digits(arm.mean("loss"))),
         Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
         Column("runs at once", lambda arm: str(arm.cells_at_once) if (arm.cells_at_once or 1) > 1 else ""),
         Column("reached the target", lambda arm: _reach(with_target(arm))),
         Column("after seconds", lambda arm: _seconds(with_target(arm))),
-        Column("warm-up, s, at most", lambda arm: rounded(max(arm.values("warm_up_s"))) if with_target(arm) else ""),
+        Column("warm-up, s, at most", lambda arm: digits(max(arm.values("warm_up_s"))) if with_target(arm) else ""),
     ]
     words = ["Against the baseline ", Code(base.recipe), f", {label(base)}. {SEEDS}"] if base else []
     return [*([Paragraph(words)] if gaps else []), build_table(columns, arms)]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from bench.records import AuditCell, Run, counted, listed, rounded
+from bench.records import AuditCell, Run, digits, join, plural
 from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Details, Paragraph, Section, Strip, Strips, Text, Warning
 from bench.report.conformance import list_places
 from bench.report.facts.gallery import Gallery, Picture, load_gallery
@@ -51,7 +51,7 @@ def audit_section(run: Run) -> Section | None:
         f"{text} ({list_places(cells).replace('`', '')})"
         for text, cells in list_remarks(audit, {cell.backend for cell in audit.verdicts}).items()
     ]
-    blocks += [Details(summary=f"Why not exact: {counted(len(items), 'cause')}", blocks=[Bullets(items)])] if items else []
+    blocks += [Details(summary=f"Why not exact: {plural(len(items), 'cause')}", blocks=[Bullets(items)])] if items else []
     answers = [] if run.records else [Answer(TITLE, audit_words(run), "This run holds only an audit.")]
     return Section(title=TITLE, blocks=blocks, answers=answers)
 
@@ -89,22 +89,22 @@ def gallery_section(run: Run, folder: Path) -> Section | None:
         Code(gallery.reference),
         f", {gallery.enhanced} times as bright as it is (black: none), and the largest and mean difference in 1/255. Drawn "
         "parameters are each backend's own, so they show no difference.",
-        f" The last {counted(gallery.results, 'row')} of each strip: random results." if gallery.results else "",
+        f" The last {plural(gallery.results, 'row')} of each strip: random results." if gallery.results else "",
     ]
     blocks: list[Block] = [Paragraph(legend)]
     for kind, title in (("op", "Ops"), ("recipe", "Recipes")):
         strips = [_strip(picture, gallery, run, folder) for picture in gallery.pictures if picture.kind == kind]
         if strips:
             inside = Strips(columns=("original", *gallery.backends), cell=gallery.cell, strips=strips)
-            blocks.append(Details(summary=f"{title}: {counted(len(strips), 'strip')}", blocks=[inside]))
+            blocks.append(Details(summary=f"{title}: {plural(len(strips), 'strip')}", blocks=[inside]))
     return Section(title="What each op looks like", blocks=blocks)
 
 
 def _strip(picture: Picture, gallery: Gallery, run: Run, folder: Path) -> Strip:
     notes = [_note(picture, backend) for backend in gallery.backends]
     named = [f"{backend} {note}" for backend, note in zip(gallery.backends, notes, strict=True) if note]
-    words = f" Differences: {listed(named, 10)}." if named else ""
-    alternative = f"{picture.subject}, {picture.detail}: the original and the result of {listed(gallery.backends)}.{words}"
+    words = f" Differences: {join(named, 10)}." if named else ""
+    alternative = f"{picture.subject}, {picture.detail}: the original and the result of {join(gallery.backends)}.{words}"
     path = Path(os.path.relpath(gallery.folder(run) / picture.file, folder))
     return Strip(title=picture.subject, detail=picture.detail, path=path, notes=["", *notes], alternative=alternative)
 
@@ -116,4 +116,4 @@ def _note(picture: Picture, backend: str) -> str:
     if errors is None:
         return ""
     largest, mean = errors
-    return "the same" if largest == 0 else f"max {largest:.0f}, mean {'< 0.01' if mean < 0.01 else rounded(mean, 2)}"
+    return "the same" if largest == 0 else f"max {largest:.0f}, mean {'< 0.01' if mean < 0.01 else digits(mean, 2)}"

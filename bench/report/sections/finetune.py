@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.records import Run, counted, percent, rounded
+from bench.records import Run, digits, percent, plural
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section
 from bench.report.facts.accuracy import difference
 from bench.report.facts.arms import Arm
@@ -95,9 +95,9 @@ def _tuning_table(arms: Sequence[Arm]) -> Block:
         ),
         Column("best epoch, mean", lambda arm: percent(arm.mean("best_accuracy")) + interval(arm.values("best_accuracy"))),
         Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
-        Column("seconds a run", lambda arm: rounded(arm.median("total_s"))),
-        Column("of it features, s", lambda arm: rounded(arm.median("features_s")) if arm.median("features_s") else ""),
-        Column("memory, MiB", lambda arm: rounded((arm.median("peak_bytes") or arm.median("resident_bytes") or 0) / 2**20)),
+        Column("seconds a run", lambda arm: digits(arm.median("total_s"))),
+        Column("of it features, s", lambda arm: digits(arm.median("features_s")) if arm.median("features_s") else ""),
+        Column("memory, MiB", lambda arm: digits((arm.median("peak_bytes") or arm.median("resident_bytes") or 0) / 2**20)),
     ]
     return build_table(columns, arms)
 
@@ -105,4 +105,4 @@ def _tuning_table(arms: Sequence[Arm]) -> Block:
 def _skipped_files(arm: Arm) -> list[Block]:
     files = arm.skipped_files or ()
     ends = [f"and {len(files) - MOST_SKIPPED:,} more"] if len(files) > MOST_SKIPPED else []
-    return [Paragraph(f"{counted(len(files), 'file')} skipped:"), Bullets([*files[:MOST_SKIPPED], *ends])] if files else []
+    return [Paragraph(f"{plural(len(files), 'file')} skipped:"), Bullets([*files[:MOST_SKIPPED], *ends])] if files else []

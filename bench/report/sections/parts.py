@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from bench.records import listed, rounded
+from bench.records import digits, join
 from bench.report.blocks import Block
 from bench.report.facts.arms import Arm
 from bench.report.figures import Look, Row, bars
@@ -44,11 +44,11 @@ def split_blocks(name: str, unit: str, splits: Sequence[Split]) -> list[Block]:
     if not used:
         return []
     legend = dict(PARTS[part] for part in used)
-    speeds = listed((f"{split.label} {rounded(split.arm.speed)}" for split in rows), 10)
+    speeds = join((f"{split.label} {digits(split.arm.speed)}" for split in rows), 10)
     alternative = f"Milliseconds {unit} by part and placement: stacked bars. Examples per second: {speeds}."
-    drawn = [Row(s.label, (), _by_words(s.parts), {}, f"{rounded(s.arm.speed)} ex/s") for s in rows]
+    drawn = [Row(s.label, (), _by_words(s.parts), {}, f"{digits(s.arm.speed)} ex/s") for s in rows]
     columns = [Column(PARTS[part].words, partial(_milliseconds, part)) for part in used]
-    whole = Column("all", lambda split: rounded(sum(split.parts.values())))
+    whole = Column("all", lambda split: digits(sum(split.parts.values())))
     ends = Column("rounds", lambda split: str(len(split.arm.records)))
     first = [words_column("placement", lambda split: name_of(split.arm, split.label))]
     first += [Column("examples/s", lambda split: with_spread(split.arm, "examples_per_s"))]
@@ -61,4 +61,4 @@ def _by_words(parts: Mapping[str, float]) -> dict[str, float]:
 
 def _milliseconds(part: str, split: Split) -> str:
     value = split.parts.get(part, 0.0)
-    return rounded(value) if value > 0.0005 * sum(split.parts.values()) else "0"
+    return digits(value) if value > 0.0005 * sum(split.parts.values()) else "0"

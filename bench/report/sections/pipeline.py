@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from functools import partial
 
-from bench.records import Run, counted, percent, rounded
+from bench.records import Run, digits, percent, plural
 from bench.report.blocks import Answer, Block, Bullets, Code, Heading, Paragraph, Quiet, Section, Text
 from bench.report.facts.arms import Arm
 from bench.report.facts.lanes import is_slower
@@ -56,7 +56,7 @@ def _setting(case: Arm) -> str:
 def name(case: Arm) -> str:
     """Return "fused in 2 workers, decoded by pil" or "fused on the device, decoded by pil in the training process"."""
     count = int(case.num_workers or 0)
-    fetched = f"in {counted(count, 'worker')}" if count else "in the training process"
+    fetched = f"in {plural(count, 'worker')}" if count else "in the training process"
     trained = f", {case.model} behind it" if case.model else ""
     if case.augment_on is None:
         return f"{case.decoder} alone {fetched}"
@@ -77,7 +77,7 @@ def _answer(run: Run, feeding: Feeding) -> list[Answer]:
         return []
     if worst := next((case.disturbance for case in cases[:2] if case.disturbance), None):
         return [not_measurable(QUESTION, worst)]
-    best, rounds = cases[0], counted(len(cases[0].records), "round")
+    best, rounds = cases[0], plural(len(cases[0].records), "round")
     evidence = f"{feeding.recipe} ({verdict(run, best)[1]}) at {best.image_size} pixels: "
     evidence += f"{with_spread(best, 'images_per_s')} images/s, {rounds}"
     certain = [is_slower(best.values("images_per_s"), case.values("images_per_s")) for case in cases[1:]]
@@ -105,12 +105,12 @@ def _slowest_stage(feeding: Feeding, case: Arm) -> str:
         parts = predicted.parts
         if predicted.resource in counts:
             units, noun = counts[predicted.resource]
-            where = f"{'in' if noun == 'worker' else 'on'} {counted(units, noun)}"
+            where = f"{'in' if noun == 'worker' else 'on'} {plural(units, noun)}"
     first, *rivals = sorted((stage for stage in parts if parts[stage] > 0), key=lambda stage: -parts[stage]) or [""]
     if not first:
         return ""
-    text = f"{capitalise(NOUNS[first])} alone reaches {rounded(units / parts[first])} images/s {where}"
-    text += f", {NOUNS[rivals[0]]} {rounded(parts[first] / parts[rivals[0]], 2)} times that" if rivals else ""
+    text = f"{capitalise(NOUNS[first])} alone reaches {digits(units / parts[first])} images/s {where}"
+    text += f", {NOUNS[rivals[0]]} {digits(parts[first] / parts[rivals[0]], 2)} times that" if rivals else ""
     return f"{text}: {'the disk' if first == 'read' else NOUNS[first]} is the limit."
 
 
@@ -119,14 +119,14 @@ def _disk(case: Arm) -> str:
     readers = int(case.num_workers) or 1
     if case.page_cache == "cold" or (case.disk_images_per_s or math.inf) * readers > rate(case):
         return ""
-    words = f"{rounded(case.disk_images_per_s)} files/s a reader"
+    words = f"{digits(case.disk_images_per_s)} files/s a reader"
     return f" Files lay in memory here; from the disk they come at {words}: the disk is the limit then."
 
 
 def _limits(feeding: Feeding) -> list[Block]:
     cases = feeding.best(feeding.whole(feeding.recipe))[:MOST_LINES]
     cases += feeding.best(feeding.whole(feeding.recipe, trained=True))
-    items = [f"{name(case)}: {rounded(rate(case))} images/s. {words}" for case in cases if (words := limit(feeding, case))]
+    items = [f"{name(case)}: {digits(rate(case))} images/s. {words}" for case in cases if (words := limit(feeding, case))]
     return [Bullets(items)] if items else []
 
 
@@ -147,8 +147,8 @@ def _stages(feeding: Feeding, index: int) -> list[Block]:
     for case in cases:
         own, fetched = split(feeding, case)
         used |= {*own, *fetched}
-        label = ", ".join([case.arm, counted(int(case.num_workers), "worker"), *filter(None, [case.model])])
-        rows.append(Row(label, (), own, fetched, f"{rounded(rate(case))}/s"))
+        label = ", ".join([case.arm, plural(int(case.num_workers), "worker"), *filter(None, [case.model])])
+        rows.append(Row(label, (), own, fetched, f"{digits(rate(case))}/s"))
     legend = {stage: look for stage, look in STAGES.items() if stage in used}
     alternative = "Milliseconds an image by stage: stacked bars of the training process; below, thin, the stages of workers."
     figure = bars(f"pipeline-{index}-stages", alternative, rows, legend, "milliseconds an image")
@@ -156,10 +156,10 @@ def _stages(feeding: Feeding, index: int) -> list[Block]:
     columns = [
         words_column("arm", name),
         *(Column(f"{stage}, ms", partial(_stage, feeding, stage)) for stage in names),
-        Column("sum, ms", lambda case: "" if case.num_workers else rounded(1e3 * feeding.balance(case) / rate(case))),
-        Column("whole, ms", lambda case: rounded(1e3 / rate(case))),
+        Column("sum, ms", lambda case: "" if case.num_workers else digits(1e3 * feeding.balance(case) / rate(case))),
+        Column("whole, ms", lambda case: digits(1e3 / rate(case))),
         Column("sum : whole", lambda case: "" if case.num_workers else percent(feeding.balance(case), 0)),
-        Column("predicted images/s", lambda case: rounded(p.rate) if (p := feeding.prediction(case)) else ""),
+        Column("predicted images/s", lambda case: digits(p.rate) if (p := feeding.prediction(case)) else ""),
         words_column("from", lambda case: RESOURCES[p.resource] if (p := feeding.prediction(case)) else ""),
         Column("measured images/s", lambda case: with_spread(case, "images_per_s")),
         Column("prediction's error", lambda case: f"{100 * p.error(case):+.0f} %" if (p := feeding.prediction(case)) else ""),
@@ -184,8 +184,8 @@ def _stage(feeding: Feeding, stage: str, case: Arm) -> Text:
     span: Span | None = feeding.parts(case).get(stage)
     if span is None:
         return ""
-    ends = f" ({rounded(1e3 * span.interval[0], 2)} to {rounded(1e3 * span.interval[1], 2)})" if span.interval else ""
-    return [rounded(1e3 * span.value), Quiet(ends)]
+    ends = f" ({digits(1e3 * span.interval[0], 2)} to {digits(1e3 * span.interval[1], 2)})" if span.interval else ""
+    return [digits(1e3 * span.value), Quiet(ends)]
 
 
 # ---- recipes, workers, decoders ---------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def _ratio(run: Run, feeding: Feeding, case: Arm) -> float | None:
 
 
 def _mebibytes(case: Arm, quantity: str) -> str:
-    return rounded(largest / 2**20) if (largest := max(case.values(quantity), default=0.0)) else ""
+    return digits(largest / 2**20) if (largest := max(case.values(quantity), default=0.0)) else ""
 
 
 def _workers(feeding: Feeding, index: int) -> list[Block]:
@@ -256,7 +256,7 @@ def _decoders(feeding: Feeding) -> list[Block]:
 
 def _difference(peer: str, case: Arm) -> str:
     pairs = [record.pixel_differences[peer] for record in case.records if peer in (record.pixel_differences or ())]  # type: ignore[attr-defined]
-    return f"{pairs[0][0]:.0f}, {rounded(pairs[0][1], 2)}" if pairs else ""
+    return f"{pairs[0][0]:.0f}, {digits(pairs[0][1], 2)}" if pairs else ""
 
 
 def _odd_files(case: Arm) -> list[Block]:

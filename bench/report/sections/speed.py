@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from bench.records import Case, Run, counted, listed, percent, rounded
+from bench.records import Case, Run, digits, join, percent, plural
 from bench.report.blocks import BREAK, Answer, Block, Code, Heading, Paragraph, Quiet, Section, Strong, Text
 from bench.report.facts.arms import usual_recipe
 from bench.report.facts.lanes import (
@@ -48,8 +48,8 @@ def suite_section(run: Run, suite: str) -> Section | None:
     if not any(case.first.suite == suite for case in cases):
         return None
     tables = lane_tables(run, suite)
-    unknown = " Neither audit nor plan says which cells differ from the definition, so there are no ratios."
-    blocks: list[Block] = [Paragraph(METHOD + (unknown if tables and tables[0].differences is None else ""))]
+    no_ratios = " Neither audit nor plan says which cells differ from the definition, so there are no ratios."
+    blocks: list[Block] = [Paragraph(METHOD + (no_ratios if tables and tables[0].differences is None else ""))]
     for table in tables:
         blocks.append(Heading(f"{suite.capitalize()} on {table.device}, {table.dtype}: {LANES[table.lane]}"))
         blocks += [*([_rates_figure(table)] if any(map(table.ranked, table.subjects)) else []), _rates_table(run, table)]
@@ -64,7 +64,7 @@ def _size(case: Case) -> str:
 
 def _rates_figure(table: LaneTable) -> Figure:
     ranked = {subject: row for subject in table.subjects if (row := table.ranked(subject))}
-    fastest = listed((f"{subject}: {row[0].first.backend} {rounded(rate(row[0]))}" for subject, row in ranked.items()), 8)
+    fastest = join((f"{subject}: {row[0].first.backend} {digits(rate(row[0]))}" for subject, row in ranked.items()), 8)
     alternative = f"Images per second on {table.device} by backend, {LANES[table.lane]}: log scale. Fastest: {fastest}."
     rows = [
         Row(subject, [Mark.of_rounds(backend_look(case.first.backend), round_rates(case)) for case in row])
@@ -93,13 +93,13 @@ def _rate_cell(table: LaneTable, verdicts: Mapping[tuple[str, str], str], backen
     speed = rate(case)
     if case is None or not speed:
         return table.absent.get((subject, backend), "not planned") if case is None else case.status.replace("_", " ")
-    number = rounded(speed)
+    number = digits(speed)
     text: list[str] = [Strong(number) if table.winner(subject) == backend else number]
     mark = "disturbed" if case.is_disturbed else ""
     beside = " ".join(filter(None, (spread(round_rates(case)), f"n {len(round_rates(case))}", verdict, mark)))
     text += [Quiet(f" {beside}")] if beside else []
     if ratio:
-        text += [BREAK, f"{rounded(ratio[0])}x", Quiet(span(ratio[1:]))]
+        text += [BREAK, f"{digits(ratio[0])}x", Quiet(span(ratio[1:]))]
     return text
 
 
@@ -124,9 +124,9 @@ def _fastest(run: Run) -> list[Answer]:
     races = [row for table in lane_tables(run, "ops") for s in table.subjects if len(row := table.comparable(s)) > 1]
     if races:
         return [_fastest_ops(races)]
-    reasons = listed(dict.fromkeys(case.reason for case in planned if case.reason), 2)
+    reasons = join(dict.fromkeys(case.reason for case in planned if case.reason), 2)
     measured = sum(1 for case in planned if rate(case))
-    evidence = f"{measured} of {counted(len(planned), 'case')} measured, none comparable{f': {reasons}' if reasons else ''}."
+    evidence = f"{measured} of {plural(len(planned), 'case')} measured, none comparable{f': {reasons}' if reasons else ''}."
     return [no_answer(WITH, evidence)] if planned else []
 
 
@@ -134,8 +134,8 @@ def _fastest_ops(races: Sequence[Sequence[Case]]) -> Answer:
     """Return in how many ops each backend is ahead of all others."""
     wins = Counter(row[0].first.backend for row in races if is_slower(round_rates(row[0]), round_rates(row[1])))
     tied = len(races) - wins.total()
-    counts = listed(f"{name} in {n}" for name, n in wins.most_common()) or "none"
-    evidence = f"Fastest beyond the spread between rounds in {counted(len(races), 'op and lane', 'ops and lanes')}: {counts}; "
+    counts = join(f"{name} in {n}" for name, n in wins.most_common()) or "none"
+    evidence = f"Fastest beyond the spread between rounds in {plural(len(races), 'op and lane', 'ops and lanes')}: {counts}; "
     (leader, count), (_, second) = [*wins.most_common(2), ("", 0), ("", 0)][:2]
     answer = f"{leader}, in most ops" if count > max(second, tied) else "It depends on the op"
     return Answer(WITH, answer, f"{evidence}undecided in {tied}.")
@@ -147,14 +147,14 @@ def _fastest_ops(races: Sequence[Sequence[Case]]) -> Answer:
 def cost_section(run: Run) -> Section | None:
     """Return time, bytes, launches, waits and compiling of a recipe's call, by backend."""
     cases = [case for case in usual_cases(run.cases("speed")) if case.first.suite == "recipes" and rate(case)]
-    if not any(case.known(name) is not None for case in cases for name in ("roofline_share", "device_s_median", "compile_s")):
+    if not any(case.fact(name) is not None for case in cases for name in ("roofline_share", "device_s_median", "compile_s")):
         return None
     columns = [
         words_column("recipe", lambda case: [Code(case.first.subject)]),
         words_column("backend", lambda case: [Code(case.first.backend)]),
         words_column("device", lambda case: case.first.device),
         words_column("implementation", lambda case: case.implementation or ""),
-        Column("ms a call", lambda case: rounded(1e3 * statistics.median(case.samples_s)) if case.samples_s else ""),
+        Column("ms a call", lambda case: digits(1e3 * statistics.median(case.samples_s)) if case.samples_s else ""),
         _first_column("MB in and out", "bytes_moved", 1e-6),
         _first_column("share of a copy, %", "roofline_share", 100.0),
         Column("device busy", _busy),
@@ -169,13 +169,13 @@ def cost_section(run: Run) -> Section | None:
         Column("calls", lambda case: f"{len(case.samples_s):,}"),
     ]
     copies = run.environment.copy_bytes_per_s if run.environment else {}
-    copied = ", ".join(f"{rounded(speed / 1e9)} GB/s on {device}" for device, speed in copies.items() if speed)
+    copied = ", ".join(f"{digits(speed / 1e9)} GB/s on {device}" for device, speed in copies.items() if speed)
     method = COST_METHOD + (f" A copy of 256 MiB, read and written: {copied}." if copied else "")
     return Section(title="What a call costs", blocks=[Paragraph(method), build_table(columns, cases)])
 
 
 def _first_column(header: str, name: str, factor: float = 1.0) -> Column:
-    return Column(header, lambda case: "" if (content := case.known(name)) is None else rounded(content * factor))
+    return Column(header, lambda case: "" if (content := case.fact(name)) is None else digits(content * factor))
 
 
 def _busy(case: Case) -> str:
@@ -195,7 +195,7 @@ def growth_section(run: Run) -> Section | None:
     blocks: list[Block] = []
     for (suite, device, dtype, lane, along), subjects in grown.items():
         title = f"{suite} on {device} by {'batch' if along == 'batch' else 'image'} size, {LANES[lane]}"
-        alternative = f"Images per second of {title}: {listed(subjects)}; both axes logarithmic, a line a backend."
+        alternative = f"Images per second of {title}: {join(subjects)}; both axes logarithmic, a line a backend."
         name = "-".join(("growth", suite, device, dtype, lane, along))
         blocks += [Heading(title.capitalize()), _growth_figure(name, alternative, subjects, AXES[along])]
     return Section(title=GROWTH_TITLE, blocks=blocks, answers=[_growth_answer(run, grown)], note=NOTE) if grown else None
@@ -238,4 +238,4 @@ def _change(series: Series, along: str) -> str:
     if along == "side":
         times *= last.first.image_size * last.first.width / (first.first.image_size * first.first.width)
     unit = "images/s" if along == "batch" else "pixels/s"
-    return f"{rounded(times)} times the {unit} at {UNITS[along].format(f'{large:,}')} as at {small:,}{doubt}"
+    return f"{digits(times)} times the {unit} at {UNITS[along].format(f'{large:,}')} as at {small:,}{doubt}"

@@ -12,10 +12,10 @@ from bench.records import (
     Planted,
     Run,
     Source,
-    counted,
-    listed,
+    digits,
+    join,
     percent,
-    rounded,
+    plural,
     worst_disturbance,
 )
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Text
@@ -69,7 +69,7 @@ def failed_section(run: Run, kind: str, title: str, question: str) -> Section | 
     if not failed:
         return None
     words = f"the only {kind} record is a failure" if len(failed) == 1 else f"all {len(failed):,} {kind} records are failures"
-    reasons = listed(dict.fromkeys(record.reason or "no reason was kept" for record in failed), 2)
+    reasons = join(dict.fromkeys(record.reason or "no reason was kept" for record in failed), 2)
     answer = Answer(question, "Not known: it failed", f"{capitalise(words)}: {reasons}.")
     return Section(title=title, blocks=[Paragraph(f"Not measured: {words}; the reasons stand at the end.")], answers=[answer])
 
@@ -82,7 +82,7 @@ def title(run: Run) -> str:
     environment = run.environment
     hardware = {"cpu": environment.cpu.model, "cuda": next((gpu.name for gpu in environment.gpus), "")} if environment else {}
     named = [f"{name} ({model})" if (model := hardware.get(name.partition(":")[0])) else name for name in devices(run)]
-    measured = counted(len(run.sources), "run") if has_groups(run) else ", ".join(named) or "nothing measured"
+    measured = plural(len(run.sources), "run") if has_groups(run) else ", ".join(named) or "nothing measured"
     return f"Image augmentation on {environment.machine if environment else run.name}: {measured}"
 
 
@@ -94,10 +94,10 @@ def warnings(run: Run) -> list[Text]:
     if disturbed := disturbed_cases(run):
         worst = worst_disturbance(record for case in disturbed for record in case.records)
         measured = sum(case.status == "ok" for case in run.cases())
-        words = f"{worst.words if worst else ''} while {len(disturbed)} of {counted(measured, 'case')} were measured."
+        words = f"{worst.words if worst else ''} while {len(disturbed)} of {plural(measured, 'case')} were measured."
         pairs.append(("Not measurable here:", f"{words} Those figures are marked, and no answer rests on them."))
     for arm, top in above_ceiling(run):
-        speeds = f"{label(arm)} reaches {rounded(arm.speed)} examples/s, {label(top)} {rounded(top.speed)}."
+        speeds = f"{label(arm)} reaches {digits(arm.speed)} examples/s, {label(top)} {digits(top.speed)}."
         pairs.append(("A placement lies above the ceiling:", f"{speeds} {ABOVE}"))
     for top in host_bound_ceilings(run):
         busy = f"its kernels run {percent(top.median('gpu_busy'), 0)} of the time (model FLOPs utilisation "
@@ -107,7 +107,7 @@ def warnings(run: Run) -> list[Text]:
     if reasons:
         pairs.append(("Not a real data set:", f"{'; '.join(reasons)}. Accuracies say nothing about CIFAR-10."))
     if run.problems:
-        words = f"{counted(len(run.problems), 'part')} could not be read; see the end."
+        words = f"{plural(len(run.problems), 'part')} could not be read; see the end."
         pairs.append(("This report is not of the whole run:", words))
     return [*texts, *([Strong(start), f" {words}"] for start, words in pairs)]
 
@@ -169,20 +169,21 @@ def audit_words(run: Run) -> str:
     if not counts:
         return "failed" if run.audit and run.audit.failed else "not audited in this run"
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return f"{counted(sum(counts.values()), 'cell')}, an op or recipe on a backend: {verdicts}"
+    return f"{plural(sum(counts.values()), 'cell')}, an op or recipe on a backend: {verdicts}"
 
 
 def lacking(run: Run) -> str:
     """Return that the answers lack failed cases; empty if they do not."""
     counts = status_counts(run)
-    failed = counted(counts["failed"], "case") + " failed" if counts["failed"] else ""
+    failed = plural(counts["failed"], "case") + " failed" if counts["failed"] else ""
     parts = "; ".join(filter(None, (failed, _without_record(run))))
     return f"Lacking: {parts}. The reasons stand at the end." if parts else ""
 
 
 def _without_record(run: Run) -> str:
-    words = counted(len(run.missing), "planned seed or case", "planned seeds and cases")
-    return f"{words} without a record" if run.missing else ""
+    words = plural(len(run.missing), "planned seed or case", "planned seeds and cases")
+    now = f" ({len(run.running)} measured now: the run goes on)" if run.running else ""
+    return f"{words} without a record{now}" if run.missing else ""
 
 
 # ---- merged runs ----------------------------------------------------------------------------------------------------------
@@ -204,7 +205,7 @@ def runs_section(run: Run) -> Section | None:
     text = "Runs of one group are of the same code on the same machine, and their rounds are joined; other groups stand apart."
     notes: list[Text] = [[Code(source.name), f": {note}"] for source in run.sources for note in source.notes]
     blocks: list[Block] = [Paragraph(text), build_table(columns, run.sources), *([Bullets(notes)] if notes else [])]
-    return Section(title=f"The {counted(len(run.sources), 'run')} in this report", blocks=blocks)
+    return Section(title=f"The {plural(len(run.sources), 'run')} in this report", blocks=blocks)
 
 
 def _fact(name: str, source: Source) -> Text:
@@ -236,8 +237,12 @@ def certificate_section(run: Run) -> Section | None:
     words += f"{percent(record.within_sd)}, between processes {percent(record.between_sd)} beyond that; the case in the middle."
     is_known = record.status == "ok"
     limit = f"From {percent(record.called_from)} on" if is_known else "Not measurable here"
-    evidence = "On this machine slowdowns of that size and larger are called in at least 95 % of comparisons."
-    answer = Answer(TELLS, limit, evidence if is_known else f"{capitalise(record.reason or '')}.")
+    evidence = "On this machine slowdowns of that size and larger are called in at least 95 % of comparisons"
+    largest = record.planted[-1] if record.planted else rows[0]
+    if record.called_from and record.called_from > largest.added:
+        evidence += f", extrapolated from the spread of rounds and processes: of slowdowns of {percent(largest.added, 0)} "
+        evidence += f"{largest.called} of {largest.comparisons} were called"
+    answer = Answer(TELLS, limit, f"{evidence if is_known else capitalise(record.reason or '')}.")
     blocks: list[Block] = [Paragraph(f"{CERTIFICATE} {words}"), build_table(columns, rows)]
     return Section(title=CERTIFIES, blocks=blocks, answers=[answer])
 
@@ -252,13 +257,13 @@ def method_section(run: Run) -> Section | None:
         return None
     counts, calls = sorted({len(round_rates(case)) for case in cases}), [len(case.samples_s) for case in cases]
     shares = sorted(share for case in cases if (share := half_interval(round_rates(case))) is not None)
-    threads = sorted({case.known("threads") for case in cases} - {None})
-    text = f"Rounds: {listed(map(str, counts))}, each over the whole grid in a new order; "
+    threads = sorted({case.fact("threads") for case in cases} - {None})
+    text = f"Rounds: {join(map(str, counts))}, each over the whole grid in a new order; "
     text += f"{min(calls):,} to {max(calls):,} calls a case."
     if shares:
         text += f" Half the interval of the median: {percent(shares[len(shares) // 2])} of it in the middle case, "
         text += f"{percent(shares[-1])} at most; above {percent(NOISY, 0)} a cell is called noisy."
-    text += f" Threads: {listed(map(str, threads)) or UNKNOWN}; fused uses fewer for small batches."
+    text += f" Threads: {join(map(str, threads)) or UNKNOWN}; fused uses fewer for small batches."
     return Section(title=METHOD_TITLE, blocks=[Paragraph(TIMED), Paragraph(text)])
 
 
@@ -267,12 +272,12 @@ def missing_section(run: Run, absent: Sequence[str]) -> Section:
     counts, rows = status_counts(run), missing(run)
     names = {"ok": "measured", "unsupported": "unsupported", "failed": "failed", "not_run": "not run"}
     outcomes = ", ".join(f"{counts[status]:,} {words}" for status, words in names.items())
-    total = f"{counted(sum(counts.values()), 'case')}: {'; '.join(filter(None, (outcomes, _without_record(run))))}."
+    total = f"{plural(sum(counts.values()), 'case')}: {'; '.join(filter(None, (outcomes, _without_record(run))))}."
     blocks: list[Block] = [Paragraph(total if counts else "No case was planned, and there is no record.")]
     columns = [
         words_column("status", lambda row: row.status.replace("_", " ")),
         words_column("kind", lambda row: row.kind),
-        words_column("subjects", lambda row: listed(dict.fromkeys(str(case.first.subject or "") for case in row.cases))),
+        words_column("subjects", lambda row: join(dict.fromkeys(str(case.first.subject or "") for case in row.cases))),
         words_column("backend", lambda row: [Code(row.backend)]),
         words_column("device", lambda row: row.device),
         words_column("cases", _cases),
@@ -287,7 +292,7 @@ def missing_section(run: Run, absent: Sequence[str]) -> Section:
 def _cases(row: Missing) -> str:
     """Return batch and pixels of benchmarks, and how many cases of other kinds."""
     sizes = dict.fromkeys(f"{case.first.batch_size} of {case.first.pixels}" for case in row.cases if case.kind == "speed")
-    return listed(sizes, 4) if sizes else str(len(row.cases))
+    return join(sizes, 4) if sizes else str(len(row.cases))
 
 
 def _why(row: Missing) -> str:

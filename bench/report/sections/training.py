@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from bench.records import SETTING, UNKNOWN, Case, Run, counted, percent, rounded, worst_disturbance
+from bench.records import SETTING, UNKNOWN, Case, Run, digits, percent, plural, worst_disturbance
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
 from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, successes
 from bench.report.facts.lanes import LANES, SHORT_LANES, is_slower, rate, round_rates
@@ -105,7 +105,7 @@ def _with(contest: Contest) -> Answer:
     tied, (best, *rivals) = contest.tied_backends, contest.backends
     text = "No other backend was measured there. "
     if len(tied) > 1:
-        reached = " and ".join(f"{arm.backend} {rounded(arm.speed)}" for arm in tied)
+        reached = " and ".join(f"{arm.backend} {digits(arm.speed)}" for arm in tied)
         text = f"In training {reached} examples/s, {verdict(best, next(arm for arm in rivals if arm in tied))}. "
     elif rivals:
         text = f"In training the next, {rivals[0].backend}, reaches {speed_words(rivals[0])}, {verdict(best, rivals[0])}. "
@@ -128,7 +128,7 @@ def alone(ranked: Sequence[Case]) -> list[str]:
     ]
     for case in ranked[1:2]:
         certainty = is_slower(round_rates(ranked[0]), round_rates(case))
-        text += [", before ", Code(case.first.backend), f" with {rounded(rate(case))}"]
+        text += [", before ", Code(case.first.backend), f" with {digits(rate(case))}"]
         text += [] if certainty else [f", {VERDICTS[certainty]}"]
     return [*text, "."]
 
@@ -194,8 +194,8 @@ def _share(arm: Arm, top: Arm | None) -> str:
     share = share_of(arm, top)
     if top and is_slower(speeds(arm), speeds(top)):
         return "contradiction: above it"
-    digits = 1 if (share or 0) >= 0.9 else 0  # near the ceiling a decimal matters
-    return percent(share, digits) + (span(ratios(arm, top), lambda value: percent(value, digits)) if top else "")
+    places = 1 if (share or 0) >= 0.9 else 0  # near the ceiling a decimal matters
+    return percent(share, places) + (span(ratios(arm, top), lambda value: percent(value, places)) if top else "")
 
 
 def _workers(run: Run, arms: Sequence[Arm], recipe: str) -> list[Block]:
@@ -211,7 +211,7 @@ def _workers(run: Run, arms: Sequence[Arm], recipe: str) -> list[Block]:
 
 
 def _workers_needed(ratios: Sequence[float]) -> str:
-    return rounded(statistics.median(ratios), 2) + span(ratios, lambda value: rounded(value, 2)) if ratios else UNKNOWN
+    return digits(statistics.median(ratios), 2) + span(ratios, lambda value: digits(value, 2)) if ratios else UNKNOWN
 
 
 def _work(row: LoaderWorker) -> Text:
@@ -227,6 +227,6 @@ def _overhead(run: Run) -> list[Block]:
     for arm in arms_of(successes(run.records, "overhead"), SETTING):
         values = arm.values("step_over_bare")
         text = f"The trainer's step takes {statistics.median(values):.3f} times as long as that of a bare loop over the same"
-        ends = f" batches ({min(values):.3f} to {max(values):.3f}, {counted(len(values), 'round')}; {setting(arm)})."
+        ends = f" batches ({min(values):.3f} to {max(values):.3f}, {plural(len(values), 'round')}; {setting(arm)})."
         blocks.append(Paragraph(text + ends))
     return blocks
