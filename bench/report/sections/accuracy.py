@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bench.records import PEER, UNKNOWN, Run, digits, join, percent, plural
+from bench.records import PEER, UNKNOWN, Run, digits, join, percent, plural, project_sweep
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section
 from bench.report.facts.accuracy import (
     BackendPair,
@@ -62,6 +62,8 @@ def accuracy_section(run: Run) -> Section | None:
         blocks.append(Paragraph(f"Setting: {setting(arms[0])}, {plural(num_epochs(arms[0]), 'epoch')}."))
         blocks += [*_figures(arms, index), *_table(arms, baseline(arms, run))]
         blocks += _pairs_table(backend_pairs(with_accuracy(arms), run.audit))
+        words = project_sweep(record for arm in arms for record in arm.records)
+        blocks += [Paragraph(f"Time {words}.")] if words else []
     arms = main_setting(run)
     target = soonest([arm for group in groups for arm in group])
     answers = [_target_answer(target)] if target else []
