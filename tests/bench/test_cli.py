@@ -160,11 +160,11 @@ def test_training_leaves_its_curves_and_nothing_where_it_fails(
     assert (tmp_path / "runs" / f"{VERSION}--train--here--cpu" / "curves.svg").exists()
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_closed_pipe_ends_the_command_silently(unbuffered: str) -> None:
+@pytest.mark.parametrize(("arguments", "unbuffered"), [(["--help"], ""), (["--help"], "1"), (["list", "ops"], "")])
+def test_a_closed_pipe_ends_the_command_silently(arguments: list[str], unbuffered: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command, variables = [sys.executable, "-m", "bench.cli", "--help"], os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    command, variables = [sys.executable, "-m", "bench.cli", *arguments], os.environ | {"PYTHONUNBUFFERED": unbuffered}
     process = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=variables, text=True, timeout=60, check=False)
     os.close(writer)
     assert (process.returncode, process.stderr) == (141, "")
