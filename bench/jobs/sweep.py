@@ -9,11 +9,9 @@ and backend, so that the difference of two such runs holds less chance than eith
 
 import contextlib
 import dataclasses
-import math
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +27,6 @@ from bench.jobs.job import (
     Report,
     check_batches,
     data_facts,
-    fill,
     folder_to_resume,
     measure_cases,
     once,
@@ -264,21 +261,15 @@ def sweep_job(
     cases: Sequence[Accuracy], base: TrainConfig, dataset: "Dataset", device: str, *, baseline: str | None, at_once: int
 ) -> Job:
     """Return the job that trains the cases in this process, one of ``at_once`` that do so side by side."""
-    train, ended = train_in_turn(dataset), math.nan
     shared = {name: value for name, value in base.as_record().items() if name not in UNSHARED}
 
-    def measure(case: Accuracy) -> Accuracy:
-        config = dataclasses.replace(base, **{name: getattr(case, name) for name in VARIED})
-        nonlocal ended
-        start, before, ended = time.perf_counter(), ended, math.nan  # of a failed case nothing is known
-        result = train(config)
-        ended = time.perf_counter()
-        between_s = None if math.isnan(before) else ended - before - result.train_s - result.evaluation_s
-        return fill(case, result, cells_at_once=at_once, cell_s=ended - start, between_s=between_s)
+    def config_of(case: Accuracy) -> TrainConfig:
+        return dataclasses.replace(base, **{name: getattr(case, name) for name in VARIED})
 
     return Job(
-        name="sweep", suite="sweep", device=device, cases=tuple(cases), dataset=data_facts(dataset),
-        open=lambda folder: measure, shuffle=False, baseline=baseline, settings={**shared, "device": device},
+        name="sweep", suite="sweep", device=device, cases=tuple(cases), dataset=data_facts(dataset), shuffle=False,
+        open=lambda folder: train_in_turn(config_of, dataset, cells_at_once=at_once), baseline=baseline,
+        settings={**shared, "device": device},
     )  # fmt: skip
 
 

@@ -217,6 +217,21 @@ def test_the_training_preset_has_the_settings_of_standard_and_fast() -> None:
             validate(replace(config, device="cpu"))
 
 
+@pytest.mark.parametrize("chosen", [preset for table in (CPU, ACCELERATOR) for preset in table.values() if preset.shares])
+def test_each_part_has_a_share(chosen: Preset) -> None:
+    assert len(chosen.shares) == len(chosen.parts)
+    assert min(chosen.shares) > 0
+
+
+def test_the_shares_of_preset_gpu_are_its_minutes_and_hold_its_accuracy_cells() -> None:
+    """Seconds of an H200: 55 to start and compile, 4 a training and its evaluation, 5 a training of airbench."""
+    gpu = ACCELERATOR["gpu"]
+    assert gpu.minutes is not None
+    assert sum(gpu.shares) == 60 * gpu.minutes
+    needed = 55 + len(gpu.seeds) * (4 * len(gpu.recipes) + 5)
+    assert dict(zip(gpu.parts, gpu.shares, strict=True))["accuracy"] >= needed
+
+
 def test_its_cases_are_few_enough_for_ten_minutes() -> None:
     """The comment in the table counts on it: no more cases, and no compiled backend, which would compile the model anew."""
     preset = ACCELERATOR["training"]
