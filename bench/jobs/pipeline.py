@@ -1,7 +1,7 @@
 """``augmark pipeline``: from JPEG files to batches that a network can train on: speed of every arm, and where its time goes.
 
 Each case is a short pass over the same photographs, an arm of ``bench.jobs.arms`` whole or without one of its stages; all take
-turns in rounds. The clock starts once loader workers have filled their queues, so that what they fetched ahead does not count.
+turns in rounds. The clock starts once every loader worker has sent a batch; what they fetched ahead does not count.
 """
 
 from collections.abc import Iterator
@@ -152,14 +152,15 @@ def plan(options: PipelineOptions, work: "Work", base: Pipeline, model: str) -> 
 
     arms, recipes = PRESETS[options.preset]
     arms, recipes = options.arms or arms or tuple(ARMS), options.recipes or recipes or ("imagenet", *OPS)
-    counts = once(take(options.workers, worker_counts()))
+    all_counts = once(take(options.workers, worker_counts()))
     for name in once(arms):
-        has_recipe = ARMS[name].backend is not None
+        has_recipe, counts = ARMS[name].backend is not None, all_counts if ARMS[name].fetches else (0,)
         for index, recipe in enumerate(once(recipes) if has_recipe else (None,)):
             case = plan_case(ARMS[name], work, msgspec.structs.replace(base, recipe=recipe))
             yield from (msgspec.structs.replace(case, num_workers=count) for count in counts)
-            if index == 0 and has_recipe and case.status != "unsupported":
-                yield from (msgspec.structs.replace(case, without=stage) for stage in case.stages or ())
+            if index == 0 and has_recipe and ARMS[name].fetches and case.status != "unsupported":
+                kinds = once(min(count, 1) for count in counts)  # 1: in the one thread that a worker has
+                yield from (msgspec.structs.replace(case, without=s, num_workers=n) for s in case.stages or () for n in kinds)
             if index == 0 and name in options.trained_arms:
                 yield from (msgspec.structs.replace(case, num_workers=count, model=model) for count in counts)
 

@@ -147,7 +147,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr(passes, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(passes, "time", SimpleNamespace(perf_counter=lambda: self.now, process_time=lambda: self.now))
 
     def slow_down(self, owner: type, method: str, seconds: Callable[[Any], float]) -> None:
         """Let a method take ``seconds`` of its last argument."""
