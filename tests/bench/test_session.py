@@ -249,6 +249,7 @@ def test_a_killed_run_keeps_what_was_measured_and_can_be_resumed(tmp_path: Path)
 
 
 FAILING_OP = """
+import os
 import augment.backends, bench.jobs.grid
 build = augment.build
 
@@ -258,6 +259,7 @@ def broken(subject, backend, **options):
         class Broken:
             ops, lane, mixes, implementation = pipeline.ops, pipeline.lane, pipeline.mixes, None
             def __call__(self, images):
+                os.write(2, b"a line of C on stderr")
                 raise RuntimeError("planted failure" + chr(10) + "with a second line")
         return Broken()
     return pipeline
@@ -278,6 +280,7 @@ def test_a_failing_case_is_a_record_and_the_others_continue(tmp_path: Path) -> N
     assert set(result.values()) == {("ok", None)}
     assert len(result) == 3
     assert "Traceback" not in done.stdout
+    assert "a line of C" not in done.stderr
 
 
 @pytest.mark.slow
