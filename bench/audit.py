@@ -42,8 +42,8 @@ def run_audit(
         if not console.is_terminal:
             console.print("audit: a minute or three")
 
-        def show(done: int, total: int, what: str) -> None:
-            progress.update(task, completed=done, total=total, description=what)
+        def show(done: int, total: int, subject: str) -> None:
+            progress.update(task, completed=done, total=total, description=subject)
 
         try:
             report = audit(

@@ -20,6 +20,7 @@ import tyro
 from rich.console import Console
 
 from bench import catalog
+from bench.compare import Limits
 from bench.export import Format
 from bench.jobs.calibrate import CalibrateOptions
 from bench.jobs.finetune import FinetuneOptions
@@ -103,7 +104,6 @@ class Train(JobOptions):
                 shutil.rmtree(out, ignore_errors=True)  # made for a run that trained nothing
 
 
-@dataclass(frozen=True, kw_only=True)
 class Run(RunOptions):
     """Measure augmentation and training on this machine and write a report.
 
@@ -119,7 +119,6 @@ class Run(RunOptions):
             finish(folder, "throughput", "feed", "accuracy")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Throughput(ThroughputOptions):
     """Measure what augmentation costs a training run, by backend and place, and how many workers would keep up with it.
 
@@ -133,7 +132,6 @@ class Throughput(ThroughputOptions):
         finish(throughput(self, console, reporter(console)), "throughput", "feed")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Sweep(SweepOptions):
     """Train with every recipe, backend and seed: accuracies with intervals, paired differences, seeds that small ones need.
 
@@ -155,7 +153,6 @@ class Sweep(SweepOptions):
             finish(folder, "accuracy")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Scaling(ScalingOptions):
     """Measure training on 1, 2, 4 ... processes, and prove that no two draw the same; exit code 1 if a case failed."""
 
@@ -256,38 +253,27 @@ class Gallery(ImageOptions):
 
     def execute(self, console: Console) -> None:
         """Draw the page."""
-        from bench.gallery import draw_sheets
+        from bench.gallery import draw_page
 
-        for sheet in draw_sheets(
-            image=self.image, data=self.data, data_root=self.data_root, download=self.download, out=self.out,
-            backends=self.backends, ops=self.ops, recipes=self.recipes, seed=self.seed,
-        ):  # fmt: skip
-            console.print(f"gallery: {sheet}")
+        console.print(f"gallery: {draw_page(**vars(self))}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare:
+class Compare(Limits):
     """Report case by case whether run B is faster or slower than run A; exit code 1 on a regression, for CI."""
 
     a: tyro.conf.Positional[Path]
     """The run folder to compare with, such as that of the main branch."""
     b: tyro.conf.Positional[Path]
     """The run folder in question."""
-    threshold: float = 0.05
-    """Share of images/s that may be lost: a regression is called slower and loses more; same is within it."""
-    accuracy_threshold: float = 0.005
-    """Share of test accuracy that may be lost, the same way; 0.005 is half a point."""
-    level: float = 0.05
-    """Chance that anything is called changed where nothing did, over all cases together."""
     across_machines: bool = False
     """Compare runs of different machines, versions or data all the same, and say what differs."""
 
     def execute(self, console: Console) -> None:
         """Compare."""
-        from bench.compare import Limits, compare
+        from bench.compare import compare
 
-        limits = Limits(threshold=self.threshold, accuracy_threshold=self.accuracy_threshold, level=self.level)
-        sys.exit(compare(self.a, self.b, console, limits, across_machines=self.across_machines))
+        sys.exit(compare(self.a, self.b, console, self, across_machines=self.across_machines))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,7 +314,6 @@ class Export:
         sys.exit(export_command(self.runs, self.format, self.out, validate=self.validate, schema=self.schema))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Finetune(FinetuneOptions):
     """Fine-tune a network on photographs, or compare what to train over seeds.
 
@@ -347,7 +332,6 @@ class Finetune(FinetuneOptions):
         finetune.run_one(self, console, report)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Pipeline(PipelineOptions):
     """Measure the way from JPEG files to batches at 224 pixels, by decoder, library and placement, and where its time goes.
 
@@ -361,7 +345,6 @@ class Pipeline(PipelineOptions):
         finish(pipeline(self, console, reporter(console)), "pipeline")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Calibrate(CalibrateOptions):
     """Measure which differences compare calls on this machine, and how often it calls equal runs different.
 

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 Function = Callable[[], object]
-Sampler = Callable[[Function, int], Sequence[float]]
+Sampler = Callable[..., Sequence[float]]
+"""(function, calls, before, after) -> seconds of each call, as ``sample``."""
 
 MAX_CALLS = 1000
 """Most samples per round: calls of a few microseconds would fill the records without adding information."""
@@ -128,16 +129,25 @@ def _warm_up(
             return samples
 
 
-def sample(function: Function, calls: int, *, clock: Clock) -> list[float]:
-    """Return the seconds of each of ``calls`` calls, device work included, with the garbage collector off."""
+def idle() -> None:
+    """Do nothing around a call."""
+
+
+def sample(function: Function, calls: int, before: Function = idle, after: Function = idle, *, clock: Clock) -> list[float]:
+    """Return the seconds of each of ``calls`` calls, device work included, with the garbage collector off.
+
+    ``before`` and ``after`` run around each call, off the clock.
+    """
     samples = []
     collecting = gc.isenabled()
     gc.disable()
     try:
         for _ in range(calls):
+            before()
             start = clock()
             function()
             samples.append(clock() - start)
+            after()
     finally:
         if collecting:
             gc.enable()

@@ -61,17 +61,17 @@ Pairs = Mapping[str, tuple[Rates, Rates]]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits beyond which a difference is a change.
-
-    ``threshold`` is the share of images/s or examples/s that may be lost, ``accuracy_threshold`` that of test accuracy,
-    ``level`` the chance of any wrong verdict that something changed.
-    """
+    """Limits beyond which a difference is a change."""
 
     threshold: float = 0.05
+    """Share of images/s that may be lost: a regression is called slower and loses more; same is within it."""
     accuracy_threshold: float = 0.005
+    """Share of test accuracy that may be lost, the same way; 0.005 is half a point."""
     level: float = 0.05
+    """Chance that anything is called changed where nothing did, over all cases together."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError, in one line, for limits that are no shares."""
         if not 0 < self.threshold < 1:
             raise ValueError(f"--threshold is a share of images/s between 0 and 1, such as 0.05; got {self.threshold:g}")
         if not 0 < self.accuracy_threshold < 1:
@@ -305,6 +305,7 @@ COLOURS: Mapping[Verdict, str] = {
 
 def compare(a: Path, b: Path, console: Console, limits: Limits, *, across_machines: bool) -> int:
     """Compare two run folders, print it, and return the exit code: ``REGRESSION`` on a regression, else 0."""
+    limits.check()
     result = compare_runs(load_run(a), load_run(b), limits=limits, across_machines=across_machines)
     print_comparison(result, console)
     return REGRESSION if result.regressed else 0

@@ -116,24 +116,21 @@ def _gpus() -> list[dict[str, Any]]:
                 "memory_bytes": properties.total_memory,
                 "compute_capability": f"{properties.major}.{properties.minor}",
                 "multiprocessors": properties.multi_processor_count,
-                **_driver_facts(str(getattr(properties, "uuid", ""))),
+                **_driver_facts(torch.device("cuda", index)),
             }
         )
     return gpus
 
 
-def _driver_facts(uuid: str) -> dict[str, Any]:
-    """Driver version, clocks (MHz), power limit (W) and temperature by NVML; values it does not report are left out.
+def _driver_facts(device: torch.device) -> dict[str, Any]:
+    """Return driver version, clocks (MHz), power limit (W) and temperature by NVML, without what it does not report."""
+    from training.meters import find_handle
 
-    NVML numbers all GPUs of the machine, torch the visible ones, so the GPU is looked up by its UUID.
-    """
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode())
-    except Exception:  # no driver, no NVML, a virtual GPU: its errors are many and none matters to a measurement
+    handle = find_handle(device)
+    if handle is None:
         return {}
+    import pynvml
+
     queries = {
         "driver": lambda: pynvml.nvmlSystemGetDriverVersion(),
         "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),

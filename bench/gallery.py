@@ -1,11 +1,11 @@
 """Gallery of every op and recipe on every backend: pictures of what ``augment.build`` makes of one image.
 
-``draw_strips`` writes the pictures of a run's report, ``draw_sheets`` a page of them with random results below.
+``draw_strips`` writes the pictures of a run's report, ``draw_page`` a page of them with random results below.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from rich.progress import Progress
+from rich.progress import track
 from torch import Tensor
 
-from augment import BACKENDS, OPS, RECIPES, UnsupportedOp, build, eager_backends, fallback_device, find_backend, lane, resolve
+from augment import BACKENDS, OPS, RECIPES, UnsupportedOp, build, eager_backends, fallback_device, lane, resolve
 from augment.op import Op
 from augment.ops import Normalize
 from augment.pipeline import Pipeline, to_dtype
@@ -195,18 +195,11 @@ def tile(rows: Sequence[Sequence[Pixels | None]], side: int) -> Image.Image:
     return picture
 
 
-def draw_sheets(
-    *,
-    image: Path | None = None,
-    data: str = "auto",
-    data_root: Path = Path("data"),
-    download: bool = False,
-    out: Path = Path("gallery"),
-    backends: Sequence[str] | None = None,
-    ops: Sequence[str] | None = None,
-    recipes: Sequence[str] | None = None,
+def draw_page(
+    *, image: Path | None = None, data: str = "auto", data_root: Path = Path("data"), download: bool = False, out: Path,
+    backends: Sequence[str] | None = None, ops: Sequence[str] | None = None, recipes: Sequence[str] | None = None,
     seed: int = 0,
-) -> list[Path]:
+) -> Path:  # fmt: skip
     """Write ``index.html`` with a strip of every op and recipe, random results of each backend below; return its path.
 
     The image is a photograph or one of a data set. Names default to all ops and recipes, and all backends but compiled ones.
@@ -215,49 +208,28 @@ def draw_sheets(
         ValueError: in one line, for what cannot be read and for unknown names.
         OSError: nothing can be written.
     """
-    chosen, subjects = _choose_backends(backends), _choose_subjects(ops, recipes)  # checked before a data set is decoded
-    images = load_photograph(image) if image else _load_images(data, data_root, download)
-    images = working_square(images, STRIP_SIDE)
-    out.mkdir(parents=True, exist_ok=True)
-    names = {"ops": [name for name in subjects if name in OPS], "recipes": [name for name in subjects if name in RECIPES]}
-    with Progress(transient=True) as bar:
-        task = bar.add_task("gallery", total=len(subjects))
-        draw_strips(
-            images, out, dataset=image.name if image else data, backends=chosen, **names, seed=seed, results=RANDOM_ROWS,
-            advance=lambda: bar.advance(task),
-        )  # fmt: skip
-    return [write_gallery(Run(path=out, name=out.name))]
-
-
-def _choose_backends(names: Sequence[str] | None) -> list[str]:
-    if names is None:
-        return eager_backends(torch.device("cpu"))
-    return list(dict.fromkeys(find_backend(name).name for name in names))
-
-
-def _choose_subjects(ops: Sequence[str] | None, recipes: Sequence[str] | None) -> list[str]:
-    for kind, names, members in (("op", ops, OPS), ("recipe", recipes, RECIPES)):
-        for name in names or ():
+    for kind, names, members in (("backend", backends, BACKENDS), ("op", ops, OPS), ("recipe", recipes, RECIPES)):
+        for name in names or ():  # checked before a data set is decoded
             if name not in members:
                 raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(members)}")
-    return [*OPS, *RECIPES] if ops is None and recipes is None else list(dict.fromkeys([*(ops or ()), *(recipes or ())]))
+    if ops is not None or recipes is not None:  # a choice asks for nothing else
+        ops, recipes = ops or (), recipes or ()
+    images = working_square(load_photograph(image) if image else _load_images(data, data_root, download), STRIP_SIDE)
+    draw_strips(
+        images, out, dataset=image.name if image else data, backends=backends, ops=ops, recipes=recipes, seed=seed,
+        results=RANDOM_ROWS, track=partial(track, description="gallery", transient=True),
+    )  # fmt: skip
+    return write_gallery(Run(path=out, name=out.name))
 
 
 # ---- strips of a run ------------------------------------------------------------------------------------------------------
 
 
 def draw_strips(
-    images: Tensor,
-    folder: Path,
-    *,
-    dataset: str,
-    backends: Sequence[str] | None = None,
-    ops: Sequence[str] | None = None,
-    recipes: Sequence[str] | None = None,
-    seed: int = 0,
-    results: int = 0,
-    advance: Callable[[], object] = lambda: None,
-) -> Gallery:
+    images: Tensor, folder: Path, *, dataset: str, backends: Sequence[str] | None = None, ops: Sequence[str] | None = None,
+    recipes: Sequence[str] | None = None, seed: int = 0, results: int = 0,
+    track: Callable[[Sequence[str]], Iterable[str]] = iter,
+) -> Gallery:  # fmt: skip
     """Write a PNG an op and recipe, and ``gallery.json``, into the gallery of a run's folder.
 
     Args:
@@ -269,7 +241,7 @@ def draw_strips(
         recipes: Names; None means all.
         seed: Seed of all draws.
         results: Rows of random results below.
-        advance: Called after each op and recipe.
+        track: Passes the names of ops and recipes on, to show the progress.
 
     Raises:
         ValueError: the images cannot be used.
@@ -278,33 +250,25 @@ def draw_strips(
     square = working_square(images, STRIP_SIDE)
     values = square.float()  # a change of hue does not show on a grey image
     square = square[(values.amax(1) - values.amin(1)).mean((1, 2)).argsort(descending=True)]
-    chosen = [b.name for b in BACKENDS.values() if not b.compiled and b.name in (backends or _choose_backends(None))]
+    names = backends or eager_backends(torch.device("cpu"))
+    chosen = [name for name, backend in BACKENDS.items() if not backend.compiled and name in names]
     if not chosen:
         raise ValueError("the gallery does not draw compiled backends, which do the same: name others")
     reference = next((name for name in REFERENCES if name in chosen), chosen[0])
     (folder / INDEX).parent.mkdir(parents=True, exist_ok=True)
-    pictures = []
-    for subject in [*(OPS if ops is None else ops), *(RECIPES if recipes is None else recipes)]:
-        pictures.append(_draw_strip(square, subject, chosen, reference, seed, (folder / INDEX).parent, results))
-        advance()
+    subjects = list(dict.fromkeys([*(OPS if ops is None else ops), *(RECIPES if recipes is None else recipes)]))
+    draw = partial(_draw_strip, square, names=chosen, reference=reference, seed=seed, folder=folder, results=results)
     side = square.shape[-1]
     gallery = Gallery(
-        dataset=dataset,
-        side=side,
-        cell=side + GAP,
-        seed=seed,
-        reference=reference,
-        enhanced=ENHANCED,
-        backends=tuple(chosen),
-        pictures=tuple(pictures),
-        results=results,
-    )
+        dataset=dataset, side=side, cell=side + GAP, seed=seed, reference=reference, enhanced=ENHANCED,
+        backends=tuple(chosen), pictures=tuple(map(draw, track(subjects))), results=results,
+    )  # fmt: skip
     (folder / INDEX).write_bytes(msgspec.json.encode(gallery))
     return gallery
 
 
 def _draw_strip(
-    square: Tensor, subject: str, names: Sequence[str], reference: str, seed: int, folder: Path, results: int
+    square: Tensor, subject: str, *, names: Sequence[str], reference: str, seed: int, folder: Path, results: int
 ) -> Picture:
     side = square.shape[-1]
     ops, is_comparable = _comparable_ops(subject, side)
@@ -323,7 +287,7 @@ def _draw_strip(
     if results:
         drawn = [_or_reason(partial(draw_results, square, subject, name, seed, results)) for name in names]
         rows += [[None, *(panel.image for panel in row)] for row in itertools.zip_longest(*drawn, fillvalue=Panel(None))]
-    tile(rows, side).save(folder / f"{subject}.png", optimize=True)
+    tile(rows, side).save((folder / INDEX).with_name(f"{subject}.png"), optimize=True)
     return Picture(
         subject=subject,
         kind="op" if subject in OPS else "recipe",

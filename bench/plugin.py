@@ -5,6 +5,8 @@ The repository's conftest loads this plugin; elsewhere: ``pytest -p bench.plugin
 """
 
 import argparse
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,14 +37,22 @@ def _at_least_one(text: str) -> int:
     return number[0]
 
 
-def _seconds(text: str) -> float:
+def _number(text: str, is_valid: Callable[[float], bool], words: str) -> float:
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = -1.0
-    if not 0 < seconds <= 24 * 3600:
-        raise argparse.ArgumentTypeError(f"give seconds above 0 and up to a day, such as 0.2; got {text!r}")
-    return seconds
+        number = math.nan
+    if not is_valid(number):
+        raise argparse.ArgumentTypeError(f"give {words}; got {text!r}")
+    return number
+
+
+def _seconds(text: str) -> float:
+    return _number(text, lambda seconds: 0 < seconds <= 24 * 3600, "seconds above 0 and up to a day, such as 0.2")
+
+
+def _share(text: str) -> float:
+    return _number(text, lambda share: 0 < share < 1, "a share between 0 and 1, such as 0.05")
 
 
 def _path(text: str) -> Path:
@@ -54,16 +64,6 @@ def _data(text: str) -> str:
         return expand_user(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 < share < 1:
-        raise argparse.ArgumentTypeError(f"give a share between 0 and 1, such as 0.05; got {text!r}")
-    return share
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -81,13 +81,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--target", type=_share, metavar="X", help="end a case once its median is known to X, as 0.05 (default: all rounds)")
     add("--budget", type=_seconds, metavar="S", help="after so many seconds at most 6 rounds of a case (default: no limit)")
     add("--case-seconds", type=_seconds, metavar="S", help="seconds of samples per case and round (default: 0.1)")
-    add(
-        "--data",
-        type=_data,
-        default="auto",
-        metavar="NAME",
-        help="auto, cifar10, synthetic or a folder (default: auto)",
-    )
+    add("--data", type=_data, default="auto", metavar="NAME", help="auto, cifar10, synthetic or a folder (default: auto)")
     add("--data-root", type=_path, default=Path("data"), metavar="DIR", help="folder of data sets and cache (default: data)")
     add("--download", action="store_true", help="download CIFAR-10 (170 MB) if it is not under --data-root")
     add("--results", type=_path, metavar="DIR", help="folder of the run (default: runs/<version>--grid--<machine>--<device>)")

@@ -271,33 +271,25 @@ class BenchSession:
 
     def _sample(self, case: Record, benchmark: Any) -> Record:
         """Measure with pytest-benchmark's fixture, and a repeat of a disturbed round without: the fixture times once."""
-        from bench.clock import Clock, sample
+        from bench.clock import Clock, Function, idle, sample
+
+        def sampler(function: Function, calls: int, before: Function = idle, after: Function = idle) -> list[float]:
+            has_timed = benchmark.stats is not None
+            if has_timed:
+                return sample(function, calls, before, after, clock=Clock(case.device))
+            benchmark.pedantic(function, setup=before, teardown=after, rounds=calls)
+            return list(benchmark.stats.stats.data)
 
         assert self._bench is not None
         if isinstance(case, Speed):
-
-            def sampler(function: Any, calls: int) -> list[float]:
-                has_timed = benchmark.stats is not None
-                if has_timed:
-                    return sample(function, calls, clock=Clock(case.device))
-                benchmark.pedantic(function, rounds=calls)
-                return list(benchmark.stats.stats.data)
-
             record: Record = self._bench.measure(case, sampler)
         else:
-            from bench.jobs.overhead import load_images, measure_overhead, overhead_config, sample_turns
-
-            def turn_sampler(function: Any, before: Any, after: Any, calls: int) -> list[float]:
-                has_timed = benchmark.stats is not None
-                if has_timed:
-                    return sample_turns(function, before, after, calls, clock=Clock(case.device))
-                benchmark.pedantic(function, setup=before, teardown=after, rounds=calls)
-                return list(benchmark.stats.stats.data)
+            from bench.jobs.overhead import load_images, measure_overhead, overhead_config
 
             assert isinstance(case, Overhead)
             dataset = load_images(self.config.getoption("data"), self.config.getoption("data_root"))
             config, seconds = overhead_config(case.device), self._seconds(case)
-            record = measure_overhead(case, config, dataset, seconds=seconds, sampler=turn_sampler)
+            record = measure_overhead(case, config, dataset, seconds=seconds, sampler=sampler)
         self.records.append(record)  # kept even if it cannot be written
         return record
 

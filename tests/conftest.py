@@ -3,10 +3,13 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 # At import: a conftest below may import Triton, which reads this, before pytest is configured. Benchmarks time no interpreter.
@@ -56,3 +59,26 @@ def smooth_images(count: int, size: int, seed: int = 0) -> Tensor:
 def images() -> Tensor:
     """[8, 3, 32, 32] uint8."""
     return smooth_images(8, 32)
+
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> MakeFolder:
+    """Return a function that makes a folder of PNG noise."""
+
+    def make(
+        classes: tuple[str, ...] = ("ant", "bee"), *, test: str = "test", count: int = 3, size: tuple[int, int] = (8, 8)
+    ) -> Path:
+        rng = np.random.default_rng(0)
+        folder = tmp_path / "photos"
+        for split in ("train", test):
+            for name in classes:
+                (folder / split / name).mkdir(parents=True, exist_ok=True)
+                for i in range(count):
+                    pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+        return folder
+
+    return make

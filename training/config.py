@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from training.terminal import printable
+from training.terminal import printable, written_hints
 
 if TYPE_CHECKING:
     import torch
@@ -226,13 +226,14 @@ def validate(config: TrainConfig | FinetuneConfig) -> torch.device:
 
     Returns the (first) device that this process will train on. Raises ValueError with one line that says what to change.
     """
+    from augment import BACKENDS, RECIPES
     from training.distributed import resolve_device, visible_devices
 
     if isinstance(config, FinetuneConfig):
         return _validate_finetune(config)
     _check_numbers(config)
     _check_train_numbers(config)
-    _check_train_names(config)
+    _check_names(config, model=MODELS, recipe=RECIPES, backend=BACKENDS)
     device = resolve_device(config.device)
     _check_placement(config, device)
     devices = len(visible_devices(config.device))
@@ -285,21 +286,13 @@ def _check_train_numbers(config: TrainConfig) -> None:
         raise ValueError(f"warm_up_epochs must lie between 0 and epochs ({config.epochs}), got {config.warm_up_epochs}")
 
 
-def _check_names(config: TrainConfig | FinetuneConfig, **allowed: tuple[str, ...]) -> None:
-    for name, names in allowed.items():
+def _check_names(config: TrainConfig | FinetuneConfig, **valid: Iterable[str]) -> None:
+    """Check the fields whose type lists their values, after these."""
+    literals = {name: get_args(hint) for name, hint in written_hints(type(config)).items() if get_origin(hint) is Literal}  # type: ignore[arg-type]
+    for name, names in {**valid, **literals}.items():
         value = getattr(config, name)
         if value not in names:
             raise ValueError(f"unknown {name} {value!r}; known: {', '.join(names)}")
-
-
-def _check_train_names(config: TrainConfig) -> None:
-    from augment import BACKENDS, RECIPES
-
-    _check_names(
-        config, model=MODELS, recipe=tuple(RECIPES), backend=tuple(BACKENDS), augment_on=get_args(Placement),
-        decode=get_args(Decode), optimizer=get_args(Optimizer), schedule=get_args(Schedule), precision=get_args(Precision),
-        graph=get_args(Graph),
-    )  # fmt: skip
 
 
 def _check_placement(config: TrainConfig, device: torch.device) -> None:
@@ -344,7 +337,7 @@ def _validate_finetune(config: FinetuneConfig) -> torch.device:
     _check_numbers(config)
     if config.batch_size < 2:
         raise ValueError(f"batch_size must be at least 2, as batch norm compares images, got {config.batch_size}")
-    _check_names(config, mode=get_args(Mode), augment_on=get_args(PhotoPlacement))
+    _check_names(config)
     check_size(config.model, config.width, config.image_size)
     if config.mode != "scratch" and config.init == "scratch":
         raise ValueError(f"mode {config.mode} needs weights to start from: take --init imagenet or a file, or --mode scratch")

@@ -161,13 +161,13 @@ class Ranks:
             raise answer[0]
         return cast(T, answer[0])
 
-    def check_equal(self, what: str, value: Mapping[str, Any]) -> None:
+    def check_equal(self, noun: str, value: Mapping[str, Any]) -> None:
         """Raise ValueError, on every rank, if two ranks have different values."""
         for rank, there in enumerate(self.gather(value)):
             name = next((name for name in value if there[name] != value[name]), None)
             if name is not None:
                 raise ValueError(
-                    f"ranks {self.rank} and {rank} have different {what}: {name} is {value[name]} and {there[name]}; "
+                    f"ranks {self.rank} and {rank} have different {noun}: {name} is {value[name]} and {there[name]}; "
                     "start all with the same options on the same data"
                 )
 

@@ -1,4 +1,4 @@
-"""From decoded images to batches on the device, wherever the augmentation runs."""
+"""Batches on the device from decoded images, wherever the augmentation runs."""
 
 import functools
 import itertools

@@ -116,7 +116,7 @@ def _measure_steps(current: ImageTrainer, seconds: float, steps: int | None) -> 
     phases = clock.split_s()
     means = {name: total / ranks.world for name, total in zip(phases, ranks.total(*phases.values()), strict=True)}
     # A rank whose driver reports nothing makes the sum over ranks NaN.
-    reported = [math.nan if value is None else value for value in (meter.power.utilisation, meter.power.energy_j)]
+    reported = [math.nan if value is None else value for value in (meter.utilisation, meter.energy_j)]
     utilisation, energy_j = (None if math.isnan(total) else total for total in ranks.total(*reported))
     return {
         "steps": done, "examples": totals.read(ranks)[2], "wall_s": wall_s, "wait_s": wait_s,

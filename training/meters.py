@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -120,28 +119,23 @@ def _seconds(since: Moment, until: Moment) -> float:
 # ---- power --------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Power:
-    """Mean GPU utilisation (share of the time with a kernel) and total energy (J) over GPUs; None if NVML reports none."""
+class PowerMeter:
+    """Watches CUDA devices between entering and leaving, from a thread that wakes ten times a second.
+
+    ``utilisation`` is the mean share of the time with a kernel, ``energy_j`` the total of all devices: the difference of NVML's
+    own counter (Volta and later), else the mean of the sampled power times the time. Both are None on other devices, and where
+    NVML reports nothing.
+    """
 
     utilisation: float | None = None
     energy_j: float | None = None
 
-
-class PowerMeter:
-    """Watches CUDA devices between entering and leaving, from a thread that wakes ten times a second.
-
-    Energy is the difference of NVML's own counter (Volta and later), else the mean of the sampled power times the time. On
-    other devices, and where NVML reports nothing, ``power`` has only None.
-    """
-
     def __init__(self, devices: Sequence[torch.device]) -> None:
-        self._handles = [handle for device in devices if (handle := _find_handle(device)) is not None]
+        self._handles = [handle for device in devices if (handle := find_handle(device)) is not None]
         self._utilisations: list[float | None] = []
         self._powers_w: list[list[float | None]] = [[] for _ in self._handles]
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.power = Power()
 
     def __enter__(self) -> PowerMeter:
         self._before_j = [_query(_energy_j, handle) for handle in self._handles]
@@ -160,8 +154,8 @@ class PowerMeter:
             sampled_j = None if mean_w is None else mean_w * seconds
             energies_j.append(sampled_j if before is None or after is None else after - before)
         reported = [energy for energy in energies_j if energy is not None]
-        is_whole = bool(reported) and len(reported) == len(energies_j)
-        self.power = Power(utilisation=_mean(self._utilisations), energy_j=sum(reported) if is_whole else None)
+        self.utilisation = _mean(self._utilisations)
+        self.energy_j = sum(reported) if reported and len(reported) == len(energies_j) else None
 
     def _watch(self) -> None:
         while self._handles and not self._over.wait(POWER_INTERVAL_S):
@@ -176,8 +170,8 @@ def _mean(samples: Sequence[float | None]) -> float | None:
     return statistics.fmean(reported) if reported else None
 
 
-def _find_handle(device: torch.device) -> Any | None:
-    """Return NVML's handle of a device, found by UUID: NVML numbers all GPUs of the machine, torch the visible ones."""
+def find_handle(device: torch.device) -> Any | None:
+    """Return NVML's handle of a device, by UUID: NVML numbers all GPUs of the machine, torch the visible ones; None without."""
     if device.type != "cuda":
         return None
     with contextlib.suppress(Exception):  # no driver, no NVML, a virtual GPU: its errors are many, and power is an extra

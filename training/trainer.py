@@ -159,12 +159,12 @@ class ImageTrainer(Trainer):
     def _prepare_into(self, step: graph.Captured, *received: Tensor) -> Tensor:
         return step.fill(self.feed.prepare(*received))
 
-    def _try_capture(self, what: str, function: Callable[..., Tensor], buffers: Sequence[Tensor]) -> graph.Captured | None:
+    def _try_capture(self, name: str, function: Callable[..., Tensor], buffers: Sequence[Tensor]) -> graph.Captured | None:
         """Return the captured function; None after a line with the reason if it cannot be captured."""
         try:
             return graph.Captured(function, buffers)
         except RuntimeError as error:  # also CUDA's and out of memory
-            print(f"attention: {what} is no CUDA graph ({' '.join(str(error).split())})", file=sys.stderr, flush=True)
+            print(f"attention: {name} is no CUDA graph ({' '.join(str(error).split())})", file=sys.stderr, flush=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             return None

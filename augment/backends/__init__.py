@@ -31,7 +31,8 @@ class Backend:
     """A library and a way of driving it; ``order`` is its place in tables.
 
     ``on_device`` tells whether it takes batches on an accelerator, ``floats_only`` whether its library refuses integer images,
-    ``forks`` whether it works in a forked process, as loader workers are.
+    ``forks`` whether it works in a forked process, as loader workers are, ``reseeds`` whether ``torch.manual_seed`` sets what a
+    pipeline draws that has been built and called before.
     ``why_not`` returns the reason why it cannot run on a device of this machine, None if it can.
     """
 
@@ -44,6 +45,7 @@ class Backend:
     on_device: bool = True
     floats_only: bool = False
     forks: bool = True
+    reseeds: bool = True
     why_not: Callable[[torch.device], str | None] = lambda device: None
 
     def cell(self, op: Op) -> Any:

@@ -69,6 +69,11 @@ PIL_ONLY = {NAME: Cell(lambda op: None, {}, lambda op: "DALI's class takes PIL i
 """Cell of an op whose class takes interleaved images."""
 
 
+def draw_seed() -> int:
+    """Draw a seed for a graph from PyTorch's generator."""
+    return int(torch.randint(2**31 - 1, ()))
+
+
 @contextlib.contextmanager
 def without_stream() -> Iterator[None]:
     """Answer None where DALI asks for a stream on a machine without CUDA."""
@@ -105,7 +110,7 @@ def run_operators(operators: Sequence[DaliOperator]) -> Runner:
             for index, group in enumerate([[operator] for operator in operators] if is_watched else [operators]):
                 key = (index, images.device, images.dtype, len(images))
                 if group and key not in runs:
-                    seed = int(torch.randint(2**31 - 1, ()))
+                    seed = draw_seed()
                     built = [operator.build(images) for operator in group]
                     runs[key] = watch(group[0], built[0], images, seed) if is_watched else build_graph(built, images, seed)
                 images = runs[key](images) if group else images
@@ -211,6 +216,7 @@ class DaliOperatorRecorder:
 BACKENDS = (
     StepBackend(
         name=NAME, library=NAME, lane="per_image", order=56, recorder=DaliOperatorRecorder, run_steps=run_composed,
-        why_not=why_not, forks=False, about="DALI's API after torchvision's: one graph for the batch, a draw for each image",
+        why_not=why_not, forks=False, reseeds=False,
+        about="DALI's API after torchvision's: one graph for the batch, a draw for each image",
     ),
 )  # fmt: skip

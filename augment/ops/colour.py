@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from augment.backends.albumentations import albumentations
 from augment.backends.dali import clamp, contrast, dali, unit
-from augment.backends.dali_torchvision import PIL_ONLY, dali_torchvision
+from augment.backends.dali_torchvision import PIL_ONLY, dali_torchvision, draw_seed
 from augment.backends.kornia import Clamp, kornia
 from augment.backends.torchvision import torchvision
 from augment.backends.triton_augment import triton_augment
@@ -458,7 +458,8 @@ class GaussianBlur(Op):
         torchvision(lambda op: v2.GaussianBlur(op.kernel_size, op.sigma), sigma=("sigma", 0))
         | kornia(lambda op: K.RandomGaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0))
         | dali(lambda ndd, op, images, drawn: ndd.gaussian_blur(images, sigma=drawn["sigma"], window_size=op.kernel_size))
-        | dali_torchvision("GaussianBlur", lambda op, white: asdict(op), sigma=_sigma_of_dali)
+        # Without a seed of its own DALI's class draws the same numbers in every process: docs/upstream.md.
+        | dali_torchvision("GaussianBlur", lambda op, white: {**asdict(op), "seed": draw_seed()}, sigma=_sigma_of_dali)
         | albumentations(
             lambda A, op, white: [A.GaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0)], sigma=_sigma_of_kernel
         )

@@ -59,9 +59,9 @@ def plan(grid: Grid, *, memory_bytes: Callable[[str], int] | None = None) -> lis
     check_names("op", grid.ops, augment.OPS)
     check_names("recipe", grid.recipes, augment.RECIPES)
     check_names("dtype", (grid.dtype,), DTYPES)
-    for what, sizes in (("batch size", grid.batch_sizes), ("image size", grid.image_sizes)):
+    for noun, sizes in (("batch size", grid.batch_sizes), ("image size", grid.image_sizes)):
         if sizes is not None and (not sizes or min(sizes) < 1):
-            raise ValueError(f"{what} must be at least 1, got {', '.join(map(str, sizes)) or 'none'}")
+            raise ValueError(f"{noun} must be at least 1, got {', '.join(map(str, sizes)) or 'none'}")
     for device in grid.devices:
         check_device(device)
     free_bytes = {device: (memory_bytes or free_memory)(device) for device in grid.devices}
@@ -148,11 +148,11 @@ def _check_case(case: Speed, free_bytes: int) -> Speed:
     return case
 
 
-def check_names(what: str, names: Sequence[str] | None, valid: Iterable[str]) -> None:
+def check_names(noun: str, names: Sequence[str] | None, valid: Iterable[str]) -> None:
     """Raise ValueError, listing ``valid``, for the first name that is not in it; None stands for the default."""
     for name in names or ():
         if name not in valid:
-            raise ValueError(f"unknown {what} {name!r}; known: {', '.join(valid)}")
+            raise ValueError(f"unknown {noun} {name!r}; known: {', '.join(valid)}")
 
 
 def check_device(name: str) -> None:

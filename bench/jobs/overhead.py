@@ -3,7 +3,7 @@
 import functools
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from augment import build
-from bench.clock import Clock, Function, sample
+from bench.clock import Clock, Function, Sampler, sample
 from bench.limits import busy_share
 from bench.presets import preset
 from bench.records import Overhead
@@ -26,8 +26,6 @@ TRAIN_IMAGES = 2000
 WARM_UP_STEPS = 3
 BUSY_STEPS = 20
 FEWEST_TURNS, MOST_TURNS = 6, 200
-TurnSampler = Callable[[Function, Function, Function, int], Sequence[float]]
-"""(function, before, after, calls) -> seconds of each call of ``function``; the other two run around it, off the clock."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -111,19 +109,7 @@ class Turns:
         self.seconds += sample(self._function, 1, clock=self._clock)
 
 
-def sample_turns(function: Function, before: Function, after: Function, calls: int, *, clock: Clock) -> list[float]:
-    """Sample as a ``TurnSampler``, without pytest-benchmark."""
-    seconds = []
-    for _ in range(calls):
-        before()
-        seconds += sample(function, 1, clock=clock)
-        after()
-    return seconds
-
-
-def measure_overhead(
-    case: Overhead, config: TrainConfig, dataset: Dataset, *, seconds: float, sampler: TurnSampler | None = None
-) -> Overhead:
+def measure_overhead(case: Overhead, config: TrainConfig, dataset: Dataset, *, seconds: float, sampler: Sampler) -> Overhead:
     """Take steps of both loops in turns for about ``seconds``; batches of the same turn have the same size.
 
     Returns:
@@ -135,11 +121,10 @@ def measure_overhead(
         clock = Clock(trainer.device)
         bare, trained = bare_steps(trainer.config, dataset, trainer.device), trained_steps(trainer)
         warm = Turns(lambda: next(bare), clock)
-        first = sample_turns(lambda: next(trained), warm.before, warm.after, WARM_UP_STEPS, clock=clock)
+        first = sample(lambda: next(trained), WARM_UP_STEPS, warm.before, warm.after, clock=clock)
         calls = min(MOST_TURNS, max(FEWEST_TURNS, math.ceil(seconds / (first[-1] + warm.seconds[-1]))))
         turns = Turns(lambda: next(bare), clock)
-        take = sampler or functools.partial(sample_turns, clock=clock)
-        step_s = tuple(take(lambda: next(trained), turns.before, turns.after, calls))
+        step_s = tuple(sampler(lambda: next(trained), calls, turns.before, turns.after))
         return msgspec.structs.replace(
             case, status="ok", dataset=dataset.name, fingerprint=dataset.fingerprint, fallback=dataset.fallback,
             lane=trainer.feed.lane, implementation=trainer.feed.implementation, devices=tuple(trainer.devices),

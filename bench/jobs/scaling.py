@@ -22,7 +22,7 @@ from rich.console import Console
 
 from bench.jobs.grid import check_names
 from bench.jobs.job import ImageOptions, Job, JobOptions, Report, data_facts, plan_training, run_job, take
-from bench.jobs.throughput import check_repetitions
+from bench.jobs.throughput import base_config, check_repetitions
 from bench.presets import preset
 from bench.records import Scaling, one_line
 from training.config import Precision, TrainConfig
@@ -196,7 +196,6 @@ def _base_config(options: ScalingOptions) -> tuple[TrainConfig, int]:
     import torch
 
     from augment import BACKENDS, RECIPES
-    from training.config import resolve_auto
     from training.distributed import resolve_device
 
     check_names("backend", (options.backend,), BACKENDS)
@@ -206,12 +205,10 @@ def _base_config(options: ScalingOptions) -> tuple[TrainConfig, int]:
     kind = resolve_device(options.device).type
     check_repetitions(options.seconds, options.rounds)
     chosen = preset("quick", kind)
-    base = TrainConfig(
-        data=options.data, data_root=options.data_root, recipe=options.recipe, backend=options.backend, resident=True,
-        model=take(options.model, chosen.model), width=take(options.width, chosen.width), batch_size=options.batch_size,
-        precision=options.precision, max_train=take(options.max_train, chosen.max_train), max_test=chosen.max_test, device=kind,
-    )  # fmt: skip
-    return resolve_auto(base, torch.device(kind)), torch.accelerator.device_count() if kind != "cpu" else 0
+    settings = {"recipe": options.recipe, "backend": options.backend, "resident": True, "max_test": chosen.max_test}
+    return base_config(
+        options, chosen, torch.device(kind), **settings
+    ), torch.accelerator.device_count() if kind != "cpu" else 0
 
 
 def process_counts(options: ScalingOptions, base: TrainConfig, gpus: int) -> tuple[int, ...]:

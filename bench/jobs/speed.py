@@ -146,7 +146,7 @@ class Bench:
 
 
 def _image_bytes(result: object) -> int:
-    """Bytes of the images; labels are negligible."""
+    """Return the bytes of the images; labels are negligible."""
     images = result[0] if isinstance(result, tuple) else result
     return images.nbytes if isinstance(images, torch.Tensor) else 0
 

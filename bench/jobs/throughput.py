@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
@@ -276,7 +276,7 @@ def throughput(options: ThroughputOptions, console: Console, report: Report) -> 
     device = resolve_device(options.device)
     chosen = preset("quick", device.type)
     _check(options)
-    base = _base_config(options, chosen, device)
+    base = base_config(options, chosen, device)
     validate(base)
     dataset = load(
         options.data, root=options.data_root, max_train=base.max_train, max_test=chosen.max_test, download=options.download
@@ -297,12 +297,14 @@ def throughput(options: ThroughputOptions, console: Console, report: Report) -> 
     return run_job(job, options, console, report)
 
 
-def _base_config(options: ThroughputOptions, chosen: Preset, device: "torch.device") -> TrainConfig:
+def base_config(options: Any, chosen: Preset, device: "torch.device", **settings: Any) -> TrainConfig:
+    """Return the config that all cases share: the options' settings, those left out from the quick preset."""
     from training.config import resolve_auto
 
     base = TrainConfig(
-        data=options.data, model=take(options.model, chosen.model), width=take(options.width, chosen.width), device=str(device),
-        batch_size=options.batch_size, max_train=take(options.max_train, chosen.max_train), precision=options.precision,
+        data=options.data, data_root=options.data_root, model=take(options.model, chosen.model),
+        width=take(options.width, chosen.width), max_train=take(options.max_train, chosen.max_train),
+        batch_size=options.batch_size, precision=options.precision, device=str(device), **settings,
     )  # fmt: skip
     return resolve_auto(base, device)
 

@@ -10,6 +10,11 @@ from training.data import Dataset, load
 Refuse = Callable[[list[str]], str]
 
 
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread: None) -> None:
+    """Jobs as small as the tests' gain nothing from a second thread."""
+
+
 @pytest.fixture(scope="session")
 def shapes() -> Dataset:
     """Return 100 + 10 drawn shapes of 32 pixels."""

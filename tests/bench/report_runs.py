@@ -10,13 +10,7 @@ from bench.records import Audit, AuditCell, AuditLane, AuditParity, DataSet, Epo
 from bench.report.facts.gallery import INDEX, Gallery, Picture
 from tests.bench.stored import audited, failed, store, trained
 
-LANES = {
-    "pil": "per_image",
-    "torchvision_loop": "per_image",
-    "kornia": "per_image",
-    "fused": "per_image",
-    "torchvision": "per_batch",
-}
+LANES = dict.fromkeys(("pil", "torchvision_loop", "kornia", "fused"), "per_image") | {"torchvision": "per_batch"}
 OPS = ("HorizontalFlip", "RandomCrop", "RandomResizedCrop", "Rotate", "Affine", "Hue", "ColorJitter", "Grayscale", "Solarize")
 TIMES_FASTER = {"pil": 1, "torchvision_loop": 2, "kornia": 20, "fused": 40, "torchvision": 100}
 ODD = "d<l> & [x]"

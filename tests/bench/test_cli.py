@@ -16,8 +16,6 @@ from bench.records import Disturbance, load_run
 from tests.bench.conftest import Refuse
 from tests.bench.stored import store, trained
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 VERSION = importlib.metadata.version("augmark")
 SHAPES = ["--data", "synthetic", "--device", "cpu"]
 EARLY: list[tuple[list[str], str]] = [

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from bench.export import Document, Row, columns, export, export_command, json_schema, rows, validate_run
 from bench.records import Gpu, Kind, Run, append, load_run, load_runs, merge
-from tests.bench.stored import CASE, OTHER, VERDICT, audited, failed, speeds, store, trained
+from tests.bench.stored import CASE, OTHER, VERDICT, audited, failed, present, speeds, store, trained
 
 PUBLISHED = Path(__file__).parents[2] / "results"
 SAMPLES = [[0.1, 0.3], [0.2, 0.2, 0.5], [0.25]]
@@ -31,8 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def text(folder: Path, format: Any) -> str:
-    exported = export(load_run(folder), format, None)
-    assert exported is not None
+    exported = present(export(load_run(folder), format, None))
     return exported
 
 

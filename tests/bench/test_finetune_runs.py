@@ -5,21 +5,18 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from bench import cli
 from bench.jobs import finetune
 from bench.jobs.finetune import FinetuneOptions
 from bench.records import RECORDS, Finetune, Record, append, load_run
+from tests.conftest import MakeFolder
 from training import checkpoint, models
 from training import finetune as training
 from training.config import FinetuneConfig
 from training.finetune import FineTuner
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUIET = Console(quiet=True)
 ARMS = {("full", "device"), ("frozen", "device"), ("frozen", "none"), ("scratch", "device")}
@@ -30,15 +27,9 @@ def no_report(folder: Path) -> None:
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FinetuneConfig:
+def config(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FinetuneConfig:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for name in ("ant", "bee"):
-            folder = tmp_path / "photos" / split / name
-            folder.mkdir(parents=True)
-            for i in range(3):
-                Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / f"{i}.jpg")
+    make_folder(test="val", size=(24, 20))
     (tmp_path / "photos/train/ant/x.gif").write_bytes(b"GIF89a")
     checkpoint.save(tmp_path / "weights.pt", {"model": models.create("resnet8", 10, 2).state_dict()})
     return FinetuneConfig(

@@ -17,16 +17,16 @@ from bench.gallery import (
     RANDOM_ROWS,
     STRIP_SIDE,
     Panel,
+    draw_page,
     draw_results,
-    draw_sheets,
     draw_single,
     draw_strips,
-    load_photograph,
     tile,
     working_square,
 )
 from bench.records import Run
 from bench.report.facts.gallery import INDEX, Gallery, load_gallery
+from tests.bench.stored import present
 
 BACKENDS = ("torchvision", "kornia", "fused")
 
@@ -119,20 +119,6 @@ def test_photographs_become_centre_squares(shape: tuple[int, int], side: int) ->
     assert float(middle) == pytest.approx((side - 1) / 2, abs=0.5)
 
 
-def test_images_are_read_upright_and_in_colour(tmp_path: Path) -> None:
-    """Grey with transparency, and a photograph that its EXIF tag turns by 90 degrees: the red left half comes out on top."""
-    Image.new("LA", (20, 30), (100, 128)).save(tmp_path / "grey.png")
-    assert load_photograph(tmp_path / "grey.png").shape == (1, 3, 30, 20)
-    turned = Image.new("RGB", (40, 20), (0, 0, 255))
-    turned.paste((255, 0, 0), (0, 0, 20, 20))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "turn 90 degrees clockwise to show"
-    turned.save(tmp_path / "turned.png", exif=exif)
-    upright = load_photograph(tmp_path / "turned.png")
-    assert upright.shape == (1, 3, 40, 20)
-    assert upright[0, :, 5, 10].tolist() == [255, 0, 0]
-
-
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     text, whole, cut = tmp_path / "words.jpg", tmp_path / "whole.jpg", tmp_path / "cut.jpg"
     text.write_text("no image")
@@ -140,11 +126,11 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     cut.write_bytes(whole.read_bytes()[:-500])
     for path in (text, cut, tmp_path / "missing.png", tmp_path):
         with pytest.raises(ValueError, match="cannot read an image from") as caught:
-            draw_sheets(image=path, out=tmp_path / "out")
+            draw_page(image=path, out=tmp_path / "out")
         assert "\n" not in str(caught.value)
     for names in ({"backends": ["nope"]}, {"ops": ["nope"]}, {"recipes": ["nope"]}):
         with pytest.raises(ValueError, match=r"unknown .* 'nope'; known: "):
-            draw_sheets(image=whole, out=tmp_path / "out", **names)  # type: ignore[arg-type]
+            draw_page(image=whole, out=tmp_path / "out", **names)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 16 x 16"):
         working_square(noise(side=8))
     with pytest.raises(ValueError, match="uint8"):
@@ -160,10 +146,9 @@ def test_the_page_shows_random_results_below_the_strips(tmp_path: Path) -> None:
     original = noise()[0].permute(1, 2, 0).numpy()
     Image.fromarray(original).save(tmp_path / "photo.png")
     chosen = {"backends": ["torchvision_loop", "kornia"], "ops": ["HorizontalFlip"], "recipes": ["cutmix"]}
-    (page,) = draw_sheets(image=tmp_path / "photo.png", out=tmp_path / "new", **chosen)  # type: ignore[arg-type]
+    page = draw_page(image=tmp_path / "photo.png", out=tmp_path / "new", **chosen)  # type: ignore[arg-type]
     assert page.read_text().count("data:image/png;base64,") == 2
-    gallery = load_gallery(Run(path=page.parent, name="new"))
-    assert gallery is not None
+    gallery = present(load_gallery(Run(path=page.parent, name="new")))
     rows = cells(page.parent, gallery, "HorizontalFlip")
     assert len(rows) == 2 + RANDOM_ROWS
     assert f"The last {RANDOM_ROWS} rows of each strip: random results." in page.read_text()

@@ -8,6 +8,7 @@ import pytest
 
 from bench import catalog, cli
 from bench.presets import PresetName
+from tests.bench.stored import present
 from training.config import MODELS
 from training.presets import PresetName as TrainingPresetName
 
@@ -26,8 +27,7 @@ def print_help(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 def test_every_command_is_walked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    names = re.search(r"\{([a-z,]+)\}", print_help("", monkeypatch, capsys))
-    assert names is not None
+    names = present(re.search(r"\{([a-z,]+)\}", print_help("", monkeypatch, capsys)))
     assert sorted(names[1].split(",")) == sorted(COMMANDS)
 
 

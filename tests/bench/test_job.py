@@ -1,17 +1,15 @@
 """What all jobs share: records filled from training results, the line of a result, and the report at the end."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.jobs.job import duration, fill, outcome, plan_training, repetition, reporting
-from bench.records import Accuracy, Overhead, Pipeline, Throughput
+from bench.records import Accuracy, Throughput
+from tests.bench.stored import trained
 from training.config import TrainConfig
 from training.data import Dataset
 from training.loop import measure_throughput, train
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = TrainConfig(model="resnet8", width=4, device="cpu", batch_size=48, epochs=2, recipe="flip", backend="fused", seed=3)
 
@@ -41,26 +39,13 @@ def test_a_record_of_speed_has_the_split_and_no_epochs(shapes: Dataset) -> None:
 
 def test_a_result_is_a_few_words() -> None:
     assert outcome(Accuracy(status="failed", reason="no [gpu] here")) == "failed (no [gpu] here)"
-    good: dict[str, Any] = {
-        "recipe": "flip",
-        "backend": "pil",
-        "augment_on": "workers",
-        "model": "m",
-        "width": 4,
-        "batch_size": 8,
-    }
-    good |= {"image_size": 32, "precision": "float32", "dataset": "d", "fingerprint": "f", "lane": "per_image"}
-    accuracy = Accuracy(**good, num_epochs=1, test_accuracy=0.5, train_accuracy=0.5, loss=1.0, seed=2)
+    accuracy = trained("accuracy", test_accuracy=0.5, seed=2)
     assert outcome(accuracy) == "test accuracy 50.0%"
     assert repetition(accuracy).endswith(", seed 2")
-    overhead = Overhead(**good, step_over_bare=1.05, round=2)
+    overhead = trained("overhead", step_over_bare=1.05, round=2)
     assert outcome(overhead) == "step over bare 105.0%"
     assert repetition(overhead).endswith(", round 3")
-    fed = Pipeline(
-        decoder="pil", batch_size=8, image_size=8, images_per_s=1234.5, wall_s=1.0, images=8, stages=(), dataset="d",
-        fingerprint="f",
-    )  # fmt: skip
-    assert outcome(fed) == "1,234 images/s"
+    assert outcome(trained("pipeline", images_per_s=1234.5)) == "1,234 images/s"
     assert [duration(seconds) for seconds in (40, 200, 9000)] == ["40 s", "3 min", "2.5 h"]
 
 

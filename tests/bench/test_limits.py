@@ -22,8 +22,6 @@ from bench.limits import (
     roofline_share,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_share_is_the_time_of_a_copy_over_the_time_taken() -> None:
     # 3 MB in and 12 MB out at 30 GB/s take half a millisecond; a call of 2 ms is at a quarter of the limit.

@@ -5,16 +5,14 @@ from typing import Any
 import pytest
 import torch
 
-from bench.clock import Clock
+from bench.clock import Clock, sample
 from bench.jobs.job import plan_training
-from bench.jobs.overhead import Turns, bare_steps, measure_overhead, sample_turns, trained_steps
+from bench.jobs.overhead import Turns, bare_steps, measure_overhead, trained_steps
 from bench.records import Overhead
 from training import models
 from training.config import TrainConfig
 from training.data import Dataset
 from training.loop import open_trainer
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = TrainConfig(model="resnet8", width=4, device="cpu", augment_on="none", resident=True, batch_size=48)
 
@@ -62,7 +60,7 @@ def test_the_bare_loop_learns(shapes: Dataset, monkeypatch: pytest.MonkeyPatch) 
 def test_neither_loop_is_always_the_second() -> None:
     order: list[str] = []
     turns = Turns(lambda: order.append("bare"), Clock("cpu"))
-    sample_turns(lambda: order.append("trainer"), turns.before, turns.after, 4, clock=Clock("cpu"))
+    sample(lambda: order.append("trainer"), 4, turns.before, turns.after, clock=Clock("cpu"))
     assert order == ["bare", "trainer", "trainer", "bare"] * 2
     assert len(turns.seconds) == 4
 
@@ -71,9 +69,9 @@ def test_the_record_pairs_the_steps(shapes: Dataset) -> None:
     """With a sampler that claims each step of the trainer took twice as long as the bare one beside it: a ratio of 2."""
     bare: list[float] = []
 
-    def sampler(function: Any, before: Any, after: Any, calls: int) -> list[float]:
+    def sampler(function: Any, calls: int, before: Any, after: Any) -> list[float]:
         turns = before.__self__
-        sample_turns(function, before, after, calls, clock=Clock("cpu"))
+        sample(function, calls, before, after, clock=Clock("cpu"))
         bare.extend(turns.seconds)
         return [2 * seconds for seconds in turns.seconds]
 

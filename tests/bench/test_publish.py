@@ -17,10 +17,13 @@ ROUNDS = [[0.1, 0.2]] * 3
 FUSED = replace(CASE, backend="fused")
 
 
-def fit(folder: Path, **changes: Any) -> Path:
-    """Write a run that may be published, but for ``changes``."""
-    samples = changes.pop("samples", {CASE: ROUNDS, OTHER: "out of memory"})
-    return store(folder, samples, audit=changes.pop("audit", audited(VERDICT)), **changes)
+def fit(folder: Path, *, fused: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """Write a run that may be published, but for ``changes``; ``fused`` are fields of its records of fused, without it none."""
+    samples = changes.pop("samples", {CASE: ROUNDS, OTHER: "out of memory"} | ({} if fused is None else {FUSED: []}))
+    store(folder, samples, audit=changes.pop("audit", audited(VERDICT)), **changes)
+    for record in [] if fused is None else speeds(FUSED, ROUNDS, **fused):
+        append(folder, record)
+    return folder
 
 
 def console() -> Console:
@@ -95,9 +98,9 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "two rounds": ({"samples": {CASE: ROUNDS[:2]}}, "1 case rest on fewer than 3 rounds"),
     "not run": ({"samples": {CASE: ROUNDS, OTHER: []}}, "1 planned measurement did not run"),
     "nothing": ({"samples": {CASE: "process died"}}, "nothing was measured"),
-    "disturbed": ({"samples": {CASE: ROUNDS, FUSED: []}}, "other processes disturbed 1 case"),
+    "disturbed": ({"fused": {"disturbance": Disturbance(others_cpu=0.5)}}, "other processes disturbed 1 case"),
     "not audited": ({"audit": None}, "was not audited"),
-    "fell back": ({"samples": {CASE: ROUNDS, FUSED: []}}, "fused fell back to tensor operations in 1 case"),
+    "fell back": ({"fused": {"implementation": "tensors"}}, "fused fell back to tensor operations in 1 case"),
 }
 
 
@@ -105,12 +108,6 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_may_not_be_published(tmp_path: Path, what: str) -> None:
     changes, words = OBJECTIONS[what]
     run = fit(tmp_path / "run", **changes)
-    fields: dict[str, dict[str, Any]] = {
-        "fell back": {"implementation": "tensors"},
-        "disturbed": {"disturbance": Disturbance(others_cpu=0.5)},
-    }
-    for record in speeds(FUSED, ROUNDS, **fields[what]) if what in fields else []:
-        append(run, record)
     assert any(words in objection for objection in objections(load_run(run))), objections(load_run(run))
     with pytest.raises(ValueError, match="cannot be published: ") as error:
         publish([run], tmp_path / "published", console())
@@ -120,12 +117,10 @@ def test_what_may_not_be_published(tmp_path: Path, what: str) -> None:
 
 
 def test_a_fit_run_meets_no_objection_and_a_broken_file_is_one(tmp_path: Path) -> None:
-    run = fit(tmp_path / "run", samples={CASE: ROUNDS, FUSED: []})
-    for record in speeds(FUSED, ROUNDS, implementation="c"):
-        append(run, record)
+    run = fit(tmp_path / "run", fused={"implementation": "c"})
     assert objections(load_run(run)) == []
     with (run / "records.jsonl").open("a") as file:
         file.write('{"kind": "speed"}\n')
-    assert "line 7 cannot be read" in objections(load_run(run))[0]
+    assert "line 8 cannot be read" in objections(load_run(run))[0]
     (run / "environment.json").unlink()
     assert "the environment is not known" in " ".join(objections(load_run(run)))

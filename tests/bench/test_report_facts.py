@@ -26,7 +26,7 @@ from bench.report.facts.pipeline import feedings
 from bench.report.facts.placement import above_ceiling, contest, cost, host_bound_ceilings, utilisation, workers
 from bench.report.facts.scaling import alike_draws, largest, tables
 from bench.report.facts.state import fallbacks, image_sets, list_remarks, missing, status_counts, verdict_counts
-from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, speeds, store, trained
+from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, present, speeds, store, trained
 
 
 def run_of(*records: Record, **fields: Any) -> Run:
@@ -34,6 +34,9 @@ def run_of(*records: Record, **fields: Any) -> Run:
 
 
 # ---- images per second ----------------------------------------------------------------------------------------------------
+
+
+FLIP = replace(CASE, subject="flip")
 
 
 def speed(backend: str, *rates: float, subject: str = "flip", **fields: Any) -> list[Speed]:
@@ -75,9 +78,7 @@ def test_slower_needs_two_rounds_each_that_do_not_overlap(a: list[float], b: lis
 def test_lanes_stand_apart_and_mixtures_have_no_ratio() -> None:
     batch = speed("torchvision", 500, 510, lane="per_batch")
     mixed = [*speed("kornia", 9, 9, lane="mixed"), *speed("fused", 5, 5, lane="mixed")]
-    unsupported = Speed(
-        suite="recipes", subject="flip", backend="cvcuda", batch_size=100, image_size=32, status="unsupported", reason="no"
-    )
+    unsupported = replace(FLIP, backend="cvcuda", lane=None, status="unsupported", reason="no")
     run = run_of(*batch, *mixed, unsupported, audit=EQUAL)
     by_lane = {table.lane: table for table in lane_tables(run, "recipes")}
     assert list(by_lane) == ["per_batch", "mixed"]
@@ -94,9 +95,7 @@ def test_differences_are_audited_ones_else_declared_ones_else_unknown() -> None:
         cell("kornia", "close", cause="no antialias"), cell("pil", "different", cause="8 bits"), cell("fused", lane=lane)
     )
     assert set(named_differences(run_of(audit=audit)) or {}) == {("flip", "pil"), ("flip", "fused")}
-    planned = Speed(
-        suite="recipes", subject="flip", backend="pil", batch_size=1, image_size=32, status="not_run", differs="8 bits"
-    )
+    planned = replace(FLIP, backend="pil", differs="8 bits")
     assert named_differences(run_of(plan=Plan(suite="quick", cases=(planned,)))) == {("flip", "pil"): "8 bits"}
     assert named_differences(run_of()) is None
     (table,) = lane_tables(run_of(*speed("torchvision_loop", 1, 1), *speed("fused", 2, 2)), "recipes")
@@ -132,20 +131,19 @@ PIL = placed([500, 510, 505], "pil", "workers", num_workers=2, resident=False)
 def test_the_fastest_place_wins_against_rounds_that_do_not_overlap() -> None:
     kornia = placed([980, 1100, 1010], "kornia", resident=True)
     fed = placed([520, 530, 525], resident=False, num_workers=2)
-    found = contest(run_of(*FROZEN, *PIL, *kornia, *FUSED, *fed, *speed("kornia", 9, 9), *speed("fused", 8, 8), audit=EQUAL))
-    assert found is not None
-    assert (found.recipe, found.lane, found.best.backend) == ("flip", "per_image", "fused")
-    assert found.tied_places == ["device"]
-    assert [arm.backend for arm in found.tied_backends] == ["kornia", "fused"]  # undecided in training: the fastest alone first
-    assert found.with_transfer is not None
-    assert found.with_transfer.median("examples_per_s") == 525
-    assert [case.first.backend for case in found.alone] == ["kornia", "fused"]
+    run = run_of(*FROZEN, *PIL, *kornia, *FUSED, *fed, *speed("kornia", 9, 9), *speed("fused", 8, 8), audit=EQUAL)
+    result = present(contest(run))
+    assert (result.recipe, result.lane, result.best.backend) == ("flip", "per_image", "fused")
+    assert result.tied_places == ["device"]
+    # Undecided in training: the fastest alone comes first.
+    assert [arm.backend for arm in result.tied_backends] == ["kornia", "fused"]
+    assert present(result.with_transfer).median("examples_per_s") == 525
+    assert [case.first.backend for case in result.alone] == ["kornia", "fused"]
 
 
 def test_places_whose_rounds_overlap_are_tied() -> None:
-    found = contest(run_of(*FROZEN, *FUSED, *placed([900, 1000, 950], "pil", "workers", num_workers=2)))
-    assert found is not None
-    assert found.tied_places == ["device", "workers"]
+    result = present(contest(run_of(*FROZEN, *FUSED, *placed([900, 1000, 950], "pil", "workers", num_workers=2))))
+    assert result.tied_places == ["device", "workers"]
 
 
 def test_cost_is_the_share_of_the_ceiling_that_is_lost() -> None:
@@ -162,10 +160,8 @@ def test_cost_is_the_share_of_the_ceiling_that_is_lost() -> None:
 def test_the_ceiling_is_the_prepared_batch_else_the_fastest_bare_arm() -> None:
     bare = placed([2000, 2100], augment_on="none")
     (arms,) = settings([*FROZEN, *bare, *FUSED], "throughput")
-    assert (found := ceiling(arms)) is not None
-    assert found.augment_on == "frozen"
-    assert (found := ceiling(settings([*bare, *FUSED], "throughput")[0])) is not None
-    assert found.augment_on == "none"
+    assert present(ceiling(arms)).augment_on == "frozen"
+    assert present(ceiling(settings([*bare, *FUSED], "throughput")[0])).augment_on == "none"
 
 
 def test_parts_of_a_step_add_up_to_its_wall_time() -> None:
@@ -187,10 +183,8 @@ def test_workers_that_keep_up_are_ratios_of_a_round() -> None:
 
 def test_utilisation_is_of_the_usual_recipes_best_arm() -> None:
     records = [*placed([10], model_flops_utilisation=0.3), *placed([9], "kornia", model_flops_utilisation=0.2)]
-    found = utilisation(run_of(*records, *placed([11], augment_on="frozen", model_flops_utilisation=0.4)))
-    assert found is not None
-    assert found[1] is not None
-    assert (found[0].backend, found[1].augment_on) == ("fused", "frozen")
+    result = present(utilisation(run_of(*records, *placed([11], augment_on="frozen", model_flops_utilisation=0.4))))
+    assert (result[0].backend, present(result[1]).augment_on) == ("fused", "frozen")
 
 
 def test_an_arm_above_the_ceiling_in_every_round_is_a_contradiction() -> None:
@@ -218,8 +212,7 @@ def test_differences_are_paired_by_seed() -> None:
     run = run_of(*scores("flip", 0.52, 0.63, 0.44), *scores("none", 0.5, 0.6, 0.4))
     arms = main_setting(run)
     flip, none = best_by_recipe(arms)
-    gap = difference(flip, none)
-    assert gap is not None
+    gap = present(difference(flip, none))
     assert (gap.mean, gap.sd, gap.half, gap.n) == pytest.approx((3, 1, 2.484, 3), abs=1e-3)
     assert not is_undecided(gap)
     assert baseline(arms, run) is none
@@ -232,9 +225,7 @@ def scores_arm(*args: Any) -> Any:
 
 def test_the_baseline_is_the_sweeps() -> None:
     run = run_of(*scores("flip", 0.5), *scores("none", 0.5), plan=Plan(suite="sweep", baseline="flip@fused"))
-    found = baseline(main_setting(run), run)
-    assert found is not None
-    assert found.recipe == "flip"
+    assert present(baseline(main_setting(run), run)).recipe == "flip"
 
 
 def test_backends_of_a_recipe_are_paired_with_the_audits_verdict() -> None:
@@ -255,13 +246,10 @@ def test_targets_count_the_seeds_that_reached_them_without_resumed_runs() -> Non
     missed = trained("accuracy", seed=2, **shared)
     resumed = trained("accuracy", seed=3, seconds_to_target=1.0, resumed_after=1, **shared)
     (arm,) = main_setting(run_of(*quick, missed, resumed))
-    target = with_target(arm)
-    assert target is not None
+    target = present(with_target(arm))
     assert (target.values("seconds_to_target"), len(target.records)) == ([10, 20], 3)
     late = [trained("accuracy", seed=i, backend="pil", seconds_to_target=s, **shared) for i, s in enumerate((30.0, 40.0))]
-    found = soonest(main_setting(run_of(*quick, missed, *late)))
-    assert found is not None
-    assert found.backend == "pil"  # both seeds reached it
+    assert present(soonest(main_setting(run_of(*quick, missed, *late)))).backend == "pil"  # both seeds reached it
 
 
 # ---- scaling, photographs ---------------------------------------------------------------------------------------------------
@@ -337,8 +325,7 @@ def test_stages_are_the_whole_less_the_arm_without_them_and_the_slowest_resource
         "read": 0.001, "decode": 0.006, "augment": 0.003,
     }  # fmt: skip
     assert feeding.balance(serial) == pytest.approx(1)
-    predicted = feeding.prediction(parallel)
-    assert predicted is not None
+    predicted = present(feeding.prediction(parallel))
     assert predicted.resource == "workers"
     assert predicted.rate == pytest.approx(2 / 0.007)
     assert predicted.error(parallel) == pytest.approx(2 / 0.007 / 250 - 1)
@@ -365,14 +352,12 @@ def test_a_run_whose_fused_fell_back_to_tensors_says_where() -> None:
 
 
 def test_what_is_missing_is_gathered_by_reason_the_worst_first() -> None:
-    other = Speed(
-        suite="ops", subject="Hue", backend="kornia", batch_size=1, image_size=32, status="unsupported", reason="Hue is no op"
-    )
-    more = Speed(
-        suite="ops", subject="Sat", backend="kornia", batch_size=1, image_size=32, status="unsupported", reason="Sat is no op"
-    )
+    ops = [
+        replace(CASE, suite="ops", subject=op, lane=None, status="unsupported", reason=f"{op} is no op")
+        for op in ("Hue", "Sat")
+    ]
     broken = speeds(CASE, "no memory")
-    run = run_of(*broken, plan=Plan(suite="quick", cases=(other, more, CASE)))
+    run = run_of(*broken, plan=Plan(suite="quick", cases=(*ops, CASE)))
     rows = missing(run)
     assert [(row.status, row.reason, len(row.cases)) for row in rows] == [
         ("failed", "no memory", 1),

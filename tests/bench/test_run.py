@@ -26,8 +26,6 @@ from training.data import load
 from training.loop import measure_throughput
 from training.presets import PRESETS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMOKE = [
     *("run", "--preset", "smoke", "--data", "synthetic", "--backends", "torchvision"),
     *("--recipes", "flip", "--device", "cpu", "--rounds", "1"),

@@ -18,8 +18,6 @@ from training.config import TrainConfig
 from training.data import Dataset
 from training.distributed import Ranks, stream_seed
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 BASE = TrainConfig(
     data="synthetic", model="resnet8", width=4, device="cpu", batch_size=32, recipe="crop_flip", backend="fused",
     max_train=100, max_test=10, resident=True, data_root=Path("nowhere"),

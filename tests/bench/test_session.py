@@ -3,8 +3,6 @@
 import copy
 import json
 import os
-import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -13,9 +11,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import torch
 
-from augment import BACKENDS, build
+from augment import BACKENDS
 from bench.display import summary_lines
 from bench.jobs.grid import Grid, plan
 from bench.records import RECORDS, Case, Disturbance, Overhead, Plan, Speed, gather, load_run
@@ -44,12 +41,7 @@ def bench(*options: str, path: Path | None = None) -> subprocess.CompletedProces
 
 
 def planned(**changes: object) -> list[Speed]:
-    grid: dict[str, object] = {
-        "recipes": (),
-        "backends": ("torchvision", "kornia"),
-        "ops": ("Invert", "AugMix", "Hue"),
-        **changes,
-    }
+    grid = {"recipes": (), "backends": ("torchvision", "kornia"), "ops": ("Invert", "AugMix", "Hue")} | changes
     return plan(Grid(**grid), memory_bytes=lambda device: 2**50)  # type: ignore[arg-type]
 
 
@@ -149,31 +141,6 @@ def test_a_run_leaves_its_plan_its_records_and_its_environment(
 
 
 @pytest.mark.slow
-def test_it_agrees_with_a_plain_loop(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    recorded = next(
-        case
-        for case in load_run(finished[0]).cases()
-        if (case.first.subject, case.first.backend) == ("GaussianBlur", "torchvision")
-    )
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        pipeline, images = build("GaussianBlur", "torchvision"), torch.rand(4, 3, 32, 32)
-        seconds = []
-        for _ in range(200):
-            start = time.perf_counter()
-            pipeline(images)
-            seconds.append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(before)
-    # Loose, as both last some 100 microseconds a call and other tests have the cores at other moments; a clock in wrong
-    # units, or one that counts a batch as an image, is off by 4 or more.
-    median = recorded.median("wall_s_median")
-    assert median is not None
-    assert 1 / 3 < median / statistics.median(seconds) < 3
-
-
-@pytest.mark.slow
 def test_k_chooses_and_nothing_is_written_when_only_collecting() -> None:
     options = (*GRID, "--ops", "all", "--recipes", "all", "--rounds", "2")
     done = bench(*options, "-k", "HorizontalFlip-torchvision-cpu", "--collect-only", "-q")
@@ -220,15 +187,6 @@ def interrupt(folder: Path, stop: Callable[[subprocess.Popen[str]], None]) -> tu
     stop(process)
     output, _ = process.communicate(timeout=120)
     return process.returncode, output, count
-
-
-@pytest.mark.slow
-def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
-    code, output, count = interrupt(tmp_path, lambda process: process.send_signal(signal.SIGINT))
-    assert code == pytest.ExitCode.INTERRUPTED
-    assert count <= len(load_run(tmp_path).of(Speed)) < 300
-    assert {case.status for case in load_run(tmp_path).cases()} <= {"ok", "not_run"}
-    assert "images/s" in output
 
 
 @pytest.mark.slow
@@ -321,8 +279,6 @@ class Config:
     ("options", "message"),
     [
         ({"ops": ["Flp"]}, "unknown op 'Flp'; known: HorizontalFlip"),
-        ({"recipes": ["flop"]}, "unknown recipe 'flop'"),
-        ({"device": ["gpu"]}, "device 'gpu' cannot be used"),
         ({"resume": True}, "--resume needs --results DIR, the folder of the run to resume"),
         ({"resume": True, "results": Path("/nowhere")}, "/nowhere is no run folder"),
         ({"resume": True, "results": Path("/nowhere"), "ops": ["Invert"]}, "leave out --ops"),

@@ -25,7 +25,7 @@ from bench.statistics import (
     seeds_needed,
     typical_noise,
 )
-from tests.bench.stored import CASE, SAMPLES, speeds, trained
+from tests.bench.stored import CASE, SAMPLES, present, speeds, trained
 
 VALUES = [90.1, 92.4, 91.3, 95.0, 93.2]
 NONE = Noise(0.0, 0.0)
@@ -180,15 +180,13 @@ def test_noise_is_never_below_what_the_case_itself_shows() -> None:
 
 
 def test_rates_and_the_least_noise_of_a_case_by_hand() -> None:
-    rates = read_rates(next(gather([], speeds(CASE, SAMPLES))))
-    assert rates is not None
+    rates = present(read_rates(next(gather([], speeds(CASE, SAMPLES)))))
     assert np.exp(rates.logs) == pytest.approx([500.0, 1000 / 3])
     floors = [np.var(calls, ddof=1) / len(calls) / np.mean(calls) ** 2 for calls in SAMPLES]
     assert rates.floor == pytest.approx(np.mean(floors))
     assert read_rates(next(gather([CASE], []))) is None
     # Of what should be small the inverse is compared.
-    overhead = read_rates(next(gather([], [trained("overhead", step_over_bare=1.25)])))
-    assert overhead is not None
+    overhead = present(read_rates(next(gather([], [trained("overhead", step_over_bare=1.25)]))))
     assert np.exp(overhead.logs) == pytest.approx([0.8])
 
 

@@ -26,8 +26,6 @@ from training.distributed import Ranks
 from training.feed import Feed
 from training.trainer import ImageTrainer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ROOT = Path(__file__).parents[2]
 TINY = TrainConfig(
     data="synthetic", image_size=16, max_train=160, max_test=100, model="resnet8", width=4, epochs=1, batch_size=48,

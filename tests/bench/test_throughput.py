@@ -25,10 +25,9 @@ from bench.jobs.throughput import (
     worker_counts,
 )
 from bench.records import ENVIRONMENT, RECORDS, Environment, Feed, Throughput, load_run, read, write
+from tests.bench.stored import present
 from training.config import TrainConfig, resolve_auto, validate
 from training.data import Dataset
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 BASE = TrainConfig(model="resnet8", width=4, device="cpu", batch_size=16)
 FLIP = Axes(recipes=("flip",), backends=None, workers=(0, 3), decode=("workers",))
@@ -139,8 +138,7 @@ def test_a_run_has_one_peak_unless_the_device_cannot_multiply(
     assert matmul_peak(tmp_path, "cpu", "float32")() == (5e10, "float32")
     assert matmul_peak(tmp_path, "cpu", "float32")() == (5e10, "float32")  # as it stands in the folder
     assert matmul_peak(tmp_path, "cpu", "bfloat16")() == (7e10, "bfloat16")
-    kept = read(tmp_path / ENVIRONMENT, Environment)
-    assert kept is not None
+    kept = present(read(tmp_path / ENVIRONMENT, Environment))
     assert kept.matmul_flops_per_s == {"cpu": {"float32": 5e10, "bfloat16": 7e10}}
 
     def full(device: str, precision: str) -> float:

@@ -1,12 +1,8 @@
 """Small image folders and settings that train in a moment."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from training.config import TrainConfig
 from training.data import Dataset, load
@@ -18,36 +14,9 @@ def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    """Nets as small as the tests' gain nothing from a second thread, and lose much where cores are shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-MakeFolder = Callable[..., Path]
-
-
-@pytest.fixture
-def make_folder(tmp_path: Path) -> MakeFolder:
-    """Return a function that makes a folder of PNG noise."""
-
-    def make(
-        classes: tuple[str, ...] = ("ant", "bee"), *, test: str = "test", count: int = 3, size: tuple[int, int] = (8, 8)
-    ) -> Path:
-        rng = np.random.default_rng(0)
-        folder = tmp_path / "photos"
-        for split in ("train", test):
-            for name in classes:
-                (folder / split / name).mkdir(parents=True, exist_ok=True)
-                for i in range(count):
-                    pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-                    Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
-        return folder
-
-    return make
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread: None) -> None:
+    """Nets as small as the tests' gain nothing from a second thread."""
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from training.config import Placement, TrainConfig
 from training.data import Dataset
 from training.loop import EpochStats, TrainResult, train
 
+OTHER_WEIGHTS = "holds the weights of another model"
+
 
 class _Killed(Exception):
     pass
@@ -130,15 +132,12 @@ def test_another_runs_checkpoint_is_refused_with_what_differs(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: state["model"].update({"head.weight": torch.ones(10, 3)}), "holds the weights of another model"),
-        (lambda state: state["model"].update({"head.weight": "x"}), "holds the weights of another model"),
-        (lambda state: state["model"].update({1: torch.ones(1)}), "holds the weights of another model"),
-        (lambda state: state["optimizer"]["param_groups"][0].update(rate=math.nan), "holds the weights of another model"),
-        (lambda state: state["optimizer"]["param_groups"][0].pop("eps"), "holds the weights of another model"),
-        (
-            lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.ones(1, 2, 3)),
-            "holds the weights of another model",
-        ),
+        (lambda state: state["model"].update({"head.weight": torch.ones(10, 3)}), OTHER_WEIGHTS),
+        (lambda state: state["model"].update({"head.weight": "x"}), OTHER_WEIGHTS),
+        (lambda state: state["model"].update({1: torch.ones(1)}), OTHER_WEIGHTS),
+        (lambda state: state["optimizer"]["param_groups"][0].update(rate=math.nan), OTHER_WEIGHTS),
+        (lambda state: state["optimizer"]["param_groups"][0].pop("eps"), OTHER_WEIGHTS),
+        (lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.ones(1, 2, 3)), OTHER_WEIGHTS),
         (lambda state: state.pop("optimizer"), "is not the checkpoint of a training run, or that of another version"),
         (lambda state: state["identity"].update(width=torch.ones(3)), "is not the checkpoint of a training run"),
         (lambda state: state["identity"].update({3: 1}), "is not the checkpoint of a training run"),

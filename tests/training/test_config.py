@@ -18,69 +18,66 @@ from training.presets import PRESETS, PresetName, parse_preset
 _RESIDENT = "resident images need no loader: take --augment-on device or none, "
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"recipe": "fliip"}, "unknown recipe 'fliip'; known: none, flip"),
-        ({"backend": "opencv"}, "unknown backend 'opencv'; known: pil"),
-        ({"model": "vgg"}, "unknown model 'vgg'; known: resnet18, resnet8"),
-        ({"augment_on": "gpu"}, "unknown augment_on 'gpu'"),
-        ({"optimizer": "lion"}, "unknown optimizer 'lion'"),
-        ({"precision": "float16"}, "unknown precision 'float16'"),
-        ({"schedule": "step"}, "unknown schedule 'step'; known: constant, cosine, one_cycle, trapezoid"),
-        ({"device": "gpu"}, "unknown device 'gpu'"),
-        ({"device": "cuda:99"}, "no device 'cuda:99'"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"width": 0}, "width must be at least 1"),
-        ({"image_size": 0}, "image_size must be at least 1"),
-        ({"num_workers": -1}, "num_workers must not be negative, got -1"),
-        ({"seed": -1}, "seed must not be negative"),
-        ({"max_train": 0}, "max_train must be at least 1"),
-        ({"learning_rate": 0.0}, "learning_rate must be a positive number"),
-        ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
-        ({"bias_rate": -1.0}, "bias_rate must be a positive number, got -1.0"),
-        ({"momentum": 1.0}, "momentum must be at least 0 and less than 1, got 1.0"),
-        ({"label_smoothing": float("nan")}, "label_smoothing must be at least 0 and less than 1, got nan"),
-        ({"weight_decay": -1e-4}, "weight_decay must not be negative"),
-        *(({"target_accuracy": v}, "target_accuracy must be above 0 and at most 1") for v in (0.0, 94.0, -0.5, float("nan"))),
-        ({"model": "speednet", "image_size": 8}, "model speednet needs an image_size of at least 9, got 8"),
-        ({"warm_up_epochs": 10.5}, "warm_up_epochs must lie between 0 and epochs (10), got 10.5"),
-        ({"recipe": "augmix", "backend": "kornia"}, "AugMix is not supported by backend kornia"),
-        ({"backend": "kornia_compiled", "augment_on": "workers"}, "is compiled for whole batches: take --augment-on device"),
-        ({"resident": True, "num_workers": 2}, _RESIDENT),
-        ({"resident": True, "augment_on": "workers"}, _RESIDENT),
-        ({"augment_on": "frozen", "num_workers": 1}, "a frozen batch needs neither data set nor loader"),
-        ({"augment_stream": True, "augment_on": "none"}, "augment_stream needs --augment-on device, not none"),
-    ],
-)
-def test_a_wrong_setting_of_training_is_one_line(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
-        validate(replace(TrainConfig(device="cpu"), **change))
-    assert message in str(caught.value)
+OF_TRAINING: list[tuple[dict[str, Any], str]] = [
+    ({"recipe": "fliip"}, "unknown recipe 'fliip'; known: none, flip"),
+    ({"backend": "opencv"}, "unknown backend 'opencv'; known: pil"),
+    ({"model": "vgg"}, "unknown model 'vgg'; known: resnet18, resnet8"),
+    ({"augment_on": "gpu"}, "unknown augment_on 'gpu'"),
+    ({"optimizer": "lion"}, "unknown optimizer 'lion'"),
+    ({"precision": "float16"}, "unknown precision 'float16'"),
+    ({"schedule": "step"}, "unknown schedule 'step'; known: constant, cosine, one_cycle, trapezoid"),
+    ({"device": "gpu"}, "unknown device 'gpu'"),
+    ({"device": "cuda:99"}, "no device 'cuda:99'"),
+    ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ({"epochs": 0}, "epochs must be at least 1, got 0"),
+    ({"width": 0}, "width must be at least 1"),
+    ({"image_size": 0}, "image_size must be at least 1"),
+    ({"num_workers": -1}, "num_workers must not be negative, got -1"),
+    ({"seed": -1}, "seed must not be negative"),
+    ({"max_train": 0}, "max_train must be at least 1"),
+    ({"learning_rate": 0.0}, "learning_rate must be a positive number"),
+    ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
+    ({"bias_rate": -1.0}, "bias_rate must be a positive number, got -1.0"),
+    ({"momentum": 1.0}, "momentum must be at least 0 and less than 1, got 1.0"),
+    ({"label_smoothing": float("nan")}, "label_smoothing must be at least 0 and less than 1, got nan"),
+    ({"weight_decay": -1e-4}, "weight_decay must not be negative"),
+    *(({"target_accuracy": v}, "target_accuracy must be above 0 and at most 1") for v in (0.0, 94.0, -0.5, float("nan"))),
+    ({"model": "speednet", "image_size": 8}, "model speednet needs an image_size of at least 9, got 8"),
+    ({"warm_up_epochs": 10.5}, "warm_up_epochs must lie between 0 and epochs (10), got 10.5"),
+    ({"recipe": "augmix", "backend": "kornia"}, "AugMix is not supported by backend kornia"),
+    ({"backend": "kornia_compiled", "augment_on": "workers"}, "is compiled for whole batches: take --augment-on device"),
+    ({"resident": True, "num_workers": 2}, _RESIDENT),
+    ({"resident": True, "augment_on": "workers"}, _RESIDENT),
+    ({"augment_on": "frozen", "num_workers": 1}, "a frozen batch needs neither data set nor loader"),
+    ({"augment_stream": True, "augment_on": "none"}, "augment_stream needs --augment-on device, not none"),
+]
+OF_FINE_TUNING: list[tuple[dict[str, Any], str]] = [
+    ({"epochs": 0}, "epochs must be at least 1"),
+    ({"batch_size": 1}, "batch_size must be at least 2"),
+    ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
+    ({"head_rate": 0.0}, "head_rate must be a positive number"),
+    ({"momentum": 1.0}, "momentum must be"),
+    ({"num_workers": -1}, "num_workers must not be negative"),
+    ({"width": 0}, "width must be at least 1"),
+    ({"mode": "half"}, "unknown mode 'half'"),
+    ({"init": "scratch"}, "mode full needs weights to start from"),
+    ({"recipe": "flip"}, "recipe flip has no RandomResizedCrop"),
+    ({"recipe": "nothing"}, "unknown recipe"),
+    ({"backend": "nobody"}, "unknown backend"),
+    ({"backend": "kornia_compiled"}, "is compiled for batches of one size"),
+]
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("config", "change", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1"),
-        ({"batch_size": 1}, "batch_size must be at least 2"),
-        ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
-        ({"head_rate": 0.0}, "head_rate must be a positive number"),
-        ({"momentum": 1.0}, "momentum must be"),
-        ({"num_workers": -1}, "num_workers must not be negative"),
-        ({"width": 0}, "width must be at least 1"),
-        ({"mode": "half"}, "unknown mode 'half'"),
-        ({"init": "scratch"}, "mode full needs weights to start from"),
-        ({"recipe": "flip"}, "recipe flip has no RandomResizedCrop"),
-        ({"recipe": "nothing"}, "unknown recipe"),
-        ({"backend": "nobody"}, "unknown backend"),
-        ({"backend": "kornia_compiled"}, "is compiled for batches of one size"),
+        *((TrainConfig(device="cpu"), *row) for row in OF_TRAINING),
+        *((FinetuneConfig(data="photos", device="cpu"), *row) for row in OF_FINE_TUNING),
     ],
 )
-def test_a_wrong_setting_of_fine_tuning_is_one_line(change: dict[str, Any], message: str) -> None:
+def test_a_wrong_setting_is_one_line(config: Any, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
-        validate(replace(FinetuneConfig(data="photos", device="cpu"), **change))
+        validate(replace(config, **change))
     assert message in str(caught.value)
 
 

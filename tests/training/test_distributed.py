@@ -1,7 +1,8 @@
-"""Several processes under torchrun: one that dies, ranks that do not fit together, ports and devices that are not there."""
+"""The entry point as a user calls it, alone and under torchrun: what it prints and keeps, dead processes, ports and devices."""
 
 import contextlib
 import csv
+import json
 import os
 import re
 import socket
@@ -80,6 +81,31 @@ def _rank(process: subprocess.Popen[str], rank: int) -> psutil.Process:
 
 def _weights(out: Path) -> list[bytes]:
     return [tensor.numpy().tobytes() for tensor in load(out / "checkpoint.pt")["model"].values()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_run_prints_the_books_lines_and_keeps_its_curves(processes: int, tmp_path: Path) -> None:
+    done = _call("--epochs", "2", "--max-train", "80", "--out", str(tmp_path), processes=processes)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["epoch", "1", "2"]  # plain lines, no control characters
+    assert "\x1b" not in done.stdout
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["devices"] == ["cpu"] * max(1, processes)
+    assert result["batch_per_device"] == 8 // max(1, processes)
+    last = result["epochs"][-1]
+    accuracies = f"train acc {last['train_accuracy']:.3f}, test acc {last['test_accuracy']:.3f}"
+    assert lines[-2] == f"loss {last['train_loss']:.3f}, {accuracies}"
+    assert re.fullmatch(rf"\d+\.\d examples/sec on {re.escape(str(result['devices']))}", lines[-1])
+    with open(tmp_path / "curves.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2]
+    assert [float(row["test_accuracy"]) for row in rows] == [epoch["test_accuracy"] for epoch in result["epochs"]]
+    for epoch in result["epochs"]:
+        assert epoch["examples"] == 80
+        # 50 test images, each counted once: a share of 25 or 51 would not be whole here.
+        assert epoch["test_accuracy"] * 50 == pytest.approx(round(epoch["test_accuracy"] * 50))
 
 
 @pytest.mark.slow

@@ -93,11 +93,22 @@ def test_every_image_is_seen_once_with_its_label_and_ranks_share_evenly(tiny: Tr
     assert {row.numpy().tobytes() for share in shares for row in share} == set(label_of)
 
 
-def test_a_last_batch_of_a_single_image_is_left_out(tiny: TrainConfig, shapes: Dataset) -> None:
-    """Batch norm cannot learn from one image of one pixel."""
-    some = replace(shapes, train=replace(shapes.train, images=shapes.train.images[:97], labels=shapes.train.labels[:97]))
-    assert [len(labels) for _, labels in _epoch(tiny, some)] == [48, 48]
-    assert [len(labels) for _, labels in _epoch(replace(tiny, batch_size=1), some)] == [1] * 97
+@pytest.mark.parametrize(
+    ("change", "images", "sizes"),
+    [
+        ({}, 160, [48, 48, 48, 16]),
+        ({"compile": True}, 160, [48, 48, 48]),  # it would be compiled again for a smaller batch
+        ({}, 97, [48, 48]),  # batch norm cannot learn from one image of one pixel
+        ({"batch_size": 1}, 97, [1] * 97),
+    ],
+)
+def test_the_last_batch_is_kept_unless_it_is_one_image_or_something_is_compiled(
+    change: dict[str, Any], images: int, sizes: list[int], tiny: TrainConfig, shapes: Dataset
+) -> None:
+    train = replace(shapes.train, images=shapes.train.images[:images], labels=shapes.train.labels[:images])
+    feed = Feed(replace(tiny, **change), replace(shapes, train=train), Ranks())
+    assert [len(labels) for _, labels in feed.epoch(1)] == sizes
+    assert feed.drop_last == ("compile" in change)
 
 
 def test_workers_without_shared_memory_are_one_line(
@@ -120,13 +131,6 @@ def test_a_worker_that_dies_as_it_sends_a_batch_is_named() -> None:
     assert next(batches) == 1
     with pytest.raises(RuntimeError, match="worker exited unexpectedly"):
         next(batches)
-
-
-def test_the_last_batch_is_kept_unless_something_is_compiled(tiny: TrainConfig, shapes: Dataset) -> None:
-    assert [len(labels) for _, labels in _epoch(tiny, shapes)] == [48, 48, 48, 16]
-    feed = Feed(replace(tiny, compile=True), shapes, Ranks())
-    assert feed.drop_last
-    assert [len(labels) for _, labels in feed.epoch(1)] == [48, 48, 48]
 
 
 @pytest.mark.parametrize(

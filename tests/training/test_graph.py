@@ -16,7 +16,6 @@ from training.config import TrainConfig, validate
 from training.data import Dataset
 from training.loop import TrainerCache, measure_throughput, open_trainer, train
 from training.meters import Totals
-from training.presets import PRESETS
 
 
 def _rerun(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
@@ -34,8 +33,9 @@ def sgd(tiny: TrainConfig) -> TrainConfig:
 
 @pytest.fixture
 def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Capture on a CPU too, unless a config says off."""
     monkeypatch.setattr(graph, "record", _rerun)
-    monkeypatch.setattr(trainer, "is_graph_wanted", lambda *arguments: True)
+    monkeypatch.setattr(trainer, "is_graph_wanted", lambda config, *devices: config.graph != "off")
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
@@ -54,14 +54,13 @@ def _weights(path: Path) -> dict[str, Tensor]:
         {"augment_on": "none"},
     ],
 )
+@pytest.mark.usefixtures("_on_a_cpu")
 def test_replayed_steps_train_as_eager_ones_bit_for_bit(
-    change: dict[str, Any], sgd: TrainConfig, shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: dict[str, Any], sgd: TrainConfig, shapes: Dataset, tmp_path: Path
 ) -> None:
     """Batches of 48, 48, 48 and 16: the last, smaller one runs eagerly in both."""
     config = replace(sgd, **change)
-    eager = train(config, shapes, checkpoint=tmp_path / "eager.pt")
-    monkeypatch.setattr(graph, "record", _rerun)
-    monkeypatch.setattr(trainer, "is_graph_wanted", lambda *arguments: True)
+    eager = train(replace(config, graph="off"), shapes, checkpoint=tmp_path / "eager.pt")
     replayed = train(config, shapes, checkpoint=tmp_path / "graph.pt")
     assert (eager.step, replayed.step) == ("eager", "graph")
     for a, b in zip(eager.epochs, replayed.epochs, strict=True):
@@ -85,22 +84,19 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(sgd: TrainConfig, shapes: D
     torch.testing.assert_close(_weights(tmp_path / "killed.pt"), _weights(tmp_path / "whole.pt"), atol=0, rtol=0)
 
 
-def test_a_run_is_not_resumed_in_another_mode(
-    sgd: TrainConfig, shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train(sgd, shapes, checkpoint=tmp_path / "checkpoint.pt")
-    monkeypatch.setattr(trainer, "is_graph_wanted", lambda *arguments: True)
+@pytest.mark.usefixtures("_on_a_cpu")
+def test_a_run_is_not_resumed_in_another_mode(sgd: TrainConfig, shapes: Dataset, tmp_path: Path) -> None:
+    train(replace(sgd, graph="off"), shapes, checkpoint=tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="is the checkpoint of another run: graph is False there and True here"):
         train(sgd, shapes, checkpoint=tmp_path / "checkpoint.pt", resume=True)
 
 
 @pytest.mark.parametrize(("change", "mode"), [({"graph": "off"}, "eager"), ({"augment_on": "workers"}, "graph"), ({}, "graph")])
 @pytest.mark.parametrize("steps_before", [0, 2])
+@pytest.mark.usefixtures("_on_a_cpu")
 def test_warming_up_leaves_weights_buffers_moments_and_random_state(
-    change: dict[str, Any], mode: str, steps_before: int, sgd: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+    change: dict[str, Any], mode: str, steps_before: int, sgd: TrainConfig, shapes: Dataset
 ) -> None:
-    monkeypatch.setattr(graph, "record", _rerun)
-    monkeypatch.setattr(trainer, "is_graph_wanted", lambda config, *others: config.graph != "off")
     with open_trainer(replace(sgd, **change), shapes) as current:
         batches = current.feed.endless()
         for _ in range(steps_before):
@@ -129,6 +125,7 @@ def test_step_sizes_are_written_in_place(sgd: TrainConfig, shapes: Dataset) -> N
         assert [float(tensor) for tensor in tensors] == pytest.approx([0.05 * 1 / 4] * len(tensors))
 
 
+@pytest.mark.usefixtures("_on_a_cpu")
 def test_a_capture_that_fails_is_one_line_and_the_run_goes_on(
     sgd: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,9 +133,8 @@ def test_a_capture_that_fails_is_one_line_and_the_run_goes_on(
         call()
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
 
-    eager = train(sgd, shapes)
+    eager = train(replace(sgd, graph="off"), shapes)
     monkeypatch.setattr(graph, "record", fail)
-    monkeypatch.setattr(trainer, "is_graph_wanted", lambda *arguments: True)
     result = train(sgd, shapes)
     line = "attention: the step is no CUDA graph (CUDA out of memory. Tried to allocate 2 GiB)\n"
     assert capsys.readouterr().err == line
@@ -179,14 +175,13 @@ def test_throughput_is_measured_of_replays(sgd: TrainConfig, shapes: Dataset) ->
         assert sum(result.split_s.values()) == pytest.approx(result.wall_s)
 
 
-@pytest.mark.parametrize("by_graph", [False, True])
+@pytest.mark.parametrize(("choice", "mode"), [("off", "eager"), ("auto", "graph")])
+@pytest.mark.usefixtures("_on_a_cpu")
 def test_a_kept_trainer_trains_as_a_new_one_bit_for_bit(
-    by_graph: bool, sgd: TrainConfig, shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    choice: Any, mode: str, sgd: TrainConfig, shapes: Dataset, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(graph, "record", _rerun)
-    monkeypatch.setattr(trainer, "is_graph_wanted", lambda *arguments: by_graph)
     cache = TrainerCache()
-    base = replace(sgd, resident=True, model="speednet", slow_weights_every=3)
+    base = replace(sgd, graph=choice, resident=True, model="speednet", slow_weights_every=3)
     kept: list[object] = []
     for number, change in enumerate(
         ({}, {"recipe": "mixup", "seed": 1}, {"backend": "kornia", "recipe": "flip"}, {"augment_on": "none", "seed": 2}, {})
@@ -196,7 +191,7 @@ def test_a_kept_trainer_trains_as_a_new_one_bit_for_bit(
         kept.append(cache.trainer)
         fresh = train(config, shapes, checkpoint=tmp_path / "fresh.pt")
         assert [stats.train_loss for stats in reused.epochs] == [stats.train_loss for stats in fresh.epochs]
-        assert (reused.lane, reused.step) == (fresh.lane, "graph" if by_graph else "eager")
+        assert (reused.lane, reused.step) == (fresh.lane, mode)
         torch.testing.assert_close(_weights(path), _weights(tmp_path / "fresh.pt"), atol=0, rtol=0)
     assert len(set(map(id, kept))) == 1
     train(replace(base, width=8), shapes, cache=cache)
@@ -258,20 +253,3 @@ def test_on_a_gpu_draws_advance_from_replay_to_replay_and_repeat_with_the_seed(s
             losses.append(torch.stack(totals._losses).tolist())
     assert len(set(losses[0])) > 20, "RandAugment of one image has hundreds of results"
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", ["fast", "standard"])
-def test_on_a_gpu_a_captured_preset_does_not_wait(name: Any, shapes: Dataset) -> None:
-    config = replace(PRESETS[name], **_GPU, image_size=16, batch_size=32, width=8)
-    with open_trainer(config, shapes) as current:
-        current.warm_up()
-        assert current.mode == "graph"
-        totals, batches = Totals(), current.feed.endless()
-        for step in range(10):
-            torch.cuda.set_sync_debug_mode("error" if step >= 5 else "default")
-            try:
-                current.set_step_size(step)
-                current.step(next(batches), totals)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")

@@ -177,9 +177,9 @@ def _gradients(
     return {"loss": loss.detach().double(), **gradients}
 
 
-def _distance(found: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, float]:
+def _distance(result: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, float]:
     """Return the relative error of each tensor, in the 2-norm."""
-    return {name: float((value - reference[name]).norm() / reference[name].norm()) for name, value in found.items()}
+    return {name: float((value - reference[name]).norm() / reference[name].norm()) for name, value in result.items()}
 
 
 @pytest.mark.slow
@@ -200,10 +200,10 @@ def test_a_presets_model_compiled_in_bfloat16_computes_what_eager_does(name: Pre
         exact = copy.deepcopy(model).double()
         reference = _gradients(exact, exact, (images.double(), labels), preset.label_smoothing)
         eager = _gradients(model, model, (images, labels), preset.label_smoothing)
-        found = _gradients(model, compiled, (images, labels), preset.label_smoothing)
-        assert all(value.isfinite().all() for value in found.values())
-        assert found.keys() == eager.keys() == reference.keys()
-        errors, allowed = _distance(found, reference), _distance(eager, reference)
+        result = _gradients(model, compiled, (images, labels), preset.label_smoothing)
+        assert all(value.isfinite().all() for value in result.values())
+        assert result.keys() == eager.keys() == reference.keys()
+        errors, allowed = _distance(result, reference), _distance(eager, reference)
         assert max(errors.values()) <= 2 * max(allowed.values()) + 0.02, (errors, allowed)
         with torch.no_grad():
             for parameter in model.parameters():

@@ -1,11 +1,6 @@
-"""The entry point as a user calls it: lines, files, refusals, and seconds to a target."""
+"""Refusals of the entry point, the folder of a run, and seconds to a target."""
 
-import csv
 import json
-import os
-import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +16,6 @@ from training.loop import EpochStats, train
 from training.results import seconds_to
 from training.train import target_lines
 
-ROOT = Path(__file__).parents[2]
-TINY = [
-    *("--data", "synthetic", "--image-size", "16", "--max-train", "90", "--max-test", "50", "--device", "cpu"),
-    *("--model", "resnet8", "--width", "4", "--epochs", "2", "--batch-size", "16"),
-    *("--backend", "kornia", "--recipe", "crop_flip"),
-]
-
 
 @pytest.fixture
 def config(tmp_path: Path) -> TrainConfig:
@@ -35,34 +23,6 @@ def config(tmp_path: Path) -> TrainConfig:
         data="synthetic", image_size=16, max_train=40, max_test=20, model="resnet8", width=4, epochs=2, device="cpu",
         recipe="none", data_root=tmp_path,
     )  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_run_prints_the_books_lines_and_keeps_its_curves(processes: int, tmp_path: Path) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes == 2 else []
-    command = [sys.executable, *launcher, "-m", "training.train", *TINY, "--out", str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[1:4]] == ["epoch", "1", "2"]  # plain lines, no control characters
-    assert "\x1b" not in done.stdout
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["devices"] == ["cpu"] * processes
-    assert result["batch_per_device"] == 16 // processes
-    last = result["epochs"][-1]
-    accuracies = f"train acc {last['train_accuracy']:.3f}, test acc {last['test_accuracy']:.3f}"
-    assert lines[-2] == f"loss {last['train_loss']:.3f}, {accuracies}"
-    assert re.fullmatch(rf"\d+\.\d examples/sec on {re.escape(str(result['devices']))}", lines[-1])
-    with open(tmp_path / "curves.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["epoch"]) for row in rows] == [1, 2]
-    assert [float(row["test_accuracy"]) for row in rows] == [epoch["test_accuracy"] for epoch in result["epochs"]]
-    for epoch in result["epochs"]:
-        assert epoch["examples"] == 90
-        # 50 test images, each counted once: a share of 25 or 51 would not be whole here.
-        assert epoch["test_accuracy"] * 50 == pytest.approx(round(epoch["test_accuracy"] * 50))
 
 
 # ---- mistakes -------------------------------------------------------------------------------------------------------------
@@ -110,11 +70,11 @@ _LOST = "lost contact with another process: see which one died or never came, th
     ],
 )
 def test_errors_of_the_user_and_the_machine_are_one_line(error: Exception, line: str | None) -> None:
-    found = entry.describe(error)
-    assert (found is None) == (line is None)
-    if found is not None and line is not None:
-        assert found.startswith(line)
-        assert "\n" not in found
+    result = entry.describe(error)
+    assert (result is None) == (line is None)
+    if result is not None and line is not None:
+        assert result.startswith(line)
+        assert "\n" not in result
 
 
 # ---- a run's folder -------------------------------------------------------------------------------------------------------

@@ -276,6 +276,7 @@ def test_on_a_gpu_no_step_waits_for_the_device(change: dict[str, Any] | PresetNa
         config = replace(tiny, **_GPU, backend="fused", precision="bfloat16", **change)
     with open_trainer(config, shapes) as current:
         current.warm_up()
+        assert current.mode == "graph"
         totals, clock = Totals(), StepClock(current.device, split=True)
         batches = clock.time_waits(current.feed.endless())
         for step in range(10):

@@ -15,17 +15,9 @@ from training import models, transfer
 from training.transfer import check_size, create, load_weights
 
 HEADS = {
-    "resnet18": "fc",
-    "alexnet": "classifier.6",
-    "densenet121": "classifier",
-    "mobilenet_v3_small": "classifier.3",
-    "efficientnet_b0": "classifier.1",
-    "convnext_tiny": "classifier.2",
-    "squeezenet1_1": "classifier.1",
-    "vit_b_32": "heads.head",
-    "swin_t": "head",
-    "maxvit_t": "classifier.5",
-    "googlenet": "fc",
+    **{"resnet18": "fc", "alexnet": "classifier.6", "densenet121": "classifier", "mobilenet_v3_small": "classifier.3"},
+    **{"efficientnet_b0": "classifier.1", "convnext_tiny": "classifier.2", "squeezenet1_1": "classifier.1"},
+    **{"vit_b_32": "heads.head", "swin_t": "head", "maxvit_t": "classifier.5", "googlenet": "fc"},
 }
 
 

@@ -1,4 +1,4 @@
-"""From the bytes of one photograph to uint8 pixels: whole at its own size, or a square of a given side."""
+"""Uint8 pixels from the bytes of one photograph: whole at its own size, or a square of a given side."""
 
 import io
 from typing import Any

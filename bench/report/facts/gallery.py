@@ -23,7 +23,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Gallery(msgspec.Struct, frozen=True, kw_only=True):
-    """All strips of a run; a strip's columns are the original and the backends."""
+    """Strips of a run; a strip's columns are the original and the backends."""
 
     dataset: str
     side: int
