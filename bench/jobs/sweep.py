@@ -38,7 +38,7 @@ from bench.noise import ROOT_VARIABLE
 from bench.presets import COMMON
 from bench.records import Accuracy, Plan, as_stored, finished_keys, load_run
 from bench.runner import Claims, await_plan
-from training.config import TrainConfig
+from training.config import MOST_WORKERS, TrainConfig
 from training.presets import BOOK, PresetName
 from training.terminal import open_console
 
@@ -150,8 +150,8 @@ def _check(options: SweepOptions, *, launched: bool) -> str:
         raise ValueError("a sweep trains with many: take --recipes and --backends instead of --recipe and --backend")
     if not options.config.augments:
         raise ValueError("a sweep without augmentation compares nothing: take --recipes none ... and --augment-on device")
-    if options.seeds < 1 or (options.workers is not None and options.workers < 1):
-        raise ValueError("--seeds and --workers must be at least 1")
+    if options.seeds < 1 or not 1 <= (1 if options.workers is None else options.workers) <= MOST_WORKERS:
+        raise ValueError(f"--seeds and --workers must be at least 1, --workers at most {MOST_WORKERS:,}")
     check_names("recipe", options.recipes, RECIPES)
     check_names("backend", options.backends, BACKENDS)
     if options.retry_failed and not options.resume:
