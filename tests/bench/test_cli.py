@@ -35,6 +35,7 @@ EARLY: list[tuple[list[str], str]] = [
     (["gallery", "--backends", "nosuch", "--data", "synthetic"], "nosuch"),
     (["train", "--recipe", "flop"], "flop"),
     (["train", "--resume"], "--resume needs --results"),
+    (["train", *SHAPES, "--graph", "on"], "a graph needs one CUDA device and one process, not 1 of cpu: take --graph auto"),
     (["train", "--augment-on", "frozen"], "invalid choice 'frozen' for argument '--augment-on'"),
     (["train", "--data", "~nobody-here/photos"], "cannot resolve ~nobody-here/photos"),
     (["report", "/nowhere/at/all"], "/nowhere/at/all"),
