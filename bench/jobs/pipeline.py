@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, JobOptions, Report, once, run_job, take
+from bench.jobs.job import Job, JobOptions, Report, check_workers, once, run_job, take
 from bench.jobs.photoset import Making, PhotoSet, drop_from_cache, load_photographs, parse_size
 from bench.records import Pipeline, one_line, plural
 
@@ -96,11 +96,10 @@ def check(options: PipelineOptions) -> None:
 
     check_names("arm", (*(options.arms or ()), *options.trained_arms), ARMS)
     check_names("recipe or op", options.recipes, (*RECIPES, *OPS))
-    numbers = (options.images, options.repeat, options.rounds, options.image_size, options.batch_size or 1)
+    numbers = (options.images, options.repeat, options.rounds, options.image_size, take(options.batch_size, 1))
     if min(numbers) < 1 or not options.seconds > 0 or not 1 <= options.quality <= 100:
         raise ValueError("images, repeat, rounds, image-size, batch-size and seconds must be positive, quality at most 100")
-    if min(options.workers or (0,)) < 0:
-        raise ValueError(f"workers must be at least 0, got {min(options.workers or ())}")
+    check_workers(options.workers)
     if options.model is not None:
         check_size(options.model, None, options.image_size)
 

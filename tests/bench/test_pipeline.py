@@ -226,7 +226,7 @@ def test_a_case_that_fails_leaves_the_others(folder: Path, monkeypatch: pytest.M
         ({"recipes": ("nosuch",)}, "unknown recipe or op 'nosuch'"),
         ({"size": "big"}, "size must be WIDTHxHEIGHT"),
         ({"images": 0}, "must be positive"),
-        ({"workers": (-1,)}, "workers must be at least 0"),
+        ({"workers": (-1,)}, "workers must lie between 0 and 1024, got -1"),
     ],
 )
 def test_mistakes_are_one_line(changes: dict[str, Any], message: str, folder: Path) -> None:
