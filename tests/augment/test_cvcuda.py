@@ -130,6 +130,13 @@ def test_what_is_installed_decides(monkeypatch: pytest.MonkeyPatch, version: str
     assert bool(answer) == bool(reason)
 
 
+def test_a_newer_release_is_named_once_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cvcuda, "installed", lambda: "0.99.0")
+    with pytest.warns(RuntimeWarning, match=r"CV-CUDA 0\.99\.0 is not the tested 0\.19"):
+        assert cvcuda.why_not(torch.device("cuda")) is None
+
+
 def test_it_runs_on_cuda_only() -> None:
     with pytest.raises(UnsupportedOp, match="it runs on CUDA only"):
         build("flip", "cvcuda")
