@@ -27,6 +27,7 @@ ARCHIVED = "bench/commit.txt"
 PACKAGES = (
     *("augmark", "torch", "torchvision", "kornia", "kornia_rs", "numpy", "pillow", "pillow-simd", "triton", "triton-augment"),
     *("nvidia-dali-cuda130", "albumentations", "opencv-python-headless", "pytest", "pytest-benchmark", "scipy", "msgspec"),
+    "airbench",
 )
 # They change speed without being seen in code; the values of other variables are private.
 SPEED_VARIABLES = (

@@ -14,6 +14,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import ClassVar
 
@@ -67,7 +68,7 @@ class Watch:
         """Return what others took since the start."""
         end = take_sample()
         long_ago = [sample for sample in self._before if end.wall_s - sample.wall_s >= SHORTEST_S]
-        return compare(min(self._start, max(long_ago, key=_wall_s, default=self._start), key=_wall_s), end, gpu_facts())
+        return compare(min([self._start, *long_ago[-1:]], key=attrgetter("wall_s")), end, gpu_facts())
 
 
 @contextlib.contextmanager
@@ -100,10 +101,6 @@ def busy_threads() -> float:
         if cores < BUSY_THREADS:
             return 0.0
     return cores
-
-
-def _wall_s(sample: Sample) -> float:
-    return sample.wall_s
 
 
 @contextlib.contextmanager

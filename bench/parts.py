@@ -16,13 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from rich.console import Console
 from rich.table import Column, Table
 
-from bench.jobs.job import Job, data_facts, fill, measure_cases, outcome, plan_training, train_in_turn
+from bench.jobs.job import Job, data_facts, measure_cases, outcome, plan_training, train_in_turn
 from bench.presets import PartName, Preset
 from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, load_run, one_line, read, write
 from bench.runner import add_cases
@@ -137,20 +137,13 @@ def run_tests(work: Work) -> None:
     work.console.print(f"tests: {'; '.join(results) or 'none ended in time'} (all in {log.name})")
 
 
-class Subjects(TypedDict):
-    """Subjects of audit and gallery; None stands for all."""
-
-    backends: tuple[str, ...] | None
-    ops: tuple[str, ...] | None
-    recipes: tuple[str, ...] | None
-
-
-def _subjects(work: Work) -> Subjects:
-    return Subjects(
-        backends=work.backends or work.preset.audited_backends,
-        ops=None if work.preset.audited_recipes is None else (),
-        recipes=work.recipes or work.preset.audited_recipes,
-    )
+def _subjects(work: Work) -> dict[str, Any]:
+    """Return the subjects of audit and gallery by kind; None stands for all."""
+    return {
+        "backends": work.backends or work.preset.audited_backends,
+        "ops": None if work.preset.audited_recipes is None else (),
+        "recipes": work.recipes or work.preset.audited_recipes,
+    }
 
 
 def run_audit(work: Work) -> None:
@@ -296,8 +289,12 @@ def throughput_jobs(work: Work) -> list[Job]:
 
 
 def accuracy_jobs(work: Work) -> list[Job]:
-    """Return the training of the preset's recipes with every seed."""
-    return [_accuracy_job(work, work.recipes or work.preset.recipes, work.preset.seeds)]
+    """Return the training of the preset's recipes with every seed, and airbench's own if the recipes have its recipe."""
+    from bench.jobs.airbench import airbench_jobs
+
+    recipes, seeds = work.recipes or work.preset.recipes, work.preset.seeds
+    peer = airbench_jobs(work.dataset, work.device, seeds, work.preset_name) if "airbench" in recipes else []
+    return [_accuracy_job(work, recipes, seeds), *peer]
 
 
 def sweep_jobs(work: Work) -> list[Job]:
@@ -306,16 +303,12 @@ def sweep_jobs(work: Work) -> list[Job]:
 
 
 def _accuracy_job(work: Work, recipes: tuple[str, ...], seeds: tuple[int, ...]) -> Job:
-    train = train_in_turn(work.dataset)
     configs = [replace(_accuracy_config(work, recipe), seed=seed) for seed in seeds for recipe in recipes]
     cases = {case.key: (case, config) for config in configs for case in [plan_training(Accuracy, config, work.dataset)]}
-
-    def measure(case: Accuracy) -> Accuracy:
-        return fill(case, train(cases[case.key][1]))
-
     return Job(
         name="accuracy", suite=work.preset_name, device=work.device, cases=tuple(case for case, _ in cases.values()),
-        dataset=data_facts(work.dataset), open=lambda folder: measure, shuffle=False,
+        dataset=data_facts(work.dataset), open=lambda folder: train_in_turn(lambda case: cases[case.key][1], work.dataset),
+        shuffle=False,
     )  # fmt: skip
 
 

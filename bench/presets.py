@@ -81,11 +81,15 @@ FEW_WORKERS = (1, 8)
 """Few numbers of workers: starting them takes longer than measuring; a lone worker tells how many are needed."""
 
 CERTIFIED: tuple[PartName, ...] = ("audit", "gallery", "grid", "throughput", "accuracy", "calibrate")
-GPU_PARTS: tuple[PartName, ...] = (
-    "tests", "audit", "grid", "throughput", "accuracy", "pipeline", "calibrate", "sweep", "gallery",
-)  # fmt: skip
-GPU_SHARES = (70.0, 80.0, 100.0, 80.0, 30.0, 120.0, 60.0, 40.0, 10.0)
-"""Seconds on an H200, estimated: shares of 8 minutes."""
+GPU_SECONDS: Mapping[PartName, float] = {
+    "tests": 85, "audit": 45, "grid": 55, "throughput": 70, "accuracy": 95, "pipeline": 35, "calibrate": 60, "sweep": 30,
+    "gallery": 5,
+}  # fmt: skip
+"""Parts of preset gpu and their seconds, most important first; they sum up to its 8 minutes on a GPU.
+
+On an H200 the tests took 85 s. Accuracy: 15 to start and read the images, 40 to compile (estimated), 6 cells of 4 (training
+took 2.9), and 3 of airbench, whose training took 2.3, of 5 (estimated). What other parts leave undone ``--resume`` continues.
+"""
 
 FEW_FILES: Mapping[str, Any] = {
     "arms": ("fused-workers", "pil-fused-device"), "recipes": ("imagenet",), "trained_arms": (), "workers": (0,), "images": 32,
@@ -137,8 +141,8 @@ CPU: dict[PresetName, Preset] = {
         throughput_seconds=0.2, throughput_rounds=1, throughput_recipes=("crop_flip",), throughput_workers=(0,),
         throughput_backends=("torchvision", "fused"), throughput_batch_sizes=(64, 128), epochs=1,
         settings=replace(PRESETS["standard"], compile=False),
-        recipes=("crop_flip",), seeds=(0,), sweep_recipes=("none", "crop_flip"), sweep_seeds=2, parts=GPU_PARTS, minutes=3,
-        shares=GPU_SHARES, pipeline=FEW_FILES,
+        recipes=("crop_flip",), seeds=(0,), sweep_recipes=("none", "crop_flip"), sweep_seeds=2,
+        parts=tuple(GPU_SECONDS), minutes=3, shares=tuple(GPU_SECONDS.values()), pipeline=FEW_FILES,
         timed=replace(
             PRESETS["fast"], width=8, epochs=1, warm_up_epochs=0.5, batch_size=250, learning_rate=0.5, compile=False,
             target_accuracy=0.4,
@@ -146,42 +150,35 @@ CPU: dict[PresetName, Preset] = {
     ),
 }  # fmt: skip
 
+RESNET18: Mapping[str, Any] = {"model": "resnet18", "width": 64, "max_train": None, "max_test": None}
 ACCELERATOR: dict[PresetName, Preset] = {
     "smoke": CPU["smoke"],
-    "quick": Preset(
-        grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "300"), model="resnet18", width=64,
-        max_train=None, max_test=None, throughput_seconds=1, throughput_rounds=8, throughput_recipes=("crop_flip",), epochs=3,
-        recipes=COMMON, seeds=(0, 1),
+    "quick": replace(
+        CPU["quick"], grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "300"), **RESNET18,
+        throughput_seconds=1, throughput_rounds=8, epochs=3, audit_draws=10_000, shares=(),
     ),
-    "standard": Preset(
-        grid=(*TARGET, "--rounds", "80", "--case-seconds", "0.05", "--budget", "900"), model="resnet18", width=64,
-        max_train=None, max_test=None, throughput_seconds=2, throughput_rounds=12,
-        throughput_recipes=("crop_flip", "d2l", "randaugment"), epochs=10, recipes=COMMON, seeds=(0, 1), parts=CERTIFIED,
-    ),
-    "full": Preset(
-        grid=("--grid", "full", *TARGET, "--rounds", "100", "--case-seconds", "0.05", "--budget", "7200"), model="resnet18",
-        width=64, max_train=None, max_test=None, throughput_seconds=3, throughput_rounds=16, throughput_recipes=MORE[1:],
-        epochs=30, recipes=MORE, seeds=(0, 1, 2),
-    ),
+    "standard": replace(CPU["standard"], **RESNET18, throughput_seconds=2, throughput_rounds=12),
+    "full": replace(CPU["full"], **RESNET18, epochs=30),
     # Under ten minutes on an H100 with 16 cores (estimated seconds): 15 to start and read the images; 40 audit and gallery
     # (1,000 draws, on the CPU); 170 grid (2 recipes on 4 backends, 2 x 60 to compile kornia's); 180 throughput (60 to compile
     # the step once for all cases; 11 cases in 3 rounds of 1.5 s, 2 s to start each); 90 ``fast`` (40 to compile, 5 seeds of 10
     # epochs); 10 report.
     "training": Preset(
         grid=(*TRAINING_GRID, "--backends", "torchvision,kornia,kornia_compiled,fused", "--batch-sizes", "1024"),
-        audited_backends=TRAINED_WITH, audited_recipes=("crop_flip", "d2l"), audit_draws=1_000, model="resnet18", width=64,
-        max_train=None, max_test=None, throughput_seconds=1.5, throughput_rounds=3, throughput_recipes=("crop_flip",),
+        audited_backends=TRAINED_WITH, audited_recipes=("crop_flip", "d2l"), audit_draws=1_000,
+        **RESNET18, throughput_seconds=1.5, throughput_rounds=3, throughput_recipes=("crop_flip",),
         throughput_workers=FEW_WORKERS, throughput_backends=TRAINED_WITH, settings=PRESETS["standard"], epochs=10,
         recipes=("crop_flip",), seeds=(0, 1, 2, 3, 4), timed=PRESETS["fast"],
     ),
     "gpu": Preset(
         grid=("--grid", "gpu", "--rounds", "3"), audited_backends=TRAINED_WITH, audited_recipes=MORE, audit_draws=1_000,
-        audits_device=True, model="resnet18", width=64, max_train=None, max_test=None, throughput_seconds=1.5,
+        audits_device=True, **RESNET18, throughput_seconds=1.5,
         throughput_rounds=2, throughput_recipes=("crop_flip", "randaugment", "d2l"), throughput_workers=(8,),
         throughput_backends=("torchvision", "kornia", "fused"), throughput_batch_sizes=(256, 1024),
         settings=PRESETS["standard"], epochs=10, recipes=(PRESETS["fast"].recipe, "airbench"), seeds=(0, 1, 2),
         timed=PRESETS["fast"],
-        sweep_recipes=MORE, sweep_seeds=16, parts=GPU_PARTS, minutes=8, shares=GPU_SHARES, pipeline=MANY_FILES,
+        sweep_recipes=MORE, sweep_seeds=16, parts=tuple(GPU_SECONDS), minutes=8,
+        shares=tuple(GPU_SECONDS.values()), pipeline=MANY_FILES,
     ),
 }  # fmt: skip
 

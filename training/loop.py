@@ -8,25 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.base_trainer import OnData, OnEpoch, OnResume, OnStep, TrainingDiverged
+from training.base_trainer import OnData, OnEpoch, OnResume, OnStep
 from training.config import TrainConfig, resolve_auto, validate
-from training.data import load
+from training.data import load_for
 from training.distributed import Ranks, join_ranks, synchronise
 from training.meters import PowerMeter, StepClock, Totals
-from training.results import EpochStats, Throughput, TrainResult
+from training.results import Throughput, TrainResult
 from training.sources.dataset import Dataset
 from training.trainer import ImageTrainer
-
-__all__ = [
-    "EpochStats",
-    "Throughput",
-    "TrainResult",
-    "TrainerCache",
-    "TrainingDiverged",
-    "measure_throughput",
-    "open_trainer",
-    "train",
-]
 
 WARM_UP_STEPS = 5
 CHECK_EVERY = 10  # steps between two questions to rank 0 whether time is up; alone, a process looks at each step
@@ -174,10 +163,7 @@ def _load_once(config: TrainConfig, ranks: Ranks) -> Dataset:
     """Load the data set; on each machine one rank downloads and decodes, and the others then find the cache."""
     if ranks.local_rank != 0:
         ranks.wait_for_all()
-    dataset = load(
-        config.data, root=config.data_root, image_size=config.image_size,
-        max_train=config.max_train, max_test=config.max_test, download=config.download,
-    )  # fmt: skip
+    dataset = load_for(config)
     if ranks.local_rank == 0:
         ranks.wait_for_all()
     return dataset

@@ -1,6 +1,7 @@
 """Shared code of the jobs: cases from training configs, records from training results, and the command around them."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,6 @@ from bench.runner import Measure, resume, run_cases, start
 if TYPE_CHECKING:
     from training.config import FinetuneConfig, TrainConfig
     from training.data import Dataset
-    from training.results import TrainResult
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
@@ -113,20 +113,28 @@ def fill(case: R, result: Any, **facts: Any) -> R:
     return msgspec.convert(values, type(case), from_attributes=True)
 
 
-def train_in_turn(dataset: "Dataset") -> Callable[["TrainConfig"], "TrainResult"]:
-    """Return a function that trains one config after the other: data, compiled model and graph are kept between runs."""
+def train_in_turn(config_of: Callable[[Any], "TrainConfig"], dataset: "Dataset", **facts: Any) -> Measure:
+    """Return a function that trains one case after the other: data, compiled model and graph are kept between them.
+
+    ``facts`` go into each record, beside the seconds of the case and those since the one before.
+    """
     from training import loop
 
-    cache = loop.TrainerCache()
+    cache, ended = loop.TrainerCache(), math.nan
 
-    def train(config: "TrainConfig") -> "TrainResult":
+    def measure(case: Any) -> Any:
+        nonlocal ended
+        start, before, ended = time.perf_counter(), ended, math.nan  # of a failed case nothing is known
         try:
-            return loop.train(config, dataset, cache=cache)
+            result = loop.train(config_of(case), dataset, cache=cache)
         except BaseException:
             cache.trainer = None  # its state is that of a run that broke off
             raise
+        ended = time.perf_counter()
+        between_s = None if math.isnan(before) else ended - before - result.train_s - result.evaluation_s
+        return fill(case, result, cell_s=ended - start, between_s=between_s, **facts)
 
-    return train
+    return measure
 
 
 def check_batches(config: "TrainConfig", dataset: "Dataset") -> None:
@@ -137,6 +145,15 @@ def check_batches(config: "TrainConfig", dataset: "Dataset") -> None:
 
     plain = replace(config, recipe="none", backend="torchvision", augment_on="device")
     Feed(plain, dataset, Ranks(device=validate(plain)))
+
+
+def check_workers(counts: Iterable[int] | None) -> None:
+    """Raise ValueError for a number of loader workers that no machine can start."""
+    from training.config import MOST_WORKERS
+
+    for count in counts or ():
+        if not 0 <= count <= MOST_WORKERS:
+            raise ValueError(f"workers must lie between 0 and {MOST_WORKERS}, got {count}")
 
 
 def take(value: T | None, default: T) -> T:

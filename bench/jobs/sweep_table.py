@@ -1,6 +1,5 @@
 """Result of a sweep as tables for the terminal."""
 
-import math
 import statistics
 from collections.abc import Sequence
 
@@ -8,12 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.records import SETTING, Accuracy, Run, unresolved_failures
+from bench.records import SETTING, Accuracy, Run, project_sweep, unresolved_failures
 from bench.statistics import SEEDS_SHOWN, estimate, seeds_needed
 
 COLUMNS = ("n", "accuracy", "minus baseline", f"seeds {'/'.join(map(str, SEEDS_SHOWN))}", "examples/s")
-PROJECTED = (12, 16)
-"""Recipes and seeds of a whole table, whose time is projected."""
 
 
 def print_table(run: Run, console: Console) -> None:
@@ -32,7 +29,7 @@ def print_table(run: Run, console: Console) -> None:
         for name in sorted(arms, key=lambda name: -statistics.fmean(_points(arms[name]).values())):
             table.add_row(name, *_row(arms[name], None if name == baseline else arms[baseline]))
         console.print(table)
-        if words := pace([record for arm in arms.values() for record in arm]):
+        if words := project_sweep([record for arm in arms.values() for record in arm]):
             console.print(words)
         console.print(
             f"n: seeds; ±: 95 % interval; minus baseline: in points, over the same seeds; seeds: how many a difference of "
@@ -46,19 +43,6 @@ def print_table(run: Run, console: Console) -> None:
         )
     if failed:
         console.print("to train them again: the same command with --resume --retry-failed")
-
-
-def pace(records: Sequence[Accuracy]) -> str:
-    """Return the time between cases of a process, and the time of a whole table; empty where no case followed another."""
-    followed = [
-        (r.between_s, r.between_s + (r.train_s or 0) + (r.evaluation_s or 0)) for r in records if r.between_s is not None
-    ]
-    if not followed:
-        return ""
-    between, whole = zip(*followed, strict=True)
-    minutes = math.prod(PROJECTED) * statistics.median(whole) / 60 / (records[0].cells_at_once or 1)
-    times = f"between two cases: median {statistics.median(between):.2g} s, at most {max(between):.2g} s (n = {len(between)})"
-    return f"{times}; {PROJECTED[0]} recipes x {PROJECTED[1]} seeds would take about {minutes:,.0f} min here"
 
 
 def _points(arm: Sequence[Accuracy]) -> dict[int, float]:

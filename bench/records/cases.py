@@ -1,13 +1,14 @@
 """Cases: the repetitions of one planned measurement, gathered from a run's records. No torch here."""
 
 import itertools
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from bench.records.structs import Disturbance, Lane, Record, Speed, Status
+from bench.records.structs import Accuracy, Disturbance, Lane, Record, Speed, Status
 
 
 def finished_keys(records: Iterable[Record], retry_after: int = 0) -> set[tuple[Any, ...]]:
@@ -20,6 +21,24 @@ def unresolved_failures(records: Iterable[Record]) -> list[Record]:
     records = list(records)
     good = {record.key for record in records if record.status == "ok"}
     return [record for record in records if record.status == "failed" and record.key not in good]
+
+
+PROJECTED = (12, 16)
+"""Recipes and seeds of a whole sweep, whose time is projected."""
+
+
+def project_sweep(records: Iterable[Record]) -> str:
+    """Return the time between trainings of a process, and the time of a whole sweep; empty where none followed another."""
+    followed = [record for record in records if isinstance(record, Accuracy) and record.between_s is not None]
+    if not followed:
+        return ""
+    between = [record.between_s or 0.0 for record in followed]
+    whole = [
+        seconds + (record.train_s or 0) + (record.evaluation_s or 0) for seconds, record in zip(between, followed, strict=True)
+    ]
+    minutes = math.prod(PROJECTED) * statistics.median(whole) / 60 / (followed[0].cells_at_once or 1)
+    times = f"between two cases: median {statistics.median(between):.2g} s, at most {max(between):.2g} s (n = {len(between)})"
+    return f"{times}; {PROJECTED[0]} recipes x {PROJECTED[1]} seeds would take about {minutes:,.0f} min here"
 
 
 def are_disturbed(records: Sequence[Record]) -> bool:

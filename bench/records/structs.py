@@ -456,6 +456,10 @@ class Scaling(Loop, frozen=True, kw_only=True):
     """Processes that drew the same; none should."""
 
 
+PEER = "airbench94"
+"""Model of records of cifar10-airbench, which trains by itself."""
+
+
 class Accuracy(Loop, frozen=True, kw_only=True):
     """A training run to the end."""
 

@@ -1,4 +1,4 @@
-"""What a run says about where it ran, checked against other sources of the same facts."""
+"""The environment of a run, checked against other sources of the same facts."""
 
 import os
 import platform

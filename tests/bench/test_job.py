@@ -1,4 +1,4 @@
-"""What all jobs share: records filled from training results, the line of a result, and the report at the end."""
+"""Shared code of the jobs: records filled from training results, the line of a result, and the report at the end."""
 
 from pathlib import Path
 

@@ -147,7 +147,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr(passes, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(passes, "time", SimpleNamespace(perf_counter=lambda: self.now, process_time=lambda: self.now))
 
     def slow_down(self, owner: type, method: str, seconds: Callable[[Any], float]) -> None:
         """Let a method take ``seconds`` of its last argument."""
@@ -224,7 +224,7 @@ def test_a_case_that_fails_leaves_the_others(folder: Path, monkeypatch: pytest.M
         ({"recipes": ("nosuch",)}, "unknown recipe or op 'nosuch'"),
         ({"size": "big"}, "size must be WIDTHxHEIGHT"),
         ({"images": 0}, "must be positive"),
-        ({"workers": (-1,)}, "workers must be at least 0"),
+        ({"workers": (-1,)}, "workers must lie between 0 and 1024, got -1"),
     ],
 )
 def test_mistakes_are_one_line(changes: dict[str, Any], message: str, folder: Path) -> None:

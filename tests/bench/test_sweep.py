@@ -17,8 +17,10 @@ from rich.console import Console
 
 from bench.jobs import sweep as module
 from bench.jobs.sweep import Share, SweepOptions, case_config, give_device, run_worker, sweep
-from bench.jobs.sweep_table import pace, print_table
-from bench.records import PLAN, RECORDS, Accuracy, Plan, load_run, read, write
+from bench.jobs.sweep_table import print_table
+from bench.records import PLAN, RECORDS, Accuracy, Plan, load_run, project_sweep, read, write
+from bench.report.sections.accuracy import accuracy_section
+from tests.bench.stored import store, trained
 from training import distributed, loop
 from training.config import TrainConfig
 from training.data import Dataset, load
@@ -86,8 +88,14 @@ def test_the_time_of_a_whole_table_is_projected_from_cases_that_followed_another
     first = Accuracy(status="not_run", train_s=3.5, evaluation_s=1.0, warm_up_s=60.0, cells_at_once=2)
     later = [msgspec.structs.replace(first, seed=seed, between_s=0.5) for seed in (1, 2)]
     words = "between two cases: median 0.5 s, at most 0.5 s (n = 2); 12 recipes x 16 seeds would take about 8 min here"
-    assert pace([first, *later]) == words
-    assert pace([first]) == ""
+    assert project_sweep([first, *later]) == words
+    assert project_sweep([first]) == ""
+
+
+def test_the_report_has_the_projection(tmp_path: Path) -> None:
+    records = [trained("accuracy", seed=seed, train_s=4.5, between_s=0.5, cells_at_once=2) for seed in range(2)]
+    section = accuracy_section(load_run(store(tmp_path / "run", records=records)))
+    assert "12 recipes x 16 seeds would take about 8 min here" in str(section)
 
 
 @pytest.mark.parametrize("seed", [0, 3])

@@ -15,7 +15,8 @@ from torch import Tensor
 from training.checkpoint import BadCheckpoint, load, save
 from training.config import Placement, TrainConfig
 from training.data import Dataset
-from training.loop import EpochStats, TrainResult, train
+from training.loop import train
+from training.results import EpochStats, TrainResult
 
 OTHER_WEIGHTS = "holds the weights of another model"
 

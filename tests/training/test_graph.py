@@ -123,6 +123,30 @@ def test_step_sizes_are_written_in_place(sgd: TrainConfig, shapes: Dataset) -> N
             current.set_step_size(step)
         assert all(group["lr"] is tensor for group, tensor in zip(current.optimizer.param_groups, tensors, strict=True))
         assert [float(tensor) for tensor in tensors] == pytest.approx([0.05 * 1 / 4] * len(tensors))
+        current.restart(replace(sgd, seed=1))  # the step that was captured reads these tensors, also in the next run
+        current.warm_up()
+        current.set_step_size(0)
+        assert all(group["lr"] is tensor for group, tensor in zip(current.optimizer.param_groups, tensors, strict=True))
+
+
+@pytest.mark.usefixtures("_on_a_cpu")
+def test_a_replayed_step_that_is_not_finite_is_one_line(
+    sgd: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replay leaves no gradients at the parameters, only their norms."""
+    with open_trainer(sgd, shapes) as current:
+        step = current._train_step
+
+        def replayed(*batch: Tensor) -> Tensor:
+            summary = step(*batch)
+            current.optimizer.zero_grad(set_to_none=True)
+            return torch.where(torch.arange(len(summary)) == 1, summary, math.nan)  # all but the hits
+
+        monkeypatch.setattr(current, "_train_step", replayed)
+        current.warm_up()
+        last = list(dict(current.model.named_parameters()))[-1]  # a backward pass goes from the last to the first
+        with pytest.raises(ValueError, match=rf"first gradient that is not: {last}, step 1\): take a smaller learning_rate"):
+            current.run_epoch(1)
 
 
 @pytest.mark.usefixtures("_on_a_cpu")

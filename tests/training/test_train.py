@@ -12,8 +12,8 @@ import torch.distributed as dist
 from training import train as entry
 from training.config import TrainConfig
 from training.data import Dataset
-from training.loop import EpochStats, train
-from training.results import seconds_to
+from training.loop import train
+from training.results import EpochStats, seconds_to
 from training.train import target_lines
 
 

@@ -12,14 +12,15 @@ from torch.nn import functional as F
 
 from augment import build
 from training import models, optimise
-from training.base_trainer import Trainer, evaluate
+from training.base_trainer import Trainer, TrainingDiverged, evaluate
 from training.checkpoint import load as load_checkpoint
 from training.config import Placement, TrainConfig
 from training.data import Dataset
 from training.distributed import Ranks, stream_seed
-from training.loop import EpochStats, TrainingDiverged, TrainResult, measure_throughput, open_trainer, train
+from training.loop import measure_throughput, open_trainer, train
 from training.meters import StepClock, Totals
 from training.presets import PRESETS, PresetName
+from training.results import EpochStats, TrainResult
 from training.sources.dataset import Split
 from training.trainer import ImageTrainer
 

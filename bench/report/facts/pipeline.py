@@ -1,11 +1,12 @@
 """From files to batches: seconds of an image by stage, the rate that they predict where they overlap, and what limits it.
 
 **Attribution.** A stage has the share of time that the arm saves with the stage's recorded results in its place, without loader
-workers; whole and part take turns batch by batch. Nothing makes the shares add up: their sum stands beside the whole.
+workers; whole and part take turns batch by batch. For cases with workers, photographs are fetched in one thread meanwhile, as a
+worker does. Nothing makes the shares add up: their sum stands beside the whole.
 
 **Prediction.** With workers, the rate is that of the slowest of three resources: the workers (their number over the seconds of
 the stages that they run), the training process (one over the seconds of its own stages) and the cores (their number over the
-CPU seconds of an image).
+CPU seconds of an image, fetched in one thread).
 """
 
 import statistics
@@ -87,23 +88,43 @@ class Feeding:
 
     def parts(self, case: Arm) -> dict[str, Span]:
         """Return seconds an image by stage; empty where stages were not left out in turn."""
-        whole = self.find(case.arm, case.recipe)
-        if whole is None:
-            return {}
-        names, parts = whole.stages or (), dict[str, Span]()
-        for name in names:
-            less = self.find(case.arm, case.recipe, 0, name)
+        whole_s, parts = self._fetched_s(case), dict[str, Span]()
+        for name in case.stages or ():
+            less = self._without(case, name)
             shares = [1 - r.wall_s / r.whole_s for r in less.records if r.whole_s] if less else []  # type: ignore[attr-defined]
-            if not shares:
+            if not shares or not whole_s:
                 return {}
-            parts[name] = Span.of([share / rate(whole) for share in shares])
-        trained = self.find(case.arm, case.recipe, 0, None, case.model) if case.model else None
-        step = subtract(trained, whole) if trained is not None else None
+            parts[name] = Span.of([share * whole_s for share in shares])
+        step = self._step(case)
         return parts if step is None else {**parts, STEP: step}
+
+    def _without(self, case: Arm, stage: str) -> Arm | None:
+        """Return the case without a stage, in the threads of a worker if it has some (older runs: in all)."""
+        in_worker = self.find(case.arm, case.recipe, 1, stage) if case.num_workers else None
+        return in_worker or self.find(case.arm, case.recipe, 0, stage)
+
+    def _fetched_s(self, case: Arm) -> float:
+        """Return seconds an image of all stages but the step, one after the other; 0 if unknown."""
+        less = self._without(case, (case.stages or ("",))[0])
+        if case.num_workers and less:
+            return statistics.median(r.whole_s / r.images for r in less.records)  # type: ignore[attr-defined]
+        whole = self.find(case.arm, case.recipe)
+        return 1 / rate(whole) if whole else 0.0
+
+    def _step(self, case: Arm) -> Span | None:
+        whole, trained = self.find(case.arm, case.recipe), self.serial(case)
+        return subtract(trained, whole) if case.model and trained and whole else None
+
+    def serial_s(self, case: Arm) -> float:
+        """Return seconds an image of all stages, one after the other, in the threads that they have in a case."""
+        if not case.num_workers:
+            return 1 / rate(case)
+        step = self._step(case)
+        return self._fetched_s(case) + (step.value if step else 0.0)
 
     def balance(self, case: Arm) -> float:
         """Return the sum of a case's stages as a share of the whole."""
-        return sum(span.value for span in self.parts(case).values()) * rate(case)
+        return sum(span.value for span in self.parts(case).values()) / self.serial_s(case)
 
     def serial(self, case: Arm) -> Arm | None:
         """Return the same arm without workers."""
@@ -111,19 +132,24 @@ class Feeding:
 
     def prediction(self, case: Arm) -> "Prediction | None":
         """Return the rate that the stages predict for a case with workers, None where they are not known."""
-        parts, serial = self.parts(case), self.serial(case)
-        if not parts or serial is None or not case.num_workers:
+        parts = self.parts(case)
+        if not parts or not case.num_workers:
             return None
         fetched = {name: parts[name].value for name in case.fetched or () if name in parts}
         own = {name: span.value for name, span in parts.items() if name not in fetched}
-        cpu_s = serial.median("cpu_s_per_image") or 0.0
         rates = {
             "workers": case.num_workers / max(sum(fetched.values()), 1e-9),
             "process": 1 / max(sum(own.values()), 1e-9),
-            "cores": (case.cores or 1) / max(cpu_s, 1e-9),
+            "cores": (case.cores or 1) / max(self._cpu_s(case), 1e-9),
         }
         resource = min(rates, key=lambda name: rates[name])
         return Prediction(resource, rates[resource], {"workers": fetched, "process": own, "cores": fetched | own}[resource])
+
+    def _cpu_s(self, case: Arm) -> float:
+        """Return CPU seconds an image: of the whole, fetched in one thread, and of the step by difference."""
+        arms = (self._without(case, case.stages[0]), self.find(case.arm, case.recipe), self.serial(case))
+        less_s, whole_s, serial_s = ((arm.median("cpu_s_per_image") or 0.0) if arm else 0.0 for arm in arms)
+        return (less_s or whole_s) + (serial_s - whole_s if case.model else 0.0)
 
 
 class Prediction(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bench.records import UNKNOWN, Run, digits, join, percent, plural
+from bench.records import PEER, UNKNOWN, Run, digits, join, percent, plural, project_sweep
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section
 from bench.report.facts.accuracy import (
     BackendPair,
@@ -62,9 +62,12 @@ def accuracy_section(run: Run) -> Section | None:
         blocks.append(Paragraph(f"Setting: {setting(arms[0])}, {plural(num_epochs(arms[0]), 'epoch')}."))
         blocks += [*_figures(arms, index), *_table(arms, baseline(arms, run))]
         blocks += _pairs_table(backend_pairs(with_accuracy(arms), run.audit))
+        words = project_sweep(record for arm in arms for record in arm.records)
+        blocks += [Paragraph(f"Time {words}.")] if words else []
     arms = main_setting(run)
     target = soonest([arm for group in groups for arm in group])
     answers = [_target_answer(target)] if target else []
+    answers += _peer_answer([arm for group in groups for arm in with_accuracy(group)])
     answers += [*_recipe(best_by_recipe(arms), baseline(arms, run)), *_backend(backend_pairs(arms, run.audit))]
     note = f"{NOTE} The best of several is picked after the fact, which flatters it." if arms else ""
     return Section(title=TITLE, blocks=blocks, answers=answers, note=note)
@@ -120,6 +123,17 @@ def _target_answer(arm: Arm) -> Answer:
     answer = f"{_seconds(arm)} s of training" if arm.values("seconds_to_target") else "Not reached"
     evidence = [f"{arm.model} on {arm.dataset} with ", Code(arm.recipe), f", {label(arm)}: {_reach(arm)}."]
     return Answer(f"How long to {percent(arm.target_accuracy)} test accuracy?", answer, evidence)
+
+
+def _peer_answer(arms: Sequence[Arm]) -> list[Answer]:
+    """Return seconds and accuracy of the best arm with a target beside those of cifar10-airbench, where both were trained."""
+    peer = next((arm for arm in arms if arm.model == PEER), None)
+    own = max((arm for arm in arms if with_target(arm)), key=score, default=None)
+    if peer is None or own is None:
+        return []
+    answer, peers = (f"{digits(arm.mean('train_s'))} s of training to {mean_score(arm)}" for arm in (own, peer))
+    evidence = [f"{own.model} with ", Code(own.recipe), f". {PEER} on the same images: {peers}; neither has augmented tests."]
+    return [Answer("How does that compare with cifar10-airbench?", answer, evidence)]
 
 
 def _reach(arm: Arm | None) -> str:

@@ -17,11 +17,12 @@ from bench.report.words import capitalise, with_spread
 
 TITLE, QUESTION = "From JPEG files to batches", "How should photographs be fed?"
 METHOD = """Each arm is a list of stages. A stage has the share of time that the arm saves with the stage's recorded results in
-its place, without loader workers; whole and part take turns batch by batch, with the device waited for after each. Nothing
-makes the stages add up: their sum stands beside the whole. With workers, the rate is predicted from the slowest of workers,
-training process and cores; the prediction's error is stated. Windows are cut where photographs are decoded; those beyond 512
-pixels are shrunk there in 8 bits. The clock starts once workers have filled their queues. All files were read before (a warm
-page cache, which hides the disk), unless the setting says cold."""
+its place, without loader workers; whole and part take turns batch by batch, with the device waited for after each. Where the
+arm has workers, its photographs are fetched in one thread then, as in a worker. Nothing makes the stages add up: their sum
+stands beside the whole. With workers, the rate is predicted from the slowest of workers, training process and cores; the
+prediction's error is stated. Windows are cut where photographs are decoded; those beyond 512 pixels are shrunk there in 8 bits.
+The clock starts once every worker has sent a batch. All files were read before (a warm page cache, which hides the disk),
+unless the setting says cold. DALI's graph keeps two batches in work ahead, in the order of the files."""
 STAGES: Mapping[str, Look] = {
     "read": Look("s3"), "decode": Look("s0"), "cut": Look("s7"), "augment": Look("s1"), "collate": Look("s4"),
     "copy": Look("s6"), WAIT: Look("wait"), STEP: Look("work"), OTHER: Look("grid"),
@@ -96,9 +97,8 @@ def limit(feeding: Feeding, case: Arm) -> str:
 def _slowest_stage(feeding: Feeding, case: Arm) -> str:
     """Return a sentence such as "Decoding alone reaches 610 images/s in 2 workers, augmentation 9 times that: ..."."""
     parts: Mapping[str, float] = {stage: span.value for stage, span in feeding.parts(case).items()}
-    serial = feeding.serial(case)
-    if parts and serial is not None and not LEAST_BALANCE < feeding.balance(serial) < 2 - LEAST_BALANCE:
-        return f"Its stages add up to {percent(feeding.balance(serial), 0)} of the whole: what limits it is not known."
+    if parts and not LEAST_BALANCE < feeding.balance(case) < 2 - LEAST_BALANCE:
+        return f"Its stages add up to {percent(feeding.balance(case), 0)} of the whole: what limits it is not known."
     units, where = 1, "in the training process"
     if (predicted := feeding.prediction(case)) is not None:
         counts = {"workers": (int(case.num_workers), "worker"), "cores": (int(case.cores or 1), "core")}
@@ -156,9 +156,9 @@ def _stages(feeding: Feeding, index: int) -> list[Block]:
     columns = [
         words_column("arm", name),
         *(Column(f"{stage}, ms", partial(_stage, feeding, stage)) for stage in names),
-        Column("sum, ms", lambda case: "" if case.num_workers else digits(1e3 * feeding.balance(case) / rate(case))),
-        Column("whole, ms", lambda case: digits(1e3 / rate(case))),
-        Column("sum : whole", lambda case: "" if case.num_workers else percent(feeding.balance(case), 0)),
+        Column("sum, ms", lambda case: digits(1e3 * feeding.balance(case) * feeding.serial_s(case))),
+        Column("whole, one after the other, ms", lambda case: digits(1e3 * feeding.serial_s(case))),
+        Column("sum : whole", lambda case: percent(feeding.balance(case), 0)),
         Column("predicted images/s", lambda case: digits(p.rate) if (p := feeding.prediction(case)) else ""),
         words_column("from", lambda case: RESOURCES[p.resource] if (p := feeding.prediction(case)) else ""),
         Column("measured images/s", lambda case: with_spread(case, "images_per_s")),
