@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bench.jobs.job import duration
 from bench.records import Case, Plan, Record, Speed, worst_disturbance
-from bench.statistics import SPREAD, half_interval, is_settled
+from bench.statistics import SPREAD, half_interval, reached_target
 
 LINE_EVERY_S = 10.0
 REWRITE_EVERY_S = 0.2
@@ -96,7 +96,7 @@ def _item_name(nodeid: str) -> str:
     return nodeid.partition("[")[2].rstrip("]")
 
 
-def summary_lines(cases: Iterable[Case], *, width: int, target: float | None = None) -> list[str]:
+def summary_lines(cases: Iterable[Case], *, width: int, plan: Plan | None = None) -> list[str]:
     """Return tables of images/s as lines, a row per subject, a column per backend; without the spread where too wide."""
     cases = sorted(cases, key=lambda case: _shape(case.first))
     if not cases:
@@ -116,9 +116,7 @@ def summary_lines(cases: Iterable[Case], *, width: int, target: float | None = N
         counts = sorted(len(case.records) for case in cases if case.status == "ok")
         words = f"n = {counts[0]} to {counts[-1]} rounds, {counts[len(counts) // 2]} in the middle case"
         lines.append(f"{words}; ±{spread[len(spread) // 2]:.1%} in half of the cases, ±{spread[-1]:.0%} at most.")
-    if target is not None:
-        narrow = [is_settled(case.quiet.values("images_per_s"), target) for case in cases if case.status == "ok"]
-        lines.append(f"{sum(narrow)} of {len(narrow)} cases have an interval no wider than {target:.0%} of the median.")
+    lines += [text] if plan and (text := reached_target(cases, plan)) else []
     if worst := worst_disturbance(record for case in cases for record in case.records):
         disturbed = sum(len(case.records) - len(case.quiet.records) for case in cases)
         total = sum(len(case.records) for case in cases)

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from rich.console import Console
@@ -137,20 +137,13 @@ def run_tests(work: Work) -> None:
     work.console.print(f"tests: {'; '.join(results) or 'none ended in time'} (all in {log.name})")
 
 
-class Subjects(TypedDict):
-    """Subjects of audit and gallery; None stands for all."""
-
-    backends: tuple[str, ...] | None
-    ops: tuple[str, ...] | None
-    recipes: tuple[str, ...] | None
-
-
-def _subjects(work: Work) -> Subjects:
-    return Subjects(
-        backends=work.backends or work.preset.audited_backends,
-        ops=None if work.preset.audited_recipes is None else (),
-        recipes=work.recipes or work.preset.audited_recipes,
-    )
+def _subjects(work: Work) -> dict[str, Any]:
+    """Return the subjects of audit and gallery by kind; None stands for all."""
+    return {
+        "backends": work.backends or work.preset.audited_backends,
+        "ops": None if work.preset.audited_recipes is None else (),
+        "recipes": work.recipes or work.preset.audited_recipes,
+    }
 
 
 def run_audit(work: Work) -> None:

@@ -150,37 +150,29 @@ CPU: dict[PresetName, Preset] = {
     ),
 }  # fmt: skip
 
+RESNET18: Mapping[str, Any] = {"model": "resnet18", "width": 64, "max_train": None, "max_test": None}
 ACCELERATOR: dict[PresetName, Preset] = {
     "smoke": CPU["smoke"],
-    "quick": Preset(
-        grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "300"), model="resnet18", width=64,
-        max_train=None, max_test=None, throughput_seconds=1, throughput_rounds=8, throughput_recipes=("crop_flip",), epochs=3,
-        recipes=COMMON, seeds=(0, 1),
+    "quick": replace(
+        CPU["quick"], grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "300"), **RESNET18,
+        throughput_seconds=1, throughput_rounds=8, epochs=3, audit_draws=10_000, shares=(),
     ),
-    "standard": Preset(
-        grid=(*TARGET, "--rounds", "80", "--case-seconds", "0.05", "--budget", "900"), model="resnet18", width=64,
-        max_train=None, max_test=None, throughput_seconds=2, throughput_rounds=12,
-        throughput_recipes=("crop_flip", "d2l", "randaugment"), epochs=10, recipes=COMMON, seeds=(0, 1), parts=CERTIFIED,
-    ),
-    "full": Preset(
-        grid=("--grid", "full", *TARGET, "--rounds", "100", "--case-seconds", "0.05", "--budget", "7200"), model="resnet18",
-        width=64, max_train=None, max_test=None, throughput_seconds=3, throughput_rounds=16, throughput_recipes=MORE[1:],
-        epochs=30, recipes=MORE, seeds=(0, 1, 2),
-    ),
+    "standard": replace(CPU["standard"], **RESNET18, throughput_seconds=2, throughput_rounds=12),
+    "full": replace(CPU["full"], **RESNET18, epochs=30),
     # Under ten minutes on an H100 with 16 cores (estimated seconds): 15 to start and read the images; 40 audit and gallery
     # (1,000 draws, on the CPU); 170 grid (2 recipes on 4 backends, 2 x 60 to compile kornia's); 180 throughput (60 to compile
     # the step once for all cases; 11 cases in 3 rounds of 1.5 s, 2 s to start each); 90 ``fast`` (40 to compile, 5 seeds of 10
     # epochs); 10 report.
     "training": Preset(
         grid=(*TRAINING_GRID, "--backends", "torchvision,kornia,kornia_compiled,fused", "--batch-sizes", "1024"),
-        audited_backends=TRAINED_WITH, audited_recipes=("crop_flip", "d2l"), audit_draws=1_000, model="resnet18", width=64,
-        max_train=None, max_test=None, throughput_seconds=1.5, throughput_rounds=3, throughput_recipes=("crop_flip",),
+        audited_backends=TRAINED_WITH, audited_recipes=("crop_flip", "d2l"), audit_draws=1_000,
+        **RESNET18, throughput_seconds=1.5, throughput_rounds=3, throughput_recipes=("crop_flip",),
         throughput_workers=FEW_WORKERS, throughput_backends=TRAINED_WITH, settings=PRESETS["standard"], epochs=10,
         recipes=("crop_flip",), seeds=(0, 1, 2, 3, 4), timed=PRESETS["fast"],
     ),
     "gpu": Preset(
         grid=("--grid", "gpu", "--rounds", "3"), audited_backends=TRAINED_WITH, audited_recipes=MORE, audit_draws=1_000,
-        audits_device=True, model="resnet18", width=64, max_train=None, max_test=None, throughput_seconds=1.5,
+        audits_device=True, **RESNET18, throughput_seconds=1.5,
         throughput_rounds=2, throughput_recipes=("crop_flip", "randaugment", "d2l"), throughput_workers=(8,),
         throughput_backends=("torchvision", "kornia", "fused"), throughput_batch_sizes=(256, 1024),
         settings=PRESETS["standard"], epochs=10, recipes=(PRESETS["fast"].recipe, "airbench"), seeds=(0, 1, 2),

@@ -328,7 +328,7 @@ class BenchSession:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.folder is None or self._bench is None:
             return
-        for line in summary_lines(self.cases(), width=terminalreporter._tw.fullwidth, target=self.plan.target):
+        for line in summary_lines(self.cases(), width=terminalreporter._tw.fullwidth, plan=self.plan):
             terminalreporter.write_line(line)
         if self.trouble:
             terminalreporter.write_line(f"ERROR: {self.trouble}", red=True)

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr, betaincinv, chdtri, digamma, nctdtr, ndtri, polygamma, stdtr, stdtrit
 
-from bench.records import Case, Record, Speed, sound
+from bench.records import Case, Plan, Record, Speed, sound
 
 Floats = npt.NDArray[np.float64]
 Verdict = Literal["slower", "worse", "faster", "better", "same", "unclear"]
@@ -81,6 +81,29 @@ def is_settled(values: Sequence[float], target: float) -> bool:
     """
     half = half_interval(values)
     return len(values) >= FEWEST_PASSES and half is not None and 2 * half <= target
+
+
+def reached_target(cases: Sequence[Case], plan: Plan) -> str:
+    """Return the share of measured cases whose interval is at the plan's target, and why those are not that miss it."""
+    quantities = [case.quiet.values(case.first.quantities[0].name) for case in cases if case.status == "ok"]
+    if plan.target is None or not quantities:
+        return ""
+    wide = [values for values in quantities if not is_settled(values, plan.target)]
+    met = len(quantities) - len(wide)
+    text = f"{met} of {len(quantities)} cases ({met / len(quantities):.0%}) have an interval no wider than {plan.target:.0%} "
+    text += "of the median."
+    sds = [statistics.stdev(np.log(values)) for values in wide if len(values) > 2]
+    if not sds:
+        return text
+    sd, rounds = statistics.median(sds), statistics.median(map(len, wide))
+    # In large samples the interval is 2 * 1.96 standard errors wide, each sqrt(pi / 2) of the mean's; by ranks a little more.
+    needed = max(FEWEST_PASSES, math.floor((2 * ndtri(1 - LEVEL / 2) * math.sqrt(math.pi / 2) * sd / plan.target) ** 2))
+    while -2 * sd * (median_interval(ndtri(np.arange(1, needed + 1) / (needed + 1))) or (0.0,))[0] > plan.target:
+        needed += 1
+    end = f"the budget of {plan.budget_s:.0f} s" if plan.budget_s else "the time"
+    limit = f"of at most {plan.rounds}" if rounds >= plan.rounds else f"in {end}"
+    text += f" Those that miss it had {rounds:.0f} quiet rounds {limit}; their rounds vary by {sd:.0%} (standard deviation, "
+    return f"{text}middle case), at which the target takes about {needed:,}."
 
 
 def pooled_sds(processes: Sequence[Sequence[Record]]) -> tuple[float | None, float | None]:

@@ -253,12 +253,17 @@ def resolve_auto(config: TrainConfig, device: torch.device) -> TrainConfig:
     return dataclasses.replace(config, precision="float32" if device.type == "cpu" else "bfloat16")
 
 
+MOST_WORKERS, MOST_SIDE = 1024, 8192
+"""Loader workers and pixels beyond which a machine stands still before it fails."""
 Rule = tuple[tuple[str, ...], Callable[[Any], bool], str]
 """(fields, condition, the message's second half)"""
 
 _RULES: tuple[Rule, ...] = (
-    (("epochs", "batch_size", "image_size", "decay_every"), lambda v: v >= 1, "must be at least 1"),
+    (("epochs", "batch_size", "decay_every"), lambda v: v >= 1, "must be at least 1"),
+    (("image_size",), lambda v: 1 <= v <= MOST_SIDE, f"must be at least 1 and at most {MOST_SIDE:,}"),
     (("num_workers", "seed", "slow_weights_every"), lambda v: v >= 0, "must not be negative"),
+    (("num_workers",), lambda v: v <= MOST_WORKERS, f"must be at most {MOST_WORKERS:,}"),
+    (("seed",), lambda v: v < 2**63, "must be less than 2**63"),
     (
         ("max_train", "max_test", "width", "whiten_bias_epochs"),
         lambda v: v is None or v >= 1,

@@ -5,12 +5,13 @@ from urllib.parse import urlsplit
 
 from torchvision.datasets import CIFAR10
 
+from training.config import TrainConfig
 from training.sources.cifar10 import download_cifar10, is_present, load_cifar10, server_answers
 from training.sources.dataset import Dataset, Split, subset
 from training.sources.folders import load_folder
 from training.sources.synthetic import draw_shapes
 
-__all__ = ["Dataset", "Split", "load"]
+__all__ = ["Dataset", "Split", "load", "load_for"]
 
 JPEG_COPY = "cifar10-jpeg"
 """Name of the folder under the root that holds CIFAR-10 as JPEG files."""
@@ -51,6 +52,14 @@ def load(
     else:
         dataset = load_folder(Path(data).expanduser(), root=root, image_size=image_size)
     return subset(dataset, max_train=max_train, max_test=max_test, seed=seed)
+
+
+def load_for(config: TrainConfig) -> Dataset:
+    """Return the data set of a training config."""
+    return load(
+        config.data, root=config.data_root, image_size=config.image_size, max_train=config.max_train, max_test=config.max_test,
+        download=config.download,
+    )  # fmt: skip
 
 
 def _load_auto(root: Path, image_size: int, seed: int, *, download: bool) -> Dataset:

@@ -10,7 +10,7 @@ from typing import Any
 
 from training.base_trainer import OnData, OnEpoch, OnResume, OnStep
 from training.config import TrainConfig, resolve_auto, validate
-from training.data import load
+from training.data import load_for
 from training.distributed import Ranks, join_ranks, synchronise
 from training.meters import PowerMeter, StepClock, Totals
 from training.results import Throughput, TrainResult
@@ -163,10 +163,7 @@ def _load_once(config: TrainConfig, ranks: Ranks) -> Dataset:
     """Load the data set; on each machine one rank downloads and decodes, and the others then find the cache."""
     if ranks.local_rank != 0:
         ranks.wait_for_all()
-    dataset = load(
-        config.data, root=config.data_root, image_size=config.image_size,
-        max_train=config.max_train, max_test=config.max_test, download=config.download,
-    )  # fmt: skip
+    dataset = load_for(config)
     if ranks.local_rank == 0:
         ranks.wait_for_all()
     return dataset

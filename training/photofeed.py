@@ -66,10 +66,6 @@ def evaluation_ops(image_size: int) -> tuple[Op, ...]:
     return CenterCrop(size=image_size), NORMALIZE
 
 
-def _output_side(ops: tuple[Op, ...]) -> int:
-    return max(op.size for op in ops if isinstance(op, RandomResizedCrop))
-
-
 class PhotoBatch(NamedTuple):
     """A fetched batch: ``images`` as the placement sends them, ``labels`` int64 [B], and the seconds that fetching took.
 
@@ -204,7 +200,7 @@ class Photographs(Fetcher[PhotoBatch | str]):
                 except UnreadablePhotograph as error:
                     return str(error)
                 seconds.append(time.perf_counter() - start)
-        images, windows = items
+        images, windows = items if self.stages else (indices, torch.empty(0, 4))
         return PhotoBatch(images, self.labels[indices], windows, torch.tensor(seconds, dtype=torch.float64))
 
 
@@ -306,7 +302,8 @@ class PhotoFeed(_PhotoSource):
         self._windows = WindowPipeline(ops, backend, device) if on_device else None
         super().__init__(len(split), batch_size, seed, device, self._windows or keep)
         self.lane = feed_lane(ops, backend, on_device=on_device)
-        check_shared_memory(num_workers, batch_size * 3 * (MOST_SIDE**2 if on_device else 4 * _output_side(ops) ** 2))
+        side = MOST_SIDE if on_device else 2 * max(op.size for op in ops if isinstance(op, RandomResizedCrop))  # of floats
+        check_shared_memory(num_workers, batch_size * 3 * side**2)
         self._loader = DataLoader(
             Photographs(stages, split.labels, seed),
             batch_sampler=self._order,  # type: ignore[arg-type]  # of requests: torch's type knows lists of indices only

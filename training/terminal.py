@@ -35,6 +35,12 @@ def complete_help(options: type[Any], changed: Mapping[str, Any] | None = None) 
     options.__annotations__.update(hints | dict(changed or {}))
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Raise the error that rich is handling, not its exit code 1, which says that something failed."""
+        raise
+
+
 def open_console() -> Console:
     """Return a console that prints what it gets: no markup or emoji in names, no path broken in two.
 
@@ -43,7 +49,7 @@ def open_console() -> Console:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+    return _Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def printable(name: str) -> str:

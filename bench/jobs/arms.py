@@ -6,6 +6,8 @@ process. An arm without one of its stages is the same list with that stage's rec
 
 import functools
 import importlib
+import io
+import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,16 +20,19 @@ import torch
 from torch import Tensor
 
 from augment import BACKENDS, OPS, RECIPES, Op, build
+from augment.backends import dali
 from augment.ops import HorizontalFlip, Normalize, RandomResizedCrop
 from bench.jobs.photoset import PhotoSet
-from bench.records import plural
 from training.photofeed import NORMALIZE, Decode, Read, Stage, WindowPipeline, fetch_stages, prepared_size, training_ops
 from training.sources.cache import load_cached
 from training.sources.decode import decode as decode_square
+from training.sources.decode import upright
 from training.sources.decoders import DECODERS, decode_pil
 
 Stages = Mapping[str, Stage]
 NO_WINDOWS = (0, 4)
+GRAPH_AHEAD = 2
+"""Batches in work in a graph of DALI: its own default, and PyTorch's for a loader worker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +63,7 @@ class Chain:
 
     def replace(self, name: str, stage: Stage) -> "Chain":
         """Return the chain with another stage of that name."""
-        parts = ({key: stage if key == name else old for key, old in part.items()} for part in (self.fetch, self.own))
-        fetch, own = parts
+        fetch, own = ({key: stage if key == name else old for key, old in part.items()} for part in (self.fetch, self.own))
         return Chain(fetch, own, self.pipeline)
 
     def record(self, name: str, batches: Sequence[Tensor]) -> "Recorded":
@@ -141,9 +145,8 @@ class Arm:
 
     def missing(self) -> str | None:
         """Return why the arm cannot run here, or None."""
-        if self.backend is not None and self.backend not in BACKENDS:
-            return f"there is no backend {self.backend}"
-        return DECODERS[self.decoder].missing()
+        reason = BACKENDS[self.backend].why_not(torch.device("cpu")) if self.backend else None
+        return reason or (DECODERS[self.decoder].missing() if self.decoder in DECODERS else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,57 +160,103 @@ class PackedArm(Arm):
         own: Stages = {**_copy(work.device), "augment": AugmentBatch(pipeline)}
         return Chain({"read": Packed(packed_file(work, side))}, own, pipeline)
 
-    def missing(self) -> str | None:
-        return None
-
 
 @dataclass(frozen=True, kw_only=True)
 class DaliArm(Arm):
-    """DALI's graph from the bytes of files to batches, as for ImageNet, in as many threads as PyTorch; workers only read."""
+    """DALI's dynamic mode: a window of each file is decoded and resized, then the backend does the recipe's other ops."""
+
+    def chain(self, work: Work) -> Chain:
+        crop, *others = work.ops
+        if not isinstance(crop, RandomResizedCrop):
+            raise ValueError("a recipe must begin with RandomResizedCrop, which is part of DALI's decoding: choose imagenet")
+        pipeline = build(others, "dali", device=work.device, dtype=work.dtype)
+        own: Stages = {"decode": DecodeWindows(crop, work.device), "augment": AugmentBatch(pipeline)}
+        return Chain({"read": self.read(work), "collate": as_batch}, own, pipeline)
+
+    def read(self, work: Work) -> Stage:
+        """Return the stage that reads files for DALI's decoder."""
+        return ReadPlain(work.photographs.files, frozenset(work.photographs.odd))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaliGraphArm(DaliArm):
+    """DALI's graph from files to batches, as for ImageNet, in as many threads as PyTorch, with batches in work ahead."""
 
     def chain(self, work: Work) -> Chain:
         if [type(op) for op in work.ops] != [RandomResizedCrop, HorizontalFlip, Normalize]:
             raise ValueError("its graph is RandomResizedCrop, HorizontalFlip and Normalize: choose the recipe imagenet")
-        if work.photographs.odd:
-            raise ValueError(
-                f"{plural(len(work.photographs.odd), 'file')} cannot be decoded by DALI's graph: leave odd files out"
-            )
-        graph = DaliGraph(work.ops, work.device, work.dtype)
-        return Chain({"read": Read(work.photographs.files), "collate": as_batch}, {"graph": graph})
+        return Chain({}, {"graph": DaliGraph(work, self.read(work))})
 
-    def missing(self) -> str | None:
-        return BACKENDS["dali"].why_not(torch.device("cpu"))
+
+@dataclass(frozen=True)
+class ReadPlain(Read):
+    """Read files; ``odd`` ones come as the pixels of Pillow in a plain format, so that DALI shows what all arms show."""
+
+    odd: frozenset[int]
+
+    def run(self, index: int, item: Any) -> bytes:
+        content = super().run(index, item)
+        if index in self.odd:
+            upright(content).save(file := io.BytesIO(), "PPM")
+            content = file.getvalue()
+        return content
+
+
+@dataclass(frozen=True)
+class DecodeWindows:
+    """Decode a random window of each file and resize it by DALI's dynamic mode: uint8 [B, 3, S, S]."""
+
+    crop: RandomResizedCrop
+    device: torch.device
+
+    def __call__(self, items: tuple[Sequence[bytes], Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
+        ndd = dali.library()
+        rng = ndd.random.RNG(int(torch.randint(2**31 - 1, ())))
+        files, device = ndd.as_batch(as_arrays(items[0])), "cpu" if self.device.type == "cpu" else "gpu"
+        images = decode_and_resize(ndd, files, self.crop, device, rng=rng)
+        return torch.utils.dlpack.from_dlpack(ndd.as_tensor(images)).permute(0, 3, 1, 2), torch.empty(NO_WINDOWS)
+
+
+def as_arrays(contents: Sequence[bytes]) -> list[np.ndarray]:
+    """Return the bytes of files as arrays, uint8, without a copy."""
+    return [np.frombuffer(content, np.uint8) for content in contents]
+
+
+def decode_and_resize(library: Any, files: Any, crop: RandomResizedCrop, device: str, **random: Any) -> Any:
+    """Decode random windows alone and resize them, by the operators of DALI's dynamic mode or of its graphs."""
+    images = library.decoders.image_random_crop(
+        files, device=device, random_area=list(crop.scale), random_aspect_ratio=list(crop.ratio), num_attempts=dali.TRIES,
+        **random,
+    )  # fmt: skip
+    return library.resize(images, size=[crop.size] * 2, interp_type=dali.LINEAR, antialias=crop.antialias)
 
 
 @dataclass
 class DaliGraph:
-    """Decode the window alone, resize, mirror and normalise it in one DALI pipeline, built at the first batch."""
+    """One DALI pipeline over all photographs, in the order of the files; it is built at the first batch."""
 
-    ops: tuple[Op, ...]
-    device: torch.device
-    dtype: torch.dtype
+    work: Work
+    read: Stage
     _pipe: Any = None
 
-    def __call__(self, items: tuple[Sequence[bytes], Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, items: Any, indices: Tensor) -> tuple[Tensor, Tensor]:
         self._pipe = self._pipe or self._build(len(indices))
-        self._pipe.feed_input("files", [np.frombuffer(content, np.uint8) for content in items[0]])
         (images,) = self._pipe.run()
-        return torch.utils.dlpack.from_dlpack(images.as_tensor()).to(self.dtype), torch.empty(NO_WINDOWS)
+        return torch.utils.dlpack.from_dlpack(images.as_tensor()).to(self.work.dtype), torch.empty(NO_WINDOWS)
 
     def _build(self, batch_size: int) -> Any:
-        dali = importlib.import_module("nvidia.dali")
-        fn, is_cpu, (crop, flip, norm) = dali.fn, self.device.type == "cpu", cast(Any, self.ops)
+        library = importlib.import_module("nvidia.dali")
+        fn, device, (crop, flip, norm) = library.fn, self.work.device, cast(Any, self.work.ops)
         mean, std = ([255 * value for value in values] for values in (norm.mean, norm.std))
-        device_id, seed = None if is_cpu else self.device.index or 0, int(torch.randint(2**31 - 1, ()))
-        pipe = dali.Pipeline(
-            batch_size, torch.get_num_threads(), device_id, seed=seed, prefetch_queue_depth=1, exec_dynamic=True
-        )
+        count = len(self.work.photographs.files) // batch_size * batch_size
+        batches = itertools.cycle(torch.arange(count).split(batch_size))
+        pipe = library.Pipeline(
+            batch_size, torch.get_num_threads(), None if device.type == "cpu" else device.index or 0,
+            seed=int(torch.randint(2**31 - 1, ())), prefetch_queue_depth=GRAPH_AHEAD, exec_dynamic=True,
+        )  # fmt: skip
         with pipe:
-            images = fn.decoders.image_random_crop(
-                fn.external_source(name="files", dtype=dali.types.UINT8, ndim=1), device="cpu" if is_cpu else "mixed",
-                random_area=crop.scale, random_aspect_ratio=crop.ratio, num_attempts=10,
-            )  # fmt: skip
-            images = fn.resize(images, size=[crop.size] * 2, interp_type=dali.types.INTERP_LINEAR, antialias=crop.antialias)
+            files = fn.external_source((as_arrays(self.read(i, i)) for i in batches), dtype=library.types.UINT8, ndim=1)
+            images = decode_and_resize(fn, files, crop, "cpu" if device.type == "cpu" else "mixed")
             mirror = fn.random.coin_flip(probability=flip.p)
             pipe.set_outputs(fn.crop_mirror_normalize(images, mirror=mirror, mean=mean, std=std, output_layout="CHW"))
         pipe.build()
@@ -219,8 +268,8 @@ def collate_sizes(items: Sequence[Tensor], indices: Tensor) -> tuple[Tensor, Ten
     return torch.tensor([image.shape[1:] for image in items]), torch.empty(NO_WINDOWS)
 
 
-def as_batch(items: Sequence[bytes], indices: Tensor) -> tuple[Sequence[bytes], Tensor]:
-    """Return the bytes of files as a batch."""
+def as_batch(items: Any, indices: Tensor) -> tuple[Any, Tensor]:
+    """Return items, such as the bytes of files, as a batch without windows."""
     return items, torch.empty(NO_WINDOWS)
 
 
@@ -278,7 +327,8 @@ ARMS: Mapping[str, Arm] = {
         for backend in ("fused", "kornia")
         for decoder in (DECODERS if backend == "fused" else HOST_DECODERS)
     },
-    "dali-dali-device": DaliArm(decoder="dali", backend="dali", augment_on="device"),
+    "dali-dali-device": DaliGraphArm(decoder="dali", backend="dali", augment_on="device"),
+    "dali_dynamic-dali-device": DaliArm(decoder="dali_dynamic", backend="dali", augment_on="device"),
     "packed-fused-device": PackedArm(decoder="packed", backend="fused", augment_on="device"),
     **{f"{decoder}-alone": Arm(decoder=decoder) for decoder in DECODERS},
 }

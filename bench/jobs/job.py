@@ -147,6 +147,15 @@ def check_batches(config: "TrainConfig", dataset: "Dataset") -> None:
     Feed(plain, dataset, Ranks(device=validate(plain)))
 
 
+def check_workers(counts: Iterable[int] | None) -> None:
+    """Raise ValueError for a number of loader workers that no machine can start."""
+    from training.config import MOST_WORKERS
+
+    for count in counts or ():
+        if not 0 <= count <= MOST_WORKERS:
+            raise ValueError(f"workers must lie between 0 and {MOST_WORKERS}, got {count}")
+
+
 def take(value: T | None, default: T) -> T:
     """Return an option's value, or the default if the option was left out; 0 and nothing named are values."""
     return default if value is None else value

@@ -1,5 +1,6 @@
-"""Passes of ``augmark pipeline``: one arm over the photographs, timed once loader workers have filled their queues."""
+"""Passes of ``augmark pipeline``: one arm over the photographs, timed once every loader worker has sent a batch."""
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -30,24 +31,30 @@ from training.photofeed import MOST_SIDE, Photographs
 FETCHED_AHEAD = 2
 """Batches that each loader worker fetches ahead: PyTorch's default."""
 FEWEST_BATCHES = 2
-RECORDED_BYTES = 3 * 2**30
-"""Memory for results that stand in for stages."""
+"""Batches of a pass, and of its warm-up: the loop holds a batch while the next is made."""
+MOST_RECORDINGS = 12
+"""Stages whose results are kept in memory, each up to 300 MB."""
 MOST_RECORDED = 512
 """Photographs whose results stand in for a stage: an arm without one passes over these alone."""
 CLASSES = 1000
+STEP = "step"
 
 
 class Passes:
     """Measures cases over one set of photographs; holds networks, and results that stand in for stages."""
 
     def __init__(self, work: Work, seconds: float) -> None:
-        self.work, self.seconds = work, seconds
+        self.work, self.seconds, self._threads = work, seconds, torch.get_num_threads()
+        gc.collect()
+        gc.freeze()  # what is imported stays: the collection before each pass takes milliseconds
+        atexit.register(gc.unfreeze)  # else libraries report their objects as leaked
         self._recorded: OrderedDict[tuple[Any, ...], Recorded] = OrderedDict()
         self._steps: dict[str, TrainStep] = {}
 
     def measure(self, case: Pipeline) -> Pipeline:
         """Return the record of one pass."""
         assert case.batch_size is not None
+        torch.set_num_threads(self._threads)  # a case that failed may have left others
         work = replace(self.work, ops=recipe_ops(case.recipe, self.work.image_size) if case.recipe else ())
         files, arm = work.photographs.files, ARMS[case.arm]
         chain = arm.chain(work)
@@ -56,7 +63,7 @@ class Passes:
         if case.without is not None:
             return self._measure_without(case, chain, batches[: max(1, MOST_RECORDED // case.batch_size)])
         if case.model is not None:
-            chain = replace(chain, own={**chain.own, "step": self._step(case.model)})
+            chain = replace(chain, own={**chain.own, STEP: self._step(case.model)})
         if case.page_cache == "cold":
             drop_from_cache(files)
         if work.device.type == "cuda":
@@ -72,10 +79,9 @@ class Passes:
         """Return the record of an arm without a stage, measured in turns with the whole arm."""
         chains = (chain, chain.replace(case.without or "", self._record(case, chain, batches)))
         files = self.work.photographs.files if case.page_cache == "cold" else ()
-        images, (whole_s, wall_s) = run_in_turns(chains, batches, case.round, self.seconds, self.work.device, files)
-        return msgspec.structs.replace(
-            case, images=images, wall_s=wall_s, whole_s=whole_s, images_per_s=images / wall_s, **self._facts(chain)
-        )
+        threads = 1 if case.num_workers else self._threads
+        quantities = run_in_turns(chains, batches, case.round, self.seconds, self.work.device, files, threads)
+        return msgspec.structs.replace(case, **self._facts(chain) | quantities | {"threads": threads})
 
     def _facts(self, chain: Chain) -> dict[str, Any]:
         return {
@@ -101,21 +107,10 @@ class Passes:
         key = (case.decoder, case.without) if case.without in ("read", "decode") else (case.arm, case.recipe, case.without)
         if key not in self._recorded:
             self._recorded[key] = chain.record(case.without, batches)
-            while len(self._recorded) > 1 and self._recorded_bytes() > RECORDED_BYTES:
-                self._recorded.popitem(last=False)
         self._recorded.move_to_end(key)
+        while len(self._recorded) > MOST_RECORDINGS:
+            self._recorded.popitem(last=False)
         return self._recorded[key]
-
-    def _recorded_bytes(self) -> int:
-        return sum(_count_bytes(recorded.results) for recorded in self._recorded.values())
-
-
-def _count_bytes(items: Any) -> int:
-    if isinstance(items, Tensor):
-        return items.nbytes if items.device.type == "cpu" else 0
-    if isinstance(items, bytes):
-        return len(items)
-    return sum(map(_count_bytes, items.values() if isinstance(items, dict) else items))
 
 
 def device_memory(device: torch.device) -> dict[str, int]:
@@ -153,7 +148,7 @@ def run_pass(
 ) -> dict[str, Any]:
     """Run a pass over the batches, or as many as ``seconds`` allow, and return the quantities of its record.
 
-    Workers start anew and fill their queues before the clock runs: a batch each, and those that they fetch ahead.
+    Workers start anew and deliver a batch each before the clock runs; nothing is ready then that was fetched ahead.
     Raises ValueError for a photograph that cannot be read any more, RuntimeError for a worker that died.
     """
     count = len(batches[0])
@@ -163,13 +158,14 @@ def run_pass(
     check_shared_memory(num_workers, count * 3 * MOST_SIDE**2)
     torch.manual_seed(stream_seed(0, "augment", epoch=number))
     stream = _stream(chain, batches, number, num_workers, device)
-    _take(next(stream), chain.own)
-    for _ in range(FETCHED_AHEAD * num_workers - 1):
-        next(stream)
+    for left in reversed(range(max(FEWEST_BATCHES, num_workers))):
+        batch = next(stream)
+        _take(batch, {name: stage for name, stage in chain.own.items() if name != STEP or not left})
     synchronise(device)
+    fewest = 1 if STEP in chain.own else FEWEST_BATCHES  # a step takes seconds on a CPU
     workers = process.children(recursive=True)
     cpu_s, wait_s, done, most_bytes, begin = _cpu_s([process, *workers]), 0.0, 0, 0, time.perf_counter()
-    while done < len(batches) and (done < FEWEST_BATCHES or time.perf_counter() - begin < seconds):
+    while done < len(batches) and (done < fewest or time.perf_counter() - begin < seconds):
         asked = time.perf_counter()
         batch = next(stream)
         wait_s += (time.perf_counter() - asked) * (num_workers > 0)
@@ -186,14 +182,17 @@ def run_pass(
 
 
 def run_in_turns(
-    chains: Sequence[Chain], batches: Sequence[Tensor], number: int, seconds: float, device: torch.device, cold: Sequence[Path]
-) -> tuple[int, list[float]]:
-    """Return the images of a pass without workers and each chain's seconds on them; all take turns on every batch.
+    chains: Sequence[Chain], batches: Sequence[Tensor], number: int, seconds: float, device: torch.device,
+    cold: Sequence[Path], fetch_threads: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Run the whole chain and the one without a stage over batches, without workers, and return the quantities of a record.
 
-    So a batch that costs more, or a moment in which the machine is slow, counts for all. The device is waited for after each
-    batch. The files ``cold`` leave the page cache before they are read.
+    Both take turns on every batch, so that a batch that costs more, or a moment in which the machine is slow, counts for both.
+    The device is waited for after each batch. The files ``cold`` leave the page cache before they are read. Photographs are
+    fetched in ``fetch_threads`` threads: a worker has one.
     """
-    streams, spent, done = [_stream(chain, batches, number, 0, device) for chain in chains], [0.0] * len(chains), 0
+    streams = [_stream(chain, batches, number, 0, device) for chain in chains]
+    spent, cpu_s, threads, done = [0.0] * len(chains), 0.0, torch.get_num_threads(), 0
     for step in range(len(batches) + 1):  # the first batch warms up
         indices = batches[(number + step) % len(batches)]
         for turn in range(len(chains)):
@@ -202,14 +201,22 @@ def run_in_turns(
                 drop_from_cache([cold[i] for i in indices.tolist()])
             torch.manual_seed(stream_seed(number, "augment", epoch=step))
             synchronise(device)
-            begin = time.perf_counter()
-            _take(next(streams[index]), chains[index].own)
+            begin, begin_cpu = time.perf_counter(), time.process_time()
+            torch.set_num_threads(fetch_threads)
+            batch = next(streams[index])
+            torch.set_num_threads(threads)
+            _take(batch, chains[index].own)
             synchronise(device)
             spent[index] += (time.perf_counter() - begin) * (step > 0)
+            cpu_s += (time.process_time() - begin_cpu) * (step > 0 and index == 0)
         done = step
         if done >= FEWEST_BATCHES and sum(spent) >= seconds:
             break
-    return done * len(batches[0]), spent
+    images, (whole_s, wall_s) = done * len(batches[0]), spent
+    return {
+        "images": images, "wall_s": wall_s, "whole_s": whole_s, "images_per_s": images / wall_s,
+        "cpu_s_per_image": cpu_s / images,
+    }  # fmt: skip
 
 
 def _stream(chain: Chain, batches: Sequence[Tensor], number: int, num_workers: int, device: torch.device) -> Iterator[Any]:

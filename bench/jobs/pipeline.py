@@ -1,7 +1,7 @@
 """``augmark pipeline``: from JPEG files to batches that a network can train on: speed of every arm, and where its time goes.
 
 Each case is a short pass over the same photographs, an arm of ``bench.jobs.arms`` whole or without one of its stages; all take
-turns in rounds. The clock starts once loader workers have filled their queues, so that what they fetched ahead does not count.
+turns in rounds. The clock starts once every loader worker has sent a batch; what they fetched ahead does not count.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, JobOptions, Report, once, run_job, take
+from bench.jobs.job import Job, JobOptions, Report, check_workers, once, run_job, take
 from bench.jobs.photoset import Making, PhotoSet, drop_from_cache, load_photographs, parse_size
 from bench.records import Pipeline, one_line, plural
 
@@ -96,11 +96,10 @@ def check(options: PipelineOptions) -> None:
 
     check_names("arm", (*(options.arms or ()), *options.trained_arms), ARMS)
     check_names("recipe or op", options.recipes, (*RECIPES, *OPS))
-    numbers = (options.images, options.repeat, options.rounds, options.image_size, options.batch_size or 1)
+    numbers = (options.images, options.repeat, options.rounds, options.image_size, take(options.batch_size, 1))
     if min(numbers) < 1 or not options.seconds > 0 or not 1 <= options.quality <= 100:
         raise ValueError("images, repeat, rounds, image-size, batch-size and seconds must be positive, quality at most 100")
-    if min(options.workers or (0,)) < 0:
-        raise ValueError(f"workers must be at least 0, got {min(options.workers or ())}")
+    check_workers(options.workers)
     if options.model is not None:
         check_size(options.model, None, options.image_size)
 
@@ -153,14 +152,16 @@ def plan(options: PipelineOptions, work: "Work", base: Pipeline, model: str) -> 
 
     arms, recipes = PRESETS[options.preset]
     arms, recipes = options.arms or arms or tuple(ARMS), options.recipes or recipes or ("imagenet", *OPS)
-    counts = once(take(options.workers, worker_counts()))
+    all_counts = once(take(options.workers, worker_counts()))
     for name in once(arms):
         has_recipe = ARMS[name].backend is not None
         for index, recipe in enumerate(once(recipes) if has_recipe else (None,)):
             case = plan_case(ARMS[name], work, msgspec.structs.replace(base, recipe=recipe))
+            counts = (0,) if case.fetched == () else all_counts  # what reads files itself needs no workers
             yield from (msgspec.structs.replace(case, num_workers=count) for count in counts)
-            if index == 0 and has_recipe and case.status != "unsupported":
-                yield from (msgspec.structs.replace(case, without=stage) for stage in case.stages or ())
+            if index == 0 and has_recipe and case.fetched:
+                kinds = once(min(count, 1) for count in counts)  # 1: in the one thread that a worker has
+                yield from (msgspec.structs.replace(case, without=s, num_workers=n) for s in case.stages or () for n in kinds)
             if index == 0 and name in options.trained_arms:
                 yield from (msgspec.structs.replace(case, num_workers=count, model=model) for count in counts)
 

@@ -36,9 +36,9 @@ from bench.jobs.job import (
 )
 from bench.noise import ROOT_VARIABLE
 from bench.presets import COMMON
-from bench.records import Accuracy, Plan, as_stored, finished_keys, load_run
+from bench.records import Accuracy, Plan, as_stored, differences, finished_keys, load_run
 from bench.runner import Claims, await_plan
-from training.config import TrainConfig
+from training.config import MOST_WORKERS, TrainConfig
 from training.presets import BOOK, PresetName
 from training.terminal import open_console
 
@@ -100,13 +100,15 @@ def sweep(options: SweepOptions, console: Console, report: Report) -> Path | Non
         OSError: results cannot be written, or a process died and left cases undone.
         KeyboardInterrupt: after the report of what there is.
     """
+    from training.data import load_for
+
     rank, index = os.environ.get("RANK"), int(os.environ.get("LOCAL_RANK", "0"))
     leads = rank in (None, "0")
     baseline = _check(options, launched=rank is not None)
     local = give_device(options.config, index)
     base, device = _check_config(options, local)
     plan = None if leads else await_plan(options.results or Path())  # the first process has then loaded the data into a cache
-    dataset = load_data(base)
+    dataset = load_for(base)
     check_batches(dataclasses.replace(base, device=local.device), dataset)
     cases = plan_cases(options, base, dataset, device, at_once=options.workers or default_workers(local, base))
     job = sweep_job(cases, base, dataset, device, baseline=baseline, at_once=1)
@@ -150,8 +152,8 @@ def _check(options: SweepOptions, *, launched: bool) -> str:
         raise ValueError("a sweep trains with many: take --recipes and --backends instead of --recipe and --backend")
     if not options.config.augments:
         raise ValueError("a sweep without augmentation compares nothing: take --recipes none ... and --augment-on device")
-    if options.seeds < 1 or (options.workers is not None and options.workers < 1):
-        raise ValueError("--seeds and --workers must be at least 1")
+    if options.seeds < 1 or not 1 <= (1 if options.workers is None else options.workers) <= MOST_WORKERS:
+        raise ValueError(f"--seeds and --workers must be at least 1, --workers at most {MOST_WORKERS:,}")
     check_names("recipe", options.recipes, RECIPES)
     check_names("backend", options.backends, BACKENDS)
     if options.retry_failed and not options.resume:
@@ -214,10 +216,8 @@ def case_config(base: TrainConfig, recipe: str, backend: str, seed: int, *, at_o
 def check_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise ValueError unless a plan has these settings: the first process may not have refused it yet."""
     stored = as_stored(Plan(suite="sweep", settings=dict(now))).settings
-    changed = [name for name in stored if before.get(name) != stored[name]]
-    if changed:
-        difference = f"{changed[0]} {before.get(changed[0])} -> {stored[changed[0]]}"
-        raise ValueError(f"cannot resume {folder} here ({difference}): choose another --results")
+    if changed := differences(*({name: str(value) for name, value in settings.items()} for settings in (before, stored))):
+        raise ValueError(f"cannot resume {folder} here ({changed[0]}): choose another --results")
 
 
 def give_device(base: TrainConfig, index: int) -> TrainConfig:
@@ -245,16 +245,6 @@ def default_workers(local: TrainConfig, base: TrainConfig) -> int:
     import torch
 
     return 1 if local.device == base.device else torch.accelerator.device_count()
-
-
-def load_data(base: TrainConfig) -> "Dataset":
-    """Return the data set of a config."""
-    from training.data import load
-
-    return load(
-        base.data, root=base.data_root, image_size=base.image_size, max_train=base.max_train, max_test=base.max_test,
-        download=base.download,
-    )  # fmt: skip
 
 
 def sweep_job(
@@ -296,9 +286,11 @@ def train_in_processes(share: Share) -> None:
 
 def run_worker(share: Share) -> None:
     """Run as a local process of a sweep, with its share of the cores and a GPU of its own where there are enough."""
+    from training.data import load_for
+
     base = give_device(share.base, share.index)
     try:
-        train_share(dataclasses.replace(share, base=base), load_data(base), open_console())
+        train_share(dataclasses.replace(share, base=base), load_for(base), open_console())
     except KeyboardInterrupt:
         pass
     except (ValueError, OSError) as error:  # a full disk, say; the parent tells what is left

@@ -24,6 +24,7 @@ from bench.jobs.job import (
     JobOptions,
     Report,
     check_batches,
+    check_workers,
     data_facts,
     fill,
     once,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
     from training.data import Dataset
 
-MOST_WORKERS = 1024
 BEST_ON_DEVICE = ("fused", "kornia", "torchvision")
 """Backends for augmenting on the device what workers fetch: the first that supports the recipe."""
 
@@ -323,6 +323,4 @@ def _check(options: ThroughputOptions) -> None:
     check_names("backend", options.backends, BACKENDS)
     check_names("recipe", options.recipes, RECIPES)
     check_repetitions(options.seconds, options.rounds)
-    wrong = [count for count in options.workers or () if not 0 <= count <= MOST_WORKERS]
-    if wrong:
-        raise ValueError(f"workers must lie between 0 and {MOST_WORKERS}, got {wrong[0]}")
+    check_workers(options.workers)

@@ -7,6 +7,7 @@ is under way. A POSIX lock on it, or on a claim, goes with its process, however 
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import math
 import os
 import platform
@@ -129,13 +130,8 @@ def run_folder(results: Path | None, suite: str, version: str, device: str, *, p
         ValueError: ``results`` already holds a run.
         OSError: the folder cannot be made or written.
     """
-    if results is None:
-        words = (_slug(version), _slug(suite), machine_name(), device.replace(":", ""))
-        return _free_folder(parent, "--".join(words), "--results")
-    if holds_run(results):
-        raise ValueError(f"{results} already holds a run: add --resume to resume it, or choose another folder")
-    results.mkdir(parents=True, exist_ok=True)
-    return results
+    stem = "--".join((_slug(version), _slug(suite), machine_name(), device.replace(":", "")))
+    return _make_folder(results, parent / stem, "already holds a run: add --resume to resume it, or choose another folder")
 
 
 def merged_folder(out: Path | None, *, parent: Path = Path("runs")) -> Path:
@@ -145,23 +141,22 @@ def merged_folder(out: Path | None, *, parent: Path = Path("runs")) -> Path:
         ValueError: ``out`` holds a run, whose files the report would overwrite.
         OSError: the folder cannot be made.
     """
-    if out is None:
-        return _free_folder(parent, "merged", "--out")
-    if holds_run(out):
-        raise ValueError(f"{out} holds a run of its own: choose another folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
-    return out
+    return _make_folder(out, parent / "merged", "holds a run of its own: choose another folder with --out")
 
 
-def _free_folder(parent: Path, stem: str, option: str) -> Path:
-    for number in range(1, 10_000):
-        folder = parent / (stem if number == 1 else f"{stem}-{number}")
-        try:
+def _make_folder(chosen: Path | None, free: Path, refusal: str) -> Path:
+    """Make the chosen folder, which must hold no run, or ``free``, numbered if taken."""
+    if chosen is not None:
+        if holds_run(chosen):
+            raise ValueError(f"{chosen} {refusal}")
+        chosen.mkdir(parents=True, exist_ok=True)
+        return chosen
+    for number in itertools.count(1):
+        folder = free if number == 1 else free.with_name(f"{free.name}-{number}")
+        with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise ValueError(f"{parent} holds too many folders called {stem}: choose another one with {option}")
+            break
+    return folder
 
 
 # ---- writing ----------------------------------------------------------------------------------------------------------

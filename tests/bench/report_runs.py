@@ -48,13 +48,7 @@ def training_records() -> list[Record]:
         ("workers", "pil", 2, 200.0),
     ):
         recipe = "none" if place == "frozen" else "crop_flip"
-        shared: dict[str, Any] = {
-            "recipe": recipe,
-            "backend": backend,
-            "augment_on": place,
-            "num_workers": workers,
-            "split_s": split,
-        }
+        shared: Any = {"recipe": recipe, "backend": backend, "augment_on": place, "num_workers": workers, "split_s": split}
         shared |= {"lane": "fixed" if place == "frozen" else "per_image", "implementation": "c" if backend == "fused" else None}
         for i in range(3):
             records.append(trained("throughput", examples_per_s=speed + i, round=i, model_flops_utilisation=0.3, **shared))

@@ -84,25 +84,17 @@ def speeds(case: Speed, rounds: list[list[float]] | str, **fields: Any) -> list[
         return [failed(case, rounds)]
     return [
         msgspec.structs.replace(
-            case,
-            status="ok",
-            round=number,
-            images_per_s=(case.batch_size or 0) * len(calls) / sum(calls),
-            samples_us=tuple(call * 1e6 for call in calls),
-            **fields,
+            case, status="ok", round=number, images_per_s=(case.batch_size or 0) * len(calls) / sum(calls),
+            samples_us=tuple(call * 1e6 for call in calls), **fields,
         )
         for number, calls in enumerate(rounds)
-    ]
+    ]  # fmt: skip
 
 
 def store(
-    folder: Path,
-    samples: dict[Speed, list[list[float]] | str] | None = None,
-    *,
-    records: list[Any] | None = None,
-    audit: Audit | None = None,
-    **environment: Any,
-) -> Path:
+    folder: Path, samples: dict[Speed, list[list[float]] | str] | None = None, *, records: list[Any] | None = None,
+    audit: Audit | None = None, **environment: Any,
+) -> Path:  # fmt: skip
     """Write a run folder as augmark does, of a grid (see ``speeds``) and of other records."""
     folder.mkdir(parents=True)
     samples = {CASE: SAMPLES} if samples is None else samples

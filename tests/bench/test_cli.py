@@ -35,6 +35,7 @@ EARLY: list[tuple[list[str], str]] = [
     (["gallery", "--backends", "nosuch", "--data", "synthetic"], "nosuch"),
     (["train", "--recipe", "flop"], "flop"),
     (["train", "--resume"], "--resume needs --results"),
+    (["train", *SHAPES, "--graph", "on"], "a graph needs one CUDA device and one process, not 1 of cpu: take --graph auto"),
     (["train", "--augment-on", "frozen"], "invalid choice 'frozen' for argument '--augment-on'"),
     (["train", "--data", "~nobody-here/photos"], "cannot resolve ~nobody-here/photos"),
     (["report", "/nowhere/at/all"], "/nowhere/at/all"),
@@ -45,7 +46,12 @@ EARLY: list[tuple[list[str], str]] = [
     (["pipeline", "--data", "nosuch"], "--data takes a folder with photographs"),
     (["pipeline", "--size", "70000x1", "--data", "x"], "each at most 65,535"),
     (["pipeline", "--recipes", "--data", "x"], "--recipes names nothing"),
+    (["pipeline", "--data", "x", "--batch-size", "0"], "batch-size and seconds must be positive"),
     (["sweep", "--seeds", "0"], "--seeds and --workers must be at least 1"),
+    (["sweep", "--workers", "100000"], "--workers at most 1,024"),
+    (["train", "--num-workers", "100000"], "num_workers must be at most 1,024, got 100000"),
+    (["train", "--image-size", "100000"], "image_size must be at least 1 and at most 8,192, got 100000"),
+    (["train", "--seed", "99999999999999999999"], "seed must be less than 2**63"),
     (["sweep", "--recipes", "fliip"], "fliip"),
     (["sweep", "--recipes"], "--recipes names nothing"),
     (["sweep", "--recipe", "flip"], "Unrecognized or misplaced options: --recipe"),
@@ -155,11 +161,11 @@ def test_training_leaves_its_curves_and_nothing_where_it_fails(
     assert (tmp_path / "runs" / f"{VERSION}--train--here--cpu" / "curves.svg").exists()
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_closed_pipe_ends_the_command_silently(unbuffered: str) -> None:
+@pytest.mark.parametrize(("arguments", "unbuffered"), [(["--help"], ""), (["--help"], "1"), (["list", "ops"], "")])
+def test_a_closed_pipe_ends_the_command_silently(arguments: list[str], unbuffered: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command, variables = [sys.executable, "-m", "bench.cli", "--help"], os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    command, variables = [sys.executable, "-m", "bench.cli", *arguments], os.environ | {"PYTHONUNBUFFERED": unbuffered}
     process = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=variables, text=True, timeout=60, check=False)
     os.close(writer)
     assert (process.returncode, process.stderr) == (141, "")

@@ -1,5 +1,8 @@
 """The machine's limits against hand calculations, and the counting of waits against a device that is made up."""
 
+import os
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -11,6 +14,8 @@ import torch
 from bench import limits
 from bench.clock import Timing
 from bench.limits import (
+    HOST_RECIPES,
+    absent_gpu_host_seconds,
     busy_share,
     copy_bandwidth,
     count_launches,
@@ -69,6 +74,38 @@ def test_waits_are_counted_from_the_first_call_of_a_process_and_the_mode_is_rest
     with pytest.raises(RuntimeError, match="out of memory"):
         count_wait_warnings(broken, lambda: 0, device.set_mode)
     assert device.modes == [0, *["warn", 0] * 4]
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds"),
+    [
+        ("print('arch recipe host_us'); print('sm_90 crop_flip 9.0'); print('sm_90 d2l 250.5')", [9.0e-6, 250.5e-6]),
+        ("print('arch recipe host_us'); print('sm_90 crop_flip 9.0'); raise SystemExit(1)", []),  # no Triton, no compiler
+        ("import time; time.sleep(60)", []),
+    ],
+)
+def test_the_hosts_share_is_read_from_a_process_that_may_fail_or_hang(
+    code: str, seconds: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = subprocess.run
+    monkeypatch.setattr(limits, "HOST_LIMIT_S", 2)
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: run([sys.executable, "-c", code], **options))
+    assert list(absent_gpu_host_seconds().values()) == pytest.approx(seconds)
+
+
+@pytest.mark.slow
+def test_the_hosts_share_is_measured_without_a_gpu() -> None:
+    """It is a call's time: a sleep of 2 ms before the launch is in it."""
+    pytest.importorskip("triton")
+    measured = absent_gpu_host_seconds()
+    assert set(measured) == set(HOST_RECIPES)
+    slower = "import time; from augment.fused.launches import Prepared as P; f = P.__call__\n"
+    slower += "P.__call__ = lambda *a: (time.sleep(0.002), f(*a))[1]\nfrom augment.fused.offline import main; main()"
+    command = [sys.executable, "-c", slower, "--host", "--arch", "90", "--recipes", "crop_flip"]
+    output = subprocess.run(
+        command, env={**os.environ, "TRITON_INTERPRET": "0"}, check=True, capture_output=True, text=True
+    ).stdout
+    assert float(output.split()[-1]) > 2000 > 1e6 * measured["crop_flip"]
 
 
 def test_busy_time_is_that_of_the_union_of_kernels() -> None:

@@ -22,7 +22,7 @@ from bench.jobs.photoset import Making, encode, load_photographs, parse_size
 from bench.jobs.pipeline import PipelineOptions, pipeline
 from bench.records import Pipeline, load_run
 from bench.report import write_report
-from bench.report.facts.pipeline import feedings, rate
+from bench.report.facts.pipeline import feedings
 from bench.report.sections.pipeline import limit
 from tests.conftest import smooth_images
 from training.photofeed import AugmentEach, CutWindows, Decode, Read
@@ -133,6 +133,8 @@ def test_a_run_has_every_stage_and_its_report_names_a_limit(folder: Path) -> Non
     trained = feeding.whole("imagenet", trained=True)
     assert [set(feeding.parts(case)) for case in trained] == [{"read", "decode", "collate", "augment", "step"}] * 2
     assert {case.num_workers: feeding.prediction(case) is None for case in trained} == {0: True, 1: False}
+    threads = {(r.num_workers, r.threads) for r in records if r.without}
+    assert threads == {(0, torch.get_num_threads()), (1, 1)}, "a worker fetches in one thread"
     text = write_report(run_folder).with_name("report.md").read_text()
     assert re.search("is the limit|what limits it is not known", text)  # of a few milliseconds on a busy machine
     assert "sum : whole" in text
@@ -147,7 +149,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr(passes, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(passes, "time", SimpleNamespace(perf_counter=lambda: self.now, process_time=lambda: self.now))
 
     def slow_down(self, owner: type, method: str, seconds: Callable[[Any], float]) -> None:
         """Let a method take ``seconds`` of its last argument."""
@@ -176,7 +178,7 @@ def test_stages_add_up_and_a_slow_disk_is_the_limit(folder: Path, monkeypatch: p
     stored = load_run(run(folder, arms=("pil-fused-device",), seconds=0.1))
     (feeding,) = feedings(stored)
     (case,) = feeding.whole("imagenet")
-    shares = {name: span.value * rate(case) for name, span in feeding.parts(case).items()}
+    shares = {name: span.value / feeding.serial_s(case) for name, span in feeding.parts(case).items()}
     batch_s = {"read": 0.080, "decode": 0.054, "collate": 0.008, "augment": 0.012}  # means of both batches
     assert shares == pytest.approx({name: seconds / sum(batch_s.values()) for name, seconds in batch_s.items()})
     assert feeding.balance(case) == pytest.approx(1)
@@ -224,7 +226,7 @@ def test_a_case_that_fails_leaves_the_others(folder: Path, monkeypatch: pytest.M
         ({"recipes": ("nosuch",)}, "unknown recipe or op 'nosuch'"),
         ({"size": "big"}, "size must be WIDTHxHEIGHT"),
         ({"images": 0}, "must be positive"),
-        ({"workers": (-1,)}, "workers must be at least 0"),
+        ({"workers": (-1,)}, "workers must lie between 0 and 1024, got -1"),
     ],
 )
 def test_mistakes_are_one_line(changes: dict[str, Any], message: str, folder: Path) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from bench import presets
 from bench.jobs.throughput import Axes, training_configs
-from bench.parts import wait_for
+from bench.parts import Work, wait_for
 from bench.presets import ACCELERATOR, CPU, PartName, Preset
 from bench.records import RECORDS, Accuracy, Loop, Overhead, Speed, Throughput, load_run
 from bench.run import GRACE_S, RunOptions, run
@@ -153,19 +153,36 @@ def test_parts_share_the_time_and_one_that_fails_leaves_the_others(tmp_path: Pat
     assert reports == [folder]
     assert "grid ended early (exit code 3)" in console.export_text()
     assert (tmp_path / "run.tar.gz").exists()
-    parts.ends["grid"] = (10.0, -signal.SIGKILL)  # kill -9, or a driver that takes the process with it
-    parts.budgets.clear()
-    killed = replace(options, results=tmp_path / "killed")
-    assert run(killed, console, reports.append) == tmp_path / "killed"
-    assert list(parts.budgets) == ["tests", "grid", "sweep"]
-    assert "grid ended early (exit code -9); what it measured is kept" in console.export_text()
-    assert reports.pop() == tmp_path / "killed"
-    parts.ends["grid"] = (40.0, 0)
     with pytest.raises(ValueError, match="it holds no run"):
         run(replace(options, resume=True), console, reports.append)
     (folder / "plan.json").write_text("{}")
     with pytest.raises(ValueError, match="cannot resume"):
         run(replace(options, resume=True), console, reports.append)
+
+
+def test_a_part_that_is_killed_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real processes: the grid's gets SIGKILL in the middle of a record, as by kill -9 or a driver that takes it along."""
+    gpu = replace(CPU["gpu"], parts=("tests", "grid", "sweep"), shares=(1.0, 2.0, 1.0))
+    monkeypatch.setitem(presets.CPU, "gpu", gpu)
+    folder = tmp_path / "run"
+    writes = {
+        "grid": "append(folder, trained('accuracy')); (folder / RECORDS).open('a').write('{'); os.kill(os.getpid(), 9)",
+        "sweep": "append(folder, trained('accuracy', seed=1))",
+    }
+
+    def part(options: RunOptions, work: Work, name: PartName, seconds: float) -> list[str]:
+        code = (
+            "import os, pathlib; from bench.records import *; from tests.bench.stored import *; folder = pathlib.Path(%r); %s"
+        )
+        return [sys.executable, "-c", code % (str(folder), writes.get(name, ""))]
+
+    monkeypatch.setattr("bench.run._part_command", part)
+    console, reports = Console(record=True, file=io.StringIO()), list[Path]()
+    options = RunOptions(preset="gpu", device="cpu", data="synthetic", data_root=tmp_path / "data", results=folder, minutes=1)
+    assert run(options, console, reports.append) == folder
+    assert "grid ended early (exit code -9); what it measured is kept" in console.export_text()
+    assert reports == [folder]
+    assert [record.seed for record in load_run(folder).records if isinstance(record, Accuracy)] == [0, 1]
 
 
 def test_a_part_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Intervals, powers and tests against scipy.stats, the textbook's formulas and simulation."""
 
 import math
+import re
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from scipy import stats
 
-from bench.records import gather
+from bench.records import Plan, gather
 from bench.statistics import (
     Estimate,
     Noise,
@@ -20,6 +22,7 @@ from bench.statistics import (
     median_interval,
     moderate,
     power,
+    reached_target,
     read_rates,
     sd_range,
     seeds_needed,
@@ -109,6 +112,30 @@ def test_the_median_is_covered_though_measuring_stops_when_its_interval_is_narro
     assert covered / 1000 > 0.93 - 3 * math.sqrt(0.93 * 0.07 / 1000)
     assert min(rounds) >= 6
     assert (np.mean(rounds) < 7) == (sd == 0.005), "quiet cases stop early, noisy ones go on"
+
+
+@pytest.mark.parametrize(("sd", "rounds"), [(0.1, 6), (0.1, 12)])
+def test_cases_that_miss_the_target_say_how_many_rounds_it_takes(sd: float, rounds: int) -> None:
+    """Half of the cases are settled between 0.6 and 1.6 times as many, by simulation: an sd of six rounds is that uncertain."""
+    rng, target = np.random.default_rng(5), 0.1
+    quiet = [replace(trained("throughput"), round=n, examples_per_s=100.0) for n in range(rounds)]
+    noisy = [
+        replace(trained("throughput", backend=f"b{i}"), round=n, examples_per_s=float(100 * np.exp(rng.normal(0, sd))))
+        for i in range(40)
+        for n in range(rounds)
+    ]
+    plan = Plan(suite="quick", target=target, rounds=rounds)
+    words = reached_target(list(gather((), [*quiet, *noisy])), plan)
+    met, total, _, needed = re.fullmatch(
+        r"(\d+) of (\d+) cases .* vary by (\d+)% \(standard deviation, middle case\), at which the target takes about (\d+).",
+        words,
+    ).groups()  # type: ignore[union-attr]
+    assert f" had {rounds} quiet rounds of at most {rounds};" in words
+    assert (1 <= int(met) <= 8, total) == (True, "41")
+    values = np.exp(rng.normal(0, sd, (500, 2 * int(needed))))
+    shares = [np.mean([is_settled(row[: int(part * int(needed))].tolist(), target) for row in values]) for part in (0.6, 1.6)]
+    assert shares[0] < 0.5 < shares[1]
+    assert reached_target(list(gather((), quiet)), plan).startswith("1 of 1 cases (100%) have an interval no wider than 10%")
 
 
 def test_the_interval_of_a_median_is_that_of_the_sign_test() -> None:

@@ -88,8 +88,8 @@ def photo_folder(data: str) -> Path:
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """Return the names of the folders in a folder, sorted, without hidden ones."""
-    return tuple(sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and _is(e.is_dir)))
+    """Return the names of the folders in a folder, sorted, without hidden ones and those of programs (``__MACOSX``)."""
+    return tuple(sorted(e.name for e in os.scandir(folder) if not e.name.startswith((".", "__")) and _is(e.is_dir)))
 
 
 def _is(question: Callable[[], bool]) -> bool:

@@ -1,21 +1,22 @@
 """From files to batches: seconds of an image by stage, the rate that they predict where they overlap, and what limits it.
 
 **Attribution.** A stage has the share of time that the arm saves with the stage's recorded results in its place, without loader
-workers; whole and part take turns batch by batch. Nothing makes the shares add up: their sum stands beside the whole.
+workers; whole and part take turns batch by batch. For cases with workers, photographs are fetched in one thread meanwhile, as a
+worker does. Nothing makes the shares add up: their sum stands beside the whole.
 
 **Prediction.** With workers, the rate is that of the slowest of three resources: the workers (their number over the seconds of
 the stages that they run), the training process (one over the seconds of its own stages) and the cores (their number over the
-CPU seconds of an image).
+CPU seconds of an image, fetched in one thread).
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.records import AuditCell, Run
-from bench.report.facts.arms import Arm, arms_of, gather, successes
+from bench.report.facts.arms import Arm, arms_of, gather, successes, value
 from bench.report.facts.lanes import COMPARABLE
 from bench.statistics import median_interval
 
@@ -37,13 +38,6 @@ class Span(NamedTuple):
     def of(cls, values: Sequence[float]) -> "Span":
         """Return the span of at least one value."""
         return cls(statistics.median(values), median_interval(values))
-
-
-def subtract(arm: Arm, less: Arm) -> Span | None:
-    """Return seconds an image that ``arm`` takes more than ``less``, paired by round; None without a common round."""
-    whole, part = ({r.round: r.wall_s / r.images for r in side.records} for side in (arm, less))  # type: ignore[attr-defined]
-    differences = [whole[number] - part[number] for number in whole if number in part]
-    return Span.of(differences) if differences else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,36 +81,50 @@ class Feeding:
 
     def parts(self, case: Arm) -> dict[str, Span]:
         """Return seconds an image by stage; empty where stages were not left out in turn."""
-        whole = self.find(case.arm, case.recipe)
-        if whole is None:
-            return {}
-        names, parts = whole.stages or (), dict[str, Span]()
-        for name in names:
-            less = self.find(case.arm, case.recipe, 0, name)
-            shares = [1 - r.wall_s / r.whole_s for r in less.records if r.whole_s] if less else []  # type: ignore[attr-defined]
-            if not shares:
-                return {}
-            parts[name] = Span.of([share / rate(whole) for share in shares])
-        trained = self.find(case.arm, case.recipe, 0, None, case.model) if case.model else None
-        step = subtract(trained, whole) if trained is not None else None
+        arms, whole_s = self._without(case), self._whole_s(case)
+        shares = {arm.without: [1 - r.wall_s / r.whole_s for r in arm.records] for arm in arms}  # type: ignore[attr-defined]
+        parts = {stage: Span.of([share * whole_s for share in values]) for stage, values in shares.items()}
+        step = self._step(case) if parts else None
         return parts if step is None else {**parts, STEP: step}
+
+    def _without(self, case: Arm) -> list[Arm]:
+        """Return the case without each stage, fetched in one thread if it has workers; empty unless all were measured."""
+        arms = [self.find(case.arm, case.recipe, min(int(case.num_workers), 1), stage) for stage in case.stages or ()]
+        complete = [arm for arm in arms if arm and None not in {value(record, "whole_s") for record in arm.records}]
+        return complete if len(complete) == len(arms) else []
+
+    def _whole_s(self, case: Arm) -> float:
+        """Return seconds an image of all stages but the step, one after the other; 0 if unknown."""
+        wholes = [r.whole_s / r.images for arm in self._without(case) for r in arm.records]  # type: ignore[attr-defined]
+        return statistics.median(wholes) if wholes else 0.0
+
+    def _step(self, case: Arm, seconds: Callable[[Any], float] = lambda record: 1 / record.images_per_s) -> Span | None:
+        """Return seconds an image that the network's step takes, without workers and paired by round."""
+        whole, trained = self.find(case.arm, case.recipe), self.find(case.arm, case.recipe, 0, None, case.model)
+        if not (case.model and whole and trained):
+            return None
+        fed = {value(record, "round"): seconds(record) for record in whole.records}
+        more = [seconds(record) - fed[number] for record in trained.records if (number := value(record, "round")) in fed]
+        return Span.of(more) if more else None
+
+    def serial_s(self, case: Arm) -> float:
+        """Return seconds an image of all stages, one after the other, in the threads that they have in a case."""
+        step = self._step(case)
+        return self._whole_s(case) + (step.value if step else 0.0)
 
     def balance(self, case: Arm) -> float:
         """Return the sum of a case's stages as a share of the whole."""
-        return sum(span.value for span in self.parts(case).values()) * rate(case)
-
-    def serial(self, case: Arm) -> Arm | None:
-        """Return the same arm without workers."""
-        return self.find(case.arm, case.recipe, 0, None, case.model)
+        return sum(span.value for span in self.parts(case).values()) / self.serial_s(case)
 
     def prediction(self, case: Arm) -> "Prediction | None":
         """Return the rate that the stages predict for a case with workers, None where they are not known."""
-        parts, serial = self.parts(case), self.serial(case)
-        if not parts or serial is None or not case.num_workers:
+        parts = self.parts(case)
+        if not parts or not case.num_workers:
             return None
         fetched = {name: parts[name].value for name in case.fetched or () if name in parts}
         own = {name: span.value for name, span in parts.items() if name not in fetched}
-        cpu_s = serial.median("cpu_s_per_image") or 0.0
+        cpu_s = statistics.median(cpu_s for arm in self._without(case) for cpu_s in arm.values("cpu_s_per_image"))
+        cpu_s += step.value if (step := self._step(case, lambda record: record.cpu_s_per_image or 0.0)) else 0.0
         rates = {
             "workers": case.num_workers / max(sum(fetched.values()), 1e-9),
             "process": 1 / max(sum(own.values()), 1e-9),
@@ -174,6 +182,12 @@ def _is_op(run: Run, subject: str) -> bool:
 def ratio(run: Run, feeding: Feeding, case: Arm) -> float | None:
     """Return images/s over those of torchvision in workers, each at its best number; None unless both do the same."""
     base = next((arm for arm in feeding.best(feeding.whole(case.recipe)) if arm.arm == BASELINE), None)
-    if base is None or case.arm == BASELINE or base.lane != case.lane or not (verdict(run, base)[0] and verdict(run, case)[0]):
+    if (
+        case.model
+        or base is None
+        or case.arm == BASELINE
+        or base.lane != case.lane
+        or not (verdict(run, base)[0] and verdict(run, case)[0])
+    ):
         return None
     return rate(case) / rate(base)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from bench.records import Run, digits, percent, plural
-from bench.report.blocks import Answer, Block, Bullets, Code, Heading, Paragraph, Quiet, Section, Text
+from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Heading, Paragraph, Quiet, Section, Text
 from bench.report.facts.arms import Arm
 from bench.report.facts.lanes import is_slower
 from bench.report.facts.pipeline import OTHER, STEP, WAIT, Feeding, Span, feedings, rate, ratio, verdict
@@ -17,11 +17,12 @@ from bench.report.words import capitalise, with_spread
 
 TITLE, QUESTION = "From JPEG files to batches", "How should photographs be fed?"
 METHOD = """Each arm is a list of stages. A stage has the share of time that the arm saves with the stage's recorded results in
-its place, without loader workers; whole and part take turns batch by batch, with the device waited for after each. Nothing
-makes the stages add up: their sum stands beside the whole. With workers, the rate is predicted from the slowest of workers,
-training process and cores; the prediction's error is stated. Windows are cut where photographs are decoded; those beyond 512
-pixels are shrunk there in 8 bits. The clock starts once workers have filled their queues. All files were read before (a warm
-page cache, which hides the disk), unless the setting says cold."""
+its place, without loader workers; whole and part take turns batch by batch, with the device waited for after each. Where the
+arm has workers, its photographs are fetched in one thread then, as in a worker. Nothing makes the stages add up: their sum
+stands beside the whole. With workers, the rate is predicted from the slowest of workers, training process and cores; the
+prediction's error is stated. Windows are cut where photographs are decoded; those beyond 512 pixels are shrunk there in 8 bits.
+The clock starts once every worker has sent a batch. All files were read before (a warm page cache, which hides the disk),
+unless the setting says cold. DALI's graph keeps two batches in work ahead, in the order of the files."""
 STAGES: Mapping[str, Look] = {
     "read": Look("s3"), "decode": Look("s0"), "cut": Look("s7"), "augment": Look("s1"), "collate": Look("s4"),
     "copy": Look("s6"), WAIT: Look("wait"), STEP: Look("work"), OTHER: Look("grid"),
@@ -30,7 +31,6 @@ NOUNS = {
     "read": "reading files", "decode": "decoding", "cut": "cutting windows", "augment": "augmentation", "collate": "collating",
     "copy": "copying to the device", STEP: "the training step",
 }  # fmt: skip
-RESOURCES = {"workers": "loader workers", "process": "training process", "cores": "cores"}
 MOST_LINES = 8
 LEAST_BALANCE = 0.75
 """Sum of the stages, as a share of the whole, below which (and as far above it) they explain nothing."""
@@ -96,9 +96,8 @@ def limit(feeding: Feeding, case: Arm) -> str:
 def _slowest_stage(feeding: Feeding, case: Arm) -> str:
     """Return a sentence such as "Decoding alone reaches 610 images/s in 2 workers, augmentation 9 times that: ..."."""
     parts: Mapping[str, float] = {stage: span.value for stage, span in feeding.parts(case).items()}
-    serial = feeding.serial(case)
-    if parts and serial is not None and not LEAST_BALANCE < feeding.balance(serial) < 2 - LEAST_BALANCE:
-        return f"Its stages add up to {percent(feeding.balance(serial), 0)} of the whole: what limits it is not known."
+    if parts and not LEAST_BALANCE < feeding.balance(case) < 2 - LEAST_BALANCE:
+        return f"Its stages add up to {percent(feeding.balance(case), 0)} of the whole: what limits it is not known."
     units, where = 1, "in the training process"
     if (predicted := feeding.prediction(case)) is not None:
         counts = {"workers": (int(case.num_workers), "worker"), "cores": (int(case.cores or 1), "core")}
@@ -155,17 +154,15 @@ def _stages(feeding: Feeding, index: int) -> list[Block]:
     names = [stage for stage in STAGES if any(stage in feeding.parts(case) for case in cases)]
     columns = [
         words_column("arm", name),
-        *(Column(f"{stage}, ms", partial(_stage, feeding, stage)) for stage in names),
-        Column("sum, ms", lambda case: "" if case.num_workers else digits(1e3 * feeding.balance(case) / rate(case))),
-        Column("whole, ms", lambda case: digits(1e3 / rate(case))),
-        Column("sum : whole", lambda case: "" if case.num_workers else percent(feeding.balance(case), 0)),
-        Column("predicted images/s", lambda case: digits(p.rate) if (p := feeding.prediction(case)) else ""),
-        words_column("from", lambda case: RESOURCES[p.resource] if (p := feeding.prediction(case)) else ""),
-        Column("measured images/s", lambda case: with_spread(case, "images_per_s")),
-        Column("prediction's error", lambda case: f"{100 * p.error(case):+.0f} %" if (p := feeding.prediction(case)) else ""),
-        Column("waiting", lambda case: percent(case.median("wait_share"), 0) if case.num_workers else ""),
+        *(Column(stage, partial(_stage, feeding, stage)) for stage in names),
+        Column("whole", lambda case: digits(1e3 * feeding.serial_s(case))),
+        Column("sum : whole", lambda case: percent(feeding.balance(case), 0)),
+        Column("predicted images/s", partial(_prediction, feeding)),
+        Column("measured images/s", _measured),
     ]
-    return [Heading("Where an image's time goes"), figure, build_table(columns, cases)]
+    words = "Stages and whole (one stage after the other): milliseconds an image, intervals below. Below a predicted rate: "
+    words += "the resource that sets it, and the prediction's error. Below a measured rate: the share of waiting for workers."
+    return [Heading("Where an image's time goes"), figure, Paragraph(words), build_table(columns, cases)]
 
 
 def split(feeding: Feeding, case: Arm) -> tuple[dict[str, float], dict[str, float]]:
@@ -184,8 +181,20 @@ def _stage(feeding: Feeding, stage: str, case: Arm) -> Text:
     span: Span | None = feeding.parts(case).get(stage)
     if span is None:
         return ""
-    ends = f" ({digits(1e3 * span.interval[0], 2)} to {digits(1e3 * span.interval[1], 2)})" if span.interval else ""
-    return [digits(1e3 * span.value), Quiet(ends)]
+    ends = f"{digits(1e3 * span.interval[0], 2)} to {digits(1e3 * span.interval[1], 2)}" if span.interval else ""
+    return [digits(1e3 * span.value), BREAK, Quiet(ends)]
+
+
+def _measured(case: Arm) -> Text:
+    waiting = [BREAK, Quiet(f"waiting {percent(case.median('wait_share'), 0)}")] if case.num_workers else []
+    return [with_spread(case, "images_per_s"), *waiting]
+
+
+def _prediction(feeding: Feeding, case: Arm) -> Text:
+    predicted = feeding.prediction(case)
+    if predicted is None:
+        return ""
+    return [digits(predicted.rate), BREAK, Quiet(f"{predicted.resource}, {100 * predicted.error(case):+.0f} %")]
 
 
 # ---- recipes, workers, decoders ---------------------------------------------------------------------------------------
@@ -199,7 +208,7 @@ def _recipes(run: Run, feeding: Feeding) -> list[Block]:
         words_column("arm, at its best number of workers", name),
         Column("images/s", lambda case: with_spread(case, "images_per_s")),
         Column("rounds", lambda case: str(len(case.records))),
-        Column(": torchvision in workers", lambda case: f"{r:.2f}" if (r := _ratio(run, feeding, case)) else ""),
+        Column(": torchvision in workers", lambda case: f"{r:.2f}" if (r := ratio(run, feeding, case)) else ""),
         words_column("audit", lambda case: verdict(run, case)[1]),
         Column("host memory, MiB", lambda case: _mebibytes(case, "host_bytes")),
         Column("device memory, MiB", lambda case: _mebibytes(case, "device_bytes")),
@@ -207,10 +216,6 @@ def _recipes(run: Run, feeding: Feeding) -> list[Block]:
     ranked = sorted(cases, key=lambda case: (order.index(case.recipe), bool(case.model), -rate(case)))
     words = "An op stands for RandomResizedCrop, the op, Normalize. Host memory: what a pass adds to the idle training process."
     return [Heading("Recipes and ops"), Paragraph(words), build_table(columns, ranked)] if ranked else []
-
-
-def _ratio(run: Run, feeding: Feeding, case: Arm) -> float | None:
-    return None if case.model else ratio(run, feeding, case)
 
 
 def _mebibytes(case: Arm, quantity: str) -> str:

@@ -35,7 +35,7 @@ from bench.report.facts.state import (
 )
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import NOISY, capitalise, date, label
-from bench.statistics import half_interval, share_interval
+from bench.statistics import half_interval, reached_target, share_interval
 
 PACKAGES = ("augmark", "torch", "torchvision", "kornia", "numpy", "pillow", "triton")
 METHOD_TITLE, MISSING_TITLE = "How it was measured", "What failed, is unsupported or did not run"
@@ -263,6 +263,7 @@ def method_section(run: Run) -> Section | None:
     if shares:
         text += f" Half the interval of the median: {percent(shares[len(shares) // 2])} of it in the middle case, "
         text += f"{percent(shares[-1])} at most; above {percent(NOISY, 0)} a cell is called noisy."
+    text += f" {reached_target(cases, run.plan)}" if run.plan and run.plan.target else ""
     text += f" Threads: {join(map(str, threads)) or UNKNOWN}; fused uses fewer for small batches."
     return Section(title=METHOD_TITLE, blocks=[Paragraph(TIMED), Paragraph(text)])
 

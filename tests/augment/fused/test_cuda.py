@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ pytest.importorskip("triton")
 from triton.runtime import interpreter  # noqa: E402
 
 from augment.fused import cuda, triton_images  # noqa: E402
+from augment.fused import launches as launches_of  # noqa: E402
 from augment.fused.launches import Prepared  # noqa: E402
 
 KERNELS = ("image_passes", "image_pass", "measure_pass")
@@ -144,6 +146,72 @@ def test_scratch_is_at_most_a_float_copy_of_the_batch(counted: dict[str, Counted
 
 
 # ---- images of all sizes ----------------------------------------------------------------------------------------------
+
+
+def far_apart(images: torch.Tensor, dim: int) -> torch.Tensor:
+    """Return uint8 images with a stride of 2**31 in a dimension of size 2; of that memory only their own pages are used."""
+    memory = torch.empty(2**31 + images.numel(), dtype=torch.uint8, device=DEVICE)
+    strides = [2**31 if place == dim else stride for place, stride in enumerate(images.stride())]
+    return memory.as_strided(images.shape, strides).copy_(images)
+
+
+@pytest.mark.parametrize("is_tiled", [False, True])
+def test_batches_of_more_than_31_bits(is_tiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images and results that lie 2**31 places apart, as in a batch of 65,536 photographs."""
+    if is_tiled:
+        hold(monkeypatch, 0, 64)
+    plan, images = fused.plan([ops.HorizontalFlip(), ops.RandomCrop(size=9, padding=2), ops.Contrast()]), pictures(2, 9, 9)
+    params, far = draw(plan, images), far_apart(images, 0)
+    one_launch = cuda.OneLaunch(plan, torch.uint8, torch.contiguous_format)
+    results = [one_launch(batch, None, torch.Generator(DEVICE).manual_seed(1))[0] for batch in (far, images.to(DEVICE))]
+    assert torch.equal(*results)
+    empty = cuda._empty
+    monkeypatch.setattr(cuda, "_empty", lambda *arguments: far_apart(empty(*arguments), 0))
+    result = cuda.apply_plan(plan, torch.uint8)(far, on_device(params))
+    assert result.stride(0) == 2**31
+    difference = result.cpu().int() - by_tensors(plan, images, params, torch.uint8).int()
+    assert int(difference.abs().max()) <= 1  # a level, where a value lies between two
+
+
+def test_an_image_whose_places_need_more_than_31_bits_is_copied() -> None:
+    plan, images = fused.plan([ops.HorizontalFlip(), ops.Invert()]), pictures(3, 2, 9)
+    params = draw(plan, images)
+    wide = far_apart(images, 2)
+    assert torch.equal(by_triton(plan, wide, params), by_triton(plan, images, params))
+    one_launch = cuda.OneLaunch(plan, torch.float32, torch.contiguous_format)
+    results = [one_launch(batch, None, torch.Generator(DEVICE).manual_seed(1))[0] for batch in (wide, images.to(DEVICE))]
+    assert torch.equal(*results)
+
+
+def test_a_launch_is_on_the_device_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPU 1 while GPU 0 is the current one: entered for the launch, and its current stream is taken."""
+    entered: list[int] = []
+    current = [0]
+
+    class _Device:
+        def __init__(self, device: torch.device) -> None:
+            self.index = device.index
+
+        def __enter__(self) -> None:
+            entered.append(self.index)
+            current.append(self.index)
+
+        def __exit__(self, *error: object) -> None:
+            current.pop()
+
+    launched: list[tuple[int, ...]] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    monkeypatch.setattr(torch.cuda, "device", _Device)
+    monkeypatch.setattr(launches_of, "stream_of", lambda device: 70 + device.index)
+    compiled = SimpleNamespace(
+        function=0, packed_metadata=0, run=lambda *grid_and_stream: launched.append((current[-1], grid_and_stream[3]))
+    )
+    for index in (0, 1, 0):
+        prepared = Prepared(None, (1, 1, 1), {})
+        prepared.compiled = compiled
+        prepared(torch.device("cuda", index))
+    assert entered == [1]
+    assert launched == [(0, 70), (1, 71), (0, 70)]
 
 
 @pytest.mark.usefixtures("small_tiles")
