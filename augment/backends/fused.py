@@ -89,7 +89,7 @@ class FusedBackend(Backend):
     def trace(self, ops: Sequence[Op], *, device: torch.device, num_classes: int) -> Traced:
         check_supported(ops, self.name)
         plan = fused.plan(ops)
-        apply = plan.apply if self.compiled else fused.for_device(plan, device, torch.float32)
+        execute = plan.run if self.compiled else fused.prepare_run(plan, device, torch.float32)[0]
         recorders = [_recorder(op, device) for op in ops]
 
         def run(images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -99,7 +99,7 @@ class FusedBackend(Backend):
                 recorder.call = drawn, (height, width)
                 height, width = op.output_size(height, width)
             targets = None if labels is None else plan.targets(labels, params, num_classes)
-            return apply(images, params), targets
+            return execute(images, params)[0], targets
 
         return Traced(self.pipeline(ops, run), recorders)
 

@@ -5,10 +5,10 @@ anywhere (``kinds``, ``tensors``, ``geometry``). Nothing here knows an op: each 
 """
 
 from augment.fused.plans import Implementation, Plan, plan
-from augment.fused.runner import Runner, compose, for_device, prepare_run
+from augment.fused.runner import Runner, compose, prepare_run
 from augment.op import OPS
 
-__all__ = ["SUPPORTED", "Implementation", "Plan", "Runner", "compose", "for_device", "plan", "prepare_run"]
+__all__ = ["SUPPORTED", "Implementation", "Plan", "Runner", "compose", "plan", "prepare_run"]
 
 
 def __getattr__(name: str) -> frozenset[str]:

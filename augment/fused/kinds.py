@@ -335,8 +335,8 @@ class Jitter(Kind):
     change = "jitter"
 
     def points(self, op: Any) -> tuple[str, ...]:
-        """Leave out, as torchvision does, what the op's range pins to the factor that changes nothing."""
-        return tuple(name for name, neutral in JITTER.items() if getattr(op, name) != (neutral, neutral))
+        changing: tuple[str, ...] = op.changing
+        return changing
 
     def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
         images, names = to_float(images), tuple(JITTER)

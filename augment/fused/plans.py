@@ -17,7 +17,7 @@ from augment.fused import build, cpu, sample, tensors
 from augment.fused.kinds import kind_of
 from augment.fused.passes import passes, stretches
 from augment.op import Op
-from augment.pipeline import to_dtype
+from augment.pipeline import check_classes, to_dtype
 
 Implementation = Literal["c", "triton", "tensors", "inductor"]
 """Executor of a plan."""
@@ -95,9 +95,7 @@ class Plan:
         if not weights:
             return labels
         if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            least, most = labels.min().item(), labels.max().item()
-            if least < 0 or most >= num_classes:
-                raise ValueError(f"labels must be 0 to {num_classes - 1} (num_classes={num_classes}), got {least} to {most}")
+            check_classes(labels, num_classes)
         targets = tensors.one_hot(labels, num_classes)
         for weight in weights:
             targets = tensors.mix_targets(targets, weight)
@@ -121,7 +119,7 @@ def sampling_kernel(device: torch.device) -> sample.Sampler | None:
 @functools.cache
 def _triton_draw(device: torch.device) -> sample.Sampler | None:
     if without_triton(device):
-        return None  # without a warning: ``runner.for_device`` gives it
+        return None  # without a warning: ``runner.prepare_run`` gives it
     from augment.fused import triton_draws
 
     return triton_draws.SAMPLER

@@ -12,7 +12,6 @@ from augment.fused import build
 from augment.fused.plans import Implementation, Plan, plan, without_triton
 from augment.op import Op
 
-Apply = Callable[[Tensor, Sequence[Params]], Tensor]
 OneLaunch = Callable[[Tensor, Tensor | None, torch.Generator | None], tuple[Tensor, Tensor | None]]
 """Draw and apply in one launch."""
 Run = Callable[[Tensor, Sequence[Params]], tuple[Tensor, Implementation]]
@@ -83,21 +82,13 @@ def compose(
     return Runner(planned, run, implementation, num_classes, generator, one_launch)
 
 
-def for_device(
-    planned: Plan, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format = torch.contiguous_format
-) -> Apply:
-    """Return ``Plan.apply`` for a device, by Triton's kernels on CUDA.
-
-    If Triton is missing or cannot build its kernels, one RuntimeWarning says so and tensor operations run.
-    """
-    run, _ = prepare_run(planned, device, dtype, memory_format)
-    return lambda images, params: run(images, params)[0]
-
-
 def prepare_run(
     planned: Plan, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format = torch.contiguous_format
 ) -> tuple[Run, Implementation]:
-    """Return what applies a plan to images on a device, and what that is."""
+    """Return ``Plan.run`` for a device, by Triton's kernels on CUDA, and the implementation that is meant to run.
+
+    If Triton is missing or cannot build its kernels, one RuntimeWarning says so and tensor operations run.
+    """
 
     def run(images: Tensor, params: Sequence[Params]) -> tuple[Tensor, Implementation]:
         return planned.run(images, params, dtype)
@@ -126,7 +117,9 @@ def compile_whole(planned: Plan, backend: Any = "inductor") -> Run:
 
     If there is no compiler, one RuntimeWarning says so and the plan runs without it.
     """
-    compiled: Apply | None = torch.compile(planned.apply, fullgraph=True, backend=backend)
+    compiled: Callable[[Tensor, Sequence[Params]], Tensor] | None = torch.compile(
+        planned.apply, fullgraph=True, backend=backend
+    )
 
     def run(images: Tensor, params: Sequence[Params]) -> tuple[Tensor, Implementation]:
         nonlocal compiled

@@ -169,11 +169,9 @@ def draw_order(source, tables, outputs, place, mask, record: tl.constexpr):
 
 
 @triton.jit
-def put_rectangle(outputs, place, mask, top, left, height, width, record: tl.constexpr):
-    put(outputs, place, mask, top, record, 0)
-    put(outputs, place, mask, left, record, 1)
-    put(outputs, place, mask, height, record, 2)
-    put(outputs, place, mask, width, record, 3)
+def put_rectangle(outputs, place, mask, rectangle, record: tl.constexpr):
+    for k in tl.static_range(4):
+        put(outputs, place, mask, rectangle[k], record, k)
 
 
 @triton.jit
@@ -224,7 +222,7 @@ def draw_window(source, tables, outputs, place, mask, record: tl.constexpr):
     across = below(unit(source, mask, record, 2 * TRIES + 1), get(record, "width") + 1.0 - width)
     top = tl.where(any_fits, down, tl.floor((get(record, "height") - height) * 0.5))
     left = tl.where(any_fits, across, tl.floor((get(record, "width") - width) * 0.5))
-    put_rectangle(outputs, place, mask, top, left, height, width, record)
+    put_rectangle(outputs, place, mask, (top, left, height, width), record)
 
 
 @triton.jit
@@ -234,7 +232,7 @@ def draw_rectangle(source, tables, outputs, place, mask, record: tl.constexpr):
     height = tl.where(unit(source, mask, record, 2 * TRIES) < get(record, "p"), height, 0.0)
     top = below(unit(source, mask, record, 2 * TRIES + 1), get(record, "height") + 1.0 - height)
     left = below(unit(source, mask, record, 2 * TRIES + 2), get(record, "width") + 1.0 - width)
-    put_rectangle(outputs, place, mask, top, left, height, width, record)
+    put_rectangle(outputs, place, mask, (top, left, height, width), record)
 
 
 @triton.jit
@@ -242,7 +240,7 @@ def draw_square(source, tables, outputs, place, mask, record: tl.constexpr):
     side = place.to(tl.float32) * 0 + get(record, "side")
     top = below(unit(source, mask, record, 0), get(record, "height") + 1.0 - side)
     left = below(unit(source, mask, record, 1), get(record, "width") + 1.0 - side)
-    put_rectangle(outputs, place, mask, top, left, side, side, record)
+    put_rectangle(outputs, place, mask, (top, left, side, side), record)
 
 
 @triton.jit
@@ -351,7 +349,7 @@ def draw_cutmix(source, tables, outputs, place, mask, record: tl.constexpr):
     half = tl.sqrt_rn(1.0 - weight(source, place, mask, record)) * 0.5
     top, height = pasted(source, mask, half, get(record, "height"), record, count_of(record, "place"))
     left, width = pasted(source, mask, half, get(record, "width"), record, count_of(record, "place") + 1)
-    put_rectangle(outputs, place, mask, top, left, height, width, record)
+    put_rectangle(outputs, place, mask, (top, left, height, width), record)
     area = place.to(tl.float32) * 0 + get(record, "height") * get(record, "width")
     put(outputs, place, mask, 1.0 - tl.div_rn(height * width, area), record, 4)
 

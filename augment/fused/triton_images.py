@@ -156,7 +156,7 @@ def image_passes(
             source, source_strides = source_of(first, first_strides, scratch, own, get(chain, p), p, room, buffers)
             target, target_strides = target_of(out, out_strides, scratch, image, get(chain, p), p, len(chain), room, buffers)
             do_pass(
-                source, source_strides, target, target_strides, scratch, measured, drawn, own, partner, 0, get(chain, p), p,
+                source, source_strides, target, target_strides, scratch, measured, drawn, own, partner, get(chain, p), p,
                 white if p == 0 else 1, room, buffers, to_bytes and p == len(chain) - 1, tile,
             )  # fmt: skip
 
@@ -190,39 +190,28 @@ def target_of(
 
 @triton.jit
 def do_pass(
-    source, strides, target, target_strides, scratch, row, draws, image, partner, turn,
+    source, strides, target, target_strides, scratch, row, draws, image, partner,
     record: tl.constexpr, p: tl.constexpr, white: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
     to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     """Do all of one pass over an image. Its last barrier makes the result, and the row, free to be read and written again."""
     if pixels_of(record) <= tile:
-        held_pass(
-            source, strides, target, target_strides, buffer_of(scratch, p, room, buffers), row, draws, image, partner, turn,
-            record, white, to_bytes, tile,
-        )  # fmt: skip
+        index = tl.arange(0, tile)
+        mask = index < pixels_of(record)
+        red, green, blue = sample(source, strides, draws, image, partner, 0, index, mask, record, white, False)
+        red, green, blue = scaled(red, green, blue, record, white)
+        tl.debug_barrier()  # all is read: it may be overwritten
+        if step(record, 0, "sampler") == AUGMIX:
+            buffer = buffer_of(scratch, p, room, buffers)
+            red, green, blue = held_chains(red, green, blue, buffer, row, draws, image, partner, index, mask, record)
+        for n in tl.static_range(1, len(get(record, "steps"))):
+            red, green, blue = do_step(draws, image, 0, index, red, green, blue, mask, row, record, n, True)
+        store(target, target_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
     elif step(record, 0, "sampler") == AUGMIX:
         tiled_chains(source, strides, scratch, row, draws, image, partner, record, p, white, room, buffers, tile)
     else:
-        tiled_pass(source, strides, target, target_strides, row, draws, image, partner, turn, record, white, to_bytes, tile)
+        tiled_pass(source, strides, target, target_strides, row, draws, image, partner, 0, record, white, to_bytes, tile)
     tl.debug_barrier()
-
-
-@triton.jit
-def held_pass(
-    source, strides, target, target_strides, scratch, row, draws, image, partner, turn,
-    record: tl.constexpr, white: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
-):  # fmt: skip
-    """Do a pass of an image that is one tile."""
-    index = tl.arange(0, tile)
-    mask = index < pixels_of(record)
-    red, green, blue = sample(source, strides, draws, image, partner, turn, index, mask, record, white, False)
-    red, green, blue = scaled(red, green, blue, record, white)
-    tl.debug_barrier()  # all is read: it may be overwritten
-    if step(record, 0, "sampler") == AUGMIX:
-        red, green, blue = held_chains(red, green, blue, scratch, row, draws, image, partner, index, mask, record)
-    for n in tl.static_range(1, len(get(record, "steps"))):
-        red, green, blue = do_step(draws, image, turn, index, red, green, blue, mask, row, record, n, True)
-    store(target, target_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
 
 
 @triton.jit

@@ -31,21 +31,6 @@ class Inline(NamedTuple):
 INLINE = {name: place for place, name in enumerate(Inline._fields)}
 
 
-@triton.jit
-def pointers(start, offsets: tl.constexpr):
-    """Return pointers at the offsets behind ``start``."""
-    made = (start + at(offsets, 0),)
-    for k in tl.static_range(1, len(offsets)):
-        made = made + (start + at(offsets, k),)  # type: ignore[assignment]  # noqa: RUF005  # a tuple of Triton
-    return made
-
-
-@triton.constexpr_function
-def offset_of(inline, name: str, n: int):
-    """Return the n-th of an ``Inline``'s offsets as a constant."""
-    return inline[INLINE[name]][n]
-
-
 @triton.constexpr_function
 def of_inline(inline, name: str):
     """Return a field of an ``Inline`` as a constant."""
@@ -53,11 +38,11 @@ def of_inline(inline, name: str):
 
 
 @triton.jit
-def parameters_at(start, key, inline: tl.constexpr):
+def parameters_at(start, key, offsets: tl.constexpr):
     """Return pointers to drawn parameters; in place of a noise the state of the generator that draws it."""
-    made = (parameter_at(start, key, offset_of(inline, "read", 0)),)
-    for k in tl.static_range(1, len(of_inline(inline, "read"))):
-        made = made + (parameter_at(start, key, offset_of(inline, "read", k)),)  # type: ignore[assignment]  # noqa: RUF005
+    made = (parameter_at(start, key, at(offsets, 0)),)
+    for k in tl.static_range(1, len(offsets)):
+        made = made + (parameter_at(start, key, at(offsets, k)),)  # type: ignore[assignment]  # noqa: RUF005  # Triton's
     return made
 
 
@@ -91,13 +76,13 @@ def own_draws(
         units = philox_unit(seed, block, image_of_row, tl.where(row < rows, row, row - rows))
         tl.store(scratch + row, units, mask=row < rows * of_inline(inline, "images"))
         tl.debug_barrier()
+        key = (seed, block, image)
         for turn in range(of_inline(inline, "images")):
             source, place = (scratch + turn * rows, zero + 1, zero, 0, 0), zero + turn
-            draw_all(
-                source, tables, pointers(scratch, of_inline(inline, "write")), place, place >= 0, of_inline(inline, "records")
-            )
+            outputs = parameters_at(scratch, key, of_inline(inline, "write"))
+            draw_all(source, tables, outputs, place, place >= 0, of_inline(inline, "records"))
         tl.debug_barrier()
-        drawn = parameters_at(scratch, (seed, block, image), inline)
+        drawn = parameters_at(scratch, key, of_inline(inline, "read"))
         if of_inline(inline, "classes") > 0 and tl.program_id(1) == 0:
             store_targets(draws, scratch + of_inline(inline, "lam"), image, partner, of_inline(inline, "classes"))
         between = (partner - image) * strides[0], strides[1], strides[2], strides[3]

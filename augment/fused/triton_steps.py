@@ -133,9 +133,7 @@ def measure(
     if ``is_part`` shares of the mean and counts of levels, which ``merge`` adds.
     """
     point = measuring_point(draws, image, turn, record, get(record, "at"))
-    total, lows, highs = nothing_measured()
-    low_r, low_g, low_b = lows
-    high_r, high_g, high_b = highs
+    total, low_r, low_g, low_b, high_r, high_g, high_b = nothing_measured()
     counts_r, counts_g, counts_b = no_counts()
     for start in range(chunk * tile, tl.where(point > 0, pixels_of(record), 0), chunks * tile):
         index = start + tl.arange(0, tile)
@@ -157,8 +155,7 @@ def measure(
                 counts_r += tl.histogram(bins_of(red), 256, mask)
                 counts_g += tl.histogram(bins_of(green), 256, mask)
                 counts_b += tl.histogram(bins_of(blue), 256, mask)
-    total = total / pixels_of(record)
-    put_ranges(row, total, low_r, low_g, low_b, high_r, high_g, high_b)
+    put_ranges(row, (total / pixels_of(record), low_r, low_g, low_b, high_r, high_g, high_b))
     if get(record, "measured") > FIRST_LEVEL:
         if point == EQUALIZE:
             put_levels(row, counts_r, counts_g, counts_b, is_part)
@@ -168,9 +165,7 @@ def measure(
 def merge(parts, row, draws, image, chunks, record: tl.constexpr):
     """Merge what the programs of ``measure`` found of an image, ``parts`` [chunks, count], into ``row``."""
     point = measuring_point(draws, image, 0, record, get(record, "at"))
-    total, lows, highs = nothing_measured()
-    low_r, low_g, low_b = lows
-    high_r, high_g, high_b = highs
+    total, low_r, low_g, low_b, high_r, high_g, high_b = nothing_measured()
     counts_r, counts_g, counts_b = no_counts()
     level = FIRST_LEVEL + tl.arange(0, 256)
     for chunk in range(0, tl.where(point > 0, chunks, 0)):
@@ -184,7 +179,7 @@ def merge(parts, row, draws, image, chunks, record: tl.constexpr):
                 counts_r += tl.load(part + level).to(tl.int32, bitcast=True)
                 counts_g += tl.load(part + level + 256).to(tl.int32, bitcast=True)
                 counts_b += tl.load(part + level + 512).to(tl.int32, bitcast=True)
-    put_ranges(row, total, low_r, low_g, low_b, high_r, high_g, high_b)
+    put_ranges(row, (total, low_r, low_g, low_b, high_r, high_g, high_b))
     if get(record, "measured") > FIRST_LEVEL:
         if point == EQUALIZE:
             put_levels(row, counts_r, counts_g, counts_b, False)
@@ -193,7 +188,7 @@ def merge(parts, row, draws, image, chunks, record: tl.constexpr):
 @triton.jit
 def nothing_measured():
     """Return a mean, and least and greatest values of channels, which lie in [0, 1], before anything is measured."""
-    return 0.0, (2.0, 2.0, 2.0), (-1.0, -1.0, -1.0)
+    return 0.0, 2.0, 2.0, 2.0, -1.0, -1.0, -1.0
 
 
 @triton.jit
@@ -202,14 +197,9 @@ def no_counts():
 
 
 @triton.jit
-def put_ranges(row, mean, low_r, low_g, low_b, high_r, high_g, high_b):
-    tl.store(row, mean)
-    tl.store(row + 1, low_r)
-    tl.store(row + 2, low_g)
-    tl.store(row + 3, low_b)
-    tl.store(row + 4, high_r)
-    tl.store(row + 5, high_g)
-    tl.store(row + 6, high_b)
+def put_ranges(row, numbers):
+    for k in tl.static_range(len(numbers)):
+        tl.store(row + k, numbers[k])
 
 
 @triton.jit

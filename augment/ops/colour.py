@@ -20,6 +20,7 @@ from augment.backends.torchvision import torchvision
 from augment.backends.triton_augment import triton_augment
 from augment.distributions import Jitter, Normal, Uniform
 from augment.fused import kinds
+from augment.fused.kinds import JITTER
 from augment.op import Builder, Cell, ChanceOp, Drawn, Op, Range, op
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -36,8 +37,6 @@ ABOUT_GREY = "contrast about mid-grey, not about the mean"
 OWN_COUNT = "a value's own count is part of what lies below it, unlike in PIL"
 WHITE_UNCOUNTED = "255 is left out of the histogram, so that the value below it becomes white"
 FLAT_IS_BLACK = "a channel of one value becomes black"
-NO_CHANGE = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
-"""Factors that change nothing. torchvision neither draws from such a range nor sends the image through HSV and back."""
 
 
 def add_factor(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
@@ -98,7 +97,7 @@ def _factor_with_dali(name: str) -> dict[str, Cell]:
 
 
 def _factor_with_albumentations(name: str) -> dict[str, Cell]:
-    unchanged = {other: (factor, factor) for other, factor in NO_CHANGE.items()}
+    unchanged = {other: (factor, factor) for other, factor in JITTER.items()}
     return albumentations(
         lambda A, op, white: [A.ColorJitter(**{**unchanged, name: (op.low, op.high)}, p=1.0)], factor=name
     )  # fmt: skip
@@ -180,22 +179,19 @@ class Hue(FactorOp):
     )
     fused = kinds.PointOp("hue", strength="factor")
     differs = {"pil": PIL_HUE, "dali": YIQ_HUE}
-    alternatives = {
-        PIL_COLOUR: _on_pil,
-        YIQ_HUE: _hue_in_yiq,
-    }
+    alternatives = {PIL_COLOUR: _on_pil, YIQ_HUE: _hue_in_yiq}
     oracle = lambda op, image, drawn: F.adjust_hue(image, float(drawn["factor"]))
 
 
 def _factor_read(name: str) -> Any:
     """Return the read of a factor of torchvision, which holds None for a range that changes nothing."""
-    return lambda params: NO_CHANGE[name] if params[f"{name}_factor"] is None else params[f"{name}_factor"]
+    return lambda params: JITTER[name] if params[f"{name}_factor"] is None else params[f"{name}_factor"]
 
 
 def _jitter(op: Any, image: Any, drawn: Drawn) -> Any:
     adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     for index in map(int, drawn["order"]):
-        name = tuple(NO_CHANGE)[index]
+        name = tuple(JITTER)[index]
         if name in op.changing:
             image = adjust[index](image, float(drawn[name]))
     return image
@@ -206,7 +202,7 @@ def _vary_jitter(name: str, adjust: Callable[[Op, Tensor, Drawn], Tensor]) -> Ca
 
     def apply(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
         for index in map(int, drawn["order"]):
-            is_replaced = tuple(NO_CHANGE)[index] == name
+            is_replaced = tuple(JITTER)[index] == name
             image = adjust(op, image, {"factor": drawn[name]}) if is_replaced else op.oracle(image, {**drawn, "order": [index]})
         return image
 
@@ -233,12 +229,12 @@ class ColorJitter(Op):
     saturation: Range = (0.5, 1.5)
     hue: Range = (-0.5, 0.5)
 
-    draws = (Jitter(dict.fromkeys(NO_CHANGE, (0.0, math.inf)) | {"hue": (-0.5, 0.5)}),)
+    draws = (Jitter(dict.fromkeys(JITTER, (0.0, math.inf)) | {"hue": (-0.5, 0.5)}),)
     cells = (
-        torchvision(lambda op: v2.ColorJitter(**asdict(op)), order="fn_idx", **{name: _factor_read(name) for name in NO_CHANGE})
+        torchvision(lambda op: v2.ColorJitter(**asdict(op)), order="fn_idx", **{name: _factor_read(name) for name in JITTER})
         | kornia(
             lambda op: K.ColorJitter(**asdict(op)), order=lambda params: params["order"][None],
-            **{name: f"{name}_factor" for name in NO_CHANGE},
+            **{name: f"{name}_factor" for name in JITTER},
         )
         | triton_augment(
             "TritonColorJitter",
@@ -269,8 +265,11 @@ class ColorJitter(Op):
 
     @property
     def changing(self) -> tuple[str, ...]:
-        """Names of those of the four whose range is more than the factor that changes nothing."""
-        return tuple(name for name, factor in NO_CHANGE.items() if getattr(self, name) != (factor, factor))
+        """Names of those of the four whose range is more than the factor that changes nothing.
+
+        torchvision neither draws from such a range nor sends the image through HSV and back.
+        """
+        return tuple(name for name, factor in JITTER.items() if getattr(self, name) != (factor, factor))
 
 
 @op

@@ -421,7 +421,7 @@ def test_build_takes_them_and_agrees_with_tensor_operations() -> None:
         pipeline = build(recipe, "fused", device="cuda")
         pipeline(images)
         assert pipeline.implementation == "triton"
-        result = fused.for_device(plan, torch.device("cuda"), torch.float32)(images, params)
+        result, _ = fused.prepare_run(plan, torch.device("cuda"), torch.float32)[0](images, params)
         expected, implementation = plan.run(images, params)
         assert implementation == "tensors"
         assert_same(result, expected.cpu(), 1e-4, AFTER_A_JUMP if recipe == "trivialaugment" else 0.0)
