@@ -125,7 +125,7 @@ class Arm:
     backend: str | None = None
     augment_on: Literal["workers", "device"] | None = None
     fetches: bool = True
-    """Whether loader workers can fetch for it, and stages run one after the other, so that each can be left out."""
+    """Flag: loader workers can fetch for the arm, and its stages run one by one, so that each can be left out."""
 
     def chain(self, work: Work) -> Chain:
         """Return the stages. Raises ValueError, UnsupportedOp among them, for what the arm cannot do."""
