@@ -232,7 +232,7 @@ class Measurements:
         recorder = self._trace([op], backend).recorders[0]
         if recorder is None or not op.draws:
             return
-        builder = next(name for name, backend_of in BACKENDS.items() if backend_of.cell(op) is find_backend(backend).cell(op))
+        builder = next(name for name, spec in BACKENDS.items() if spec.cell(op) is find_backend(backend).cell(op))
         setting: Any = type(op) if recorder.draws_singly else op
         source = (setting, builder, self.devices[backend], recorder.draws_singly)
         self.results.sources[op, backend] = source
