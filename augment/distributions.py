@@ -11,8 +11,9 @@ Parameters are named as in torchvision, so that a row of them can be handed to i
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -224,7 +225,20 @@ def _gamma_record(kind: str, alpha: float, **constants: Any) -> DrawRecord:
     return _record(kind, alpha=alpha, low=shift, span=scale, count=float(gamma_rows(alpha)), **constants)
 
 
-# ---- range checks -----------------------------------------------------------------------------------------------------
+# ---- type and range checks --------------------------------------------------------------------------------------------
+
+NUMBERS: Mapping[Any, tuple[Any, str]] = {float: (Real, "finite number"), int: (Integral, "whole number")}
+
+
+def check_types(op: Any) -> None:
+    """Raise ValueError for a field of ``op`` that is not the number, or the tuple of numbers, that its annotation says."""
+    for name, hint in ((entry.name, entry.type) for entry in fields(op)):
+        value, hints = getattr(op, name), get_args(hint)
+        kind, words = NUMBERS.get(hints[0] if hints else hint, (object, ""))
+        numbers: tuple[Any, ...] = value if hints and isinstance(value, tuple) else (value,)
+        is_valid = all(isinstance(n, kind) and not isinstance(n, bool) and math.isfinite(n) for n in numbers) if words else True
+        if words and (not is_valid or (hints and (not isinstance(value, tuple) or len(value) != len(hints)))):
+            raise ValueError(f"{name} must be a {f'tuple of {len(hints)} {words}s' if hints else words}, got {value!r}")
 
 
 def check_limits(op: Any, limits: Limits) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, dataclass_transform
 
-from augment.distributions import Chance, Distribution, Limits, Range, check_limits
+from augment.distributions import Chance, Distribution, Limits, Range, check_limits, check_types
 
 if TYPE_CHECKING:
     from augment.fused.kinds import Kind
@@ -105,6 +105,7 @@ class Op:
     """Known other ways to do the op, by name: (op, image, drawn) -> image. The audit names a difference by them."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_limits(self, self.limits)
         self.check()
         for distribution in self.draws:

@@ -1,12 +1,16 @@
 """Noise of the machine during a measurement: what other processes take of its CPUs and GPUs.
 
 CPU time of others is the busy time of the CPUs that this process may use, by the system's counters, less that of this process
-and its descendants. What cannot be read is None, never quiet. Imports no torch.
+and its descendants. What cannot be read is None, never quiet. A library may disturb the cases after its own, too: ``isolate``
+undoes that where it can, and ``busy_threads`` is its measure where it cannot. Imports no torch.
 """
 
 import contextlib
 import os
+import random
+import sys
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +20,7 @@ from typing import ClassVar
 
 import psutil
 
-from bench.records import Disturbance
+from bench.records import Disturbance, Record
 
 PROC = Path("/proc")
 ROOT_VARIABLE = "AUGMARK_ROOT"
@@ -27,6 +31,8 @@ SHORTEST_S = 0.2
 BUSY = ("user", "nice", "system", "irq", "softirq")
 """Columns of busy time; ``guest`` is part of ``user``, ``steal`` is counted apart."""
 COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+SPIN_S, IDLE_S, BUSY_THREADS = 0.02, 0.2, 0.3
+"""Seconds for which OpenMP's threads may spin after their work, seconds that confirm a busy thread, and cores that count."""
 THROTTLED = 0x0000_0000_0000_00E8
 """NVML's clock event reasons of heat and power: hardware 0x8, software thermal 0x20, hardware thermal 0x40, brake 0x80."""
 
@@ -51,6 +57,8 @@ class Watch:
     """
 
     _before: ClassVar[deque[Sample]] = deque(maxlen=64)
+    busy_threads: ClassVar[float] = 0.0
+    """Cores that threads of libraries used when they were last looked for: once a case, and as long as there are any."""
 
     def __init__(self) -> None:
         self._start = take_sample()
@@ -61,6 +69,38 @@ class Watch:
         end = take_sample()
         long_ago = [sample for sample in self._before if end.wall_s - sample.wall_s >= SHORTEST_S]
         return compare(min([self._start, *long_ago[-1:]], key=attrgetter("wall_s")), end, gpu_facts())
+
+
+@contextlib.contextmanager
+def isolate(case: Record) -> Iterator[None]:
+    """Seed the global generators by a repetition's key, so that none before it matters, and restore PyTorch's thread count."""
+    seed = zlib.crc32(repr(case.key).encode())
+    random.seed(seed)
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    if numpy is not None:
+        numpy.random.seed(seed)
+    if torch is None:
+        yield
+        return
+    torch.manual_seed(seed)
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+def busy_threads() -> float:
+    """Return the cores that threads of this process use while the caller sleeps; 0.0 below ``BUSY_THREADS``."""
+    cores = 0.0
+    for wait_s in (SPIN_S, IDLE_S):
+        start_s, start_cpu_s = time.perf_counter(), time.process_time()
+        time.sleep(wait_s)
+        cores = (time.process_time() - start_cpu_s) / (time.perf_counter() - start_s)
+        if cores < BUSY_THREADS:
+            return 0.0
+    return cores
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from bench.noise import watch
+from bench.noise import Watch, busy_threads, isolate, watch
 from bench.records import (
     CLAIMS,
     ENVIRONMENT,
@@ -284,9 +284,12 @@ def measure_undisturbed(case: Record, measure: Measure) -> Record:
     """Measure a repetition, and a round again if other processes disturb it; return the record that was disturbed least."""
     records: list[Record] = []
     for _ in range(1 + (REPEATS if case.repetition == "round" else 0)):
-        with watch() as machine:
+        with watch() as machine, isolate(case):
             record = _measure(case, measure)
         disturbance = machine.disturbance()
+        if case.round == 0 or Watch.busy_threads:
+            Watch.busy_threads = busy_threads()
+            disturbance = msgspec.structs.replace(disturbance, busy_threads=Watch.busy_threads or None)
         records.append(msgspec.structs.replace(record, disturbance=disturbance))
         if record.status != "ok" or not disturbance.is_strong:
             break

@@ -65,12 +65,19 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Other processes that computed on the GPUs at the end."""
     throttled: bool | None = None
     """GPU clock held back by heat or power at the end."""
+    busy_threads: Amount | None = None
+    """Cores that threads which a library has left behind, in this case or before, still used after the call."""
 
     @property
     def is_strong(self) -> bool | None:
         """Return whether a figure measured meanwhile is doubtful; None where others' use of the CPU is not known."""
         limits = ((self.others_cpu, QUIET_CPU), (self.steal, QUIET_STEAL), (self.memory_pressure, QUIET_MEMORY))
-        if self.gpu_others or self.throttled or any(value is not None and value > limit for value, limit in limits):
+        if (
+            self.gpu_others
+            or self.throttled
+            or self.busy_threads
+            or any(value is not None and value > limit for value, limit in limits)
+        ):
             return True
         return None if self.others_cpu is None else False
 
@@ -83,6 +90,7 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             (self.memory_pressure, f"memory was short {self.memory_pressure or 0:.0%} of the time"),
             (self.gpu_others, f"{self.gpu_others} other processes on the GPU"),
             (self.throttled, "the GPU's clock was throttled"),
+            (self.busy_threads, f"threads that a library left used {self.busy_threads or 0:.1f} cores"),
         )
         return ", ".join(text for value, text in words if value)
 

@@ -1,19 +1,24 @@
 """The runner: every repetition once, whatever fails, dies or is interrupted, and among processes that share a folder."""
 
+import random
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from msgspec.structs import replace
 
 from bench import runner
+from bench.noise import Watch
 from bench.records import RUNNING, Disturbance, Gpu, Plan, Record, append, encode, load_run, read
 from bench.runner import Claims, Runner, add_cases, await_plan, exit_code, load_plan, resume, run_cases, start
 from tests.bench.stored import CASE, ENVIRONMENT, OTHER, SAMPLES, failed, speeds, store, trained
@@ -98,6 +103,51 @@ def test_a_value_that_is_not_finite_and_another_case_are_failures(folder: Path) 
     records = load_run(folder).records
     assert records[0].reason == "ValueError: examples_per_s is not finite"
     assert str(records[1].reason).startswith("RuntimeError: measured ('throughput', ")
+
+
+def test_a_library_that_disturbs_the_next_case_does_not_change_its_draws_nor_threads_and_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library seeds all generators, sets PyTorch's thread count and leaves a thread that never sleeps."""
+    monkeypatch.setattr(Watch, "disturbance", lambda watch: Disturbance(others_cpu=0.0))
+    monkeypatch.setattr(Watch, "busy_threads", 0.0)
+    end = threading.Event()
+
+    def spin() -> None:
+        while not end.is_set():
+            pass
+
+    def disturb() -> None:
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        torch.manual_seed(0)
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        threading.Thread(target=spin, daemon=True).start()
+
+    def run(name: str, library: Callable[[], None]) -> tuple[dict[Any, Any], list[Record]]:
+        state: dict[Any, Any] = {}
+
+        def measure_and_draw(case: Record) -> Record:
+            if case.backend != "pil":
+                state[case.key] = random.random(), np.random.random(), torch.rand(()).item(), torch.get_num_threads()  # noqa: NPY002
+            elif case.round == 0:
+                library()
+            return measure(case)
+
+        target = start(folder.parent / name, PLAN, ENVIRONMENT, "cpu")
+        run_cases(target, CASES, measure_and_draw, rounds=2)
+        return state, load_run(target).records
+
+    expected, records = run("quiet", lambda: None)
+    assert len(set(expected.values())) == 6
+    assert [record.is_disturbed for record in records] == [False] * 8
+    try:
+        state, records = run("disturbed", disturb)
+    finally:
+        end.set()
+    assert state == expected
+    assert [record.is_disturbed for record in records] == [True] * 8
+    assert "threads that a library left used" in records[1].disturbance.words  # type: ignore[union-attr]
 
 
 def test_an_interrupt_keeps_what_is_there_and_is_no_failure(folder: Path) -> None:

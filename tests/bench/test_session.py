@@ -207,6 +207,7 @@ def test_a_killed_run_keeps_what_was_measured_and_can_be_resumed(tmp_path: Path)
 
 
 FAILING_OP = """
+import os
 import augment.backends, bench.jobs.grid
 build = augment.build
 
@@ -214,6 +215,7 @@ def broken(subject, backend, **options):
     pipeline = build(subject, backend, **options)
     if (subject, backend) == ("Invert", "torchvision"):
         def fail(*batch):
+            os.write(2, b"a line of C on stderr")
             raise RuntimeError("planted failure" + chr(10) + "with a second line")
         pipeline._run = fail
     return pipeline
@@ -234,6 +236,7 @@ def test_a_failing_case_is_a_record_and_the_others_continue(tmp_path: Path) -> N
     assert set(result.values()) == {("ok", None)}
     assert len(result) == 3
     assert "Traceback" not in done.stdout
+    assert "a line of C" not in done.stderr
 
 
 @pytest.mark.slow
