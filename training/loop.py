@@ -38,7 +38,8 @@ def train(
         on_step: Called on rank 0 as ``on_step(step, steps)`` after each step was queued.
         on_data: Called on rank 0 when the data is there.
         on_resume: Called on rank 0 with the epochs that are done.
-        cache: Keeps the trainer for the next run, and has it from the one before.
+        cache: Keeps the trainer for the next run, and has it from the one before; not where a checkpoint is resumed, which is
+            loaded into memory of its own.
 
     Raises:
         ValueError: for a config that cannot be run, or a checkpoint that is not this run's (``training.checkpoint``).
@@ -50,7 +51,7 @@ def train(
         raise ValueError("to resume, say from which checkpoint")
     if config.augment_on == "frozen":
         raise ValueError("a frozen batch is for measuring speed (augmark throughput): take another --augment-on to train")
-    with open_trainer(config, dataset, cache) as current:
+    with open_trainer(config, dataset, None if resume else cache) as current:
         if on_data is not None and current.ranks.is_main:
             on_data(current.dataset)
         epochs = current.run(checkpoint=checkpoint, resume=resume, on_epoch=on_epoch, on_step=on_step, on_resume=on_resume)

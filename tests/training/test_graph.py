@@ -218,6 +218,10 @@ def test_a_kept_trainer_trains_as_a_new_one_bit_for_bit(
         assert (reused.lane, reused.step) == (fresh.lane, mode)
         torch.testing.assert_close(_weights(path), _weights(tmp_path / "fresh.pt"), atol=0, rtol=0)
     assert len(set(map(id, kept))) == 1
+    assert train(config, shapes, checkpoint=path, resume=True, cache=cache).resumed_after == 2
+    assert cache.trainer is kept[0], (
+        "a checkpoint is loaded into a trainer of its own: captured steps read the kept one's memory"
+    )
     train(replace(base, width=8), shapes, cache=cache)
     assert cache.trainer is not kept[0], "another model is another trainer"
 
