@@ -156,7 +156,7 @@ def eager_backends(device: torch.device) -> list[str]:
 def installed_version(beginning: str) -> str | None:
     """Return the version of the first installed package whose name begins so, as of those named after a CUDA release."""
     return next(
-        (found.version for found in distributions() if (found.metadata["Name"] or "").lower().startswith(beginning)), None
+        (package.version for package in distributions() if (package.metadata["Name"] or "").lower().startswith(beginning)), None
     )
 
 

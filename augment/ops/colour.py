@@ -97,7 +97,7 @@ def _factor_with_dali(name: str) -> dict[str, Cell]:
 
 
 def _factor_with_albumentations(name: str) -> dict[str, Cell]:
-    unchanged = {other: (factor, factor) for other, factor in JITTER.items()}
+    unchanged = {field: (factor, factor) for field, factor in JITTER.items()}
     return albumentations(
         lambda A, op, white: [A.ColorJitter(**{**unchanged, name: (op.low, op.high)}, p=1.0)], factor=name
     )  # fmt: skip
