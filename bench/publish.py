@@ -107,7 +107,7 @@ def publish(paths: Sequence[Path], folder: Path, console: Console) -> Path:
 
 
 def pack(run: Run, target: Path) -> None:
-    """Write the records of a run to a new folder, without most samples of a round and the details of passed checks."""
+    """Write the records of a run to a new folder, without most samples of a round and the names of passed checks."""
     target.mkdir(parents=True)
     if run.environment:
         write(target / ENVIRONMENT, run.environment)
@@ -128,8 +128,8 @@ def _pack_record(record: Record) -> Record:
 
 
 def _pack_cell(cell: AuditCell) -> AuditCell:
-    checks = tuple(msgspec.structs.replace(check, detail="") if check.ok else check for check in cell.checks)
-    return msgspec.structs.replace(cell, checks=checks)
+    failed = tuple(check for check in cell.checks if not check.ok)
+    return msgspec.structs.replace(cell, checks=failed, passed=cell.passed + len(cell.checks) - len(failed))
 
 
 # ---- the index --------------------------------------------------------------------------------------------------------

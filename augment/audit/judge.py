@@ -19,13 +19,13 @@ def reject(draws: Collection[list[DrawTest]], alpha: float) -> None:
         tests[:] = [test._replace(rejected=next(rejected)) for test in tests]
 
 
-def judge(cell: Verdict, ops: Sequence[Op], draws: Sequence[Sequence[DrawTest]], audited: Sequence[str]) -> None:
+def judge(cell: Verdict, ops: Sequence[Op], draws: Sequence[tuple[str, str, list[DrawTest]]], audited: Sequence[str]) -> None:
     """Complete the verdict on a measured cell.
 
     Args:
         cell: holds the cause of pixel differences.
         ops: of the cell.
-        draws: tests of what each op draws.
+        draws: what draws, its declared difference, and the tests of its draws: of each op, or of the cell's outputs.
         audited: ops whose findings another verdict has.
     """
     cell.findings = [f"check failed: {check.name} {check.detail}".strip() for check in cell.checks if not check.ok]
@@ -37,13 +37,13 @@ def judge(cell: Verdict, ops: Sequence[Op], draws: Sequence[Sequence[DrawTest]],
     declared = ops[0].differs.get(backend.library, "") if cell.kind == "op" else ""
     cell.verdict, causes = _judge_pixels(cell, declared)
     cell.notes += _lane_notes(cell) if cell.kind == "op" else []
-    for op, tests in zip(ops, draws, strict=True):
+    for name, difference, tests in draws:
         cell.tests += tests
         if deviations := [test for test in tests if test.rejected and test.is_decisive]:
-            verdict, cause = _judge_draws(op, op.differs.get(backend.library, ""), deviations)
+            verdict, cause = _judge_draws(name, difference, deviations)
             cell.verdict = max(cell.verdict, verdict, key=CLASSES.index)
             causes = [*(pixels for pixels in causes if pixels not in cause), cause]
-            if backend.library not in op.differs and op.name not in audited:
+            if not difference and name not in audited:
                 cell.findings.append(f"draws differ and the op does not declare it: {_sizes(deviations)}")
         cell.notes += [f"other draws of {t.parameter} (by {t.distance:.2g})" for t in tests if t.rejected and not t.is_decisive]
     # a difference in what images share cannot be seen where all of them share one draw
@@ -64,6 +64,8 @@ def _lane_notes(cell: Verdict) -> list[str]:
 def _judge_pixels(cell: Verdict, declared: str) -> tuple[Class, list[str]]:
     """Return class and causes of the parity measurements that decide; findings are added to the cell."""
     deciding = [p for p in cell.parity if p.setting in ("as drawn", "pinned")]
+    if not deciding:  # only outputs are known
+        return "close", [cell.cause]
     verdict = classify(deciding)
     if verdict == "exact":
         return verdict, []
@@ -73,7 +75,8 @@ def _judge_pixels(cell: Verdict, declared: str) -> tuple[Class, list[str]]:
     causes = [cell.cause] if cell.cause else []
     if (error := max(p.target_error for p in deciding)) > TARGETS:
         causes.append(f"label weights are off by up to {error:.2g}")
-    if classify([p for p in deciding if p.setting == "as drawn"]) == "exact":
+    as_drawn = [p for p in deciding if p.setting == "as drawn"]
+    if as_drawn and classify(as_drawn) == "exact":
         causes.append("a pinned parameter does not arrive as it was given")
     causes += [declared] if declared and not cell.cause else []
     if cell.kind == "op" and not declared and (verdict == "different" or not causes):
@@ -83,9 +86,9 @@ def _judge_pixels(cell: Verdict, declared: str) -> tuple[Class, list[str]]:
     return verdict, causes or ["unexplained"]
 
 
-def _judge_draws(op: Op, declared: str, deviations: Sequence[DrawTest]) -> tuple[Class, str]:
-    """Return class and cause of an op's draws that deviate."""
-    cause = f"draws of {op.name} differ in {_sizes(deviations)}"
+def _judge_draws(name: str, declared: str, deviations: Sequence[DrawTest]) -> tuple[Class, str]:
+    """Return class and cause of draws that deviate."""
+    cause = f"draws of {name} differ in {_sizes(deviations)}"
     if not declared:
         return "different", cause
     is_near = max(test.distance for test in deviations) <= NEAR

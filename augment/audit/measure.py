@@ -16,9 +16,10 @@ from augment.audit.explain import explain, explain_isolated
 from augment.audit.images import at_size, edge_images, noise_images, plain_image
 from augment.audit.lanes import measure_lane, recipe_lane
 from augment.audit.laws import laws, observe, pinned_draw
+from augment.audit.outputs import BATCH, compare_outputs
 from augment.audit.parity import NUM_CLASSES, ROUNDING, Draw, Replay, classify, replay, worst_mean
 from augment.audit.record import CLASSES, DrawTest, Verdict
-from augment.backends import BACKENDS, check_supported, find_backend
+from augment.backends import BACKENDS, check_supported, find_backend, known_differences
 from augment.distributions import Choice, Normal, Window
 from augment.op import OPS, Op, UnsupportedOp
 from augment.recipes import PHOTOGRAPH_RECIPES
@@ -31,6 +32,8 @@ PHOTOGRAPH_SIZE = 256
 EAGER = ((32, 48, 24), (224, 8, 4))
 COMPILED = ((32, 32, 2),)
 """Image size, images and calls of the parity measurements; each shape and setting of a compiled op costs a compilation."""
+REFERENCE = "torchvision_loop"
+"""Backend whose outputs others are compared with where their draws cannot be read."""
 EDGE_SIZE = 23
 """Side of the images of extreme values: odd, and a centre crop's margin is 3, half of which is rounded up to an even number."""
 ELONGATED = (24, 96)
@@ -111,7 +114,8 @@ class Measurements:
             cell.checks += check_determinism(pipeline, device, size, self.seed)
             cell.checks += check_safety(pipeline, device, size, self.seed) if cell.kind == "op" else []
         if traced.reasons:
-            raise NoRoute(traced.reasons[0])
+            self._measure_outputs(cell, traced)
+            return
         self._op_parity(cell, ops[0]) if cell.kind == "op" else self._recipe_parity(cell, traced)
         for op in ops:
             if (op, cell.backend) not in self.results.sources:
@@ -125,7 +129,11 @@ class Measurements:
         chosen = find_backend(backend)
         if chosen.compiled:
             torch.compiler.reset()  # past eight compilations of the same code dynamo would run eager in silence
-        return chosen.trace(ops, device=self.devices[backend], num_classes=NUM_CLASSES)
+        try:
+            return chosen.trace(ops, device=self.devices[backend], num_classes=NUM_CLASSES)
+        except NoRoute as problem:
+            pipeline = build(ops, backend, device=self.devices[backend], num_classes=NUM_CLASSES)
+            return Traced(pipeline, [None] * len(ops), [str(problem)])
 
     def _replay(self, traced: Traced, images: Tensor, **options: Any) -> Replay:
         return replay(traced, images, self.devices[traced.pipeline.backend], **options)
@@ -236,10 +244,36 @@ class Measurements:
             tests += measure_draws(op, recorder, self.n, ELONGATED, f" at {ELONGATED[0]}x{ELONGATED[1]}")
         self.results.tests[source] = tests
 
-    def tests_of(self, cell: Verdict) -> list[list[DrawTest]]:
-        """Return the tests of what each op of a cell draws."""
-        sources = [self.results.sources.get((op, cell.backend)) for op in ops_of(cell)]
-        return [self.results.tests[source] if source else [] for source in sources]
+    def _measure_outputs(self, cell: Verdict, traced: Traced) -> None:
+        """Measure pixels of a setting without randomness, and the law of the outputs: what is drawn cannot be read."""
+        ops, size, reason = ops_of(cell), _size_of(cell), traced.reasons[0]
+        backend, reference = find_backend(cell.backend), find_backend(REFERENCE)
+        is_alone = backend.library == reference.library or any(reference.cell(op) is None for op in ops)
+        if is_alone or backend.compiled or traced.pipeline.mixes:  # nothing to compare with, too slow, or two images needed
+            raise NoRoute(reason)
+        cell.cause = f"known by its outputs, {reason}"
+        if cell.kind == "op":
+            setting = OPS[cell.subject].pinned(size) or ops[0]
+            setting = dataclasses.replace(setting, p=1.0) if hasattr(setting, "p") else setting  # type: ignore[type-var]
+            if draw := pinned_draw(setting, (size, size)):
+                measured = self._replay(self._trace([setting], cell.backend), self._images("photographs", size, 24), draw=draw)
+                cell.parity.append(measured.parity("photographs", size, "pinned"))
+                cell.cause = explain(setting, measured.draws) if classify(cell.parity) != "exact" else ""
+                cell.notes.append(f"known by its outputs, {reason}")
+        if any(op.draws for op in ops):
+            torch.manual_seed(self.seed)
+            batch = BATCH if cell.lane and cell.lane.measured == "per_image" else 1
+            image = plain_image(size).to(self.devices[cell.backend])
+            tests = compare_outputs(traced.pipeline, build(ops, REFERENCE), image, self.n, batch=batch)
+            self.results.tests[cell.subject, cell.backend] = tests
+
+    def tests_of(self, cell: Verdict) -> list[tuple[str, str, list[DrawTest]]]:
+        """Return what draws, the declared difference and the tests: of each op of a cell, or of its outputs."""
+        tests, library = self.results.tests, find_backend(cell.backend).library
+        if outputs := tests.get((cell.subject, cell.backend)):
+            return [(cell.subject, known_differences(ops_of(cell), cell.backend) or "", outputs)]
+        sources = [(op, self.results.sources.get((op, cell.backend))) for op in ops_of(cell)]
+        return [(op.name, op.differs.get(library, ""), tests[source] if source else []) for op, source in sources]
 
     def compare_workers(self) -> None:
         """Compare what two loader workers draw, in one pair for everything that draws and can run there."""

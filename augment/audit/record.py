@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 Class = Literal["exact", "close", "different", "unaudited", "unsupported"]
 """exact: max error <= 1/255; close: mean error <= 1/255, with a named reason; different: anything else, named where known.
 
+A cell whose draws cannot be read, and of which no setting is fixed, is close where its outputs follow torchvision's law.
 A recipe that rounds to bytes between its ops, and is exact when fed floats, is close up to a mean of 2/255; its cause says so.
 """
 

@@ -24,7 +24,7 @@ from augment.pipeline import check_device
 from augment.recipes import RECIPES
 
 KINDS: dict[Kind, Mapping[str, object]] = {"op": OPS, "recipe": RECIPES}
-PACKAGES = ("torch", "torchvision", "kornia", "pillow", "triton-augment", "albumentations")
+PACKAGES = ("torch", "torchvision", "kornia", "pillow", "triton-augment", "albumentations", "albumentationsx")
 BY_CUDA = ("nvidia-dali-cuda", "cvcuda-cu")
 """Beginnings of the names of packages that are named after a CUDA release."""
 Names = Sequence[str]

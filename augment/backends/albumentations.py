@@ -11,14 +11,13 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from augment.backends import StepBackend, warn_untested
+from augment.backends import StepBackend, installed_version, warn_untested
 from augment.op import Cell, Op, Read
 from augment.pipeline import Runner, Step
 from augment.replay import Columns, stack_draws
@@ -31,6 +30,8 @@ LINEAR = 1
 
 Build = Callable[[Any, Any, float], Sequence[Any]]
 """(albumentations, op, value of white) -> transforms, the one that draws last."""
+installed = functools.partial(installed_version, "albumentations")
+"""Version of Albumentations or, under the same import, AlbumentationsX."""
 
 
 @functools.cache
@@ -42,11 +43,10 @@ def library() -> Any:
 
 def why_not(device: torch.device) -> str | None:
     """Return why the package cannot run; None if it can."""
-    try:
-        installed = version("albumentations")
-    except PackageNotFoundError:
+    version = installed()
+    if version is None:
         return f"its package is missing: {INSTALL}"
-    warn_untested("Albumentations", installed, SERIES)
+    warn_untested("Albumentations", version, SERIES)
     return None
 
 

@@ -794,6 +794,8 @@ class AuditCell(Strict, frozen=True, kw_only=True):
     parity: tuple[AuditParity, ...] = ()
     tests: tuple[AuditTest, ...] = ()
     checks: tuple[AuditCheck, ...] = ()
+    passed: Count = 0
+    """Checks that passed, beyond those listed: a published audit lists those that failed."""
     notes: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from augment import OPS, distributions, fused
+from augment import BACKENDS, OPS, distributions, fused
 from augment.audit import Verdict, audit
-from augment.backends.kornia import KorniaMix
+from augment.backends.kornia import Clamp, KorniaMix
 from augment.fused.sample import sample
+from augment.replay import NoRoute
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,11 +107,11 @@ class Careless(nn.Module):
         return images.mul_(0.5 + random.random() / 2)
 
 
-def test_an_op_without_a_route_is_unaudited_and_still_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_op_without_a_route_is_judged_by_its_outputs_and_still_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     _plant(monkeypatch, "Brightness", "kornia", lambda op: Careless())
     verdict = _verdict("Brightness", "kornia")
-    assert verdict.verdict == "unaudited"
-    assert "no way to read" in verdict.cause
+    assert verdict.verdict == "different"
+    assert "no way to read" in "; ".join(verdict.notes)
     failed = {check.name for check in verdict.checks if not check.ok}
     assert {"same seed, same batch", "input not mutated (float)"} <= failed
 
@@ -123,6 +124,78 @@ def test_a_cell_that_raises_is_unaudited_and_the_others_are_audited(monkeypatch:
     report = audit(["torchvision"], ["Invert", "Solarize"], [], n=200, workers=False)
     assert [verdict.verdict for verdict in report.verdicts] == ["unaudited", "exact"]
     assert "no attribute 'flip'" in report.verdicts[0].cause
+
+
+# ---- draws that cannot be read -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take their recorders away from three backends, so that outputs and fixed parameters are all that is known."""
+
+    def refuse(op: Any, module: Any) -> Any:
+        raise NoRoute("planted: nothing to read")
+
+    for name in ("torchvision", "kornia", "pil"):
+        backend: Any = BACKENDS[name]
+        monkeypatch.setitem(BACKENDS, name, dataclasses.replace(backend, recorder=refuse))
+
+
+def _narrow(low: float, high: float) -> tuple[float, float]:
+    return low + 0.05 * (high - low), high - 0.05 * (high - low)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unreadable")
+@pytest.mark.parametrize(
+    ("op", "backend", "verdict"),
+    [
+        ("Invert", "kornia", "exact"),
+        ("HorizontalFlip", "kornia", "exact"),
+        ("Brightness", "kornia", "exact"),
+        ("Brightness", "pil", "exact"),
+        ("Rotate", "kornia", "exact"),
+        ("Resize", "pil", "exact"),  # draws nothing
+        ("Resize", "kornia", "different"),
+        ("GaussianNoise", "kornia", "close"),  # no setting of it is without randomness
+        ("RandomErasing", "kornia", "close"),
+        ("Brightness", "torchvision", "unaudited"),  # torchvision's outputs are what others are compared with
+    ],
+)
+def test_outputs_give_the_verdict_where_draws_cannot_be_read(op: str, backend: str, verdict: str) -> None:
+    cell = _verdict(op, backend, n=10_000)
+    assert (cell.verdict, cell.findings) == (verdict, [])
+    assert {test.n for test in cell.tests} <= {10_000}
+    assert "planted: nothing to read" in "; ".join((cell.cause, *cell.notes))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unreadable")
+@pytest.mark.parametrize(
+    ("op", "build"),
+    [
+        ("GaussianNoise", lambda op: nn.Sequential(K.RandomGaussianNoise(std=1.1 * op.sigma, p=1.0), Clamp())),
+        ("HorizontalFlip", lambda op: K.RandomHorizontalFlip(p=0.9 * op.p)),
+        ("Brightness", lambda op: K.ColorJitter(brightness=_narrow(op.low, op.high))),
+        ("Rotate", lambda op: K.RandomRotation(_narrow(*op.degrees), p=1.0)),
+    ],
+)
+def test_errors_are_found_in_outputs(op: str, build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _plant(monkeypatch, op, "kornia", build)
+    cell = _verdict(op, "kornia", n=10_000)
+    assert cell.verdict == "different"
+    assert f"draws of {op} differ in output" in cell.cause
+    assert any("the op does not declare it: output" in finding for finding in cell.findings)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unreadable")
+@pytest.mark.parametrize(("p", "verdict"), [(0.5, "close"), (0.4, "different")])
+def test_a_recipe_is_judged_by_its_outputs(p: float, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _plant(monkeypatch, "HorizontalFlip", "kornia", lambda op: K.RandomHorizontalFlip(p=p))
+    cell = audit(["kornia"], [], ["flip"], n=10_000, workers=False).find("flip", "kornia")
+    assert cell is not None
+    assert cell.verdict == verdict, cell.cause
 
 
 # ---- errors in distributions --------------------------------------------------------------------------------------------

@@ -83,7 +83,13 @@ def test_every_op_and_recipe_is_torchvisions_with_one_draw_a_batch(batches: list
     refused = {verdict.subject for verdict in report.verdicts if verdict.verdict == "unsupported"}
     assert refused == LACKING | {"mixup", "cutmix", "augmix"}
     audited = {v.subject: (v.verdict, v.cause) for v in report.verdicts if v.subject not in refused}
-    assert audited.pop("GaussianNoise")[0] == "unaudited"
+    noise = report.find("GaussianNoise", "cvcuda")
+    assert noise is not None
+    assert audited.pop("GaussianNoise") == (
+        "close",
+        "known by its outputs, CV-CUDA draws noise on the device by a seed of its own",
+    )
+    assert min(test.n for test in noise.tests) >= 300
     rounded = {
         subject for subject, (_, cause) in audited.items() if cause.startswith("8-bit rounding between ops, exact on floats")
     }
@@ -122,6 +128,13 @@ def test_what_is_installed_decides(monkeypatch: pytest.MonkeyPatch, version: str
     answer = cvcuda.why_not(torch.device("cuda")) or ""
     assert answer.startswith(reason)
     assert bool(answer) == bool(reason)
+
+
+def test_a_newer_release_is_named_once_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cvcuda, "installed", lambda: "0.99.0")
+    with pytest.warns(RuntimeWarning, match=r"CV-CUDA 0\.99\.0 is not the tested 0\.19"):
+        assert cvcuda.why_not(torch.device("cuda")) is None
 
 
 def test_it_runs_on_cuda_only() -> None:

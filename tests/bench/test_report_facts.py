@@ -291,20 +291,22 @@ def test_fine_tuning_is_ranked_and_undecided_within_intervals() -> None:
 
 
 def test_stages_are_the_whole_less_the_arm_without_them_and_the_slowest_resource_predicts() -> None:
-    """By hand: 10 ms an image, 6 of them decoding, 3 augmentation; two workers decode 2 / 7 ms, as reading takes 1 ms.
+    """By hand: 10 ms an image, 6 of them decoding, 3 augmentation; two workers decode 2 / 14 ms, as reading takes 1 ms.
 
-    The machine is half as fast in the second round of an arm without a stage, and so was the whole arm that took turns with it.
+    The machine is half as fast in the last round of an arm without a stage, and so was the whole arm that took turns with it.
+    In the one thread of a worker all stages take twice as long.
     """
     stages = {"stages": ("read", "decode", "augment"), "fetched": ("read", "decode")}
     shared: dict[str, Any] = {"model": None, "decoder": "pil", "cores": 8, **stages}
     cases = {None: 0.010, "read": 0.009, "decode": 0.004, "augment": 0.007}
     records = [
         trained(
-            "pipeline", round=i, without=stage, images=100, wall_s=100 * s * slow, whole_s=1.0 * slow, images_per_s=1 / s,
-            cpu_s_per_image=s, **shared,
+            "pipeline", round=i, without=stage, num_workers=workers, images=100, wall_s=100 * s * slow * (1 + workers),
+            whole_s=1.0 * slow * (1 + workers), images_per_s=1 / s, cpu_s_per_image=s, **shared,
         )
         for stage, s in cases.items()
-        for i, slow in enumerate((1, 2) if stage else (1, 1))
+        for workers in ((0, 1) if stage else (0,))
+        for i, slow in enumerate((1, 1, 2))
     ]  # fmt: skip
     records.append(trained("pipeline", num_workers=2, images=100, wall_s=0.4, images_per_s=250.0, **shared))
     (feeding,) = feedings(run_of(*records))
@@ -315,8 +317,8 @@ def test_stages_are_the_whole_less_the_arm_without_them_and_the_slowest_resource
     assert feeding.balance(serial) == pytest.approx(1)
     predicted = present(feeding.prediction(parallel))
     assert predicted.resource == "workers"
-    assert predicted.rate == pytest.approx(2 / 0.007)
-    assert predicted.error(parallel) == pytest.approx(2 / 0.007 / 250 - 1)
+    assert predicted.rate == pytest.approx(2 / 0.014)
+    assert predicted.error(parallel) == pytest.approx(2 / 0.014 / 250 - 1)
     assert feeding.prediction(serial) is None
 
 
