@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psutil
 
@@ -59,6 +59,8 @@ class Watch:
     _before: ClassVar[deque[Sample]] = deque(maxlen=64)
     busy_threads: ClassVar[float] = 0.0
     """Cores that threads of libraries used when they were last looked for: once a case, and as long as there are any."""
+    looked_at: ClassVar[set[tuple[Any, ...]]] = set()
+    """Cases of this process after which they were looked for."""
 
     def __init__(self) -> None:
         self._start = take_sample()

@@ -87,9 +87,9 @@ GPU_SECONDS: Mapping[PartName, float] = {
 }  # fmt: skip
 """Parts of preset gpu and their seconds, most important first; they sum up to its 8 minutes on a GPU.
 
-On an H200 the tests took 85 s. Accuracy: 15 to start and read the images, 40 to compile (estimated), 6 cells of 4 (training
-took 2.9), and 3 of airbench, whose training took 2.3, of 5 (estimated). Photographs want 120: --minutes 16. What
-other parts leave undone ``--resume`` continues.
+On an H200 the tests of 0.1 took 85 s. Accuracy: 15 to start and read the images, 40 to compile (estimated), 6 cells of 4
+(training of 0.1 took 2.9), and 3 of airbench, whose training took 2.3, of 5 (estimated). Photographs want 120: --minutes 16.
+``--resume`` continues what a part has not ended.
 """
 
 FEW_FILES: Mapping[str, Any] = {

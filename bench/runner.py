@@ -29,13 +29,13 @@ from bench.records import (
     Record,
     append,
     as_stored,
+    check_free,
     claim_path,
     code_facts,
     died,
     differences,
     finished_keys,
     hold,
-    is_held,
     load_run,
     machine_facts,
     one_line,
@@ -201,8 +201,7 @@ class Runner:
         self.folder = folder
         self._claims = Claims(folder) if shared else None
         if not shared:  # a process before this one may have died in the middle
-            if is_held(folder / RUNNING):
-                raise ValueError(f"another process measures in {folder}: wait until it ends, or choose another --results")
+            check_free(folder)
             for record in died(folder, read_records(folder)):
                 append(folder, record)
             (folder / RUNNING).unlink(missing_ok=True)
@@ -287,11 +286,12 @@ def measure_undisturbed(case: Record, measure: Measure) -> Record:
         with watch() as machine, isolate(case):
             record = _measure(case, measure)
         disturbance = machine.disturbance()
-        if case.round == 0 or Watch.busy_threads:
+        if case.case_key not in Watch.looked_at or Watch.busy_threads:
+            Watch.looked_at.add(case.case_key)
             Watch.busy_threads = busy_threads()
             disturbance = msgspec.structs.replace(disturbance, busy_threads=Watch.busy_threads or None)
         records.append(msgspec.structs.replace(record, disturbance=disturbance))
-        if record.status != "ok" or not disturbance.is_strong:
+        if record.status != "ok" or not disturbance.is_strong or disturbance.busy_threads:  # those do not go away
             break
     good = [record for record in records if record.status == "ok"] or records
     best = min(good, key=lambda record: (record.disturbance and record.disturbance.others_cpu) or 0.0)

@@ -99,7 +99,7 @@ def reached_target(cases: Sequence[Case], plan: Plan) -> str:
     # In large samples the interval is 2 * 1.96 standard errors wide, each sqrt(pi / 2) of the mean's; by ranks a little more.
     needed = max(FEWEST_PASSES, math.floor((2 * ndtri(1 - LEVEL / 2) * math.sqrt(math.pi / 2) * sd / plan.target) ** 2))
     while -2 * sd * (median_interval(ndtri(np.arange(1, needed + 1) / (needed + 1))) or (0.0,))[0] > plan.target:
-        needed += 1
+        needed = math.ceil(1.01 * needed)
     end = f"the budget of {plan.budget_s:.0f} s" if plan.budget_s else "the time"
     limit = f"of at most {plan.rounds}" if rounds >= plan.rounds else f"in {end}"
     text += f" Those that miss it had {rounds:.0f} quiet rounds {limit}; their rounds vary by {sd:.0%} (standard deviation, "

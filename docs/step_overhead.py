@@ -15,8 +15,8 @@ from training.data import load
 from training.loop import open_trainer
 
 config = TrainConfig(
-    model="resnet8", width=int([*sys.argv[2:3], 8][0]), epochs=40, batch_size=100, optimizer="sgd", learning_rate=0.05,
-    device="cpu", augment_on="none", resident=True, compile="compile" in sys.argv,
+    model="resnet8", width=int(next(filter(str.isdigit, sys.argv[2:]), "8")), epochs=40, batch_size=100, optimizer="sgd",
+    learning_rate=0.05, device="cpu", augment_on="none", resident=True, compile="compile" in sys.argv,
 )  # fmt: skip
 dataset = load(sys.argv[1], root=Path("data"), max_train=1000, max_test=100)
 

@@ -292,7 +292,7 @@ def _check_train_numbers(config: TrainConfig) -> None:
 
 
 def _check_names(config: TrainConfig | FinetuneConfig, **valid: Iterable[str]) -> None:
-    """Check the fields whose type lists their values, after these."""
+    """Raise ValueError for a value that is not among the ``valid`` ones of its field, or of its Literal type."""
     literals = {name: get_args(hint) for name, hint in written_hints(type(config)).items() if get_origin(hint) is Literal}  # type: ignore[arg-type]
     for name, names in {**valid, **literals}.items():
         value = getattr(config, name)

@@ -91,7 +91,7 @@ def set_step_size(optimizer: torch.optim.Optimizer, share: float, epoch: int = 1
 
 
 def keep_step_size_on(device: torch.device, optimizer: torch.optim.Optimizer) -> None:
-    """Make the step size of each group a tensor on the device, which a captured step reads; one that is there stays."""
+    """Make the step size of each group a tensor on the device, which a captured step reads; a tensor is kept."""
     dtype = torch.float32 if device.type == "cuda" else torch.float64  # float32 is what the fused kernels take
     for group in optimizer.param_groups:
         group["lr"] = torch.as_tensor(group["lr"], dtype=dtype, device=device)

@@ -266,6 +266,8 @@ class Measurements:
             image = plain_image(size).to(self.devices[cell.backend])
             tests = compare_outputs(traced.pipeline, build(ops, REFERENCE), image, self.n, batch=batch)
             self.results.tests[cell.subject, cell.backend] = tests
+        elif not cell.parity:
+            raise NoRoute(reason)
 
     def tests_of(self, cell: Verdict) -> list[tuple[str, str, list[DrawTest]]]:
         """Return what draws, the declared difference and the tests: of each op of a cell, or of its outputs."""

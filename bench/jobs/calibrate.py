@@ -144,13 +144,14 @@ def summarise(case: Calibration, results: Sequence[Sequence[Sequence[Speed]]]) -
     )
     cases = len({record.case_key for record in results[0][0]})
     rounds = int(statistics.median(len(process[0]) // cases for process in results))
-    called_from = smallest_called(planted)
+    called_from, reason = smallest_called(planted), "too few rounds were quiet"
     if called_from is None and within is not None and between is not None and verdicts[0]:
         noises = Noise(within**2, rounds - 1), Noise(between**2, len(results) - 1)
+        size = math.expm1(reach(*noises, rounds, (case.level or 0.0) / cases, SURE))
         # What was planted and not called is no size that is called, whatever the spread says.
-        called_from = max(ADDED[-1], math.expm1(reach(*noises, rounds, (case.level or 0.0) / cases, SURE)))
+        called_from, reason = (size, "") if size > ADDED[-1] else (None, f"too few of {ADDED[-1]:.0%} planted were called")
     return msgspec.structs.replace(
-        case, status="ok" if called_from else "failed", reason=None if called_from else "too few rounds were quiet",
+        case, status="ok" if called_from else "failed", reason=None if called_from else reason,
         false_calls=false_calls, comparisons=len(verdicts[0]), planted=planted, within_sd=within, between_sd=between,
         rounds=rounds, called_from=called_from,
     )  # fmt: skip

@@ -7,7 +7,7 @@ import gc
 import itertools
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -32,8 +32,8 @@ FETCHED_AHEAD = 2
 """Batches that each loader worker fetches ahead: PyTorch's default."""
 FEWEST_BATCHES = 2
 """Batches of a pass, and of its warm-up: the loop holds a batch while the next is made."""
-MOST_RECORDINGS = 12
-"""Stages whose results are kept in memory, each up to 300 MB."""
+RECORDED_BYTES = 3 * 2**30
+"""Memory for results that stand in for stages."""
 MOST_RECORDED = 512
 """Photographs whose results stand in for a stage: an arm without one passes over these alone."""
 CLASSES = 1000
@@ -108,9 +108,18 @@ class Passes:
         if key not in self._recorded:
             self._recorded[key] = chain.record(case.without, batches)
         self._recorded.move_to_end(key)
-        while len(self._recorded) > MOST_RECORDINGS:
+        while len(self._recorded) > 1 and sum(_count_bytes(kept.results) for kept in self._recorded.values()) > RECORDED_BYTES:
             self._recorded.popitem(last=False)
         return self._recorded[key]
+
+
+def _count_bytes(items: Any) -> int:
+    """Return the host memory of recorded results: tensors, arrays and bytes, in dicts and sequences."""
+    if isinstance(items, bytes):
+        return len(items)
+    if isinstance(items, Mapping | list | tuple):
+        return sum(map(_count_bytes, items.values() if isinstance(items, Mapping) else items))
+    return 0 if isinstance(items, Tensor) and items.device.type != "cpu" else getattr(items, "nbytes", 0)
 
 
 def device_memory(device: torch.device) -> dict[str, int]:

@@ -59,10 +59,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder as read, and what could not be read; ``sources`` are the runs that a merged one was made of.
-
-    ``running`` are the repetitions that other processes measure at this moment.
-    """
+    """A run folder as read, and what could not be read; ``sources`` are the runs that a merged one was made of."""
 
     path: Path
     name: str
@@ -75,6 +72,7 @@ class Run:
 
     @cached_property
     def running(self) -> list[Record]:
+        """Repetitions that other processes measure at this moment."""
         claimed = [case for case in self.missing if is_held(claim_path(self.path, case))]
         return [*claimed, *_under_way(self.path, self.records, held=True)]
 
@@ -304,8 +302,9 @@ def claim_path(folder: Path, record: Record) -> Path:
 def under_way(folder: Path, record: Record) -> Iterator[None]:
     """Name a repetition in ``running.json`` while the block runs, during which this process must not open that file."""
     path = folder / RUNNING
-    with path.open("wb") as file:
+    with path.open("ab") as file:
         hold(file)
+        file.truncate(0)
         file.write(encode(record))
         file.flush()
         try:
@@ -317,6 +316,12 @@ def under_way(folder: Path, record: Record) -> Iterator[None]:
 def hold(file: IO[Any]) -> None:
     """Lock the byte of a file that ``is_held`` looks at; claims lock another, so that no look keeps a claimant out."""
     fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)
+
+
+def check_free(folder: Path) -> None:
+    """Raise ValueError if another process measures a repetition in a folder."""
+    if is_held(folder / RUNNING):
+        raise ValueError(f"another process measures in {folder}: wait until it ends, or choose another --results")
 
 
 def is_held(path: Path) -> bool:

@@ -71,13 +71,11 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def is_strong(self) -> bool | None:
         """Return whether a figure measured meanwhile is doubtful; None where others' use of the CPU is not known."""
-        limits = ((self.others_cpu, QUIET_CPU), (self.steal, QUIET_STEAL), (self.memory_pressure, QUIET_MEMORY))
-        if (
-            self.gpu_others
-            or self.throttled
-            or self.busy_threads
-            or any(value is not None and value > limit for value, limit in limits)
-        ):
+        limits = (
+            *((self.others_cpu, QUIET_CPU), (self.steal, QUIET_STEAL), (self.memory_pressure, QUIET_MEMORY)),
+            *((self.gpu_others, 0), (self.throttled, 0), (self.busy_threads, 0)),
+        )
+        if any(value is not None and value > limit for value, limit in limits):
             return True
         return None if self.others_cpu is None else False
 

@@ -127,6 +127,7 @@ def test_a_library_that_disturbs_the_next_case_does_not_change_its_draws_nor_thr
 
     def run(name: str, library: Callable[[], None]) -> tuple[dict[Any, Any], list[Record]]:
         state: dict[Any, Any] = {}
+        monkeypatch.setattr(Watch, "looked_at", set())
 
         def measure_and_draw(case: Record) -> Record:
             if case.backend != "pil":

@@ -88,8 +88,9 @@ def photo_folder(data: str) -> Path:
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """Return the names of the folders in a folder, sorted, without hidden ones and those of programs (``__MACOSX``)."""
-    return tuple(sorted(e.name for e in os.scandir(folder) if not e.name.startswith((".", "__")) and _is(e.is_dir)))
+    """Return the names of the folders in a folder, sorted, without hidden ones and ``__MACOSX``, which archivers add."""
+    names = (e.name for e in os.scandir(folder) if not e.name.startswith(".") and e.name != "__MACOSX" and _is(e.is_dir))
+    return tuple(sorted(names))
 
 
 def _is(question: Callable[[], bool]) -> bool:
