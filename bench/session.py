@@ -10,6 +10,7 @@ must forget one pipeline before it compiles the next (see ``CompilerWatch``) and
 import math
 import os
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -318,6 +319,12 @@ class BenchSession:
         """Return the cases of the grid with what was measured so far."""
         cases = gather(self.plan.cases, {record.key: record for record in self.records}.values())
         return [case for case in cases if case.kind == "speed"]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> None:
+        """Ignore a second Ctrl-C where ``augmark run`` waits for this process: what was measured is being printed."""
+        if self.config.getoption("phase"):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self._bench is not None:

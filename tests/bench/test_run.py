@@ -53,7 +53,7 @@ def test_ctrl_c_during_the_benchmarks_keeps_what_was_measured(tmp_path: Path) ->
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130, output
-    assert "Traceback" not in output
+    assert "Traceback" not in output, output
     states = {case.status for case in load_run(tmp_path / "run").cases()}
     assert "ok" in states
     assert "failed" not in states  # an interrupted case has not failed
