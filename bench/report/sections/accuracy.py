@@ -126,12 +126,13 @@ def _target_answer(arm: Arm) -> Answer:
 
 
 def _peer_answer(arms: Sequence[Arm]) -> list[Answer]:
-    """Return seconds and accuracy of the best arm with a target beside those of cifar10-airbench, where both were trained."""
+    """Return seconds and accuracy of an arm with a target, of airbench's recipe if there is one, beside cifar10-airbench's."""
     peer = next((arm for arm in arms if arm.model == PEER), None)
-    own = max((arm for arm in arms if with_target(arm)), key=score, default=None)
-    if peer is None or own is None:
+    named = [target for arm in arms if (target := with_target(arm))]
+    if peer is None or not named:
         return []
-    answer, peers = (f"{digits(arm.mean('train_s'))} s of training to {mean_score(arm)}" for arm in (own, peer))
+    own = max(named, key=lambda arm: (arm.recipe == peer.recipe, score(arm)))
+    answer, peers = (f"{_seconds(arm, 'train_s')} s of training to {mean_score(arm)}" for arm in (own, peer))
     evidence = [f"{own.model} with ", Code(own.recipe), f". {PEER} on the same images: {peers}; neither has augmented tests."]
     return [Answer("How does that compare with cifar10-airbench?", answer, evidence)]
 
@@ -140,10 +141,10 @@ def _reach(arm: Arm | None) -> str:
     return f"{len(arm.values('seconds_to_target'))} of {plural(len(arm.records), 'seed')}" if arm else ""
 
 
-def _seconds(arm: Arm | None) -> str:
-    if arm is None or not arm.values("seconds_to_target"):
+def _seconds(arm: Arm | None, name: str = "seconds_to_target") -> str:
+    if arm is None or not arm.values(name):
         return ""
-    mean = estimate(arm.values("seconds_to_target"))
+    mean = estimate(arm.values(name))
     return digits(mean.mean) + ("" if mean.half is None else f" ±{digits(mean.half, 2)}")
 
 
