@@ -137,13 +137,13 @@ def compare(start: Sample, end: Sample, gpu: tuple[int | None, bool | None] = (N
             return None
         return min(1.0, max(0.0, (after - before) / capacity_s))
 
-    used = None
+    others_cpu = None
     if None not in (start.busy_s, start.own_s, end.busy_s, end.own_s) and wall_s >= SHORTEST_S:
         busy_s, own_s = (end.busy_s or 0.0) - (start.busy_s or 0.0), (end.own_s or 0.0) - (start.own_s or 0.0)
-        used = min(1.0, max(0.0, busy_s - own_s) / (wall_s * end.cpus))
+        others_cpu = min(1.0, max(0.0, busy_s - own_s) / (wall_s * end.cpus))
     processes, throttled = gpu
     return Disturbance(
-        others_cpu=used, steal=share("steal_s", max(wall_s, 1e-9) * end.cpus), gpu_others=processes, throttled=throttled,
+        others_cpu=others_cpu, steal=share("steal_s", max(wall_s, 1e-9) * end.cpus), gpu_others=processes, throttled=throttled,
         cpu_pressure=share("cpu_pressure_s", max(wall_s, 1e-9)), memory_pressure=share("memory_pressure_s", max(wall_s, 1e-9)),
     )  # fmt: skip
 

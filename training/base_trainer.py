@@ -165,9 +165,8 @@ class Trainer:
         bad, cause = totals.first_bad_gradient(), "all gradients are"
         if bad is not None:
             trained = [(name, p.grad) for name, p in self.model.named_parameters() if p.requires_grad]
-            names = [name for name, grad in trained if grad is not None] or [
-                name for name, _ in trained
-            ]  # a replayed graph leaves p.grad None
+            # A replayed graph leaves p.grad None.
+            names = [name for name, grad in trained if grad is not None] or [name for name, _ in trained]
             cause = f"the first gradient that is not: {names[bad[1]]}, step {before + bad[0]}"
         return TrainingDiverged(
             f"the loss of {where} is not finite ({cause}): take a smaller learning_rate than {self.config.learning_rate}"

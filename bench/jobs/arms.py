@@ -166,10 +166,10 @@ class DaliArm(Arm):
     """DALI's dynamic mode: a window of each file is decoded and resized, then the backend does the recipe's other ops."""
 
     def chain(self, work: Work) -> Chain:
-        crop, *others = work.ops
+        crop, *later_ops = work.ops
         if not isinstance(crop, RandomResizedCrop):
             raise ValueError("a recipe must begin with RandomResizedCrop, which is part of DALI's decoding: choose imagenet")
-        pipeline = build(others, "dali", device=work.device, dtype=work.dtype)
+        pipeline = build(later_ops, "dali", device=work.device, dtype=work.dtype)
         own: Stages = {"decode": DecodeWindows(crop, work.device), "augment": AugmentBatch(pipeline)}
         return Chain({"read": self.read(work), "collate": as_batch}, own, pipeline)
 

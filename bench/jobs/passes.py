@@ -54,7 +54,6 @@ class Passes:
     def measure(self, case: Pipeline) -> Pipeline:
         """Return the record of one pass."""
         assert case.batch_size is not None
-        torch.set_num_threads(self._threads)  # a case that failed may have left others
         work = replace(self.work, ops=recipe_ops(case.recipe, self.work.image_size) if case.recipe else ())
         files, arm = work.photographs.files, ARMS[case.arm]
         chain = arm.chain(work)
@@ -167,9 +166,9 @@ def run_pass(
     check_shared_memory(num_workers, count * 3 * MOST_SIDE**2)
     torch.manual_seed(stream_seed(0, "augment", epoch=number))
     stream = _stream(chain, batches, number, num_workers, device)
-    for left in reversed(range(max(FEWEST_BATCHES, num_workers))):
+    for remaining in reversed(range(max(FEWEST_BATCHES, num_workers))):
         batch = next(stream)
-        _take(batch, {name: stage for name, stage in chain.own.items() if name != STEP or not left})
+        _take(batch, {name: stage for name, stage in chain.own.items() if name != STEP or not remaining})
     synchronise(device)
     fewest = 1 if STEP in chain.own else FEWEST_BATCHES  # a step takes seconds on a CPU
     workers = process.children(recursive=True)

@@ -160,8 +160,10 @@ def plan(options: PipelineOptions, work: "Work", base: Pipeline, model: str) -> 
             counts = (0,) if case.fetched == () else all_counts  # what reads files itself needs no workers
             yield from (msgspec.structs.replace(case, num_workers=count) for count in counts)
             if index == 0 and has_recipe and case.fetched:
-                kinds = once(min(count, 1) for count in counts)  # 1: in the one thread that a worker has
-                yield from (msgspec.structs.replace(case, without=s, num_workers=n) for s in case.stages or () for n in kinds)
+                fetching = once(min(count, 1) for count in counts)  # 1: in the one thread that a worker has
+                yield from (
+                    msgspec.structs.replace(case, without=s, num_workers=n) for s in case.stages or () for n in fetching
+                )
             if index == 0 and name in options.trained_arms:
                 yield from (msgspec.structs.replace(case, num_workers=count, model=model) for count in counts)
 

@@ -21,9 +21,9 @@ def percent(share: float | None, digits: int = 1) -> str:
     return UNKNOWN if share is None else f"{share * 100:.{digits}f} %"
 
 
-def plural(number: int, noun: str, several: str = "") -> str:
+def plural(number: int, noun: str, plural_noun: str = "") -> str:
     """Return "1 round", "3 rounds"."""
-    return f"{number:,} {noun if number == 1 else several or noun + 's'}"
+    return f"{number:,} {noun if number == 1 else plural_noun or noun + 's'}"
 
 
 def join(words: Iterable[str], most: int = 12) -> str:

@@ -27,7 +27,7 @@ TABLE = """
 ------------------------------------------------------------------------------------------------------
 """
 WARM_UP = "| warmup  |         |      2.3000  |             |           |               |                      |"
-"""As airbench 0.1.8 prints them."""
+"""Table that airbench 0.1.8 prints."""
 
 
 @pytest.fixture
