@@ -55,10 +55,10 @@ def sound(records: Sequence[Record]) -> list[Record]:
 class Case:
     """All repetitions of one case: ``records`` succeeded, ``failed`` are all others, ``planned`` is its entry in the plan."""
 
-    name: str
-    planned: Record | None
+    name: str = ""
+    planned: Record | None = None
     records: Sequence[Record] = field(repr=False)
-    failed: Sequence[Record] = field(repr=False)
+    failed: Sequence[Record] = field(default=(), repr=False)
 
     @cached_property
     def first(self) -> Any:
@@ -98,9 +98,19 @@ class Case:
         return replace(self, records=[record for record in self.records if not record.is_disturbed])
 
     @property
+    def sound(self) -> "Case":
+        """The case without disturbed rounds, or with all if too few are left."""
+        return self if self.is_disturbed else self.quiet
+
+    @property
     def is_disturbed(self) -> bool:
         """Return whether others disturbed too many rounds."""
         return are_disturbed(self.records)
+
+    @property
+    def disturbance(self) -> Disturbance | None:
+        """Return the strongest disturbance if others disturbed too many rounds."""
+        return worst_disturbance(self.records) if self.is_disturbed else None
 
     @property
     def lane(self) -> Lane | None:
@@ -123,6 +133,11 @@ class Case:
         """Return the median over repetitions, or None."""
         values = self.values(quantity)
         return statistics.median(values) if values else None
+
+    def mean(self, quantity: str) -> float | None:
+        """Return the mean over repetitions, or None."""
+        values = self.values(quantity)
+        return statistics.fmean(values) if values else None
 
     def fact(self, name: str) -> Any:
         """Return the first value of a field that is known; the first round measures what later ones do not."""

@@ -4,7 +4,6 @@ A lane is what a backend does: draw parameters for each image, once a batch, a m
 different work, and no ratio is made between them.
 """
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -49,17 +48,17 @@ def _is_comparable(cell: AuditCell) -> bool:
 
 def rate(case: Case | None) -> float | None:
     """Return the median images/s of a case that succeeded."""
-    return statistics.median(rates) if case is not None and case.status == "ok" and (rates := round_rates(case)) else None
+    return case.sound.median("images_per_s") if case is not None and case.status == "ok" else None
 
 
 def round_rates(case: Case) -> list[float]:
     """Return the images/s of each round that others did not disturb, of all rounds if too few are left."""
-    return (case if case.is_disturbed else case.quiet).values("images_per_s")
+    return case.sound.values("images_per_s")
 
 
 def lane_of(case: Case) -> str:
     """Return the lane; an unknown one is compared with nothing, as "mixed" is."""
-    return case.lane if case.lane in LANES else "mixed"
+    return case.lane or "mixed"
 
 
 def usual_sizes(cases: Iterable[Case]) -> dict[tuple[Any, ...], tuple[int, int, int]]:
