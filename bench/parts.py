@@ -98,7 +98,7 @@ def print_results(folder: Path, keys: set[tuple[Any, ...]], console: Console) ->
     """Print the median result of cases."""
     table = Table(Column("case", overflow="fold"), "n", "result", box=None)
     for case in load_run(folder).cases():
-        if case.first.case_key in keys:
+        if case.case_key in keys:
             table.add_row(case.name, str(len(case.records)), outcome(case))
     console.print(table)
 

@@ -65,10 +65,11 @@ class Case:
         """A record that holds the identity of the case; typed as its kind's struct."""
         return next(record for record in (*self.records, *self.failed, self.planned) if record is not None)
 
-    @property
-    def kind(self) -> str:
-        """Kind of measurement."""
-        return str(self.first.kind)
+    def __getattr__(self, name: str) -> Any:
+        """Return a field that all repetitions share; None if the kind has no such field."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.first, name, None)
 
     @cached_property
     def unresolved_failures(self) -> list[Record]:
@@ -78,7 +79,7 @@ class Case:
     @property
     def status(self) -> Status:
         """Status of the case: ok if a repetition succeeded, and none failed for kinds that need every round."""
-        if self.records and not (self.unresolved_failures and self.first.needs_every_round):
+        if self.records and not (self.unresolved_failures and self.needs_every_round):
             return "ok"
         status: Status = self._cause.status
         return status

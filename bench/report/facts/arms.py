@@ -20,12 +20,6 @@ def value(record: Record, name: str) -> Any:
 class Arm(Case):
     """Successful records of one way to train, at least one."""
 
-    def __getattr__(self, name: str) -> Any:
-        """Return a field that all records of the arm share."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return value(self.records[0], name)
-
     @property
     def lane(self) -> Lane:
         """Lane of the draws; an unknown one is compared with nothing, as "mixed" is."""
