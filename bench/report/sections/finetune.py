@@ -7,10 +7,10 @@ from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section
 from bench.report.facts.accuracy import difference
 from bench.report.facts.arms import Arm
 from bench.report.facts.finetune import finetune_settings, undecided_with
-from bench.report.sections.accuracy import FEW, each_seed, learning_figure, mean_score
+from bench.report.sections.accuracy import FEW, each_seed, learning_figure
 from bench.report.sections.state import failed_section
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import capitalise, format_score, interval, label, name_of, points, with_spread
+from bench.report.words import capitalise, format_score, interval, label, mean_score, name_of, points, with_spread
 
 TUNING, TRAINED = "Fine-tuning on photographs", "Which layers should be trained?"
 MODES = {"full": "all layers", "frozen": "the last layer", "scratch": "all layers, from random weights"}
