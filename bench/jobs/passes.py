@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from bench.jobs.arms import ARMS, Chain, Recorded, Stages, Work, pixel_differences, recipe_ops
-from bench.jobs.photoset import disk_rate, drop_from_cache, shorten
-from bench.records import Pipeline
+from bench.jobs.photoset import disk_rate, drop_from_cache
+from bench.records import Pipeline, cut_list
 from training import transfer
 from training.cpus import usable_cpus
 from training.distributed import stream_seed, synchronise
@@ -83,8 +83,8 @@ class Passes:
         return {
             "status": "ok", "cores": usable_cpus(), "threads": torch.get_num_threads(),
             "implementation": getattr(chain.pipeline, "implementation", None),
-            "skipped_files": shorten(self.work.photographs.skipped),
-            "odd_files": shorten(tuple(self.work.photographs.odd.values())),
+            "skipped_files": cut_list(self.work.photographs.skipped),
+            "odd_files": cut_list(tuple(self.work.photographs.odd.values())),
         }  # fmt: skip
 
     @cached_property

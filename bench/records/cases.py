@@ -144,11 +144,6 @@ class Case:
         """Return the first value of a field that is known; the first round measures what later ones do not."""
         return next((value for record in self.records if (value := getattr(record, name, None)) is not None), None)
 
-    @property
-    def calls(self) -> int:
-        """Number of calls, all rounds together."""
-        return sum(r.calls or len(r.samples_us) for r in self.records if isinstance(r, Speed))
-
     @cached_property
     def samples_s(self) -> list[float]:
         """Seconds of every call, all rounds together."""

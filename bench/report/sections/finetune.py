@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.records import Run, digits, percent, plural
+from bench.records import Run, cut_list, digits, percent, plural
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section
 from bench.report.facts.accuracy import difference
 from bench.report.facts.arms import Arm
@@ -19,7 +19,6 @@ undecided where the interval of a difference includes zero."""
 TUNING_METHOD = """The best epoch, whose weights are kept, is chosen on the photographs that it is measured on, so its accuracy
 flatters. Memory: the most that torch held on an accelerator, else the largest resident size of the training process."""
 CURVES = {"train_loss": ("train loss", 1), "test_accuracy": ("validation accuracy, %", 100)}
-MOST_SKIPPED = 20
 
 
 def mode(arm: Arm) -> str:
@@ -104,5 +103,4 @@ def _tuning_table(arms: Sequence[Arm]) -> Block:
 
 def _skipped_files(arm: Arm) -> list[Block]:
     files = arm.skipped_files or ()
-    ends = [f"and {len(files) - MOST_SKIPPED:,} more"] if len(files) > MOST_SKIPPED else []
-    return [Paragraph(f"{plural(len(files), 'file')} skipped:"), Bullets([*files[:MOST_SKIPPED], *ends])] if files else []
+    return [Paragraph(f"{plural(len(files), 'file')} skipped:"), Bullets(cut_list(files))] if files else []
