@@ -3,11 +3,12 @@
 import copy
 import multiprocessing
 import platform
+import signal
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import distributions
 
@@ -90,11 +91,14 @@ def _measure(
 ) -> None:
     total, done = sum(map(len, names.values())) + int(workers), 0
     spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA must not be forked
-    with ProcessPoolExecutor(processes, spawn, _start_process) if processes > 1 else nullcontext() as pool:
+    pooled = ProcessPoolExecutor(processes, spawn, _start_process) if processes > 1 else nullcontext()
+    with pooled as pool, _ending_processes():
         for kind in KINDS:  # recipes after all ops
             # The pool pickles in a thread of its own: what it is given must not grow meanwhile.
             source = copy.deepcopy(measurements) if pool else measurements
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})  # this process ends the others
             results = (pool.map if pool else map)(partial(source.measure_subject, kind), names[kind])
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for name in names[kind]:
                 on_progress(done, total, name)
                 measurements.results.merge(next(results))
@@ -103,6 +107,17 @@ def _measure(
         on_progress(done, total, "two loader workers")
         measurements.compare_workers()
     on_progress(total, total, "done")
+
+
+@contextmanager
+def _ending_processes() -> Iterator[None]:
+    """End this process's processes after an error, which would wait for all of their work."""
+    try:
+        yield
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
 
 
 def _start_process() -> None:
