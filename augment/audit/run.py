@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import platform
+import random
 import signal
 import time
 import warnings
@@ -12,6 +13,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import distributions
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +31,7 @@ PACKAGES = ("torch", "torchvision", "kornia", "pillow", "triton-augment", "album
 BY_CUDA = ("nvidia-dali-cuda", "cvcuda-cu")
 """Beginnings of the names of packages that are named after a CUDA release."""
 Names = Sequence[str]
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], object]
 """Called as (steps done, steps in all, next step)."""
 
 
@@ -77,6 +79,8 @@ def audit(
     on_cuda = any(used.type == "cuda" for used in devices.values())
     with torch.random.fork_rng(devices=None if on_cuda else []), ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
+        stack.callback(random.setstate, random.getstate())  # libraries draw from these, or seed them
+        stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
         torch.set_num_threads(1)  # nothing is timed here, and on small tensors threads mostly wait for each other
         _measure(measurements, names, workers, processes, on_progress)
     default_name = "synthetic shapes (no real images given)" if images is None else f"{len(images_used)} given images"
@@ -127,7 +131,8 @@ def _start_process() -> None:
 
 def _judge_all(measurements: Measurements, names: Mapping[Kind, Names], alpha: float) -> tuple[Verdict, ...]:
     """Return the verdicts: ops before recipes, backend by backend."""
-    reject(measurements.results.tests.values(), alpha)
+    results = measurements.results
+    reject([*results.tests.values(), *results.outputs.values()], alpha)
     cells = [measurements.results.cells[name, b] for kind in KINDS for b in measurements.devices for name in names[kind]]
     for cell in cells:
         judge(cell, ops_of(cell), measurements.tests_of(cell), audited=names["op"] if cell.kind == "recipe" else ())
