@@ -104,7 +104,7 @@ class Record(
     quantities: ClassVar[tuple[Quantity, ...]]
     needs_every_round: ClassVar[bool] = False
     compared: ClassVar[bool] = True
-    """Flag: ``augmark compare`` compares records of this kind."""
+    """True if ``augmark compare`` compares records of this kind."""
 
     status: Status = "ok"
     reason: str | None = None
