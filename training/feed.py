@@ -18,6 +18,7 @@ from augment import BACKENDS, Pipeline, build, resolve
 from augment.ops import AlternatingFlip
 from training.config import TrainConfig
 from training.distributed import Ranks, stream_seed
+from training.interrupts import shielded
 from training.meters import Phase
 from training.sources.dataset import Dataset, Split
 from training.sources.decode import decode
@@ -156,7 +157,9 @@ def open_loader(
 def iterate(loader: Iterable[T]) -> Iterator[T]:
     """Yield a loader's batches; RuntimeError for a worker that died as it sent one too, as for any that died."""
     try:
-        yield from loader
+        with shielded():
+            batches = iter(loader)
+        yield from batches
     except (EOFError, ConnectionError) as error:
         raise RuntimeError("DataLoader worker exited unexpectedly as it sent a batch") from error
 

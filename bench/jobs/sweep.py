@@ -40,6 +40,7 @@ from bench.records import Accuracy, Plan, as_stored, differences, finished_keys,
 from bench.runner import Claims, await_plan
 from training.config import MOST_WORKERS, TrainConfig
 from training.cpus import usable_cpus
+from training.interrupts import shielded
 from training.presets import BOOK, PresetName
 from training.terminal import open_console
 
@@ -266,14 +267,14 @@ def train_in_processes(share: Share) -> None:
     context = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
     shares = [dataclasses.replace(share, index=index, parent=os.getpid()) for index in range(share.at_once)]
     processes = [context.Process(target=run_worker, args=(part,)) for part in shares]
-    for process in processes:
-        process.start()
+    with shielded():
+        for process in processes:
+            process.start()
     try:
         for process in processes:
             process.join()
-    except KeyboardInterrupt:  # they have had it too
+    except KeyboardInterrupt:
         for process in processes:
-            process.join(timeout=30)
             process.terminate()
         raise
 
@@ -285,8 +286,6 @@ def run_worker(share: Share) -> None:
     base = give_device(share.base, share.index)
     try:
         train_share(dataclasses.replace(share, base=base), load_for(base), open_console())
-    except KeyboardInterrupt:
-        pass
     except (ValueError, OSError) as error:  # a full disk, say; the parent tells what is left
         print(f"error in worker {share.index}: {error}", file=sys.stderr, flush=True)
 

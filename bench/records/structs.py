@@ -104,7 +104,7 @@ class Record(
     quantities: ClassVar[tuple[Quantity, ...]]
     needs_every_round: ClassVar[bool] = False
     compared: ClassVar[bool] = True
-    """Flag: ``augmark compare`` compares records of this kind."""
+    """True if ``augmark compare`` compares records of this kind."""
 
     status: Status = "ok"
     reason: str | None = None
@@ -614,11 +614,11 @@ class Calibration(Record, frozen=True, kw_only=True):
     """Comparisons that called equal runs different."""
     planted: tuple[Planted, ...] = ()
     within_sd: Amount | None = None
-    """Standard deviation of a round within a process, or of its ratio within a pair, as a share; the case in the middle."""
+    """Standard deviation of a round within a process, as a share; the case in the middle."""
     between_sd: Amount | None = None
-    """Standard deviation of processes beyond that of their rounds, or of pairs, as a share; the case that varies most."""
+    """Standard deviation of processes at different times beyond that of their rounds, as a share; the case that varies most."""
     reaches: dict[str, Positive] = {}
-    """Slowdown from which on 95 % of comparisons of a case are called, by case, reckoned from the spread."""
+    """Slowdown from which on 95 % of comparisons of a case are called, by case, reckoned from the errors of comparisons."""
     called_from: Positive | None = None
     """Slowdown from which on 95 % are called, of all cases."""
 

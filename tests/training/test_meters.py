@@ -346,6 +346,25 @@ def test_a_look_sees_every_loss_since_the_last_one(bad_step: int) -> None:
     assert _steps_until_seen(torch.device("cpu"), bad_step) == -(-bad_step // LOOK_EVERY) * LOOK_EVERY
 
 
+@pytest.mark.parametrize("bad_step", [1, 10, 11])
+def test_the_answer_of_a_device_is_waited_for_at_the_next_look(bad_step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: a device's answer is a number that is there once its event has been waited for."""
+    looks, waited, answer = list[Any](), list[tuple[int, int]](), Totals.any_not_finite
+
+    def copy(bad: Any) -> tuple[torch.Tensor, Any]:
+        looks.append(bad)
+        look = len(looks)
+        return bad.value, types.SimpleNamespace(synchronize=lambda: waited.append((look, len(looks))))
+
+    def ask(totals: Totals, steps: int) -> Any:
+        return types.SimpleNamespace(device=torch.device("cuda"), value=answer(totals, steps))
+
+    monkeypatch.setattr(Totals, "any_not_finite", ask)
+    monkeypatch.setattr(meters, "_copy_to_host", copy)
+    assert _steps_until_seen(torch.device("cpu"), bad_step) == (-(-bad_step // LOOK_EVERY) + 1) * LOOK_EVERY
+    assert waited == [(look - 1, look) for look in range(2, len(looks) + 1)], "at each look for the answer of the one before"
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("bad_step", [1, 10, 11])
 def test_on_a_gpu_a_look_is_read_at_the_next_and_nothing_else_is_waited_for(bad_step: int) -> None:
