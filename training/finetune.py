@@ -102,7 +102,6 @@ def _best(epochs: Sequence[EpochStats]) -> EpochStats:
 class FineTuner(Trainer):
     """The trainer of a network with a new last layer on photographs, on one device. Raises as ``finetune``."""
 
-    times_phases = True
     config: FinetuneConfig
     feed: PhotoFeed | StoredFeed
 

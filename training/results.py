@@ -18,8 +18,6 @@ class EpochStats:
     without evaluation. ``wall_s`` is the training part, from a synchronised start to a synchronised end on the slowest rank,
     with the start of loader workers in the first epoch, without evaluation. ``wait_s`` is ``training.meters.StepClock``'s, of
     the rank that waited longest. ``examples`` is the number of images trained on, by all ranks.
-
-    Fine-tuning tells more: ``split_s`` has the phases of ``Throughput.split_s``, which add up to ``wall_s``.
     """
 
     epoch: int
@@ -29,7 +27,6 @@ class EpochStats:
     examples: int
     wall_s: float
     wait_s: float
-    split_s: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
