@@ -60,9 +60,8 @@ class ImageTrainer(Trainer):
         self.net = torch.compile(net, dynamic=False) if config.compile else net
         self._may_capture = is_graph_wanted(config, self.device, ranks, len(self.own_devices))
         self.optimizer = optimise.make_optimizer(config, self.model, capturable=self._may_capture)
-        self._phase, self._is_warm = 1, False
-        self._steps = dict[tuple[int, int], graph.Captured]()  # by the dimensions of targets, and phase
-        self._captured_steps = dict[int, graph.Captured]()  # by phase
+        self._phase, self._kind, self._is_warm = 1, 0, False  # kind: dimensions of captured steps' targets, 0 without
+        self._steps = dict[tuple[int, int], graph.Captured]()  # by kind and phase
         self._captured_prepare: graph.Captured | None = None
         self._captured_forward: graph.Captured | None = None
         self._reset_slow_weights()
@@ -88,8 +87,7 @@ class ImageTrainer(Trainer):
         self.config = config
         self.start_clocks()
         self.feed = Feed(config, self.dataset, self.ranks)
-        self._captured_prepare = None
-        self._captured_steps = {}
+        self._captured_prepare, self._kind = None, 0
         state = self._new_model().state_dict()
         self.model.load_state_dict({**state, **{k: v for k, v in self.model.state_dict().items() if k in models.FROM_DATA}})
         for state in self.optimizer.state.values():
@@ -126,7 +124,7 @@ class ImageTrainer(Trainer):
     @property
     def mode(self) -> str:
         """Mode of the steps: graph, compiled or eager."""
-        return "graph" if self._captured_steps else "compiled" if self.config.compile else "eager"
+        return "graph" if self._kind else "compiled" if self.config.compile else "eager"
 
     def warm_up(self) -> None:
         """Run one pass forward and back on black images, to load libraries and compile, and capture; no state changes."""
@@ -148,13 +146,14 @@ class ImageTrainer(Trainer):
     def _capture(self, *black: Tensor) -> None:
         """Capture the step, evaluation's forward pass and the feed's ``prepare``; what cannot be captured runs as without."""
         optimise.keep_step_size_on(self.device, self.optimizer)
-        key, first = (black[1].ndim, self._phase), next(iter(self._captured_steps.values()), None)
+        kind = black[1].ndim
+        first = self._steps.get((kind, 1))
         buffers = (self.feed.frozen or black) if first is None else first.buffers
-        step = self._steps.get(key) or self._try_capture("the step", self._train_step, buffers)
+        step = self._steps.get((kind, self._phase)) or self._try_capture("the step", self._train_step, buffers)
         if step is None:
             return
-        self._steps[key] = self._captured_steps[self._phase] = step
-        if self.feed.is_capturable and first is None:
+        self._steps[kind, self._phase], self._kind = step, kind
+        if self.feed.is_capturable and self._captured_prepare is None:
             self._captured_prepare = self._try_capture("augmentation", partial(self._prepare_into, step), self.feed.example())
         if self._captured_forward is None and len(self.test) >= self.evaluation_batch:
             self.model.eval()
@@ -185,7 +184,7 @@ class ImageTrainer(Trainer):
 
     def step(self, fetched: Fetched, totals: Totals, mark_phase: MarkPhase = ignore_phase) -> None:
         """Train on a batch of ``feed``, by replay where it is captured and the batch is a full one."""
-        captured, prepare = self._captured_steps.get(self._phase), self._captured_prepare
+        captured, prepare = self._steps.get((self._kind, self._phase)), self._captured_prepare
         if captured is None:
             return super().step(fetched, totals, mark_phase)
         if prepare is None:

@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from training.data import Dataset
 
 SETTINGS: dict[str, Any] = {
-    "model": PEER, "width": 64, "epochs": 10, "batch_size": 1024, "recipe": "airbench", "backend": "airbench",
-    "optimizer": "sgd", "learning_rate": 1.5, "momentum": 0.85, "weight_decay": 1.33e-3, "decay_biases": True, "bias_rate": 64,
-    "label_smoothing": 0.2, "schedule": "one_cycle", "warm_up_epochs": 2.277, "first_rate": 0.2, "last_rate": 0.07,
-    "slow_weights_every": 5, "whiten_bias_epochs": 3, "precision": "float16", "channels_last": True, "resident": True,
-    "prefetch": False,
+    "model": PEER, "batch_size": 1024, "recipe": "airbench", "backend": "airbench", "optimizer": "sgd", "learning_rate": 1.5,
+    "momentum": 0.85, "weight_decay": 1.33e-3, "decay_biases": True, "bias_rate": 64, "label_smoothing": 0.2,
+    "schedule": "one_cycle", "warm_up_epochs": 2.277, "first_rate": 0.2, "last_rate": 0.07, "slow_weights_every": 5,
+    "whiten_bias_epochs": 3, "precision": "float16", "channels_last": True, "resident": True,
 }  # fmt: skip
 """Settings of ``train94``, per mean loss (there they are of a sum); it trains 9.9 epochs, of which 0.23 warm up."""
 
@@ -57,13 +56,13 @@ def train(dataset: "Dataset", seed: int) -> tuple[float, float]:
     printed = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(printed):
         Path("cifar10").mkdir()
-        generator = torch.Generator().manual_seed(0)
         for name, split in (("train", dataset.train), ("test", dataset.test)):
             # Folders go by class, and its whitening takes the first 5,000 images.
-            order = torch.randperm(len(split), generator=generator)
+            order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
             images = split.images.cpu()[order].permute(0, 2, 3, 1).contiguous()
-            labels = split.labels.cpu()[order]
-            torch.save({"images": images, "labels": labels, "classes": dataset.classes}, f"cifar10/{name}.pt")
+            torch.save(
+                {"images": images, "labels": split.labels.cpu()[order], "classes": dataset.classes}, f"cifar10/{name}.pt"
+            )
         warmup94()
         torch.manual_seed(seed)
         train94(run=0)
