@@ -135,8 +135,7 @@ class ImageTrainer(Trainer):
             for epoch in optimise.phases(self.optimizer, self.config.epochs if self.ranks.world == 1 else 1):
                 self._phase = optimise.start_phase(self.optimizer, epoch)
                 if not self._is_warm:
-                    loss, _ = self.loss(black)
-                    loss.backward()
+                    self.loss(black)[0].backward()  # and nothing of this pass is kept: graph.record says why
                 if self._may_capture:
                     self._capture(*black)
             self._is_warm, self._phase = True, optimise.start_phase(self.optimizer, 1)
