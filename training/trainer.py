@@ -159,6 +159,7 @@ class ImageTrainer(Trainer):
             with torch.inference_mode():
                 inputs = self.prepare(self.test.images[: self.evaluation_batch].to(self.device))
                 self._captured_forward = self._try_capture("evaluation", self._forward, [inputs])
+            self.model.train()  # a graph keeps the mode of the layers
 
     def _prepare_into(self, step: graph.Captured, *received: Tensor) -> Tensor:
         return step.fill(self.feed.prepare(*received))
@@ -168,10 +169,13 @@ class ImageTrainer(Trainer):
         try:
             return graph.Captured(function, buffers)
         except RuntimeError as error:  # also CUDA's and out of memory
-            print(f"attention: {name} is no CUDA graph ({' '.join(str(error).split())})", file=sys.stderr, flush=True)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            return None
+            cause: BaseException = error
+            while isinstance(cause.__context__, RuntimeError):  # a broken capture cannot be ended, which is an error of its own
+                cause = cause.__context__
+            reason = str(cause).partition("\n")[0]
+        print(f"attention: {name} is no CUDA graph ({reason})", file=sys.stderr, flush=True)
+        torch.cuda.empty_cache()  # after the error, whose frames hold tensors
+        return None
 
     def _train_step(self, images: Tensor, targets: Tensor) -> Tensor:
         """Train on a placed batch and return ``meters.summarise``."""
