@@ -144,8 +144,8 @@ class Sweep(SweepOptions):
     def execute(self, console: Console) -> None:
         """Sweep."""
         from bench.jobs.sweep import sweep
-        from bench.jobs.sweep_table import print_table
         from bench.records import load_run
+        from bench.report.sweep_table import print_table
 
         def report(folder: Path) -> None:
             print_table(load_run(folder), console)

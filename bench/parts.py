@@ -22,7 +22,7 @@ import psutil
 from rich.console import Console
 from rich.table import Column, Table
 
-from bench.jobs.job import Job, data_facts, measure_cases, outcome, plan_training, train_in_turn
+from bench.jobs.job import Job, data_facts, measure_cases, once, outcome, plan_training, train_in_turn
 from bench.presets import PartName, Preset
 from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, load_run, one_line, read, write
 from bench.runner import add_cases
@@ -100,7 +100,7 @@ def print_results(folder: Path, keys: set[tuple[Any, ...]], console: Console) ->
     """Print the median result of cases."""
     table = Table(Column("case", overflow="fold"), "n", "result", box=None)
     for case in load_run(folder).cases():
-        if case.first.case_key in keys:
+        if case.case_key in keys:
             table.add_row(case.name, str(len(case.records)), outcome(case))
     console.print(table)
 
@@ -322,11 +322,10 @@ def sweep_jobs(work: Work) -> list[Job]:
 
 def _accuracy_job(work: Work, recipes: tuple[str, ...], seeds: tuple[int, ...]) -> Job:
     configs = [replace(_accuracy_config(work, recipe), seed=seed) for seed in seeds for recipe in recipes]
-    cases = {case.key: (case, config) for config in configs for case in [plan_training(Accuracy, config, work.dataset)]}
+    cases = once(plan_training(Accuracy, config, work.dataset) for config in configs)
     return Job(
-        name="accuracy", suite=work.preset_name, device=work.device, cases=tuple(case for case, _ in cases.values()),
-        dataset=data_facts(work.dataset), open=lambda folder: train_in_turn(lambda case: cases[case.key][1], work.dataset),
-        shuffle=False,
+        name="accuracy", suite=work.preset_name, device=work.device, cases=cases, shuffle=False,
+        dataset=data_facts(work.dataset), open=lambda folder: train_in_turn(configs[0], work.dataset),
     )  # fmt: skip
 
 

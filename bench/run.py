@@ -80,12 +80,10 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
 
 def _prepare(options: RunOptions, console: Console) -> Work:
     """Check the options, load the data and make the run folder, or check the one to resume."""
-    from bench.jobs.grid import check_device
     from training.data import load
     from training.distributed import resolve_device
 
     device = str(resolve_device(options.device or "auto"))
-    check_device(device)
     _check(options)
     chosen = preset(options.preset, device)
     dataset = load(

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 """Environment variables by which torchrun tells a process that it is one of many."""
-VARIED = ("recipe", "backend", "seed", "augment_on", "num_workers", "resident")
-"""Settings in which the cases of a sweep may differ."""
 UNSHARED = ("recipe", "backend", "seed", "num_workers", "target_accuracy", "device")
 """Settings that need not be equal to resume."""
 
@@ -253,13 +251,9 @@ def sweep_job(
 ) -> Job:
     """Return the job that trains the cases in this process, one of ``at_once`` that do so side by side."""
     shared = {name: value for name, value in base.as_record().items() if name not in UNSHARED}
-
-    def config_of(case: Accuracy) -> TrainConfig:
-        return dataclasses.replace(base, **{name: getattr(case, name) for name in VARIED})
-
     return Job(
         name="sweep", suite="sweep", device=device, cases=tuple(cases), dataset=data_facts(dataset), shuffle=False,
-        open=lambda folder: train_in_turn(config_of, dataset, cells_at_once=at_once), baseline=baseline,
+        open=lambda folder: train_in_turn(base, dataset, cells_at_once=at_once), baseline=baseline,
         settings={**shared, "device": device},
     )  # fmt: skip
 
