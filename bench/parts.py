@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from bench.jobs.airbench import airbench_jobs
-from bench.jobs.job import Job, data_facts, measure_cases, once, outcome, plan_training, train_in_turn
+from bench.jobs.job import Job, absolute, data_facts, measure_cases, once, outcome, plan_training, train_in_turn
 from bench.presets import PartName, Preset
 from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, load_run, one_line, read, write
 from bench.runner import add_cases
@@ -262,11 +262,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(psutil.Error):  # gone by itself
             descendant.kill()
     process.wait()
-
-
-def absolute(data: str) -> str:
-    """Return the name of a data set, or the absolute path of its folder."""
-    return data if data in DATA_SETS else str(Path(data).resolve())
 
 
 # ---- training ---------------------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ import tyro
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import ImageOptions, JobOptions, Report, duration, folder_to_resume, keep_options, reporting
-from bench.parts import Work, absolute, plan_training_parts, run_part, wait_for
+from bench.jobs.job import ImageOptions, JobOptions, Report, absolute, duration, folder_to_resume, keep_options, reporting
+from bench.parts import Work, plan_training_parts, run_part, wait_for
 from bench.presets import ABOUT, PartName, PresetName, preset
 from bench.records import PLAN, holds_run, load_run, run_folder
 from bench.runner import load_plan, resume
