@@ -266,7 +266,7 @@ MANNER = ("recipe", "backend", "augment_on", "num_workers", "decode", "resident"
 SETTING = (
     *("model", "width", "batch_size", "image_size", "precision", "channels_last", "compile", "optimizer", "learning_rate"),
     *("momentum", "weight_decay", "bias_rate", "label_smoothing", "schedule", "warm_up_epochs"),
-    *("first_rate", "last_rate", "slow_weights_every", "whiten_bias_epochs"),
+    *("decay_biases", "first_rate", "last_rate", "slow_weights_every", "whiten_bias_epochs"),
     *("dataset", "fingerprint", "device"),
 )
 """Fields that must be equal for two training runs to differ only in how they augment."""
@@ -357,6 +357,8 @@ class Loop(Training, frozen=True, kw_only=True):
     decode: str = "ahead"
     optimizer: str | None = None
     weight_decay: Amount = 0.0
+    decay_biases: bool = False
+    """Norms and biases decay as fast as weights."""
     bias_rate: Positive = 1.0
     label_smoothing: Share = 0.0
     schedule: str | None = None

@@ -65,7 +65,7 @@ def _weights(path: Path) -> dict[str, Tensor]:
     [
         {},
         {"resident": True},
-        {"resident": True, "recipe": "mixup", "model": "speednet", "channels_last": True},
+        {"resident": True, "recipe": "mixup", "model": "speednet", "channels_last": True, "whiten_bias_epochs": 1},
         {"backend": "kornia"},
         {"backend": "torchvision_loop", "augment_on": "workers"},
         {"augment_on": "none"},
@@ -440,7 +440,7 @@ def test_a_kept_trainer_trains_as_a_new_one_bit_for_bit(
     choice: Any, mode: str, sgd: TrainConfig, shapes: Dataset, tmp_path: Path
 ) -> None:
     cache = TrainerCache()
-    base = replace(sgd, graph=choice, resident=True, model="speednet", slow_weights_every=3)
+    base = replace(sgd, graph=choice, resident=True, model="speednet", slow_weights_every=3, whiten_bias_epochs=1)
     kept: list[object] = []
     for number, change in enumerate(
         ({}, {"recipe": "mixup", "seed": 1}, {"backend": "kornia", "recipe": "flip"}, {"augment_on": "none", "seed": 2}, {})
