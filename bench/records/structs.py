@@ -28,7 +28,7 @@ Size = Annotated[int, Meta(ge=1)]
 NAMED = {
     **{"mode": "", "init": "", "decoder": "", "scaling": "", "processes": "p", "recipe": "", "backend": "", "augment_on": ""},
     **{"without": "no-", "num_workers": "x", "model": "", "width": "w", "device": "", "batch_size": "b", "image_size": "s"},
-    **{"precision": ""},
+    **{"fetch_threads": "t", "precision": ""},
 }
 """Fields in the name of a case, and what stands before their value."""
 FLAGS = (
@@ -517,8 +517,8 @@ class Pipeline(Record, frozen=True, kw_only=True):
     """Speed of an arm, a way from JPEG files to batches on the device, or of the arm without one of its stages."""
 
     identity = (
-        *("decoder", "backend", "augment_on", "recipe", "num_workers", "without", "model", "batch_size", "image_size"),
-        *("precision", "page_cache", "dataset", "fingerprint", "device"),
+        *("decoder", "backend", "augment_on", "recipe", "num_workers", "without", "fetch_threads", "model", "batch_size"),
+        *("image_size", "precision", "page_cache", "dataset", "fingerprint", "device"),
     )
     required = ("decoder", "batch_size", "image_size", "dataset", "fingerprint", "wall_s", "images", "stages")
     quantities = (
@@ -538,6 +538,8 @@ class Pipeline(Record, frozen=True, kw_only=True):
     num_workers: Count = 0
     without: str | None = None
     """Stage whose recorded results take its place."""
+    fetch_threads: Size | None = None
+    """Threads of PyTorch while photographs are fetched, without workers; None: its own number."""
     model: str | None = None
     """Network that is trained on the batches."""
     precision: str | None = None
