@@ -199,7 +199,7 @@ def _prepare_tiles(record: PassRecord, images: Tensor, out: Tensor, draws: tuple
     """Prepare a program a tile, and a launch that measures first if an image is several."""
     batch = len(images)
     tile = kernels.tile(record.pixels, record.measured > 0 and record.pixels <= kernels.WHOLE)
-    tiles = -(-record.pixels // tile)
+    tiles = kernels.tiles(record, tile)
     count = record.measured if tiles > 1 else 0
     chunks = min(max(PROGRAMS // max(batch, 1), 1), tiles, 16) if count else 1
     constants = {
@@ -236,4 +236,4 @@ def _pixels_a_thread(chain: Sequence[PassRecord]) -> int:
         return 4 if samplers & {"neighbours", "augmix"} else 8
     if samplers == {"take"} and not chain[0].measured:
         return 16
-    return 8 if samplers <= {"take", "mixup", "cutmix"} else 4
+    return 8 if samplers <= {"take", "mixup", "cutmix", "window", "resize"} and not chain[0].measured else 4

@@ -245,8 +245,8 @@ def resized(frame, top, left, height, width, y, x, mask, record: tl.constexpr, a
             near_x = clamped(first_x + j + left, size(record, "moved_width"))  # cheaper than a mask: weights are 0 outside
             r, g, b = inner_pixel(frame, near_y, near_x, None, record)
             red, green, blue = red + r * weight, green + g * weight, blue + b * weight
-    total = tl.where(mask, total, 1.0)
-    return red / total, green / total, blue / total
+    share = 1 / tl.where(mask, total, 1.0)  # one division, not three
+    return red * share, green * share, blue * share
 
 
 @triton.jit
@@ -347,10 +347,19 @@ def sample(
     record: tl.constexpr, white: tl.constexpr, measuring: tl.constexpr,
 ):  # fmt: skip
     """Return pixels ``index`` of the result before any change of values, on the scale of the images' dtype."""
+    y, x = index // size(record, "out_width"), index % size(record, "out_width")
+    return sample_at(images, strides, draws, image, partner, turn, y, x, mask, record, white, measuring)
+
+
+@triton.jit
+def sample_at(
+    images, strides, draws, image, partner, turn, y, x, mask,
+    record: tl.constexpr, white: tl.constexpr, measuring: tl.constexpr,
+):  # fmt: skip
+    """Return ``sample`` of the pixels of rows ``y`` and columns ``x``."""
     origin_y, direction_y = along(draws, image, 2, record)
     origin_x, direction_x = along(draws, image, 3, record)
-    y = origin_y + direction_y * (index // size(record, "out_width"))
-    x = origin_x + direction_x * (index % size(record, "out_width"))
+    y, x = origin_y + direction_y * y, origin_x + direction_x * x
     frame = frame_of(images, strides, draws, image, record)
     if step(record, 0, "sampler") == WINDOW:
         top, left = number(draws, image, record, 0), number(draws, image, record, 1)

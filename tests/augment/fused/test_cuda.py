@@ -224,6 +224,15 @@ def test_images_larger_than_a_tile(op: Op) -> None:
     check([ops.HorizontalFlip(), ops.Cutout(), op, ops.Grayscale(), ops.Normalize()], pictures(5, 13, 31))
 
 
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("size", [31, 40])
+def test_resized_images_larger_than_a_tile(size: int) -> None:
+    """Tiles of 32 columns, if images are as wide, of which the last ones reach beyond the image."""
+    behind = [ops.HorizontalFlip(), ops.Cutout(), ops.GaussianNoise(), ops.Invert(), ops.VerticalFlip(), ops.Normalize()]
+    for op in (ops.RandomResizedCrop(size=size), ops.Resize(size=size)):
+        check([ops.HorizontalFlip(), op, *behind], pictures(3, 37, 41))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", sorted(set(RECIPES) - {"none", "flip", "crop_flip"}))
 def test_images_that_no_program_holds(recipe: str) -> None:
