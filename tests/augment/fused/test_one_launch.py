@@ -214,7 +214,12 @@ def test_a_captured_call_draws_from_where_a_replay_is(has_state: bool, monkeypat
     reserved: list[int] = []
     source: Any = SimpleNamespace()
     if has_state:
-        source.philox_state = lambda count: reserved.append(count) or (seed, offset, torch.tensor([12]))
+
+        def reserve(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            reserved.append(count)
+            return seed, offset, torch.tensor([12])
+
+        source.philox_state = reserve
     key = triton_random.take_key(6, source, torch.device("cuda", 0))
     assert reserved == [6] * has_state
     for replay in ((5, 2**62 + 8), (-3, 2**63 + 64)):
