@@ -115,7 +115,7 @@ def read_resources(name: str, code: bytes, shared: int) -> Kernel:
             for option in ("--dump-resource-usage", "--dump-sass")
         )
     usage = dict(re.findall(r"(\w+):(\d+)", usage_text.split(f"Function {name}:")[1]))
-    instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?!NOP)", assembly, re.MULTILINE))
+    instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?!NOP|\s)", assembly, re.MULTILINE))
     return Kernel(
         name, int(usage["REG"]), int(usage["STACK"]), shared, len(code), instructions,
         widths(assembly, "LDG"), widths(assembly, "STG"),

@@ -123,7 +123,8 @@ def store_at(target, strides, y, x, red, green, blue, mask, to_bytes: tl.constex
 
 @triton.jit(do_not_specialize=["batch", "chunks", "seed", "block"])
 def measure_pass(
-    images, out, scratch, draws, keys, tables, strides, out_strides, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    images, out, scratch, draws, keys, tables, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    strides: tl.constexpr, out_strides: tl.constexpr,
     record: tl.constexpr, inline: tl.constexpr, numbers: tl.constexpr, count: tl.constexpr, white: tl.constexpr,
     to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
@@ -140,7 +141,8 @@ def measure_pass(
 
 @triton.jit(do_not_specialize=["batch", "chunks", "seed", "block"])
 def image_pass(
-    images, out, scratch, draws, keys, tables, strides, out_strides, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    images, out, scratch, draws, keys, tables, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    strides: tl.constexpr, out_strides: tl.constexpr,
     record: tl.constexpr, inline: tl.constexpr, numbers: tl.constexpr, count: tl.constexpr, white: tl.constexpr,
     to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
@@ -172,7 +174,8 @@ def image_pass(
 
 @triton.jit(do_not_specialize=["batch", "chunks", "seed", "block"])
 def image_passes(
-    images, out, scratch, draws, keys, tables, strides, out_strides, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    images, out, scratch, draws, keys, tables, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    strides: tl.constexpr, out_strides: tl.constexpr,
     chain: tl.constexpr, inline: tl.constexpr, numbers: tl.constexpr, count: tl.constexpr, white: tl.constexpr,
     room: tl.constexpr, buffers: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
