@@ -131,7 +131,7 @@ class Brightness(FactorOp):
 
     pins = {"low": 1.3, "high": 1.3}
     cells = _jitter_cells("brightness", 3)
-    fused = kinds.PointOp("brightness", strength="factor")
+    fused = kinds.point_op("brightness", strength="factor")
     alternatives = {
         ADDITIVE: add_factor,
         "brightness off by 3 %": lambda op, image, drawn: F.adjust_brightness(image, 1.03 * float(drawn["factor"])),
@@ -145,7 +145,7 @@ class Contrast(FactorOp):
 
     pins = {"low": 0.6, "high": 0.6}
     cells = _jitter_cells("contrast", 4)
-    fused = kinds.PointOp("contrast", strength="factor")
+    fused = kinds.point_op("contrast", strength="factor")
     differs = {"triton_augment": ABOUT_GREY}
     alternatives = {ABOUT_BLACK: scale_about_black, ABOUT_GREY: scale_about_grey}
     oracle = lambda op, image, drawn: F.adjust_contrast(image, float(drawn["factor"]))
@@ -157,7 +157,7 @@ class Saturation(FactorOp):
 
     pins = {"low": 0.4, "high": 0.4}
     cells = _jitter_cells("saturation", 5)
-    fused = kinds.PointOp("saturation", strength="factor")
+    fused = kinds.point_op("saturation", strength="factor")
     oracle = lambda op, image, drawn: F.adjust_saturation(image, float(drawn["factor"]))
 
 
@@ -177,7 +177,7 @@ class Hue(FactorOp):
         | PIL_ONLY
         | _factor_with_albumentations("hue")
     )
-    fused = kinds.PointOp("hue", strength="factor")
+    fused = kinds.point_op("hue", strength="factor")
     differs = {"pil": PIL_HUE, "dali": YIQ_HUE}
     alternatives = {PIL_COLOUR: _on_pil, YIQ_HUE: _hue_in_yiq}
     oracle = lambda op, image, drawn: F.adjust_hue(image, float(drawn["factor"]))
@@ -248,7 +248,7 @@ class ColorJitter(Op):
         | PIL_ONLY
         | albumentations(lambda A, op, white: [A.ColorJitter(**asdict(op), p=1.0)])
     )  # fmt: skip
-    fused = kinds.Jitter()
+    fused = kinds.COLOR_JITTER
     differs = {
         "kornia": "one order of the four ops for the whole batch",
         "triton_augment": "brightness, contrast, saturation in this order; contrast about mid-grey, not about the mean",
@@ -289,7 +289,7 @@ class Grayscale(ChanceOp):
         | PIL_ONLY
         | albumentations(lambda A, op, white: [A.ToGray(p=op.p)])
     )  # fmt: skip
-    fused = kinds.PointOp("grayscale")
+    fused = kinds.point_op("grayscale")
     oracle = lambda op, image, drawn: F.rgb_to_grayscale(image, num_output_channels=3)
 
 
@@ -321,7 +321,7 @@ class Solarize(ChanceOp):
         )
         | albumentations(lambda A, op, white: [A.Solarize((op.threshold, op.threshold), p=op.p)])
     )
-    fused = kinds.PointOp("solarize", strength="threshold")
+    fused = kinds.point_op("solarize", strength="threshold")
     has_thresholds = True
     oracle = lambda op, image, drawn: _solarize(image, op.threshold)
 
@@ -343,7 +343,7 @@ class Posterize(ChanceOp):
             lambda op: None if op.bits else "it keeps at least 1 bit, got 0",
         )
     )
-    fused = kinds.PointOp("posterize", strength="bits")
+    fused = kinds.point_op("posterize", strength="bits")
     has_thresholds = True
     oracle = lambda op, image, drawn: F.posterize(image, op.bits)
 
@@ -379,7 +379,7 @@ class Equalize(ChanceOp):
         | kornia(lambda op: K.RandomEqualize(p=op.p))
         | albumentations(lambda A, op, white: [A.Equalize(mode="pil", p=op.p)])
     )
-    fused = kinds.PointOp("equalize")
+    fused = kinds.point_op("equalize")
     differs = {"albumentations": OWN_COUNT}
     alternatives = {OWN_COUNT: _map_by_table(_equalize_with_own_count)}
     has_thresholds = True
@@ -395,7 +395,7 @@ class AutoContrast(ChanceOp):
         | kornia(lambda op: K.RandomAutoContrast(p=op.p))
         | albumentations(lambda A, op, white: [A.AutoContrast(method="pil", p=op.p)])
     )
-    fused = kinds.PointOp("autocontrast")
+    fused = kinds.point_op("autocontrast")
     differs = {"kornia": FLAT_IS_BLACK, "albumentations": WHITE_UNCOUNTED}
     alternatives = {
         WHITE_UNCOUNTED: _map_by_table(_stretch_without_white),
@@ -413,7 +413,7 @@ class Invert(ChanceOp):
         | kornia(lambda op: K.RandomInvert(p=op.p))
         | albumentations(lambda A, op, white: [A.InvertImg(p=op.p)])
     )
-    fused = kinds.PointOp("invert")
+    fused = kinds.point_op("invert")
     oracle = lambda op, image, drawn: F.invert(image)
 
 
@@ -430,7 +430,7 @@ class Sharpness(ChanceOp):
     cells = torchvision(lambda op: v2.RandomAdjustSharpness(op.factor, op.p)) | kornia(
         lambda op: K.RandomSharpness((op.factor, op.factor), p=op.p)
     )
-    fused = kinds.Sharpness(strength="factor")
+    fused = kinds.SHARPNESS
     oracle = lambda op, image, drawn: F.adjust_sharpness(image, op.factor)
 
 
@@ -463,7 +463,7 @@ class GaussianBlur(Op):
             lambda A, op, white: [A.GaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0)], sigma=_sigma_of_kernel
         )
     )
-    fused = kinds.Blur()
+    fused = kinds.BLUR
     oracle = lambda op, image, drawn: F.gaussian_blur(image, [op.kernel_size] * 2, [float(drawn["sigma"])] * 2)
 
     def check(self) -> None:
@@ -495,7 +495,7 @@ class GaussianNoise(Op):
             noise=lambda drawn: drawn["noise"].transpose(0, 3, 1, 2),
         )
     )
-    fused = kinds.Noise()
+    fused = kinds.NOISE
     needs_float = ("pil", "torchvision", "cvcuda", "dali")
     lanes = {"torchvision": "per_image", "cvcuda": "per_image"}  # drawn anew for every pixel of the batch
     differs = {"cvcuda": "the noise does not follow torch.manual_seed"}
@@ -522,7 +522,7 @@ class Normalize(Op):
         | dali_torchvision("Normalize", lambda op, white: {k: [white * x for x in v] for k, v in asdict(op).items()})
         | albumentations(lambda A, op, white: [A.Normalize(op.mean, op.std, max_pixel_value=white)])
     )
-    fused = kinds.Normalize()
+    fused = kinds.NORMALIZE
     needs_float = ("pil", "torchvision", "cvcuda", "fused")
     oracle = lambda op, image, drawn: F.normalize(image, list(op.mean), list(op.std))
 

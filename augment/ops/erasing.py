@@ -98,7 +98,7 @@ class RandomErasing(Op):
             lambda A, op, white: [A.Erasing(op.scale, op.ratio, fill=op.value * white, p=op.p)], **ALBUMENTATIONS_READS
         )
     )
-    fused = kinds.Erase(value="value")
+    fused = kinds.erase(lambda op: op.value)
     needs_float = ("pil",)  # torchvision erases tensors only
     differs = {
         "kornia": "the ratio is uniform on either side of 1, not log-uniform",
@@ -132,6 +132,6 @@ class Cutout(Op):
         )
         | albumentations(lambda A, op, white: [A.Erasing((op.side**2,) * 2, (1.0, 1.0), p=1.0)], **ALBUMENTATIONS_READS)
     )
-    fused = kinds.Erase()
+    fused = kinds.erase()
     needs_float = ("pil",)
     oracle = lambda op, image, drawn: _erase(image, drawn, 0.0)

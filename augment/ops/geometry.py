@@ -46,7 +46,7 @@ class HorizontalFlip(ChanceOp):
         | dali_torchvision("RandomHorizontalFlip", lambda op, white: {"p": op.p}, applied="0")
         | albumentations(lambda A, op, white: [A.HorizontalFlip(p=op.p)])
     )  # fmt: skip
-    fused = kinds.Flip(axis=1)
+    fused = kinds.flip(axis=1)
     oracle = lambda op, image, drawn: F.horizontal_flip(image)
 
 
@@ -71,7 +71,7 @@ class VerticalFlip(ChanceOp):
         | dali_torchvision("RandomVerticalFlip", lambda op, white: {"p": op.p}, applied="0")
         | albumentations(lambda A, op, white: [A.VerticalFlip(p=op.p)])
     )
-    fused = kinds.Flip(axis=0)
+    fused = kinds.flip(axis=0)
     oracle = lambda op, image, drawn: F.vertical_flip(image)
 
 
@@ -125,7 +125,7 @@ class RandomCrop(Op):
             top=("crop_coords", 1), left=("crop_coords", 0),
         )
     )  # fmt: skip
-    fused = kinds.Crop()
+    fused = kinds.crop()
     oracle = lambda op, image, drawn: F.crop(
         F.pad(image, [op.padding] * 4, padding_mode=op.padding_mode), int(drawn["top"]), int(drawn["left"]), op.size, op.size
     )
@@ -142,7 +142,7 @@ class ReflectCrop(RandomCrop):
 
     padding_mode = "reflect"
     setting = lambda size: {"size": size, "padding": max(size // 16, 1)}
-    fused = kinds.Crop(is_reflected=True)
+    fused = kinds.crop(is_reflected=True)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         if min(height, width) <= self.padding:
@@ -226,7 +226,7 @@ class RandomResizedCrop(Op):
             **ALBUMENTATIONS_WINDOW,
         )
     )
-    fused = kinds.Window()
+    fused = kinds.WINDOW
     differs = {
         "kornia": "no antialias; the fallback window is not centred",
         "albumentations": "no antialias",
@@ -271,7 +271,7 @@ class Rotate(Op):
             angle=lambda params: math.degrees(math.atan2(params["matrix"][0, 1], params["matrix"][0, 0])),
         )
     )  # fmt: skip
-    fused = kinds.Rotate()
+    fused = kinds.ROTATE
     warps = True
     differs = {"pil": PIL_BORDER}
     alternatives = {
@@ -343,7 +343,7 @@ class Affine(Op):
         )
         | dali(_warp, _draw_affine)
     )  # fmt: skip
-    fused = kinds.Affine()
+    fused = kinds.AFFINE
     warps = True
     differs = {
         "kornia": "shifts are not rounded to whole pixels",
@@ -395,7 +395,7 @@ class Perspective(Op):
     cells = torchvision(
         lambda op: v2.RandomPerspective(op.distortion, p=op.p, fill=None), corners=_corners_from_coefficients
     ) | kornia(lambda op: _Perspective(op.distortion, p=op.p, align_corners=True), corners="end_points")
-    fused = kinds.Perspective()
+    fused = kinds.PERSPECTIVE
     warps = True
     differs = {"kornia": "corner shifts are continuous, torchvision's are whole pixels", "pil": PIL_BORDER}
     alternatives = {  # torchvision's homography takes pixel corners, in coordinates where a pixel's centre is at + 0.5
@@ -435,7 +435,7 @@ class Resize(Op):
         | dali_torchvision("Resize", lambda op, white: {"size": op.size, "antialias": op.antialias})
         | albumentations(lambda A, op, white: [A.SmallestMaxSize(op.size, interpolation=1)])
     )
-    fused = kinds.Resize()
+    fused = kinds.RESIZE
     differs = {
         "kornia": "antialias blurs with a Gaussian, torchvision integrates a triangle",
         "albumentations": "no antialias",
@@ -471,7 +471,7 @@ class CenterCrop(Op):
         | dali_torchvision("CenterCrop", lambda op, white: {"size": op.size})
         | albumentations(lambda A, op, white: [A.CenterCrop(op.size, op.size, pad_if_needed=True)])
     )
-    fused = kinds.CenterCrop()
+    fused = kinds.CENTER_CROP
     differs = dict.fromkeys(("kornia", "triton_augment"), ODD_MARGIN)
     alternatives = {
         ODD_MARGIN: lambda op, image, drawn: F.crop(

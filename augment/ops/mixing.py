@@ -58,7 +58,7 @@ class MixUp(MixingOp):
         lam=lambda params: 1 - params["mixup_lambdas"],
         partner="mixup_pairs",
     )
-    fused = kinds.MixUp()
+    fused = kinds.MIXUP
 
     def mix(self, image: Tensor, partner: Tensor, drawn: Drawn) -> tuple[Tensor, float]:
         lam = float(drawn["lam"])
@@ -105,7 +105,7 @@ class CutMix(MixingOp):
         **window_reads(_corners),
         partner=lambda params: params["mix_pairs"][0],
     )  # fmt: skip
-    fused = kinds.CutMix()
+    fused = kinds.CUTMIX
     differs = {"kornia": "the box lies wholly inside the image, not centred anywhere and cut off at the border"}
 
     def mix(self, image: Tensor, partner: Tensor, drawn: Drawn) -> tuple[Tensor, float]:

@@ -77,7 +77,7 @@ def on_device(params: Sequence[Params]) -> list[Params]:
 
 def has_thresholds(recipe: Sequence[Op]) -> bool:
     """Return whether a last bit may make a whole step: in policies, and in chains with such a point op."""
-    policies = [op for op in recipe if isinstance(op.fused, kinds.Policy | kinds.AugMix)]
+    policies = [op for op in recipe if op.fused in (kinds.POLICY, kinds.AUGMIX)]
     return bool(policies) or (
         len(recipe) > 1 and any(isinstance(op, ops.Equalize | ops.Posterize | ops.Solarize) for op in recipe)
     )

@@ -157,7 +157,7 @@ def test_a_jitter_leaves_out_what_its_ranges_rule_out(implementation: str, pinne
     images, op = pictures(6, 20, 22, torch.float32), ops.ColorJitter(**pinned)
     plan, run = fused.plan([op]), IMPLEMENTATIONS[implementation]
     params = draw(plan, images)
-    assert set(kinds.Jitter().points(op)) == set(kinds.JITTER) - set(pinned)
+    assert set(kinds.COLOR_JITTER.points(op)) == set(kinds.JITTER) - set(pinned)
     assert_same(run(plan, images, params, None), run(fused.plan([ops.ColorJitter()]), images, params, None))
     neutral = ops.ColorJitter(**{name: (factor, factor) for name, factor in kinds.JITTER.items()})
     plan = fused.plan([neutral])
