@@ -76,11 +76,6 @@ def _build_jitter(library: Any, name: str) -> Builder:
     return lambda op: library.ColorJitter(**{name: (op.low, op.high)})
 
 
-def torchvision_jitter(name: str) -> dict[str, Cell]:
-    """Return torchvision's cells of a ``FactorOp`` that is one of ColorJitter's ops."""
-    return torchvision(_build_jitter(v2, name), factor=f"{name}_factor")
-
-
 def _adjust(ndd: Any, name: str, images: Any, factor: Any) -> Any:
     """Apply one of ColorJitter's four with DALI: hue in turns, where DALI takes degrees."""
     adjust = {
@@ -92,27 +87,21 @@ def _adjust(ndd: Any, name: str, images: Any, factor: Any) -> Any:
     return clamp(adjust[name]())
 
 
-def _factor_with_dali(name: str) -> dict[str, Cell]:
-    return dali(lambda ndd, op, images, drawn: _adjust(ndd, name, images, drawn["factor"]))
-
-
-def _factor_with_albumentations(name: str) -> dict[str, Cell]:
-    unchanged = {field: (factor, factor) for field, factor in JITTER.items()}
-    return albumentations(
-        lambda A, op, white: [A.ColorJitter(**{**unchanged, name: (op.low, op.high)}, p=1.0)], factor=name
-    )  # fmt: skip
-
-
-def _jitter_cells(name: str, place: int) -> dict[str, Cell]:
+def _jitter_cells(name: str, place: int = 0) -> dict[str, Cell]:
+    """Return the cells of a ``FactorOp`` that is one of ColorJitter's; ``place``: in triton-augment's kernel, or 0."""
+    key, unchanged = f"{name}_factor", {field: (factor, factor) for field, factor in JITTER.items()}
+    in_triton = triton_augment("TritonColorJitter", lambda op: {name: (op.low, op.high)}, (place, place), factor=key)
     return (
-        torchvision_jitter(name)
+        torchvision(_build_jitter(v2, name), factor=key)
         # Kornia's RandomBrightness adds; its ColorJitter multiplies, as the definition does.
-        | kornia(_build_jitter(K, name), factor=f"{name}_factor")
-        | triton_augment("TritonColorJitter", lambda op: {name: (op.low, op.high)}, (place, place), factor=f"{name}_factor")
-        | _factor_with_dali(name)
+        | kornia(_build_jitter(K, name), factor=key)
+        | (in_triton if place else {})
+        | dali(lambda ndd, op, images, drawn: _adjust(ndd, name, images, drawn["factor"]))
         | PIL_ONLY
-        | _factor_with_albumentations(name)
-    )
+        | albumentations(
+            lambda A, op, white: [A.ColorJitter(**{**unchanged, name: (op.low, op.high)}, p=1.0)], factor=name
+        )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,13 +159,7 @@ class Hue(FactorOp):
 
     draws = (Uniform("factor", "low", "high", least=-0.5, most=0.5),)
     pins = {"low": 0.2, "high": 0.2}
-    cells = (
-        torchvision_jitter("hue")
-        | kornia(_build_jitter(K, "hue"), factor="hue_factor")
-        | _factor_with_dali("hue")
-        | PIL_ONLY
-        | _factor_with_albumentations("hue")
-    )
+    cells = _jitter_cells("hue")
     fused = kinds.point_op("hue", strength="factor")
     differs = {"pil": PIL_HUE, "dali": YIQ_HUE}
     alternatives = {PIL_COLOUR: _on_pil, YIQ_HUE: _hue_in_yiq}

@@ -19,7 +19,7 @@ from augment.backends.torchvision import torchvision
 from augment.backends.triton_augment import triton_augment
 from augment.distributions import Chance, Corners, Position, Shift, Uniform, Window
 from augment.fused import kinds
-from augment.op import ChanceOp, Drawn, Op, Range, op
+from augment.op import ChanceOp, Drawn, Op, Range, box_reads, op
 
 BILINEAR = InterpolationMode.BILINEAR
 NEAREST = InterpolationMode.NEAREST
@@ -183,11 +183,7 @@ def _resized_crop(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
     return ndd.resize(window, size=[op.size] * 2, interp_type=LINEAR, antialias=op.antialias)
 
 
-ALBUMENTATIONS_WINDOW: dict[str, Any] = {
-    "top": ("crop_coords", 1), "left": ("crop_coords", 0),
-    "height": lambda params: params["crop_coords"][3] - params["crop_coords"][1],
-    "width": lambda params: params["crop_coords"][2] - params["crop_coords"][0],
-}  # fmt: skip
+ALBUMENTATIONS_WINDOW = box_reads(lambda params: params["crop_coords"])
 DALI_WINDOW = {"top": ("anchor", 0), "left": ("anchor", 1), "height": ("shape", 0), "width": ("shape", 1)}
 
 

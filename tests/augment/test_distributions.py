@@ -6,7 +6,8 @@ from torchvision.transforms import v2
 
 from augment import OPS, find_backend, ops, policies
 from augment.audit.laws import laws, observe
-from augment.fused.sample import Params, sample
+from augment.fused.plans import sampling_kernel
+from augment.fused.sample import Params, Sampler, sample
 from augment.op import Op
 
 # Seeds are fixed, so a test passes always or never. Of about 300 p-values the smallest is below this by chance with a
@@ -86,23 +87,18 @@ def test_a_chain_of_augmix_is_not_interrupted() -> None:
     torch.testing.assert_close(drawn["weights"].sum(1), torch.ones(2000))
 
 
+@pytest.mark.parametrize("kernel", [None, sampling_kernel(torch.device("cpu"))], ids=["tensors", "c"])
 @pytest.mark.parametrize("op", [op() for op in OPS.values() if op.fused is not None], ids=lambda op: op.name)
-def test_a_generator_decides_everything_and_nothing_else_moves(op: Op) -> None:
+def test_a_generator_decides_everything_and_nothing_else_moves(op: Op, kernel: Sampler | None) -> None:
     before = torch.random.get_rng_state()
-    first, again = (sample([op], 50, 40, 40, torch.Generator().manual_seed(1))[0] for _ in range(2))
-    second = sample([op], 50, 40, 40, torch.Generator().manual_seed(2))[0]
+    first, again, second = (sample([op], 50, 40, 40, torch.Generator().manual_seed(s), kernel=kernel)[0] for s in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(1)
+    by_global = sample([op], 50, 40, 40, kernel=kernel)[0]
     assert first.keys() == again.keys() == second.keys()
-    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert all(torch.equal(first[key], again[key]) and torch.equal(first[key], by_global[key]) for key in first)
     assert all(len(values) == 50 for values in first.values())
     assert not first or any(not torch.equal(first[key], second[key]) for key in first)
-
-
-def test_without_a_generator_the_global_one_is_used() -> None:
-    torch.manual_seed(3)
-    first = sample([ops.Rotate()], 5, 8, 8)[0]["angle"]
-    torch.manual_seed(3)
-    assert torch.equal(first, sample([ops.Rotate()], 5, 8, 8)[0]["angle"])
 
 
 def test_sizes_follow_the_ops() -> None:
