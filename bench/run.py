@@ -22,12 +22,11 @@ from bench.jobs.grid import check_names
 from bench.jobs.job import ImageOptions, JobOptions, Report, duration, folder_to_resume, keep_options, reporting
 from bench.parts import Work, absolute, plan_training_parts, run_part, wait_for
 from bench.presets import ABOUT, PartName, PresetName, preset
-from bench.records import PLAN, load_run, run_folder
+from bench.records import PLAN, holds_run, load_run, run_folder
 from bench.runner import load_plan, resume
 
 GRACE_S = 60.0
 """Seconds that a part may take beyond its share, to end the case that runs."""
-INTERRUPTED = 130
 PHASES = {"grid": "benchmarks"}
 """Words for parts whose names are ours."""
 DURATIONS = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
@@ -72,6 +71,8 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
                 _run_in_time(options, work, 60 * minutes)
         finally:
             plan_training_parts(work)
+        if not holds_run(work.folder):
+            raise ValueError(f"nothing was measured in {minutes:g} minutes: take more --minutes")
     if minutes is not None:
         console.print(f"archive: {shutil.make_archive(str(work.folder), 'gztar', work.folder.parent, work.folder.name)}")
     return work.folder
@@ -79,12 +80,10 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
 
 def _prepare(options: RunOptions, console: Console) -> Work:
     """Check the options, load the data and make the run folder, or check the one to resume."""
-    from bench.jobs.grid import check_device
     from training.data import load
     from training.distributed import resolve_device
 
     device = str(resolve_device(options.device or "auto"))
-    check_device(device)
     _check(options)
     chosen = preset(options.preset, device)
     dataset = load(
@@ -156,14 +155,12 @@ def _run_in_time(options: RunOptions, work: Work, seconds: float) -> None:
             continue
         work.console.print(f"{name}: {duration(budget)}", style="bold")
         status = wait_for(_part_command(options, work, name, budget), budget + GRACE_S)
-        if status == INTERRUPTED:
-            raise KeyboardInterrupt
         if status != 0:
             work.console.print(f"{name} ended early (exit code {status}); what it measured is kept", style="bold red")
 
 
 def _part_command(options: RunOptions, work: Work, name: str, seconds: float) -> list[str]:
-    command = [sys.executable, "-m", "bench.cli", "run", "--part", name, "--minutes", f"{seconds / 60:.3f}"]
+    command = [sys.executable, "-m", "bench", "run", "--part", name, "--minutes", f"{seconds / 60:.3f}"]
     command += ["--preset", options.preset, "--data", absolute(options.data), "--data-root", str(options.data_root.resolve())]
     command += ["--results", str(work.folder.resolve())]
     for option, value in (("--device", options.device), ("--rounds", options.rounds)):

@@ -9,6 +9,8 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -17,7 +19,7 @@ from rich.console import Console
 
 from bench import presets
 from bench.jobs.throughput import Axes, training_configs
-from bench.parts import Work, wait_for
+from bench.parts import Work, throughput_jobs, wait_for
 from bench.presets import ACCELERATOR, CPU, PartName, Preset
 from bench.records import RECORDS, Accuracy, Loop, Overhead, Speed, Throughput, load_run
 from bench.run import GRACE_S, RunOptions, run
@@ -35,14 +37,28 @@ SMOKE = [
 def start(folder: Path) -> subprocess.Popen[str]:
     # In a session of its own, as a terminal gives one: Ctrl-C goes to the whole group.
     return subprocess.Popen(
-        [sys.executable, "-m", "bench.cli", *SMOKE, "--data-root", str(folder), "--results", str(folder / "run")],
+        [sys.executable, "-m", "bench", *SMOKE, "--data-root", str(folder), "--results", str(folder / "run")],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},  # two threads would wait for each other where cores are shared
     )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_ctrl_c_during_the_benchmarks_keeps_what_was_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait_s", [0.1, 1.0])
+def test_ctrl_c_before_the_benchmarks_is_a_line(wait_s: float, tmp_path: Path) -> None:
+    """While modules are imported, or the benchmarks' process starts; on a slow machine both waits fall into the former."""
+    process = start(tmp_path)
+    time.sleep(wait_s)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=90)
+    assert (process.returncode, output.splitlines()[-1]) == (130, "augmark: interrupted; what was measured is kept")
+    assert "Traceback" not in output, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_the_benchmarks_keeps_what_was_measured(number: signal.Signals, tmp_path: Path) -> None:
+    """The terminal's signals go to the whole group, and an impatient user sends two; SIGTERM goes to the command alone."""
     process = start(tmp_path)
     journal = tmp_path / "run" / RECORDS
     deadline = time.monotonic() + 90
@@ -50,9 +66,11 @@ def test_ctrl_c_during_the_benchmarks_keeps_what_was_measured(tmp_path: Path) ->
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "no case was measured"
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    for _ in range(2):
+        os.kill(process.pid, number) if number == signal.SIGTERM else os.killpg(process.pid, number)
+        time.sleep(0.1)
     output, _ = process.communicate(timeout=90)
-    assert process.returncode == 130, output
+    assert process.returncode == 128 + number, output
     assert "Traceback" not in output, output
     states = {case.status for case in load_run(tmp_path / "run").cases()}
     assert "ok" in states
@@ -247,6 +265,20 @@ def test_the_shares_of_preset_gpu_are_its_minutes_and_hold_its_accuracy_cells() 
     assert sum(gpu.shares) == 60 * gpu.minutes
     needed = 55 + len(gpu.seeds) * (4 * len(gpu.recipes) + 5)
     assert dict(zip(gpu.parts, gpu.shares, strict=True))["accuracy"] >= needed
+
+
+def test_the_ceiling_and_fused_come_first_in_all_batch_sizes(tmp_path: Path) -> None:
+    """Time that is too short for all cases of preset gpu still gives the tax of its recipes."""
+    gpu = replace(ACCELERATOR["gpu"], settings=replace(PRESETS["standard"], compile=False))
+    dataset = load("synthetic", root=tmp_path, max_train=40, max_test=10)
+    work: Any = SimpleNamespace(preset=gpu, device="cpu", recipes=None, backends=None, dataset=dataset, preset_name="gpu")
+    first, second, *rest = throughput_jobs(work)
+    for job, whole, batch_size in zip((first, second), rest, (256, 1024), strict=True):
+        planned: tuple[Any, ...] = job.cases
+        cases = [(case.batch_size, case.augment_on, case.recipe, case.backend) for case in planned]
+        fused = [(batch_size, "device", recipe, "fused") for recipe in ("crop_flip", "randaugment", "d2l")]
+        assert cases == [(batch_size, "frozen", "none", "torchvision"), *fused]
+        assert set(job.cases) < set(whole.cases)
 
 
 def test_its_cases_are_few_enough_for_ten_minutes() -> None:
