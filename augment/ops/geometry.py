@@ -75,11 +75,6 @@ class VerticalFlip(ChanceOp):
     oracle = lambda op, image, drawn: F.vertical_flip(image)
 
 
-def _corners(params: Drawn) -> Tensor:
-    corners: Tensor = params["src"]
-    return corners
-
-
 def _draw_position(op: Any, draws: Any) -> Drawn:
     height, width = (side + 2 * op.padding - op.size + 1 for side in draws.shape)
     return {"top": draws.integer(height), "left": draws.integer(width)}
@@ -109,7 +104,7 @@ class RandomCrop(Op):
         torchvision(lambda op: v2.RandomCrop(op.size, padding=op.padding, padding_mode=op.padding_mode))
         | kornia(
             lambda op: K.RandomCrop((op.size, op.size), padding=op.padding, padding_mode=op.padding_mode),
-            **window_reads(_corners),
+            **window_reads(lambda params: params["src"]),
         )
         | triton_augment(
             "TritonRandomCrop", lambda op: {"size": op.size}, (1, 1), renamed={"size": "crop_size"},
@@ -209,7 +204,7 @@ class RandomResizedCrop(Op):
         torchvision(lambda op: v2.RandomResizedCrop(op.size, scale=op.scale, ratio=op.ratio, antialias=op.antialias))
         | kornia(  # torchvision samples at pixel centres, which is Kornia's align_corners=False
             lambda op: K.RandomResizedCrop((op.size, op.size), scale=op.scale, ratio=op.ratio, align_corners=False),
-            **window_reads(_corners),
+            **window_reads(lambda params: params["src"]),
         )
         | dali(_resized_crop, lambda op, draws: draws.window(op.scale, op.ratio), **DALI_WINDOW)
         | dali_torchvision(

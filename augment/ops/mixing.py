@@ -64,11 +64,6 @@ class MixUp(MixingOp):
         return lam * image + (1 - lam) * partner, lam
 
 
-def _corners(params: Drawn) -> Tensor:
-    corners: Tensor = params["crop_src"][0]
-    return corners
-
-
 @op
 class CutMix(MixingOp):
     """Paste a rectangle of a partner image; the label's weight is the share of area that is left (Yun et al. 2019).
@@ -89,7 +84,7 @@ class CutMix(MixingOp):
             K.RandomCutMixV2(beta=op.alpha, use_correct_lambda=True, data_keys=["input", "class"]), classes,
             weight_of_partner=False,
         ),
-        **window_reads(_corners),
+        **window_reads(lambda params: params["crop_src"][0]),
         partner=lambda params: params["mix_pairs"][0],
     )  # fmt: skip
     fused = kinds.CUTMIX

@@ -12,7 +12,7 @@ from augment import OPS, RECIPES, fused, ops, policies, resolve
 from augment.distributions import TRIES, Params, Source
 from augment.fused import build, cpu, plans, sample
 from augment.op import Op
-from tests.augment.fused.cases import DEVICE, NEEDS_TRITON
+from tests.augment.fused.cases import DEVICE, NEEDS_TRITON, SUPPORTED
 
 CLOSE = 1e-6
 """Tolerance of ``lam`` and ``weights``; all else is equal.
@@ -22,7 +22,7 @@ NEAR = 1e-5
 """Distance from an edge of rounding, in pixels, at which a side may fall to either: exp and sqrt differ in a last bit."""
 
 SUBJECTS: dict[str, Sequence[Op]] = {
-    **{name: [OPS[name]()] for name in sorted(fused.SUPPORTED)},
+    **{name: [OPS[name]()] for name in SUPPORTED},
     "photographs": [ops.RandomResizedCrop(size=24), ops.HorizontalFlip()],
     "fallback": [ops.RandomResizedCrop(size=8, scale=(0.9, 1.0), ratio=(2.0, 3.0))],
     "seldom erased": [ops.RandomErasing(p=0.3, scale=(0.5, 1.0), ratio=(0.1, 0.3))],
@@ -131,7 +131,7 @@ def test_the_ends_of_the_unit_interval(kernel: sample.Sampler, unit: float, monk
         assert bool(((drawn["left"] >= 0) & (drawn["left"] + wide <= 40)).all())
 
 
-@pytest.mark.parametrize("name", sorted(fused.SUPPORTED))
+@pytest.mark.parametrize("name", SUPPORTED)
 def test_formulas_and_records_use_every_row_once(name: str) -> None:
     op = OPS[name]()
     source = Source(batch=2, device=torch.device("cpu"), height=40, width=50)

@@ -23,6 +23,7 @@ from tests.augment.fused.cases import (
     SETTINGS,
     SLOW_KERNELS,
     SUBJECTS,
+    SUPPORTED,
     TOLERANCE,
     assert_same,
     by_tensors,
@@ -275,7 +276,7 @@ def test_gradients_flow_through_tensor_operations() -> None:
         assert plan.run(images.detach(), params)[1] == "c"
 
 
-@pytest.mark.parametrize("op", [op for op in SETTINGS[: len(fused.SUPPORTED)] if op.draws and not op.mixes_labels], ids=str)
+@pytest.mark.parametrize("op", [op for op in SETTINGS[: len(SUPPORTED)] if op.draws and not op.mixes_labels], ids=str)
 def test_identical_images_come_out_different(op: Op) -> None:
     images = (pictures(3, 32, 32)[1:2] // 2 + 40).expand(64, -1, -1, -1)  # not all of the range: room for AutoContrast
     plan = fused.plan([op])
