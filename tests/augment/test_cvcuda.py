@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as F
 
 from augment import BACKENDS, build
 from augment.audit import audit
-from augment.op import OPS, UnsupportedOp
+from augment.op import OPS
 from augment.recipes import RECIPES
 
 FUNCTIONALS = (
@@ -111,8 +111,3 @@ def test_the_seed_is_torchs(batches: list[Tensor]) -> None:
     )
     for _ in range(5):
         torch.testing.assert_close(first(images), second(images), rtol=0, atol=1e-5)  # bytes become floats by another formula
-
-
-def test_it_runs_on_cuda_only() -> None:
-    with pytest.raises(UnsupportedOp, match="it runs on CUDA only"):
-        build("flip", "cvcuda")

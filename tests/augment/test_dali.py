@@ -8,7 +8,6 @@ import torch
 from augment import build, ops
 from augment.audit import audit
 from augment.backends import dali, dali_torchvision, find_backend
-from augment.op import UnsupportedOp
 from augment.ops.colour import ABOUT_GREY, YIQ_HUE
 from augment.ops.defaults import OUTSIDE, TWIST, WIDE
 from augment.ops.geometry import BESIDE, REPEATED, resize_repeated
@@ -120,11 +119,6 @@ def test_a_graphs_batch_stays_as_it_is_and_bytes_stay_bytes() -> None:
     pipeline(255 - images)
     assert first.dtype == torch.uint8
     assert first.equal(before)
-
-
-def test_a_graph_lacks_what_takes_pil_images() -> None:
-    with pytest.raises(UnsupportedOp, match="DALI's class takes PIL images only"):
-        build(ops.ColorJitter(), "dali_torchvision")
 
 
 @needs_dali
