@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from bench.records import Environment, machine_name
-from training.cpus import usable_cpus
+from training.cpus import usable_cpus, usable_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 TRACKED = "bench/environment.py"
@@ -85,7 +85,7 @@ def _cpu() -> dict[str, Any]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": usable_memory(psutil.virtual_memory().total),
         "load_1min": load,
     }
 
