@@ -14,7 +14,7 @@ Beside its fields, a class holds what it draws (``draws``), how each library bui
   each library its own.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, dataclass_transform
 
@@ -64,6 +64,18 @@ def _read(read: Read, params: Mapping[str, Any]) -> Any:
         return params[read]
     key, place = read
     return params[key][..., place] if hasattr(params[key], "ndim") else params[key][place]
+
+
+def box_reads(box: Callable[[Mapping[str, Any]], Sequence[Any]]) -> dict[str, Read]:
+    """Return the reads of a window from its edges: left, top, right and bottom, of which the last two lie outside."""
+
+    def start(axis: int) -> Read:
+        return lambda params: box(params)[axis]
+
+    def extent(axis: int) -> Read:
+        return lambda params: box(params)[axis + 2] - box(params)[axis]
+
+    return {"top": start(1), "left": start(0), "height": extent(1), "width": extent(0)}
 
 
 class UnsupportedOp(ValueError):

@@ -8,7 +8,7 @@ have ``partner``.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -24,20 +24,24 @@ class NoRoute(LookupError):
     """The parameters that a backend drew cannot be read."""
 
 
-class Recorder(Protocol):
+class Recorder:
     """Record of what one built op draws."""
 
-    draws_singly: bool
-    """True if the library draws once per batch, so each independent draw costs a call."""
+    @property
+    def draws_singly(self) -> bool:
+        """Return whether the library draws once per batch, so that each independent draw costs a call."""
+        return False
 
     def clear(self) -> None:
-        """Discard what was recorded."""
+        """Discard what was recorded; a record of the last call alone needs no clearing."""
 
     def columns(self, count: int) -> Columns:
         """Return the draws of ``count`` images since ``clear``, in the order of the images."""
+        raise NotImplementedError
 
     def sample(self, count: int, shape: tuple[int, int]) -> Columns:
         """Return ``count`` independent draws for images of ``shape`` (height, width), without transforming any."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

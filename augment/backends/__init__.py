@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -111,13 +111,12 @@ class StepBackend(Backend):
 
 
 @dataclass
-class PlanRecorder:
+class PlanRecorder(Recorder):
     """Record of one op of a plan: ``read(call, count)`` reads the last call, or what ``draw(count, shape)`` draws."""
 
     read: Callable[[Any, int], Columns]
     draw: Callable[[int, tuple[int, int]], Any]
     call: Any = None
-    draws_singly: bool = False
 
     def clear(self) -> None:
         self.call = None
@@ -163,8 +162,48 @@ def installed_version(beginning: str) -> str | None:
 @functools.cache
 def warn_untested(package: str, installed: str, tested: str) -> None:
     """Warn once in a process of a release outside of the series that a backend is tested with, such as "2.0"."""
-    if not installed.startswith(f"{tested}."):
-        warnings.warn(f"{package} {installed} is not the tested {tested}: its cells may fail", RuntimeWarning, stacklevel=3)
+    warnings.warn(f"{package} {installed} is not the tested {tested}: its cells may fail", RuntimeWarning, stacklevel=4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionalPackage:
+    """A package that a backend needs, an ``extra`` of ours whose distribution's name begins with ``prefix``.
+
+    Releases outside of ``series``, which the backend is written for, run after one warning; those that it ``refuses`` do not.
+    ``devices``: kinds that it runs on, empty for any.
+    """
+
+    name: str
+    prefix: str
+    series: str
+    extra: str
+    refuses: Literal["", "older", "other"] = ""
+    devices: tuple[str, ...] = ()
+
+    @property
+    def install(self) -> str:
+        """Command that installs it."""
+        return f"pip install -e '.[{self.extra}]'"
+
+    def why_not(self, device: torch.device) -> str | None:
+        """Return why the package cannot run on the device (kind of device, no package, another release); None if it can."""
+        if self.devices and device.type not in self.devices:
+            return "it runs on CUDA only" if self.devices == ("cuda",) else "it runs on CPUs and CUDA only"
+        if self.devices and device.type == "cuda" and not torch.cuda.is_available():
+            return "there is no CUDA device"
+        version = installed_version(self.prefix)
+        if version is None:
+            return f"its package is missing: {self.install}"
+        if f"{version}.".startswith(f"{self.series}."):
+            return None
+        if self.refuses == "other" or (self.refuses == "older" and _release(version) < _release(self.series)):
+            return f"it needs {self.name} {self.series}, not {version}: {self.install}"
+        warn_untested(self.name, version, self.series)
+        return None
+
+
+def _release(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")[:2]]
 
 
 def lane(ops: Sequence[Op], backend: str) -> Lane:

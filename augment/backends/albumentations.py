@@ -17,21 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment.backends import StepBackend, installed_version, warn_untested
+from augment.backends import OptionalPackage, StepBackend
 from augment.op import Cell, Op, Read
 from augment.pipeline import Runner, Step
-from augment.replay import Columns, stack_draws
+from augment.replay import Columns, Recorder, stack_draws
 
-SERIES = "2.0"
-"""Releases that this file is tested with; others run after one warning."""
-INSTALL = "pip install -e '.[albumentations]'"
+PACKAGE = OptionalPackage(name="Albumentations", prefix="albumentations", series="2.0", extra="albumentations")
+"""Albumentations or, under the same import, AlbumentationsX."""
 LINEAR = 1
 """cv2.INTER_LINEAR, without importing it."""
 
 Build = Callable[[Any, Any, float], Sequence[Any]]
 """(albumentations, op, value of white) -> transforms, the one that draws last."""
-installed = functools.partial(installed_version, "albumentations")
-"""Version of Albumentations or, under the same import, AlbumentationsX."""
 
 
 @functools.cache
@@ -39,15 +36,6 @@ def library() -> Any:
     """Return the package, which must not ask the network for its newest release."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     return importlib.import_module("albumentations")
-
-
-def why_not(device: torch.device) -> str | None:
-    """Return why the package cannot run; None if it can."""
-    version = installed()
-    if version is None:
-        return f"its package is missing: {INSTALL}"
-    warn_untested("Albumentations", version, SERIES)
-    return None
 
 
 @dataclass
@@ -111,10 +99,8 @@ def run_image_by_image(steps: Sequence[Step]) -> Runner:
     return run
 
 
-class AlbumentationsRecorder:
+class AlbumentationsRecorder(Recorder):
     """Record of what an op drew for each image."""
-
-    draws_singly = False
 
     def __init__(self, op: Op, step: AlbumentationsStep) -> None:
         self._op, self._step = op, step
@@ -147,7 +133,7 @@ class AlbumentationsRecorder:
 BACKENDS = (
     StepBackend(
         name="albumentations", library="albumentations", lane="per_image", order=15, on_device=False,
-        recorder=AlbumentationsRecorder, run_steps=run_image_by_image, why_not=why_not,
+        recorder=AlbumentationsRecorder, run_steps=run_image_by_image, why_not=PACKAGE.why_not,
         about="Albumentations on arrays of bytes, one by one, as in loader workers",
     ),
 )  # fmt: skip

@@ -5,7 +5,6 @@
 extra, imported when a pipeline is built. Nothing of it is measured: it cannot be imported without a CUDA driver.
 """
 
-import functools
 import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,31 +14,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from augment.backends import StepBackend, installed_version, warn_untested
+from augment.backends import OptionalPackage, StepBackend
 from augment.backends.torchvision import TorchvisionRecorder
 from augment.op import Op
 from augment.pipeline import Runner, Step
 from augment.replay import Columns, NoRoute
 
-SERIES = "0.19"
-"""Releases that this file is written for: the first ones with ``cvcuda.tv``. Later ones run after one warning."""
-INSTALL = "pip install -e '.[cvcuda]'"
-installed = functools.partial(installed_version, "cvcuda-cu")
-
-
-def why_not(device: torch.device) -> str | None:
-    """Return why CV-CUDA cannot run on the device; None if it can."""
-    if device.type != "cuda":
-        return "it runs on CUDA only"
-    if not torch.cuda.is_available():
-        return "there is no CUDA device"
-    version = installed()
-    if version is None:
-        return f"its package is missing: {INSTALL}"
-    if [int(part) for part in version.split(".")[:2]] < [int(part) for part in SERIES.split(".")]:
-        return f"it needs CV-CUDA {SERIES}, not {version}: {INSTALL}"
-    warn_untested("CV-CUDA", version, SERIES)
-    return None
+PACKAGE = OptionalPackage(name="CV-CUDA", prefix="cvcuda-cu", series="0.19", extra="cvcuda", refuses="older", devices=("cuda",))
+"""The first releases with ``cvcuda.tv``."""
 
 
 def run_composed(steps: Sequence[Step]) -> Runner:
@@ -82,6 +64,7 @@ class CvcudaRecorder(TorchvisionRecorder):
 BACKENDS = (
     StepBackend(
         name="cvcuda", library="cvcuda", lane="per_batch", order=58, recorder=CvcudaRecorder, run_steps=run_composed,
-        why_not=why_not, forks=False, about="CV-CUDA's tv.Compose of torchvision's transforms: every image gets the same draw",
+        why_not=PACKAGE.why_not, forks=False,
+        about="CV-CUDA's tv.Compose of torchvision's transforms: every image gets the same draw",
     ),
 )  # fmt: skip

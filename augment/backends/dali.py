@@ -16,16 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment.backends import StepBackend, installed_version, warn_untested
+from augment.backends import OptionalPackage, StepBackend
 from augment.distributions import Chance, Jitter, Uniform
 from augment.op import Cell, Op
 from augment.pipeline import Runner, Step
-from augment.replay import Columns
+from augment.replay import Columns, Recorder
 
-SERIES = "2.4"
-"""Releases that this file is tested with; others run after one warning."""
-INSTALL = "pip install -e '.[dali]'"
-installed = functools.partial(installed_version, "nvidia-dali-cuda")
+PACKAGE = OptionalPackage(name="DALI", prefix="nvidia-dali-cuda", series="2.4", extra="dali", devices=("cpu", "cuda"))
 BYTES = 255.0
 TRIES = 10
 """Windows that are tried before the fallback, as in torchvision."""
@@ -38,19 +35,6 @@ Drawn = dict[str, Any]
 def library() -> Any:
     """Return DALI's dynamic mode. Raises ImportError without it."""
     return importlib.import_module("nvidia.dali.experimental.dynamic")
-
-
-def why_not(device: torch.device) -> str | None:
-    """Return why DALI cannot run on the device; None if it can."""
-    if device.type not in ("cpu", "cuda"):
-        return "it runs on CPUs and CUDA only"
-    if device.type == "cuda" and not torch.cuda.is_available():
-        return "there is no CUDA device"
-    version = installed()
-    if version is None:
-        return f"its package is missing: {INSTALL}"
-    warn_untested("DALI", version, SERIES)
-    return None
 
 
 class Draws:
@@ -181,16 +165,11 @@ def run_on_batches(steps: Sequence[Step]) -> Runner:
     return run
 
 
-class DaliRecorder:
+class DaliRecorder(Recorder):
     """Record of what an op drew."""
-
-    draws_singly = False
 
     def __init__(self, op: Op, step: DaliStep) -> None:
         self._op, self._step = op, step
-
-    def clear(self) -> None:
-        """Do nothing: the step keeps the last draws."""
 
     def columns(self, count: int) -> Columns:
         return self._read(self._step.drawn, count)
@@ -209,6 +188,6 @@ class DaliRecorder:
 BACKENDS = (
     StepBackend(
         name="dali", library="dali", lane="per_image", order=55, recorder=DaliRecorder, run_steps=run_on_batches,
-        why_not=why_not, forks=False, about="NVIDIA DALI's dynamic mode on the whole batch, a draw for each image",
+        why_not=PACKAGE.why_not, forks=False, about="NVIDIA DALI's dynamic mode on the whole batch, a draw for each image",
     ),
 )  # fmt: skip

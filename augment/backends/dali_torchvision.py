@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from augment.backends import StepBackend
-from augment.backends.dali import BYTES, why_not
+from augment.backends.dali import BYTES, PACKAGE
 from augment.op import Cell, Op, Read
 from augment.pipeline import Runner, Step
-from augment.replay import Columns
+from augment.replay import Columns, Recorder
 
 NAME = "dali_torchvision"
 RANDOM = ("coin_flip", "uniform")
@@ -185,17 +185,12 @@ WINDOW: dict[str, Read] = {
 }  # fmt: skip
 
 
-class DaliOperatorRecorder:
+class DaliOperatorRecorder(Recorder):
     """Record of what an operator drew."""
-
-    draws_singly = False
 
     def __init__(self, op: Op, operator: DaliOperator) -> None:
         self._op, self._operator = op, operator
         operator.watched = True
-
-    def clear(self) -> None:
-        """Do nothing: the operator keeps the last draws."""
 
     def columns(self, count: int) -> Columns:
         cell: Cell = self._op.cells[NAME]
@@ -216,7 +211,7 @@ class DaliOperatorRecorder:
 BACKENDS = (
     StepBackend(
         name=NAME, library=NAME, lane="per_image", order=56, recorder=DaliOperatorRecorder, run_steps=run_composed,
-        why_not=why_not, forks=False, reseeds=False,
+        why_not=PACKAGE.why_not, forks=False, reseeds=False,
         about="DALI's API after torchvision's: one graph for the batch, a draw for each image",
     ),
 )  # fmt: skip

@@ -17,7 +17,7 @@ from augment.backends import StepBackend
 from augment.distributions import Jitter
 from augment.op import Builder, Cell, Op, Read
 from augment.pipeline import Runner, Step, run_batched, run_compiled
-from augment.replay import Columns, NoRoute
+from augment.replay import Columns, NoRoute, Recorder
 
 
 def kornia(build: Builder, refuses: Callable[[Any], str | None] = lambda op: None, /, **reads: Read) -> dict[str, Cell]:
@@ -123,7 +123,7 @@ def _read_policy(module: Any, items: Sequence[Any], count: int) -> Columns:
     return {"applied": np.ones(count, dtype=bool), "ops": ops}
 
 
-class KorniaRecorder:
+class KorniaRecorder(Recorder):
     """Record of the one Kornia augmentation in a built op."""
 
     def __init__(self, op: Op, apply: Any) -> None:
@@ -140,9 +140,6 @@ class KorniaRecorder:
         """Return whether Kornia draws once per call: with ``same_on_batch``, the op of a policy, the order of a jitter."""
         once = self._is_policy or any(isinstance(distribution, Jitter) for distribution in self._op.draws)
         return once or bool(getattr(self._module, "same_on_batch", False))
-
-    def clear(self) -> None:
-        """Do nothing: ``_params`` are those of the last call."""
 
     def columns(self, count: int) -> Columns:
         return self._read(self._module._params, count)

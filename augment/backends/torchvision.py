@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from augment.backends import StepBackend
 from augment.op import Builder, Cell, Op, Read
 from augment.pipeline import Runner, Step, run_batched, run_compiled, split_at_mixing
-from augment.replay import Columns, NoRoute, stack_draws
+from augment.replay import Columns, NoRoute, Recorder, stack_draws
 
 Refuses = Callable[[Any], str | None]
 """(op) -> reason why a library lacks the op with these parameters, or None."""
@@ -57,10 +57,8 @@ class _Call:
     weights: list[Tensor] = field(default_factory=list)
 
 
-class TorchvisionRecorder:
+class TorchvisionRecorder(Recorder):
     """Record of one transform: of ``make_params``, of RandomApply's own draw, of noise, and of the ops of a policy."""
-
-    draws_singly = False
 
     def __init__(self, op: Op, module: Any) -> None:
         if not isinstance(module, v2.Transform):

@@ -12,8 +12,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
@@ -21,16 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from augment.backends import Backend, PlanRecorder, check_supported
+from augment.backends import Backend, OptionalPackage, PlanRecorder, check_supported
 from augment.distributions import Chance
 from augment.op import Cell, Op, Read, UnsupportedOp
 from augment.pipeline import Runner, to_float, with_generator
 from augment.replay import Columns, Traced
 
 NAME = "triton_augment"
-SERIES = "0.3"
-"""Releases that this file is written for. Older ones lack the affine part and fused calls without a crop."""
-INSTALL = "pip install -e '.[triton-augment]'"
+PACKAGE = OptionalPackage(
+    name="triton-augment", prefix="triton-augment", series="0.3", extra="triton-augment", refuses="other", devices=("cuda",)
+)
+"""Older releases lack the affine part and fused calls without a crop."""
 MOST_VALUES = 2**31 - 1
 """Largest batch, in values: the package's kernels count in 32 bits, and beyond that would read and write somewhere else."""
 WATCHED = ("fused_augment", "crop", "horizontal_flip", "rgb_to_grayscale", "affine")
@@ -65,18 +65,9 @@ def part(op: Op) -> Part:
 
 
 def why_not(device: torch.device) -> str | None:
-    """Return why the package cannot run on the device (kind of device, no package, another release); None if it can."""
-    if device.type != "cuda" and not (device.type == "cpu" and _is_interpreted()):
-        return "it runs on CUDA only"
-    if device.type == "cuda" and not torch.cuda.is_available():
-        return "there is no CUDA device"
-    try:
-        installed = version("triton-augment")
-    except PackageNotFoundError:
-        return f"its package is missing: {INSTALL}"
-    if f"{installed}.".startswith(f"{SERIES}."):
-        return None
-    return f"it needs triton-augment {SERIES}, not {installed}: {INSTALL}"
+    """Return why the package cannot run on the device; None if it can, also on a CPU that interprets its kernels."""
+    on_cpu = device.type == "cpu" and _is_interpreted()
+    return (replace(PACKAGE, devices=()) if on_cpu else PACKAGE).why_not(device)
 
 
 def _is_interpreted() -> bool:
@@ -124,7 +115,7 @@ def _import_package(op: Op) -> Any:
     try:
         return importlib.import_module(NAME)
     except ImportError as error:
-        raise UnsupportedOp(op.name, NAME, f"its package cannot be imported ({error}): {INSTALL}") from error
+        raise UnsupportedOp(op.name, NAME, f"its package cannot be imported ({error}): {PACKAGE.install}") from error
 
 
 def _module(package: Any, group: Sequence[Op]) -> nn.Module:

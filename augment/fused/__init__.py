@@ -6,12 +6,5 @@ anywhere (``kinds``, ``tensors``, ``geometry``). Nothing here knows an op: each 
 
 from augment.fused.plans import Implementation, Plan, plan
 from augment.fused.runner import Runner, compose, prepare_run
-from augment.op import OPS
 
-__all__ = ["SUPPORTED", "Implementation", "Plan", "Runner", "compose", "plan", "prepare_run"]
-
-
-def __getattr__(name: str) -> frozenset[str]:
-    if name == "SUPPORTED":  # computed when asked for: ops are registered later than this module is imported
-        return frozenset(op.__name__ for op in OPS.values() if op.fused is not None)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = ["Implementation", "Plan", "Runner", "compose", "plan", "prepare_run"]

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from augment.distributions import Params
 from augment.fused import build
-from augment.fused.kinds import Erase, Move, Normalize
 from augment.fused.passes import MoveRecord, Pass, Sizes, StepRecord, check_sizes, encode
 from augment.fused.sample import Program, Sampler, draw_matrix
 
@@ -96,7 +95,7 @@ def stretch(passes: tuple[Pass, ...]) -> Stretch:
     """Prepare passes for one call."""
     parts = [part for step in passes for part in step.parts]
     keeps_uint8 = all(part.kind.keeps_uint8(part.op) for part in parts)
-    return Stretch(passes, keeps_uint8, all(isinstance(part.kind, Move | Erase | Normalize) for part in parts))
+    return Stretch(passes, keeps_uint8, all(part.kind.move or part.kind.change in ("erase", "normalize") for part in parts))
 
 
 # ---- calls into the library -------------------------------------------------------------------------------------------

@@ -59,14 +59,25 @@ static void draw_order(const Draws *draws) {
         }
 }
 
-/* Sides of a window of a drawn share of the image's area and a drawn ratio. */
-static void try_sides(const Draws *draws, int try, int64_t image, float *first, float *second) {
+/* The first window, of a drawn share of the image's area and a drawn ratio, that fits; returns whether one does. One that is erased
+ * has a ratio of height over width, and leaves something of the image. */
+static int find_window(const Draws *draws, int64_t image, int is_erased, float *height, float *width) {
     const DrawRecord *record = draws->record;
-    float share = row_of(draws, try, image) * (float)record->area_span + (float)record->area_low;
-    float area = share * (float)(record->height * record->width);
-    float aspect = expf(row_of(draws, TRIES + try, image) * (float)record->ratio_span + (float)record->ratio_low);
-    *first = rintf(sqrtf(area * aspect));
-    *second = rintf(sqrtf(area / aspect));
+    float most_height = (float)record->height, most_width = (float)record->width;
+    for (int try = 0; try < TRIES; try++) {
+        float share = row_of(draws, try, image) * (float)record->area_span + (float)record->area_low;
+        float area = share * (float)(record->height * record->width);
+        float aspect = expf(row_of(draws, TRIES + try, image) * (float)record->ratio_span + (float)record->ratio_low);
+        float first = rintf(sqrtf(area * aspect)), second = rintf(sqrtf(area / aspect));
+        float high = is_erased ? first : second, wide = is_erased ? second : first;
+        if (is_erased ? high < most_height && wide < most_width
+                      : high > 0.0f && high <= most_height && wide > 0.0f && wide <= most_width) {
+            *height = high;
+            *width = wide;
+            return 1;
+        }
+    }
+    return 0;
 }
 
 static void put_rectangle(const Draws *draws, int64_t image, float top, float left, float height, float width) {
@@ -80,15 +91,9 @@ static void draw_window(const Draws *draws) {
     for (int64_t i = 0; i < draws->batch; i++) {
         float height = (float)draws->record->fallback_height, width = (float)draws->record->fallback_width;
         float top = floorf((most_height - height) / 2.0f), left = floorf((most_width - width) / 2.0f);
-        for (int try = 0; try < TRIES; try++) {
-            float high, wide;
-            try_sides(draws, try, i, &wide, &high);
-            if (!(wide > 0.0f && wide <= most_width && high > 0.0f && high <= most_height)) continue;
-            height = high;
-            width = wide;
+        if (find_window(draws, i, 0, &height, &width)) {
             top = below(row_of(draws, 2 * TRIES, i), most_height + 1.0f - height);
             left = below(row_of(draws, 2 * TRIES + 1, i), most_width + 1.0f - width);
-            break;
         }
         put_rectangle(draws, i, top, left, height, width);
     }
@@ -96,20 +101,12 @@ static void draw_window(const Draws *draws) {
 
 /* The first of the windows that leaves something of the image; without height where none does or none is wanted. */
 static void draw_rectangle(const Draws *draws) {
-    float most_height = (float)draws->record->height, most_width = (float)draws->record->width;
-    float p = (float)draws->record->p;
     for (int64_t i = 0; i < draws->batch; i++) {
         float height = 0.0f, width = 0.0f;
-        for (int try = 0; try < TRIES; try++) {
-            float high, wide;
-            try_sides(draws, try, i, &high, &wide);
-            if (!(high < most_height && wide < most_width)) continue;
-            height = row_of(draws, 2 * TRIES, i) < p ? high : 0.0f;
-            width = wide;
-            break;
-        }
-        float top = below(row_of(draws, 2 * TRIES + 1, i), most_height + 1.0f - height);
-        float left = below(row_of(draws, 2 * TRIES + 2, i), most_width + 1.0f - width);
+        find_window(draws, i, 1, &height, &width);
+        if (!(row_of(draws, 2 * TRIES, i) < (float)draws->record->p)) height = 0.0f;
+        float top = below(row_of(draws, 2 * TRIES + 1, i), (float)draws->record->height + 1.0f - height);
+        float left = below(row_of(draws, 2 * TRIES + 2, i), (float)draws->record->width + 1.0f - width);
         put_rectangle(draws, i, top, left, height, width);
     }
 }

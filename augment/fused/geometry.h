@@ -298,19 +298,27 @@ static void resize(Scratch *s, Image from, Axis rows, Axis columns, int height, 
 
 #define EDGE 2 /* black pixels about an image: neighbours of places outside */
 
-/* Where a row of the result lies: first neighbour's place among pixels with an edge, and the shares of the others. */
-static void places_of(int width, int stride, float height_limit, float width_limit, float x, float step_x, float y,
-                      float step_y, int32_t *restrict at, float *restrict share_x, float *restrict share_y) {
+static inline float limited(float place, float limit) {
+    place = place > -2.0f ? place : -2.0f; /* before rounding: a place may be nowhere */
+    return place < limit ? place : limit;
+}
+
+/* A place between pixels: its first neighbour among those with an edge, and the shares of the others. */
+static inline void put_place(float x, float y, int height, int width, int32_t *at, float *share_x, float *share_y) {
+    x = limited(x, (float)width);
+    y = limited(y, (float)height);
+    float left = floorf(x), top = floorf(y);
+    *share_x = x - left;
+    *share_y = y - top;
+    *at = ((int32_t)top + EDGE) * (width + 2 * EDGE) + ((int32_t)left + EDGE);
+}
+
+/* Where a row of the result lies. */
+static void places_of(int height, int width, float x, float step_x, float y, float step_y, int32_t *restrict at,
+                      float *restrict share_x, float *restrict share_y) {
     for (int i = 0; i < width; i++) {
         float px = x + step_x * (float)i, py = y + step_y * (float)i;
-        float left = floorf(px), top = floorf(py);
-        share_x[i] = px - left;
-        share_y[i] = py - top;
-        left = left > -2.0f ? left : -2.0f;
-        top = top > -2.0f ? top : -2.0f;
-        left = left < width_limit ? left : width_limit;
-        top = top < height_limit ? top : height_limit;
-        at[i] = ((int32_t)top + EDGE) * stride + ((int32_t)left + EDGE);
+        put_place(px, py, height, width, at + i, share_x + i, share_y + i);
     }
 }
 
@@ -359,7 +367,6 @@ static void blend_row(Scratch *s, int width, float *row, int64_t count) {
 
 /* Bilinear sampling of scratch->moved by a matrix about the centre; black comes from outside. */
 static void warp(Scratch *s, int height, int width, const float matrix[6], Axis rows, Axis columns, float *to) {
-    int stride = width + 2 * EDGE;
     if (matrix[0] == 1.0f && matrix[3] == 0.0f && matrix[4] == 1.0f && matrix[5] == floorf(matrix[5]) &&
         columns.direction > 0) {
         shift_rows(s, height, width, matrix, rows, to);
@@ -370,7 +377,7 @@ static void warp(Scratch *s, int height, int width, const float matrix[6], Axis 
     float u = (float)columns.origin - centre_x, direction = (float)columns.direction;
     for (int y = 0; y < height; y++) {
         float v = (float)(rows.origin + rows.direction * y) - centre_y;
-        places_of(width, stride, (float)height, (float)width, matrix[0] * u + matrix[1] * v + matrix[2] + centre_x,
+        places_of(height, width, matrix[0] * u + matrix[1] * v + matrix[2] + centre_x,
                   matrix[0] * direction, matrix[3] * u + matrix[4] * v + matrix[5] + centre_y, matrix[3] * direction,
                   s->starts[0], s->weights[0], s->weights[1]);
         blend_row(s, width, to + (int64_t)y * width, (int64_t)height * width);
@@ -397,21 +404,14 @@ static void map_of(const double corners[8], int height, int width, float map[9])
 }
 
 /* As ``places_of``, where the map of a perspective takes the centres of pixels. */
-static void places_through(int width, int stride, float height_limit, float width_limit, const float map[9], Axis columns,
-                           float y, int32_t *restrict at, float *restrict share_x, float *restrict share_y) {
+static void places_through(int height, int width, const float map[9], Axis columns, float y, int32_t *restrict at,
+                           float *restrict share_x, float *restrict share_y) {
     float right = map[1] * y + map[2], down = map[4] * y + map[5], away = map[7] * y + map[8];
     float origin = (float)columns.origin + 0.5f, direction = (float)columns.direction;
     for (int i = 0; i < width; i++) {
         float x = origin + direction * (float)i, below = map[6] * x + away;
         float px = (map[0] * x + right) / below - 0.5f, py = (map[3] * x + down) / below - 0.5f;
-        px = px > -2.0f ? px : -2.0f; /* before rounding: a place may be nowhere */
-        py = py > -2.0f ? py : -2.0f;
-        px = px < width_limit ? px : width_limit;
-        py = py < height_limit ? py : height_limit;
-        float left = floorf(px), top = floorf(py);
-        share_x[i] = px - left;
-        share_y[i] = py - top;
-        at[i] = ((int32_t)top + EDGE) * stride + ((int32_t)left + EDGE);
+        put_place(px, py, height, width, at + i, share_x + i, share_y + i);
     }
 }
 
@@ -419,8 +419,7 @@ static void places_through(int width, int stride, float height_limit, float widt
 static void project(Scratch *s, int height, int width, const float map[9], Axis rows, Axis columns, float *to) {
     add_edge(s, height, width);
     for (int y = 0; y < height; y++) {
-        places_through(width, width + 2 * EDGE, (float)height, (float)width, map, columns,
-                       (float)(rows.origin + rows.direction * y) + 0.5f, s->starts[0], s->weights[0], s->weights[1]);
+        places_through(height, width, map, columns, (float)(rows.origin + rows.direction * y) + 0.5f, s->starts[0], s->weights[0], s->weights[1]);
         blend_row(s, width, to + (int64_t)y * width, (int64_t)height * width);
     }
 }

@@ -1,15 +1,15 @@
-"""Kinds of op for ``fused``: small values that an op's class holds as ``fused = PointOp("brightness", strength="factor")``.
+"""Kinds of op for ``fused``: values that an op's class holds, as ``fused = kinds.point_op("brightness", strength="factor")``.
 
-A kind names the drawn parameters that kernels read, how kernels of C and Triton do the op (``sampler``, ``change`` and the
-constants of its step), and does it itself by tensor operations on a whole batch (``apply``): the definition of the kernels, for
-gradients, ``torch.compile`` and devices without them. ``augment.fused`` knows ops by their kinds only.
+A kind names the drawn parameters that kernels read, how kernels of C and Triton do the op (``move``, ``sampler``, ``change``
+and the constants of its step), and does it itself by tensor operations on a whole batch (``apply``): the definition of the
+kernels, for gradients, ``torch.compile`` and devices without them. ``augment.fused`` knows ops by their kinds only.
 """
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -37,6 +37,8 @@ POINTS = (*policies.KERNELS, *(name for name in POINT_OPS if name not in policie
 JITTER = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
 """Point ops of a jitter in the numbering of its drawn order, and the factor with which each changes nothing."""
 
+RECTANGLE = ("top", "left", "height", "width")
+
 
 @functools.lru_cache(maxsize=1024)
 def drawn_sizes(op: Op, height: int, width: int) -> Mapping[str, int]:
@@ -52,351 +54,202 @@ def kind_of(op: Op) -> "Kind":
     return op.fused
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """Base of the kinds."""
+    """How an op is done. All functions take the op.
 
-    reads: ClassVar[tuple[str, ...]] = ()
-    sampler: ClassVar[str] = ""
-    change: ClassVar[str] = ""
+    ``apply``: (op, images, params) -> images, by tensor operations on uint8 or float32 images [B, 3, H, W], which stay.
+    ``reads``: drawn parameters that kernels read, in their order, where the op draws them; ``strength``: the one of a point op.
+    ``move``: whole pixels along ``axes`` (0 rows, 1 columns) by ``offset``: (op, side) -> pixels.
+    ``points``: point ops that an image may go through, in ``places`` in a row, with a pass each if they measure or resample.
+    ``keeps_uint8``: bytes stay bytes. ``constants``: fields of the op's ``StepRecord``.
+    """
+
+    apply: Callable[[Any, Tensor, Params], Tensor]
+    reads: tuple[str, ...] = ()
+    strength: str = ""
+    move: str = ""
+    axes: tuple[int, ...] = (0, 1)
+    offset: Callable[[Any, int], int] = lambda op, side: 0
+    sampler: str = ""
+    change: str = ""
+    points: Callable[[Any], tuple[str, ...]] = lambda op: ()
+    places: Callable[[Any], int] = lambda op: 1
+    keeps_uint8: Callable[[Any], bool] = lambda op: False
+    constants: Callable[[Any], dict[str, Any]] = lambda op: {}
 
     def parameters(self, op: Op) -> tuple[str, ...]:
         """Return the drawn parameters that kernels read, in their order."""
-        return self.reads
+        drawn = drawn_sizes(op, 1, 1)
+        return tuple(name for name in self.reads if name in drawn)
 
-    def points(self, op: Any) -> tuple[str, ...]:
-        """Return the point ops that an image may go through."""
-        return ()
 
-    def places(self, op: Any) -> int:
-        """Return the number of point ops in a row, each with a pass of its own if it measures or resamples."""
-        return 1
-
-    def keeps_uint8(self, op: Any) -> bool:
-        """Return whether bytes stay bytes."""
-        return False
-
-    def constants(self, op: Any) -> dict[str, Any]:
-        """Return fields of the op's ``StepRecord``."""
-        return {}
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        """Do the op by tensor operations: uint8 or float32 images [B, 3, H, W] are not changed."""
-        raise NotImplementedError
+def _always(op: Any) -> bool:
+    return True
 
 
 # ---- whole pixels -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Move(Kind):
-    """Base of moves of whole pixels."""
-
-    def keeps_uint8(self, op: Any) -> bool:
-        return True
-
-    def moves(self, op: Any, height: int, width: int) -> list[tuple[int, str, int, int]]:
-        """Return (axis, name in MOVES, index into ``reads``, offset) for each axis: 0 rows, 1 columns."""
-        raise NotImplementedError
+def flip(axis: int) -> Kind:
+    """Return the kind that mirrors along an axis where ``applied``: 0 top and bottom, 1 left and right."""
+    return Kind(
+        reads=("applied",), move="flip", axes=(axis,), offset=lambda op, side: side - 1, keeps_uint8=_always,
+        apply=lambda op, images, drawn: tensors.select(drawn["applied"], images.flip(2 + axis), images),
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Flip(Move):
-    """Mirror along an axis where ``applied`` is drawn. ``axis``: 0 top and bottom, 1 left and right."""
-
-    axis: int
-    reads = ("applied",)
-
-    def moves(self, op: Any, height: int, width: int) -> list[tuple[int, str, int, int]]:
-        return [(self.axis, "flip", 0, (height, width)[self.axis] - 1)]
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        return tensors.select(params["applied"], images.flip(2 + self.axis), images)
+def crop(*, is_reflected: bool = False) -> Kind:
+    """Return the kind that cuts ``op.size`` x ``op.size`` pixels at ``top``, ``left`` of the image padded by ``op.padding``."""
+    return Kind(
+        reads=("top", "left"), move="reflect" if is_reflected else "crop", offset=lambda op, side: -op.padding,
+        keeps_uint8=_always,
+        apply=lambda op, images, drawn: geometry.crop(
+            images, drawn["top"], drawn["left"], op.size, op.padding, is_reflected=is_reflected
+        ),
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Crop(Move):
-    """Cut ``op.size`` x ``op.size`` pixels at the drawn ``top``, ``left`` of the image padded by ``op.padding``."""
-
-    is_reflected: bool = False
-    reads = ("top", "left")
-
-    def moves(self, op: Any, height: int, width: int) -> list[tuple[int, str, int, int]]:
-        return [(axis, "reflect" if self.is_reflected else "crop", axis, -op.padding) for axis in (0, 1)]
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        return geometry.crop(images, params["top"], params["left"], op.size, op.padding, is_reflected=self.is_reflected)
-
-
-@dataclass(frozen=True)
-class CenterCrop(Move):
-    """Cut the central ``op.size`` x ``op.size`` pixels."""
-
-    def moves(self, op: Any, height: int, width: int) -> list[tuple[int, str, int, int]]:
-        return [(axis, "shift", 0, geometry.center_offset(side, op.size)) for axis, side in enumerate((height, width))]
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        return geometry.center_crop(images, op.size)
+CENTER_CROP = Kind(
+    move="shift", offset=lambda op, side: geometry.center_offset(side, op.size), keeps_uint8=_always,
+    apply=lambda op, images, drawn: geometry.center_crop(images, op.size),
+)  # fmt: skip
 
 
 # ---- resampling -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Window(Kind):
-    """Resize the drawn window to ``op.size`` x ``op.size``."""
-
-    reads = ("top", "left", "height", "width")
-    sampler = "window"
-
-    def constants(self, op: Any) -> dict[str, Any]:
-        return {"antialias": int(op.antialias)}
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        return geometry.resized_crop(images, params, op.size, antialias=op.antialias)
+def _antialias(op: Any) -> dict[str, Any]:
+    return {"antialias": int(op.antialias)}
 
 
-@dataclass(frozen=True)
-class Resize(Kind):
-    """Resize to ``op.output_size``."""
-
-    sampler = "resize"
-
-    def constants(self, op: Any) -> dict[str, Any]:
-        return {"antialias": int(op.antialias)}
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        height, width = op.output_size(*images.shape[2:])
-        return geometry.resize(to_float(images), height, width, antialias=op.antialias)
-
-
-@dataclass(frozen=True)
-class Rotate(Kind):
-    """Rotate by the drawn ``angle``."""
-
-    reads = ("angle",)
-    sampler = "rotate"
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        return geometry.warp(to_float(images), geometry.rotation(params["angle"]))
+WINDOW = Kind(
+    reads=RECTANGLE, sampler="window", constants=_antialias,
+    apply=lambda op, images, drawn: geometry.resized_crop(images, drawn, op.size, antialias=op.antialias),
+)  # fmt: skip
+RESIZE = Kind(
+    sampler="resize", constants=_antialias,
+    apply=lambda op, images, drawn: geometry.resize(
+        to_float(images), *op.output_size(*images.shape[2:]), antialias=op.antialias
+    ),
+)  # fmt: skip
+ROTATE = Kind(
+    reads=("angle",), sampler="rotate",
+    apply=lambda op, images, drawn: geometry.warp(to_float(images), geometry.rotation(drawn["angle"])),
+)  # fmt: skip
+_AFFINE = ("angle", "translate_x", "translate_y", "scale", "shear")
+AFFINE = Kind(
+    reads=_AFFINE, sampler="affine",
+    apply=lambda op, images, drawn: geometry.warp(to_float(images), geometry.affine(*(drawn[name] for name in _AFFINE))),
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Affine(Kind):
-    """Warp by the matrix of five drawn numbers."""
-
-    reads = ("angle", "translate_x", "translate_y", "scale", "shear")
-    sampler = "affine"
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        return geometry.warp(to_float(images), geometry.affine(*(params[name] for name in self.reads)))
+def _move_corners(op: Op, images: Tensor, drawn: Params) -> Tensor:
+    images = to_float(images)
+    return tensors.select(drawn["applied"], geometry.perspective(images, drawn["corners"]), images)
 
 
-@dataclass(frozen=True)
-class Perspective(Kind):
-    """Move corners to the drawn ``corners`` where ``applied``."""
-
-    reads = ("applied", "corners")
-    sampler = "perspective"
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        images = to_float(images)
-        return tensors.select(params["applied"], geometry.perspective(images, params["corners"]), images)
-
-
-@dataclass(frozen=True)
-class Blur(Kind):
-    """Blur by a Gaussian of the drawn ``sigma``, cut to ``op.kernel_size``."""
-
-    reads = ("sigma",)
-    sampler = "blur"
-
-    def constants(self, op: Any) -> dict[str, Any]:
-        return {"kernel_size": op.kernel_size}
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        return tensors.gaussian_blur(to_float(images), params["sigma"], op.kernel_size)
-
-
-@dataclass(frozen=True)
-class MixUp(Kind):
-    """Blend with the image before it in the batch by the drawn weight ``lam``."""
-
-    reads = ("lam",)
-    sampler = "mixup"
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        return tensors.mixup(to_float(images), params["lam"])
-
-
-@dataclass(frozen=True)
-class CutMix(Kind):
-    """Paste the drawn rectangle from the image before it in the batch."""
-
-    reads = ("top", "left", "height", "width")
-    sampler = "cutmix"
-
-    def keeps_uint8(self, op: Any) -> bool:
-        return True
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        return tensors.cutmix(images, params)
+PERSPECTIVE = Kind(reads=("applied", "corners"), sampler="perspective", apply=_move_corners)
+BLUR = Kind(
+    reads=("sigma",), sampler="blur", constants=lambda op: {"kernel_size": op.kernel_size},
+    apply=lambda op, images, drawn: tensors.gaussian_blur(to_float(images), drawn["sigma"], op.kernel_size),
+)  # fmt: skip
+MIXUP = Kind(reads=("lam",), sampler="mixup", apply=lambda op, images, drawn: tensors.mixup(to_float(images), drawn["lam"]))
+CUTMIX = Kind(
+    reads=RECTANGLE, sampler="cutmix", keeps_uint8=_always,
+    apply=lambda op, images, drawn: tensors.cutmix(images, drawn),
+)  # fmt: skip
 
 
 # ---- changes of values ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class PointOp(Kind):
-    """The point op ``name`` of ``tensors.POINT_OPS``, where ``applied`` if that is drawn.
+def point_op(name: str, strength: str = "", sampler: str = "") -> Kind:
+    """Return the kind of a point op of ``tensors.POINT_OPS``, where ``applied`` if that is drawn.
 
     ``strength`` names a drawn parameter or a field of the op; "" is none.
     """
 
-    name: str
-    strength: str = ""
-    change = "point"
+    def constants(op: Any) -> dict[str, Any]:
+        is_field = strength and strength not in drawn_sizes(op, 1, 1)
+        return {"point": POINTS.index(name), "strength": float(getattr(op, strength)) if is_field else 0.0}
 
-    def parameters(self, op: Op) -> tuple[str, ...]:
-        drawn = drawn_sizes(op, 1, 1)
-        return tuple(name for name in ("applied", self.strength) if name in drawn)
-
-    def points(self, op: Any) -> tuple[str, ...]:
-        return (self.name,)
-
-    def constants(self, op: Any) -> dict[str, Any]:
-        strength = getattr(op, self.strength) if self.strength and self.strength not in drawn_sizes(op, 1, 1) else 0.0
-        return {"point": POINTS.index(self.name), "strength": float(strength)}
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
+    def apply(op: Any, images: Tensor, drawn: Params) -> Tensor:
         images = to_float(images)
-        if self.strength in params:
-            strength = params[self.strength]
-        else:
-            strength = images.new_full((len(images),), self.constants(op)["strength"])
-        result = _function(self.name)(images, strength)
-        return tensors.select(params["applied"], result, images) if "applied" in params else result
+        numbers = drawn[strength] if strength in drawn else images.new_full((len(images),), constants(op)["strength"])
+        result = POINT_OPS[name].function(images, numbers)
+        return tensors.select(drawn["applied"], result, images) if "applied" in drawn else result
+
+    return Kind(
+        reads=("applied", strength), strength=strength, sampler=sampler, change="point", points=lambda op: (name,),
+        constants=constants, apply=apply,
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Sharpness(PointOp):
-    """Sharpen, which looks at neighbours: a point op by its parameters, a resampling by its pixels."""
-
-    name: str = "sharpness"
-    sampler = "neighbours"
+SHARPNESS = point_op("sharpness", strength="factor", sampler="neighbours")
+"""A point op by its parameters, a resampling by its pixels."""
 
 
-@dataclass(frozen=True)
-class Policy(Kind):
-    """Point ops and warps that are drawn: ``kernel`` and ``arguments`` for each place."""
-
-    reads = ("kernel", "arguments")
-    sampler = "neighbours"
-    change = "policy"
-
-    def points(self, op: Any) -> tuple[str, ...]:
-        space = policies.SPACES[next(d.policy for d in op.draws if d.policy)]
-        return tuple(dict.fromkeys(policies.KERNEL_OF[name] for name in space.names))
-
-    def places(self, op: Any) -> int:
-        return drawn_sizes(op, 1, 1)["kernel"]
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        return _chain(to_float(images), params["kernel"], params["arguments"], self.points(op))
+def _policy_points(op: Op) -> tuple[str, ...]:
+    space = policies.SPACES[next(d.policy for d in op.draws if d.policy)]
+    return tuple(dict.fromkeys(policies.KERNEL_OF[name] for name in space.names))
 
 
-@dataclass(frozen=True)
-class AugMix(Kind):
-    """``op.width`` chains of drawn ops, mixed by the drawn ``weights``."""
-
-    reads = ("kernel", "arguments", "weights")
-    sampler = "augmix"
-
-    def points(self, op: Any) -> tuple[str, ...]:
-        return Policy().points(op)
-
-    def constants(self, op: Any) -> dict[str, Any]:
-        return {"chains": op.width}
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        images = to_float(images)
-        own, *weights = params["weights"][:, :, None, None, None].unbind(1)
-        result = images * own
-        for weight, kernel, arguments in zip(weights, params["kernel"].unbind(1), params["arguments"].unbind(1), strict=True):
-            result = result + _chain(images, kernel, arguments, self.points(op)) * weight
-        return result
+POLICY = Kind(
+    reads=("kernel", "arguments"), sampler="neighbours", change="policy", points=_policy_points,
+    places=lambda op: drawn_sizes(op, 1, 1)["kernel"],
+    apply=lambda op, images, drawn: _chain(to_float(images), drawn["kernel"], drawn["arguments"], _policy_points(op)),
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Jitter(Kind):
-    """The point ops of ``JITTER`` in the drawn ``order`` by the drawn ``factors``."""
-
-    reads = ("order", "factors")
-    change = "jitter"
-
-    def points(self, op: Any) -> tuple[str, ...]:
-        changing: tuple[str, ...] = op.changing
-        return changing
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        images, names = to_float(images), tuple(JITTER)
-        order, factors = params["order"], params["factors"]
-        for choice, factor in zip(order.unbind(1), factors.gather(1, order).unbind(1), strict=True):
-            images = _branch(images, choice, {names.index(n): _function(n)(images, factor) for n in self.points(op)})
-        return images
+def _mix_chains(op: Op, images: Tensor, drawn: Params) -> Tensor:
+    images = to_float(images)
+    own, *weights = drawn["weights"][:, :, None, None, None].unbind(1)
+    result = images * own
+    for weight, kernel, arguments in zip(weights, drawn["kernel"].unbind(1), drawn["arguments"].unbind(1), strict=True):
+        result = result + _chain(images, kernel, arguments, _policy_points(op)) * weight
+    return result
 
 
-@dataclass(frozen=True)
-class Erase(Kind):
-    """Set the drawn rectangle to the field ``value`` of the op, "": to black."""
-
-    value: str = ""
-    reads = ("top", "left", "height", "width")
-    change = "erase"
-
-    def keeps_uint8(self, op: Any) -> bool:
-        return self.constants(op)["value"] == 0  # other values may lie between two steps of uint8
-
-    def constants(self, op: Any) -> dict[str, Any]:
-        return {"value": float(getattr(op, self.value)) if self.value else 0.0}
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        return tensors.erase(images if self.keeps_uint8(op) else to_float(images), params, self.constants(op)["value"])
+AUGMIX = Kind(
+    reads=("kernel", "arguments", "weights"), sampler="augmix", points=_policy_points, apply=_mix_chains,
+    constants=lambda op: {"chains": op.width},
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Normalize(Kind):
-    """Subtract ``op.mean`` and divide by ``op.std``."""
-
-    change = "normalize"
-
-    def constants(self, op: Any) -> dict[str, Any]:
-        gain = tuple(1 / std for std in op.std)
-        return {"gain": gain, "bias": tuple(-mean / std for mean, std in zip(op.mean, op.std, strict=True))}
-
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        return tensors.normalize(images, op.mean, op.std)
+def _jitter(op: Any, images: Tensor, drawn: Params) -> Tensor:
+    images, names = to_float(images), tuple(JITTER)
+    order, factors = drawn["order"], drawn["factors"]
+    for choice, factor in zip(order.unbind(1), factors.gather(1, order).unbind(1), strict=True):
+        images = _branch(images, choice, {names.index(n): POINT_OPS[n].function(images, factor) for n in op.changing})
+    return images
 
 
-@dataclass(frozen=True)
-class Noise(Kind):
-    """Add the drawn ``noise``."""
+COLOR_JITTER = Kind(reads=("order", "factors"), change="jitter", points=lambda op: op.changing, apply=_jitter)
 
-    reads = ("noise",)
-    change = "noise"
 
-    def constants(self, op: Any) -> dict[str, Any]:
-        return {"value": op.sigma}
+def erase(value: Callable[[Any], float] = lambda op: 0.0) -> Kind:
+    """Return the kind that sets the drawn rectangle to ``value`` of the op; only black keeps bytes, as it is one of theirs."""
+    return Kind(
+        reads=RECTANGLE, change="erase", keeps_uint8=lambda op: value(op) == 0, constants=lambda op: {"value": value(op)},
+        apply=lambda op, images, drawn: tensors.erase(images if value(op) == 0 else to_float(images), drawn, value(op)),
+    )  # fmt: skip
 
-    def apply(self, op: Any, images: Tensor, params: Params) -> Tensor:
-        return tensors.add_noise(to_float(images), params["noise"])
+
+NORMALIZE = Kind(
+    change="normalize", apply=lambda op, images, drawn: tensors.normalize(images, op.mean, op.std),
+    constants=lambda op: {
+        "gain": tuple(1 / std for std in op.std),
+        "bias": tuple(-mean / std for mean, std in zip(op.mean, op.std, strict=True)),
+    },
+)  # fmt: skip
+NOISE = Kind(
+    reads=("noise",), change="noise", constants=lambda op: {"value": op.sigma},
+    apply=lambda op, images, drawn: tensors.add_noise(to_float(images), drawn["noise"]),
+)  # fmt: skip
 
 
 # ---- tensor operations for images that drew different ops -------------------------------------------------------------
-
-
-def _function(name: str) -> tensors.Function:
-    return POINT_OPS[name].function
 
 
 def _branch(images: Tensor, choice: Tensor, results: Mapping[int, Tensor]) -> Tensor:
@@ -419,4 +272,4 @@ def _chain(images: Tensor, kernels: Tensor, arguments: Tensor, names: Sequence[s
 
 
 def _policy_op(name: str, images: Tensor, arguments: Tensor) -> Tensor:
-    return geometry.warp(images, arguments) if name == "warp" else _function(name)(images, arguments[:, 0])
+    return geometry.warp(images, arguments) if name == "warp" else POINT_OPS[name].function(images, arguments[:, 0])

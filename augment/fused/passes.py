@@ -14,22 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from augment.distributions import CHAIN
-from augment.fused.kinds import (
-    CHANGES,
-    MOVES,
-    POINTS,
-    SAMPLERS,
-    AugMix,
-    Blur,
-    Crop,
-    CutMix,
-    Flip,
-    Kind,
-    MixUp,
-    Move,
-    drawn_sizes,
-    kind_of,
-)
+from augment.fused.kinds import CHANGES, MOVES, POINTS, SAMPLERS, Kind, drawn_sizes, kind_of
 from augment.fused.tensors import POINT_OPS
 from augment.op import Op
 
@@ -82,9 +67,14 @@ class Pass:
         return height, width
 
     @property
+    def sampling(self) -> str:
+        """Name of the source of its pixels, in SAMPLERS."""
+        return self.sampler.kind.sampler if self.sampler else "take"
+
+    @property
     def mixes(self) -> bool:
         """Return whether other images of the batch are read too."""
-        return self.sampler is not None and isinstance(self.sampler.kind, MixUp | CutMix)
+        return self.sampling in ("mixup", "cutmix")
 
     def parameters(self) -> tuple[tuple[int, str], ...]:
         """Return the drawn tensors that are read, as (index of the op, name), in the order in which ``encode`` counts."""
@@ -128,21 +118,18 @@ def _measures(part: Part) -> bool:
 
 def _join(before: Pass, part: Part) -> Pass | None:
     """Return the pass with one more op; None if the op needs a pass of its own."""
-    kind, is_flip = part.kind, isinstance(part.kind, Flip)
+    kind, is_flip, moves = part.kind, part.kind.move == "flip", {move.kind.move for move in before.moves}
     is_fresh = before.sampler is None and not before.changes
-    is_reflected = any(isinstance(move.kind, Crop) and move.kind.is_reflected for move in before.moves)
-    if isinstance(kind, Move):
-        has_crop = not all(isinstance(move.kind, Flip) for move in before.moves)
-        if is_fresh and (is_flip or not has_crop):  # a second crop sees black at the first one's edge
+    if kind.move:
+        if is_fresh and (is_flip or moves <= {"flip"}):  # a second crop sees black at the first one's edge
             return replace(before, moves=(*before.moves, part))
-        has_chains = before.sampler is not None and isinstance(before.sampler.kind, AugMix)  # their ops see no mirrored image
-        if is_flip and not before.changes and not has_chains:
+        if is_flip and not before.changes and before.sampling != "augmix":  # its ops see no mirrored image
             return replace(before, mirrors=(*before.mirrors, part))
         return None
     if _measures(part) and any(map(_measures, before.changes)):
         return None
     if kind.sampler:
-        if not is_fresh or is_reflected:  # kernels mirror borders only where pixels are just moved
+        if not is_fresh or "reflect" in moves:  # kernels mirror borders only where pixels are just moved
             return None
         return replace(before, sampler=part, changes=(part,) if kind.change else ())
     return replace(before, changes=(*before.changes, part))
@@ -161,7 +148,7 @@ def stretches(steps: Sequence[Pass]) -> list[tuple[Pass, ...]]:
 
 def split_blur(step: Pass) -> tuple[Pass, ...]:
     """Return the pass, or two if it blurs: along columns, then along rows with the changes that follow."""
-    if step.sampler is None or not isinstance(step.sampler.kind, Blur):
+    if step.sampler is None or step.sampling != "blur":
         return (step,)
     down = Pass(moves=step.moves, sampler=step.sampler, is_exact=step.is_exact)
     return down, replace(step, moves=(), sampler=replace(step.sampler, place=1))
@@ -169,7 +156,7 @@ def split_blur(step: Pass) -> tuple[Pass, ...]:
 
 def split_chains(step: Pass) -> tuple[Pass, ...]:
     """Return the pass, or two if it is an AugMix: the chains, then the changes that follow."""
-    if step.sampler is None or not isinstance(step.sampler.kind, AugMix):
+    if step.sampling != "augmix":
         return (step,)
     return replace(step, changes=()), Pass(changes=step.changes, is_exact=step.is_exact)
 
@@ -264,7 +251,7 @@ def encode(step: Pass, height: int, width: int, start: int = 0) -> PassRecord:
         at=next((place for place, part in enumerate(step.changes, 1) if _measures(part)), 0),
         is_exact=step.is_exact,
     )
-    return record if step.sampler is None or not isinstance(step.sampler.kind, AugMix) else _with_chain_op(record, step.sampler)
+    return _with_chain_op(record, step.sampler) if step.sampler and step.sampling == "augmix" else record
 
 
 def _measured(names: set[str]) -> int:
@@ -273,10 +260,12 @@ def _measured(names: set[str]) -> int:
 
 
 def _moves(part: Part, first: dict[int, int], size: tuple[int, int], behind: int) -> list[MoveRecord]:
-    assert isinstance(part.kind, Move)
-    start = first.get(part.index, 0)
-    moves = part.kind.moves(part.op, *size)
-    return [MoveRecord(axis + behind, MOVES.index(kind), start + which, offset) for axis, kind, which, offset in moves]
+    kind, start = part.kind, first.get(part.index, 0)
+    has_starts = len(kind.reads) > 1  # one for each axis
+    return [
+        MoveRecord(axis + behind, MOVES.index(kind.move), start + axis * has_starts, kind.offset(part.op, size[axis]))
+        for axis in kind.axes
+    ]
 
 
 def _step(part: Part | None, first: dict[int, int], *, is_sampler: bool = False) -> StepRecord:
@@ -289,7 +278,7 @@ def _step(part: Part | None, first: dict[int, int], *, is_sampler: bool = False)
         change=CHANGES.index(kind.change or "none"),
         first=start,
         applied=named.get("applied", -1),
-        strengths=named.get(getattr(kind, "strength", ""), -1),
+        strengths=named.get(kind.strength, -1),
         points=sum(1 << POINTS.index(name) for name in kind.points(op)),
         place=part.place,
         places=kind.places(op),

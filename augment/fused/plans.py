@@ -28,6 +28,8 @@ class Plan:
     """A recipe prepared. Images are [B, 3, H, W] uint8, or float in [0, 1]."""
 
     ops: tuple[Op, ...]
+    parameters: tuple[tuple[str, ...], ...]
+    """Drawn parameters that kernels read, of each op."""
     stretches: tuple[cpu.Stretch, ...] = ()
     """The recipe for the C library."""
 
@@ -77,8 +79,8 @@ class Plan:
             raise ValueError(
                 f"there are {len(self.ops)} ops and parameters of {len(params)}: apply what this plan's sample drew"
             )
-        for op, drawn in zip(self.ops, params, strict=True):
-            for name in kind_of(op).parameters(op):
+        for op, names, drawn in zip(self.ops, self.parameters, params, strict=True):
+            for name in names:
                 count = len(drawn[name]) if name in drawn else None
                 if count != len(images):
                     reason = f"no {name!r}" if count is None else f"{name!r} for {count} images"
@@ -104,7 +106,8 @@ class Plan:
 
 def plan(recipe: Sequence[Op]) -> Plan:
     """Prepare a recipe. Every op must have a kind (``Op.fused``)."""
-    return Plan(tuple(recipe), tuple(map(cpu.stretch, stretches(passes(recipe)))))
+    parameters = tuple(kind_of(op).parameters(op) for op in recipe)
+    return Plan(tuple(recipe), parameters, tuple(map(cpu.stretch, stretches(passes(recipe)))))
 
 
 def sampling_kernel(device: torch.device) -> sample.Sampler | None:

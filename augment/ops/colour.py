@@ -76,11 +76,6 @@ def _build_jitter(library: Any, name: str) -> Builder:
     return lambda op: library.ColorJitter(**{name: (op.low, op.high)})
 
 
-def torchvision_jitter(name: str) -> dict[str, Cell]:
-    """Return torchvision's cells of a ``FactorOp`` that is one of ColorJitter's ops."""
-    return torchvision(_build_jitter(v2, name), factor=f"{name}_factor")
-
-
 def _adjust(ndd: Any, name: str, images: Any, factor: Any) -> Any:
     """Apply one of ColorJitter's four with DALI: hue in turns, where DALI takes degrees."""
     adjust = {
@@ -92,27 +87,21 @@ def _adjust(ndd: Any, name: str, images: Any, factor: Any) -> Any:
     return clamp(adjust[name]())
 
 
-def _factor_with_dali(name: str) -> dict[str, Cell]:
-    return dali(lambda ndd, op, images, drawn: _adjust(ndd, name, images, drawn["factor"]))
-
-
-def _factor_with_albumentations(name: str) -> dict[str, Cell]:
-    unchanged = {field: (factor, factor) for field, factor in JITTER.items()}
-    return albumentations(
-        lambda A, op, white: [A.ColorJitter(**{**unchanged, name: (op.low, op.high)}, p=1.0)], factor=name
-    )  # fmt: skip
-
-
-def _jitter_cells(name: str, place: int) -> dict[str, Cell]:
+def _jitter_cells(name: str, place: int = 0) -> dict[str, Cell]:
+    """Return the cells of a ``FactorOp`` that is one of ColorJitter's; ``place``: in triton-augment's kernel, or 0."""
+    key, unchanged = f"{name}_factor", {field: (factor, factor) for field, factor in JITTER.items()}
+    in_triton = triton_augment("TritonColorJitter", lambda op: {name: (op.low, op.high)}, (place, place), factor=key)
     return (
-        torchvision_jitter(name)
+        torchvision(_build_jitter(v2, name), factor=key)
         # Kornia's RandomBrightness adds; its ColorJitter multiplies, as the definition does.
-        | kornia(_build_jitter(K, name), factor=f"{name}_factor")
-        | triton_augment("TritonColorJitter", lambda op: {name: (op.low, op.high)}, (place, place), factor=f"{name}_factor")
-        | _factor_with_dali(name)
+        | kornia(_build_jitter(K, name), factor=key)
+        | (in_triton if place else {})
+        | dali(lambda ndd, op, images, drawn: _adjust(ndd, name, images, drawn["factor"]))
         | PIL_ONLY
-        | _factor_with_albumentations(name)
-    )
+        | albumentations(
+            lambda A, op, white: [A.ColorJitter(**{**unchanged, name: (op.low, op.high)}, p=1.0)], factor=name
+        )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +120,7 @@ class Brightness(FactorOp):
 
     pins = {"low": 1.3, "high": 1.3}
     cells = _jitter_cells("brightness", 3)
-    fused = kinds.PointOp("brightness", strength="factor")
+    fused = kinds.point_op("brightness", strength="factor")
     alternatives = {
         ADDITIVE: add_factor,
         "brightness off by 3 %": lambda op, image, drawn: F.adjust_brightness(image, 1.03 * float(drawn["factor"])),
@@ -145,7 +134,7 @@ class Contrast(FactorOp):
 
     pins = {"low": 0.6, "high": 0.6}
     cells = _jitter_cells("contrast", 4)
-    fused = kinds.PointOp("contrast", strength="factor")
+    fused = kinds.point_op("contrast", strength="factor")
     differs = {"triton_augment": ABOUT_GREY}
     alternatives = {ABOUT_BLACK: scale_about_black, ABOUT_GREY: scale_about_grey}
     oracle = lambda op, image, drawn: F.adjust_contrast(image, float(drawn["factor"]))
@@ -157,7 +146,7 @@ class Saturation(FactorOp):
 
     pins = {"low": 0.4, "high": 0.4}
     cells = _jitter_cells("saturation", 5)
-    fused = kinds.PointOp("saturation", strength="factor")
+    fused = kinds.point_op("saturation", strength="factor")
     oracle = lambda op, image, drawn: F.adjust_saturation(image, float(drawn["factor"]))
 
 
@@ -170,14 +159,8 @@ class Hue(FactorOp):
 
     draws = (Uniform("factor", "low", "high", least=-0.5, most=0.5),)
     pins = {"low": 0.2, "high": 0.2}
-    cells = (
-        torchvision_jitter("hue")
-        | kornia(_build_jitter(K, "hue"), factor="hue_factor")
-        | _factor_with_dali("hue")
-        | PIL_ONLY
-        | _factor_with_albumentations("hue")
-    )
-    fused = kinds.PointOp("hue", strength="factor")
+    cells = _jitter_cells("hue")
+    fused = kinds.point_op("hue", strength="factor")
     differs = {"pil": PIL_HUE, "dali": YIQ_HUE}
     alternatives = {PIL_COLOUR: _on_pil, YIQ_HUE: _hue_in_yiq}
     oracle = lambda op, image, drawn: F.adjust_hue(image, float(drawn["factor"]))
@@ -248,7 +231,7 @@ class ColorJitter(Op):
         | PIL_ONLY
         | albumentations(lambda A, op, white: [A.ColorJitter(**asdict(op), p=1.0)])
     )  # fmt: skip
-    fused = kinds.Jitter()
+    fused = kinds.COLOR_JITTER
     differs = {
         "kornia": "one order of the four ops for the whole batch",
         "triton_augment": "brightness, contrast, saturation in this order; contrast about mid-grey, not about the mean",
@@ -289,7 +272,7 @@ class Grayscale(ChanceOp):
         | PIL_ONLY
         | albumentations(lambda A, op, white: [A.ToGray(p=op.p)])
     )  # fmt: skip
-    fused = kinds.PointOp("grayscale")
+    fused = kinds.point_op("grayscale")
     oracle = lambda op, image, drawn: F.rgb_to_grayscale(image, num_output_channels=3)
 
 
@@ -321,7 +304,7 @@ class Solarize(ChanceOp):
         )
         | albumentations(lambda A, op, white: [A.Solarize((op.threshold, op.threshold), p=op.p)])
     )
-    fused = kinds.PointOp("solarize", strength="threshold")
+    fused = kinds.point_op("solarize", strength="threshold")
     has_thresholds = True
     oracle = lambda op, image, drawn: _solarize(image, op.threshold)
 
@@ -343,7 +326,7 @@ class Posterize(ChanceOp):
             lambda op: None if op.bits else "it keeps at least 1 bit, got 0",
         )
     )
-    fused = kinds.PointOp("posterize", strength="bits")
+    fused = kinds.point_op("posterize", strength="bits")
     has_thresholds = True
     oracle = lambda op, image, drawn: F.posterize(image, op.bits)
 
@@ -379,7 +362,7 @@ class Equalize(ChanceOp):
         | kornia(lambda op: K.RandomEqualize(p=op.p))
         | albumentations(lambda A, op, white: [A.Equalize(mode="pil", p=op.p)])
     )
-    fused = kinds.PointOp("equalize")
+    fused = kinds.point_op("equalize")
     differs = {"albumentations": OWN_COUNT}
     alternatives = {OWN_COUNT: _map_by_table(_equalize_with_own_count)}
     has_thresholds = True
@@ -395,7 +378,7 @@ class AutoContrast(ChanceOp):
         | kornia(lambda op: K.RandomAutoContrast(p=op.p))
         | albumentations(lambda A, op, white: [A.AutoContrast(method="pil", p=op.p)])
     )
-    fused = kinds.PointOp("autocontrast")
+    fused = kinds.point_op("autocontrast")
     differs = {"kornia": FLAT_IS_BLACK, "albumentations": WHITE_UNCOUNTED}
     alternatives = {
         WHITE_UNCOUNTED: _map_by_table(_stretch_without_white),
@@ -413,7 +396,7 @@ class Invert(ChanceOp):
         | kornia(lambda op: K.RandomInvert(p=op.p))
         | albumentations(lambda A, op, white: [A.InvertImg(p=op.p)])
     )
-    fused = kinds.PointOp("invert")
+    fused = kinds.point_op("invert")
     oracle = lambda op, image, drawn: F.invert(image)
 
 
@@ -430,7 +413,7 @@ class Sharpness(ChanceOp):
     cells = torchvision(lambda op: v2.RandomAdjustSharpness(op.factor, op.p)) | kornia(
         lambda op: K.RandomSharpness((op.factor, op.factor), p=op.p)
     )
-    fused = kinds.Sharpness(strength="factor")
+    fused = kinds.SHARPNESS
     oracle = lambda op, image, drawn: F.adjust_sharpness(image, op.factor)
 
 
@@ -463,7 +446,7 @@ class GaussianBlur(Op):
             lambda A, op, white: [A.GaussianBlur((op.kernel_size, op.kernel_size), op.sigma, p=1.0)], sigma=_sigma_of_kernel
         )
     )
-    fused = kinds.Blur()
+    fused = kinds.BLUR
     oracle = lambda op, image, drawn: F.gaussian_blur(image, [op.kernel_size] * 2, [float(drawn["sigma"])] * 2)
 
     def check(self) -> None:
@@ -495,7 +478,7 @@ class GaussianNoise(Op):
             noise=lambda drawn: drawn["noise"].transpose(0, 3, 1, 2),
         )
     )
-    fused = kinds.Noise()
+    fused = kinds.NOISE
     needs_float = ("pil", "torchvision", "cvcuda", "dali")
     lanes = {"torchvision": "per_image", "cvcuda": "per_image"}  # drawn anew for every pixel of the batch
     differs = {"cvcuda": "the noise does not follow torch.manual_seed"}
@@ -522,7 +505,7 @@ class Normalize(Op):
         | dali_torchvision("Normalize", lambda op, white: {k: [white * x for x in v] for k, v in asdict(op).items()})
         | albumentations(lambda A, op, white: [A.Normalize(op.mean, op.std, max_pixel_value=white)])
     )
-    fused = kinds.Normalize()
+    fused = kinds.NORMALIZE
     needs_float = ("pil", "torchvision", "cvcuda", "fused")
     oracle = lambda op, image, drawn: F.normalize(image, list(op.mean), list(op.std))
 

@@ -12,7 +12,7 @@ from augment.backends.kornia import kornia
 from augment.backends.torchvision import torchvision
 from augment.distributions import Rectangle, Square
 from augment.fused import kinds
-from augment.op import Drawn, Op, Range, Read, op
+from augment.op import Drawn, Op, Range, Read, box_reads, op
 from augment.ops.geometry import DALI_WINDOW, window
 
 TORCHVISION_READS: dict[str, Read] = {
@@ -24,16 +24,8 @@ TORCHVISION_READS: dict[str, Read] = {
 }
 
 
-def _hole(params: Drawn) -> Any:
-    """Return left, top, right and bottom of Albumentations' hole; of none, one without extent."""
-    return params["holes"][0] if len(params["holes"]) else (0, 0, 0, 0)
-
-
-ALBUMENTATIONS_READS: dict[str, Read] = {
-    "top": lambda params: _hole(params)[1], "left": lambda params: _hole(params)[0],
-    "height": lambda params: _hole(params)[3] - _hole(params)[1],
-    "width": lambda params: _hole(params)[2] - _hole(params)[0],
-}  # fmt: skip
+ALBUMENTATIONS_READS = box_reads(lambda params: params["holes"][0] if len(params["holes"]) else (0, 0, 0, 0))
+"""Of no hole, one without extent."""
 KORNIA_READS: dict[str, Read] = {"top": "ys", "left": "xs", "height": "heights", "width": "widths"}
 
 
@@ -98,7 +90,7 @@ class RandomErasing(Op):
             lambda A, op, white: [A.Erasing(op.scale, op.ratio, fill=op.value * white, p=op.p)], **ALBUMENTATIONS_READS
         )
     )
-    fused = kinds.Erase(value="value")
+    fused = kinds.erase(lambda op: op.value)
     needs_float = ("pil",)  # torchvision erases tensors only
     differs = {
         "kornia": "the ratio is uniform on either side of 1, not log-uniform",
@@ -132,6 +124,6 @@ class Cutout(Op):
         )
         | albumentations(lambda A, op, white: [A.Erasing((op.side**2,) * 2, (1.0, 1.0), p=1.0)], **ALBUMENTATIONS_READS)
     )
-    fused = kinds.Erase()
+    fused = kinds.erase()
     needs_float = ("pil",)
     oracle = lambda op, image, drawn: _erase(image, drawn, 0.0)

@@ -19,7 +19,7 @@ from augment.backends.torchvision import torchvision
 from augment.backends.triton_augment import triton_augment
 from augment.distributions import Chance, Corners, Position, Shift, Uniform, Window
 from augment.fused import kinds
-from augment.op import ChanceOp, Drawn, Op, Range, op
+from augment.op import ChanceOp, Drawn, Op, Range, box_reads, op
 
 BILINEAR = InterpolationMode.BILINEAR
 NEAREST = InterpolationMode.NEAREST
@@ -46,7 +46,7 @@ class HorizontalFlip(ChanceOp):
         | dali_torchvision("RandomHorizontalFlip", lambda op, white: {"p": op.p}, applied="0")
         | albumentations(lambda A, op, white: [A.HorizontalFlip(p=op.p)])
     )  # fmt: skip
-    fused = kinds.Flip(axis=1)
+    fused = kinds.flip(axis=1)
     oracle = lambda op, image, drawn: F.horizontal_flip(image)
 
 
@@ -71,13 +71,8 @@ class VerticalFlip(ChanceOp):
         | dali_torchvision("RandomVerticalFlip", lambda op, white: {"p": op.p}, applied="0")
         | albumentations(lambda A, op, white: [A.VerticalFlip(p=op.p)])
     )
-    fused = kinds.Flip(axis=0)
+    fused = kinds.flip(axis=0)
     oracle = lambda op, image, drawn: F.vertical_flip(image)
-
-
-def _corners(params: Drawn) -> Tensor:
-    corners: Tensor = params["src"]
-    return corners
 
 
 def _draw_position(op: Any, draws: Any) -> Drawn:
@@ -109,7 +104,7 @@ class RandomCrop(Op):
         torchvision(lambda op: v2.RandomCrop(op.size, padding=op.padding, padding_mode=op.padding_mode))
         | kornia(
             lambda op: K.RandomCrop((op.size, op.size), padding=op.padding, padding_mode=op.padding_mode),
-            **window_reads(_corners),
+            **window_reads(lambda params: params["src"]),
         )
         | triton_augment(
             "TritonRandomCrop", lambda op: {"size": op.size}, (1, 1), renamed={"size": "crop_size"},
@@ -125,7 +120,7 @@ class RandomCrop(Op):
             top=("crop_coords", 1), left=("crop_coords", 0),
         )
     )  # fmt: skip
-    fused = kinds.Crop()
+    fused = kinds.crop()
     oracle = lambda op, image, drawn: F.crop(
         F.pad(image, [op.padding] * 4, padding_mode=op.padding_mode), int(drawn["top"]), int(drawn["left"]), op.size, op.size
     )
@@ -142,7 +137,7 @@ class ReflectCrop(RandomCrop):
 
     padding_mode = "reflect"
     setting = lambda size: {"size": size, "padding": max(size // 16, 1)}
-    fused = kinds.Crop(is_reflected=True)
+    fused = kinds.crop(is_reflected=True)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         if min(height, width) <= self.padding:
@@ -183,11 +178,7 @@ def _resized_crop(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
     return ndd.resize(window, size=[op.size] * 2, interp_type=LINEAR, antialias=op.antialias)
 
 
-ALBUMENTATIONS_WINDOW: dict[str, Any] = {
-    "top": ("crop_coords", 1), "left": ("crop_coords", 0),
-    "height": lambda params: params["crop_coords"][3] - params["crop_coords"][1],
-    "width": lambda params: params["crop_coords"][2] - params["crop_coords"][0],
-}  # fmt: skip
+ALBUMENTATIONS_WINDOW = box_reads(lambda params: params["crop_coords"])
 DALI_WINDOW = {"top": ("anchor", 0), "left": ("anchor", 1), "height": ("shape", 0), "width": ("shape", 1)}
 
 
@@ -213,7 +204,7 @@ class RandomResizedCrop(Op):
         torchvision(lambda op: v2.RandomResizedCrop(op.size, scale=op.scale, ratio=op.ratio, antialias=op.antialias))
         | kornia(  # torchvision samples at pixel centres, which is Kornia's align_corners=False
             lambda op: K.RandomResizedCrop((op.size, op.size), scale=op.scale, ratio=op.ratio, align_corners=False),
-            **window_reads(_corners),
+            **window_reads(lambda params: params["src"]),
         )
         | dali(_resized_crop, lambda op, draws: draws.window(op.scale, op.ratio), **DALI_WINDOW)
         | dali_torchvision(
@@ -226,7 +217,7 @@ class RandomResizedCrop(Op):
             **ALBUMENTATIONS_WINDOW,
         )
     )
-    fused = kinds.Window()
+    fused = kinds.WINDOW
     differs = {
         "kornia": "no antialias; the fallback window is not centred",
         "albumentations": "no antialias",
@@ -271,7 +262,7 @@ class Rotate(Op):
             angle=lambda params: math.degrees(math.atan2(params["matrix"][0, 1], params["matrix"][0, 0])),
         )
     )  # fmt: skip
-    fused = kinds.Rotate()
+    fused = kinds.ROTATE
     warps = True
     differs = {"pil": PIL_BORDER}
     alternatives = {
@@ -343,7 +334,7 @@ class Affine(Op):
         )
         | dali(_warp, _draw_affine)
     )  # fmt: skip
-    fused = kinds.Affine()
+    fused = kinds.AFFINE
     warps = True
     differs = {
         "kornia": "shifts are not rounded to whole pixels",
@@ -395,7 +386,7 @@ class Perspective(Op):
     cells = torchvision(
         lambda op: v2.RandomPerspective(op.distortion, p=op.p, fill=None), corners=_corners_from_coefficients
     ) | kornia(lambda op: _Perspective(op.distortion, p=op.p, align_corners=True), corners="end_points")
-    fused = kinds.Perspective()
+    fused = kinds.PERSPECTIVE
     warps = True
     differs = {"kornia": "corner shifts are continuous, torchvision's are whole pixels", "pil": PIL_BORDER}
     alternatives = {  # torchvision's homography takes pixel corners, in coordinates where a pixel's centre is at + 0.5
@@ -435,7 +426,7 @@ class Resize(Op):
         | dali_torchvision("Resize", lambda op, white: {"size": op.size, "antialias": op.antialias})
         | albumentations(lambda A, op, white: [A.SmallestMaxSize(op.size, interpolation=1)])
     )
-    fused = kinds.Resize()
+    fused = kinds.RESIZE
     differs = {
         "kornia": "antialias blurs with a Gaussian, torchvision integrates a triangle",
         "albumentations": "no antialias",
@@ -471,7 +462,7 @@ class CenterCrop(Op):
         | dali_torchvision("CenterCrop", lambda op, white: {"size": op.size})
         | albumentations(lambda A, op, white: [A.CenterCrop(op.size, op.size, pad_if_needed=True)])
     )
-    fused = kinds.CenterCrop()
+    fused = kinds.CENTER_CROP
     differs = dict.fromkeys(("kornia", "triton_augment"), ODD_MARGIN)
     alternatives = {
         ODD_MARGIN: lambda op, image, drawn: F.crop(

@@ -1,7 +1,6 @@
 """Ops that mix images and their labels."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import kornia.augmentation as K
 import torch
@@ -12,7 +11,7 @@ from augment.backends.kornia import KorniaMix, kornia, window_reads
 from augment.backends.torchvision import CVCUDA_MIXES_NOTHING, torchvision
 from augment.distributions import Beta, Box
 from augment.fused import kinds
-from augment.op import Drawn, Op, op
+from augment.op import Drawn, Op, box_reads, op
 from augment.ops.geometry import window
 
 
@@ -58,25 +57,11 @@ class MixUp(MixingOp):
         lam=lambda params: 1 - params["mixup_lambdas"],
         partner="mixup_pairs",
     )
-    fused = kinds.MixUp()
+    fused = kinds.MIXUP
 
     def mix(self, image: Tensor, partner: Tensor, drawn: Drawn) -> tuple[Tensor, float]:
         lam = float(drawn["lam"])
         return lam * image + (1 - lam) * partner, lam
-
-
-class Edges(NamedTuple):
-    """A box in the order of torchvision."""
-
-    left: Any
-    top: Any
-    right: Any
-    bottom: Any
-
-
-def _corners(params: Drawn) -> Tensor:
-    corners: Tensor = params["crop_src"][0]
-    return corners
 
 
 @op
@@ -93,19 +78,16 @@ class CutMix(MixingOp):
     cells = torchvision(
         lambda op, classes: v2.CutMix(alpha=op.alpha, num_classes=classes),
         *CVCUDA_MIXES_NOTHING,
-        left=lambda params: Edges(*params["box"]).left,
-        top=lambda params: Edges(*params["box"]).top,
-        width=lambda params: Edges(*params["box"]).right - Edges(*params["box"]).left,
-        height=lambda params: Edges(*params["box"]).bottom - Edges(*params["box"]).top,
+        **box_reads(lambda params: params["box"]),
     ) | kornia(
         lambda op, classes: KorniaMix(
             K.RandomCutMixV2(beta=op.alpha, use_correct_lambda=True, data_keys=["input", "class"]), classes,
             weight_of_partner=False,
         ),
-        **window_reads(_corners),
+        **window_reads(lambda params: params["crop_src"][0]),
         partner=lambda params: params["mix_pairs"][0],
     )  # fmt: skip
-    fused = kinds.CutMix()
+    fused = kinds.CUTMIX
     differs = {"kornia": "the box lies wholly inside the image, not centred anywhere and cut off at the border"}
 
     def mix(self, image: Tensor, partner: Tensor, drawn: Drawn) -> tuple[Tensor, float]:

@@ -58,7 +58,7 @@ def _apply_entries(image: Tensor, entries: Sequence[tuple[str, float]]) -> Tenso
 class PolicyOp(Op):
     """An op that applies drawn ``ops``, a list of (name, magnitude) for each image."""
 
-    fused = kinds.Policy()
+    fused = kinds.POLICY
     lanes = {"kornia": "per_batch"}  # the sub-policy, though its magnitudes and signs are drawn per image
     oracle = lambda op, image, drawn: _apply_entries(image, drawn["ops"])
 
@@ -118,7 +118,7 @@ class AugMix(Op):
         lambda op: v2.AugMix(severity=op.severity, mixture_width=op.width, alpha=op.alpha, interpolation=BILINEAR),
         *CVCUDA_MIXES_NOTHING,
     )
-    fused = kinds.AugMix()
+    fused = kinds.AUGMIX
     has_thresholds = True
     differs = {"pil": "8-bit arithmetic"}  # torchvision turns the image into a tensor first: the border is blended
     oracle = _mix_chains

@@ -6,12 +6,11 @@ import torch
 from augment import build
 from augment.audit import audit
 from augment.backends import albumentations
-from augment.op import UnsupportedOp
 from augment.ops.colour import ABOUT_BLACK, ADDITIVE, OWN_COUNT, WHITE_UNCOUNTED
 from augment.ops.defaults import LINEAR, WIDE
 
 installed = pytest.mark.skipif(
-    albumentations.why_not(torch.device("cpu")) is not None, reason="Albumentations is not installed"
+    albumentations.PACKAGE.why_not(torch.device("cpu")) is not None, reason="Albumentations is not installed"
 )
 EXACT: tuple[str, ...] = (
     "HorizontalFlip",
@@ -66,15 +65,3 @@ def test_equal_seeds_give_equal_batches_and_calls_differ(recipe: str) -> None:
     assert batches[0][0].equal(batches[1][0])
     assert batches[0][1].equal(batches[1][1])
     assert not batches[0][0].equal(batches[0][1])
-
-
-def test_without_the_package_a_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(albumentations, "installed", lambda: None)
-    with pytest.raises(UnsupportedOp, match=r"package is missing: pip install -e '\.\[albumentations\]'"):
-        build("flip", "albumentations")
-
-
-def test_another_release_is_tried_after_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(albumentations, "installed", lambda: "3.1.0")
-    with pytest.warns(RuntimeWarning, match=r"Albumentations 3\.1\.0 is not the tested 2\.0"):
-        assert albumentations.why_not(torch.device("cpu")) is None

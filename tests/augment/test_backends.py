@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from augment import (
     OPS,
     RECIPES,
     UnsupportedOp,
+    backends,
     build,
     check_supported,
     find_backend,
@@ -164,28 +166,25 @@ def test_unknown_names_list_the_known_ones() -> None:
         build("flip", "nosuch")
 
 
-def test_unsupported_is_known_at_build_time() -> None:
-    with pytest.raises(UnsupportedOp, match="AugMix is not supported by backend kornia"):
-        build("augmix", "kornia")
-    with pytest.raises(UnsupportedOp, match="float"):
-        build("HorizontalFlip", "kornia", dtype=torch.uint8)
-    with pytest.raises(UnsupportedOp, match="float"):
-        build("flip", "torchvision", dtype=torch.uint8)
-    with pytest.raises(UnsupportedOp, match=r"MixUp is not supported by backend kornia_shared: .*alpha must be 1, got 0.2"):
-        check_supported([ops.MixUp(alpha=0.2)], "kornia_shared")
-
-
 @pytest.mark.parametrize(
-    ("op", "backend", "message"),
+    ("subject", "backend", "dtype", "message"),
     [
-        (ops.Posterize(bits=0), "pil", "PIL keeps at least 1 bit, got 0"),
-        (ops.Rotate(degrees=(-720.0, 0.0)), "kornia", "degrees out of bounds"),
-        (ops.RandAugment(magnitude=30), "kornia_shared", "Expect `m` in"),
+        ("augmix", "kornia", torch.float32, "AugMix is not supported by backend kornia"),
+        ("HorizontalFlip", "kornia", torch.uint8, "it needs float images"),
+        ("HorizontalFlip", "triton_augment", torch.uint8, "it needs float images"),
+        ("flip", "torchvision", torch.uint8, "Normalize is not supported by backend torchvision: it needs float images"),
+        (ops.MixUp(alpha=0.2), "kornia_shared", torch.float32, r"kornia_shared: .*alpha must be 1, got 0.2"),
+        (ops.ColorJitter(), "dali_torchvision", torch.float32, "DALI's class takes PIL images only"),
+        ("flip", "cvcuda", torch.float32, "HorizontalFlip is not supported by backend cvcuda: it runs on CUDA only"),
+        # what a library would refuse when called
+        (ops.Posterize(bits=0), "pil", torch.float32, "backend pil: .*PIL keeps at least 1 bit, got 0"),
+        (ops.Rotate(degrees=(-720.0, 0.0)), "kornia", torch.float32, "backend kornia: .*degrees out of bounds"),
+        (ops.RandAugment(magnitude=30), "kornia_shared", torch.float32, "backend kornia_shared: .*Expect `m` in"),
     ],
 )
-def test_what_a_library_would_refuse_when_called_is_unsupported_when_built(op: Op, backend: str, message: str) -> None:
-    with pytest.raises(UnsupportedOp, match=f"{op.name} is not supported by backend {backend}: .*{message}"):
-        build(op, backend)
+def test_unsupported_is_known_when_built(subject: str | Op, backend: str, dtype: torch.dtype, message: str) -> None:
+    with pytest.raises(UnsupportedOp, match=message):
+        build(subject, backend, dtype=dtype)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
@@ -257,3 +256,34 @@ def test_a_forked_worker_leaves_the_garbage_of_its_parent_alone() -> None:
         gc.enable()
     gc.collect()
     assert data.finalised_by == [os.getpid()]
+
+
+MISSING, NEEDS, UNTESTED = "its package is missing", "it needs", "is not the tested"
+
+
+@pytest.mark.parametrize(
+    ("backend", "version", "answer"),
+    [
+        *((name, None, f"{MISSING}: pip install -e '.[{name.replace('_', '-')}]'") for name in ("triton_augment", "cvcuda")),
+        *((name, None, f"{MISSING}: pip install -e '.[{name}]'") for name in ("dali", "albumentations")),
+        *((name, version, "") for name, version in (("triton_augment", "0.3.4"), ("cvcuda", "0.19.1"), ("dali", "2.4"))),
+        ("triton_augment", "0.2.0", f"{NEEDS} triton-augment 0.3, not 0.2.0: pip install -e '.[triton-augment]'"),
+        ("triton_augment", "0.30.1", f"{NEEDS} triton-augment 0.3, not 0.30.1: pip install -e '.[triton-augment]'"),
+        ("cvcuda", "0.18.2", f"{NEEDS} CV-CUDA 0.19, not 0.18.2: pip install -e '.[cvcuda]'"),
+        ("cvcuda", "0.99.0", f"CV-CUDA 0.99.0 {UNTESTED} 0.19"),
+        ("dali", "9.0.0", f"DALI 9.0.0 {UNTESTED} 2.4"),
+        ("albumentations", "3.1.0", f"Albumentations 3.1.0 {UNTESTED} 2.0"),
+    ],
+)
+def test_what_is_installed_decides(
+    backend: str, version: str | None, answer: str, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(backends, "installed_version", lambda prefix: version)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    backends.warn_untested.cache_clear()
+    reason = BACKENDS[backend].why_not(torch.device("cuda"))
+    said = [str(warning.message) for warning in recwarn]
+    assert (reason or "", said) == ("", [f"{answer}: its cells may fail"]) if UNTESTED in answer else (answer, [])
+    if reason is not None:
+        with pytest.raises(UnsupportedOp, match=f"HorizontalFlip is not supported by backend {backend}: {re.escape(reason)}"):
+            check_supported(resolve("flip"), backend, device="cuda")

@@ -20,8 +20,7 @@ from torchvision.transforms.v2 import functional as F
 
 from augment import BACKENDS, build
 from augment.audit import audit
-from augment.backends import cvcuda
-from augment.op import OPS, UnsupportedOp
+from augment.op import OPS
 from augment.recipes import RECIPES
 
 FUNCTIONALS = (
@@ -112,31 +111,3 @@ def test_the_seed_is_torchs(batches: list[Tensor]) -> None:
     )
     for _ in range(5):
         torch.testing.assert_close(first(images), second(images), rtol=0, atol=1e-5)  # bytes become floats by another formula
-
-
-@pytest.mark.parametrize(
-    ("version", "reason"),
-    [
-        (None, "its package is missing: pip install -e '.[cvcuda]'"),
-        ("0.18.2", "it needs CV-CUDA 0.19, not 0.18.2"),
-        ("0.19.1", ""),
-    ],
-)
-def test_what_is_installed_decides(monkeypatch: pytest.MonkeyPatch, version: str | None, reason: str) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(cvcuda, "installed", lambda: version)
-    answer = cvcuda.why_not(torch.device("cuda")) or ""
-    assert answer.startswith(reason)
-    assert bool(answer) == bool(reason)
-
-
-def test_a_newer_release_is_named_once_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(cvcuda, "installed", lambda: "0.99.0")
-    with pytest.warns(RuntimeWarning, match=r"CV-CUDA 0\.99\.0 is not the tested 0\.19"):
-        assert cvcuda.why_not(torch.device("cuda")) is None
-
-
-def test_it_runs_on_cuda_only() -> None:
-    with pytest.raises(UnsupportedOp, match="it runs on CUDA only"):
-        build("flip", "cvcuda")

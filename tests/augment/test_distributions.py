@@ -1,15 +1,13 @@
 """Draws of ours and of torchvision at settings that no table benchmarks, against the audit's laws; all seeds are fixed."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import Tensor
 from torchvision.transforms import v2
 
 from augment import OPS, find_backend, ops, policies
 from augment.audit.laws import laws, observe
-from augment.fused.sample import Params, sample
+from augment.fused.plans import sampling_kernel
+from augment.fused.sample import Params, Sampler, sample
 from augment.op import Op
 
 # Seeds are fixed, so a test passes always or never. Of about 300 p-values the smallest is below this by chance with a
@@ -89,47 +87,18 @@ def test_a_chain_of_augmix_is_not_interrupted() -> None:
     torch.testing.assert_close(drawn["weights"].sum(1), torch.ones(2000))
 
 
-THEIR_SPACES = [
-    (policies.RANDAUGMENT, v2.RandAugment._AUGMENTATION_SPACE),
-    (policies.AUTOAUGMENT, v2.AutoAugment._AUGMENTATION_SPACE),
-    (policies.TRIVIALAUGMENT, v2.TrivialAugmentWide._AUGMENTATION_SPACE),
-    (policies.AUGMIX, v2.AugMix._AUGMENTATION_SPACE),
-]
-
-
-@pytest.mark.parametrize(("space", "expected"), THEIR_SPACES)
-def test_magnitudes_are_torchvisions(
-    space: policies.Space, expected: dict[str, tuple[Callable[..., Tensor | None], bool]]
-) -> None:
-    assert set(space.names) - {"Identity"} == set(expected) - {"Identity"}
-    for name, (magnitudes, is_signed) in expected.items():
-        theirs = magnitudes(space.bins, 24, 40)
-        assert theirs is None or torch.equal(space.magnitudes[name](space.bins, 24, 40).float(), theirs.float())
-        assert is_signed is (name not in policies.UNSIGNED)
-
-
-def test_pairs_of_autoaugment_are_torchvisions() -> None:
-    table = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)._policies
-    assert [tuple((name, p, bin or 0) for name, p, bin in pair) for pair in table] == list(policies.CIFAR10_PAIRS)
-
-
+@pytest.mark.parametrize("kernel", [None, sampling_kernel(torch.device("cpu"))], ids=["tensors", "c"])
 @pytest.mark.parametrize("op", [op() for op in OPS.values() if op.fused is not None], ids=lambda op: op.name)
-def test_a_generator_decides_everything_and_nothing_else_moves(op: Op) -> None:
+def test_a_generator_decides_everything_and_nothing_else_moves(op: Op, kernel: Sampler | None) -> None:
     before = torch.random.get_rng_state()
-    first, again = (sample([op], 50, 40, 40, torch.Generator().manual_seed(1))[0] for _ in range(2))
-    second = sample([op], 50, 40, 40, torch.Generator().manual_seed(2))[0]
+    first, again, second = (sample([op], 50, 40, 40, torch.Generator().manual_seed(s), kernel=kernel)[0] for s in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(1)
+    by_global = sample([op], 50, 40, 40, kernel=kernel)[0]
     assert first.keys() == again.keys() == second.keys()
-    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert all(torch.equal(first[key], again[key]) and torch.equal(first[key], by_global[key]) for key in first)
     assert all(len(values) == 50 for values in first.values())
     assert not first or any(not torch.equal(first[key], second[key]) for key in first)
-
-
-def test_without_a_generator_the_global_one_is_used() -> None:
-    torch.manual_seed(3)
-    first = sample([ops.Rotate()], 5, 8, 8)[0]["angle"]
-    torch.manual_seed(3)
-    assert torch.equal(first, sample([ops.Rotate()], 5, 8, 8)[0]["angle"])
 
 
 def test_sizes_follow_the_ops() -> None:

@@ -5,8 +5,7 @@ package is not installed. The others need no package, and ``Package`` stands in 
 """
 
 import sys
-from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional as F
 
-from augment import OPS, RECIPES, UnsupportedOp, build, check_supported, eager_backends, find_backend, ops, resolve
+from augment import OPS, RECIPES, UnsupportedOp, backends, build, check_supported, find_backend, ops, resolve
 from augment.audit import audit, lanes, measure
 from augment.audit.laws import laws, observe
 from augment.backends import triton_augment
@@ -93,56 +92,12 @@ def test_what_it_lacks_is_said_without_the_package(subject: str, says: str) -> N
     assert str(error.value) == says
 
 
-def test_bytes_are_refused_as_the_package_would_misread_them() -> None:
-    with pytest.raises(UnsupportedOp, match="it needs float images"):
-        check_supported([ops.HorizontalFlip()], "triton_augment", torch.uint8)
-
-
 # ---- where it cannot run ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
-    """Return what sets the installed version (None: no package). Triton interprets, as on machines without CUDA."""
+def test_a_package_that_cannot_be_imported_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "installed_version", lambda prefix: "0.3.0")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-
-    def install(release: str | None) -> None:
-        def version(name: str) -> str:
-            assert name == "triton-augment"
-            if release is None:
-                raise PackageNotFoundError(name)
-            return release
-
-        monkeypatch.setattr(triton_augment, "version", version)
-
-    return install
-
-
-@pytest.mark.parametrize(
-    ("release", "reason"),
-    [
-        (None, "its package is missing: pip install -e '.[triton-augment]'"),
-        ("0.2.0", "it needs triton-augment 0.3, not 0.2.0: pip install -e '.[triton-augment]'"),
-        ("0.30.1", "it needs triton-augment 0.3, not 0.30.1: pip install -e '.[triton-augment]'"),
-        ("0.3.4", None),
-    ],
-)
-def test_releases_of_the_series_are_taken(
-    release: str | None, reason: str | None, install: Callable[[str | None], None]
-) -> None:
-    install(release)
-    assert triton_augment.why_not(CPU) == reason
-    assert ("triton_augment" in eager_backends(CPU)) == (reason is None)
-    if reason is not None:
-        with pytest.raises(UnsupportedOp) as error:
-            build("flip", "triton_augment")
-        assert str(error.value) == f"HorizontalFlip is not supported by backend triton_augment: {reason}"
-
-
-def test_a_package_that_cannot_be_imported_is_said(
-    install: Callable[[str | None], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install("0.3.0")
     monkeypatch.setitem(sys.modules, "triton_augment", None)
     with pytest.raises(UnsupportedOp, match=r"its package cannot be imported \(.*\): pip install") as error:
         build("flip", "triton_augment")
@@ -150,8 +105,7 @@ def test_a_package_that_cannot_be_imported_is_said(
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
-def test_it_runs_on_cuda_only(device: str, install: Callable[[str | None], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    install("0.3.0")
+def test_it_runs_on_cuda_only(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(UnsupportedOp, match="HorizontalFlip is not supported by backend triton_augment: it runs on CUDA only"):
         check_supported(resolve("flip"), "triton_augment", device=device)

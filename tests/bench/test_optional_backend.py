@@ -2,14 +2,13 @@
 
 import io
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from torch import Tensor
 
-from augment import UnsupportedOp
+from augment import UnsupportedOp, backends
 from augment.audit import audit
 from augment.backends import triton_augment
 from bench.gallery import draw_single, draw_strips
@@ -20,15 +19,12 @@ from bench.records import Audit, Run, Throughput
 from bench.report.conformance import build_full_table
 from training.config import FinetuneConfig, TrainConfig, validate
 
-MISSING = f"its package is missing: {triton_augment.INSTALL}"
+MISSING = f"its package is missing: {triton_augment.PACKAGE.install}"
 
 
 @pytest.fixture(autouse=True)
 def _no_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    def version(name: str) -> str:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(triton_augment, "version", version)
+    monkeypatch.setattr(backends, "installed_version", lambda prefix: None)
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # or it would first lack CUDA
 
 

@@ -21,7 +21,8 @@ AFTER_A_JUMP = 4e-3
 """Share of values that may differ in chains: behind a warp or a blend a last bit decides at a threshold, a level or a bin, and
 makes a whole step. Single ops have no such excuse."""
 
-SETTINGS: list[Op] = [OPS[name]() for name in sorted(fused.SUPPORTED)] + [
+SUPPORTED = sorted(name for name, op in OPS.items() if op.fused is not None)
+SETTINGS: list[Op] = [OPS[name]() for name in SUPPORTED] + [
     ops.Brightness(low=0.0, high=2.5), ops.Contrast(low=0.0, high=2.5), ops.Saturation(low=0.0, high=2.5),
     ops.Hue(low=-0.5, high=0.5), ops.ColorJitter(hue=(0.0, 0.0), contrast=(1.0, 1.0)), ops.Solarize(threshold=0.2, p=1.0),
     ops.Posterize(bits=0, p=1.0), ops.Posterize(bits=2, p=1.0), ops.Equalize(p=1.0), ops.AutoContrast(p=1.0),
@@ -77,7 +78,7 @@ def on_device(params: Sequence[Params]) -> list[Params]:
 
 def has_thresholds(recipe: Sequence[Op]) -> bool:
     """Return whether a last bit may make a whole step: in policies, and in chains with such a point op."""
-    policies = [op for op in recipe if isinstance(op.fused, kinds.Policy | kinds.AugMix)]
+    policies = [op for op in recipe if op.fused in (kinds.POLICY, kinds.AUGMIX)]
     return bool(policies) or (
         len(recipe) > 1 and any(isinstance(op, ops.Equalize | ops.Posterize | ops.Solarize) for op in recipe)
     )

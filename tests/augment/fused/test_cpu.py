@@ -18,7 +18,7 @@ from augment import RECIPES, fused, ops, resolve
 from augment import build as build_pipeline
 from augment.fused import build, cpu
 from augment.op import Op
-from tests.augment.fused.cases import assert_same, draw, pictures
+from tests.augment.fused.cases import SUPPORTED, assert_same, draw, pictures
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def extra_copies(recipe: Sequence[Op], images: Tensor, dtype: torch.dtype, layou
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("subject", [*sorted(fused.SUPPORTED), *RECIPES])
+@pytest.mark.parametrize("subject", [*SUPPORTED, *RECIPES])
 def test_at_most_one_copy_beside_the_result(subject: str) -> None:
     for source in (pictures(64, 32, 32), pictures(64, 32, 32, torch.float32)):
         for layout, dtype in zip(LAYOUTS, (torch.bfloat16, torch.float32), strict=True):

@@ -31,7 +31,7 @@ def swap_channels(red, green, blue, strength):
 class ChannelSwap(ChanceOp):
     """Exchange red and blue with probability ``p``."""
 
-    fused = kinds.PointOp("swap_channels")
+    fused = kinds.point_op("swap_channels")
 ''',
 }
 IN_C = """

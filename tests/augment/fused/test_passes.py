@@ -20,6 +20,7 @@ from augment.fused.passes import (
     stretches,
 )
 from augment.op import Op
+from tests.augment.fused.cases import SUPPORTED
 
 FLIP, CROP, SHIFT = (MOVES.index(name) for name in ("flip", "crop", "shift"))
 FLIPPED, CROPPED, TURNED = ops.HorizontalFlip(), ops.RandomCrop(), ops.Rotate()
@@ -68,7 +69,7 @@ def test_stretches_end_only_before_ops_that_mix_images() -> None:
     assert [len(stretch) for stretch in stretches(passes(chain))] == [2, 2, 1]
 
 
-@pytest.mark.parametrize("name", sorted(fused.SUPPORTED))
+@pytest.mark.parametrize("name", SUPPORTED)
 def test_kernels_read_only_what_is_drawn(name: str) -> None:
     plan = fused.plan([OPS[name]()])
     (params,) = plan.sample(2, 64, 64)

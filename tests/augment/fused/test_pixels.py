@@ -23,6 +23,7 @@ from tests.augment.fused.cases import (
     SETTINGS,
     SLOW_KERNELS,
     SUBJECTS,
+    SUPPORTED,
     TOLERANCE,
     assert_same,
     by_tensors,
@@ -157,7 +158,7 @@ def test_a_jitter_leaves_out_what_its_ranges_rule_out(implementation: str, pinne
     images, op = pictures(6, 20, 22, torch.float32), ops.ColorJitter(**pinned)
     plan, run = fused.plan([op]), IMPLEMENTATIONS[implementation]
     params = draw(plan, images)
-    assert set(kinds.Jitter().points(op)) == set(kinds.JITTER) - set(pinned)
+    assert set(kinds.COLOR_JITTER.points(op)) == set(kinds.JITTER) - set(pinned)
     assert_same(run(plan, images, params, None), run(fused.plan([ops.ColorJitter()]), images, params, None))
     neutral = ops.ColorJitter(**{name: (factor, factor) for name, factor in kinds.JITTER.items()})
     plan = fused.plan([neutral])
@@ -275,7 +276,7 @@ def test_gradients_flow_through_tensor_operations() -> None:
         assert plan.run(images.detach(), params)[1] == "c"
 
 
-@pytest.mark.parametrize("op", [op for op in SETTINGS[: len(fused.SUPPORTED)] if op.draws and not op.mixes_labels], ids=str)
+@pytest.mark.parametrize("op", [op for op in SETTINGS[: len(SUPPORTED)] if op.draws and not op.mixes_labels], ids=str)
 def test_identical_images_come_out_different(op: Op) -> None:
     images = (pictures(3, 32, 32)[1:2] // 2 + 40).expand(64, -1, -1, -1)  # not all of the range: room for AutoContrast
     plan = fused.plan([op])
