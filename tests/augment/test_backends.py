@@ -26,6 +26,7 @@ from augment import (
 from augment.audit.laws import pinned_draw
 from augment.op import Op
 from augment.ops.geometry import PIL_BORDER
+from tests.conftest import present
 
 OPTIONAL = ("triton_augment", "dali", "dali_torchvision", "cvcuda", "albumentations")
 """Libraries that have tests of their own."""
@@ -55,8 +56,7 @@ DIFFERENT = {
 @pytest.mark.parametrize("backend", EAGER)
 @pytest.mark.parametrize("name", PINNED)
 def test_pinned_ops_agree_with_their_oracle(name: str, backend: str, images: Tensor) -> None:
-    pinned = OPS[name].pinned(32)
-    assert pinned is not None
+    pinned = present(OPS[name].pinned(32))
     if find_backend(backend).cell(pinned) is None:
         with pytest.raises(UnsupportedOp, match=f"{name} is not supported by backend {backend}"):
             build(pinned, backend)

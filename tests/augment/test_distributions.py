@@ -11,6 +11,7 @@ from augment import OPS, find_backend, ops, policies
 from augment.audit.laws import laws, observe
 from augment.fused.sample import Params, sample
 from augment.op import Op
+from tests.conftest import present
 
 # Seeds are fixed, so a test passes always or never. Of about 300 p-values the smallest is below this by chance with a
 # probability of 3 %: it was not, and a wrong distribution at this sample size gives far less.
@@ -49,8 +50,7 @@ def draw(op: Op, height: int, width: int, count: int) -> Params:
 @pytest.mark.parametrize(("backend", "count"), [("fused", 20_000), ("torchvision_loop", 1000)])
 @pytest.mark.parametrize("op", SETTINGS, ids=str)
 def test_draws_follow_the_laws(op: Op, backend: str, count: int) -> None:
-    recorder = find_backend(backend).trace([op], device=torch.device("cpu"), num_classes=10).recorders[0]
-    assert recorder is not None
+    recorder = present(find_backend(backend).trace([op], device=torch.device("cpu"), num_classes=10).recorders[0])
     torch.manual_seed(7)
     images = 10 if op.drawn_names == ("noise",) else count  # an image has noise enough
     drawn = observe(op, recorder.sample(images, SHAPE), SHAPE)

@@ -11,6 +11,7 @@ from torch import Tensor
 from augment import BACKENDS, build, ops, resolve
 from augment.op import Op
 from augment.pipeline import Pipeline, to_dtype
+from tests.conftest import one_line
 
 OPTIONAL = ("triton_augment", "dali", "dali_torchvision", "cvcuda", "albumentations")
 """Libraries that have tests of their own."""
@@ -71,9 +72,8 @@ def test_a_generator_repeats_and_leaves_the_global_one_alone(backend: str, image
 )
 @pytest.mark.parametrize("backend", EAGER)
 def test_wrong_images_are_refused_in_one_line(wrong: Tensor, message: str, backend: str) -> None:
-    with pytest.raises(ValueError, match=message) as error:
+    with one_line(message):
         build("flip", backend)(wrong)
-    assert "\n" not in str(error.value)
 
 
 def test_missing_labels_are_asked_for(images: Tensor) -> None:
@@ -96,9 +96,8 @@ LABELS: list[tuple[Any, str]] = [
 @pytest.mark.parametrize("backend", EAGER)
 @pytest.mark.parametrize(("labels", "message"), LABELS)
 def test_labels_that_do_not_fit_are_refused(labels: Any, message: str, backend: str, recipe: str, images: Tensor) -> None:
-    with pytest.raises(ValueError, match=message) as error:
+    with one_line(message):
         build(recipe, backend)(images, labels)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("subject", ["crop_flip", "d2l", "Resize"])
@@ -115,9 +114,8 @@ def test_a_name_that_was_built_for_another_size_refuses_the_batch(subject: str) 
 @pytest.mark.parametrize("device", ["nosuch", "cuda:99", "xpu", "cpu:1"])
 @pytest.mark.parametrize("backend", list(BACKENDS))
 def test_a_device_that_is_not_here_is_refused_by_every_backend(backend: str, device: str) -> None:
-    with pytest.raises(ValueError, match=f"device '{device}' cannot be used; here: cpu") as error:
+    with one_line(f"device '{device}' cannot be used; here: cpu"):
         build("flip", backend, device=device)
-    assert "\n" not in str(error.value)
 
 
 def test_what_is_no_image_is_refused(images: Tensor) -> None:

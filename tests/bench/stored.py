@@ -1,7 +1,7 @@
 """Small run folders, written as augmark writes them, for the tests of what reads them."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -22,7 +22,6 @@ from bench.records import (
     write,
 )
 
-T = TypeVar("T")
 CASE = Speed(
     suite="recipes", subject="crop_flip", backend="kornia", batch_size=100, image_size=32, lane="per_image", status="not_run"
 )  # fmt: skip
@@ -54,12 +53,6 @@ SETTING: dict[str, Any] = {
     **{"image_size": 32, "precision": "float32", "lane": "per_image", "dataset": "cifar10", "fingerprint": "abc"},
     "devices": ("cpu",),
 }
-
-
-def present(value: T | None) -> T:
-    """Return a value that a test cannot do without."""
-    assert value is not None
-    return value
 
 
 def trained(kind: str, **fields: Any) -> Any:

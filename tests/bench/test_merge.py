@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from bench.records import Commit, DataSet, Gpu, Run, load_run, load_runs, merge, merged_folder, read_merged
 from tests.bench.stored import CASE, ENVIRONMENT, OTHER, SAMPLES, VERDICT, audited, store, trained
+from tests.conftest import present
 
 RATES = [500.0, 1000 / 3]  # by hand: 100 images a call; 2 in 0.4 s, 3 in 0.9 s
 
@@ -121,8 +122,7 @@ def test_a_cell_that_one_audit_doubts_is_compared_in_none(tmp_path: Path) -> Non
     doubted = replace(VERDICT, verdict="different", cause="rounding")
     a = store(tmp_path / "a", audit=audited(VERDICT, findings=("one",)))
     b = store(tmp_path / "b", {CASE: [[0.7]]}, audit=audited(doubted, findings=("one", "two")))
-    audit = merged(tmp_path, a, b).audit
-    assert audit is not None
+    audit = present(merged(tmp_path, a, b).audit)
     assert [(cell.verdict, cell.cause) for cell in audit.verdicts] == [("different", "rounding (in b; runs disagree)")]
     assert (audit.findings, audit.n) == (("one", "two"), 5)
 

@@ -13,6 +13,7 @@ from bench import noise
 from bench.noise import TICKS_PER_S, Sample, compare, read_cpu_times, read_pressure, take_sample, watch
 from bench.records import Accuracy, Disturbance, Speed
 from bench.runner import measure_undisturbed
+from tests.conftest import present
 
 START = Sample(
     wall_s=100.0, cpus=2, busy_s=50.0, steal_s=1.0, own_s=20.0, cpu_pressure_s=3.0, memory_pressure_s=0.0
@@ -47,8 +48,7 @@ def test_times_too_short_for_the_counters_are_unknown() -> None:
 def test_the_counters_of_usable_cpus_are_added() -> None:
     t = TICKS_PER_S
     stat = f"cpu  9 9 9\ncpu0 {t} 0 {2 * t} 5 0 0 0 {t} 0 0\ncpu1 {t} 0 0 5 0 0 0 0 0 0\ncpu2 7 7 7 7 7 7 7 7 7 7\nctxt 5\n"
-    times = read_cpu_times(stat, frozenset({0, 1}))
-    assert times is not None
+    times = present(read_cpu_times(stat, frozenset({0, 1})))
     assert (times["user"], times["system"], times["steal"]) == (2.0, 2.0, 1.0)
     assert read_cpu_times(stat, frozenset({0, 5})) is None
 

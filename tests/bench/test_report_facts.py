@@ -26,7 +26,8 @@ from bench.report.facts.pipeline import feedings
 from bench.report.facts.placement import above_ceiling, contest, cost, host_bound_ceilings, utilisation, workers
 from bench.report.facts.scaling import alike_draws, largest, tables
 from bench.report.facts.state import fallbacks, image_sets, list_remarks, missing, status_counts, verdict_counts
-from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, present, speeds, store, trained
+from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, speeds, store, trained
+from tests.conftest import present
 
 
 def run_of(*records: Record, **fields: Any) -> Run:

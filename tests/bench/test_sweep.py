@@ -21,6 +21,7 @@ from bench.jobs.sweep_table import print_table
 from bench.records import PLAN, RECORDS, Accuracy, Plan, load_run, project_sweep, read, write
 from bench.report.sections.accuracy import accuracy_section
 from tests.bench.stored import store, trained
+from tests.conftest import one_line, present
 from training import distributed, loop
 from training.config import TrainConfig
 from training.data import Dataset, load
@@ -62,8 +63,7 @@ def test_a_sweep_leaves_records_a_table_and_can_be_extended(tmp_path: Path) -> N
     facts = {(r.status, r.device, r.cells_at_once, r.implementation, r.num_epochs) for r in first}
     assert facts == {("ok", "cpu", 1, "c", 1)}
     folder = tmp_path / "run"
-    plan = load_run(folder).plan
-    assert plan is not None
+    plan = present(load_run(folder).plan)
     assert (plan.baseline, len(plan.cases)) == ("none@fused", 4)
     assert str(tmp_path) not in (folder / PLAN).read_text() + (folder / RECORDS).read_text()  # no path of the machine
     assert not (folder / "claims").exists()
@@ -78,8 +78,7 @@ def test_a_sweep_leaves_records_a_table_and_can_be_extended(tmp_path: Path) -> N
     assert set(count(more).values()) == {1}
     assert len(more) == 9
     assert "±" in text
-    plan = load_run(folder).plan
-    assert plan is not None
+    plan = present(load_run(folder).plan)
     assert len(plan.cases) == 9
 
 
@@ -290,9 +289,8 @@ def test_local_processes_take_turns_on_gpus(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
+    with one_line(message):
         run(tmp_path, **changes)
-    assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -310,8 +308,7 @@ def test_another_sweep_is_not_resumed_by_any_rank(tmp_path: Path, monkeypatch: p
     assert load_run(tmp_path / "run").records == records
     for name in TORCHRUN:
         monkeypatch.delenv(name, raising=False)
-    plan = read(tmp_path / "run" / PLAN, Plan)
-    assert plan is not None
+    plan = present(read(tmp_path / "run" / PLAN, Plan))
     write(tmp_path / "run" / PLAN, msgspec.structs.replace(plan, settings=plan.settings | {"device": "cuda"}))
     with pytest.raises(ValueError, match=r"\(device cuda -> cpu\)"):
         run(tmp_path, recipes=("none",), seeds=1, resume=True)

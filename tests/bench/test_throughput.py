@@ -25,7 +25,7 @@ from bench.jobs.throughput import (
     worker_counts,
 )
 from bench.records import ENVIRONMENT, RECORDS, Environment, Feed, Throughput, load_run, read, write
-from tests.bench.stored import present
+from tests.conftest import present
 from training.config import TrainConfig, resolve_auto, validate
 from training.data import Dataset
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from augment import RECIPES, build, ops
+from tests.conftest import present
 from training.config import Placement, TrainConfig
 from training.data import Dataset, load
 from training.distributed import Ranks, stream_seed
@@ -286,8 +287,7 @@ def test_training_waits_on_the_device_for_the_side_stream(
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: log.append(f"kept for {stream.name}"))
     monkeypatch.setattr(feed, "_side_stream", side)
     monkeypatch.setattr(feed, "_augments_aside", augment_stream)
-    pipeline = feed._pipeline
-    assert pipeline is not None
+    pipeline = present(feed._pipeline)
 
     def augment(*batch: torch.Tensor) -> Any:
         log.append("augmenting")

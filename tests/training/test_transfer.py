@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.conftest import one_line
 from training import models, transfer
 from training.transfer import check_size, create, load_weights
 
@@ -85,9 +86,8 @@ def test_weights_of_other_trainers_are_read_but_for_the_last_layer(prefix: str, 
     ],
 )
 def test_sizes_that_a_network_cannot_take_are_one_line(model: str, width: int | None, size: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
+    with one_line(message):
         check_size(model, width, size)
-    assert "\n" not in str(caught.value)
     stream = torch.get_rng_state()
     check_size("resnet18", None, 224)
     check_size("resnet8", 4, 14)
@@ -129,9 +129,8 @@ def test_weights_that_do_not_fit_name_the_file_and_the_layer(
     write(path)
     network = ours()
     before = {name: value.clone() for name, value in network.module.state_dict().items()}
-    with pytest.raises(ValueError, match=words) as caught:
+    with one_line(words) as caught:
         load_weights(network, path)
-    assert "\n" not in str(caught.value)
     assert "weights.pt" in str(caught.value)
     assert all(value.equal(before[name]) for name, value in network.module.state_dict().items()), "nothing was copied"
 
