@@ -159,15 +159,7 @@ def test_pinned_settings_have_a_known_draw(name: str) -> None:
 REPEATS = 200
 RATE = 0.05
 CORRECT = (
-    "HorizontalFlip",
-    "RandomCrop",
-    "RandomResizedCrop",
-    "Rotate",
-    "Brightness",
-    "Hue",
-    "GaussianBlur",
-    "Cutout",
-    "MixUp",
+    *("HorizontalFlip", "RandomCrop", "RandomResizedCrop", "Rotate", "Brightness", "Hue", "GaussianBlur", "Cutout", "MixUp"),
 )
 
 

@@ -126,9 +126,9 @@ def test_the_ends_of_the_unit_interval(kernel: sample.Sampler, unit: float, monk
         check(recipe, kernel, 3, 33, 48, unit)
     for recipe in ([ops.RandomCrop(size=30, padding=2)], [ops.RandomResizedCrop(size=4)], [ops.RandomErasing(p=1.0)]):
         (drawn,) = sample.sample(recipe, 2, 32, 40, kernel=kernel)
-        high, wide = (drawn.get(key, 26) for key in ("height", "width"))  # of 30 pixels, less two of padding on either side
-        assert bool(((drawn["top"] >= 0) & (drawn["top"] + high <= 32)).all())
-        assert bool(((drawn["left"] >= 0) & (drawn["left"] + wide <= 40)).all())
+        for start, side, most in (("top", "height", 32), ("left", "width", 40)):
+            length = drawn.get(side, torch.tensor(26))  # of 30 pixels, less two of padding on either side
+            assert bool(((length >= 1) & (drawn[start] >= 0) & (drawn[start] + length <= most)).all())
 
 
 @pytest.mark.parametrize("name", sorted(fused.SUPPORTED))

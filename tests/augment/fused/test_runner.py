@@ -1,6 +1,7 @@
 """The fused backend's runner: what it says ran, where Triton is used, and ``torch.compile``: one graph, whatever the batch."""
 
 import math
+import pickle
 import warnings
 from typing import Any
 
@@ -24,8 +25,8 @@ def test_what_ran_is_told() -> None:
     assert pipeline.implementation == "c"
     pipeline(images.float().requires_grad_())
     assert pipeline.implementation == "tensors"
-    assert build("crop_flip", "fused_compiled").implementation == "inductor"
-    assert build("crop_flip", "torchvision").implementation is None
+    assert pickle.loads(pickle.dumps(build("flip", "fused_compiled"))).implementation == "inductor"
+    assert [build("flip", backend).implementation for backend in ("torchvision", "kornia")] == [None, None]
 
 
 def test_a_generator_elsewhere_is_refused() -> None:
