@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from bench import noise
-from bench.noise import TICKS_PER_S, Sample, compare, read_cpu_times, read_pressure, take_sample, watch
+from bench.noise import TICKS_PER_S, Sample, compare, read_cpu_times, read_pressure, take_sample
 from bench.records import Accuracy, Disturbance, Speed
 from bench.runner import measure_undisturbed
 from tests.conftest import present
@@ -84,12 +84,6 @@ def test_a_busy_process_of_others_is_seen_and_a_child_is_ours(monkeypatch: pytes
     spent = (samples[1].own_s or 0.0) - (samples[0].own_s or 0.0)
     assert others - ours == pytest.approx(spent / (samples[1].wall_s - samples[0].wall_s) / samples[0].cpus, abs=0.15)
     assert spent > 0.1
-
-
-def test_a_block_is_watched() -> None:
-    with watch() as machine:
-        time.sleep(0.1)
-    assert isinstance(machine.disturbance(), Disturbance)
 
 
 def quiet(others_cpu: float | None) -> Disturbance:

@@ -60,24 +60,22 @@ def test_every_repetition_is_measured_once_round_after_round(folder: Path) -> No
     assert len(journal(folder)) == 8
 
 
-def test_rounds_are_shuffled_each_in_its_own_order_and_alike_for_all_processes(folder: Path) -> None:
+def test_rounds_are_shuffled_alike_for_all_processes_and_unsupported_cases_left_out(folder: Path) -> None:
     orders = [[case.key for case in Runner(folder).pending(CASES, 3, seed=5)] for _ in range(2)]
     assert orders[0] == orders[1]
     rounds = [[key[2] for key in orders[0][4 * n : 4 * n + 4]] for n in range(3)]
     assert [sorted(names) for names in rounds] == [sorted(str(case.backend) for case in CASES)] * 3
     assert rounds[0] != rounds[1] or rounds[1] != rounds[2]
-
-
-def test_seeds_are_cases_of_their_own_and_unsupported_ones_are_left_out(folder: Path) -> None:
     unsupported = replace(CASES[0], status="unsupported", reason="no such op")
-    assert [case.seed for case in Runner(folder).pending(CELLS, rounds=4)] == [0, 1, 2]  # type: ignore[attr-defined]
-    assert Runner(folder).pending([unsupported], 2) == []
+    left = Runner(folder).pending([*CELLS, unsupported], rounds=4)
+    assert [case.seed for case in left] == [0, 1, 2], "a seed is a case of its own"  # type: ignore[attr-defined]
 
 
 def test_a_failure_is_a_record_and_the_others_go_on(folder: Path) -> None:
-    from augment import UnsupportedOp
+    from augment import UnsupportedOp, ops
 
-    errors = {"pil": RuntimeError("no room\nfor it"), "kornia": UnsupportedOp(_op(), "kornia"), "fused": KeyError("x")}
+    unsupported = UnsupportedOp(ops.Invert(), "kornia")
+    errors = {"pil": RuntimeError("no room\nfor it"), "kornia": unsupported, "fused": KeyError("x")}
 
     def fails_for_three(case: Record) -> Record:
         if case.backend in errors:
@@ -90,12 +88,6 @@ def test_a_failure_is_a_record_and_the_others_go_on(folder: Path) -> None:
     assert records[0].reason == "RuntimeError: no room"
     assert "is not supported by backend kornia" in str(records[1].reason)
     assert all(record.recipe == "flip" for record in records)  # type: ignore[attr-defined]
-
-
-def _op() -> Any:
-    from augment import ops
-
-    return ops.Invert()
 
 
 def test_a_value_that_is_not_finite_and_another_case_are_failures(folder: Path) -> None:
@@ -153,7 +145,7 @@ def test_a_library_that_disturbs_the_next_case_does_not_change_its_draws_nor_thr
     assert "threads that a library left used" in records[1].disturbance.words  # type: ignore[union-attr]
 
 
-def test_an_interrupt_keeps_what_is_there_and_is_no_failure(folder: Path) -> None:
+def test_an_interrupt_or_a_request_to_stop_keeps_what_is_there_and_is_no_failure(folder: Path) -> None:
     def interrupted(case: Record) -> Record:
         if case.backend == "kornia":
             raise KeyboardInterrupt
@@ -163,6 +155,9 @@ def test_an_interrupt_keeps_what_is_there_and_is_no_failure(folder: Path) -> Non
         run_cases(folder, CASES, interrupted)
     assert journal(folder) == [("pil", 0, "ok")]
     assert [case.status for case in load_run(folder).cases()] == ["ok", "not_run", "not_run", "not_run"]
+    answers = iter([True, True, False])
+    run_cases(folder, CASES, measure, keep_going=lambda: next(answers))
+    assert len(journal(folder)) == 3
 
 
 def test_cases_join_the_plan_before_they_are_measured(folder: Path) -> None:
@@ -173,12 +168,6 @@ def test_cases_join_the_plan_before_they_are_measured(folder: Path) -> None:
     assert len(load_run(folder).missing) == len(CASES) + len(CELLS)
     with pytest.raises(ValueError, match="is not finite"):
         add_cases(folder, [replace(CASES[0], recipe="x", learning_rate=float("nan"))])
-
-
-def test_nothing_is_begun_once_it_is_to_stop(folder: Path) -> None:
-    answers = iter([True, True, False])
-    run_cases(folder, CASES, measure, keep_going=lambda: next(answers))
-    assert len(journal(folder)) == 2
 
 
 def test_a_case_of_the_grid_that_failed_in_a_round_is_left_out_of_the_others(tmp_path: Path) -> None:
@@ -348,15 +337,12 @@ def test_a_case_that_its_owner_finished_meanwhile_is_not_repeated(folder: Path) 
     assert late.attempt(CELLS[0], broken) is None
 
 
+MANY = [trained("accuracy", status="not_run", seed=seed) for seed in range(40)]
 SHARE = """
 import pathlib, sys, time
 from bench.runner import run_cases
-from tests.bench.test_runner import measure, trained
-def slow(case):
-    time.sleep(0.002)
-    return measure(case)
-cells = [trained("accuracy", status="not_run", seed=seed) for seed in range(40)]
-run_cases(pathlib.Path(sys.argv[1]), cells, slow, shared=True)
+from tests.bench.test_runner import MANY, measure
+run_cases(pathlib.Path(sys.argv[1]), MANY, lambda case: time.sleep(0.002) or measure(case), shared=True)
 """
 
 
@@ -370,19 +356,18 @@ def test_processes_that_share_a_folder_lose_and_repeat_nothing_though_one_is_kil
     assert [process.wait(60) for process in processes[1:]] == [0, 0]
     # What the killed process had claimed may have been passed over; whoever resumes does it.
     again: list[Any] = []
-    cells = [trained("accuracy", status="not_run", seed=seed) for seed in range(40)]
-    run_cases(folder, cells, measure, shared=True, on_record=lambda *record: again.append(record))
+    run_cases(folder, MANY, measure, shared=True, on_record=lambda *record: again.append(record))
     assert len(again) <= 1
     run = load_run(folder)
     assert run.problems == []
     assert Counter(record.seed for record in run.records) == dict.fromkeys(range(40), 1)  # type: ignore[attr-defined]
 
 
-def test_other_ranks_wait_for_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_ranks_wait_for_the_plan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "PLAN_WAIT_S", 0.0)
     with pytest.raises(ValueError, match="--results must be a folder that all processes share"):
-        await_plan(tmp_path)
-    assert await_plan(start(tmp_path / "run", PLAN, ENVIRONMENT, "cpu")) == replace(PLAN, settings={"seconds": 1})
+        await_plan(folder.parent)
+    assert await_plan(folder) == replace(PLAN, settings={"seconds": 1})
 
 
 # ---- exit codes -------------------------------------------------------------------------------------------------------
