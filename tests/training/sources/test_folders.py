@@ -179,11 +179,8 @@ def test_odd_layouts_are_read(make_folder: MakeFolder, tmp_path: Path) -> None:
 
 
 def test_without_a_home_the_root_is_the_cache(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home directory.")))
     assert len(_load(make_folder(), tmp_path).train) == 6
 
 
