@@ -100,8 +100,7 @@ def test_lane_is_as_declared(backend: str, distinct: int, images: Tensor) -> Non
 
 
 def test_lane_of_recipes() -> None:
-    assert lane(RECIPES["none"](32), "kornia") == "fixed"
-    assert lane(RECIPES["crop_flip"](32), "kornia") == "per_image"
+    assert (lane(RECIPES["none"](32), "kornia"), lane(RECIPES["crop_flip"](32), "kornia")) == ("fixed", "per_image")
     assert lane(RECIPES["randaugment"](32), "kornia") == "mixed"  # one policy for the batch, crops and flips per image
     assert lane(RECIPES["mixup"](32), "torchvision") == "per_batch"
 

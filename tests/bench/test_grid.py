@@ -112,8 +112,7 @@ def test_impossible_options_are_refused_in_one_line(changes: dict[str, Any], mes
 
 def test_one_line_keeps_the_first_words() -> None:
     assert one_line(RuntimeError("\n  out of memory\nTraceback")) == "out of memory"
-    assert one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
-    assert len(one_line("x" * 1000)) == 300
+    assert (one_line(KeyboardInterrupt()), len(one_line("x" * 1000))) == ("KeyboardInterrupt", 300)
 
 
 def test_photographs_are_cut_from_the_middle_of_square_ones(tmp_path: Path) -> None:

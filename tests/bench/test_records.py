@@ -57,8 +57,7 @@ def test_a_record_reads_back_as_it_was_written_and_is_refused_if_not_finite(reco
     append(tmp_path, record)
     append(tmp_path, failed(record, round=1, seed=1) if hasattr(record, "seed") else failed(record, round=1))
     run = load_run(tmp_path)
-    assert run.problems == []
-    assert run.records[0] == record
+    assert (run.problems, run.records[0]) == ([], record)
     assert (run.records[1].status, run.records[1].reason, run.records[1].case_key) == ("failed", "no room", record.case_key)
 
 
@@ -167,8 +166,7 @@ def test_ways_to_train_have_names_of_their_own_whatever_the_order() -> None:
     records += [trained("throughput", **{flag: True}) for flag in ("resident", "channels_last", "compile")]
     records += [trained("pipeline", image_size=size) for size in (256, 512)]
     names = [case.name for case in gather([], records)]
-    assert len(set(names)) == len(records)
-    assert sorted(case.name for case in gather([], records[::-1])) == sorted(names)
+    assert (len(set(names)), sorted(case.name for case in gather([], records[::-1]))) == (len(records), sorted(names))
     # What is rarer is told apart by a number; compare looks at the settings themselves.
     rates = [trained("throughput", learning_rate=rate) for rate in (0.1, 0.2)]
     name = "throughput-flip-kornia-device-resnet8-w8-cpu-b64-s32-float32"
@@ -213,8 +211,7 @@ def test_a_cut_off_line_costs_only_itself(tmp_path: Path) -> None:
     assert len(load_run(folder).records) == 1
     append(folder, speeds(CASE, SAMPLES)[1])  # what a resumed run adds stands on its own line
     run = load_run(folder)
-    assert [record.round for record in run.records] == [0, 1]
-    assert len(run.problems) == 1
+    assert ([record.round for record in run.records], len(run.problems)) == ([0, 1], 1)
     assert run.problems[0].startswith("records.jsonl, line 2 cannot be read and was left out")
 
 

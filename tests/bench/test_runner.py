@@ -134,14 +134,12 @@ def test_a_library_that_disturbs_the_next_case_does_not_change_its_draws_nor_thr
         return state, load_run(target).records
 
     expected, records = run("quiet", lambda: None)
-    assert len(set(expected.values())) == 6
-    assert [record.is_disturbed for record in records] == [False] * 8
+    assert (len(set(expected.values())), [record.is_disturbed for record in records]) == (6, [False] * 8)
     try:
         state, records = run("disturbed", disturb)
     finally:
         end.set()
-    assert state == expected
-    assert [record.is_disturbed for record in records] == [True] * 8
+    assert (state, [record.is_disturbed for record in records]) == (expected, [True] * 8)
     assert "threads that a library left used" in records[1].disturbance.words  # type: ignore[union-attr]
 
 
@@ -212,8 +210,7 @@ def test_a_resumed_run_does_what_is_left_and_may_be_asked_for_more(folder: Path)
     more = replace(CASES[0], recipe="crop_flip")
     plan = resume(folder, replace(PLAN, cases=(*PLAN.cases, more), rounds=3), ENVIRONMENT)
     assert (len(plan.cases), plan.rounds) == (5, 3)
-    assert read(folder / "plan.json", Plan) == plan
-    assert len(Runner(folder).pending(plan.cases, plan.rounds)) == 13
+    assert (read(folder / "plan.json", Plan), len(Runner(folder).pending(plan.cases, plan.rounds))) == (plan, 13)
 
 
 def test_failures_are_tried_again_when_asked_for_once_each(folder: Path) -> None:
@@ -311,8 +308,7 @@ def test_what_another_process_measures_is_running_until_the_process_ends(
             Runner(folder)
     holder.kill()
     holder.wait()
-    assert states()[-1] == after
-    assert load_run(folder).running == []
+    assert (states()[-1], load_run(folder).running) == (after, [])
 
 
 def test_a_claim_keeps_others_out_and_goes_with_its_process(holder: subprocess.Popen[str], folder: Path) -> None:
@@ -324,8 +320,7 @@ def test_a_claim_keeps_others_out_and_goes_with_its_process(holder: subprocess.P
     assert attempted() == [1, 2]
     holder.kill()  # -9: it cannot tidy up
     holder.wait()
-    assert attempted() == [0]
-    assert attempted() == []
+    assert (attempted(), attempted()) == ([0], [])
     Claims(folder).remove()
     assert not Claims(folder).exist
 
@@ -392,5 +387,4 @@ def test_the_exit_code_is_1_where_something_failed_or_nothing_succeeded(
     records: list[Any], code: int, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = store(tmp_path / "run", {}, records=records)
-    assert exit_code(folder, "accuracy") == code
-    assert capsys.readouterr().err == line
+    assert (exit_code(folder, "accuracy"), capsys.readouterr().err) == (code, line)

@@ -58,8 +58,7 @@ def test_names_are_printed_verbatim_and_whole(name: str, tmp_path: Path, capsys:
 
 def test_names_come_back_from_records_escaped(tmp_path: Path) -> None:
     (record,) = load_run(stored_run(tmp_path / "caf\udce9")).of(Throughput)
-    assert record.data == "caf\\udce9"
-    assert load_run(tmp_path / "caf\udce9").name == "caf\\udce9"
+    assert (record.data, load_run(tmp_path / "caf\udce9").name) == ("caf\\udce9", "caf\\udce9")
     assert TrainConfig(data="/photos/caf\udce9").as_record()["data"] == "caf\\udce9"
 
 
@@ -101,8 +100,7 @@ def test_names_of_data_sets_come_before_folders(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     (tmp_path / "synthetic").mkdir()
     (tmp_path / "photos").mkdir()
-    assert absolute("synthetic") == "synthetic"
-    assert absolute("./synthetic") == str(tmp_path / "synthetic")
+    assert (absolute("synthetic"), absolute("./synthetic")) == ("synthetic", str(tmp_path / "synthetic"))
     assert absolute("photos") == str(tmp_path / "photos")
 
 

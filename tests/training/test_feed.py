@@ -81,8 +81,7 @@ def test_every_image_is_seen_once_with_its_label_and_ranks_share_evenly(tiny: Tr
     for num_workers in (0, 2):
         batches = _epoch(replace(tiny, augment_on="none", num_workers=num_workers), shapes)
         rows = [row.numpy().tobytes() for images, _ in batches for row in images]
-        assert len(rows) == 160
-        assert set(rows) == set(label_of)
+        assert (len(rows), set(rows)) == (160, set(label_of))
         assert [label_of[row] for row in rows] == torch.cat([labels for _, labels in batches]).tolist()
     config = replace(tiny, augment_on="none")
     shares = [torch.cat([i for i, _ in _epoch(config, shapes, ranks=Ranks(rank=rank, world=3))]) for rank in range(3)]
@@ -104,8 +103,7 @@ def test_the_last_batch_is_kept_unless_it_is_one_image_or_something_is_compiled(
 ) -> None:
     train = replace(shapes.train, images=shapes.train.images[:images], labels=shapes.train.labels[:images])
     feed = Feed(replace(tiny, **change), replace(shapes, train=train), Ranks())
-    assert [len(labels) for _, labels in feed.epoch(1)] == sizes
-    assert feed.drop_last == ("compile" in change)
+    assert ([len(labels) for _, labels in feed.epoch(1)], feed.drop_last) == (sizes, "compile" in change)
 
 
 def test_workers_without_shared_memory_are_one_line(

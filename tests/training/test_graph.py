@@ -152,8 +152,7 @@ def test_a_capture_that_fails_is_one_line_and_the_run_goes_on(
     monkeypatch.setattr(graph, "record", fail)
     result = train(sgd, shapes)
     line = "attention: the step is no CUDA graph (CUDA out of memory. Tried to allocate 2 GiB)\n"
-    assert capsys.readouterr().err == line
-    assert result.step == "eager"
+    assert (capsys.readouterr().err, result.step) == (line, "eager")
     assert [stats.train_loss for stats in result.epochs] == [stats.train_loss for stats in eager.epochs]
 
 

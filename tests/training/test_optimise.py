@@ -64,8 +64,7 @@ def test_no_step_is_wasted_and_none_is_above_the_largest(schedule: Schedule) -> 
         shares = [step_size(config, step, steps_per_epoch=7) for step in range(28)]
         assert all(0 < share <= 1 for share in shares)
         top = shares.index(max(shares))
-        assert shares[: top + 1] == sorted(shares[: top + 1])
-        assert shares[top:] == sorted(shares[top:], reverse=True)
+        assert (shares[: top + 1], shares[top:]) == (sorted(shares[: top + 1]), sorted(shares[top:], reverse=True))
 
 
 def test_first_and_last_rates_are_where_the_step_size_starts_and_ends() -> None:

@@ -214,8 +214,7 @@ def test_evaluation_at_224_is_the_usual_one() -> None:
 
 def test_recipes_take_the_size_and_the_normalisation() -> None:
     crop, *_, normalize = training_ops("imagenet", 64)
-    assert crop == RandomResizedCrop(size=64)
-    assert normalize == NORMALIZE
+    assert (crop, normalize) == (RandomResizedCrop(size=64), NORMALIZE)
     assert training_ops("d2l", 64)[-1] == NORMALIZE
     with pytest.raises(ValueError, match="recipe flip has no RandomResizedCrop"):
         training_ops("flip", 64)

@@ -132,8 +132,7 @@ def test_where_triton_fails_there_is_one_warning_and_tensor_operations(monkeypat
     match = r"no Triton \(Failed to find C compiler\.\): the fused .* tensor kernels"
     with pytest.warns(RuntimeWarning, match=match) as caught:
         run = fused.compose(resolve("crop_flip", 32), num_classes=10, device="cuda")
-    assert len(caught) == 1
-    assert run.implementation == "tensors"
+    assert (len(caught), run.implementation) == (1, "tensors")
     assert run(pictures(2, 32, 32), None)[0].shape == (2, 3, 32, 32)
 
 

@@ -79,8 +79,7 @@ def test_downloaded_images_are_those_of_the_archive(server: str, official: dict[
     train = np.concatenate([official[f"data_batch_{i}"] for i in range(1, 6)]).reshape(-1, 3, 32, 32)
     np.testing.assert_array_equal(dataset.train.images.numpy(), train)
     np.testing.assert_array_equal(dataset.test.images.numpy(), official["test_batch"].reshape(-1, 3, 32, 32))
-    assert dataset.train.labels.tolist() == [i % 10 for i in range(20)] * 5
-    assert dataset.classes == tuple(CLASSES)
+    assert (dataset.train.labels.tolist(), dataset.classes) == ([i % 10 for i in range(20)] * 5, tuple(CLASSES))
     assert (dataset.name, dataset.fallback) == ("cifar10", None)
     half = load("cifar10", root=root, image_size=16)
     assert half.train.images.shape == (100, 3, 16, 16)
