@@ -1,5 +1,6 @@
 """Published runs: what may be published, what is kept of it, and an index that is what the records say."""
 
+import re
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,8 @@ def test_what_may_not_be_published(tmp_path: Path, what: str) -> None:
     changes, words = OBJECTIONS[what]
     run = fit(tmp_path / "run", **changes)
     assert any(words in objection for objection in objections(load_run(run))), objections(load_run(run))
-    with one_line("cannot be published: ") as error:
+    with one_line(f"cannot be published: .*{re.escape(words)}"):
         publish([run], tmp_path / "published", console())
-    assert words in str(error.value)
     assert not (tmp_path / "published").exists(), "nothing is copied"
 
 

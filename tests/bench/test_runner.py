@@ -72,9 +72,9 @@ def test_rounds_are_shuffled_alike_for_all_processes_and_unsupported_cases_left_
 
 
 def test_a_failure_is_a_record_and_the_others_go_on(folder: Path) -> None:
-    from augment import UnsupportedOp, ops
+    from augment import UnsupportedOp
 
-    unsupported = UnsupportedOp(ops.Invert(), "kornia")
+    unsupported = UnsupportedOp("Invert", "kornia")
     errors = {"pil": RuntimeError("no room\nfor it"), "kornia": unsupported, "fused": KeyError("x")}
 
     def fails_for_three(case: Record) -> Record:

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -284,9 +285,8 @@ class Config:
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_a_mistake_in_the_plan_is_one_line(options: dict[str, object], message: str) -> None:
-    with one_line(r"\w", pytest.UsageError) as refusal:
+    with one_line(re.escape(message), pytest.UsageError):
         start_session(Config(**options))  # type: ignore[arg-type]
-    assert message in str(refusal.value)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from bench import cli
 from bench.parts import absolute
 from bench.records import Throughput, append, load_run
+from tests.bench.stored import trained
 from training.config import TrainConfig
 from training.terminal import expand_paths, open_console, printable
 
@@ -20,23 +21,14 @@ ODD_NAMES = ("runs[old]", "x[/y]", "[bold]<b>&amp;", ":smile:", "long " * 20 + "
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
-def run(
-    *command: str, variables: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 300
-) -> subprocess.CompletedProcess[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})}
-    return subprocess.run(
-        [sys.executable, *command], env=environment, cwd=cwd, capture_output=True, timeout=timeout, check=False
-    )
+def run(*command: str, variables: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run([sys.executable, *command], env=environment, cwd=cwd, capture_output=True, timeout=900, check=False)
 
 
 def stored_run(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    record = Throughput(
-        status="ok", device="cpu", backend="fused", recipe="flip", augment_on="device", dataset="photos[web]", data="caf\udce9",
-        examples=100, wall_s=1.0, examples_per_s=100.0, model="resnet8", width=4, batch_size=16, precision="float32",
-        image_size=32, fingerprint="0" * 16, lane="per_image",
-    )  # fmt: skip
-    append(folder, record)
+    append(folder, trained("throughput", dataset="photos[web]", data="caf\udce9"))
     return folder
 
 
@@ -131,7 +123,7 @@ def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
     (cwd / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
     variables = {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
     options = ["--data", "synthetic", "--backends", "torchvision", "--results", "../run[/x]"]
-    done = run("-m", "bench.cli", "run", "--preset", "smoke", *options, variables=variables, cwd=cwd, timeout=900)
+    done = run("-m", "bench.cli", "run", "--preset", "smoke", *options, variables=variables, cwd=cwd)
     assert done.returncode == 0, done.stderr
     measured = load_run(tmp_path / "run[/x]")
     assert {case.kind for case in measured.cases() if case.status == "ok"} == {"speed", "throughput", "feed", "accuracy"}

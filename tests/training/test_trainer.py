@@ -121,8 +121,8 @@ def test_compiled_and_channels_last_steps_compute_the_same(
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", lambda net, **options: compiled(net, backend="eager", **options))
     whole = replace(shapes, train=Split(images=shapes.train.images[:96], labels=shapes.train.labels[:96]))
-    changes = ({}, {"compile": True}, {"channels_last": True})
-    eager, traced, laid_out = (train(replace(tiny, **change), whole) for change in changes)  # type: ignore[arg-type]
+    changed = tiny, replace(tiny, compile=True), replace(tiny, channels_last=True)
+    eager, traced, laid_out = (train(config, whole) for config in changed)
     assert (traced.drop_last, eager.drop_last) == (True, False)
     assert traced.last.train_loss == pytest.approx(eager.last.train_loss, rel=1e-4)
     # Convolutions sum in another order: float32 rounding, amplified by four steps of Adam.
