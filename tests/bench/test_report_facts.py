@@ -332,7 +332,7 @@ def test_a_run_whose_fused_fell_back_to_tensors_says_where() -> None:
 
 
 def test_what_is_missing_is_gathered_by_reason_the_worst_first() -> None:
-    absent = replace(CASE, suite="ops", lane=None, status="unsupported")
+    absent = replace(CASE, suite="ops", lane=None, status="unsupported", reason="no")
     ops = [replace(absent, subject=op, reason=f"{op} is no op") for op in ("Hue", "Sat")]
     run = run_of(*speeds(CASE, "no memory"), plan=Plan(suite="quick", cases=(*ops, CASE)))
     rows = [(row.status, row.reason, len(row.cases)) for row in missing(run)]
