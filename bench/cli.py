@@ -29,6 +29,7 @@ from bench.jobs.pipeline import PipelineOptions
 from bench.jobs.scaling import ScalingOptions
 from bench.jobs.sweep import SweepOptions
 from bench.jobs.throughput import ThroughputOptions
+from bench.jobs.turns import TurnsOptions
 from bench.run import RunOptions
 from training.config import FinetuneConfig, TrainConfig
 from training.presets import BOOK, PRESETS, PresetName, parse_preset
@@ -278,6 +279,25 @@ class Compare(Limits):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Turns(TurnsOptions):
+    """Measure two installations in turns and compare them: what drifts between two runs cancels.
+
+    Exit code 1 on a regression.
+    """
+
+    a: tyro.conf.Positional[Path]
+    """The installation to compare with: a folder with the project's code, or a Python interpreter with other libraries."""
+    b: tyro.conf.Positional[Path]
+    """The installation in question."""
+
+    def execute(self, console: Console) -> None:
+        """Measure and compare."""
+        from bench.jobs.turns import turns
+
+        sys.exit(turns(self.a, self.b, self, console))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Publish:
     """Check that runs may be cited, copy their records to the published ones, and write the index page over all of those."""
 
@@ -373,8 +393,8 @@ class List:
 
 COMMANDS: Mapping[str, type[Any]] = {
     "run": Run, "throughput": Throughput, "finetune": Finetune, "pipeline": Pipeline, "scaling": Scaling,
-    "calibrate": Calibrate, "audit": Audit, "report": Report, "compare": Compare, "publish": Publish, "export": Export,
-    "gallery": Gallery, "list": List, "train": Train, "sweep": Sweep,
+    "calibrate": Calibrate, "audit": Audit, "report": Report, "compare": Compare, "turns": Turns, "publish": Publish,
+    "export": Export, "gallery": Gallery, "list": List, "train": Train, "sweep": Sweep,
 }  # fmt: skip
 PLACED = "workers: in loader workers; device: one batched call where the model is"
 HELP: Mapping[str, Mapping[str, Any]] = {

@@ -11,7 +11,8 @@ all cases together have shifted. ``bench/statistics.py`` says how sure a single 
 
 **What it cannot know.** What differs between two runs but not between the rounds of one (heat, a neighbour for that hour)
 looks like a change of the code. What differs between processes is allowed for where a run has a certificate (``augmark
-calibrate``). Without one compare two runs of the same code first.
+calibrate``). Without one compare two runs of the same code first. Rounds measured in turns (``augmark turns``) are compared in
+pairs: what drifts cancels, and a pair of processes is one observation.
 """
 
 import math
@@ -39,6 +40,8 @@ from bench.records import (
     worst_disturbance,
 )
 from bench.statistics import (
+    CERTAIN,
+    FEWEST_PASSES,
     FEWEST_ROUNDS,
     FEWEST_SEEDS,
     MANY_CASES,
@@ -47,6 +50,7 @@ from bench.statistics import (
     Noise,
     Rates,
     Verdict,
+    change_in_turns,
     change_of_rate,
     change_of_score,
     holm,
@@ -90,7 +94,8 @@ class Comparison:
     """Changes of speed and accuracy, worst first; ``overall`` is that of all cases of the grid, None for fewer than ten.
 
     ``newly_failed`` are cases that A measured and that failed in B, with the reason; ``left_out`` those without a comparison,
-    by cause, of which A did measure ``lost``; ``differences`` those of the machines; ``notes`` what else differs.
+    by cause, of which A did measure ``lost``; ``differences`` those of the machines; ``notes`` what else differs;
+    ``observations`` of a speed are rounds, or pairs of processes, of which an interval takes the ``fewest``.
     """
 
     names: tuple[str, str]
@@ -103,6 +108,8 @@ class Comparison:
     lost: int
     differences: list[str]
     notes: list[str]
+    observations: str = "rounds"
+    fewest: int = FEWEST_ROUNDS
 
     @property
     def regressions(self) -> list[Change]:
@@ -149,7 +156,8 @@ def compare_runs(a: Run, b: Run, *, limits: Limits | None = None, across_machine
         )  # fmt: skip
     failed, left_out = _left_out(cases_a, cases_b, pairs)
     certificates = [record for run in (a, b) for record in run.records if isinstance(record, Calibration)]
-    speeds, scores, overall = _judge(pairs, limits, process_noise(certificates))
+    in_turns = are_in_turns(a, b)
+    speeds, scores, overall = _judge(pairs, limits, None if in_turns else process_noise(certificates))
     return Comparison(
         names=(a.name, b.name) if a.name != b.name else (str(a.path), str(b.path)),
         limits=limits,
@@ -161,7 +169,14 @@ def compare_runs(a: Run, b: Run, *, limits: Limits | None = None, across_machine
         lost=sum(_is_usable(cases_a.get(name)) for names in left_out.values() for name in names),
         differences=differ,
         notes=[*_notes(a, b), *(f"{run.path}: {problem}" for run in (a, b) for problem in run.problems)],
+        **({"observations": "pairs of processes", "fewest": FEWEST_PASSES} if in_turns else {}),  # type: ignore[arg-type]
     )
+
+
+def are_in_turns(a: Run, b: Run) -> bool:
+    """Return whether the rounds of two runs were measured in turns."""
+    names = [run.plan and run.plan.settings.get("turns") for run in (a, b)]
+    return names[0] is not None and names[0] == names[1]
 
 
 def _notes(a: Run, b: Run) -> list[str]:
@@ -230,25 +245,34 @@ def _state(case: Case | None) -> str:
 
 
 def process_noise(certificates: Sequence[Calibration]) -> Noise:
-    """Return the variance of a log rate from process to process, as the runs' certificates know it; 0 without any."""
-    spreads = [(record.between_sd or 0.0, (record.processes or 2) - 1) for record in certificates]
+    """Return the variance of a log rate from process to process, as the runs' certificates know it; 0 without any.
+
+    That of the case that varies most: of others nobody knows which of the certificate's they are like.
+    """
+    apart = [record for record in certificates if record.method == "apart"]
+    spreads = [(record.between_sd or 0.0, (record.processes or 2) - 1) for record in apart]
     sd, df = max(spreads, default=(0.0, 1))
     return Noise(sd**2, df)
 
 
 def _judge(
-    pairs: Mapping[str, tuple[Case, Case]], limits: Limits, processes: Noise
+    pairs: Mapping[str, tuple[Case, Case]], limits: Limits, processes: Noise | None
 ) -> tuple[list[Change], list[Change], Change | None]:
-    """Return changes of speed, of accuracy, and of the grid as a whole, with one level for all verdicts."""
-    speeds, scores, level = {}, [], limits.level
+    """Return changes of speed, of accuracy, and of the grid as a whole, with one level for all verdicts.
+
+    ``processes`` is the noise from process to process, None for rounds in turns.
+    """
+    speeds, scores, changes, level = {}, [], [], limits.level
     for name, (a, b) in pairs.items():
         if _scores(a):
             images = min((r.test_images for case in (a, b) for r in case.records if r.test_images), default=math.inf)  # type: ignore[attr-defined]
             scores.append(change_of_score(name, _scores(a), _scores(b), images, level))
+        elif processes is None:
+            changes.append(change_in_turns(name, a, b, level))
         elif (rates_a := read_rates(a.quiet)) and (rates_b := read_rates(b.quiet)):
             speeds[name] = rates_a, rates_b
     noises = _noises(speeds, {name: f"{pairs[name][0].kind} on {pairs[name][0].first.device}" for name in speeds})
-    changes = [change_of_rate(name, *speeds[name], noises.get(name), level, processes) for name in speeds]
+    changes += [change_of_rate(name, *speeds[name], noises.get(name), level, processes or CERTAIN) for name in speeds]
     grid = {name: speeds[name] for name in noises if pairs[name][0].kind == "speed"}
     overall = _overall(grid, noises, level)
     share, limit = 2 if overall else 1, -math.log1p(-limits.threshold)  # of the level, half for each question
@@ -321,11 +345,11 @@ def print_comparison(result: Comparison, console: Console) -> None:
     if result.speeds:
         say(
             "images/s of B over A (of training examples/s, of overhead the speed as a share of a bare loop's); "
-            "n = rounds in A, B; below 1: B is slower; intervals are of one case alone, verdicts allow for all"
+            f"n = {result.observations} in A, B; below 1: B is slower; intervals are of one case alone, verdicts allow for all"
         )
         say(f"{'ratio':>7}  {1 - result.limits.level:.0%} interval  {'verdict':8} {'A per s':>11} {'B per s':>11}  n     case")
     for change in result.speeds:
-        say(_speed_line(change), COLOURS[change.verdict])
+        say(_speed_line(change, result.fewest), COLOURS[change.verdict])
     if result.scores:
         say("test accuracy after the last epoch, B minus A in points; n = seeds in both; below 0: B is worse")
         say(f"{'points':>7}  {1 - result.limits.level:.0%} interval  {'verdict':8} {'A':>11} {'B':>11}  n     case")
@@ -345,9 +369,9 @@ def _interval(change: Change) -> tuple[float, float]:
     return (100 * change.low, 100 * change.high) if change.paired else (math.exp(change.low), math.exp(change.high))
 
 
-def _speed_line(change: Change) -> str:
+def _speed_line(change: Change, fewest: int) -> str:
     low, high = _interval(change) if math.isfinite(change.high) else (0.0, math.inf)
-    interval = f"[{low:.3f}, {high:.3f}]" if math.isfinite(high) else f"n < {FEWEST_ROUNDS}, none"
+    interval = f"[{low:.3f}, {high:.3f}]" if math.isfinite(high) else f"n < {fewest}, none"
     rates = " ".join(f"{digits(rate):>11}" for rate in (change.a, change.b))
     return f"{change.ratio:7.3f}  {interval:14} {change.verdict:8} {rates}  {change.n[0]}, {change.n[1]}  {change.name}"
 
@@ -393,16 +417,16 @@ def _resolution(result: Comparison) -> list[str]:
     """Return how small a change these rounds could have shown, and how many would show one as small as the threshold."""
     changes = [change for change in result.speeds if math.isfinite(change.high)]
     if not changes:
-        return [f"nothing can be told from so few rounds: measure at least {FEWEST_ROUNDS} in both runs"]
+        return [f"nothing can be told from so few {result.observations}: measure at least {result.fewest} in both runs"]
     level = result.limits.level / (2 if result.overall else 1) / len(changes)
     rounds = [min(change.n) for change in changes]
     least = float(np.median([float(stdtrit(change.df, 1 - level / 2)) * change.error for change in changes]))
     # For two equal runs the variance of one round is n/2 of that of the log ratio.
     variance = float(np.median([change.error**2 * n / 2 for change, n in zip(changes, rounds, strict=True)]))
     reach = (float(ndtri(1 - level / 2)) + float(ndtri(POWER))) / math.log1p(-result.limits.threshold)
-    needed = max(FEWEST_ROUNDS, math.ceil(2 * variance * reach**2))
+    needed = max(result.fewest, math.ceil(2 * variance * reach**2))
     counts = join(map(str, sorted(set(rounds))))
     return [
-        f"with {counts} rounds, unclear is no all-clear: in a typical case only a loss above {percent(-math.expm1(-least))} "
-        f"can be called; one of {percent(result.limits.threshold)} takes about {needed} rounds a run"
+        f"with {counts} {result.observations}, unclear is no all-clear: in a typical case only a loss above "
+        f"{percent(-math.expm1(-least))} can be called; one of {percent(result.limits.threshold)} takes about {needed}"
     ]

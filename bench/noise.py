@@ -6,6 +6,7 @@ undoes that where it can, and ``busy_threads`` is its measure where it cannot. I
 """
 
 import contextlib
+import ctypes
 import os
 import random
 import sys
@@ -33,6 +34,8 @@ BUSY = ("user", "nice", "system", "irq", "softirq")
 COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 SPIN_S, IDLE_S, BUSY_THREADS = 0.02, 0.2, 0.3
 """Seconds for which OpenMP's threads may spin after their work, seconds that confirm a busy thread, and cores that count."""
+ALLOCATOR = ((-3, 32 * 2**20), (-1, 64 * 2**20))
+"""M_MMAP_THRESHOLD and M_TRIM_THRESHOLD at the largest that glibc adapts them to."""
 THROTTLED = 0x0000_0000_0000_00E8
 """NVML's clock event reasons of heat and power: hardware 0x8, software thermal 0x20, hardware thermal 0x40, brake 0x80."""
 
@@ -75,7 +78,11 @@ class Watch:
 
 @contextlib.contextmanager
 def isolate(case: Record) -> Iterator[None]:
-    """Seed the global generators by a repetition's key, so that none before it matters, and restore PyTorch's thread count."""
+    """Make a repetition independent of those before it: seed the global generators by its key, fix the allocator's thresholds.
+
+    Restore PyTorch's thread count after it.
+    """
+    fix_allocator()
     seed = zlib.crc32(repr(case.key).encode())
     random.seed(seed)
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
@@ -91,6 +98,16 @@ def isolate(case: Record) -> Iterator[None]:
     finally:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
+
+
+def fix_allocator() -> None:
+    """Set glibc's thresholds to where its own rule takes them in a long process (mallopt(3)).
+
+    Else what was measured before decides which calls get fresh pages: batches of a megabyte or more differed by 30 %.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        for parameter, value in ALLOCATOR:
+            ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def busy_threads() -> float:

@@ -261,7 +261,10 @@ def absolute(data: str) -> str:
 
 
 def throughput_jobs(work: Work) -> list[Job]:
-    """Return the training throughput of every placement, a job per batch size."""
+    """Return the training throughput of every placement, a job per batch size.
+
+    Where batch sizes share a limited time, jobs of what the others are held against come before: the ceiling and fused.
+    """
     from bench.environment import usable_cores
     from bench.jobs.throughput import Axes, default_decode, throughput_job, worker_counts
     from training.config import resolve_auto, validate
@@ -279,13 +282,20 @@ def throughput_jobs(work: Work) -> list[Job]:
         workers=worker_counts() if counts is None else tuple(sorted({min(count, usable_cores()) for count in counts})),
         decode=default_decode(work.dataset),
     )
-    return [
+    jobs = [
         throughput_job(
             replace(base, batch_size=batch_size), axes, work.dataset, seconds=preset.throughput_seconds,
             rounds=preset.throughput_rounds, suite=work.preset_name,
         )
         for batch_size in preset.throughput_batch_sizes or (base.batch_size,)
     ]  # fmt: skip
+    first = [replace(job, cases=tuple(case for case in job.cases if _is_essential(case))) for job in jobs]
+    return [*first, *jobs] if preset.throughput_batch_sizes else jobs
+
+
+def _is_essential(case: Any) -> bool:
+    on_device = case.augment_on == "device" and case.resident and not case.augment_stream
+    return case.augment_on == "frozen" or (on_device and case.backend == "fused")
 
 
 def accuracy_jobs(work: Work) -> list[Job]:

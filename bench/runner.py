@@ -4,6 +4,7 @@ A run's folder is all that its processes share. Claims are POSIX record locks, w
 their process ends, however it ends, so that no claim outlives its owner and none has to be judged stale. No torch at import.
 """
 
+import contextlib
 import fcntl
 import gc
 import importlib.metadata
@@ -12,7 +13,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,14 @@ from bench.records import (
     Record,
     append,
     as_stored,
-    check_free,
     claim_path,
     code_facts,
     died,
     differences,
     finished_keys,
-    hold,
     load_run,
+    lock,
+    lock_run,
     machine_facts,
     one_line,
     read_records,
@@ -154,20 +154,14 @@ class Claims:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / CLAIMS
 
-    @contextmanager
+    @contextlib.contextmanager
     def take(self, record: Record) -> Iterator[bool]:
         """Yield whether the repetition is this process's while the block runs."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with open(claim_path(self._folder.parent, record), "a") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
-            except (BlockingIOError, PermissionError):  # POSIX allows either
-                yield False
-            else:
-                hold(file)
-                yield True
+        with lock(claim_path(self._folder.parent, record)) or contextlib.nullcontext() as file:
+            yield file is not None
 
-    @contextmanager
+    @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
         """Wait until no other process has its turn, and have it while the block runs."""
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -193,15 +187,15 @@ class Runner:
 
     Args:
         folder: the run's folder, with its plan.
-        shared: processes share the cases out among them; else this process is alone, and a repetition that takes it along is
-            known from ``running.json``.
+        shared: processes share the cases out among them; else this process is alone in the folder while the runner lives, and
+            a repetition that takes it along is known from ``running.json``.
     """
 
     def __init__(self, folder: Path, *, shared: bool = False) -> None:
         self.folder = folder
         self._claims = Claims(folder) if shared else None
         if not shared:  # a process before this one may have died in the middle
-            check_free(folder)
+            self._lock = lock_run(folder)
             for record in died(folder, read_records(folder)):
                 append(folder, record)
             (folder / RUNNING).unlink(missing_ok=True)
@@ -348,9 +342,9 @@ def run_cases(
         on_start: told of each repetition before it is measured.
         on_record: told of each record, how many repetitions are done and how many there are.
     """
+    runner = Runner(folder, shared=shared)
     if not shared:
         add_cases(folder, cases)
-    runner = Runner(folder, shared=shared)
     todo = runner.pending(cases, rounds, seed)
     for done, case in enumerate(todo, start=1):
         if not keep_going():

@@ -106,23 +106,22 @@ def reached_target(cases: Sequence[Case], plan: Plan) -> str:
     return f"{text}middle case), at which the target takes about {needed:,}."
 
 
-def pooled_sds(processes: Sequence[Sequence[Record]]) -> tuple[float | None, float | None]:
-    """Return standard deviations of log rates between rounds of a process and between processes, of the case in the middle.
+def process_spreads(processes: Sequence[Sequence[Record]]) -> list[tuple[float, float]]:
+    """Return standard deviations of log rates, by case: between rounds of a process, and between processes.
 
-    The variance between processes is that of their means less the share of it that their rounds explain; 0 at least. None if
-    no case has two rounds in two processes.
+    The variance between processes is that of their means less the share of it that their rounds explain; 0 at least. Cases
+    without two rounds in two processes are left out.
     """
-    within, between = [], []
+    spreads = []
     for key in dict.fromkeys(record.case_key for records in processes for record in records):
         groups = [np.log([rate_of(r) for r in sound([r for r in records if r.case_key == key])]) for records in processes]
         groups = [group for group in groups if len(group) > 1]
         if len(groups) < 2:
             continue
-        variance = float(np.mean([group.var(ddof=1) for group in groups]))
-        means = np.array([group.mean() for group in groups])
-        within.append(math.sqrt(variance))
-        between.append(math.sqrt(max(0.0, float(means.var(ddof=1)) - variance / statistics.fmean(map(len, groups)))))
-    return (statistics.median(within), statistics.median(between)) if within else (None, None)
+        within = float(np.mean([group.var(ddof=1) for group in groups]))
+        between = float(np.var([group.mean() for group in groups], ddof=1)) - within / statistics.fmean(map(len, groups))
+        spreads.append((math.sqrt(within), math.sqrt(max(0.0, between))))
+    return spreads
 
 
 def rate_of(record: Record) -> float:
@@ -301,12 +300,32 @@ def change_of_rate(
     return replace(change, low=min(effect - half, float(low)), high=max(effect + half, float(high)), p=p, error=error, df=df)
 
 
-def reach(within: Noise, processes: Noise, rounds: int, level: float, sure: float) -> float:
-    """Return the log ratio of two runs that ``change_of_rate`` calls at ``level`` with the chance ``sure``."""
-    parts = Noise(2 * within.variance / rounds, 2 * within.df), Noise(2 * processes.variance, processes.df)
-    variance = sum(part.variance for part in parts)
-    df = variance**2 / sum(part.variance**2 / part.df for part in parts) if variance else 1.0
-    return float(stdtrit(df, 1 - level / 2) + stdtrit(df, sure)) * math.sqrt(variance)
+def change_in_turns(name: str, a: Case, b: Case, level: float) -> Change:
+    """Return the ratio of rates whose rounds were measured in turns, with its interval and uncorrected p.
+
+    A pair of processes is one observation: the median over its rounds of the log ratio, which a few disturbed rounds do not
+    move. Student's t over pairs.
+    """
+    quiet = [[record for record in case.quiet.records if isinstance(record, Speed)] for case in (a, b)]
+    rates = [{(record.pair or 0, record.round): rate_of(record) for record in side} for side in quiet]
+    ratios: dict[int, list[float]] = {}
+    for pair, number in sorted(rates[0].keys() & rates[1].keys()):
+        ratios.setdefault(pair, []).append(math.log(rates[1][pair, number] / rates[0][pair, number]))
+    effects = [statistics.median(group) for group in ratios.values()]
+    n = len(effects)
+    middles = [statistics.median(side.values()) for side in rates]
+    change = Change(name=name, a=middles[0], b=middles[1], n=(n, n), effect=statistics.fmean(effects) if effects else 0.0)
+    if n < FEWEST_PASSES:
+        return change
+    error = max(statistics.stdev(effects), 1e-9) / math.sqrt(n)
+    half = float(stdtrit(n - 1, 1 - level / 2)) * error
+    p = 2 * float(stdtr(n - 1, -abs(change.effect) / error))
+    return replace(change, low=change.effect - half, high=change.effect + half, p=p, error=error, df=n - 1)
+
+
+def reach(error: float, df: float, level: float, sure: float) -> float:
+    """Return the log ratio that a t test at ``level`` calls with the chance ``sure``, given its standard error."""
+    return float(stdtrit(df, 1 - level / 2) + stdtrit(df, sure)) * error
 
 
 @lru_cache(maxsize=64)

@@ -3,8 +3,9 @@
 The host of a small step needs longer to launch its kernels than a fast GPU to run them; a replay costs it one launch.
 """
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,23 +16,41 @@ WARM_UP_CALLS = 3
 Function = Callable[..., Tensor]
 
 
+@functools.cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the one stream of a device that calls are captured on: libraries keep a workspace for each stream."""
+    return torch.cuda.Stream(device)
+
+
 def record(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
     """Capture a call as a CUDA graph, after it has run a few times as PyTorch's notes on CUDA graphs demand.
 
-    Returns (replay, the call's result, which each replay overwrites).
+    Nothing of an earlier forward pass may be alive: its gradients are accumulated on the stream of that pass, for which a
+    capture must not wait. Returns (replay, the call's result, which each replay overwrites).
     """
     with torch.cuda.device(device):
-        side = torch.cuda.Stream()
+        side = side_stream(device)
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP_CALLS):
-                call()
+        try:
+            with torch.cuda.stream(side):  # around the capture too: PyTorch 2.11 stays on its stream where it cannot be ended
+                for _ in range(WARM_UP_CALLS):
+                    call()
+                graph, result = _capture(call, side)
+        except RuntimeError:
+            # PyTorch 2.11 leaves the generator in capture mode, in which it refuses to draw; the next capture ends that.
+            with contextlib.suppress(RuntimeError), torch.cuda.stream(side):
+                _capture(lambda: torch.zeros(1, device=device), side)
+            raise
         torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # Thread-local: a loader's thread that pins memory meanwhile must not spoil the capture.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            result = call()
         return graph.replay, result
+
+
+def _capture(call: Callable[[], Tensor], stream: torch.cuda.Stream) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    graph = torch.cuda.CUDAGraph()
+    # Thread-local: a loader's thread that pins memory meanwhile must not spoil the capture.
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        result = call()
+    return graph, result
 
 
 class Captured:
@@ -65,7 +84,7 @@ class Captured:
         return self._result
 
 
-@contextmanager
+@contextlib.contextmanager
 def preserve_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Iterator[None]:
     """Restore weights, buffers, optimizer state and random streams, in place, after the block.
 

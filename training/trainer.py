@@ -132,8 +132,7 @@ class ImageTrainer(Trainer):
         with graph.preserve_state(self.model, self.optimizer, self.device):
             black = self.feed.black()
             if not self._is_warm:
-                loss, _ = self.loss(black)
-                loss.backward()
+                self.loss(black)[0].backward()  # and nothing of this pass is kept: graph.record says why
                 self._is_warm = True
             if self._may_capture:
                 self._capture(*black)
@@ -164,10 +163,13 @@ class ImageTrainer(Trainer):
         try:
             return graph.Captured(function, buffers)
         except RuntimeError as error:  # also CUDA's and out of memory
-            print(f"attention: {name} is no CUDA graph ({' '.join(str(error).split())})", file=sys.stderr, flush=True)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            return None
+            cause: BaseException = error
+            while isinstance(cause.__context__, RuntimeError):  # a broken capture cannot be ended, which is an error of its own
+                cause = cause.__context__
+            reason = str(cause).partition("\n")[0]
+        print(f"attention: {name} is no CUDA graph ({reason})", file=sys.stderr, flush=True)
+        torch.cuda.empty_cache()  # after the error, whose frames hold tensors
+        return None
 
     def _train_step(self, images: Tensor, targets: Tensor) -> Tensor:
         """Train on a placed batch and return ``meters.summarise``."""

@@ -1,20 +1,16 @@
-"""``augmark calibrate``: the differences that ``augmark compare`` calls on this machine, and its false calls.
+"""``augmark calibrate``: the differences that comparisons of runs call on this machine, and their false calls.
 
-Fresh processes measure the same few cases in turns: twice as they are, and with 2, 5 and 10 % more images in the batch, which
-count for nothing. Each process and amount of work is a run, and ``compare_runs`` compares runs of different processes, as two
-runs of a user are. Equal runs give the false calls, added work the share of slowdowns that is called. No torch at import.
+Pairs of fresh processes measure the same few cases in turns: as they are, and one of the two also with 2, 5 and 10 % more
+images in the batch, which count for nothing. ``compare_runs`` compares them as it compares two runs of a user: in turns
+(``augmark turns``), and apart, where the processes are of different pairs. Equal runs give the false calls, added work the
+share of slowdowns that is called. No torch at import.
 """
 
 import contextlib
-import functools
 import itertools
 import math
-import multiprocessing
-import random
 import statistics
-import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +21,11 @@ from rich.console import Console
 
 from bench.compare import Limits, compare_runs
 from bench.jobs.job import ImageOptions, Job, JobOptions, Report, data_facts, folder_to_resume, run_job
+from bench.jobs.turns import FEWEST_PAIRS, START_S, TURNS, Pair, Side, Slot, Work, measure_in_turns
 from bench.noise import watch
-from bench.records import Calibration, Planted, Run, Speed
-from bench.runner import load_plan, measure_undisturbed
-from bench.statistics import Noise, pooled_sds, reach
+from bench.records import Calibration, Method, Plan, Planted, Run, Speed
+from bench.runner import load_plan
+from bench.statistics import Change, Noise, process_spreads, reach
 
 SUBJECTS = (
     *(("crop_flip", "fused", 2000), ("d2l", "fused", 1000), ("flip", "kornia", 1000), ("crop_flip", "kornia", 500)),
@@ -36,78 +33,51 @@ SUBJECTS = (
 )
 """Recipe, backend and batch size: from tens of microseconds a call to ten milliseconds, all drawn per image."""
 ADDED = (0.02, 0.05, 0.1)
-SLOTS = (0.0, 0.0, *ADDED)
-"""Shares of work added in a process, which measures the cases as they are twice."""
-PASS_S = 0.02
-START_S = 12.0
-"""Seconds in which a process starts and builds its cases."""
-FEWEST_PROCESSES, PROCESSES_A_MINUTE = 4, 2.0
+SLOTS = (Slot(side=0), *(Slot(side=1, added=added) for added in (0.0, *ADDED)))
+PAIR_S = 16.5
+"""Seconds of a pair of processes, their start among them."""
+GROUP = 9
+"""Pairs of a comparison in turns, where there are as many."""
 SURE = 0.95
 """Share of slowdowns of a size that must be called for the size to be within reach."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """Work of a process."""
-
-    data: str
-    data_root: Path
-    device: str
-    seconds: float
-    seed: int
+Verdicts = Sequence[Sequence[str]]
+"""Verdicts of comparisons, for each slot of side B."""
 
 
 def calibrate_job(data: str, data_root: Path, dataset: Any, device: str, minutes: float, console: Console, suite: str) -> Job:
     """Return the job of one certificate, which takes about so many minutes."""
-    processes = max(FEWEST_PROCESSES, 2 * round(minutes * PROCESSES_A_MINUTE / 2))
-    seconds = max(1.0, 60 * minutes / processes - START_S)
-    case = Calibration(status="not_run", device=device, processes=processes, level=Limits().level, seconds=seconds)
+    pairs = max(FEWEST_PAIRS, round(60 * minutes / PAIR_S))
+    seconds = max(1.0, 60 * minutes / pairs - START_S)
+    cases = [
+        Calibration(status="not_run", method=method, device=device, processes=2 * pairs, level=Limits().level, seconds=seconds)
+        for method in SUMMARIES
+    ]
+    work, measured = Work(data=data, data_root=data_root, device=device), list[Pair]()
 
     def measure(case: Calibration) -> Calibration:
-        tasks = [Task(data=data, data_root=data_root, device=device, seconds=seconds, seed=seed) for seed in range(processes)]
-        with watch() as machine, fresh_processes() as pool:
-            results = []
-            for number, result in enumerate(pool.map(measure_process, tasks), start=1):
-                results.append(result)
-                left_s = (processes - number) * (seconds + START_S)
-                console.print(f"calibrate: process {number} of {processes}, {left_s:.0f} s left")
-        certificate = summarise(case, results)
+        with watch() as machine:
+            if not measured:  # both certificates are of the same processes
+                turns = measure_in_turns([Side(), Side()], work, planned_cases(device), SLOTS, pairs=pairs, seconds=seconds)
+                for number, pair in enumerate(turns, start=1):
+                    measured.append(pair)
+                    left_s = (pairs - number) * (seconds + START_S)
+                    console.print(f"calibrate: pair {number} of {pairs} pairs of processes, {left_s:.0f} s left")
+        certificate = SUMMARIES[case.method](case, measured)
         disturbance = machine.disturbance()
         if not disturbance.is_strong:
             return certificate
         reason = f"not measurable here: {disturbance.words}"
         return msgspec.structs.replace(certificate, status="failed", reason=reason, called_from=None)
 
-    return Job(name="calibrate", suite=suite, device=device, cases=(case,), dataset=dataset, open=lambda folder: measure)
-
-
-def fresh_processes() -> ProcessPoolExecutor:
-    """Return a pool that starts a process for each task, one after the other."""
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1)
-
-
-def measure_process(task: Task) -> list[list[Speed]]:
-    """Measure all cases in turns, each with every share of added work, in this process; return records by slot."""
-    from bench.clock import Clock, sample
-    from bench.jobs.inputs import Inputs
-    from bench.jobs.speed import Bench
-
-    bench, sampler = Bench(Inputs(task.data, task.data_root), PASS_S), functools.partial(sample, clock=Clock(task.device))
-    cells = list(itertools.product(range(len(SLOTS)), planned_cases(task.device)))
-    order, deadline = random.Random(task.seed), time.monotonic() + task.seconds
-    slots: list[list[Speed]] = [[] for _ in SLOTS]
-    number = 0
-    while number < 2 or time.monotonic() < deadline:
-        for slot, case in order.sample(cells, len(cells)):
-            size = case.batch_size or 1
-            loaded = msgspec.structs.replace(case, batch_size=round(size * (1 + SLOTS[slot])), round=number + 1)
-            record = measure_undisturbed(loaded, lambda case: bench.measure(case, sampler))
-            if isinstance(record, Speed) and record.images_per_s:  # what was added does not count
-                speed = record.images_per_s * size / (loaded.batch_size or 1)
-                slots[slot].append(msgspec.structs.replace(record, batch_size=size, images_per_s=speed))
-        number += 1
-    bench.close()
-    return slots
+    return Job(
+        name="calibrate",
+        suite=suite,
+        device=device,
+        cases=tuple(cases),
+        dataset=dataset,
+        open=lambda folder: measure,
+        shuffle=False,
+    )
 
 
 def planned_cases(device: str) -> list[Speed]:
@@ -126,42 +96,100 @@ def planned_cases(device: str) -> list[Speed]:
 # ---- the certificate --------------------------------------------------------------------------------------------------
 
 
-def summarise(case: Calibration, results: Sequence[Sequence[Sequence[Speed]]]) -> Calibration:
-    """Return the certificate of the records by process and slot.
+def summarise_turns(case: Calibration, pairs: Sequence[Pair]) -> Calibration:
+    """Return the certificate of comparisons in turns: groups of pairs, each of which serves once for a share."""
+    count = len(pairs) // max(1, len(pairs) // GROUP)
+    groups = [pairs[start : start + count] for start in range(0, len(pairs) - count + 1, count)]
+    verdicts = []
+    for slot in range(1, len(SLOTS)):
+        sides = [[join_slots(group, 0), join_slots(group, slot)] for group in groups]
+        verdicts.append([change.verdict for a, b in sides for change in compare_slots(a, b, in_turns=True)])
+    equal = compare_slots(join_slots(pairs, 0), join_slots(pairs, 1), in_turns=True)
+    sds = {change.name: change.error * math.sqrt(min(change.n)) for change in equal if change.df}
+    level = (case.level or 0.0) / max(1, len(equal))
+    reaches = {name: math.expm1(reach(sd / math.sqrt(count), count - 1, level, SURE)) for name, sd in sds.items()}
+    return conclude(
+        case, verdicts, reaches, within=spread_in_turns(pairs), between=max(sds.values(), default=None), pairs=pairs
+    )
 
-    Processes are compared in disjoint pairs, so that no record serves twice in one share.
-    """
-    pairs = [pair for a, b in zip(results[::2], results[1::2], strict=False) for pair in ((a, b), (b, a))]
-    within, between = pooled_sds([process[0] for process in results])
+
+def summarise_apart(case: Calibration, pairs: Sequence[Pair]) -> Calibration:
+    """Return the certificate of comparisons of runs at different times: side A of a pair with side B of the next."""
+    spreads = process_spreads([pair.slots[0] for pair in pairs])
+    within, between = (statistics.median(w for w, _ in spreads), max(b for _, b in spreads)) if spreads else (None, None)
     certificate = msgspec.structs.replace(case, between_sd=between)  # compare reads it from the runs, as it will from this one
     verdicts = [
-        [verdict for a, b in pairs for verdict in compare_slots(a[0], b[slot], certificate)] for slot in range(1, len(SLOTS))
+        [
+            change.verdict
+            for a, b in zip(pairs, (*pairs[1:], pairs[0]), strict=True)
+            for change in compare_slots(a.slots[0], b.slots[slot], certificate)
+        ]
+        for slot in range(1, len(SLOTS))
     ]
-    false_calls = sum(verdict in ("slower", "faster") for verdict in verdicts[0])
+    reaches, rounds = {}, count_rounds(pairs)
+    for name, (own, _) in zip(dict.fromkeys(record.name for record in pairs[0].slots[0]), spreads, strict=False):
+        noises = Noise(2 * own**2 / rounds, 2 * (rounds - 1)), Noise(2 * (between or 0.0) ** 2, len(pairs) - 1)
+        variance = sum(noise.variance for noise in noises)
+        df = variance**2 / sum(noise.variance**2 / noise.df for noise in noises) if variance else 1.0
+        reaches[name] = math.expm1(reach(math.sqrt(variance), df, (case.level or 0.0) / len(spreads), SURE))
+    return conclude(case, verdicts, reaches, within=within, between=between, pairs=pairs)
+
+
+SUMMARIES: dict[Method, Callable[[Calibration, Sequence[Pair]], Calibration]] = {
+    "turns": summarise_turns, "apart": summarise_apart,
+}  # fmt: skip
+
+
+def conclude(
+    case: Calibration, verdicts: Verdicts, reaches: dict[str, float], *, within: float | None, between: float | None,
+    pairs: Sequence[Pair],
+) -> Calibration:  # fmt: skip
+    """Return the certificate of all verdicts; it fails where no size is called in 95 %."""
+    equal, *slower = verdicts
     planted = tuple(
         Planted(added=added, called=column.count("slower"), comparisons=len(column))
-        for added, column in zip(ADDED, verdicts[1:], strict=True)
+        for added, column in zip(ADDED, slower, strict=True)
     )
-    cases = len({record.case_key for record in results[0][0]})
-    rounds = int(statistics.median(len(process[0]) // cases for process in results))
     called_from, reason = smallest_called(planted), "too few rounds were quiet"
-    if called_from is None and within is not None and between is not None and verdicts[0]:
-        noises = Noise(within**2, rounds - 1), Noise(between**2, len(results) - 1)
-        size = math.expm1(reach(*noises, rounds, (case.level or 0.0) / cases, SURE))
+    if called_from is None and reaches and equal:
         # What was planted and not called is no size that is called, whatever the spread says.
+        size = max(reaches.values())
         called_from, reason = (size, "") if size > ADDED[-1] else (None, f"too few of {ADDED[-1]:.0%} planted were called")
     return msgspec.structs.replace(
         case, status="ok" if called_from else "failed", reason=None if called_from else reason,
-        false_calls=false_calls, comparisons=len(verdicts[0]), planted=planted, within_sd=within, between_sd=between,
-        rounds=rounds, called_from=called_from,
+        false_calls=sum(verdict in ("slower", "faster") for verdict in equal), comparisons=len(equal), planted=planted,
+        within_sd=within, between_sd=between, rounds=count_rounds(pairs), reaches=reaches, called_from=called_from,
     )  # fmt: skip
 
 
-def compare_slots(a: Sequence[Speed], b: Sequence[Speed], certificate: Calibration) -> list[str]:
-    """Return the verdict on each case by the comparison that is under test; none where others disturbed all."""
-    runs = [Run(path=Path(name), name=name, records=[*side, certificate]) for name, side in (("A", a), ("B", b))]
+def count_rounds(pairs: Sequence[Pair]) -> int:
+    """Return the rounds of a case in a process; the median."""
+    cases = len({record.case_key for record in pairs[0].slots[0]})
+    return int(statistics.median(len(pair.slots[0]) // cases for pair in pairs))
+
+
+def spread_in_turns(pairs: Sequence[Pair]) -> float | None:
+    """Return the standard deviation of the log ratio of a round of equal slots within a pair, of the case in the middle."""
+    logs: dict[tuple[Any, ...], list[float]] = {}
+    for number, pair in enumerate(pairs):
+        for a, b in zip(*(sorted(pair.slots[slot], key=lambda r: (r.name, r.round)) for slot in (0, 1)), strict=True):
+            if a.images_per_s and b.images_per_s:
+                logs.setdefault((a.case_key, number), []).append(math.log(b.images_per_s / a.images_per_s))
+    spreads = [statistics.stdev(values) for values in logs.values() if len(values) > 1]
+    return statistics.median(spreads) if spreads else None
+
+
+def join_slots(pairs: Sequence[Pair], slot: int) -> list[Speed]:
+    """Return the records of a slot in all pairs."""
+    return list(itertools.chain.from_iterable(pair.slots[slot] for pair in pairs))
+
+
+def compare_slots(a: Sequence[Speed], b: Sequence[Speed], *certificates: Calibration, in_turns: bool = False) -> list[Change]:
+    """Return the changes by the comparison that is under test; none where others disturbed all."""
+    plan = Plan(suite=TURNS, settings={TURNS: TURNS} if in_turns else {})
+    runs = [Run(path=Path(name), name=name, plan=plan, records=[*side, *certificates]) for name, side in (("A", a), ("B", b))]
     with contextlib.suppress(ValueError):
-        return [change.verdict for change in compare_runs(*runs, across_machines=True).speeds]
+        return compare_runs(*runs, across_machines=True).speeds
     return []
 
 

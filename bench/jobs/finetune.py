@@ -23,7 +23,7 @@ from bench.jobs.job import (
     run_job,
     take,
 )
-from bench.records import Finetune, append, check_free, load_run, under_way
+from bench.records import Finetune, append, load_run, lock_run, under_way
 from bench.runner import Measure
 from training.config import FinetuneConfig, validate
 from training.train import epoch_line
@@ -74,8 +74,7 @@ def run_one(options: FinetuneOptions, console: Console, report: Report) -> Path:
     with reporting(folder, report):
         console.print("epoch    loss  train acc   val acc  examples/s   wait")
         # Not by the runner: a mistake, such as the checkpoint of another run, is the user's here and no result.
-        check_free(folder)
-        with under_way(folder, job.cases[0]):
+        with lock_run(folder), under_way(folder, job.cases[0]):
             result, _ = finetune(
                 config, dataset, out=folder, resume=options.resume,
                 on_epoch=lambda stats: console.print(epoch_line(stats)),

@@ -21,11 +21,11 @@ import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import ImageOptions, Job, JobOptions, Report, data_facts, plan_training, run_job, take
-from bench.jobs.throughput import base_config, check_repetitions
+from bench.jobs.job import Job, Report, data_facts, plan_training, run_job, take
+from bench.jobs.throughput import StepOptions, base_config, check_repetitions
 from bench.presets import preset
 from bench.records import Scaling, one_line
-from training.config import Precision, TrainConfig
+from training.config import TrainConfig
 
 if TYPE_CHECKING:
     from training.data import Dataset
@@ -35,7 +35,7 @@ START_S = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalingOptions(JobOptions, ImageOptions):
+class ScalingOptions(StepOptions):
     """Options of ``augmark scaling``; None takes the quick preset's value for the device."""
 
     processes: tuple[int, ...] | None = None
@@ -44,22 +44,6 @@ class ScalingOptions(JobOptions, ImageOptions):
     """The augmentation, which runs on each process's device."""
     backend: str = "fused"
     """The library that augments."""
-    model: str | None = None
-    """The model, as in augmark train (default: the quick preset's)."""
-    width: int | None = None
-    """Channels of the model's first stage (default: the quick preset's)."""
-    batch_size: int = 256
-    """Images per step: of all processes together in strong scaling, of each in weak scaling."""
-    precision: Precision = "auto"
-    """bfloat16 runs the model under autocast; auto takes it on accelerators, float32 on a CPU."""
-    seconds: float | None = None
-    """Seconds per case and round (default: the quick preset's)."""
-    rounds: int | None = None
-    """Rounds, each with all cases in an order of its own (default: the quick preset's)."""
-    max_train: int | None = None
-    """Train on a class-balanced subset of at most this many images (default: the quick preset's)."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
 
 
 class Task(msgspec.Struct):

@@ -47,7 +47,29 @@ BEST_ON_DEVICE = ("fused", "kornia", "torchvision")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThroughputOptions(JobOptions, ImageOptions):
+class StepOptions(JobOptions, ImageOptions):
+    """Options of commands that measure training steps; None takes the quick preset's value for the device."""
+
+    seconds: float | None = None
+    """Seconds per case and round (default: the quick preset's)."""
+    rounds: int | None = None
+    """Rounds, each with all cases in an order of its own (default: the quick preset's)."""
+    model: str | None = None
+    """The model, as in augmark train (default: the quick preset's)."""
+    width: int | None = None
+    """Channels of the model's first stage (default: the quick preset's)."""
+    batch_size: int = 256
+    """Images per step; of several processes together in strong scaling, of each in weak scaling."""
+    precision: Precision = "auto"
+    """bfloat16 runs the model under autocast; auto takes it on accelerators, float32 on a CPU."""
+    max_train: int | None = None
+    """Train on a class-balanced subset of at most this many images (default: the quick preset's)."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:0, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughputOptions(StepOptions):
     """Options of ``augmark throughput``; None takes the quick preset's value for the device."""
 
     recipes: tuple[str, ...] | None = None
@@ -58,22 +80,6 @@ class ThroughputOptions(JobOptions, ImageOptions):
     """Numbers of loader workers (default: 0, 1, 2, 4 ... and all cores)."""
     decode: tuple[Decode, ...] | None = None
     """Place where images are decoded: ahead, workers, or both (default: workers for an image folder, else ahead)."""
-    seconds: float | None = None
-    """Seconds per case and round (default: the quick preset's)."""
-    rounds: int | None = None
-    """Rounds, each with all cases in an order of its own (default: the quick preset's)."""
-    model: str | None = None
-    """The model, as in augmark train (default: the quick preset's)."""
-    width: int | None = None
-    """Channels of the model's first stage (default: the quick preset's)."""
-    batch_size: int = 256
-    """Images per step."""
-    precision: Precision = "auto"
-    """bfloat16 runs the model under autocast; auto takes it on accelerators, float32 on a CPU."""
-    max_train: int | None = None
-    """Train on a class-balanced subset of at most this many images (default: the quick preset's)."""
-    device: str = "auto"
-    """auto, cpu, cuda:0, ..."""
 
 
 # ---- the cases --------------------------------------------------------------------------------------------------------
@@ -297,7 +303,7 @@ def throughput(options: ThroughputOptions, console: Console, report: Report) -> 
     return run_job(job, options, console, report)
 
 
-def base_config(options: Any, chosen: Preset, device: "torch.device", **settings: Any) -> TrainConfig:
+def base_config(options: StepOptions, chosen: Preset, device: "torch.device", **settings: Any) -> TrainConfig:
     """Return the config that all cases share: the options' settings, those left out from the quick preset."""
     from training.config import resolve_auto
 

@@ -1,7 +1,7 @@
 """Run folders: ``environment.json``, ``plan.json``, ``records.jsonl`` (append-only), ``audit.json``, and how they are read.
 
 A process may die at any moment: a record is in the journal whole or not at all, and ``running.json`` names the repetition that
-is under way. A POSIX lock on it, or on a claim, goes with its process, however that ends. No torch here.
+is under way. A POSIX lock on the run, or on a claim, goes with its process, however that ends. No torch here.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import re
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,8 @@ from bench.records.structs import Audit, Environment, Kind, Plan, Record
 from bench.records.words import one_line
 
 ENVIRONMENT, PLAN, RECORDS, AUDIT, RUNNING = "environment.json", "plan.json", "records.jsonl", "audit.json", "running.json"
+LOCK = "lock"
+"""Empty file that the process locks which measures alone in a folder."""
 CLAIMS = "claims"
 """Folder of locked files: repetitions of which processes that share a run have one each."""
 OLD_LAYOUT = ("ops.json", "ops.jsonl", "training.jsonl")
@@ -284,7 +287,7 @@ def _under_way(folder: Path, records: Sequence[Record], *, held: bool) -> list[R
     except (OSError, ValueError):
         return []
     is_new = all(record.key != running.key for record in records)
-    return [running] if is_new and is_held(folder / RUNNING) == held else []
+    return [running] if is_new and is_held(folder / LOCK) == held else []
 
 
 def died(folder: Path, records: Sequence[Record]) -> list[Record]:
@@ -300,32 +303,45 @@ def claim_path(folder: Path, record: Record) -> Path:
 
 @contextlib.contextmanager
 def under_way(folder: Path, record: Record) -> Iterator[None]:
-    """Name a repetition in ``running.json`` while the block runs, during which this process must not open that file."""
+    """Name a repetition in ``running.json`` while the block runs."""
     path = folder / RUNNING
-    with path.open("ab") as file:
-        hold(file)
-        file.truncate(0)
-        file.write(encode(record))
-        file.flush()
+    path.write_bytes(encode(record))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+_locked: weakref.WeakValueDictionary[Path, IO[Any]] = weakref.WeakValueDictionary()
+"""Files that this process has locked and must not open again: to close any handle of a file ends its POSIX locks."""
+
+
+def lock(path: Path) -> IO[Any] | None:
+    """Lock a file while the returned handle lives; None if another process has it. This process keeps itself out of nothing."""
+    path = path.resolve()
+    if (file := _locked.get(path)) is None or file.closed:
+        file = path.open("a")
         try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+        except (BlockingIOError, PermissionError):  # POSIX allows either
+            file.close()
+            return None
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)  # the byte that ``is_held`` looks at: no look keeps another process out
+        _locked[path] = file
+    return file
 
 
-def hold(file: IO[Any]) -> None:
-    """Lock the byte of a file that ``is_held`` looks at; claims lock another, so that no look keeps a claimant out."""
-    fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)
-
-
-def check_free(folder: Path) -> None:
-    """Raise ValueError if another process measures a repetition in a folder."""
-    if is_held(folder / RUNNING):
+def lock_run(folder: Path) -> IO[Any]:
+    """Lock a run's folder while the returned handle lives. Raises ValueError if another process measures there."""
+    if (file := lock(folder / LOCK)) is None:
         raise ValueError(f"another process measures in {folder}: wait until it ends, or choose another --results")
+    return file
 
 
 def is_held(path: Path) -> bool:
-    """Return whether another process holds a file."""
+    """Return whether another process has locked a file."""
+    if path.resolve() in _locked:
+        return False
     try:
         with path.open("rb") as file:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, 1)

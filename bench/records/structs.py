@@ -213,6 +213,8 @@ class Speed(Record, frozen=True, kw_only=True):
     """Declared difference of the backend's op from the definition; with one, no ratio is drawn."""
     images_per_s: Positive | None = None
     samples_us: tuple[Amount, ...] = ()
+    pair: Count | None = None
+    """Pair of processes of two installations that measured the round in turns."""
     calls: Count = 0
     """Calls of the round, where the times of some were left out."""
     device_s_median: Amount | None = None
@@ -592,17 +594,23 @@ class Planted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     comparisons: Count
 
 
-class Calibration(Record, frozen=True, kw_only=True):
-    """Certificate of what ``augmark compare`` can tell on a machine, by comparing it with itself."""
+Method = Literal["apart", "turns"]
 
-    identity = ("device", "processes", "seconds", "level")
+
+class Calibration(Record, frozen=True, kw_only=True):
+    """Certificate of what a comparison of runs can tell on a machine, by comparing it with itself."""
+
+    identity = ("method", "device", "processes", "seconds", "level")
     required = ("comparisons",)
     quantities = (Quantity("called_from", "1", "less"),)
     compared = False
 
+    method: Method = "apart"
+    """Comparison of runs that were measured one after the other, or in turns by pairs of processes (``augmark turns``)."""
     processes: Size | None = None
+    """Processes in all."""
     seconds: Positive | None = None
-    """Seconds that each process measured."""
+    """Seconds that each process, or pair, measured."""
     level: Share | None = None
     """Chance of any false call in a comparison of all cases, by its tests."""
     rounds: Count = 0
@@ -613,11 +621,13 @@ class Calibration(Record, frozen=True, kw_only=True):
     """Comparisons that called equal runs different."""
     planted: tuple[Planted, ...] = ()
     within_sd: Amount | None = None
-    """Standard deviation of a round within a process, as a share; the case in the middle."""
+    """Standard deviation of a round within a process, or of its ratio within a pair, as a share; the case in the middle."""
     between_sd: Amount | None = None
-    """Standard deviation of processes beyond that of their rounds, as a share; the case in the middle."""
+    """Standard deviation of processes beyond that of their rounds, or of pairs, as a share; the case that varies most."""
+    reaches: dict[str, Positive] = {}
+    """Slowdown from which on 95 % of comparisons of a case are called, by case, reckoned from the spread."""
     called_from: Positive | None = None
-    """Slowdown from which on 95 % are called."""
+    """Slowdown from which on 95 % are called, of all cases."""
 
 
 Kind = Speed | Calibration | Throughput | Feed | Overhead | Scaling | Accuracy | Finetune | Pipeline

@@ -10,7 +10,7 @@ from bench.records import Run
 from bench.report.blocks import Document, Section
 from bench.report.figures import Line, lines, series_look
 from bench.report.render import figure_files, render_html, render_markdown
-from bench.report.sections import state
+from bench.report.sections import certificate, state
 from bench.report.sections.accuracy import accuracy_section
 from bench.report.sections.audit import audit_section, gallery_section
 from bench.report.sections.finetune import finetune_section
@@ -34,7 +34,7 @@ def build_document(run: Run, folder: Path) -> Document:
         "what each op looks like": gallery_section(run, folder),
         "fine-tuning on photographs": finetune_section(run),
         "feeding photographs": pipeline_section(run),
-        "which differences can be told": state.certificate_section(run),
+        "which differences can be told": certificate.certificate_section(run),
     }
     sections = [section for section in (state.runs_section(run), *measured.values(), state.method_section(run)) if section]
     absent = [name for name, section in measured.items() if section is None]

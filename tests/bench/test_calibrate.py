@@ -8,31 +8,34 @@ import pytest
 from rich.console import Console
 
 from bench.jobs import calibrate
-from bench.jobs.calibrate import ADDED, SLOTS, CalibrateOptions, planned_cases, smallest_called, summarise
-from bench.records import Calibration, Planted, Speed, load_run
-from bench.statistics import pooled_sds, share_interval
+from bench.jobs.calibrate import ADDED, SLOTS, SUMMARIES, CalibrateOptions, planned_cases, smallest_called
+from bench.jobs.turns import Pair, Slot
+from bench.records import Calibration, Method, Planted, load_run
+from bench.statistics import process_spreads, share_interval
 from tests.bench.stored import store, trained
 
-CASE = Calibration(status="not_run", processes=12, seconds=18.0, level=0.05)
+CASE = Calibration(status="not_run", processes=36, seconds=6.7, level=0.05)
 
 
-def drawn(seed: int, *, within: float, between: float, processes: int = 12, rounds: int = 12) -> list[list[list[Speed]]]:
-    """Draw records by process and slot: lognormal rounds, and an effect of each process on each case."""
+def drawn(seed: int, *, within: float, between: float, drift: float = 0.0, pairs: int = 18, rounds: int = 6) -> list[Pair]:
+    """Draw records of pairs: lognormal rounds, an effect of each process on each case, and one of its hour on the pair's."""
     rng, cases = np.random.default_rng(seed), planned_cases("cpu")
     results = []
-    for _ in range(processes):
-        effects = between * rng.standard_normal(len(cases))
-        results.append([
+    for pair in range(pairs):
+        hour = drift * rng.standard_normal(len(cases))
+        effects = between * rng.standard_normal((2, len(cases)))
+        slots = [
             [
                 msgspec.structs.replace(
-                    case, status="ok", round=number,
-                    images_per_s=float(1000 / (1 + added) * np.exp(effect + within * rng.standard_normal())),
+                    case, status="ok", round=pair * rounds + number, pair=pair,
+                    images_per_s=float(1000 / (1 + slot.added) * np.exp(effect + within * rng.standard_normal())),
                 )
-                for case, effect in zip(cases, effects, strict=True)
+                for case, effect in zip(cases, hour + effects[slot.side], strict=True)
                 for number in range(rounds)
             ]
-            for added in SLOTS
-        ])  # fmt: skip
+            for slot in calibrate.SLOTS
+        ]  # fmt: skip
+        results.append(Pair(environments=[], slots=slots))
     return results
 
 
@@ -57,88 +60,84 @@ def test_binomial_intervals_by_the_rule_of_their_tails() -> None:
 
 
 def test_standard_deviations_are_those_that_were_drawn() -> None:
-    within, between = pooled_sds([process[0] for process in drawn(1, within=0.03, between=0.02, processes=200)])
+    spreads = process_spreads([pair.slots[0] for pair in drawn(1, within=0.03, between=0.02, pairs=120)])
+    within, between = np.median(spreads, axis=0)
     assert within == pytest.approx(0.03, rel=0.05)
     assert between == pytest.approx(0.02, rel=0.1)
 
 
-@pytest.mark.parametrize(("within", "between"), [(0.02, 0.0), (0.01, 0.01), (0.04, 0.02)])
-def test_equal_runs_are_not_called_even_where_processes_differ(within: float, between: float) -> None:
+@pytest.mark.parametrize("method", SUMMARIES)
+@pytest.mark.parametrize(("within", "between", "drift"), [(0.02, 0.0, 0.0), (0.01, 0.01, 0.1), (0.2, 0.02, 0.02)])
+def test_equal_runs_are_not_called_even_where_processes_differ(
+    method: Method, within: float, between: float, drift: float
+) -> None:
     """At most at the level, 5 % for the six cases of a comparison together: 0.8 % of a case."""
-    results = [summarise(CASE, drawn(seed, within=within, between=between)) for seed in range(4)]
+    results = [SUMMARIES[method](CASE, drawn(seed, within=within, between=between, drift=drift)) for seed in range(5)]
     comparisons = sum(record.comparisons or 0 for record in results)
-    assert comparisons == 4 * 72
+    assert comparisons == 5 * 6 * (2 if method == "turns" else 18)
     assert share_interval(sum(record.false_calls for record in results), comparisons)[0] <= 0.05 / 6
 
 
-def test_a_steady_machine_is_certified_by_what_was_planted() -> None:
-    steady = summarise(CASE, drawn(2, within=0.01, between=0.0))
-    assert (steady.status, [p.called for p in steady.planted[1:]]) == ("ok", [72, 72])
-    assert steady.called_from is not None
-    assert steady.called_from <= 0.05
+def test_what_drifts_cancels_in_turns_alone() -> None:
+    """Between pairs the cases differ by 10 %, within a pair by 1 %: slowdowns of 5 % show in turns."""
+    pairs = drawn(2, within=0.01, between=0.005, drift=0.1)
+    turns, apart = (SUMMARIES[method](CASE, pairs) for method in SUMMARIES)
+    assert (turns.status, [p.called for p in turns.planted[1:]]) == ("ok", [12, 12])
+    assert turns.called_from is not None
+    assert turns.called_from <= 0.05
+    assert sum(p.called for p in apart.planted) <= 4
+    assert turns.between_sd == pytest.approx(0.005 * 2**0.5, rel=0.8)
+    assert apart.between_sd == pytest.approx(0.1, rel=0.8)
+    assert turns.within_sd == pytest.approx(0.01 * 2**0.5, rel=0.2)
 
 
-@pytest.mark.parametrize(("within", "between"), [(0.18, 0.1), (0.3, 0.0), (0.05, 0.1)])
-def test_slowdowns_of_the_extrapolated_size_are_called(within: float, between: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """95 % of them, within what the spread of 12 processes tells of itself: 22 % of a standard deviation (2 df = 22)."""
-    noisy = [summarise(CASE, drawn(seed, within=within, between=between)) for seed in range(4)]
+@pytest.mark.parametrize("method", SUMMARIES)
+@pytest.mark.parametrize(("within", "between"), [(0.3, 0.1), (0.05, 0.1)])
+def test_slowdowns_of_the_extrapolated_size_are_called(
+    method: Method, within: float, between: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """95 % of them, within what the spread of 18 pairs tells of itself: 17 % of a standard deviation (2 df = 34)."""
+    noisy = [SUMMARIES[method](CASE, drawn(seed, within=within, between=between)) for seed in range(4)]
     assert all(record.status == "ok" and (record.called_from or 0) > ADDED[-1] for record in noisy)
-    size = float(np.median([record.called_from for record in noisy]))
-    for name in ("ADDED", "SLOTS"):
-        monkeypatch.setattr(calibrate, name, (*(0.0,) * (2 if name == "SLOTS" else 0), size))
-    monkeypatch.setitem(drawn.__globals__, "SLOTS", (0.0, 0.0, size))
-    called = [summarise(CASE, drawn(seed, within=within, between=between)).planted[0] for seed in range(10, 14)]
-    share = sum(row.called for row in called) / sum(row.comparisons for row in called)
-    assert share >= 0.9
-
-
-def test_work_is_added_for_real_and_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes with small batches; images a call are those of the case whatever was added."""
-    seen: list[tuple[int | None, int | None]] = []
-    monkeypatch.setattr(calibrate, "SUBJECTS", (("flip", "torchvision_loop", 20),))
-    task = calibrate.Task(data="synthetic", data_root=tmp_path, device="cpu", seconds=0.01, seed=0)
-    from bench.jobs.speed import Bench
-
-    measure = Bench.measure
-
-    def spy(bench: Bench, case: Speed, sampler: object) -> Speed:
-        seen.append((case.batch_size, case.round))
-        return measure(bench, case, sampler)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Bench, "measure", spy)
-    slots = calibrate.measure_process(task)
-    assert {size for size, _ in seen} == {20, 21, 22}
-    for slot, records in enumerate(slots):
-        assert {record.batch_size for record in records} == {20}
-        added = round(20 * (1 + SLOTS[slot]))
-        for record in records:
-            calls_per_s = len(record.samples_us) / (sum(record.samples_us) / 1e6)
-            assert record.images_per_s == pytest.approx(20 * calls_per_s, rel=1e-3), added  # stored to four digits
+    size = float(np.median([size for record in noisy for size in record.reaches.values()]))
+    monkeypatch.setattr(calibrate, "ADDED", (size,))
+    monkeypatch.setattr(calibrate, "SLOTS", (*SLOTS[:2], Slot(side=1, added=size)))
+    called = [SUMMARIES[method](CASE, drawn(seed, within=within, between=between)).planted[0] for seed in range(10, 15)]
+    assert sum(row.called for row in called) / sum(row.comparisons for row in called) >= 0.9
 
 
 @pytest.mark.slow
-def test_the_command_adds_a_certificate_to_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "START_S", 0.0)
+def test_the_command_adds_both_certificates_to_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "SUBJECTS", (("flip", "torchvision_loop", 20),))
     options = CalibrateOptions(data="synthetic", data_root=tmp_path, device="cpu", minutes=0.02, results=tmp_path / "run")
     folder = calibrate.calibrate(options, Console(quiet=True), lambda folder: None)
-    (record,) = load_run(folder).records
-    assert isinstance(record, Calibration)
-    assert record.status in ("ok", "failed")
-    assert (record.processes, len(record.planted)) == (4, 3)
-    assert record.disturbance is not None
+    records = load_run(folder).of(Calibration) or load_run(folder).records
+    assert [record.method for record in records if isinstance(record, Calibration)] == ["turns", "apart"]
+    for record in records:
+        assert isinstance(record, Calibration)
+        assert record.status in ("ok", "failed")
+        assert (record.processes, len(record.planted)) == (12, 3)
+        assert record.disturbance is not None
 
 
 def test_the_report_says_what_is_called(tmp_path: Path) -> None:
     from bench.report import write_report
 
     certificate = msgspec.structs.replace(
-        trained("calibration"), planted=tuple(planted(4, 19, 20)), within_sd=0.02, processes=12, seconds=18.0, level=0.05
+        trained("calibration"),
+        planted=tuple(planted(4, 19, 20)),
+        within_sd=0.02,
+        processes=12,
+        seconds=18.0,
+        level=0.05,
+        reaches={"flip": 0.037},
     )
     page = write_report(load_run(store(tmp_path / "run", {}, records=[certificate])))
     text = (page.parent / "report.md").read_text()
-    assert "Which differences can be told here? **From 4.0 % on.**" in text
-    assert "| 5 % | 19 of 20 | 95.0 % | 75.1 % to 99.9 % |" in text
+    assert "Which differences can be told here? **Measured at different times, from 4.0 % on.**" in text
+    assert "| measured at different times | 5 % | 19 of 20 | 95.0 % | 75.1 % to 99.9 % |" in text
+    assert "| flip | 3.7 % |" in text
     assert "extrapolated" not in text
     beyond = msgspec.structs.replace(certificate, planted=tuple(planted(0, 0, 2)), called_from=0.4)
     text = (write_report(load_run(store(tmp_path / "far", {}, records=[beyond]))).parent / "report.md").read_text()
-    assert "extrapolated from the spread of rounds and processes: of slowdowns of 10 % 2 of 20 were called." in text
+    assert "extrapolated from the spread: of slowdowns of 10 % 2 of 20 were called." in text

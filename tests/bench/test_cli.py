@@ -78,6 +78,13 @@ EARLY: list[tuple[list[str], str]] = [
     (["scaling", *SHAPES, "--recipe", "flop"], "unknown recipe 'flop'"),
     (["scaling", *SHAPES, "--seconds", "-1"], "seconds must be above 0"),
     (["calibrate", "--minutes", "0"], "minutes must be above 0"),
+    (["turns", sys.executable, sys.executable, "--minutes", "0"], "minutes must be above 0"),
+    (["turns", sys.executable, "nowhere"], "nowhere is neither a folder with the project's code nor a Python interpreter"),
+    (["turns", sys.executable, sys.executable, "--backends", "nosuch"], "unknown backend 'nosuch'"),
+    (
+        ["turns", sys.executable, sys.executable, "--backends", "triton_augment"],
+        "no such case can be measured: choose other --backends",
+    ),
 ]
 """Mistakes that are told before anything slow."""
 LATE: list[tuple[list[str], str]] = [

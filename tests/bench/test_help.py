@@ -14,7 +14,7 @@ from training.presets import PresetName as TrainingPresetName
 
 COMMANDS = [
     *("run", "throughput", "finetune", "pipeline", "scaling", "audit", "report", "compare", "publish", "export", "gallery"),
-    *("list", "train", "sweep", "calibrate"),
+    *("list", "train", "sweep", "calibrate", "turns"),
 ]
 
 

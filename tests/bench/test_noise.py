@@ -1,6 +1,7 @@
 """What others take of a machine, against counters that are made up, and against a process that keeps a core busy."""
 
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -18,6 +19,29 @@ from tests.conftest import present
 START = Sample(
     wall_s=100.0, cpus=2, busy_s=50.0, steal_s=1.0, own_s=20.0, cpu_pressure_s=3.0, memory_pressure_s=0.0
 )  # fmt: skip
+
+
+BLOCKS = """
+import ctypes, resource
+from bench.noise import fix_allocator
+fix_allocator()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+for _ in range(3):
+    before, block = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, libc.malloc(24 * 2**20)
+    libc.memset(block, 1, 24 * 2**20)
+    libc.free(block)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="thresholds of glibc")
+def test_memory_that_a_call_frees_serves_the_next() -> None:
+    """A block of 24 MB has 6,144 pages of 4 kB. The first is new; glibc alone gives fresh pages to the second, too."""
+    first, *later = map(int, subprocess.run([sys.executable, "-c", BLOCKS], capture_output=True, check=True).stdout.split())
+    assert first > 100  # huge pages are fewer
+    assert max(later) < first / 4
 
 
 def test_shares_by_hand() -> None:

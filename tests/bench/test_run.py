@@ -9,6 +9,8 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -17,7 +19,7 @@ from rich.console import Console
 
 from bench import presets
 from bench.jobs.throughput import Axes, training_configs
-from bench.parts import Work, wait_for
+from bench.parts import Work, throughput_jobs, wait_for
 from bench.presets import ACCELERATOR, CPU, PartName, Preset, PresetName
 from bench.records import RECORDS, Accuracy, Loop, Overhead, Speed, Throughput, load_run
 from bench.run import GRACE_S, RunOptions, run
@@ -228,6 +230,20 @@ def test_the_shares_of_preset_gpu_are_its_minutes_and_hold_its_accuracy_cells() 
     assert sum(gpu.shares) == 60 * present(gpu.minutes)
     needed = 55 + len(gpu.seeds) * (4 * len(gpu.recipes) + 5)
     assert dict(zip(gpu.parts, gpu.shares, strict=True))["accuracy"] >= needed
+
+
+def test_the_ceiling_and_fused_come_first_in_all_batch_sizes(tmp_path: Path) -> None:
+    """Time that is too short for all cases of preset gpu still gives the tax of its recipes."""
+    gpu = replace(ACCELERATOR["gpu"], settings=replace(PRESETS["standard"], compile=False))
+    dataset = load("synthetic", root=tmp_path, max_train=40, max_test=10)
+    work: Any = SimpleNamespace(preset=gpu, device="cpu", recipes=None, backends=None, dataset=dataset, preset_name="gpu")
+    first, second, *rest = throughput_jobs(work)
+    for job, whole, batch_size in zip((first, second), rest, (256, 1024), strict=True):
+        planned: tuple[Any, ...] = job.cases
+        cases = [(case.batch_size, case.augment_on, case.recipe, case.backend) for case in planned]
+        fused = [(batch_size, "device", recipe, "fused") for recipe in ("crop_flip", "randaugment", "d2l")]
+        assert cases == [(batch_size, "frozen", "none", "torchvision"), *fused]
+        assert set(job.cases) < set(whole.cases)
 
 
 def test_its_cases_are_few_enough_for_ten_minutes() -> None:

@@ -269,19 +269,23 @@ def test_the_repetition_on_which_a_process_died_is_not_tried_again(folder: Path)
 
 HOLD = """
 import pathlib, sys
+from bench.records import load_run
 from bench.runner import run_cases
 from tests.bench.test_runner import CELLS, measure
-def wait(case):
+folder, mode = pathlib.Path(sys.argv[1]), sys.argv[2]
+def wait(case, *counts):
+    load_run(folder).cases()  # to look at a run must not end its locks
     print(case.seed, flush=True)
     sys.stdin.read()
     return measure(case)
-run_cases(pathlib.Path(sys.argv[1]), CELLS, wait, shared=sys.argv[2] == "shared")
+after = mode == "after"
+run_cases(folder, CELLS, measure if after else wait, shared=mode == "shared", on_record=wait if after else lambda *_: None)
 """
 
 
 @pytest.fixture
 def holder(request: pytest.FixtureRequest, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that measures the first cell, as one of several ("shared") or alone, until it is killed."""
+    """Another process that measures the first cell, one of several ("shared") or alone, or has just done so ("after")."""
     add_cases(folder, CELLS)
     command = [sys.executable, "-c", HOLD, str(folder), getattr(request, "param", "shared")]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -309,6 +313,19 @@ def test_what_another_process_measures_is_running_until_the_process_ends(
     holder.kill()
     holder.wait()
     assert (states()[-1], load_run(folder).running) == (after, [])
+
+
+@pytest.mark.parametrize("holder", ["after"], indirect=True)
+def test_a_process_has_its_run_between_two_repetitions_too(holder: subprocess.Popen[str], folder: Path) -> None:
+    plan = (folder / "plan.json").read_bytes()
+    with pytest.raises(ValueError, match=r"another process measures in .*: wait until it ends"):
+        run_cases(folder, CASES, measure)
+    assert (folder / "plan.json").read_bytes() == plan
+    assert load_run(folder).running == []
+    holder.kill()
+    holder.wait()
+    run_cases(folder, CELLS, measure)
+    assert [record.seed for record in load_run(folder).records] == [0, 1, 2]  # type: ignore[attr-defined]
 
 
 def test_a_claim_keeps_others_out_and_goes_with_its_process(holder: subprocess.Popen[str], folder: Path) -> None:

@@ -17,7 +17,7 @@ from training.config import MODELS
 from training.data import Dataset
 from training.distributed import Ranks
 from training.models import EPSILON, Head, ResNet, SpeedNet, count_parameters, create
-from training.presets import PRESETS, PresetName
+from training.presets import PRESETS
 from training.sources.dataset import Split
 
 
@@ -183,28 +183,30 @@ def _distance(result: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_presets_model_compiled_in_bfloat16_computes_what_eager_does(name: PresetName) -> None:
+@pytest.mark.parametrize(
+    ("name", "smoothing"), sorted({*((p.model, p.label_smoothing) for p in PRESETS.values()), ("resnet8", 0.0)})
+)
+def test_the_model_of_each_preset_compiled_in_bfloat16_computes_what_eager_does(name: str, smoothing: float) -> None:
     """Loss and gradients of three steps, each from equal weights: finite, and no further than twice eager's error from float64.
 
-    Errors are of the same bfloat16 rounding in another order. The largest of a network's ~20 (relative) errors is compared,
-    plus 2 % (a bfloat16 has 8 bits: 0.4 % a rounding, a handful in a row), as single ones may be small by chance.
+    Errors are of the same bfloat16 rounding in another order. Of a network's ~20 (relative) errors single ones may be small by
+    chance: a fifth of the largest comes on top.
     """
-    preset = PRESETS[name]
-    model, pixels = create(preset.model, 10, 8).train(), smooth_images(32, 32)  # SpeedNet pools 3x3 maps of them
+    model, pixels = create(name, 10, 8).train(), smooth_images(32, 32)  # SpeedNet pools 3x3 maps of them
     models.init_from_data(model, pixels)
     model.to(memory_format=torch.channels_last)
     images, labels = (pixels.float() / 255 - 0.5) * 4, torch.arange(32) % 10
     compiled = torch.compile(model, dynamic=False)
     for _ in range(3):
         exact = copy.deepcopy(model).double()
-        reference = _gradients(exact, exact, (images.double(), labels), preset.label_smoothing)
-        eager = _gradients(model, model, (images, labels), preset.label_smoothing)
-        result = _gradients(model, compiled, (images, labels), preset.label_smoothing)
+        reference = _gradients(exact, exact, (images.double(), labels), smoothing)
+        eager = _gradients(model, model, (images, labels), smoothing)
+        result = _gradients(model, compiled, (images, labels), smoothing)
         assert all(value.isfinite().all() for value in result.values())
         assert result.keys() == eager.keys() == reference.keys()
         errors, allowed = _distance(result, reference), _distance(eager, reference)
-        assert max(errors.values()) <= 2 * max(allowed.values()) + 0.02, (errors, allowed)
+        for tensor, error in errors.items():
+            assert error <= 2 * allowed[tensor] + 0.2 * max(allowed.values()), (tensor, errors, allowed)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.grad is not None:

@@ -23,7 +23,6 @@ from training.meters import StepClock, Totals
 from training.presets import PRESETS, PresetName
 from training.results import EpochStats, TrainResult
 from training.sources.dataset import Split
-from training.trainer import ImageTrainer
 
 
 def _without_times(result: TrainResult) -> list[dict[str, Any]]:
@@ -242,26 +241,6 @@ def test_data_is_loaded_as_the_config_says_when_none_is_given(tiny: TrainConfig,
 
 
 # ---- the hot path -------------------------------------------------------------------------------------------------------
-
-
-def test_no_step_reads_from_the_device(tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[str] = []
-    for name in ("item", "tolist", "__bool__", "__int__", "__float__"):
-        original = getattr(torch.Tensor, name)
-
-        def spy(self: torch.Tensor, *args: Any, _name: str = name, _original: Any = original) -> Any:
-            reads.append(_name)
-            return _original(self, *args)
-
-        monkeypatch.setattr(torch.Tensor, name, spy)
-    # Adam keeps its step numbers on the host and reads them there; SGD reads nothing at all.
-    trainer = ImageTrainer(replace(tiny, augment_on="none", optimizer="sgd"), shapes, Ranks())
-    batch = next(trainer.feed.epoch(1))
-    totals = Totals()
-    trainer.step(batch, totals)
-    reads.clear()
-    trainer.step(batch, totals)
-    assert reads == []
 
 
 _GPU: dict[str, Any] = {"device": "cuda:0", "image_size": 16}

@@ -5,11 +5,9 @@ from functools import partial
 
 from bench.records import (
     UNKNOWN,
-    Calibration,
     Disturbance,
     Environment,
     Gpu,
-    Planted,
     Run,
     Source,
     digits,
@@ -35,7 +33,7 @@ from bench.report.facts.state import (
 )
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import NOISY, capitalise, date, label
-from bench.statistics import half_interval, reached_target, share_interval
+from bench.statistics import half_interval, reached_target
 
 PACKAGES = ("augmark", "torch", "torchvision", "kornia", "numpy", "pillow", "triton")
 METHOD_TITLE, MISSING_TITLE = "How it was measured", "What failed, is unsupported or did not run"
@@ -210,41 +208,6 @@ def runs_section(run: Run) -> Section | None:
 
 def _fact(name: str, source: Source) -> Text:
     return dict(_machine(source.environment)).get(name, UNKNOWN) if source.environment else UNKNOWN
-
-
-# ---- certificate ----------------------------------------------------------------------------------------------------------
-
-TELLS, CERTIFIES = "Which differences can be told here?", "What a comparison can tell on this machine"
-CERTIFICATE = """Fresh processes measured the same cases, and augmark compare compared them in pairs. Added work: more images in
-each batch, which count for nothing. Intervals: binomial, 95 % (Clopper and Pearson)."""
-
-
-def certificate_section(run: Run) -> Section | None:
-    """Return what comparisons of the machine with itself called; None without a certificate."""
-    records = [record for record in run.records if isinstance(record, Calibration)]
-    if not records:
-        return None
-    record = records[-1]
-    rows = [Planted(added=0.0, called=record.false_calls, comparisons=record.comparisons or 0), *record.planted]
-    columns = [
-        Column("work added", lambda row: percent(row.added, 0) if row.added else "none: false calls"),
-        Column("called", lambda row: f"{row.called} of {row.comparisons}"),
-        Column("share", lambda row: percent(row.called / row.comparisons) if row.comparisons else ""),
-        Column("95 % interval", lambda row: " to ".join(percent(end) for end in share_interval(row.called, row.comparisons))),
-    ]
-    words = f"{record.processes} processes, {record.rounds} rounds of {record.seconds:.0f} s in all each, on {record.device}; "
-    words += f"level {record.level:g} for the cases of a comparison together. Standard deviation between rounds of a process "
-    words += f"{percent(record.within_sd)}, between processes {percent(record.between_sd)} beyond that; the case in the middle."
-    is_known = record.status == "ok"
-    limit = f"From {percent(record.called_from)} on" if is_known else "Not measurable here"
-    evidence = "On this machine slowdowns of that size and larger are called in at least 95 % of comparisons"
-    largest = record.planted[-1] if record.planted else rows[0]
-    if record.called_from and record.called_from > largest.added:
-        evidence += f", extrapolated from the spread of rounds and processes: of slowdowns of {percent(largest.added, 0)} "
-        evidence += f"{largest.called} of {largest.comparisons} were called"
-    answer = Answer(TELLS, limit, f"{evidence if is_known else capitalise(record.reason or '')}.")
-    blocks: list[Block] = [Paragraph(f"{CERTIFICATE} {words}"), build_table(columns, rows)]
-    return Section(title=CERTIFIES, blocks=blocks, answers=[answer])
 
 
 # ---- tail -----------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,240 @@
+"""``augmark turns A B``: two installations measured in turns, so that what drifts between two runs cancels.
+
+A is a folder with the project's code, or a Python interpreter with other libraries. A pair of fresh processes, one of each,
+measures every case in turns, round after round; then comes the next pair, since processes of the same code differ. Each side is
+stored as a run, and ``augmark compare`` of the two takes a pair of processes as one observation. No torch at import.
+"""
+
+import contextlib
+import functools
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from bench.compare import Limits, compare
+from bench.jobs.grid import Grid, plan
+from bench.jobs.job import ImageOptions, duration, once
+from bench.noise import ROOT_VARIABLE
+from bench.records import PLAN, Environment, Plan, Speed, append, one_line, write
+from bench.runner import measure_undisturbed, start
+
+ROOT = Path(__file__).resolve().parents[2]
+TURNS = "turns"
+"""Setting of a plan: name that two runs share whose rounds were measured in turns."""
+PASS_S = 0.01
+"""Seconds of samples a case and round: noise of the machine lasts longer than a call, so many short rounds tell most."""
+START_S = 10.0
+"""Seconds in which a pair of processes starts and builds its cases."""
+FEWEST_PAIRS, FEWEST_ROUNDS = 6, 3
+"""Fewest pairs: of fewer, equal signs alone are no evidence at 5 % (2 / 2^5). Fewest rounds of a pair."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """An installation: an interpreter, and the folder of the code that it runs."""
+
+    python: Path = Path(sys.executable)
+    code: Path = ROOT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What the processes need to measure: data set and device."""
+
+    data: str
+    data_root: Path
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A place in each turn: a side, and the share of work that is added to its cases and does not count."""
+
+    side: int
+    added: float = 0.0
+
+
+class Worker:
+    """A process of one side, which measures what it is asked."""
+
+    def __init__(self, side: Side, work: Work) -> None:
+        self._python = side.python
+        command = [str(side.python), "-m", "bench.jobs.turns", work.data, str(work.data_root.absolute()), work.device]
+        variables = {"PYTHONPATH": str(side.code), ROOT_VARIABLE: os.environ.get(ROOT_VARIABLE, str(os.getpid()))}
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the process
+        self._process = subprocess.Popen(
+            command, cwd=side.code, text=True, env=os.environ | variables,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+        )  # fmt: skip
+
+    def read_environment(self) -> Environment:
+        """Return what the process says of itself once it is ready."""
+        return msgspec.json.decode(self._answer(), type=Environment)
+
+    def measure(self, case: Speed) -> Speed:
+        """Measure a round of a case."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # its last words tell more
+            self._process.stdin.write(msgspec.json.encode(case).decode() + "\n")
+            self._process.stdin.flush()
+        return msgspec.json.decode(self._answer(), type=Speed)
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        if line := self._process.stdout.readline():
+            return line
+        self._errors.seek(0)
+        words = [text for text in self._errors.read().splitlines() if text.strip()]
+        raise ChildProcessError(f"{self._python} cannot measure: {one_line(words[-1]) if words else 'it ended'}")
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+
+def serve(data: str, data_root: str, device: str) -> None:
+    """Answer each case on the standard input with its record on the standard output, a line of JSON each."""
+    from bench.clock import Clock, sample
+    from bench.environment import environment
+    from bench.jobs.inputs import Inputs
+    from bench.jobs.speed import Bench
+
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no answer
+    inputs, sampler = Inputs(data, Path(data_root)), functools.partial(sample, clock=Clock(device))
+    bench = Bench(inputs, PASS_S)
+    answers.write(msgspec.json.encode(environment(inputs.dataset)).decode() + "\n")
+    for line in sys.stdin:
+        record = measure_undisturbed(msgspec.json.decode(line, type=Speed), lambda case: bench.measure(case, sampler))
+        answers.write(msgspec.json.encode(record).decode() + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Records of a pair of processes by slot, and the environments of the two."""
+
+    environments: Sequence[Environment]
+    slots: Sequence[Sequence[Speed]]
+
+
+def measure_in_turns(
+    sides: Sequence[Side], work: Work, cases: Sequence[Speed], slots: Sequence[Slot], *, pairs: int, seconds: float
+) -> Iterator[Pair]:
+    """Yield one pair of processes after the other, each of which measured for so many seconds.
+
+    A round of a case measures all slots one after the other, in an order of its own. Raises ChildProcessError if a process
+    ends.
+    """
+    number = 0
+    for pair in range(pairs):
+        order = random.Random(pair)
+        records: list[list[Speed]] = [[] for _ in slots]
+        with contextlib.ExitStack() as stack:
+            workers = [stack.enter_context(contextlib.closing(Worker(side, work))) for side in sides]
+            environments = [worker.read_environment() for worker in workers]
+            deadline, last = time.monotonic() + seconds, number + FEWEST_ROUNDS
+            while number < last or time.monotonic() < deadline:
+                number += 1  # from 1: what is measured once a case would take longer than the rounds
+                for case in order.sample(cases, len(cases)):
+                    for index, slot in order.sample(list(enumerate(slots)), len(slots)):
+                        records[index].append(_measure_slot(workers[slot.side], case, slot, pair, number))
+        yield Pair(environments=environments, slots=records)
+
+
+def _measure_slot(worker: Worker, case: Speed, slot: Slot, pair: int, number: int) -> Speed:
+    size = case.batch_size or 1
+    loaded = msgspec.structs.replace(case, batch_size=round(size * (1 + slot.added)), round=number, pair=pair)
+    record = worker.measure(loaded)
+    rate = record.images_per_s and record.images_per_s * size / (loaded.batch_size or 1)  # what was added does not count
+    return msgspec.structs.replace(record, batch_size=size, images_per_s=rate)
+
+
+# ---- the command ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnsOptions(ImageOptions, Limits):
+    """Options of ``augmark turns``."""
+
+    recipes: tuple[str, ...] = ()
+    """Recipes to measure (default: crop_flip, where no ops are named)."""
+    ops: tuple[str, ...] = ()
+    """Ops to measure."""
+    backends: tuple[str, ...] = ("fused", "kornia")
+    """Backends to measure them on."""
+    batch_size: int = 256
+    """Images a call."""
+    image_size: int = 32
+    """Height of the images, pixels."""
+    device: str = "cpu"
+    """cpu, cuda:0, ..."""
+    minutes: float = 3.0
+    """Time for all; more pairs of processes tell smaller differences."""
+    out: Path | None = None
+    """Folder for the two runs, a and b (default: runs/turns)."""
+
+
+def turns(a: Path, b: Path, options: TurnsOptions, console: Console) -> int:
+    """Measure two installations in turns, store a run of each, compare them, and return the exit code of the comparison.
+
+    Raises:
+        ValueError: a side is no installation, or a case cannot be measured.
+        ChildProcessError: a side cannot measure, in its own last words.
+    """
+    options.check()
+    sides = [find_side(path) for path in (a, b)]
+    if not 0 < options.minutes < 1440:
+        raise ValueError(f"minutes must be above 0 and less than 1440, got {options.minutes:g}")
+    cases = [case for case in plan(_grid(options)) if case.status == "not_run"]
+    if not cases:
+        raise ValueError("no such case can be measured: choose other --backends")
+    pairs = max(FEWEST_PAIRS, round(60 * options.minutes / (START_S + 1.5 * len(cases))))
+    seconds = max(1.0, 60 * options.minutes / pairs - START_S)
+    work = Work(data=options.data, data_root=options.data_root, device=options.device)
+    stored = Plan(suite=TURNS, cases=tuple(cases), settings={TURNS: uuid.uuid4().hex})
+    folders: list[Path] = []
+    slots, began = [Slot(side=0), Slot(side=1)], time.monotonic()
+    for count, pair in enumerate(measure_in_turns(sides, work, cases, slots, pairs=pairs, seconds=seconds), start=1):
+        parent = options.out or Path("runs") / TURNS
+        named = zip(("a", "b"), pair.environments, strict=True)
+        folders = folders or [start(parent / name, stored, environment, options.device) for name, environment in named]
+        for folder, records in zip(folders, pair.slots, strict=True):
+            for record in records:
+                append(folder, record)
+            write(folder / PLAN, msgspec.structs.replace(stored, rounds=records[-1].round))
+        left_s = (time.monotonic() - began) / count * (pairs - count)
+        console.print(f"turns: pair {count} of {pairs}, {duration(left_s)} left")
+    return compare(folders[0], folders[1], console, options, across_machines=True)
+
+
+def _grid(options: TurnsOptions) -> Grid:
+    recipes = options.recipes or (() if options.ops else ("crop_flip",))
+    return Grid(
+        devices=(options.device,), backends=once(options.backends), ops=once(options.ops), recipes=once(recipes),
+        batch_sizes=(options.batch_size,), image_sizes=(options.image_size,),
+    )  # fmt: skip
+
+
+def find_side(path: Path) -> Side:
+    """Return the installation that a path names. Raises ValueError if it is none."""
+    if (path / "bench").is_dir():
+        return Side(code=path.absolute())
+    if path.is_file() and os.access(path, os.X_OK):
+        return Side(python=path.absolute())  # not resolved: an environment's interpreter is a link
+    raise ValueError(f"{path} is neither a folder with the project's code nor a Python interpreter")
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])
