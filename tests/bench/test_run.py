@@ -143,13 +143,13 @@ def test_parts_share_the_time_and_one_that_fails_leaves_the_others(tmp_path: Pat
     parts = FakeParts(monkeypatch, {"tests": (4.0, 0), "grid": (34.0, 3)})
     gpu = replace(CPU["gpu"], parts=("tests", "grid", "sweep"), shares=(1.0, 2.0, 1.0))
     monkeypatch.setitem(presets.CPU, "gpu", gpu)
-    options, reports = options_of(tmp_path, minutes=40 / 60), list[Path]()
+    options, reports, folder = options_of(tmp_path, minutes=40 / 60), list[Path](), tmp_path / "run"
     console = Console(record=True, quiet=False, file=io.StringIO())
-    folder = run(options, console, reports.append)
+    with pytest.raises(ValueError, match=r"nothing was measured in 0\.666667 minutes: take more --minutes"):
+        run(options, console, reports.append)  # these parts leave no record
     assert parts.budgets == {name: pytest.approx(s, abs=0.1) for name, s in {"tests": 10, "grid": 24, "sweep": 2}.items()}
     assert reports == [folder]
     assert "grid ended early (exit code 3)" in console.export_text()
-    assert (tmp_path / "run.tar.gz").exists()
     with pytest.raises(ValueError, match="it holds no run"):
         run(replace(options, resume=True), console, reports.append)
     (folder / "plan.json").write_text("{}")
@@ -176,6 +176,7 @@ def test_a_part_that_is_killed_leaves_the_others(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("bench.run._part_command", part)
     console, reports = Console(record=True, file=io.StringIO()), list[Path]()
     assert run(options_of(tmp_path, minutes=1), console, reports.append) == folder
+    assert (tmp_path / "run.tar.gz").exists()
     assert "grid ended early (exit code -9); what it measured is kept" in console.export_text()
     assert reports == [folder]
     assert [record.seed for record in load_run(folder).records if isinstance(record, Accuracy)] == [0, 1]
