@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional as F
 
 from augment import OPS, RECIPES, UnsupportedOp, build, check_supported, eager_backends, find_backend, ops, resolve
@@ -20,6 +19,7 @@ from augment.audit import audit, lanes, measure
 from augment.audit.laws import laws, observe
 from augment.backends import triton_augment
 from augment.op import Op
+from tests.augment.fused.cases import Operations
 from tests.conftest import one_line, present
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -232,24 +232,14 @@ def test_the_fused_call_draws_for_each_image_and_by_the_laws() -> None:
             assert name == "order" or law.test(drawn[name]).p_value > 1e-4, (op, name)
 
 
-class Waits(TorchDispatchMode):
-    """Count of values that are fetched from the device, for which the host waits."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
 @real
 def test_its_own_pipeline_is_one_kernel_for_which_the_host_waits_four_times() -> None:
     # are all factors 1? brightness, contrast and saturation; is any image grey?
     calls = triton_augment.plan(RECIPES["crop_jitter"](32))
     images = torch.zeros(4, 3, 32, 32, device=DEVICE)
-    with triton_augment.watch_functionals() as recorded, Waits() as waits:
+    with triton_augment.watch_functionals() as recorded, Operations() as operations:
         triton_augment.run_calls(calls, images)
-    assert (len(recorded), waits.count) == (1, 4)
+    assert (len(recorded), operations.names.count("_local_scalar_dense")) == (1, 4)
 
 
 @real
@@ -258,9 +248,7 @@ def test_what_is_read_is_what_happened(images: Tensor) -> None:
     recipe = [ops.RandomCrop(size=20, padding=0), ops.HorizontalFlip()]
     traced = find_backend("triton_augment").trace(recipe, device=torch.device(DEVICE), num_classes=10)
     call = traced(source.to(DEVICE))
-    crop, flip = call.columns
-    assert crop is not None
-    assert flip is not None
+    crop, flip = map(present, call.columns)
     for image, got, top, left, flipped in zip(
         source, call.outputs.cpu(), crop["top"], crop["left"], flip["applied"], strict=True
     ):

@@ -221,9 +221,5 @@ def test_ranks_that_were_started_differently_are_one_line(monkeypatch: pytest.Mo
 
 def test_errors_of_rank_0_are_raised() -> None:
     assert Ranks().run_on_main(lambda: 3) == 3
-
-    def cannot() -> None:
-        raise ValueError("bad file")
-
-    with pytest.raises(ValueError, match=r"^bad file$"):
-        Ranks().run_on_main(cannot)
+    with pytest.raises(ZeroDivisionError, match="by zero"):
+        Ranks().run_on_main(lambda: 1 // 0)
