@@ -21,17 +21,14 @@ from bench import noise, runner
 from bench.noise import Watch
 from bench.records import RUNNING, Disturbance, Gpu, Plan, Record, append, encode, load_run, read
 from bench.runner import Claims, Runner, add_cases, await_plan, exit_code, load_plan, resume, run_cases, start
-from tests.bench.stored import CASE, ENVIRONMENT, OTHER, SAMPLES, failed, speeds, store, trained
+from tests.bench.stored import CASE, ENVIRONMENT, OTHER, SAMPLES, failed, measure, speeds, store, trained
 from tests.conftest import one_line, present
 
 ROOT = Path(__file__).parents[2]
 CASES = [trained("throughput", status="not_run", backend=name) for name in ("pil", "kornia", "torchvision", "fused")]
 PLAN = Plan(suite="training", cases=tuple(CASES), rounds=2, settings={"seconds": 1.0})
-CELLS = [trained("accuracy", status="not_run", seed=seed) for seed in range(3)]
-
-
-def measure(case: Record) -> Record:
-    return replace(trained(case.kind, backend=case.backend, round=case.round, seed=getattr(case, "seed", 0)))
+MANY = [trained("accuracy", status="not_run", seed=seed) for seed in range(40)]
+CELLS = MANY[:3]
 
 
 def broken(case: Record) -> Record:
@@ -271,7 +268,7 @@ HOLD = """
 import pathlib, sys
 from bench.records import load_run
 from bench.runner import run_cases
-from tests.bench.test_runner import CELLS, measure
+from tests.bench.stored import measure, trained
 folder, mode = pathlib.Path(sys.argv[1]), sys.argv[2]
 def wait(case, *counts):
     load_run(folder).cases()  # to look at a run must not end its locks
@@ -279,7 +276,8 @@ def wait(case, *counts):
     sys.stdin.read()
     return measure(case)
 after = mode == "after"
-run_cases(folder, CELLS, measure if after else wait, shared=mode == "shared", on_record=wait if after else lambda *_: None)
+cells = [trained("accuracy", status="not_run", seed=seed) for seed in range(3)]
+run_cases(folder, cells, measure if after else wait, shared=mode == "shared", on_record=wait if after else lambda *_: None)
 """
 
 
@@ -349,12 +347,12 @@ def test_a_case_that_its_owner_finished_meanwhile_is_not_repeated(folder: Path) 
     assert late.attempt(CELLS[0], broken) is None
 
 
-MANY = [trained("accuracy", status="not_run", seed=seed) for seed in range(40)]
 SHARE = """
 import pathlib, sys, time
 from bench.runner import run_cases
-from tests.bench.test_runner import MANY, measure
-run_cases(pathlib.Path(sys.argv[1]), MANY, lambda case: time.sleep(0.002) or measure(case), shared=True)
+from tests.bench.stored import measure, trained
+cells = [trained("accuracy", status="not_run", seed=seed) for seed in range(40)]
+run_cases(pathlib.Path(sys.argv[1]), cells, lambda case: time.sleep(0.002) or measure(case), shared=True)
 """
 
 
