@@ -8,7 +8,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
-# The command line; where packages are installed elsewhere: AUGMARK="python -m bench.cli". Nothing is then installed.
+# The command line; where packages are installed elsewhere: AUGMARK="python -m bench". Nothing is then installed.
 AUGMARK ?= $(VENV)/bin/augmark
 GPU_RUN ?= runs/gpu
 RUNS ?= $(wildcard results/*--*)

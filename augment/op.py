@@ -96,9 +96,9 @@ class Op:
     pins: ClassVar[Mapping[str, Any]] = {}
     """Fields that take the randomness out of the op."""
     warps: ClassVar[bool] = False
-    """The op blends border pixels with the black outside, so that libraries may differ there."""
+    """True if the op blends border pixels with the black outside, so that libraries may differ there."""
     has_thresholds: ClassVar[bool] = False
-    """Flag: a rounding error can move a value across a threshold of the op."""
+    """True if a rounding error can move a value across a threshold of the op."""
     oracle: ClassVar[Oracle]
     """The definition, by torchvision's functionals; bytes and, for a ColorJitter, PIL images are allowed too."""
     alternatives: ClassVar[Mapping[str, Oracle]] = {}

@@ -28,7 +28,7 @@ class Recorder(Protocol):
     """Record of what one built op draws."""
 
     draws_singly: bool
-    """Flag: the library draws once per batch, so each independent draw costs a call."""
+    """True if the library draws once per batch, so each independent draw costs a call."""
 
     def clear(self) -> None:
         """Discard what was recorded."""

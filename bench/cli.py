@@ -8,6 +8,7 @@ import operator
 import os
 import select
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,12 +32,12 @@ from bench.jobs.sweep import SweepOptions
 from bench.jobs.throughput import ThroughputOptions
 from bench.jobs.turns import TurnsOptions
 from bench.run import RunOptions
+from training import interrupts
 from training.config import FinetuneConfig, TrainConfig
 from training.presets import BOOK, PRESETS, PresetName, parse_preset
 from training.terminal import complete_help, expand_paths, open_console
 from training.train import describe
 
-INTERRUPTED = 130
 USER_ERROR = 2
 BROKEN_PIPE = 141
 """Exit code of a process killed by SIGPIPE (128 + 13)."""
@@ -143,8 +144,8 @@ class Sweep(SweepOptions):
     def execute(self, console: Console) -> None:
         """Sweep."""
         from bench.jobs.sweep import sweep
-        from bench.jobs.sweep_table import print_table
         from bench.records import load_run
+        from bench.report.sweep_table import print_table
 
         def report(folder: Path) -> None:
             print_table(load_run(folder), console)
@@ -460,7 +461,8 @@ def check_lists(command: Any) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
-    A user's mistake ends with one line on stderr and exit code 2, Ctrl-C with 130, and a closed pipe (``| head``) silently.
+    A user's mistake ends with one line on stderr and exit code 2, a signal with 128 and its number (Ctrl-C: 130), and a
+    closed pipe (``| head``) silently.
     A warning is one line too.
     """
     warnings.formatwarning = lambda message, *about: f"augmark: {message}\n"
@@ -477,15 +479,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _execute(arguments: Sequence[str]) -> None:
-    console = open_console()
-    command = parse(arguments)
     try:
+        interrupts.receive()
+        console = open_console()
+        command = parse(arguments)
         check_lists(command)
         expand_paths(command).execute(console)
     except KeyboardInterrupt as error:
         if not hasattr(error, "__notes__"):
             print(f"augmark: {TOLD}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(128 + (error.args or (signal.SIGINT,))[0])
     except Exception as error:
         line = None if isinstance(error, msgspec.ValidationError) else describe(error)  # a record of ours, no user's mistake
         if line is None or (isinstance(error, BrokenPipeError) and _stdout_is_closed()):  # a fault needs its traceback

@@ -132,12 +132,12 @@ def _shape(case: Speed) -> tuple[Any, ...]:
 
 
 def _table(cases: Sequence[Case], *, spread: bool) -> Table:
-    backends = list(dict.fromkeys(case.first.backend for case in cases))
-    cells = {(case.first.subject, case.first.backend): _cell(case, spread=spread) for case in cases}
+    backends = list(dict.fromkeys(case.backend for case in cases))
+    cells = {(case.subject, case.backend): _cell(case, spread=spread) for case in cases}
     table = Table("images/s", box=None, pad_edge=False)
     for backend in backends:
         table.add_column(backend, justify="right")
-    for subject in sorted({case.first.subject for case in cases}):
+    for subject in sorted({case.subject for case in cases}):
         table.add_row(subject, *(cells.get((subject, backend), "") for backend in backends))
     return table
 

@@ -7,7 +7,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -124,28 +124,19 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def _driver_facts(device: torch.device) -> dict[str, Any]:
-    """Return driver version, clocks (MHz), power limit (W) and temperature by NVML, without what it does not report."""
-    from training.meters import find_handle
+    """Return driver version, clocks (MHz), power limit (W) and temperature by NVML; None for what it does not report."""
+    from training.meters import find_handle, query
 
-    handle = find_handle(device)
-    if handle is None:
-        return {}
-    import pynvml
-
-    queries = {
-        "driver": lambda: pynvml.nvmlSystemGetDriverVersion(),
-        "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-        "max_sm_clock_mhz": lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM),
-        "memory_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
-        "power_limit_w": lambda: pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1e3,
-        "temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+    questions: dict[str, Callable[[Any, Any], Any]] = {
+        "driver": lambda nvml, handle: nvml.nvmlSystemGetDriverVersion(),
+        "sm_clock_mhz": lambda nvml, handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+        "max_sm_clock_mhz": lambda nvml, handle: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": lambda nvml, handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
+        "power_limit_w": lambda nvml, handle: nvml.nvmlDeviceGetPowerManagementLimit(handle) / 1e3,
+        "temperature_c": lambda nvml, handle: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
     }
-    facts: dict[str, Any] = {}
-    for name, query in queries.items():
-        with contextlib.suppress(pynvml.NVMLError):  # not supported on this board
-            value = query()
-            facts[name] = value.decode() if isinstance(value, bytes) else value
-    return facts
+    handle = find_handle(device)
+    return {} if handle is None else {name: query(question, handle) for name, question in questions.items()}
 
 
 def commit(root: Path = ROOT) -> dict[str, Any] | None:

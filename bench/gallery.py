@@ -3,6 +3,7 @@
 ``draw_strips`` writes the pictures of a run's report, ``draw_page`` a page of them with random results below.
 """
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +28,8 @@ from bench.report.facts.gallery import INDEX, Gallery, Picture
 from bench.report.page import write_gallery
 from training.config import DATA_SETS
 from training.data import load
-from training.sources.decode import DECODE_ERRORS, PHOTO_SUFFIXES, channels_first, upright
+from training.sources.decode import DECODE_ERRORS, channels_first, upright
+from training.sources.folders import training_files
 
 RESULTS = 8
 SMALLEST, USUAL, LARGEST = 16, 32, 128
@@ -56,16 +58,20 @@ class Panel(NamedTuple):
 def load_photograph(path: Path) -> Tensor:
     """Return an image file as uint8 [1, 3, H, W], upright. Raises ValueError in one line."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would wait for ever
+            raise ValueError("it is not a file")
         return torch.from_numpy(channels_first(upright(path.read_bytes())))[None]
     except DECODE_ERRORS as error:
         raise ValueError(f"cannot read an image from {path}: {one_line(error)}") from None
 
 
 def _load_images(data: str, root: Path, download: bool) -> Tensor:
-    """Return images of a data set; those of a folder at the size of its first one."""
-    files = [] if data in DATA_SETS else sorted(Path(data).glob("train/*/*"))
-    first = next((path for path in files if path.suffix.lower() in PHOTO_SUFFIXES), None)
-    side = USUAL if first is None else min(LARGEST, max(USUAL, min(load_photograph(first).shape[-2:])))
+    """Return images of a data set; those of a folder at the size of its first readable one."""
+    side = USUAL
+    for path in () if data in DATA_SETS else training_files(Path(data)):
+        with contextlib.suppress(ValueError):  # damaged, as some of a folder may be
+            side = min(LARGEST, max(USUAL, min(load_photograph(path).shape[-2:])))
+            break
     return spread_out(load(data, root=root, image_size=side, download=download).train.images)
 
 

@@ -2,7 +2,7 @@
 
 CPU time of others is the busy time of the CPUs that this process may use, by the system's counters, less that of this process
 and its descendants. What cannot be read is None, never quiet. A library may disturb the cases after its own, too: ``isolate``
-undoes that where it can, and ``busy_threads`` is its measure where it cannot. Imports no torch.
+undoes that where it can, and ``measure_busy_threads`` is its measure where it cannot. Imports no torch.
 """
 
 import contextlib
@@ -110,7 +110,7 @@ def fix_allocator() -> None:
             ctypes.CDLL(None).mallopt(parameter, value)
 
 
-def busy_threads() -> float:
+def measure_busy_threads() -> float:
     """Return the cores that threads of this process use while the caller sleeps; 0.0 below ``BUSY_THREADS``."""
     cores = 0.0
     for wait_s in (SPIN_S, IDLE_S):

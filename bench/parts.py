@@ -22,10 +22,11 @@ import psutil
 from rich.console import Console
 from rich.table import Column, Table
 
-from bench.jobs.job import Job, data_facts, measure_cases, outcome, plan_training, train_in_turn
+from bench.jobs.job import Job, data_facts, measure_cases, once, outcome, plan_training, train_in_turn
 from bench.presets import PartName, Preset
 from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, load_run, one_line, read, write
 from bench.runner import add_cases
+from training import interrupts
 from training.config import DATA_SETS
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ BENCHMARKS = (
 )
 """Arguments for pytest that collect the benchmarks wherever the package is installed, whatever settings lie around it."""
 RESTARTS = 50
+END_S = 30
 PYTEST_INTERRUPTED, PYTEST_USAGE_ERROR, PYTEST_NO_TESTS = 2, 4, 5
 TESTS_LOG = "tests.log"
 TEST_PROCESSES = 8
@@ -98,7 +100,7 @@ def print_results(folder: Path, keys: set[tuple[Any, ...]], console: Console) ->
     """Print the median result of cases."""
     table = Table(Column("case", overflow="fold"), "n", "result", box=None)
     for case in load_run(folder).cases():
-        if case.first.case_key in keys:
+        if case.case_key in keys:
             table.add_row(case.name, str(len(case.records)), outcome(case))
     console.print(table)
 
@@ -202,10 +204,8 @@ def run_grid(work: Work) -> None:
         if not _unfinished(folder):
             return
         status = wait_for([*command, *options])
-        if status == PYTEST_INTERRUPTED:
-            raise KeyboardInterrupt
-        if status == PYTEST_USAGE_ERROR:
-            raise ValueError("the benchmarks could not start; the reason stands above")
+        if status in (PYTEST_INTERRUPTED, PYTEST_USAGE_ERROR):
+            raise ValueError("the benchmarks ended early; the reason stands above")
         if not keep_going() or status == PYTEST_NO_TESTS or (status in (0, 1) and not _unfinished(folder)):
             return
         options = ["--resume"]  # the plan stands in the folder
@@ -233,23 +233,31 @@ def _unfinished(folder: Path) -> bool:
 
 
 def wait_for(command: list[str], timeout: float | None = None) -> int:
-    """Run a command; after Ctrl-C, which the child gets too, or a timeout, wait until it has stored what it measured."""
-    with subprocess.Popen(command, cwd=ROOT) as process:
-        try:
-            return process.wait(timeout)
-        except (KeyboardInterrupt, subprocess.TimeoutExpired) as error:
-            descendants = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-            if isinstance(error, subprocess.TimeoutExpired):
-                process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=30)
-            process.kill()
-            for descendant in descendants:
-                with contextlib.suppress(psutil.Error):  # gone by itself
-                    descendant.kill()
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            return process.wait()
+    """Run a command; end it with SIGTERM after a signal or a timeout, and wait until it has stored what it measured."""
+    with interrupts.shielded():
+        process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        _end(process)
+    except KeyboardInterrupt:
+        with interrupts.shielded():  # a second Ctrl-C waits, too
+            _end(process)
+        raise
+    return process.returncode
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process with its descendants; it gets ``END_S`` to store what it has."""
+    descendants = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=END_S)
+    process.kill()
+    for descendant in descendants:
+        with contextlib.suppress(psutil.Error):  # gone by itself
+            descendant.kill()
+    process.wait()
 
 
 def absolute(data: str) -> str:
@@ -314,11 +322,10 @@ def sweep_jobs(work: Work) -> list[Job]:
 
 def _accuracy_job(work: Work, recipes: tuple[str, ...], seeds: tuple[int, ...]) -> Job:
     configs = [replace(_accuracy_config(work, recipe), seed=seed) for seed in seeds for recipe in recipes]
-    cases = {case.key: (case, config) for config in configs for case in [plan_training(Accuracy, config, work.dataset)]}
+    cases = once(plan_training(Accuracy, config, work.dataset) for config in configs)
     return Job(
-        name="accuracy", suite=work.preset_name, device=work.device, cases=tuple(case for case, _ in cases.values()),
-        dataset=data_facts(work.dataset), open=lambda folder: train_in_turn(lambda case: cases[case.key][1], work.dataset),
-        shuffle=False,
+        name="accuracy", suite=work.preset_name, device=work.device, cases=cases, shuffle=False,
+        dataset=data_facts(work.dataset), open=lambda folder: train_in_turn(configs[0], work.dataset),
     )  # fmt: skip
 
 

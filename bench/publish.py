@@ -25,6 +25,7 @@ from bench.records import (
     append,
     join,
     load_run,
+    markdown_row,
     percent,
     plural,
     write,
@@ -60,7 +61,7 @@ def objections(run: Run) -> list[str]:
     fallback = next((text for part in (*images, *run.records) if (text := getattr(part, "fallback", None))), None)
     waiting = len(run.missing)
     few = sum(case.status == "ok" and len(case.records) < FEWEST_ROUNDS for case in speeds)
-    tensors = sum(case.first.backend == "fused" and "tensors" in (case.implementation or "") for case in run.cases())
+    tensors = sum(case.backend == "fused" and "tensors" in (case.implementation or "") for case in run.cases())
     disturbed = sum(case.is_disturbed for case in run.cases())
     is_drawn = fallback is not None or any("synthetic" in name.lower() for name in names)
     load = cpu.load_1min or 0.0
@@ -159,16 +160,12 @@ def index(folder: Path) -> str:
     runs.sort(key=lambda run: run.environment.time if run.environment else "", reverse=True)
     lines = ["# Published runs", "", ABOUT, ""]
     if runs:
-        lines += [_row(HEADER), _row(["---"] * len(HEADER)), *(_row(_cells(run)) for run in runs)]
+        lines += [markdown_row(*HEADER), markdown_row(*["---"] * len(HEADER)), *(markdown_row(*_cells(run)) for run in runs)]
     else:
         lines.append("None yet.")
     notes += [f"{run.name}: {run.environment.note}" for run in runs if run.environment and run.environment.note]
     notes += [f"{run.name}: {problem}" for run in runs for problem in run.problems]
     return "\n".join([*lines, *([""] if notes else []), *(f"- {_escape(note)}" for note in notes)]) + "\n"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _escape(text: str) -> str:

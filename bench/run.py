@@ -27,7 +27,6 @@ from bench.runner import load_plan, resume
 
 GRACE_S = 60.0
 """Seconds that a part may take beyond its share, to end the case that runs."""
-INTERRUPTED = 130
 PHASES = {"grid": "benchmarks"}
 """Words for parts whose names are ours."""
 DURATIONS = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
@@ -81,12 +80,10 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
 
 def _prepare(options: RunOptions, console: Console) -> Work:
     """Check the options, load the data and make the run folder, or check the one to resume."""
-    from bench.jobs.grid import check_device
     from training.data import load
     from training.distributed import resolve_device
 
     device = str(resolve_device(options.device or "auto"))
-    check_device(device)
     _check(options)
     chosen = preset(options.preset, device)
     dataset = load(
@@ -158,14 +155,12 @@ def _run_in_time(options: RunOptions, work: Work, seconds: float) -> None:
             continue
         work.console.print(f"{name}: {duration(budget)}", style="bold")
         status = wait_for(_part_command(options, work, name, budget), budget + GRACE_S)
-        if status == INTERRUPTED:
-            raise KeyboardInterrupt
         if status != 0:
             work.console.print(f"{name} ended early (exit code {status}); what it measured is kept", style="bold red")
 
 
 def _part_command(options: RunOptions, work: Work, name: str, seconds: float) -> list[str]:
-    command = [sys.executable, "-m", "bench.cli", "run", "--part", name, "--minutes", f"{seconds / 60:.3f}"]
+    command = [sys.executable, "-m", "bench", "run", "--part", name, "--minutes", f"{seconds / 60:.3f}"]
     command += ["--preset", options.preset, "--data", absolute(options.data), "--data-root", str(options.data_root.resolve())]
     command += ["--results", str(work.folder.resolve())]
     for option, value in (("--device", options.device), ("--rounds", options.rounds)):

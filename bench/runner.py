@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from bench.noise import Watch, busy_threads, isolate, watch
+from bench.noise import Watch, isolate, measure_busy_threads, watch
 from bench.records import (
     CLAIMS,
     ENVIRONMENT,
@@ -282,7 +282,7 @@ def measure_undisturbed(case: Record, measure: Measure) -> Record:
         disturbance = machine.disturbance()
         if case.case_key not in Watch.looked_at or Watch.busy_threads:
             Watch.looked_at.add(case.case_key)
-            Watch.busy_threads = busy_threads()
+            Watch.busy_threads = measure_busy_threads()
             disturbance = msgspec.structs.replace(disturbance, busy_threads=Watch.busy_threads or None)
         records.append(msgspec.structs.replace(record, disturbance=disturbance))
         if record.status != "ok" or not disturbance.is_strong or disturbance.busy_threads:  # those do not go away

@@ -168,6 +168,7 @@ class BenchSession:
         if self.config.getoption("collectonly") or not session.items:
             return
         self._pytest = session
+        signal.signal(signal.SIGTERM, lambda *_: self._stop("told to end"))  # at a round's end, as `augmark run` does
         selected = [case for item in session.items if (case := case_of(item)) is not None]
         self._selected = {case.case_key for case in selected}
         try:
@@ -319,12 +320,6 @@ class BenchSession:
         """Return the cases of the grid with what was measured so far."""
         cases = gather(self.plan.cases, {record.key: record for record in self.records}.values())
         return [case for case in cases if case.kind == "speed"]
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_keyboard_interrupt(self) -> None:
-        """Ignore a second Ctrl-C where ``augmark run`` waits for this process: what was measured is being printed."""
-        if self.config.getoption("phase"):
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self._bench is not None:

@@ -37,7 +37,7 @@ class Trainer:
     """
 
     times_phases: ClassVar[bool] = False
-    """Flag: epochs report the seconds of each phase."""
+    """True if epochs report the seconds of each phase."""
     model: nn.Module
     net: Callable[[Tensor], Tensor]
     feed: Feed | PhotoFeed | StoredFeed

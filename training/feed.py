@@ -18,6 +18,7 @@ from augment import BACKENDS, Pipeline, build, resolve
 from augment.ops import AlternatingFlip
 from training.config import TrainConfig
 from training.distributed import Ranks, stream_seed
+from training.interrupts import shielded
 from training.meters import Phase
 from training.sources.dataset import Dataset, Split
 from training.sources.decode import decode
@@ -140,10 +141,25 @@ class _Images(Fetcher[Batch]):
         return torch.from_numpy(np.stack([decode(files[index].read_bytes(), size) for index in indices.tolist()]))
 
 
+def open_loader(
+    fetcher: Fetcher[T], requests: Iterable[Request], num_workers: int, device: torch.device, *, persistent: bool = True,
+    generator: torch.Generator | None = None,
+) -> DataLoader[T]:  # fmt: skip
+    """Return a loader of batches, in pinned memory for a CUDA device; ``persistent`` workers serve all epochs."""
+    return DataLoader(
+        fetcher,
+        batch_sampler=requests,  # type: ignore[arg-type]  # torch's type knows lists of indices only
+        collate_fn=keep, num_workers=num_workers, persistent_workers=persistent and num_workers > 0, generator=generator,
+        pin_memory=device.type == "cuda", timeout=LOADER_TIMEOUT_S if num_workers else 0,
+    )  # fmt: skip
+
+
 def iterate(loader: Iterable[T]) -> Iterator[T]:
     """Yield a loader's batches; RuntimeError for a worker that died as it sent one too, as for any that died."""
     try:
-        yield from loader
+        with shielded():
+            batches = iter(loader)
+        yield from batches
     except (EOFError, ConnectionError) as error:
         raise RuntimeError("DataLoader worker exited unexpectedly as it sent a batch") from error
 
@@ -207,13 +223,8 @@ class Feed:
             dataset.train, recipe if in_workers else None, config.seed, ranks.rank, decoding=config.decode == "workers"
         )
         check_shared_memory(config.num_workers, per_rank * dataset.train.images[0].nbytes * (4 if in_workers else 1))
-        self._loader = DataLoader(
-            images,
-            batch_sampler=self._order,  # type: ignore[arg-type]  # of requests: torch's type knows lists of indices only
-            collate_fn=keep, num_workers=config.num_workers, persistent_workers=config.num_workers > 0,
-            pin_memory=self.device.type == "cuda", timeout=LOADER_TIMEOUT_S if config.num_workers else 0,
-            generator=torch.Generator(),  # its own: it draws from it, and would shift the augmentation's draws
-        )  # fmt: skip
+        generator = torch.Generator()  # the loader's own: it draws from it, and would shift the augmentation's draws
+        self._loader = open_loader(images, self._order, config.num_workers, self.device, generator=generator)
         self._frozen = self._prepare_first(dataset.train) if config.augment_on == "frozen" else None
 
     def __len__(self) -> int:

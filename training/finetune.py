@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from augment import build
 from training import checkpoint, models, transfer
-from training.base_trainer import OnData, OnEpoch, OnStep, Trainer
+from training.base_trainer import OnEpoch, OnStep, Trainer
 from training.config import FinetuneConfig, validate
 from training.data import load
 from training.distributed import Ranks, stream_seed, synchronise
@@ -46,7 +46,7 @@ def load_photographs(config: FinetuneConfig) -> Dataset:
 
 def finetune(
     config: FinetuneConfig, dataset: Dataset | None = None, *, out: Path | None = None, resume: bool = False,
-    on_data: OnData | None = None, on_epoch: OnEpoch | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> tuple[FinetuneResult, nn.Module]:  # fmt: skip
     """Train, evaluate after each epoch, and return the result and the network with its best epoch's weights.
 
@@ -56,7 +56,6 @@ def finetune(
         out: Folder for ``best.pt`` (``model``, a state dict, and ``classes``) and ``checkpoint.pt``, the run after each epoch;
             both are whole whenever the process dies.
         resume: Continue from that checkpoint.
-        on_data: Called when the photographs are loaded.
         on_epoch: Called after each epoch.
 
     Raises:
@@ -66,8 +65,6 @@ def finetune(
     """
     device = validate(config)
     dataset = dataset if dataset is not None else load_photographs(config)
-    if on_data is not None:
-        on_data(dataset)
     path = None if out is None else out / checkpoint.NAME
     if resume and path is not None and not path.exists():
         raise FileNotFoundError(errno.ENOENT, "no checkpoint to resume", str(path))

@@ -27,8 +27,8 @@ Moment = float | torch.Event
 Phase = Literal["copy", "augment", "forward_backward", "optimizer"]
 PHASES: tuple[Phase, ...] = ("copy", "augment", "forward_backward", "optimizer")
 """Phases of a step in order; ``training.results.Throughput`` defines them."""
-POWER_INTERVAL_S = 0.1
-"""NVML renews utilisation and power every 0.02 to 1 s, depending on the board."""
+SAMPLE_INTERVAL_S = 0.1
+"""NVML renews utilisation every 0.02 to 1 s, depending on the board."""
 FLOP_IMAGES = 2
 """Batch norms refuse a single value a channel."""
 LOOK_EVERY = 10  # steps; a look is a handful of small kernels, with several processes an exchange of one number
@@ -122,9 +122,8 @@ def _seconds(since: Moment, until: Moment) -> float:
 class PowerMeter:
     """Watches CUDA devices between entering and leaving, from a thread that wakes ten times a second.
 
-    ``utilisation`` is the mean share of the time with a kernel, ``energy_j`` the total of all devices: the difference of NVML's
-    own counter (Volta and later), else the mean of the sampled power times the time. Both are None on other devices, and where
-    NVML reports nothing.
+    ``utilisation`` is the mean share of the time with a kernel, ``energy_j`` the total of all devices by NVML's own counter.
+    Both are None on other devices, and where NVML reports nothing.
     """
 
     utilisation: float | None = None
@@ -133,41 +132,30 @@ class PowerMeter:
     def __init__(self, devices: Sequence[torch.device]) -> None:
         self._handles = [handle for device in devices if (handle := find_handle(device)) is not None]
         self._utilisations: list[float | None] = []
-        self._powers_w: list[list[float | None]] = [[] for _ in self._handles]
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> PowerMeter:
-        self._before_j = [_query(_energy_j, handle) for handle in self._handles]
-        self._began = time.perf_counter()
+        self._before_j = self._read_energy_j()
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        seconds = time.perf_counter() - self._began
-        after_j = [_query(_energy_j, handle) for handle in self._handles]
+        after_j = self._read_energy_j()
         self._over.set()
         self._thread.join()
-        energies_j: list[float | None] = []
-        for before, after, powers_w in zip(self._before_j, after_j, self._powers_w, strict=True):
-            mean_w = _mean(powers_w)
-            sampled_j = None if mean_w is None else mean_w * seconds
-            energies_j.append(sampled_j if before is None or after is None else after - before)
-        reported = [energy for energy in energies_j if energy is not None]
-        self.utilisation = _mean(self._utilisations)
-        self.energy_j = sum(reported) if reported and len(reported) == len(energies_j) else None
+        reported = [share for share in self._utilisations if share is not None]
+        self.utilisation = statistics.fmean(reported) if reported else None
+        self.energy_j = None if self._before_j is None or after_j is None else after_j - self._before_j
+
+    def _read_energy_j(self) -> float | None:
+        """Return joules since the driver was loaded, all devices together; None if one has no counter."""
+        counts = [count for handle in self._handles if (count := query(_energy_j, handle)) is not None]
+        return sum(counts) if counts and len(counts) == len(self._handles) else None
 
     def _watch(self) -> None:
-        while self._handles and not self._over.wait(POWER_INTERVAL_S):
-            for handle, powers_w in zip(self._handles, self._powers_w, strict=True):
-                self._utilisations.append(_query(_utilisation, handle))
-                powers_w.append(_query(_power_w, handle))
-
-
-def _mean(samples: Sequence[float | None]) -> float | None:
-    """Return the mean of the reported samples, None if there is none."""
-    reported = [sample for sample in samples if sample is not None]
-    return statistics.fmean(reported) if reported else None
+        while self._handles and not self._over.wait(SAMPLE_INTERVAL_S):
+            self._utilisations += [query(_utilisation, handle) for handle in self._handles]
 
 
 def find_handle(device: torch.device) -> Any | None:
@@ -182,7 +170,7 @@ def find_handle(device: torch.device) -> Any | None:
     return None
 
 
-def _query(question: Callable[[Any, Any], float], handle: Any) -> float | None:
+def query(question: Callable[[Any, Any], T], handle: Any) -> T | None:
     """Return NVML's answer, None if this board has none."""
     import pynvml
 
@@ -194,10 +182,6 @@ def _query(question: Callable[[Any, Any], float], handle: Any) -> float | None:
 
 def _energy_j(nvml: Any, handle: Any) -> float:
     return float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3  # from millijoules
-
-
-def _power_w(nvml: Any, handle: Any) -> float:
-    return float(nvml.nvmlDeviceGetPowerUsage(handle)) / 1e3  # from milliwatts
 
 
 def _utilisation(nvml: Any, handle: Any) -> float:

@@ -19,13 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from augment import BACKENDS, Op, Pipeline, build, fused, lane, resolve
 from augment.op import Lane
 from augment.ops import IMAGENET_MEAN, IMAGENET_STD, CenterCrop, Normalize, RandomResizedCrop
 from training.distributed import Ranks, stream_seed
-from training.feed import LOADER_TIMEOUT_S, Fetcher, MarkPhase, Order, check_shared_memory, ignore_phase, iterate, keep
+from training.feed import Fetcher, MarkPhase, Order, check_shared_memory, ignore_phase, iterate, keep, open_loader
 from training.sources.dataset import Split
 from training.sources.decode import DECODE_ERRORS
 from training.sources.decoders import DECODERS
@@ -304,12 +303,7 @@ class PhotoFeed(_PhotoSource):
         self.lane = feed_lane(ops, backend, on_device=on_device)
         side = MOST_SIDE if on_device else 2 * max(op.size for op in ops if isinstance(op, RandomResizedCrop))  # of floats
         check_shared_memory(num_workers, batch_size * 3 * side**2)
-        self._loader = DataLoader(
-            Photographs(stages, split.labels, seed),
-            batch_sampler=self._order,  # type: ignore[arg-type]  # of requests: torch's type knows lists of indices only
-            collate_fn=keep, num_workers=num_workers, persistent_workers=num_workers > 0,
-            pin_memory=device.type == "cuda", timeout=LOADER_TIMEOUT_S if num_workers else 0,
-        )  # fmt: skip
+        self._loader = open_loader(Photographs(stages, split.labels, seed), self._order, num_workers, device)
 
     @property
     def implementation(self) -> str | None:

@@ -5,6 +5,7 @@ import functools
 import io
 import operator
 import sys
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -53,8 +54,9 @@ def open_console() -> Console:
 
 
 def printable(name: str) -> str:
-    """Return a file name with the bytes escaped that are no UTF-8, as records, pages and streams refuse them."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """Return a file name with those bytes escaped that are no UTF-8, which records refuse, or that steer a terminal."""
+    name = name.encode("utf-8", "backslashreplace").decode()
+    return "".join(ascii(char)[1:-1] if unicodedata.category(char) == "Cc" else char for char in name)
 
 
 def expand_user(path: str) -> str:

@@ -154,6 +154,7 @@ class ImageTrainer(Trainer):
             with torch.inference_mode():
                 inputs = self.prepare(self.test.images[: self.evaluation_batch].to(self.device))
                 self._captured_forward = self._try_capture("evaluation", self._forward, [inputs])
+            self.model.train()  # a graph keeps the mode of the layers
 
     def _prepare_into(self, step: graph.Captured, *received: Tensor) -> Tensor:
         return step.fill(self.feed.prepare(*received))

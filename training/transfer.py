@@ -134,16 +134,13 @@ def _last_layer(module: nn.Module, outputs: int, model: str) -> str:
 
 
 def _replace(module: nn.Module, name: str, num_classes: int) -> None:
-    old = module.get_submodule(name)
-    with_bias = getattr(old, "bias", None) is not None
-    new: nn.Conv2d | nn.Linear
-    if isinstance(old, nn.Conv2d):
-        new = nn.Conv2d(old.in_channels, num_classes, 1, bias=with_bias)
-    else:
-        assert isinstance(old, nn.Linear)
-        new = nn.Linear(old.in_features, num_classes, bias=with_bias)
+    old: Any = module.get_submodule(name)
+    is_linear, bias = isinstance(old, nn.Linear), old.bias is not None
+    new: Any = (
+        nn.Linear(old.in_features, num_classes, bias) if is_linear else nn.Conv2d(old.in_channels, num_classes, 1, bias=bias)
+    )
     nn.init.xavier_uniform_(new.weight)
-    if new.bias is not None:
+    if bias:
         nn.init.zeros_(new.bias)
     module.set_submodule(name, new)
 

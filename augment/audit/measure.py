@@ -58,6 +58,8 @@ class Results(NamedTuple):
     sources: dict[tuple[Op, str], Source]
     """Key of what draws for an op on a backend; backends that share a builder share it."""
     tests: dict[Source, list[DrawTest]]
+    outputs: dict[tuple[str, str], list[DrawTest]]
+    """Tests of the outputs of cells whose draws cannot be read."""
 
     def merge(self, results: "Results") -> None:
         """Add results that are new."""
@@ -77,7 +79,7 @@ class Measurements:
     seed: int
     images: Sequence[Tensor]
     devices: Mapping[str, torch.device]
-    results: Results = field(default_factory=lambda: Results({}, {}, {}, {}))
+    results: Results = field(default_factory=lambda: Results({}, {}, {}, {}, {}))
 
     def __post_init__(self) -> None:
         self._photographs = {size: at_size(self.images, size) for size in (*SIZES, 64, PHOTOGRAPH_SIZE)}
@@ -265,14 +267,14 @@ class Measurements:
             batch = BATCH if cell.lane and cell.lane.measured == "per_image" else 1
             image = plain_image(size).to(self.devices[cell.backend])
             tests = compare_outputs(traced.pipeline, build(ops, REFERENCE), image, self.n, batch=batch)
-            self.results.tests[cell.subject, cell.backend] = tests
+            self.results.outputs[cell.subject, cell.backend] = tests
         elif not cell.parity:
             raise NoRoute(reason)
 
     def tests_of(self, cell: Verdict) -> list[tuple[str, str, list[DrawTest]]]:
         """Return what draws, the declared difference and the tests: of each op of a cell, or of its outputs."""
         tests, library = self.results.tests, find_backend(cell.backend).library
-        if outputs := tests.get((cell.subject, cell.backend)):
+        if outputs := self.results.outputs.get((cell.subject, cell.backend)):
             return [(cell.subject, known_differences(ops_of(cell), cell.backend) or "", outputs)]
         sources = [(op, self.results.sources.get((op, cell.backend))) for op in ops_of(cell)]
         return [(op.name, op.differs.get(library, ""), tests[source] if source else []) for op, source in sources]
@@ -280,12 +282,12 @@ class Measurements:
     def compare_workers(self) -> None:
         """Compare what two loader workers draw, in one pair for everything that draws and can run there."""
         cpu = torch.device("cpu")
-        able = {name for name, b in BACKENDS.items() if b.forks and not b.compiled and b.why_not(cpu) is None}
+        forking = {name for name, b in BACKENDS.items() if b.forks and not b.compiled and b.why_not(cpu) is None}
         cells = [
             cell
             for cell in self.results.cells.values()
             if cell.lane is not None and cell.lane.declared != "fixed" and cell.subject not in PHOTOGRAPH_RECIPES
-            and cell.backend in able
+            and cell.backend in forking
         ]  # fmt: skip
         for cell, check in zip(cells, check_workers([(ops_of(cell), cell.backend) for cell in cells]), strict=True):
             cell.checks.append(check)

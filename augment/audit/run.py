@@ -3,14 +3,17 @@
 import copy
 import multiprocessing
 import platform
+import random
+import signal
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import distributions
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +31,7 @@ PACKAGES = ("torch", "torchvision", "kornia", "pillow", "triton-augment", "album
 BY_CUDA = ("nvidia-dali-cuda", "cvcuda-cu")
 """Beginnings of the names of packages that are named after a CUDA release."""
 Names = Sequence[str]
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], object]
 """Called as (steps done, steps in all, next step)."""
 
 
@@ -76,6 +79,8 @@ def audit(
     on_cuda = any(used.type == "cuda" for used in devices.values())
     with torch.random.fork_rng(devices=None if on_cuda else []), ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
+        stack.callback(random.setstate, random.getstate())  # libraries draw from these, or seed them
+        stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
         torch.set_num_threads(1)  # nothing is timed here, and on small tensors threads mostly wait for each other
         _measure(measurements, names, workers, processes, on_progress)
     default_name = "synthetic shapes (no real images given)" if images is None else f"{len(images_used)} given images"
@@ -90,11 +95,14 @@ def _measure(
 ) -> None:
     total, done = sum(map(len, names.values())) + int(workers), 0
     spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA must not be forked
-    with ProcessPoolExecutor(processes, spawn, _start_process) if processes > 1 else nullcontext() as pool:
+    pooled = ProcessPoolExecutor(processes, spawn, _start_process) if processes > 1 else nullcontext()
+    with pooled as pool, _ending_processes():
         for kind in KINDS:  # recipes after all ops
             # The pool pickles in a thread of its own: what it is given must not grow meanwhile.
             source = copy.deepcopy(measurements) if pool else measurements
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})  # this process ends the others
             results = (pool.map if pool else map)(partial(source.measure_subject, kind), names[kind])
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for name in names[kind]:
                 on_progress(done, total, name)
                 measurements.results.merge(next(results))
@@ -105,6 +113,17 @@ def _measure(
     on_progress(total, total, "done")
 
 
+@contextmanager
+def _ending_processes() -> Iterator[None]:
+    """End this process's processes after an error, which would wait for all of their work."""
+    try:
+        yield
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+
+
 def _start_process() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # an untested release is named once, by the process that starts these
@@ -112,7 +131,8 @@ def _start_process() -> None:
 
 def _judge_all(measurements: Measurements, names: Mapping[Kind, Names], alpha: float) -> tuple[Verdict, ...]:
     """Return the verdicts: ops before recipes, backend by backend."""
-    reject(measurements.results.tests.values(), alpha)
+    results = measurements.results
+    reject([*results.tests.values(), *results.outputs.values()], alpha)
     cells = [measurements.results.cells[name, b] for kind in KINDS for b in measurements.devices for name in names[kind]]
     for cell in cells:
         judge(cell, ops_of(cell), measurements.tests_of(cell), audited=names["op"] if cell.kind == "recipe" else ())

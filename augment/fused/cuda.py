@@ -136,7 +136,7 @@ def _launch(name: str, images: Tensor, drawn: tuple[Tensor, ...], out: Tensor) -
     keys = no_keys(images.device)
     key = (name, _signature(images), signature(drawn), out.dtype, out.stride(), kernels.WHOLE, kernels.TILE)
     launch = _LAUNCHES.get(key) or keep(_LAUNCHES, key, prepare(_NAMED[name], images, out, InlineDraws()))
-    launch.run(images, out, drawn or (images,), (keys,), Key(keys, 0, 0))
+    launch.run(images, out, drawn or (images,), keys, Key(keys, 0, 0))
 
 
 def _signature(images: Tensor) -> tuple[Any, ...]:
@@ -188,7 +188,7 @@ class OneLaunch:
             memory = (labels.contiguous(), targets)
         if launch.shape[0]:
             state = take_key(inline.numbers, generator, images.device) if inline.numbers else Key(no_keys(images.device), 0, 0)
-            launch.run(images, out, memory, inline.tables or (state.keys,), state)
+            launch.run(images, out, memory, inline.tables or state.keys, state)
         return out, targets
 
     def _prepare(self, images: Tensor, classes: int) -> tuple[Launch, InlineDraws]:

@@ -27,31 +27,40 @@ TURN = tl.constexpr(2 * math.pi)
 
 
 class Key(NamedTuple):
-    """State of a counter-based generator: a seed, and a block, the offset in fours; block -1: the seed is in ``keys``."""
+    """State of a counter-based generator: a seed, and a block, the offset in fours.
 
-    keys: Tensor
+    A negative block is that of a captured graph: each replay finds the seed and an offset in ``keys``, int64 [1], and counts
+    ``-1 - block`` from that offset.
+    """
+
+    keys: tuple[Tensor, Tensor]
     seed: int
     block: int
 
 
 @functools.cache
-def no_keys(device: torch.device) -> Tensor:
-    """Return memory that stands for the keys of a key without any."""
-    return torch.zeros(1, dtype=torch.int64, device=device)
+def no_keys(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return memory that stands for the keys of a key without any, zeros."""
+    zero = torch.zeros(1, dtype=torch.int64, device=device)
+    return zero, zero
 
 
 def take_key(count: int, generator: torch.Generator | None, device: torch.device) -> Key:
     """Return the state of a generator, the device's own if None, and advance it by ``count`` numbers an image.
 
-    On a CPU, whose generators have no offset, and while a graph is captured, PyTorch draws a seed instead.
+    On a CPU, whose generators have no offset, PyTorch draws a seed instead; so does a captured call of PyTorch 2.11, whose
+    generators have no ``philox_state``.
     """
-    options: dict[str, Any] = {} if generator is None else {"generator": generator}
     if device.type != "cuda":
-        return Key(no_keys(device), int(torch.randint(2**63 - 1, (), **options).item()), 0)
-    if torch.cuda.is_current_stream_capturing():
-        return Key(torch.randint(2**63 - 1, (1,), device=device, **options), 0, -1)
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return advance(count, generator or torch.cuda.default_generators[index], device)
+        return Key(no_keys(device), int(torch.randint(2**63 - 1, (), generator=generator).item()), 0)
+    if generator is None:
+        generator = torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+    if not torch.cuda.is_current_stream_capturing():
+        return advance(count, generator, device)
+    if hasattr(generator, "philox_state"):
+        seed, offset, in_graph = generator.philox_state(count)
+        return Key((seed, offset), 0, -1 - int(in_graph) // 4)
+    return Key((torch.randint(2**63 - 1, (1,), device=device, generator=generator), no_keys(device)[1]), 0, -1)
 
 
 def advance(count: int, generator: torch.Generator, device: torch.device) -> Key:
@@ -83,8 +92,10 @@ _LAUNCHES: dict[Any, Prepared] = {}
 
 @triton.jit
 def key_of(keys, seed, block):
-    """Return seed and block; in a captured graph (block < 0) the seed is in memory, drawn by a captured call."""
-    return tl.where(block < 0, tl.load(keys), seed), tl.maximum(block, 0).to(tl.int64)
+    """Return the seed and block of a ``Key``; only programs of a captured graph read memory."""
+    captured = block < 0
+    offset = tl.load(keys[1], mask=captured, other=0).to(tl.uint64, bitcast=True)
+    return tl.load(keys[0], mask=captured, other=seed), tl.where(captured, -1 - block, block) + (offset >> 2).to(tl.int64)
 
 
 @triton.jit

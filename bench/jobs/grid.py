@@ -63,7 +63,8 @@ def plan(grid: Grid, *, memory_bytes: Callable[[str], int] | None = None) -> lis
         if sizes is not None and (not sizes or min(sizes) < 1):
             raise ValueError(f"{noun} must be at least 1, got {', '.join(map(str, sizes)) or 'none'}")
     for device in grid.devices:
-        check_device(device)
+        if augment.check_device(device).type == "meta":
+            raise ValueError("device 'meta' cannot be used: nothing is computed there")
     free_bytes = {device: (memory_bytes or free_memory)(device) for device in grid.devices}
     return [_check_case(case, free_bytes[case.device]) for case in _cases(grid)]
 
@@ -153,21 +154,6 @@ def check_names(noun: str, names: Sequence[str] | None, valid: Iterable[str]) ->
     for name in names or ():
         if name not in valid:
             raise ValueError(f"unknown {noun} {name!r}; known: {', '.join(valid)}")
-
-
-def check_device(name: str) -> None:
-    """Raise ValueError, in one line, unless tensors can be put on the device now."""
-    import torch
-
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    usable = "cpu" + (f", {accelerator.type}" if accelerator else "")
-    try:
-        kind = torch.device(name).type
-        if kind != "cpu" and (accelerator is None or kind != accelerator.type):
-            raise RuntimeError(f"this torch sees no {kind} device")
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used ({one_line(error)}); here: {usable}") from None
 
 
 def default_devices() -> tuple[str, ...]:

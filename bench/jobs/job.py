@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from bench.records import Case, Kind, Plan, Record, holds_run
+from bench.records import MANNER, Case, Kind, Plan, Record, holds_run
 from bench.runner import Measure, resume, run_cases, start
 
 if TYPE_CHECKING:
@@ -100,6 +100,11 @@ def plan_training(kind: type[R], config: "TrainConfig | FinetuneConfig", dataset
     return msgspec.convert({name: value for name, value in values.items() if name in kind.__struct_fields__}, kind)
 
 
+def config_of(case: Any, base: "TrainConfig") -> "TrainConfig":
+    """Return the config of a planned case: ``base``, but for the settings in which the cases of a job differ."""
+    return replace(base, **{name: getattr(case, name) for name in (*MANNER, "batch_size", "seed")})
+
+
 def fill(case: R, result: Any, **facts: Any) -> R:
     """Return the case with status ok, its fields read from the attributes of a training result and from ``facts``."""
     names = [name for name in case.__struct_fields__ if name != "data"]
@@ -113,7 +118,7 @@ def fill(case: R, result: Any, **facts: Any) -> R:
     return msgspec.convert(values, type(case), from_attributes=True)
 
 
-def train_in_turn(config_of: Callable[[Any], "TrainConfig"], dataset: "Dataset", **facts: Any) -> Measure:
+def train_in_turn(base: "TrainConfig", dataset: "Dataset", **facts: Any) -> Measure:
     """Return a function that trains one case after the other: data, compiled model and graph are kept between them.
 
     ``facts`` go into each record, beside the seconds of the case and those since the one before.
@@ -126,7 +131,7 @@ def train_in_turn(config_of: Callable[[Any], "TrainConfig"], dataset: "Dataset",
         nonlocal ended
         start, before, ended = time.perf_counter(), ended, math.nan  # of a failed case nothing is known
         try:
-            result = loop.train(config_of(case), dataset, cache=cache)
+            result = loop.train(config_of(case, base), dataset, cache=cache)
         except BaseException:
             cache.trainer = None  # its state is that of a run that broke off
             raise

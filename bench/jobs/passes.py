@@ -17,7 +17,6 @@ import msgspec
 import psutil
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from bench.environment import usable_cores
 from bench.jobs.arms import ARMS, Chain, Recorded, Stages, Work, pixel_differences, recipe_ops
@@ -25,11 +24,9 @@ from bench.jobs.photoset import disk_rate, drop_from_cache, shorten
 from bench.records import Pipeline
 from training import transfer
 from training.distributed import stream_seed, synchronise
-from training.feed import LOADER_TIMEOUT_S, Request, check_shared_memory, iterate, keep
+from training.feed import Request, check_shared_memory, iterate, open_loader
 from training.photofeed import MOST_SIDE, Photographs
 
-FETCHED_AHEAD = 2
-"""Batches that each loader worker fetches ahead: PyTorch's default."""
 FEWEST_BATCHES = 2
 """Batches of a pass, and of its warm-up: the loop holds a batch while the next is made."""
 RECORDED_BYTES = 3 * 2**30
@@ -231,13 +228,7 @@ def _stream(chain: Chain, batches: Sequence[Tensor], number: int, num_workers: i
     """Return an iterator over fetched batches without end, from the round's own first one on: rounds cover all photographs."""
     requests = (Request(epoch=number, indices=batches[step % len(batches)]) for step in itertools.count(number))
     labels = torch.arange(max(int(batch[-1]) for batch in batches) + 1)  # indices, which the steps get
-    loader = DataLoader(
-        Photographs(chain.fetch, labels, seed=0),
-        batch_sampler=requests,  # type: ignore[arg-type]  # torch's type knows indices only
-        collate_fn=keep, num_workers=num_workers, pin_memory=device.type == "cuda",
-        timeout=LOADER_TIMEOUT_S if num_workers else 0, prefetch_factor=FETCHED_AHEAD if num_workers else None,
-    )  # fmt: skip
-    return iterate(loader)
+    return iterate(open_loader(Photographs(chain.fetch, labels, seed=0), requests, num_workers, device, persistent=False))
 
 
 def _take(batch: Any, own: Stages) -> None:

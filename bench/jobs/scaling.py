@@ -6,7 +6,6 @@ processes of its own (``scaling_rank.py``), so that a process that dies costs on
 augmentation.
 """
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -15,13 +14,13 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Report, data_facts, plan_training, run_job, take
+from bench.jobs.job import Job, Report, config_of, data_facts, plan_training, run_job, take
 from bench.jobs.throughput import StepOptions, base_config, check_repetitions
 from bench.presets import preset
 from bench.records import Scaling, one_line
@@ -50,19 +49,17 @@ class Task(msgspec.Struct):
     """Work of the processes of a case, as they read it."""
 
     case: Scaling
-    config: dict[str, Any]
+    config: TrainConfig
     seconds: float
     threads: int | None
 
 
-def plan_cases(
-    base: TrainConfig, dataset: "Dataset", processes: tuple[int, ...], *, gpus: int, cores: int
-) -> list[tuple[Scaling, TrainConfig]]:
+def plan_cases(base: TrainConfig, dataset: "Dataset", processes: tuple[int, ...], *, gpus: int, cores: int) -> list[Scaling]:
     """Return a case per number of processes and sort of scaling; with several GPUs one of DataParallel beside each."""
 
-    def case(count: int, scaling: str, config: TrainConfig, parallel: str) -> tuple[Scaling, TrainConfig]:
+    def case(count: int, scaling: str, config: TrainConfig, parallel: str) -> Scaling:
         facts = {"processes": count, "scaling": scaling, "parallel": parallel, "cores": cores}
-        return plan_training(Scaling, config, dataset, **facts), config
+        return plan_training(Scaling, config, dataset, **facts)
 
     cases = []
     for count in processes:
@@ -80,17 +77,17 @@ def plan_cases(
 # ---- a case -----------------------------------------------------------------------------------------------------------
 
 
-def run_processes(case: Scaling, config: TrainConfig, *, seconds: float) -> Scaling:
+def run_processes(case: Scaling, base: TrainConfig, *, seconds: float) -> Scaling:
     """Measure a case in processes of its own and return its record; a failed one has the reason.
 
     On a CPU the processes share the cores: each gets cores // processes threads, one at least.
     """
     assert case.processes is not None
-    threads = max(1, (case.cores or 1) // case.processes) if config.device == "cpu" else None
-    plain = dataclasses.asdict(config) | {"data_root": str(config.data_root)}
+    threads = max(1, (case.cores or 1) // case.processes) if base.device == "cpu" else None
     with tempfile.TemporaryDirectory(prefix="augmark-scaling-") as folder:
         task, result = Path(folder) / "task.json", Path(folder) / "result.json"
-        task.write_bytes(msgspec.json.encode(Task(case=case, config=plain, seconds=seconds, threads=threads)))
+        work = Task(case=case, config=config_of(case, base), seconds=seconds, threads=threads)
+        task.write_bytes(msgspec.json.encode(work, enc_hook=str))
         status, output = _run(_command(case, task, result), _variables(case, threads), START_S + 10 * seconds)
         if status == 0 and result.exists():
             return msgspec.json.decode(result.read_bytes(), type=Scaling)
@@ -162,14 +159,13 @@ def scaling(options: ScalingOptions, console: Console, report: Report) -> Path:
     if base.device == "cpu" and max(counts) > 1:
         console.print(f"on a CPU the processes share its {cores} cores: each gets {cores} // processes threads, one at least")
     cases = plan_cases(base, dataset, counts, gpus=gpus, cores=cores)
-    configs = {case.case_key: config for case, config in cases}
     seconds = take(options.seconds, 2 * chosen.throughput_seconds)
 
     def measure(case: Scaling) -> Scaling:
-        return run_processes(case, configs[case.case_key], seconds=seconds)
+        return run_processes(case, base, seconds=seconds)
 
     job = Job(
-        name="scaling", suite="scaling", device=base.device, cases=tuple(case for case, _ in cases),
+        name="scaling", suite="scaling", device=base.device, cases=tuple(cases),
         dataset=data_facts(dataset), open=lambda folder: measure, rounds=take(options.rounds, chosen.throughput_rounds),
     )  # fmt: skip
     return run_job(job, options, console, report)

@@ -86,8 +86,7 @@ def count_examples(images: int, batch_size: int, first: int, steps: int) -> int:
 
 def measure(task: Task) -> Scaling:
     """Return the record of a case, equal on every rank; failed if two ranks drew the same."""
-    config = TrainConfig(**{**task.config, "data_root": Path(task.config["data_root"])})
-    device = validate(config)
+    config, device = task.config, validate(task.config)
     with join_ranks(device) as ranks:
         config = resolve_auto(config, device)
         dataset = load(config.data, root=config.data_root, max_train=config.max_train, max_test=config.max_test)
@@ -108,7 +107,7 @@ def measure(task: Task) -> Scaling:
 
 def main(task_file: Path, result_file: Path) -> int:
     """Measure a task; rank 0 writes the record."""
-    task = msgspec.json.decode(task_file.read_bytes(), type=Task)
+    task = msgspec.json.decode(task_file.read_bytes(), type=Task, dec_hook=lambda path, text: path(text))
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     try:

@@ -39,6 +39,7 @@ from bench.presets import COMMON
 from bench.records import Accuracy, Plan, as_stored, differences, finished_keys, load_run
 from bench.runner import Claims, await_plan
 from training.config import MOST_WORKERS, TrainConfig
+from training.interrupts import shielded
 from training.presets import BOOK, PresetName
 from training.terminal import open_console
 
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 """Environment variables by which torchrun tells a process that it is one of many."""
-VARIED = ("recipe", "backend", "seed", "augment_on", "num_workers", "resident")
-"""Settings in which the cases of a sweep may differ."""
 UNSHARED = ("recipe", "backend", "seed", "num_workers", "target_accuracy", "device")
 """Settings that need not be equal to resume."""
 
@@ -252,13 +251,9 @@ def sweep_job(
 ) -> Job:
     """Return the job that trains the cases in this process, one of ``at_once`` that do so side by side."""
     shared = {name: value for name, value in base.as_record().items() if name not in UNSHARED}
-
-    def config_of(case: Accuracy) -> TrainConfig:
-        return dataclasses.replace(base, **{name: getattr(case, name) for name in VARIED})
-
     return Job(
         name="sweep", suite="sweep", device=device, cases=tuple(cases), dataset=data_facts(dataset), shuffle=False,
-        open=lambda folder: train_in_turn(config_of, dataset, cells_at_once=at_once), baseline=baseline,
+        open=lambda folder: train_in_turn(base, dataset, cells_at_once=at_once), baseline=baseline,
         settings={**shared, "device": device},
     )  # fmt: skip
 
@@ -272,14 +267,14 @@ def train_in_processes(share: Share) -> None:
     context = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
     shares = [dataclasses.replace(share, index=index, parent=os.getpid()) for index in range(share.at_once)]
     processes = [context.Process(target=run_worker, args=(part,)) for part in shares]
-    for process in processes:
-        process.start()
+    with shielded():
+        for process in processes:
+            process.start()
     try:
         for process in processes:
             process.join()
-    except KeyboardInterrupt:  # they have had it too
+    except KeyboardInterrupt:
         for process in processes:
-            process.join(timeout=30)
             process.terminate()
         raise
 
@@ -291,8 +286,6 @@ def run_worker(share: Share) -> None:
     base = give_device(share.base, share.index)
     try:
         train_share(dataclasses.replace(share, base=base), load_for(base), open_console())
-    except KeyboardInterrupt:
-        pass
     except (ValueError, OSError) as error:  # a full disk, say; the parent tells what is left
         print(f"error in worker {share.index}: {error}", file=sys.stderr, flush=True)
 

@@ -25,6 +25,7 @@ from bench.jobs.job import (
     Report,
     check_batches,
     check_workers,
+    config_of,
     data_facts,
     fill,
     once,
@@ -168,11 +169,8 @@ def throughput_job(base: TrainConfig, axes: Axes, dataset: "Dataset", *, seconds
     """Return the job of all training configs and lone workers."""
     from training.loop import measure_throughput
 
-    planned: list[tuple[Throughput | Feed, TrainConfig]] = [
-        *((plan_training(Throughput, config, dataset), config) for config in training_configs(base, axes)),
-        *((plan_training(Feed, config, dataset), config) for config in lone_workers(base, axes)),
-    ]
-    configs = {case.case_key: config for case, config in planned}
+    cases: list[Throughput | Feed] = [plan_training(Throughput, config, dataset) for config in training_configs(base, axes)]
+    cases += [plan_training(Feed, config, dataset) for config in lone_workers(base, axes)]
 
     def make_measure(folder: Path) -> Measure:
         import torch
@@ -183,7 +181,7 @@ def throughput_job(base: TrainConfig, axes: Axes, dataset: "Dataset", *, seconds
         measure_peak = matmul_peak(folder, base.device, base.precision)
 
         def measure(case: Feed | Throughput) -> Record:
-            config = configs[case.case_key]
+            config = config_of(case, base)
             if BACKENDS[config.backend].compiled:
                 torch.compiler.reset()  # dynamo compiles a piece of code eight times, then silently runs it eagerly
             if isinstance(case, Feed):
@@ -196,8 +194,8 @@ def throughput_job(base: TrainConfig, axes: Axes, dataset: "Dataset", *, seconds
         return measure
 
     return Job(
-        name="throughput", suite=suite, device=base.device, cases=once(case for case, _ in planned),
-        dataset=data_facts(dataset), open=make_measure, rounds=rounds,
+        name="throughput", suite=suite, device=base.device, cases=once(cases), dataset=data_facts(dataset),
+        open=make_measure, rounds=rounds,
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from bench.jobs.job import ImageOptions, duration, once
 from bench.noise import ROOT_VARIABLE
 from bench.records import PLAN, Environment, Plan, Speed, append, one_line, write
 from bench.runner import measure_undisturbed, start
+from training.interrupts import shielded
 
 ROOT = Path(__file__).resolve().parents[2]
 TURNS = "turns"
@@ -72,10 +73,11 @@ class Worker:
         command = [str(side.python), "-m", "bench.jobs.turns", work.data, str(work.data_root.absolute()), work.device]
         variables = {"PYTHONPATH": str(side.code), ROOT_VARIABLE: os.environ.get(ROOT_VARIABLE, str(os.getpid()))}
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the process
-        self._process = subprocess.Popen(
-            command, cwd=side.code, text=True, env=os.environ | variables,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-        )  # fmt: skip
+        with shielded():
+            self._process = subprocess.Popen(
+                command, cwd=side.code, text=True, env=os.environ | variables,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            )  # fmt: skip
 
     def read_environment(self) -> Environment:
         """Return what the process says of itself once it is ready."""

@@ -55,20 +55,21 @@ def sound(records: Sequence[Record]) -> list[Record]:
 class Case:
     """All repetitions of one case: ``records`` succeeded, ``failed`` are all others, ``planned`` is its entry in the plan."""
 
-    name: str
-    planned: Record | None
+    name: str = ""
+    planned: Record | None = None
     records: Sequence[Record] = field(repr=False)
-    failed: Sequence[Record] = field(repr=False)
+    failed: Sequence[Record] = field(default=(), repr=False)
 
     @cached_property
     def first(self) -> Any:
         """A record that holds the identity of the case; typed as its kind's struct."""
         return next(record for record in (*self.records, *self.failed, self.planned) if record is not None)
 
-    @property
-    def kind(self) -> str:
-        """Kind of measurement."""
-        return str(self.first.kind)
+    def __getattr__(self, name: str) -> Any:
+        """Return a field that all repetitions share; None if the kind has no such field."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.first, name, None)
 
     @cached_property
     def unresolved_failures(self) -> list[Record]:
@@ -78,7 +79,7 @@ class Case:
     @property
     def status(self) -> Status:
         """Status of the case: ok if a repetition succeeded, and none failed for kinds that need every round."""
-        if self.records and not (self.unresolved_failures and self.first.needs_every_round):
+        if self.records and not (self.unresolved_failures and self.needs_every_round):
             return "ok"
         status: Status = self._cause.status
         return status
@@ -98,9 +99,19 @@ class Case:
         return replace(self, records=[record for record in self.records if not record.is_disturbed])
 
     @property
+    def sound(self) -> "Case":
+        """The case without disturbed rounds, or with all if too few are left."""
+        return self if self.is_disturbed else self.quiet
+
+    @property
     def is_disturbed(self) -> bool:
         """Return whether others disturbed too many rounds."""
         return are_disturbed(self.records)
+
+    @property
+    def disturbance(self) -> Disturbance | None:
+        """Return the strongest disturbance if others disturbed too many rounds."""
+        return worst_disturbance(self.records) if self.is_disturbed else None
 
     @property
     def lane(self) -> Lane | None:
@@ -123,6 +134,11 @@ class Case:
         """Return the median over repetitions, or None."""
         values = self.values(quantity)
         return statistics.median(values) if values else None
+
+    def mean(self, quantity: str) -> float | None:
+        """Return the mean over repetitions, or None."""
+        values = self.values(quantity)
+        return statistics.fmean(values) if values else None
 
     def fact(self, name: str) -> Any:
         """Return the first value of a field that is known; the first round measures what later ones do not."""

@@ -149,10 +149,10 @@ def _records(group: _Group) -> list[Record]:
     seen: dict[tuple[Any, ...], str] = {}
     again: dict[tuple[str, str], int] = {}
     failed: dict[str, list[str]] = {}
-    whole = {case.first.case_key for run in group.runs for case in run.cases() if case.status == "ok"}
+    whole = {case.case_key for run in group.runs for case in run.cases() if case.status == "ok"}
     rounds = 0
     for run in group.runs:
-        broken = {case.first.case_key: case.name for case in run.cases() if case.status == "failed"}
+        broken = {case.case_key: case.name for case in run.cases() if case.status == "failed"}
         failed[run.name] = [name for key, name in broken.items() if key in whole]
         for record in run.records:
             if record.case_key in broken and record.case_key in whole:

@@ -5,7 +5,7 @@ a record with status ``not_run``; measuring fills it in. Fields that hold their 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import msgspec
@@ -46,8 +46,15 @@ class Quantity(NamedTuple):
     better: Better = "neither"
 
 
-QUIET_CPU, QUIET_STEAL, QUIET_MEMORY = 0.1, 0.05, 0.05
-"""Shares up to which a machine counts as quiet."""
+SIGNS: Mapping[str, tuple[float, str]] = {
+    "others_cpu": (0.1, "others used {:.0%} of the CPU"),
+    "steal": (0.05, "the host took {:.0%}"),
+    "memory_pressure": (0.05, "memory was short {:.0%} of the time"),
+    "gpu_others": (0, "{} other processes on the GPU"),
+    "throttled": (0, "the GPU's clock was throttled"),
+    "busy_threads": (0, "threads that a library left used {:.1f} cores"),
+}
+"""Fields of a disturbance: the largest value at which a machine counts as quiet, and the field in words."""
 
 
 class Disturbance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -71,26 +78,14 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def is_strong(self) -> bool | None:
         """Return whether a figure measured meanwhile is doubtful; None where others' use of the CPU is not known."""
-        limits = (
-            *((self.others_cpu, QUIET_CPU), (self.steal, QUIET_STEAL), (self.memory_pressure, QUIET_MEMORY)),
-            *((self.gpu_others, 0), (self.throttled, 0), (self.busy_threads, 0)),
-        )
-        if any(value is not None and value > limit for value, limit in limits):
+        if any((getattr(self, name) or 0) > limit for name, (limit, _) in SIGNS.items()):
             return True
         return None if self.others_cpu is None else False
 
     @property
     def words(self) -> str:
         """Return the disturbance in words; empty if the machine was quiet or nothing is known."""
-        words = (
-            (self.others_cpu, f"others used {self.others_cpu or 0:.0%} of the CPU"),
-            (self.steal, f"the host took {self.steal or 0:.0%}"),
-            (self.memory_pressure, f"memory was short {self.memory_pressure or 0:.0%} of the time"),
-            (self.gpu_others, f"{self.gpu_others} other processes on the GPU"),
-            (self.throttled, "the GPU's clock was throttled"),
-            (self.busy_threads, f"threads that a library left used {self.busy_threads or 0:.1f} cores"),
-        )
-        return ", ".join(text for value, text in words if value)
+        return ", ".join(text.format(value) for name, (_, text) in SIGNS.items() if (value := getattr(self, name)))
 
 
 class Record(
@@ -109,7 +104,7 @@ class Record(
     quantities: ClassVar[tuple[Quantity, ...]]
     needs_every_round: ClassVar[bool] = False
     compared: ClassVar[bool] = True
-    """Flag: ``augmark compare`` compares records of this kind."""
+    """True if ``augmark compare`` compares records of this kind."""
 
     status: Status = "ok"
     reason: str | None = None
@@ -621,11 +616,11 @@ class Calibration(Record, frozen=True, kw_only=True):
     """Comparisons that called equal runs different."""
     planted: tuple[Planted, ...] = ()
     within_sd: Amount | None = None
-    """Standard deviation of a round within a process, or of its ratio within a pair, as a share; the case in the middle."""
+    """Standard deviation of a round within a process, as a share; the case in the middle."""
     between_sd: Amount | None = None
-    """Standard deviation of processes beyond that of their rounds, or of pairs, as a share; the case that varies most."""
+    """Standard deviation of processes at different times beyond that of their rounds, as a share; the case that varies most."""
     reaches: dict[str, Positive] = {}
-    """Slowdown from which on 95 % of comparisons of a case are called, by case, reckoned from the spread."""
+    """Slowdown from which on 95 % of comparisons of a case are called, by case, reckoned from the errors of comparisons."""
     called_from: Positive | None = None
     """Slowdown from which on 95 % are called, of all cases."""
 

@@ -26,6 +26,11 @@ def plural(number: int, noun: str, plural_noun: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural_noun or noun + 's'}"
 
 
+def markdown_row(*cells: str) -> str:
+    """Return a row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
 def join(words: Iterable[str], most: int = 12) -> str:
     """Return words with commas, cut after ``most``."""
     words = list(words)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.records import Audit, AuditCell, Run
+from bench.records import Audit, AuditCell, Run, markdown_row
 from bench.report.facts.state import ASIDES, list_remarks, name_verdict, verdict_counts
 
 COLUMNS = {
@@ -38,10 +38,10 @@ def fill(page: str, run: Run, folder: Path) -> str:
 def build_short_table(run: Run) -> str:
     """Return a row of counts for each library, and a line on what is different in it. Raises ValueError without an audit."""
     audit = _require_audit(run)
-    rows, lines = [_row("", *GROUPS.values()), _row(*["---"] * (1 + len(GROUPS)))], []
+    rows, lines = [markdown_row("", *GROUPS.values()), markdown_row(*["---"] * (1 + len(GROUPS)))], []
     for backend, library in COLUMNS.items():
         cells = [cell for cell in audit.verdicts if cell.backend == backend]
-        rows.append(_row(library, *(_count(cell for cell in cells if _group(cell) == group) for group in GROUPS)))
+        rows.append(markdown_row(library, *(_count(cell for cell in cells if _group(cell) == group) for group in GROUPS)))
         causes: dict[str, list[str]] = {}
         for cell in cells:
             if cell.verdict == "different" and cell.kind == "op":
@@ -67,8 +67,11 @@ def build_full_table(run: Run, *, brief: bool = False) -> str:
     for group, title in GROUPS.items():
         subjects = dict.fromkeys(cell.subject for cell in audit.verdicts if _group(cell) == group)
         if subjects:
-            lines += ["", _row(title, *names), _row(*["---"] * (1 + len(names)))]
-            lines += [_row(f"`{name}`", *(_cell(audit.find(name, backend), brief) for backend in columns)) for name in subjects]
+            lines += ["", markdown_row(title, *names), markdown_row(*["---"] * (1 + len(names)))]
+            lines += [
+                markdown_row(f"`{name}`", *(_cell(audit.find(name, backend), brief) for backend in columns))
+                for name in subjects
+            ]
     noted = list_remarks(audit, columns, brief=brief)
     lines += ["", *(f"- {text} ({list_places(cells)})" for text, cells in noted.items())]
     missing = ", ".join(name for backend, name in COLUMNS.items() if brief and backend not in audited)
@@ -89,10 +92,6 @@ def _require_audit(run: Run) -> Audit:
 
 def _group(cell: AuditCell) -> str:
     return "default" if cell.subject.startswith("Default") else cell.kind
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _count(cells: Iterable[AuditCell]) -> str:

@@ -5,13 +5,31 @@ import hashlib
 import html
 import re
 from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.report.blocks import Break, Code, Document, Quiet, Strong, Text
+from bench.records import markdown_row
+from bench.report.blocks import (
+    Block,
+    Break,
+    Bullets,
+    Code,
+    Details,
+    Document,
+    Heading,
+    Paragraph,
+    Quiet,
+    Strip,
+    Strips,
+    Strong,
+    Table,
+    Text,
+    Warning,
+)
 from bench.report.figures import THEME_CSS, Figure
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -35,8 +53,10 @@ def render_html(document: Document, folder: Path) -> str:
         counts[stem] += 1
         return counts[stem]
 
-    environment = _environment(autoescape=True)
-    environment.filters |= {"inline": html_inline, "plain": plain, "slug": slug}
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"inline": html_inline, "plain": plain, "slug": slug, "kind": lambda block: type(block).__name__}
     environment.filters["data_uri"] = lambda path: data_uri(folder / path)
     return environment.get_template("page.html").render(
         document=document,
@@ -47,26 +67,6 @@ def render_html(document: Document, folder: Path) -> str:
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         strip_cell=STRIP_CELL,
     )
-
-
-def render_markdown(document: Document) -> str:
-    """Return GitHub-flavoured Markdown that refers to ``figures/NAME.svg``."""
-    environment = _environment(autoescape=False)
-    environment.filters |= {"inline": markdown_inline, "quote": lambda path: quote(str(path)), "escape": html.escape}
-    text = environment.get_template("report.md").render(document=document)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-
-
-def _environment(*, autoescape: bool) -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=autoescape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["kind"] = lambda block: type(block).__name__
-    return environment
 
 
 def _pieces(text: Text) -> list[str]:
@@ -124,6 +124,50 @@ def _markdown_piece(piece: str) -> str:
     # only the words are escaped: the spaces between pieces stay
     before, after = piece[: len(piece) - len(piece.lstrip())], piece[len(piece.rstrip()) :]
     return f"{' ' * bool(before)}{escape_markdown(piece)}{' ' * bool(after and piece.strip())}"
+
+
+def render_markdown(document: Document) -> str:
+    """Return GitHub-flavoured Markdown that refers to ``figures/NAME.svg``."""
+    answers = ((markdown_inline(part) for part in answer) for answer in document.answers)
+    facts = ((f"**{markdown_inline(name)}**", markdown_inline(text)) for name, text in document.facts)
+    paragraphs = [f"# {markdown_inline(document.title)}", *(_markdown(Warning(text)) for text in document.warnings)]
+    paragraphs += [f"{question} **{answer}.** {evidence}" for question, answer, evidence in answers]
+    paragraphs += [*map(markdown_inline, document.notes), _markdown_table(("", ""), facts)]
+    for section in document.sections:
+        paragraphs += [f"## {markdown_inline(section.title)}", *map(_markdown, section.blocks)]
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Heading(text):
+            return f"### {markdown_inline(text)}"
+        case Paragraph(text):
+            return markdown_inline(text)
+        case Warning(text):
+            return f"> [!WARNING]\n> {markdown_inline(text)}"
+        case Bullets(items):
+            return "\n".join(f"- {markdown_inline(item)}" for item in items)
+        case Table(header, rows, numeric):
+            cells = (map(markdown_inline, row) for row in rows)
+            return _markdown_table(list(map(markdown_inline, header)), cells, numeric)
+        case Figure(name, _, alternative):
+            return f"![{markdown_inline(alternative)}](figures/{quote(name)}.svg)"
+        case Strips(columns, _, strips):
+            return _markdown_table(("", " · ".join(map(markdown_inline, columns))), map(_markdown_strip, strips))
+        case Details(summary, blocks):
+            inside = "\n\n".join(map(_markdown, blocks))
+            return f"<details>\n<summary>{html.escape(summary)}</summary>\n\n{inside}\n\n</details>"
+
+
+def _markdown_strip(strip: Strip) -> tuple[str, str]:
+    title, detail, alternative = map(markdown_inline, (strip.title, strip.detail, strip.alternative))
+    return f"**{title}**<br>{detail}", f"![{alternative}]({quote(str(strip.path))})"
+
+
+def _markdown_table(header: Sequence[str], rows: Iterable[Iterable[str]], numeric: Collection[int] = ()) -> str:
+    rule = ["---:" if column in numeric else "---" for column in range(len(header))]
+    return "\n".join(markdown_row(*row) for row in (header, rule, *rows))
 
 
 def figure_files(document: Document) -> dict[str, str]:

@@ -83,9 +83,9 @@ def with_spread(arm: Arm, name: str) -> str:
     return UNKNOWN if middle is None else f"{digits(middle)} {spread(arm.values(name))}".strip()
 
 
-def format_rounds(values: Sequence[float], unit: str, noun: str = "round") -> str:
+def format_rounds(values: Sequence[float], unit: str) -> str:
     """Return "1,820 examples/s (±3.6 %, 3 rounds)"."""
-    basis = ", ".join(filter(None, (spread(values), plural(len(values), noun))))
+    basis = ", ".join(filter(None, (spread(values), plural(len(values), "round"))))
     return f"{digits(statistics.median(values))} {unit} ({basis})"
 
 

@@ -1,5 +1,8 @@
 """The audit as a whole: verdicts that are known, lanes, the report, what users may get wrong."""
 
+import importlib
+import random
+
 import pytest
 import torch
 
@@ -132,10 +135,21 @@ def test_progress_is_reported_before_every_step(report: AuditReport, steps: list
 
 
 def test_a_seed_gives_the_same_report_and_the_random_state_is_left_alone() -> None:
+    """The generators of torch, Python and NumPy; whatever draws from them in an audit, here the display of its progress."""
+    numpy = importlib.import_module("numpy.random")  # the global generator, which libraries draw from
+
+    def draw(*_: object) -> tuple[float, float]:
+        return random.random(), numpy.rand()
+
+    random.seed(5)
+    numpy.seed(5)
+    expected = random.Random(5).random(), numpy.RandomState(5).rand()
     before = torch.get_rng_state()
-    first, second = (audit(["kornia"], ["Rotate"], ["flip"], n=200, seed=3, workers=False).verdicts for _ in range(2))
+    reports = (audit(["kornia"], ["Rotate"], ["flip"], n=200, seed=3, workers=False, on_progress=draw) for _ in range(2))
+    first, second = (report.verdicts for report in reports)
     assert first == second
     assert torch.equal(before, torch.get_rng_state())
+    assert draw() == expected
 
 
 @pytest.mark.slow

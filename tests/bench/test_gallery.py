@@ -1,5 +1,6 @@
 """Galleries show what pipelines make of an image: panels against torch's own arithmetic, pictures pixel by pixel."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,8 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     text.write_text("no image")
     Image.fromarray(noise(side=64)[0].permute(1, 2, 0).numpy()).save(whole)
     cut.write_bytes(whole.read_bytes()[:-500])
-    for path in (text, cut, tmp_path / "missing.png", tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (text, cut, tmp_path / "missing.png", tmp_path, tmp_path / "pipe.jpg", Path("/dev/zero")):
         with one_line("cannot read an image from"):
             draw_page(image=path, out=tmp_path / "out")
     for names in ({"backends": ["nope"]}, {"ops": ["nope"]}, {"recipes": ["nope"]}):

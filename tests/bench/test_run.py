@@ -38,14 +38,28 @@ SMOKE = [
 def start(folder: Path) -> subprocess.Popen[str]:
     # In a session of its own, as a terminal gives one: Ctrl-C goes to the whole group.
     return subprocess.Popen(
-        [sys.executable, "-m", "bench.cli", *SMOKE, "--data-root", str(folder), "--results", str(folder / "run")],
+        [sys.executable, "-m", "bench", *SMOKE, "--data-root", str(folder), "--results", str(folder / "run")],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},  # two threads would wait for each other where cores are shared
     )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_ctrl_c_during_the_benchmarks_keeps_what_was_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait_s", [0.1, 1.0])
+def test_ctrl_c_before_the_benchmarks_is_a_line(wait_s: float, tmp_path: Path) -> None:
+    """While modules are imported, or the benchmarks' process starts; on a slow machine both waits fall into the former."""
+    process = start(tmp_path)
+    time.sleep(wait_s)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=90)
+    assert (process.returncode, output.splitlines()[-1]) == (130, "augmark: interrupted; what was measured is kept")
+    assert "Traceback" not in output, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_the_benchmarks_keeps_what_was_measured(number: signal.Signals, tmp_path: Path) -> None:
+    """The terminal's signals go to the whole group, and an impatient user sends two; SIGTERM goes to the command alone."""
     process = start(tmp_path)
     journal = tmp_path / "run" / RECORDS
     deadline = time.monotonic() + 90
@@ -53,9 +67,11 @@ def test_ctrl_c_during_the_benchmarks_keeps_what_was_measured(tmp_path: Path) ->
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "no case was measured"
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    for _ in range(2):
+        os.kill(process.pid, number) if number == signal.SIGTERM else os.killpg(process.pid, number)
+        time.sleep(0.1)
     output, _ = process.communicate(timeout=90)
-    assert process.returncode == 130, output
+    assert process.returncode == 128 + number, output
     assert "Traceback" not in output, output
     states = {case.status for case in load_run(tmp_path / "run").cases()}
     assert "ok" in states

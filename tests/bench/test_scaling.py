@@ -29,7 +29,7 @@ BASE = TrainConfig(
 
 def cases_of(base: TrainConfig, dataset: Dataset, processes: tuple[int, ...], gpus: int) -> list[tuple[Any, ...]]:
     cases = plan_cases(base, dataset, processes, gpus=gpus, cores=8)
-    return [(case.processes, case.scaling, config.batch_size, case.parallel) for case, config in cases]
+    return [(case.processes, case.scaling, case.batch_size, case.parallel) for case in cases]
 
 
 def test_strong_scaling_keeps_the_batch_and_weak_that_of_each(shapes: Dataset) -> None:
@@ -50,13 +50,13 @@ def test_processes_share_the_cores_and_dataparallel_sees_its_gpus(shapes: Datase
 
     monkeypatch.setattr(module, "_run", run)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3,1")
-    (case, config), *_ = plan_cases(replace(BASE, batch_size=30), shapes, (3,), gpus=0, cores=8)
-    record = run_processes(case, config, seconds=1)
+    case, *_ = plan_cases(replace(BASE, batch_size=30), shapes, (3,), gpus=0, cores=8)
+    record = run_processes(case, BASE, seconds=1)
     assert (record.status, record.reason) == ("failed", "a line that says what to do")
     assert "--nproc-per-node=3" in runs[0][0]
     assert runs[0][1]["OMP_NUM_THREADS"] == "2"
-    on_gpus = plan_cases(replace(BASE, device="cuda"), shapes, (2,), gpus=2, cores=8)
-    run_processes(*on_gpus[1], seconds=1)
+    on_gpus = replace(BASE, device="cuda")
+    run_processes(plan_cases(on_gpus, shapes, (2,), gpus=2, cores=8)[1], on_gpus, seconds=1)
     assert "torch.distributed.run" not in runs[1][0]
     assert runs[1][1]["CUDA_VISIBLE_DEVICES"] == "5,3"
 
@@ -104,8 +104,8 @@ def test_a_rank_counts_the_images_of_its_own_steps(shapes: Dataset) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_and_prove_that_they_draw_differently(shapes: Dataset) -> None:
-    *_, (case, config) = plan_cases(BASE, shapes, (2,), gpus=0, cores=2)
-    record = run_processes(case, config, seconds=0.2)
+    case = plan_cases(BASE, shapes, (2,), gpus=0, cores=2)[-1]
+    record = run_processes(case, BASE, seconds=0.2)
     assert record.status == "ok", record.reason
     assert record.key == case.key
     assert (record.batch_size, record.batch_per_device, record.devices) == (64, 32, ("cpu", "cpu"))

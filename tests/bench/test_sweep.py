@@ -17,9 +17,9 @@ from rich.console import Console
 
 from bench.jobs import sweep as module
 from bench.jobs.sweep import Share, SweepOptions, case_config, give_device, run_worker, sweep
-from bench.jobs.sweep_table import print_table
 from bench.records import PLAN, RECORDS, Accuracy, Plan, load_run, project_sweep, read, write
 from bench.report.sections.accuracy import accuracy_section
+from bench.report.sweep_table import print_table
 from tests.bench.stored import store, trained
 from tests.conftest import one_line, present
 from training import distributed, loop

@@ -40,8 +40,16 @@ def sgd(tiny: TrainConfig) -> TrainConfig:
 
 @pytest.fixture
 def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Capture on a CPU too, unless a config says off."""
+    """Capture on a CPU too, unless a config says off; a graph keeps the mode of the layers that it was captured in."""
     monkeypatch.setattr(graph, "record", _rerun)
+    for name, is_training in (("_train_step", True), ("_forward", False)):
+        honest = getattr(trainer.ImageTrainer, name)
+
+        def checked(self: trainer.ImageTrainer, *batch: Tensor, _call: Any = honest, _is_training: bool = is_training) -> Any:
+            assert self.model.training == _is_training
+            return _call(self, *batch)
+
+        monkeypatch.setattr(trainer.ImageTrainer, name, checked)
     monkeypatch.setattr(trainer, "is_graph_wanted", lambda config, *devices: config.graph != "off")
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 import augment
 from augment import Pipeline
-from tests.conftest import present
 from training import feed, meters, models
 from training.config import MODELS, Placement, TrainConfig
 from training.data import Dataset
@@ -179,7 +178,7 @@ class _NVMLError(Exception):
 
 
 class _Driver(types.ModuleType):
-    """Two GPUs, which take 100 W and 50 W; the first keeps count of its energy, in steps of a millijoule."""
+    """Two GPUs; the first keeps count of its energy, in steps of a millijoule."""
 
     NVMLError = _NVMLError
 
@@ -198,9 +197,6 @@ class _Driver(types.ModuleType):
             raise _NVMLError("not supported")
         return next(self.counts)
 
-    def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
-        return {"GPU-a": 100_000, "GPU-b": 50_000}[handle]
-
     def nvmlDeviceGetUtilizationRates(self, handle: str) -> Any:
         return types.SimpleNamespace(gpu={"GPU-a": 90, "GPU-b": 40}[handle])
 
@@ -210,23 +206,19 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> _Driver:
     driver, uuids = _Driver(), {0: "a", 1: "b"}
     monkeypatch.setitem(sys.modules, "pynvml", driver)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda d: types.SimpleNamespace(uuid=uuids[d.index]))
-    monkeypatch.setattr(meters, "POWER_INTERVAL_S", 0.005)
+    monkeypatch.setattr(meters, "SAMPLE_INTERVAL_S", 0.005)
     return driver
 
 
-@pytest.mark.parametrize(
-    ("gpus", "utilisation", "counted_j", "sampled_w"), [([0], 0.9, 25, 0), ([1], 0.4, 0, 50), ([0, 1], 0.65, 25, 50)]
-)
+@pytest.mark.parametrize(("gpus", "utilisation", "energy_j"), [([0], 0.9, 25), ([1], 0.4, None), ([0, 1], 0.65, None)])
 @pytest.mark.usefixtures("driver")
-def test_energy_is_the_counters_difference_or_power_times_time(
-    gpus: list[int], utilisation: float, counted_j: float, sampled_w: float
+def test_energy_is_the_difference_of_counters_that_all_devices_have(
+    gpus: list[int], utilisation: float, energy_j: float | None
 ) -> None:
-    start = time.perf_counter()
     with PowerMeter([torch.device("cuda", index) for index in gpus]) as meter:
         time.sleep(0.05)
-    longest = time.perf_counter() - start
     assert meter.utilisation == pytest.approx(utilisation)
-    assert counted_j + sampled_w * 0.05 <= present(meter.energy_j) <= counted_j + sampled_w * longest
+    assert meter.energy_j == energy_j
 
 
 @pytest.mark.parametrize("lacks", ["gpu", "driver", "library"])
@@ -351,6 +343,25 @@ def _steps_until_seen(device: torch.device, bad_step: int) -> int:
 @pytest.mark.parametrize("bad_step", [1, 9, 10, 11, 20])
 def test_a_look_sees_every_loss_since_the_last_one(bad_step: int) -> None:
     assert _steps_until_seen(torch.device("cpu"), bad_step) == -(-bad_step // LOOK_EVERY) * LOOK_EVERY
+
+
+@pytest.mark.parametrize("bad_step", [1, 10, 11])
+def test_the_answer_of_a_device_is_waited_for_at_the_next_look(bad_step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: a device's answer is a number that is there once its event has been waited for."""
+    looks, waited, answer = list[Any](), list[tuple[int, int]](), Totals.any_not_finite
+
+    def copy(bad: Any) -> tuple[torch.Tensor, Any]:
+        looks.append(bad)
+        look = len(looks)
+        return bad.value, types.SimpleNamespace(synchronize=lambda: waited.append((look, len(looks))))
+
+    def ask(totals: Totals, steps: int) -> Any:
+        return types.SimpleNamespace(device=torch.device("cuda"), value=answer(totals, steps))
+
+    monkeypatch.setattr(Totals, "any_not_finite", ask)
+    monkeypatch.setattr(meters, "_copy_to_host", copy)
+    assert _steps_until_seen(torch.device("cpu"), bad_step) == (-(-bad_step // LOOK_EVERY) + 1) * LOOK_EVERY
+    assert waited == [(look - 1, look) for look in range(2, len(looks) + 1)], "at each look for the answer of the one before"
 
 
 @pytest.mark.gpu

@@ -71,7 +71,7 @@ def load_folder(folder: Path, *, root: Path, image_size: int) -> Dataset:
         source=f"image folder {printable(folder.name)}, {listing.test_folder.name}/ for testing",
         train=Split(images=images[:count], labels=labels[:count], files=paths[:count]),
         test=Split(images=images[count:], labels=labels[count:], files=paths[count:]),
-        skipped=(*listing.skipped, *decoded.info["skipped"]),
+        skipped=tuple(map(printable, (*listing.skipped, *decoded.info["skipped"]))),
     )  # fmt: skip
 
 

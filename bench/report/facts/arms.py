@@ -2,10 +2,9 @@
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bench.records import MANNER, SETTING, Disturbance, Record, are_disturbed, sound, worst_disturbance
+from bench.records import MANNER, SETTING, Case, Lane, Record, sound
 from bench.report.facts.lanes import LANES
 
 FROZEN = "frozen"
@@ -18,23 +17,13 @@ def value(record: Record, name: str) -> Any:
     return getattr(record, name, None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arm:
+class Arm(Case):
     """Successful records of one way to train, at least one."""
 
-    records: Sequence[Record] = field(repr=False)
-
-    def __getattr__(self, name: str) -> Any:
-        """Return a field that all records of the arm share."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return value(self.records[0], name)
-
     @property
-    def lane(self) -> str:
+    def lane(self) -> Lane:
         """Lane of the draws; an unknown one is compared with nothing, as "mixed" is."""
-        lane = value(self.records[0], "lane")
-        return lane if lane in LANES else "mixed"
+        return super().lane or "mixed"
 
     @property
     def is_bare(self) -> bool:
@@ -47,26 +36,9 @@ class Arm:
         return "device" if self.augment_on == "device" else "workers" if self.num_workers else "process"
 
     @property
-    def disturbance(self) -> Disturbance | None:
-        """Return the strongest disturbance if others disturbed too many rounds."""
-        return worst_disturbance(self.records) if are_disturbed(self.records) else None
-
-    @property
     def speed(self) -> float:
         """Median examples/s; 0 if unknown."""
         return self.median("examples_per_s") or 0.0
-
-    def values(self, name: str) -> list[float]:
-        """Return the finite values of a field, in the order of the records."""
-        return [float(content) for record in self.records if (content := value(record, name)) is not None]
-
-    def median(self, name: str) -> float | None:
-        values = self.values(name)
-        return statistics.median(values) if values else None
-
-    def mean(self, name: str) -> float | None:
-        values = self.values(name)
-        return statistics.fmean(values) if values else None
 
 
 def successes(records: Iterable[Record], kind: str) -> list[Record]:

@@ -4,7 +4,6 @@ A lane is what a backend does: draw parameters for each image, once a batch, a m
 different work, and no ratio is made between them.
 """
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -49,17 +48,17 @@ def _is_comparable(cell: AuditCell) -> bool:
 
 def rate(case: Case | None) -> float | None:
     """Return the median images/s of a case that succeeded."""
-    return statistics.median(rates) if case is not None and case.status == "ok" and (rates := round_rates(case)) else None
+    return case.sound.median("images_per_s") if case is not None and case.status == "ok" else None
 
 
 def round_rates(case: Case) -> list[float]:
     """Return the images/s of each round that others did not disturb, of all rounds if too few are left."""
-    return (case if case.is_disturbed else case.quiet).values("images_per_s")
+    return case.sound.values("images_per_s")
 
 
 def lane_of(case: Case) -> str:
     """Return the lane; an unknown one is compared with nothing, as "mixed" is."""
-    return case.lane if case.lane in LANES else "mixed"
+    return case.lane or "mixed"
 
 
 def usual_sizes(cases: Iterable[Case]) -> dict[tuple[Any, ...], tuple[int, int, int]]:
@@ -77,11 +76,11 @@ def usual_cases(cases: Sequence[Case]) -> list[Case]:
 
 
 def _row_of(case: Case) -> tuple[Any, ...]:
-    return case.first.suite, case.first.subject, case.first.device, case.first.dtype
+    return case.suite, case.subject, case.device, case.dtype
 
 
 def _size_of(case: Case) -> tuple[int, int, int]:
-    return case.first.batch_size, case.first.image_size, case.first.width
+    return case.batch_size, case.image_size, case.width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +117,7 @@ class LaneTable:
         """Return the measured cases that do the subject as it is defined, fastest first; none among mixtures."""
         if self.lane == "mixed" or self.differences is None:
             return []
-        return [case for case in self.ranked(subject) if (subject, case.first.backend) not in self.differences]
+        return [case for case in self.ranked(subject) if (subject, case.backend) not in self.differences]
 
     def winner(self, subject: str) -> str | None:
         """Return the backend whose interval lies above those of all comparable others; None if there is none."""
@@ -129,7 +128,7 @@ class LaneTable:
             or not all(is_slower(round_rates(row[0]), round_rates(case)) for case in row[1:])
         ):
             return None
-        return row[0].first.backend
+        return row[0].backend
 
     def ratio(self, subject: str, backend: str) -> list[float]:
         """Return the ratio to the baseline, and of the ends of both intervals; empty unless both do the op."""
@@ -153,18 +152,18 @@ def is_slower(faster: Sequence[float], rival: Sequence[float]) -> bool | None:
 
 def lane_tables(run: Run, suite: str) -> list[LaneTable]:
     """Return the tables of a suite, by device, then lane; a lane in which nothing was planned has none."""
-    cases = [case for case in usual_cases(run.cases("speed")) if case.first.suite == suite]
+    cases = [case for case in usual_cases(run.cases("speed")) if case.suite == suite]
     differences = named_differences(run)
     places: dict[tuple[str, str], list[Case]] = {}
     for case in cases:
-        places.setdefault((case.first.device, case.first.dtype), []).append(case)
+        places.setdefault((case.device, case.dtype), []).append(case)
     tables = []
     for (device, dtype), local in places.items():
         for lane in LANES:
             cells = {_cell_of(case): case for case in local if case.lane is not None and lane_of(case) == lane}
             absent = {_cell_of(c): "unsupported" if c.lane is None else "·" for c in local if _cell_of(c) not in cells}
             measured = {backend for _, backend in cells}
-            backends = [name for name in dict.fromkeys(case.first.backend for case in local) if name in measured]
+            backends = [name for name in dict.fromkeys(case.backend for case in local) if name in measured]
             place = {"suite": suite, "device": device, "dtype": dtype, "lane": lane}
             table = LaneTable(**place, backends=backends, cells=cells, absent=absent, differences=differences)
             tables += [table] if cells else []
@@ -172,7 +171,7 @@ def lane_tables(run: Run, suite: str) -> list[LaneTable]:
 
 
 def _cell_of(case: Case) -> tuple[str, str]:
-    return case.first.subject, case.first.backend
+    return case.subject, case.backend
 
 
 # ---- growth with batch and image size -------------------------------------------------------------------------------------
@@ -209,12 +208,12 @@ def growth(run: Run) -> dict[Axis, Growth]:
     for case in filter(rate, cases):
         if case.lane is None:
             continue
-        first, (batch, side, _) = case.first, usual[_row_of(case)]
-        sizes = {"batch": (first.batch_size, first.image_size == side), "side": (first.image_size, first.batch_size == batch)}
+        batch, side, _ = usual[_row_of(case)]
+        sizes = {"batch": (case.batch_size, case.image_size == side), "side": (case.image_size, case.batch_size == batch)}
         for along, (size, is_usual) in sizes.items():
             if is_usual:
-                axis = Axis(first.suite, first.device, first.dtype, lane_of(case), along)
-                points.setdefault(axis, {}).setdefault(first.subject, {}).setdefault(first.backend, {})[size] = case
+                axis = Axis(case.suite, case.device, case.dtype, lane_of(case), along)
+                points.setdefault(axis, {}).setdefault(case.subject, {}).setdefault(case.backend, {})[size] = case
     lines = {axis: _lines(subjects) for axis, subjects in points.items()}
     return {axis: grown for axis, grown in lines.items() if grown}
 

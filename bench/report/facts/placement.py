@@ -52,7 +52,7 @@ class Contest:
     @cached_property
     def tied_backends(self) -> list[Arm]:
         """Backends that training cannot distinguish from the fastest; the fastest without training comes first."""
-        order = [case.first.backend for case in self.alone]
+        order = [case.backend for case in self.alone]
         equal = [arm for arm in self.backends if is_slower(speeds(self.best), speeds(arm)) is not True]
         return sorted(equal, key=lambda arm: order.index(arm.backend) if arm.backend in order else len(order))
 
@@ -91,7 +91,7 @@ def fastest_alone(tables: Iterable[LaneTable], recipe: str | None = None) -> Seq
     if recipe is None:
         recipe = usual_recipe(dict.fromkeys(name for table in drawn for name in table.subjects if table.ranked(name)))
     for table in drawn:
-        defined = [case for case in table.ranked(recipe or "") if (recipe, case.first.backend) not in (table.differences or {})]
+        defined = [case for case in table.ranked(recipe or "") if (recipe, case.backend) not in (table.differences or {})]
         if defined:
             return defined
     return []

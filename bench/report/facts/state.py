@@ -41,7 +41,7 @@ def image_sets(run: Run) -> list[ImageSet]:
 
 def devices(run: Run) -> list[str]:
     """Return the devices that were measured on; the first of a kind by its short name."""
-    return list(dict.fromkeys(case.first.device.replace(":0", "") for case in run.cases() if case.first.device != "auto"))
+    return list(dict.fromkeys(case.device.replace(":0", "") for case in run.cases() if case.device != "auto"))
 
 
 def implementations(run: Run) -> dict[tuple[str, str], set[str]]:
@@ -79,17 +79,16 @@ def missing(run: Run) -> list[Missing]:
     """Return what failed, did not run or is unsupported, the worst first; a failure that a later success mended is left out."""
     rows: dict[tuple[str, ...], Missing] = {}
     for case in run.cases():
-        first = case.first
         if case.status in STATUSES:
-            reason = (case.reason or "").replace(str(first.subject), "…")  # "… is not supported by kornia": one for many ops
-            key = (case.status, getattr(first, "suite", case.kind), first.backend or first.subject or "", first.device, reason)
+            reason = (case.reason or "").replace(str(case.subject), "…")  # "… is not supported by kornia": one for many ops
+            key = (case.status, case.suite or case.kind, case.backend or case.subject or "", case.device, reason)
             rows.setdefault(key, Missing(*key, [])).cases.append(case)
     return sorted(rows.values(), key=lambda row: STATUSES.index(row.status))
 
 
 def disturbed_cases(run: Run) -> list[Case]:
     """Return the cases repeated by round of which others disturbed too many rounds."""
-    return [case for case in run.cases() if case.records and case.first.repetition == "round" and case.is_disturbed]
+    return [case for case in run.cases() if case.records and case.repetition == "round" and case.is_disturbed]
 
 
 def status_counts(run: Run) -> Counter[str]:

@@ -14,9 +14,7 @@ METHODS = {"turns": "measured in turns", "apart": "measured at different times"}
 INTRODUCTION = """Pairs of fresh processes measured the same cases. Runs made of them were compared as two runs of a user are:
 measured in turns (augmark turns), and at different times (augmark compare). Added work: more images in each batch, which count
 for nothing. Intervals: binomial, 95 % (Clopper and Pearson)."""
-REACH = (
-    """Slowdown from which on 95 % of comparisons of a case are called, reckoned from the spread of its processes and rounds:"""
-)
+REACH = """Slowdown from which on 95 % of comparisons of a case are called, by the standard errors of equal runs:"""
 
 
 def certificate_section(run: Run) -> Section | None:
@@ -37,22 +35,20 @@ def certificate_section(run: Run) -> Section | None:
         Column("95 % interval", lambda row: " to ".join(percent(end) for end in share_interval(*row[2:]))),
     ]
     cases = dict.fromkeys(name for record in records.values() for name in record.reaches)
-    words = [INTRODUCTION, *(_describe(record) for record in records.values())]
-    blocks: list[Block] = [Paragraph(" ".join(words)), build_table(columns, rows)]
+    words = _describe(next(iter(records.values())))
+    blocks: list[Block] = [Paragraph(f"{INTRODUCTION} {words}"), build_table(columns, rows)]
     blocks += [Paragraph(REACH), build_table(_reach_columns(records), cases)] if cases else []
     return Section(title=CERTIFIES, blocks=blocks, answers=[_answer(records)])
 
 
 def _describe(record: Calibration) -> str:
     """Return what was measured, and how much it varies."""
-    is_paired = record.method == "turns"
-    values, processes = ("the ratio of two rounds", "pairs") if is_paired else ("rounds", "processes beyond that")
     words = (
-        f"{capitalise(METHODS[record.method])}: {record.processes} processes on {record.device}, {record.rounds} rounds of a "
+        f"{record.processes} processes on {record.device}, {record.rounds} rounds of a case in {record.seconds:.0f} s each; "
     )
-    words += f"case in {record.seconds:.0f} s each; level {record.level:g} for the cases of a comparison together; standard "
-    words += f"deviation of {values} {percent(record.within_sd)} (middle case), "
-    return f"{words}of {processes} {percent(record.between_sd)} (the most)."
+    words += f"at level {record.level:g} for the cases of a comparison together. Standard deviation of rounds "
+    words += f"{percent(record.within_sd)} (the case in the middle), of processes at different times "
+    return f"{words}{percent(record.between_sd)} beyond that (the case that varies most)."
 
 
 def _reach_columns(records: Mapping[str, Calibration]) -> list[Column]:

@@ -45,7 +45,7 @@ GPU still works; without a GPU: of a CUDA call of fused, but for the driver's la
 def suite_section(run: Run, suite: str) -> Section | None:
     """Return images per second of a suite at each subject's usual size: a figure and a table for each lane."""
     cases = run.cases("speed")
-    if not any(case.first.suite == suite for case in cases):
+    if not any(case.suite == suite for case in cases):
         return None
     tables = lane_tables(run, suite)
     no_ratios = " Neither audit nor plan says which cells differ from the definition, so there are no ratios."
@@ -53,24 +53,24 @@ def suite_section(run: Run, suite: str) -> Section | None:
     for table in tables:
         blocks.append(Heading(f"{suite.capitalize()} on {table.device}, {table.dtype}: {LANES[table.lane]}"))
         blocks += [*([_rates_figure(table)] if any(map(table.ranked, table.subjects)) else []), _rates_table(run, table)]
-    is_first = suite == "recipes" or not any(case.first.suite == "recipes" for case in cases)
+    is_first = suite == "recipes" or not any(case.suite == "recipes" for case in cases)
     answers = _fastest(run) if is_first and contest(run) is None else []
     return Section(title=TITLES[suite], blocks=blocks, answers=answers, note=NOTE)
 
 
 def _size(case: Case) -> str:
-    return f"{case.first.batch_size} of {case.first.pixels}"
+    return f"{case.batch_size} of {case.pixels}"
 
 
 def _rates_figure(table: LaneTable) -> Figure:
     ranked = {subject: row for subject in table.subjects if (row := table.ranked(subject))}
-    fastest = join((f"{subject}: {row[0].first.backend} {digits(rate(row[0]))}" for subject, row in ranked.items()), 8)
+    fastest = join((f"{subject}: {row[0].backend} {digits(rate(row[0]))}" for subject, row in ranked.items()), 8)
     alternative = f"Images per second on {table.device} by backend, {LANES[table.lane]}: log scale. Fastest: {fastest}."
     rows = [
-        Row(subject, [Mark.of_rounds(backend_look(case.first.backend), round_rates(case)) for case in row])
+        Row(subject, [Mark.of_rounds(backend_look(case.backend), round_rates(case)) for case in row])
         for subject, row in ranked.items()
     ]
-    measured = {case.first.backend for row in ranked.values() for case in row}
+    measured = {case.backend for row in ranked.values() for case in row}
     legend = {name: backend_look(name) for name in table.backends if name in measured}
     name = f"{table.suite}-{table.device}-{table.dtype}-{table.lane}"
     return bars(name, alternative, rows, legend, "images/s (log scale)", log=True)
@@ -111,16 +111,12 @@ def _fastest(run: Run) -> list[Answer]:
     planned = [case for case in run.cases("speed") if case.lane is not None]
     ranked = fastest_alone(lane_tables(run, "recipes"))
     if ranked:
-        first = ranked[0].first
+        first = ranked[0]
         equal = [
             case for case in ranked if case is ranked[0] or is_slower(round_rates(ranked[0]), round_rates(case)) is not True
         ]
-        where = f", {LANES[ranked[0].lane or 'mixed']}, batch {_size(ranked[0])} pixels on {first.device}. "
-        return [
-            Answer(
-                WITH, name_or_undecided([case.first.backend for case in equal]), [Code(first.subject), where, *alone(ranked)]
-            )
-        ]
+        where = f", {LANES[first.lane or 'mixed']}, batch {_size(first)} pixels on {first.device}. "
+        return [Answer(WITH, name_or_undecided([case.backend for case in equal]), [Code(first.subject), where, *alone(ranked)])]
     races = [row for table in lane_tables(run, "ops") for s in table.subjects if len(row := table.comparable(s)) > 1]
     if races:
         return [_fastest_ops(races)]
@@ -132,7 +128,7 @@ def _fastest(run: Run) -> list[Answer]:
 
 def _fastest_ops(races: Sequence[Sequence[Case]]) -> Answer:
     """Return in how many ops each backend is ahead of all others."""
-    wins = Counter(row[0].first.backend for row in races if is_slower(round_rates(row[0]), round_rates(row[1])))
+    wins = Counter(row[0].backend for row in races if is_slower(round_rates(row[0]), round_rates(row[1])))
     tied = len(races) - wins.total()
     counts = join(f"{name} in {n}" for name, n in wins.most_common()) or "none"
     evidence = f"Fastest beyond the spread between rounds in {plural(len(races), 'op and lane', 'ops and lanes')}: {counts}; "
@@ -146,13 +142,13 @@ def _fastest_ops(races: Sequence[Sequence[Case]]) -> Answer:
 
 def cost_section(run: Run) -> Section | None:
     """Return time, bytes, launches, waits and compiling of a recipe's call, by backend."""
-    cases = [case for case in usual_cases(run.cases("speed")) if case.first.suite == "recipes" and rate(case)]
+    cases = [case for case in usual_cases(run.cases("speed")) if case.suite == "recipes" and rate(case)]
     if not any(case.fact(name) is not None for case in cases for name in ("roofline_share", "device_s_median", "compile_s")):
         return None
     columns = [
-        words_column("recipe", lambda case: [Code(case.first.subject)]),
-        words_column("backend", lambda case: [Code(case.first.backend)]),
-        words_column("device", lambda case: case.first.device),
+        words_column("recipe", lambda case: [Code(case.subject)]),
+        words_column("backend", lambda case: [Code(case.backend)]),
+        words_column("device", lambda case: case.device),
         words_column("implementation", lambda case: case.implementation or ""),
         Column("ms a call", lambda case: digits(1e3 * statistics.median(case.samples_s)) if case.samples_s else ""),
         _first_column("MB in and out", "bytes_moved", 1e-6),
@@ -236,6 +232,6 @@ def _change(series: Series, along: str) -> str:
     is_sure = is_slower(*sorted((round_rates(last), round_rates(first)), key=lambda values: -max(values, default=0)))
     doubt = {True: "", False: " (their rounds overlap)", None: " (one round)"}[is_sure]
     if along == "side":
-        times *= last.first.image_size * last.first.width / (first.first.image_size * first.first.width)
+        times *= last.image_size * last.width / (first.image_size * first.width)
     unit = "images/s" if along == "batch" else "pixels/s"
     return f"{digits(times)} times the {unit} at {UNITS[along].format(f'{large:,}')} as at {small:,}{doubt}"

@@ -241,7 +241,7 @@ def missing_section(run: Run, absent: Sequence[str]) -> Section:
     columns = [
         words_column("status", lambda row: row.status.replace("_", " ")),
         words_column("kind", lambda row: row.kind),
-        words_column("subjects", lambda row: join(dict.fromkeys(str(case.first.subject or "") for case in row.cases))),
+        words_column("subjects", lambda row: join(dict.fromkeys(str(case.subject or "") for case in row.cases))),
         words_column("backend", lambda row: [Code(row.backend)]),
         words_column("device", lambda row: row.device),
         words_column("cases", _cases),
@@ -255,10 +255,10 @@ def missing_section(run: Run, absent: Sequence[str]) -> Section:
 
 def _cases(row: Missing) -> str:
     """Return batch and pixels of benchmarks, and how many cases of other kinds."""
-    sizes = dict.fromkeys(f"{case.first.batch_size} of {case.first.pixels}" for case in row.cases if case.kind == "speed")
+    sizes = dict.fromkeys(f"{case.batch_size} of {case.pixels}" for case in row.cases if case.kind == "speed")
     return join(sizes, 4) if sizes else str(len(row.cases))
 
 
 def _why(row: Missing) -> str:
-    is_shared = len({case.first.subject for case in row.cases}) > 1
+    is_shared = len({case.subject for case in row.cases}) > 1
     return (row.reason if is_shared else row.cases[0].reason) or "the run ended before it"

@@ -123,12 +123,12 @@ def alone(ranked: Sequence[Case]) -> list[str]:
         return []
     text = [
         "Without training ",
-        Code(ranked[0].first.backend),
+        Code(ranked[0].backend),
         f" is fastest, {format_rounds(round_rates(ranked[0]), 'images/s')}",
     ]
     for case in ranked[1:2]:
         certainty = is_slower(round_rates(ranked[0]), round_rates(case))
-        text += [", before ", Code(case.first.backend), f" with {digits(rate(case))}"]
+        text += [", before ", Code(case.backend), f" with {digits(rate(case))}"]
         text += [] if certainty else [f", {VERDICTS[certainty]}"]
     return [*text, "."]
 

@@ -1,6 +1,7 @@
 """Draws and passes in one launch: the pixels of ``sample`` and ``apply``, numbers of Philox, generators as PyTorch's."""
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -119,12 +120,15 @@ def philox(seed: int, counter: int, image: int) -> list[int]:
     return c
 
 
-def drawn_units(seed: int, block: int, rows: int, batch: int) -> Tensor:
+def eager_key(seed: int, block: int) -> triton_random.Key:
+    return triton_random.Key(triton_random.no_keys(torch.device(DEVICE)), seed, block)
+
+
+def drawn_units(key: triton_random.Key, rows: int, batch: int) -> Tensor:
     """Return uniform numbers [batch, rows] as the kernel draws them: factors between 0 and 1."""
     recipe = tuple(ops.Brightness(low=0.0, high=1.0) for _ in range(rows))
     program = sample.encode(recipe, 8, 8)
     outputs = [torch.empty(batch, device=DEVICE) for _ in range(rows)]
-    key = triton_random.Key(triton_random.no_keys(torch.device(DEVICE)), seed, block)
     triton_draws.draw(program, key, [], outputs)
     return torch.stack(outputs, 1).cpu()
 
@@ -132,14 +136,14 @@ def drawn_units(seed: int, block: int, rows: int, batch: int) -> Tensor:
 def test_numbers_are_philox() -> None:
     assert philox(0, 0, 0) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]  # Random123's known answer
     for seed, block in ((0, 0), (1234567890123456789, 5), (-3, 2**33 + 7)):
-        units = drawn_units(seed, block, 6, 130)
+        units = drawn_units(eager_key(seed, block), 6, 130)
         for image in (0, 1, 129):
             bits = philox(seed % 2**64, block, image) + philox(seed % 2**64, block + 1, image)
             assert units[image].tolist() == [(number >> 8) * 2.0**-24 for number in bits[:6]]
 
 
 def test_numbers_are_uniform_and_independent() -> None:
-    units = drawn_units(7, 0, 4, 4_000).double().numpy()
+    units = drawn_units(eager_key(7, 0), 4, 4_000).double().numpy()
     for row in range(4):
         assert stats.kstest(units[:, row], "uniform").pvalue > 1e-4
     pairs = np.histogram2d(units[:, 0], units[:, 1], bins=10)[0].ravel()
@@ -178,6 +182,30 @@ def test_a_generator_decides_and_advances() -> None:
     by_global = call(images, None)
     torch.manual_seed(3)
     assert torch.equal(call(images, None), by_global)
+
+
+@pytest.mark.parametrize("has_state", [True, False])
+def test_a_captured_call_draws_from_where_a_replay_is(has_state: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``torch.rand`` does: memory holds the seed and the offset, the graph its own draws before; in PyTorch 2.11 a seed."""
+    seed, offset, zero = (torch.tensor([number], device=DEVICE) for number in (5, 2**62 + 8, 0))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(torch, "randint", lambda *size, **options: seed)
+    monkeypatch.setattr(triton_random, "no_keys", lambda device: (zero, zero))
+    reserved: list[int] = []
+    source: Any = SimpleNamespace()
+    if has_state:
+
+        def reserve(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            reserved.append(count)
+            return seed, offset, torch.tensor([12])
+
+        source.philox_state = reserve
+    key = triton_random.take_key(6, source, torch.device("cuda", 0))
+    assert reserved == [6] * has_state
+    for replay in ((5, 2**62 + 8), (-3, 2**63 + 64)):
+        seed[0], offset[0] = replay[0], replay[1] - (2**64 if replay[1] >= 2**63 else 0)
+        block = (replay[1] + 12) // 4 if has_state else 0
+        assert torch.equal(drawn_units(key, 6, 5), drawn_units(eager_key(replay[0], block), 6, 5))
 
 
 # ---- on a GPU ---------------------------------------------------------------------------------------------------------
@@ -237,5 +265,9 @@ def test_replays_of_a_graph_follow_the_seed() -> None:
 
     first, second, other, again = replay(1), replay(), replay(2), replay(1)
     assert torch.equal(first, again)
+    if hasattr(torch.Generator, "philox_state"):
+        torch.cuda.manual_seed(1)
+        assert torch.equal(first, augment(images))
+        assert torch.equal(second, augment(images))
     assert not torch.equal(first, second)
     assert not torch.equal(first, other)

@@ -166,16 +166,23 @@ def test_equal_names_sizes_and_times_are_not_equal_pixels(make_folder: MakeFolde
 
 
 def test_odd_layouts_are_read(make_folder: MakeFolder, tmp_path: Path) -> None:
-    """A test/ without labels beside val/; one class name composed here and decomposed there; a link to itself."""
+    """A test/ without labels beside val/; one class name composed here and decomposed there; odd entries.
+
+    A link to itself, a pipe and a folder named as images are, which nobody waits for; a name that would steer the terminal.
+    """
     folder = make_folder(("caf\u00e9", "tea"), test="val")
     (folder / "val/caf\u00e9").rename(folder / "val/cafe\u0301")
     (folder / "test").mkdir()
     shutil.copy(folder / "train/tea/0.png", folder / "test/unlabelled.png")
     (folder / "train/tea/loop.png").symlink_to("loop.png")
+    (folder / "train/tea/folder.png").mkdir()
+    os.mkfifo(folder / "train/tea/pipe.png")
+    (folder / "train/tea/red\x1b[31m.png").touch()
     dataset = _load(folder, tmp_path)
     assert dataset.classes == ("caf\u00e9", "tea")
     assert (len(dataset.train), len(dataset.test)) == (6, 6)
-    assert dataset.skipped == ("train/tea/loop.png: not a file",)
+    names = (*(f"train/tea/{name}.png: not a file" for name in ("folder", "loop", "pipe")), r"train/tea/red\x1b[31m.png: empty")
+    assert dataset.skipped == names
 
 
 def test_without_a_home_the_root_is_the_cache(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
