@@ -4,10 +4,8 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -137,19 +135,9 @@ def test_numbers_are_philox() -> None:
     assert philox(0, 0, 0) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]  # Random123's known answer
     for seed, block in ((0, 0), (1234567890123456789, 5), (-3, 2**33 + 7)):
         units = drawn_units(eager_key(seed, block), 6, 130)
-        for image in (0, 1, 129):
+        for image in range(130):
             bits = philox(seed % 2**64, block, image) + philox(seed % 2**64, block + 1, image)
             assert units[image].tolist() == [(number >> 8) * 2.0**-24 for number in bits[:6]]
-
-
-def test_numbers_are_uniform_and_independent() -> None:
-    units = drawn_units(eager_key(7, 0), 4, 4_000).double().numpy()
-    for row in range(4):
-        assert stats.kstest(units[:, row], "uniform").pvalue > 1e-4
-    pairs = np.histogram2d(units[:, 0], units[:, 1], bins=10)[0].ravel()
-    assert stats.chisquare(pairs).pvalue > 1e-4
-    neighbours = np.histogram2d(units[:-1, 2], units[1:, 2], bins=10)[0].ravel()
-    assert stats.chisquare(neighbours).pvalue > 1e-4
 
 
 DIRICHLET = [ops.MixUp(alpha=0.4), ops.MixUp(alpha=3.0), ops.CutMix(alpha=0.4), ops.AugMix(), ops.AugMix(alpha=1.5)]
