@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from bench.records import Environment, machine_name
-from training.cpus import usable_cpus
+from training.cpus import usable_cpus, usable_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 TRACKED = "bench/environment.py"
@@ -80,19 +80,14 @@ def _cpu() -> dict[str, Any]:
         "model": _cpu_model(),
         "cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(),
-        "usable_cores": usable_cores(),
+        "usable_cores": usable_cpus(),
         "max_mhz": (frequency.max or None) if frequency else None,
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": usable_memory(psutil.virtual_memory().total),
         "load_1min": load,
     }
-
-
-def usable_cores() -> int:
-    """Return the number of logical cores that this process may use: in a container fewer than the machine has."""
-    return usable_cpus()
 
 
 def _cpu_model() -> str:

@@ -52,6 +52,11 @@ class Sample:
     cpu_pressure_s: float | None
     memory_pressure_s: float | None
 
+    @property
+    def others_s(self) -> float | None:
+        """CPU seconds that were not this measurement's."""
+        return None if self.busy_s is None or self.own_s is None else self.busy_s - self.own_s
+
 
 class Watch:
     """Counters at the start of a measurement; ``disturbance`` compares them with those of now.
@@ -148,20 +153,16 @@ def compare(start: Sample, end: Sample, gpu: tuple[int | None, bool | None] = (N
     """Return shares of the time between two samples, and what GPUs report."""
     wall_s = end.wall_s - start.wall_s
 
-    def share(name: str, capacity_s: float) -> float | None:
+    def share(name: str, cpus: int = 1) -> float | None:
         before, after = getattr(start, name), getattr(end, name)
         if before is None or after is None or wall_s < SHORTEST_S:
             return None
-        return min(1.0, max(0.0, (after - before) / capacity_s))
+        return min(1.0, max(0.0, (after - before) / (wall_s * cpus)))
 
-    others_cpu = None
-    if None not in (start.busy_s, start.own_s, end.busy_s, end.own_s) and wall_s >= SHORTEST_S:
-        busy_s, own_s = (end.busy_s or 0.0) - (start.busy_s or 0.0), (end.own_s or 0.0) - (start.own_s or 0.0)
-        others_cpu = min(1.0, max(0.0, busy_s - own_s) / (wall_s * end.cpus))
     processes, throttled = gpu
     return Disturbance(
-        others_cpu=others_cpu, steal=share("steal_s", max(wall_s, 1e-9) * end.cpus), gpu_others=processes, throttled=throttled,
-        cpu_pressure=share("cpu_pressure_s", max(wall_s, 1e-9)), memory_pressure=share("memory_pressure_s", max(wall_s, 1e-9)),
+        others_cpu=share("others_s", end.cpus), steal=share("steal_s", end.cpus), gpu_others=processes, throttled=throttled,
+        cpu_pressure=share("cpu_pressure_s"), memory_pressure=share("memory_pressure_s"),
     )  # fmt: skip
 
 

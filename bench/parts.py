@@ -6,6 +6,7 @@ its cases planned.
 
 import contextlib
 import importlib.util
+import itertools
 import math
 import os
 import re
@@ -22,12 +23,14 @@ import psutil
 from rich.console import Console
 from rich.table import Column, Table
 
-from bench.jobs.job import Job, data_facts, measure_cases, once, outcome, plan_training, train_in_turn
+from bench.jobs.airbench import airbench_jobs
+from bench.jobs.job import Job, absolute, data_facts, measure_cases, once, outcome, plan_training, train_in_turn
 from bench.presets import PartName, Preset
 from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, load_run, one_line, read, write
 from bench.runner import add_cases
 from training import interrupts
 from training.config import DATA_SETS
+from training.cpus import usable_cpus
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
@@ -44,6 +47,8 @@ END_S = 30
 PYTEST_INTERRUPTED, PYTEST_USAGE_ERROR, PYTEST_NO_TESTS = 2, 4, 5
 TESTS_LOG = "tests.log"
 TEST_PROCESSES = 8
+PEER_JOBS = {"airbench": airbench_jobs}
+"""Training by other packages, by the recipe that they train with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +120,13 @@ def _keep_going(work: Work) -> Callable[[], bool]:
 
 def run_tests(work: Work) -> None:
     """Run the tests marked gpu and those of the kernels, in parallel where pytest-xdist is installed."""
-    from bench.environment import usable_cores
-
     log, tests = work.folder / TESTS_LOG, ROOT / "tests"
     if log.exists():
         return
     if not (ROOT / "conftest.py").exists():
         work.console.print("tests: left out, they are in the repository and not in a wheel")
         return
-    parallel = ["-n", str(min(TEST_PROCESSES, usable_cores()))] if importlib.util.find_spec("xdist") else []
+    parallel = ["-n", str(min(TEST_PROCESSES, usable_cpus()))] if importlib.util.find_spec("xdist") else []
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel]
     # On a CPU the kernels' tests run in Triton's interpreter, for minutes: they are part of the usual tests.
     kernels = [] if work.device == "cpu" else sorted(str(path) for path in tests.rglob("test_cuda*.py"))
@@ -260,11 +263,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def absolute(data: str) -> str:
-    """Return the name of a data set, or the absolute path of its folder."""
-    return data if data in DATA_SETS else str(Path(data).resolve())
-
-
 # ---- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -273,7 +271,6 @@ def throughput_jobs(work: Work) -> list[Job]:
 
     Where batch sizes share a limited time, jobs of what the others are held against come before: the ceiling and fused.
     """
-    from bench.environment import usable_cores
     from bench.jobs.throughput import Axes, default_decode, throughput_job, worker_counts
     from training.config import resolve_auto, validate
 
@@ -287,7 +284,7 @@ def throughput_jobs(work: Work) -> list[Job]:
     axes = Axes(
         recipes=work.recipes or preset.throughput_recipes,
         backends=work.backends or preset.throughput_backends,
-        workers=worker_counts() if counts is None else tuple(sorted({min(count, usable_cores()) for count in counts})),
+        workers=worker_counts() if counts is None else tuple(sorted({min(count, usable_cpus()) for count in counts})),
         decode=default_decode(work.dataset),
     )
     jobs = [
@@ -307,12 +304,10 @@ def _is_essential(case: Any) -> bool:
 
 
 def accuracy_jobs(work: Work) -> list[Job]:
-    """Return the training of the preset's recipes with every seed, and airbench's own if the recipes have its recipe."""
-    from bench.jobs.airbench import airbench_jobs
-
+    """Return the training of the preset's recipes with every seed, and that of other trainers with their recipes."""
     recipes, seeds = work.recipes or work.preset.recipes, work.preset.seeds
-    peer = airbench_jobs(work.dataset, work.device, seeds, work.preset_name) if "airbench" in recipes else []
-    return [_accuracy_job(work, recipes, seeds), *peer]
+    peers = [PEER_JOBS[recipe](work.dataset, work.device, seeds, work.preset_name) for recipe in recipes if recipe in PEER_JOBS]
+    return [_accuracy_job(work, recipes, seeds), *itertools.chain(*peers)]
 
 
 def sweep_jobs(work: Work) -> list[Job]:
@@ -332,14 +327,13 @@ def _accuracy_job(work: Work, recipes: tuple[str, ...], seeds: tuple[int, ...]) 
 def _accuracy_config(work: Work, recipe: str) -> "TrainConfig":
     """Return the recipe on a backend that draws it per image, batched on the device where possible."""
     from augment import check_supported, lane, resolve
-    from bench.environment import usable_cores
     from training.config import resolve_auto, validate
 
     preset = work.preset
     config = preset.timed or replace(preset.settings, model=preset.model, width=preset.width, epochs=preset.epochs)
     config = replace(config, device=work.device, max_train=preset.max_train, recipe=recipe)
     ops = resolve(recipe, config.image_size)
-    placed = replace(config, backend="torchvision_loop", augment_on="workers", num_workers=usable_cores(), resident=False)
+    placed = replace(config, backend="torchvision_loop", augment_on="workers", num_workers=usable_cpus(), resident=False)
     for backend in ("fused", "kornia"):
         with contextlib.suppress(ValueError):  # UnsupportedOp
             check_supported(ops, backend)

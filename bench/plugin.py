@@ -5,9 +5,10 @@ The repository's conftest loads this plugin; elsewhere: ``pytest -p bench.plugin
 """
 
 import argparse
-import math
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -16,43 +17,31 @@ from training.terminal import expand_user
 ROOT = Path(__file__).parent.parent
 
 
+T = TypeVar("T")
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _sizes(text: str) -> list[int]:
-    try:
-        sizes = [int(size) for size in _names(text)]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"sizes are whole numbers, such as 32,256; got {text!r}") from None
-    if not sizes or min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"sizes must be at least 1, got {text!r}")
-    return sizes
+def _parser(convert: Callable[[str], T], is_valid: Callable[[T], bool], words: str) -> Callable[[str], T]:
+    """Return a function that reads an option's value; ``words`` say what is valid."""
 
-
-def _at_least_one(text: str) -> int:
-    number = _sizes(text)
-    if len(number) != 1:
-        raise argparse.ArgumentTypeError(f"give one whole number, got {text!r}")
-    return number[0]
-
-
-def _number(text: str, is_valid: Callable[[float], bool], words: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not is_valid(number):
+    def parse(text: str) -> T:
+        with contextlib.suppress(ValueError):
+            if is_valid(value := convert(text)):
+                return value
         raise argparse.ArgumentTypeError(f"give {words}; got {text!r}")
-    return number
+
+    return parse
 
 
-def _seconds(text: str) -> float:
-    return _number(text, lambda seconds: 0 < seconds <= 24 * 3600, "seconds above 0 and up to a day, such as 0.2")
-
-
-def _share(text: str) -> float:
-    return _number(text, lambda share: 0 < share < 1, "a share between 0 and 1, such as 0.05")
+_sizes = _parser(
+    lambda text: [int(size) for size in _names(text)], lambda sizes: min(sizes) > 0, "whole numbers from 1 on, such as 32,256"
+)
+_count = _parser(int, lambda number: number > 0, "a whole number from 1 on")
+_seconds = _parser(float, lambda seconds: 0 < seconds <= 24 * 3600, "seconds above 0 and up to a day, such as 0.2")
+_share = _parser(float, lambda share: 0 < share < 1, "a share between 0 and 1, such as 0.05")
 
 
 def _path(text: str) -> Path:
@@ -77,7 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--image-sizes", type=_sizes, metavar="SIZES", help="heights of the input in pixels (default: 32; imagenet 256)")
     add("--dtype", metavar="NAME", help="dtype of the result: float32 (default), float16, bfloat16, uint8")
     add("--grid", choices=("default", "full", "gpu"), help="full: more batch and image sizes; gpu: batch 1024, growth to 65536")
-    add("--rounds", type=_at_least_one, metavar="N", help="rounds over the grid, each in its own order (default: 3)")
+    add("--rounds", type=_count, metavar="N", help="rounds over the grid, each in its own order (default: 3)")
     add("--target", type=_share, metavar="X", help="end a case once its median is known to X, as 0.05 (default: all rounds)")
     add("--budget", type=_seconds, metavar="S", help="after so many seconds at most 6 rounds of a case (default: no limit)")
     add("--case-seconds", type=_seconds, metavar="S", help="seconds of samples per case and round (default: 0.1)")

@@ -6,7 +6,7 @@ import io
 import operator
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -68,17 +68,22 @@ def expand_user(path: str) -> str:
 
 
 def expand_paths(options: T) -> T:
-    """Return options with ``~`` replaced in all paths, those of data sets and weights among them. Raises ValueError."""
+    """Return options with ``~`` replaced in all paths. Raises ValueError."""
+    return map_paths(options, expand_user)
+
+
+def map_paths(options: T, change: Callable[[str], str]) -> T:
+    """Return options with all paths changed, those of data sets and weights among them."""
     assert dataclasses.is_dataclass(options)
-    values = {field.name: _expand(field.name, getattr(options, field.name)) for field in dataclasses.fields(options)}
+
+    def convert(name: str, value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return map_paths(value, change)
+        if isinstance(value, tuple):
+            return tuple(convert(name, item) for item in value)
+        if isinstance(value, Path):
+            return Path(change(str(value)))
+        return change(value) if name in ("data", "init") else value
+
+    values = {field.name: convert(field.name, getattr(options, field.name)) for field in dataclasses.fields(options)}
     return dataclasses.replace(options, **values)  # type: ignore[type-var]
-
-
-def _expand(name: str, value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return expand_paths(value)
-    if isinstance(value, tuple):
-        return tuple(_expand(name, item) for item in value)
-    if isinstance(value, Path):
-        return Path(expand_user(str(value)))
-    return expand_user(value) if name in ("data", "init") else value

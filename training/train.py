@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -207,7 +208,8 @@ def target_lines(result: TrainResult) -> list[str]:
     return [f"test acc {target:.3f} after {result.seconds_to_target:.1f} s of training (not counted: {apart})"]
 
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "failed to map segment")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PORT_IN_USE = ("eaddrinuse", "address already in use")
 LOST = ("gloo/transport", "connection reset by peer", "connection closed by peer")
 """Words of Gloo's errors in a process that waits in vain for another; NCCL and the rendezvous have an error of their own."""
@@ -223,7 +225,9 @@ def describe(error: BaseException) -> str | None:
         return f"the port is in use: start torchrun with --standalone, or with another --master-port ({text})"
     if _lost_contact(error):
         return f"lost contact with another process: see which one died or never came, then --resume ({text.split('. ')[0]})"
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in text.lower() for w in OUT_OF_MEMORY)):
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | ImportError) and any(w in text.lower() for w in OUT_OF_MEMORY)
+    ):
         return "out of memory: take a smaller batch_size, image_size or width"
     if isinstance(error, RuntimeError) and "DataLoader timed out" in text:
         return f"no batch came for minutes: take --num-workers 0, or look whether the disk answers ({text})"
@@ -231,6 +235,8 @@ def describe(error: BaseException) -> str | None:
         return f"a loader worker died, as it does when memory runs out: take fewer num_workers ({text})"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"cannot use {error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}"
+    if isinstance(error, OSError) and error.errno in NO_ROOM and error.strerror:  # writing to an open file names none
+        return f"no room to write ({error.strerror}): free some, or take other folders"
     return text if isinstance(error, ValueError | OSError) else None
 
 

@@ -101,7 +101,9 @@ def _measure(
             # The pool pickles in a thread of its own: what it is given must not grow meanwhile.
             source = copy.deepcopy(measurements) if pool else measurements
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})  # this process ends the others
-            results = (pool.map if pool else map)(partial(source.measure_subject, kind), names[kind])
+            measure = partial(source.measure_subject, kind)
+            futures = [pool.submit(measure, name) for name in names[kind]] if pool else []
+            results = (future.result() for future in futures) if pool else map(measure, names[kind])
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for name in names[kind]:
                 on_progress(done, total, name)

@@ -169,6 +169,8 @@ def free_memory(device: str) -> int:
     import psutil
     import torch
 
+    from training.cpus import usable_memory
+
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0] * 9 // 10
-    return int(psutil.virtual_memory().available) * 9 // 10  # MPS shares the CPU's memory
+    return usable_memory(psutil.virtual_memory().available) * 9 // 10  # MPS shares the CPU's memory

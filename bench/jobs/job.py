@@ -15,6 +15,8 @@ from rich.text import Text
 
 from bench.records import MANNER, Case, Kind, Plan, Record, holds_run
 from bench.runner import Measure, resume, run_cases, start
+from training.config import DATA_SETS
+from training.terminal import map_paths
 
 if TYPE_CHECKING:
     from training.config import FinetuneConfig, TrainConfig
@@ -53,10 +55,15 @@ class JobOptions:
 
 
 def keep_options(folder: Path, options: JobOptions) -> None:
-    """Write the options with which a run was started into its folder."""
+    """Write the options with which a run was started into its folder; it may be resumed from another one."""
     if not (folder / OPTIONS).exists():
-        stored = {"command": type(options).__name__, "options": options}
+        stored = {"command": type(options).__name__, "options": map_paths(options, absolute)}
         (folder / OPTIONS).write_bytes(msgspec.json.encode(stored, enc_hook=str))
+
+
+def absolute(path: str) -> str:
+    """Return the absolute path of data or weights; a name of either as it is."""
+    return path if path in (*DATA_SETS, "imagenet", "scratch") else str(Path(path).resolve())
 
 
 def load_options(folder: Path, kind: type[T]) -> T | None:

@@ -1,6 +1,7 @@
 """The audit as a whole: verdicts that are known, lanes, the report, what users may get wrong."""
 
 import importlib
+import multiprocessing
 import random
 
 import pytest
@@ -150,6 +151,18 @@ def test_a_seed_gives_the_same_report_and_the_random_state_is_left_alone() -> No
     assert first == second
     assert torch.equal(before, torch.get_rng_state())
     assert draw() == expected
+
+
+@pytest.mark.slow
+def test_an_interrupted_audit_ends_its_processes_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    def interrupt(done: int, *_: object) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        audit(["pil"], ["Rotate", "Invert", "Hue"], [], n=200, workers=False, processes=2, on_progress=interrupt)
+    assert multiprocessing.active_children() == []
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.slow

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from bench import cli
-from bench.jobs.job import keep_options, reporting
+from bench.jobs.job import absolute, keep_options, reporting
 from bench.records import Disturbance, load_run
 from tests.bench.conftest import Refuse
 from tests.bench.stored import store, trained
+from training.terminal import map_paths
 
 VERSION = importlib.metadata.version("augmark")
 SHAPES = ["--data", "synthetic", "--device", "cpu"]
@@ -199,6 +200,7 @@ def test_a_resumed_run_knows_its_options_and_others_count(command: str, tmp_path
     started = cli.parse([command, *STARTED[command], "--results", str(folder)])
     assert started.results == folder
     keep_options(folder, started)
+    started = map_paths(started, absolute)  # it may be resumed from another folder
     for option in ("--results", "--out"):
         resumed = cli.parse([command, "--resume", option, str(folder)])
         assert resumed == dataclasses.replace(started, resume=True)

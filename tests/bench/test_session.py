@@ -292,7 +292,7 @@ def test_a_mistake_in_the_plan_is_one_line(options: dict[str, object], message: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--batch-sizes", "0"), "sizes must be at least 1, got '0'"),
+        (("--batch-sizes", "0"), "give whole numbers from 1 on, such as 32,256; got '0'"),
         pytest.param(("--ops", "Invert", "--data", "no-such-folder"), "ERROR: no folder", marks=pytest.mark.slow),
         pytest.param(
             ("--ops", "Invert", "--data", "synthetic", "--results", "pyproject.toml/below"), "ERROR: ", marks=pytest.mark.slow

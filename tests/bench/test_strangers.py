@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import cli
-from bench.parts import absolute
+from bench.jobs.job import absolute
 from bench.records import Throughput, append, load_run
 from tests.bench.stored import trained
 from training.config import TrainConfig

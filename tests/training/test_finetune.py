@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augment import build
-from tests.conftest import present
 from training import checkpoint, models
 from training.config import FinetuneConfig
 from training.distributed import Ranks, stream_seed
@@ -207,8 +206,6 @@ def test_results_are_plain_and_list_skipped_files(config: FinetuneConfig) -> Non
     assert (result.data.train_images, result.data.test_images) == (14, 12)
     assert (result.lane, result.trained_parameters) == ("per_image", result.parameters)
     assert result.implementation in ("c", "tensors")
-    assert sum(present(result.last.split_s).values()) == pytest.approx(result.last.wall_s, rel=1e-6)
-    assert present(result.last.decode_s) > 0
     facts = json.loads(json.dumps(identity(config, load_photographs(config)), allow_nan=False))
     assert (facts["data"], facts["init"]) == ("photos", "weights.pt"), "no paths of this machine"
     assert len(facts["init_digest"]) == 16

@@ -62,6 +62,8 @@ _LOST = "lost contact with another process: see which one died or never came, th
         (torch.OutOfMemoryError("CUDA out of memory"), "out of memory: take a smaller"),
         (MemoryError(), "out of memory: take a smaller"),
         (RuntimeError(_MEMORY), "out of memory: take a smaller"),
+        (OSError(28, "No space left on device"), "no room to write (No space left on device): free some"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "out of memory: take a smaller"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "a loader worker died"),
         (RuntimeError(_RESET), _LOST),
         (RuntimeError(_TIMEOUT), _LOST),
