@@ -4,7 +4,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -61,7 +63,22 @@ def images() -> Tensor:
     return smooth_images(8, 32)
 
 
+T = TypeVar("T")
 MakeFolder = Callable[..., Path]
+
+
+def present(value: T | None) -> T:
+    """Return a value that a test cannot do without."""
+    assert value is not None
+    return value
+
+
+@contextmanager
+def one_line(message: str, error: type[Exception] = ValueError) -> Iterator[pytest.ExceptionInfo[Exception]]:
+    """Expect an error of one line in which a regular expression is found."""
+    with pytest.raises(error, match=message) as caught:
+        yield caught
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from augment.audit.statistics import rate
 from augment.ops import colour
 from bench.gallery import draw_strips
 from bench.jobs.grid import Grid, plan
+from tests.conftest import present
 
 EXAMPLE = '''@op
 class ChannelSwap(ChanceOp):
@@ -57,8 +58,7 @@ def test_it_is_built_on_what_has_a_cell(backend: str, images: Tensor) -> None:
     results = build("ChannelSwap", backend, dtype=torch.uint8)(images)
     assert all(torch.equal(r, s) or torch.equal(r, i) for r, s, i in zip(results, swapped, images, strict=True))
     assert lane([op], backend) == ("per_batch" if backend == "torchvision" else "per_image")
-    pinned = op.pinned(32)
-    assert pinned is not None
+    pinned = present(op.pinned(32))
     torch.testing.assert_close(build(pinned, backend)(source), source.flip(1))
 
 
@@ -98,8 +98,7 @@ def test_a_new_backend_is_found(tmp_path: Path, images: Tensor, monkeypatch: pyt
 
 def test_it_is_in_the_grid_and_the_gallery(tmp_path: Path, images: Tensor) -> None:
     statuses = {case.backend: case.status for case in plan(Grid(recipes=())) if case.subject == "ChannelSwap"}
-    assert statuses["pil"] == "not_run"
-    assert statuses["torchvision"] == "not_run"
+    assert (statuses["pil"], statuses["torchvision"]) == ("not_run", "not_run")
     assert statuses["kornia"] == statuses["fused"] == "unsupported"
     gallery = draw_strips(
         images, tmp_path, dataset="made", backends=("torchvision_loop", "torchvision"), ops=("ChannelSwap",), recipes=()

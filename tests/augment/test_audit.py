@@ -12,6 +12,7 @@ from augment.audit import AuditReport, Verdict, audit
 from augment.audit.images import at_size, synthetic_images
 from augment.audit.lanes import count_distinct
 from augment.audit.record import Lane
+from tests.conftest import one_line, present
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,8 +51,7 @@ def defaults() -> AuditReport:
 
 
 def _find(report: AuditReport, subject: str, backend: str) -> Verdict:
-    verdict = report.find(subject, backend)
-    assert verdict is not None
+    verdict = present(report.find(subject, backend))
     return verdict
 
 
@@ -99,8 +99,7 @@ def test_known_differences_are_named(report: AuditReport, subject: str, backend:
     ],
 )
 def test_lanes_are_measured(report: AuditReport, subject: str, backend: str, lane: str) -> None:
-    measured = _find(report, subject, backend).lane
-    assert measured is not None
+    measured = present(_find(report, subject, backend).lane)
     assert measured.measured == lane
     assert measured.ok
 
@@ -189,9 +188,8 @@ def test_processes_give_the_same_report() -> None:
     ],
 )
 def test_mistakes_of_users_are_one_line(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as problem:
+    with one_line(message):
         audit(**arguments)  # type: ignore[arg-type]
-    assert "\n" not in str(problem.value)
 
 
 def test_few_images_of_any_size_are_enough() -> None:

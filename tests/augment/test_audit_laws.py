@@ -29,6 +29,7 @@ from augment.audit.statistics import (
     uniform,
 )
 from augment.op import Op
+from tests.conftest import present
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -147,8 +148,7 @@ def test_pinned_settings_have_a_known_draw(name: str) -> None:
     setting, op = OPS[name].pinned(32), OPS[name].at(32)
     assert (pinned_draw(op, SHAPE) is None) == bool(op.draws)
     if setting is not None:
-        draw = pinned_draw(setting, SHAPE)
-        assert draw is not None
+        draw = present(pinned_draw(setting, SHAPE))
         image = synthetic_images(1, 32).float().div(255)
         result = build(setting, "torchvision")(image)[0]
         assert torch.allclose(setting.oracle(image[0], draw), result, atol=1e-5)  # float32 in another order
@@ -159,15 +159,7 @@ def test_pinned_settings_have_a_known_draw(name: str) -> None:
 REPEATS = 200
 RATE = 0.05
 CORRECT = (
-    "HorizontalFlip",
-    "RandomCrop",
-    "RandomResizedCrop",
-    "Rotate",
-    "Brightness",
-    "Hue",
-    "GaussianBlur",
-    "Cutout",
-    "MixUp",
+    *("HorizontalFlip", "RandomCrop", "RandomResizedCrop", "Rotate", "Brightness", "Hue", "GaussianBlur", "Cutout", "MixUp"),
 )
 
 
@@ -192,8 +184,7 @@ def test_false_alarms_stay_at_the_stated_rate() -> None:
     for _ in range(REPEATS):
         p_values = [p for stated in stated_policies for p in _from_laws(stated, rng)]
         for op, pipeline in zip(correct, traced, strict=True):
-            recorder = pipeline.recorders[0]
-            assert recorder is not None
+            recorder = present(pipeline.recorders[0])
             p_values += [test.p_value for test in measure_draws(op, recorder, 1000, SHAPE)]
         families.append(p_values)
     alarms = sum(any(holm(family, RATE)) for family in families)

@@ -16,6 +16,7 @@ from augment.audit import Verdict, audit
 from augment.backends.kornia import Clamp, KorniaMix
 from augment.fused.sample import sample
 from augment.replay import NoRoute
+from tests.conftest import present
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,8 +27,7 @@ def _plant(monkeypatch: pytest.MonkeyPatch, op: str, library: str, build: Callab
 
 
 def _verdict(op: str, backend: str, n: int = 1000) -> Verdict:
-    verdict = audit([backend], [op], [], n=n, workers=False).find(op, backend)
-    assert verdict is not None
+    verdict = present(audit([backend], [op], [], n=n, workers=False).find(op, backend))
     return verdict
 
 
@@ -193,8 +193,7 @@ def test_errors_are_found_in_outputs(op: str, build: Any, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("p", "verdict"), [(0.5, "close"), (0.4, "different")])
 def test_a_recipe_is_judged_by_its_outputs(p: float, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _plant(monkeypatch, "HorizontalFlip", "kornia", lambda op: K.RandomHorizontalFlip(p=p))
-    cell = audit(["kornia"], [], ["flip"], n=10_000, workers=False).find("flip", "kornia")
-    assert cell is not None
+    cell = present(audit(["kornia"], [], ["flip"], n=10_000, workers=False).find("flip", "kornia"))
     assert cell.verdict == verdict, cell.cause
 
 

@@ -2,10 +2,9 @@
 
 import gc
 import os
-import random
 import re
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -26,8 +25,10 @@ from augment import (
     resolve,
 )
 from augment.audit.laws import pinned_draw
+from augment.backends import albumentations, dali
 from augment.op import Op
 from augment.ops.geometry import PIL_BORDER
+from tests.conftest import present
 
 OPTIONAL = ("triton_augment", "dali", "dali_torchvision", "cvcuda", "albumentations")
 """Libraries that have tests of their own."""
@@ -57,8 +58,7 @@ DIFFERENT = {
 @pytest.mark.parametrize("backend", EAGER)
 @pytest.mark.parametrize("name", PINNED)
 def test_pinned_ops_agree_with_their_oracle(name: str, backend: str, images: Tensor) -> None:
-    pinned = OPS[name].pinned(32)
-    assert pinned is not None
+    pinned = present(OPS[name].pinned(32))
     if find_backend(backend).cell(pinned) is None:
         with pytest.raises(UnsupportedOp, match=f"{name} is not supported by backend {backend}"):
             build(pinned, backend)
@@ -101,8 +101,7 @@ def test_lane_is_as_declared(backend: str, distinct: int, images: Tensor) -> Non
 
 
 def test_lane_of_recipes() -> None:
-    assert lane(RECIPES["none"](32), "kornia") == "fixed"
-    assert lane(RECIPES["crop_flip"](32), "kornia") == "per_image"
+    assert (lane(RECIPES["none"](32), "kornia"), lane(RECIPES["crop_flip"](32), "kornia")) == ("fixed", "per_image")
     assert lane(RECIPES["randaugment"](32), "kornia") == "mixed"  # one policy for the batch, crops and flips per image
     assert lane(RECIPES["mixup"](32), "torchvision") == "per_batch"
 
@@ -123,7 +122,7 @@ def test_recipes_give_normalised_float_of_the_right_shape(recipe: str, backend: 
     assert bool(result.isfinite().all())
     assert -3 < result.min() < 0 < result.max() < 3  # normalised: the values straddle zero
     assert torch.equal(images, before)
-    assert targets.shape == ((8, 10) if pipeline.mixes else (8,))
+    assert targets.shape == (8, 10) if pipeline.mixes else torch.equal(targets, labels)
 
 
 @pytest.mark.parametrize("backend", EAGER)
@@ -136,27 +135,6 @@ def test_labels_are_mixed_as_the_images_are(op: Op, backend: str) -> None:
         mixed, targets = build(op, backend, num_classes=8)(images, torch.arange(8))
         torch.testing.assert_close(mixed.mean((1, 2, 3)), targets @ values, atol=1e-5, rtol=0)
         torch.testing.assert_close(targets.sum(1), torch.ones(8))
-
-
-@pytest.mark.parametrize("backend", [name for name, b in BACKENDS.items() if not b.compiled])
-def test_global_random_states_are_left_alone(backend: str, images: Tensor) -> None:
-    """A pipeline with a generator of its own leaves them alone, so the next case draws what it would have."""
-    if reason := BACKENDS[backend].why_not(torch.device("cpu")):
-        pytest.skip(reason)
-
-    def states() -> tuple[object, ...]:
-        return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
-
-    before = states()
-    recipe = "imagenet" if backend == "dali_torchvision" else "crop_jitter"  # it has no jitter
-    build(recipe, backend, generator=torch.Generator().manual_seed(1))(images)
-    assert states() == before
-
-
-def test_labels_pass_through_where_nothing_mixes(images: Tensor) -> None:
-    labels = torch.arange(8)
-    _, targets = build("flip", "torchvision")(images, labels)
-    assert torch.equal(targets, labels)
 
 
 def test_unknown_names_list_the_known_ones() -> None:
@@ -219,6 +197,21 @@ def test_resolve_scales_with_the_image() -> None:
     assert resolve("crop_flip", 32)[0] == ops.RandomCrop(size=32, padding=4)
     assert resolve("RandomCrop", 128) == (ops.RandomCrop(size=128, padding=16),)
     assert resolve(ops.Invert()) == (ops.Invert(),)
+
+
+@pytest.mark.parametrize(
+    ("module", "release", "tested"), [(albumentations, "3.1.0", "Albumentations 3.1.0"), (dali, "9.0.0", "DALI 9.0.0")]
+)
+def test_a_package_that_is_missing_or_newer_is_said(
+    module: Any, release: str, tested: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = module.__name__.rpartition(".")[2]
+    monkeypatch.setattr(module, "installed", lambda: None)
+    with pytest.raises(UnsupportedOp, match=rf"package is missing: pip install -e '\.\[{name}\]'"):
+        build("flip", name)
+    monkeypatch.setattr(module, "installed", lambda: release)
+    with pytest.warns(RuntimeWarning, match=rf"{re.escape(tested)} is not the tested 2\.[04]"):
+        assert module.why_not(torch.device("cpu")) is None
 
 
 class _OwnsThreads:

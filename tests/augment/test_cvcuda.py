@@ -22,6 +22,7 @@ from augment import BACKENDS, build
 from augment.audit import audit
 from augment.op import OPS
 from augment.recipes import RECIPES
+from tests.conftest import present
 
 FUNCTIONALS = (
     *("adjust_brightness", "adjust_contrast", "adjust_gamma", "adjust_hue", "adjust_saturation", "adjust_sharpness", "affine"),
@@ -82,8 +83,7 @@ def test_every_op_and_recipe_is_torchvisions_with_one_draw_a_batch(batches: list
     refused = {verdict.subject for verdict in report.verdicts if verdict.verdict == "unsupported"}
     assert refused == LACKING | {"mixup", "cutmix", "augmix"}
     audited = {v.subject: (v.verdict, v.cause) for v in report.verdicts if v.subject not in refused}
-    noise = report.find("GaussianNoise", "cvcuda")
-    assert noise is not None
+    noise = present(report.find("GaussianNoise", "cvcuda"))
     assert audited.pop("GaussianNoise") == (
         "close",
         "known by its outputs, CV-CUDA draws noise on the device by a seed of its own",

@@ -15,8 +15,7 @@ from augment.op import Op
 
 @pytest.mark.parametrize("op", OPS.values(), ids=lambda op: op.__name__)
 def test_ops_are_frozen_values_with_a_definition(op: type[Op]) -> None:
-    assert op() == op()
-    assert hash(op()) == hash(op())
+    assert (op(), hash(op())) == (op(), hash(op()))
     assert op.__doc__
     assert not op.__doc__.startswith(op.__name__ + "(")  # dataclass's generated docstring is no definition
     for field in dataclasses.fields(op):  # type: ignore[arg-type]

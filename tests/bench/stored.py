@@ -1,7 +1,7 @@
 """Small run folders, written as augmark writes them, for the tests of what reads them."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -22,7 +22,6 @@ from bench.records import (
     write,
 )
 
-T = TypeVar("T")
 CASE = Speed(
     suite="recipes", subject="crop_flip", backend="kornia", batch_size=100, image_size=32, lane="per_image", status="not_run"
 )  # fmt: skip
@@ -56,12 +55,6 @@ SETTING: dict[str, Any] = {
 }
 
 
-def present(value: T | None) -> T:
-    """Return a value that a test cannot do without."""
-    assert value is not None
-    return value
-
-
 def trained(kind: str, **fields: Any) -> Any:
     """Return a successful record of a kind of training (or feeding), with plausible values for what ``fields`` leaves out."""
     struct = KINDS[kind]
@@ -71,6 +64,11 @@ def trained(kind: str, **fields: Any) -> Any:
     if kind in ("throughput", "feed"):
         fields_of_kind.pop("parallel", None)
     return struct(**fields_of_kind | fields)
+
+
+def measure(case: Record) -> Any:
+    """Return a successful record of a case; processes of tests import this without torch."""
+    return trained(case.kind, backend=case.backend, round=case.round, seed=getattr(case, "seed", 0))
 
 
 def failed(record: Record, reason: str = "no room", **fields: Any) -> Any:

@@ -16,6 +16,7 @@ from bench.jobs.job import measure_cases
 from bench.records import PEER, Accuracy, load_run
 from bench.report.sections.accuracy import accuracy_section
 from tests.bench.stored import store, trained
+from tests.conftest import present
 from training.data import Dataset, load
 
 TABLE = """
@@ -78,8 +79,7 @@ def test_the_report_sets_it_beside_the_best_of_ours(tmp_path: Path) -> None:
     shared = {"test_accuracy": 0.88, "target_accuracy": 0.94, "warm_up_s": 1.0}
     own = [trained("accuracy", seed=i, train_s=s, **shared) for i, s in enumerate((2.8, 3.0))]
     peer = [trained("accuracy", seed=i, model=PEER, backend="airbench", train_s=2.3, test_accuracy=0.9) for i in range(2)]
-    section = accuracy_section(load_run(store(tmp_path / "run", records=[*own, *peer])))
-    assert section is not None
+    section = present(accuracy_section(load_run(store(tmp_path / "run", records=[*own, *peer]))))
     (answer,) = (answer for answer in section.answers if "airbench" in answer.question)
     assert answer.answer == "2.90 s of training to 88.0 %"
     assert f"{PEER} on the same images: 2.30 s of training to 90.0 %" in str(answer.evidence)

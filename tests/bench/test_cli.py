@@ -215,11 +215,6 @@ def test_a_resumed_run_knows_its_options_and_others_count(command: str, tmp_path
         )
 
 
-def test_what_is_resumed_must_be_a_run(tmp_path: Path, refuse: Refuse) -> None:
-    line = refuse(["run", "--resume", "--results", str(tmp_path)])
-    assert line == f"augmark: cannot resume {tmp_path} (it holds no run): choose another --results"
-
-
 # ---- the end ----------------------------------------------------------------------------------------------------------
 
 

@@ -190,14 +190,6 @@ def test_too_few_or_too_noisy_rounds_are_said_to_be() -> None:
 # ---- training ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_ratio_is_that_of_geometric_means_over_rounds() -> None:
-    rates = {"A": [100.0, 110.0, 120.0], "B": [90.0, 100.0, 95.0]}
-    a, b = (run([trained("throughput", round=n, examples_per_s=r) for n, r in enumerate(rates[x])], x) for x in "AB")
-    row = compare_runs(a, b).speeds[0]
-    assert row.ratio == pytest.approx(stats.gmean(rates["B"]) / stats.gmean(rates["A"]))
-    assert row.p == pytest.approx(stats.ttest_ind(np.log(rates["B"]), np.log(rates["A"]), equal_var=False).pvalue)
-
-
 def test_of_what_should_be_small_more_is_worse() -> None:
     """The trainer's overhead, as a ratio to a bare loop."""
     a, b = (

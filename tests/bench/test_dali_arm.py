@@ -32,8 +32,7 @@ def work(tmp_path: Path) -> Work:
             image.convert("CMYK" if i == 4 else "RGB").save(tmp_path / f"{i}.jpg", quality=95, exif=exif)
     (tmp_path / "truncated.jpg").write_bytes((tmp_path / "0.jpg").read_bytes()[:300])
     photographs = load_photographs(tmp_path, 9, Making(), tmp_path / "cache")
-    assert len(photographs.files) == 6
-    assert len(photographs.odd) == 3
+    assert (len(photographs.files), len(photographs.odd)) == (6, 3)
     return Work(photographs=photographs, cache=tmp_path / "cache", ops=STEPS)
 
 

@@ -23,8 +23,7 @@ def test_it_names_versions_threads_and_data_and_no_secret_or_path(monkeypatch: p
     assert here["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert {"torchvision", "kornia", "numpy", "pillow", "pytest-benchmark"} <= set(here["packages"])
     assert (here["cpu"]["threads"], here["cpu"]["logical_cores"]) == (torch.get_num_threads(), os.cpu_count())
-    assert here["python"] == platform.python_version()
-    assert here["variables"]["OMP_NUM_THREADS"] == "3"
+    assert (here["python"], here["variables"]["OMP_NUM_THREADS"]) == (platform.python_version(), "3")
     assert here["dataset"]["fingerprint"] == "abc"
     assert len(here.get("gpus", [])) == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
     assert "do-not-store" not in text

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from bench.export import Document, Row, columns, export, export_command, json_schema, rows, validate_run
 from bench.records import Gpu, Kind, Run, append, load_run, load_runs, merge
-from tests.bench.stored import CASE, OTHER, VERDICT, audited, failed, present, speeds, store, trained
+from tests.bench.stored import CASE, OTHER, VERDICT, audited, failed, speeds, store, trained
+from tests.conftest import present
 
 PUBLISHED = Path(__file__).parents[2] / "results"
 SAMPLES = [[0.1, 0.3], [0.2, 0.2, 0.5], [0.25]]

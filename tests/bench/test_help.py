@@ -8,7 +8,7 @@ import pytest
 
 from bench import catalog, cli
 from bench.presets import PresetName
-from tests.bench.stored import present
+from tests.conftest import present
 from training.config import MODELS
 from training.presets import PresetName as TrainingPresetName
 

@@ -26,6 +26,7 @@ from bench.limits import (
     matmul_precision,
     roofline_share,
 )
+from tests.conftest import present
 
 
 def test_share_is_the_time_of_a_copy_over_the_time_taken() -> None:
@@ -110,8 +111,7 @@ def test_the_hosts_share_is_measured_without_a_gpu() -> None:
 
 def test_busy_time_is_that_of_the_union_of_kernels() -> None:
     """Two kernels that overlap, one within another, and one apart: 0 to 3 and 5 to 6."""
-    assert covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.75)]) == 4.0
-    assert covered([]) == 0.0
+    assert (covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.75)]), covered([])) == (4.0, 0.0)
 
 
 def test_a_cpu_launches_nothing() -> None:
@@ -156,11 +156,9 @@ def test_float32_on_cuda_is_as_precise_as_convolutions(monkeypatch: pytest.Monke
 @pytest.mark.gpu
 def test_kernels_waits_and_precision_on_a_gpu() -> None:
     x = torch.rand(1000, device="cuda")
-    assert count_waits(lambda: x + 1, "cuda") == 0
-    assert count_waits(lambda: x.sum().item(), "cuda") == 1
+    assert (count_waits(lambda: x + 1, "cuda"), count_waits(lambda: x.sum().item(), "cuda")) == (0, 1)
     assert [count_launches(f, "cuda") for f in (lambda: x + 1, lambda: (x + 1) * 2)] == [1, 2]
-    busy = busy_share(lambda: torch.cuda._sleep(10_000_000), "cuda", calls=5)
-    assert busy is not None
+    busy = present(busy_share(lambda: torch.cuda._sleep(10_000_000), "cuda", calls=5))
     assert 0.8 < busy <= 1.0
     assert (busy_share(lambda: time.sleep(0.01), "cuda", calls=5) or 0) < 0.1
     before = torch.backends.cuda.matmul.fp32_precision

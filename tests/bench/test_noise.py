@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from bench import noise
-from bench.noise import TICKS_PER_S, Sample, compare, read_cpu_times, read_pressure, take_sample, watch
+from bench.noise import TICKS_PER_S, Sample, compare, read_cpu_times, read_pressure, take_sample
 from bench.records import Accuracy, Disturbance, Speed
 from bench.runner import measure_undisturbed
+from tests.conftest import present
 
 START = Sample(
     wall_s=100.0, cpus=2, busy_s=50.0, steal_s=1.0, own_s=20.0, cpu_pressure_s=3.0, memory_pressure_s=0.0
@@ -46,12 +47,11 @@ def test_memory_that_a_call_frees_serves_the_next() -> None:
 def test_shares_by_hand() -> None:
     """In 10 s on two CPUs all were busy for 12 s, 7 s of them by us; the host took 1 s of 20, pressure stood for 4 s."""
     end = Sample(wall_s=110.0, cpus=2, busy_s=62.0, steal_s=2.0, own_s=27.0, cpu_pressure_s=7.0, memory_pressure_s=0.0)
-    assert compare(START, end, (3, False)) == Disturbance(
+    found = compare(START, end, (3, False))
+    assert found == Disturbance(
         others_cpu=0.25, steal=0.05, cpu_pressure=0.4, memory_pressure=0.0, gpu_others=3, throttled=False
     )
-    assert compare(START, end, (3, False)).words == (
-        "others used 25% of the CPU, the host took 5%, 3 other processes on the GPU"
-    )
+    assert found.words == "others used 25% of the CPU, the host took 5%, 3 other processes on the GPU"
 
 
 @pytest.mark.parametrize("name", ["busy_s", "own_s", "steal_s", "cpu_pressure_s", "memory_pressure_s"])
@@ -71,8 +71,7 @@ def test_times_too_short_for_the_counters_are_unknown() -> None:
 def test_the_counters_of_usable_cpus_are_added() -> None:
     t = TICKS_PER_S
     stat = f"cpu  9 9 9\ncpu0 {t} 0 {2 * t} 5 0 0 0 {t} 0 0\ncpu1 {t} 0 0 5 0 0 0 0 0 0\ncpu2 7 7 7 7 7 7 7 7 7 7\nctxt 5\n"
-    times = read_cpu_times(stat, frozenset({0, 1}))
-    assert times is not None
+    times = present(read_cpu_times(stat, frozenset({0, 1})))
     assert (times["user"], times["system"], times["steal"]) == (2.0, 2.0, 1.0)
     assert read_cpu_times(stat, frozenset({0, 5})) is None
 
@@ -101,19 +100,11 @@ def test_a_busy_process_of_others_is_seen_and_a_child_is_ours(monkeypatch: pytes
     finally:
         child.kill()
         idle.kill()
-    ours, others = (compare(pair[0], pair[1]).others_cpu for pair in (samples, stranger))
-    assert ours is not None
-    assert others is not None
+    ours, others = (present(compare(pair[0], pair[1]).others_cpu) for pair in (samples, stranger))
     # The child gets what it can of the CPUs; other tests may run beside, and take from both alike.
     spent = (samples[1].own_s or 0.0) - (samples[0].own_s or 0.0)
     assert others - ours == pytest.approx(spent / (samples[1].wall_s - samples[0].wall_s) / samples[0].cpus, abs=0.15)
     assert spent > 0.1
-
-
-def test_a_block_is_watched() -> None:
-    with watch() as machine:
-        time.sleep(0.1)
-    assert isinstance(machine.disturbance(), Disturbance)
 
 
 def quiet(others_cpu: float | None) -> Disturbance:

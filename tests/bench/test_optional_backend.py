@@ -70,10 +70,8 @@ def test_the_audit_says_why_there_is_no_verdict() -> None:
         audit(["triton_augment"], ["HorizontalFlip"], [], n=100, workers=False), Audit, from_attributes=True
     )
     (cell,) = report.verdicts
-    assert (cell.verdict, cell.cause) == (
-        "unsupported",
-        f"HorizontalFlip is not supported by backend triton_augment: {MISSING}",
-    )
+    cause = f"HorizontalFlip is not supported by backend triton_augment: {MISSING}"
+    assert (cell.verdict, cell.cause) == ("unsupported", cause)
     table = build_full_table(Run(path=Path(), name="x", audit=report))
     assert f"- missing: {MISSING} (triton-augment: `HorizontalFlip`)" in table.splitlines()
 

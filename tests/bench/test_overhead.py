@@ -35,8 +35,7 @@ def test_both_loops_do_the_same_arithmetic_on_equally_large_batches(shapes: Data
                     next(steps)
     finally:
         hook.remove()
-    assert seen[:7] == seen[7:]
-    assert [size[0] for size in seen[:7]] == [48, 48, 4, 48, 48, 4, 48]
+    assert (seen[:7], [size[0] for size in seen[:7]]) == (seen[7:], [48, 48, 4, 48, 48, 4, 48])
 
 
 def test_the_bare_loop_learns(shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,8 +60,7 @@ def test_neither_loop_is_always_the_second() -> None:
     order: list[str] = []
     turns = Turns(lambda: order.append("bare"), Clock("cpu"))
     sample(lambda: order.append("trainer"), 4, turns.before, turns.after, clock=Clock("cpu"))
-    assert order == ["bare", "trainer", "trainer", "bare"] * 2
-    assert len(turns.seconds) == 4
+    assert (order, len(turns.seconds)) == (["bare", "trainer", "trainer", "bare"] * 2, 4)
 
 
 def test_the_record_pairs_the_steps(shapes: Dataset) -> None:

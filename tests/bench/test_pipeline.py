@@ -102,8 +102,7 @@ def test_odd_files_are_left_to_pillow_and_unreadable_ones_left_out_in_all_arms(f
 def test_photographs_are_made_in_numbers_and_sizes(folder: Path) -> None:
     making = Making(repeat=3, size=parse_size("50x40"))
     made = load_photographs(folder, 2, making, folder.parent / "cache")
-    assert len(made.files) == 6
-    assert {Image.open(file).size for file in made.files} == {(50, 40)}
+    assert (len(made.files), {Image.open(file).size for file in made.files}) == (6, {(50, 40)})
     assert load_photographs(folder, 2, making, folder.parent / "cache").fingerprint == made.fingerprint
     assert len(encode(photograph(90, 60), replace(making, quality=10))) < len(encode(photograph(90, 60), making))
 

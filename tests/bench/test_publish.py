@@ -1,5 +1,6 @@
 """Published runs: what may be published, what is kept of it, and an index that is what the records say."""
 
+import re
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from rich.console import Console
 from bench.publish import INDEX, MOST_SAMPLES, index, objections, publish
 from bench.records import AuditCheck, Commit, DataSet, Disturbance, Gpu, append, load_run
 from tests.bench.stored import CASE, ENVIRONMENT, OTHER, VERDICT, audited, speeds, store, trained
+from tests.conftest import one_line
 
 RESULTS = Path(__file__).parents[2] / "results"
 ROUNDS = [[0.1, 0.2]] * 3
@@ -109,10 +111,8 @@ def test_what_may_not_be_published(tmp_path: Path, what: str) -> None:
     changes, words = OBJECTIONS[what]
     run = fit(tmp_path / "run", **changes)
     assert any(words in objection for objection in objections(load_run(run))), objections(load_run(run))
-    with pytest.raises(ValueError, match="cannot be published: ") as error:
+    with one_line(f"cannot be published: .*{re.escape(words)}"):
         publish([run], tmp_path / "published", console())
-    assert words in str(error.value)
-    assert "\n" not in str(error.value)
     assert not (tmp_path / "published").exists(), "nothing is copied"
 
 

@@ -165,10 +165,8 @@ def test_nothing_is_fetched_complained_of_or_wider_than_the_page(
 ) -> None:
     browser.show(page, size, dark=dark)
     browser.value(UNFOLD)
-    assert browser.value(OVERFLOWING) == []
-    assert browser.value(CUT_OFF) == []
-    assert browser.value("document.documentElement.scrollWidth") == size[0]
-    assert complaints(browser) == []
+    assert (browser.value(OVERFLOWING), browser.value(CUT_OFF)) == ([], [])
+    assert (browser.value("document.documentElement.scrollWidth"), complaints(browser)) == (size[0], [])
     assert browser.value(PAPER) == ("rgb(21, 23, 27)" if dark else "rgb(255, 255, 255)")
 
 
@@ -207,19 +205,15 @@ def test_tables_sort_by_click_and_by_keyboard(browser: Browser, page: Path) -> N
     speed = {op: rates(index, "kornia", 256)[1] for index, op in enumerate(OPS) if op != "Affine"}
     falling = sorted(speed, key=lambda op: -speed[op])
     state = "table.tHead.rows[0].cells[column].getAttribute('aria-sort')"
-    assert browser.value("names()") == list(OPS)
-    assert browser.value(state) == "none"
+    assert (browser.value("names()"), browser.value(state)) == (list(OPS), "none")
     browser.value("table.tHead.rows[0].cells[column].querySelector('button').click()")
-    assert browser.value("names()") == [*falling, "Affine"]
-    assert browser.value(state) == "descending"
+    assert (browser.value("names()"), browser.value(state)) == ([*falling, "Affine"], "descending")
     browser.value("table.tHead.rows[0].cells[column - 1].querySelector('button').focus()")
     press(browser, "Tab")
     press(browser, "Enter")
-    assert browser.value("names()") == [*falling[::-1], "Affine"]
-    assert browser.value(state) == "ascending"
+    assert (browser.value("names()"), browser.value(state)) == ([*falling[::-1], "Affine"], "ascending")
     browser.value("table.tHead.rows[0].cells[0].querySelector('button').click()")
-    assert browser.value("names()") == sorted(OPS)
-    assert browser.value(state) == "none"
+    assert (browser.value("names()"), browser.value(state)) == (sorted(OPS), "none")
 
 
 def test_tables_filter_by_typing(browser: Browser, page: Path) -> None:

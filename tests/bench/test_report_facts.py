@@ -26,7 +26,8 @@ from bench.report.facts.pipeline import feedings
 from bench.report.facts.placement import above_ceiling, contest, cost, host_bound_ceilings, utilisation, workers
 from bench.report.facts.scaling import alike_draws, largest, tables
 from bench.report.facts.state import fallbacks, image_sets, list_remarks, missing, status_counts, verdict_counts
-from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, present, speeds, store, trained
+from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, speeds, store, trained
+from tests.conftest import present
 
 
 def run_of(*records: Record, **fields: Any) -> Run:
@@ -81,8 +82,7 @@ def test_lanes_stand_apart_and_mixtures_have_no_ratio() -> None:
     unsupported = replace(FLIP, backend="cvcuda", lane=None, status="unsupported", reason="no")
     run = run_of(*batch, *mixed, unsupported, audit=EQUAL)
     by_lane = {table.lane: table for table in lane_tables(run, "recipes")}
-    assert list(by_lane) == ["per_batch", "mixed"]
-    assert by_lane["per_batch"].backends == ["torchvision"]
+    assert (list(by_lane), by_lane["per_batch"].backends) == (["per_batch", "mixed"], ["torchvision"])
     assert by_lane["per_batch"].absent == {("flip", "kornia"): "·", ("flip", "fused"): "·", ("flip", "cvcuda"): "unsupported"}
     assert by_lane["mixed"].ratio("flip", "fused") == []
     assert by_lane["mixed"].winner("flip") is None
@@ -107,11 +107,8 @@ def test_growth_follows_one_size_while_the_other_is_usual() -> None:
         *speed("fused", 100), *speed("fused", 300, batch_size=400), *speed("fused", 25, image_size=64),
         *speed("fused", 9, batch_size=400, image_size=64), *speed("kornia", 50),
     )  # fmt: skip
-    lines = {
-        axis.along: {k: [point.size for point in v] for k, v in subjects["flip"].items()}
-        for axis, subjects in growth(run).items()
-    }
-    assert lines == {"batch": {"fused": [100, 400]}, "side": {"fused": [32, 64]}}
+    sizes = {(axis.along, k): [p.size for p in v] for axis, rows in growth(run).items() for k, v in rows["flip"].items()}
+    assert sizes == {("batch", "fused"): [100, 400], ("side", "fused"): [32, 64]}
 
 
 # ---- placement ------------------------------------------------------------------------------------------------------------
@@ -172,10 +169,8 @@ def test_parts_of_a_step_add_up_to_its_wall_time() -> None:
 
 
 def test_workers_that_keep_up_are_ratios_of_a_round() -> None:
-    feeds = [
-        trained("feed", round=i, examples_per_s=s, backend="pil", augment_on="workers", num_workers=1)
-        for i, s in enumerate((100, 120))
-    ]
+    worker = {"backend": "pil", "augment_on": "workers", "num_workers": 1}
+    feeds = [trained("feed", round=i, examples_per_s=s, **worker) for i, s in enumerate((100, 120))]
     (arms,) = settings(FROZEN, "throughput")
     ((arm, needed),) = workers(run_of(*FROZEN, *feeds), arms[0], "flip")
     assert (arm.backend, needed) == ("pil", [10, 10])
@@ -188,8 +183,7 @@ def test_utilisation_is_of_the_usual_recipes_best_arm() -> None:
 
 
 def test_an_arm_above_the_ceiling_in_every_round_is_a_contradiction() -> None:
-    beyond = placed([6000, 6100, 6200], "kornia")
-    pairs = above_ceiling(run_of(*FROZEN, *FUSED, *beyond))
+    pairs = above_ceiling(run_of(*FROZEN, *FUSED, *placed([6000, 6100, 6200], "kornia")))
     assert [(arm.backend, top.augment_on) for arm, top in pairs] == [("kornia", "frozen")]
 
 
@@ -282,10 +276,9 @@ def test_ranks_that_drew_alike_are_named() -> None:
 
 
 def test_fine_tuning_is_ranked_and_undecided_within_intervals() -> None:
-    full = [trained("finetune", seed=i, mode="full", test_accuracy=a) for i, a in enumerate((0.9, 0.91, 0.92))]
-    frozen = [trained("finetune", seed=i, mode="frozen", test_accuracy=a) for i, a in enumerate((0.89, 0.92, 0.9))]
-    scratch = [trained("finetune", seed=i, mode="scratch", test_accuracy=a) for i, a in enumerate((0.5, 0.51, 0.52))]
-    (arms,) = finetune_settings(run_of(*scratch, *full, *frozen))
+    modes = {"scratch": (0.5, 0.51, 0.52), "full": (0.9, 0.91, 0.92), "frozen": (0.89, 0.92, 0.9)}
+    runs = [trained("finetune", seed=i, mode=mode, test_accuracy=a) for mode, row in modes.items() for i, a in enumerate(row)]
+    (arms,) = finetune_settings(run_of(*runs))
     assert [arm.mode for arm in arms] == ["full", "frozen", "scratch"]
     assert [arm.mode for arm in undecided_with(arms)] == ["frozen"]
 
@@ -339,17 +332,11 @@ def test_a_run_whose_fused_fell_back_to_tensors_says_where() -> None:
 
 
 def test_what_is_missing_is_gathered_by_reason_the_worst_first() -> None:
-    ops = [
-        replace(CASE, suite="ops", subject=op, lane=None, status="unsupported", reason=f"{op} is no op")
-        for op in ("Hue", "Sat")
-    ]
-    broken = speeds(CASE, "no memory")
-    run = run_of(*broken, plan=Plan(suite="quick", cases=(*ops, CASE)))
-    rows = missing(run)
-    assert [(row.status, row.reason, len(row.cases)) for row in rows] == [
-        ("failed", "no memory", 1),
-        ("unsupported", "… is no op", 2),
-    ]
+    absent = replace(CASE, suite="ops", lane=None, status="unsupported", reason="no")
+    ops = [replace(absent, subject=op, reason=f"{op} is no op") for op in ("Hue", "Sat")]
+    run = run_of(*speeds(CASE, "no memory"), plan=Plan(suite="quick", cases=(*ops, CASE)))
+    rows = [(row.status, row.reason, len(row.cases)) for row in missing(run)]
+    assert rows == [("failed", "no memory", 1), ("unsupported", "… is no op", 2)]
     assert status_counts(run) == {"failed": 1, "unsupported": 2}
 
 

@@ -7,6 +7,7 @@ import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -100,8 +101,7 @@ def words_of(html: str) -> str:
 @pytest.mark.parametrize("kind", [str, Code, Strong])
 def test_names_come_out_verbatim(name: str, kind: type[str]) -> None:
     """In HTML, and in Markdown as GitHub's parser family reads it: alone and in a table's cell."""
-    assert words_of(html_inline([kind(name)])) == name
-    assert plain([kind(name)]) == name
+    assert (words_of(html_inline([kind(name)])), plain([kind(name)])) == (name, name)
     text = markdown_inline([kind(name)])
     parser = MarkdownIt("gfm-like", {"linkify": False})
     assert words_of(parser.render(f"| {text} |\n| --- |\n| {text} |\n")).split("\n")[0] == name
@@ -161,20 +161,15 @@ def test_the_first_screen_answers_what_was_measured(tmp_path: Path) -> None:
 
 def test_rounds_that_overlap_are_undecided(tmp_path: Path) -> None:
     shared = {"augment_on": "device", "recipe": "flip"}
-    records = [
-        trained("throughput", round=i, examples_per_s=s, backend=b, **shared)
-        for b, s, i in (("kornia", 9.0, 0), ("kornia", 10.0, 1), ("fused", 9.5, 0), ("fused", 11.0, 1))
+    arms: list[tuple[tuple[float, float], dict[str, Any]]] = [
+        *(((9.0, 10.0), {"backend": "kornia", **shared}), ((9.5, 11.0), {"backend": "fused", **shared})),
+        ((10.0, 11.0), {"recipe": "none", "augment_on": "frozen"}),
+        ((9.0, 10.0), {"recipe": "flip", "augment_on": "workers", "num_workers": 2}),
     ]
-    bare = [trained("throughput", round=i, examples_per_s=10.0 + i, recipe="none", augment_on="frozen") for i in range(2)]
-    workers = [
-        trained("throughput", round=i, examples_per_s=9.0 + i, recipe="flip", augment_on="workers", num_workers=2)
-        for i in range(2)
-    ]
-    answers = answers_of(store(tmp_path / "run", {}, records=[*records, *bare, *workers]))
-    assert (
-        answers["Where should augmentation run?"][0]
-        == "Undecided: on the device (cpu), a batch at a time, or in loader workers"
-    )
+    records = [trained("throughput", round=i, examples_per_s=s, **arm) for rates, arm in arms for i, s in enumerate(rates)]
+    answers = answers_of(store(tmp_path / "run", {}, records=records))
+    where = "Undecided: on the device (cpu), a batch at a time, or in loader workers"
+    assert answers["Where should augmentation run?"][0] == where
     assert answers["With which backend?"][0] == "Undecided: fused or kornia"
     assert answers["What does it cost?"][0] == "Undecided: perhaps 2 % of the training speed"  # 1 - 10.25 / 10.5
 

@@ -20,9 +20,10 @@ from rich.console import Console
 from bench import presets
 from bench.jobs.throughput import Axes, training_configs
 from bench.parts import Work, throughput_jobs, wait_for
-from bench.presets import ACCELERATOR, CPU, PartName, Preset
+from bench.presets import ACCELERATOR, CPU, PartName, Preset, PresetName
 from bench.records import RECORDS, Accuracy, Loop, Overhead, Speed, Throughput, load_run
 from bench.run import GRACE_S, RunOptions, run
+from tests.conftest import present
 from training.config import validate
 from training.data import load
 from training.loop import measure_throughput
@@ -92,14 +93,19 @@ def test_a_whole_smoke_run_leaves_a_report(tmp_path: Path) -> None:
 
 
 def smallest(preset: Preset) -> Preset:
-    assert preset.timed is not None
     return replace(
         preset, grid=("--recipes", "crop_flip", "--backends", "torchvision,fused", "--rounds", "1", "--case-seconds", "0.01"),
         audited_backends=("torchvision_loop", "fused"), audited_recipes=("crop_flip",), audit_draws=100, max_train=100,
         max_test=50, width=4, throughput_seconds=0.01, throughput_rounds=1, throughput_backends=("torchvision", "fused"),
         throughput_workers=(0,), settings=replace(preset.settings, batch_size=50), seeds=(0, 1),
-        timed=replace(preset.timed, width=4, epochs=1, warm_up_epochs=0.5, batch_size=50, target_accuracy=0.01),
+        timed=replace(present(preset.timed), width=4, epochs=1, warm_up_epochs=0.5, batch_size=50, target_accuracy=0.01),
     )  # fmt: skip
+
+
+def options_of(folder: Path, preset: PresetName = "gpu", minutes: float | None = None) -> RunOptions:
+    return RunOptions(
+        preset=preset, minutes=minutes, device="cpu", data="synthetic", data_root=folder / "data", results=folder / "run"
+    )
 
 
 @pytest.mark.slow
@@ -107,15 +113,11 @@ def test_the_training_preset_leaves_throughput_utilisation_and_seconds_to_accura
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(presets.CPU, "training", smallest(CPU["training"]))
-    options = RunOptions(
-        preset="training", device="cpu", data="synthetic", data_root=tmp_path / "data", results=tmp_path / "run"
-    )
     reports: list[Path] = []
-    folder = run(options, Console(quiet=True), reports.append)
+    folder = run(options_of(tmp_path, "training"), Console(quiet=True), reports.append)
     assert reports == [folder]
     stored = load_run(folder)
-    assert stored.problems == []
-    assert [record for record in stored.records if record.status != "ok"] == []
+    assert (stored.problems, [record for record in stored.records if record.status != "ok"]) == ([], [])
     trained = stored.of(Throughput)
     assert {record.augment_on for record in trained} == {"frozen", "none", "device"}
     assert {record.optimizer for record in trained} == {"sgd"}  # the settings of standard, not the book's
@@ -123,17 +125,13 @@ def test_the_training_preset_leaves_throughput_utilisation_and_seconds_to_accura
     assert {record.implementation for record in trained if record.backend == "fused"} == {"c"}
     assert {record.implementation for record in stored.of(Speed) if record.backend == "fused"} == {"c"}
     (peak,) = {record.matmul_flops_per_s for record in trained}
-    assert stored.environment is not None
-    assert stored.environment.matmul_flops_per_s == {"cpu": {"float32": peak}}
+    assert present(stored.environment).matmul_flops_per_s == {"cpu": {"float32": peak}}
     timed = stored.of(Accuracy)
     assert [(record.model, record.seed) for record in timed] == [("speednet", 0), ("speednet", 1)]
     assert all(record.seconds_to_target == record.train_s for record in timed)
-    assert stored.plan is not None
-    assert stored.plan.suite == "training"
-    assert stored.audit is not None
-    assert {(cell.subject, cell.backend) for cell in stored.audit.verdicts} == {
-        ("crop_flip", "torchvision_loop"), ("crop_flip", "fused"),
-    }  # fmt: skip
+    assert present(stored.plan).suite == "training"
+    audited = {(cell.subject, cell.backend) for cell in present(stored.audit).verdicts}
+    assert audited == {("crop_flip", "torchvision_loop"), ("crop_flip", "fused")}
 
 
 PARTS: tuple[PartName, ...] = ("audit", "grid", "throughput", "accuracy", "sweep")
@@ -161,16 +159,13 @@ def test_parts_share_the_time_and_one_that_fails_leaves_the_others(tmp_path: Pat
     parts = FakeParts(monkeypatch, {"tests": (4.0, 0), "grid": (34.0, 3)})
     gpu = replace(CPU["gpu"], parts=("tests", "grid", "sweep"), shares=(1.0, 2.0, 1.0))
     monkeypatch.setitem(presets.CPU, "gpu", gpu)
-    options = RunOptions(
-        preset="gpu", device="cpu", data="synthetic", data_root=tmp_path / "data", results=tmp_path / "run", minutes=40 / 60
-    )
-    reports: list[Path] = []
+    options, reports, folder = options_of(tmp_path, minutes=40 / 60), list[Path](), tmp_path / "run"
     console = Console(record=True, quiet=False, file=io.StringIO())
-    folder = run(options, console, reports.append)
+    with pytest.raises(ValueError, match=r"nothing was measured in 0\.666667 minutes: take more --minutes"):
+        run(options, console, reports.append)  # these parts leave no record
     assert parts.budgets == {name: pytest.approx(s, abs=0.1) for name, s in {"tests": 10, "grid": 24, "sweep": 2}.items()}
     assert reports == [folder]
     assert "grid ended early (exit code 3)" in console.export_text()
-    assert (tmp_path / "run.tar.gz").exists()
     with pytest.raises(ValueError, match="it holds no run"):
         run(replace(options, resume=True), console, reports.append)
     (folder / "plan.json").write_text("{}")
@@ -196,8 +191,8 @@ def test_a_part_that_is_killed_leaves_the_others(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("bench.run._part_command", part)
     console, reports = Console(record=True, file=io.StringIO()), list[Path]()
-    options = RunOptions(preset="gpu", device="cpu", data="synthetic", data_root=tmp_path / "data", results=folder, minutes=1)
-    assert run(options, console, reports.append) == folder
+    assert run(options_of(tmp_path, minutes=1), console, reports.append) == folder
+    assert (tmp_path / "run.tar.gz").exists()
     assert "grid ended early (exit code -9); what it measured is kept" in console.export_text()
     assert reports == [folder]
     assert [record.seed for record in load_run(folder).records if isinstance(record, Accuracy)] == [0, 1]
@@ -217,14 +212,7 @@ def test_parts_run_one_by_one_and_are_not_repeated(tmp_path: Path, monkeypatch: 
         smallest(CPU["training"]), sweep_recipes=("none", "crop_flip"), sweep_seeds=1, throughput_batch_sizes=(25, 50)
     )
     monkeypatch.setitem(presets.CPU, "gpu", gpu)
-    options = RunOptions(
-        preset="gpu",
-        device="cpu",
-        data="synthetic",
-        data_root=tmp_path / "data",
-        results=tmp_path / "run",
-        minutes=600,  # the age of this process counts
-    )
+    options = options_of(tmp_path, minutes=600)  # the age of this process counts
     console = Console(record=True, file=io.StringIO(), width=200)
     for part in PARTS:
         run(replace(options, part=part), console, lambda folder: None)
@@ -241,28 +229,22 @@ def test_parts_run_one_by_one_and_are_not_repeated(tmp_path: Path, monkeypatch: 
 
 def test_the_training_preset_has_the_settings_of_standard_and_fast() -> None:
     preset = ACCELERATOR["training"]
-    assert (preset.model, preset.width) == (preset.settings.model, preset.settings.width) == ("resnet18", 64)
-    assert preset.settings.compile
-    assert preset.settings.channels_last
-    assert preset.timed is not None
-    assert preset.timed.target_accuracy == 0.94
-    for chosen in (preset, CPU["training"]):
-        for config in (chosen.settings, chosen.timed):
-            assert config is not None
-            validate(replace(config, device="cpu"))
+    settings, timed = preset.settings, present(preset.timed)
+    assert (preset.model, preset.width) == (settings.model, settings.width) == ("resnet18", 64)
+    assert (settings.compile, settings.channels_last, timed.target_accuracy) == (True, True, 0.94)
+    for config in (settings, timed, CPU["training"].settings, present(CPU["training"].timed)):
+        validate(replace(config, device="cpu"))
 
 
 @pytest.mark.parametrize("chosen", [preset for table in (CPU, ACCELERATOR) for preset in table.values() if preset.shares])
 def test_each_part_has_a_share(chosen: Preset) -> None:
-    assert len(chosen.shares) == len(chosen.parts)
-    assert min(chosen.shares) > 0
+    assert (len(chosen.shares), min(chosen.shares) > 0) == (len(chosen.parts), True)
 
 
 def test_the_shares_of_preset_gpu_are_its_minutes_and_hold_its_accuracy_cells() -> None:
     """Seconds of an H200: 55 to start and compile, 4 a training and its evaluation, 5 a training of airbench."""
     gpu = ACCELERATOR["gpu"]
-    assert gpu.minutes is not None
-    assert sum(gpu.shares) == 60 * gpu.minutes
+    assert sum(gpu.shares) == 60 * present(gpu.minutes)
     needed = 55 + len(gpu.seeds) * (4 * len(gpu.recipes) + 5)
     assert dict(zip(gpu.parts, gpu.shares, strict=True))["accuracy"] >= needed
 

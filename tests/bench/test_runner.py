@@ -21,16 +21,14 @@ from bench import noise, runner
 from bench.noise import Watch
 from bench.records import RUNNING, Disturbance, Gpu, Plan, Record, append, encode, load_run, read
 from bench.runner import Claims, Runner, add_cases, await_plan, exit_code, load_plan, resume, run_cases, start
-from tests.bench.stored import CASE, ENVIRONMENT, OTHER, SAMPLES, failed, speeds, store, trained
+from tests.bench.stored import CASE, ENVIRONMENT, OTHER, SAMPLES, failed, measure, speeds, store, trained
+from tests.conftest import one_line, present
 
 ROOT = Path(__file__).parents[2]
 CASES = [trained("throughput", status="not_run", backend=name) for name in ("pil", "kornia", "torchvision", "fused")]
 PLAN = Plan(suite="training", cases=tuple(CASES), rounds=2, settings={"seconds": 1.0})
-CELLS = [trained("accuracy", status="not_run", seed=seed) for seed in range(3)]
-
-
-def measure(case: Record) -> Record:
-    return replace(trained(case.kind, backend=case.backend, round=case.round, seed=getattr(case, "seed", 0)))
+MANY = [trained("accuracy", status="not_run", seed=seed) for seed in range(40)]
+CELLS = MANY[:3]
 
 
 def broken(case: Record) -> Record:
@@ -59,24 +57,22 @@ def test_every_repetition_is_measured_once_round_after_round(folder: Path) -> No
     assert len(journal(folder)) == 8
 
 
-def test_rounds_are_shuffled_each_in_its_own_order_and_alike_for_all_processes(folder: Path) -> None:
+def test_rounds_are_shuffled_alike_for_all_processes_and_unsupported_cases_left_out(folder: Path) -> None:
     orders = [[case.key for case in Runner(folder).pending(CASES, 3, seed=5)] for _ in range(2)]
     assert orders[0] == orders[1]
     rounds = [[key[2] for key in orders[0][4 * n : 4 * n + 4]] for n in range(3)]
     assert [sorted(names) for names in rounds] == [sorted(str(case.backend) for case in CASES)] * 3
     assert rounds[0] != rounds[1] or rounds[1] != rounds[2]
-
-
-def test_seeds_are_cases_of_their_own_and_unsupported_ones_are_left_out(folder: Path) -> None:
     unsupported = replace(CASES[0], status="unsupported", reason="no such op")
-    assert [case.seed for case in Runner(folder).pending(CELLS, rounds=4)] == [0, 1, 2]  # type: ignore[attr-defined]
-    assert Runner(folder).pending([unsupported], 2) == []
+    left = Runner(folder).pending([*CELLS, unsupported], rounds=4)
+    assert [case.seed for case in left] == [0, 1, 2], "a seed is a case of its own"  # type: ignore[attr-defined]
 
 
 def test_a_failure_is_a_record_and_the_others_go_on(folder: Path) -> None:
     from augment import UnsupportedOp
 
-    errors = {"pil": RuntimeError("no room\nfor it"), "kornia": UnsupportedOp(_op(), "kornia"), "fused": KeyError("x")}
+    unsupported = UnsupportedOp("Invert", "kornia")
+    errors = {"pil": RuntimeError("no room\nfor it"), "kornia": unsupported, "fused": KeyError("x")}
 
     def fails_for_three(case: Record) -> Record:
         if case.backend in errors:
@@ -89,12 +85,6 @@ def test_a_failure_is_a_record_and_the_others_go_on(folder: Path) -> None:
     assert records[0].reason == "RuntimeError: no room"
     assert "is not supported by backend kornia" in str(records[1].reason)
     assert all(record.recipe == "flip" for record in records)  # type: ignore[attr-defined]
-
-
-def _op() -> Any:
-    from augment import ops
-
-    return ops.Invert()
 
 
 def test_a_value_that_is_not_finite_and_another_case_are_failures(folder: Path) -> None:
@@ -141,18 +131,16 @@ def test_a_library_that_disturbs_the_next_case_does_not_change_its_draws_nor_thr
         return state, load_run(target).records
 
     expected, records = run("quiet", lambda: None)
-    assert len(set(expected.values())) == 6
-    assert [record.is_disturbed for record in records] == [False] * 8
+    assert (len(set(expected.values())), [record.is_disturbed for record in records]) == (6, [False] * 8)
     try:
         state, records = run("disturbed", disturb)
     finally:
         end.set()
-    assert state == expected
-    assert [record.is_disturbed for record in records] == [True] * 8
+    assert (state, [record.is_disturbed for record in records]) == (expected, [True] * 8)
     assert "threads that a library left used" in records[1].disturbance.words  # type: ignore[union-attr]
 
 
-def test_an_interrupt_keeps_what_is_there_and_is_no_failure(folder: Path) -> None:
+def test_an_interrupt_or_a_request_to_stop_keeps_what_is_there_and_is_no_failure(folder: Path) -> None:
     def interrupted(case: Record) -> Record:
         if case.backend == "kornia":
             raise KeyboardInterrupt
@@ -162,23 +150,19 @@ def test_an_interrupt_keeps_what_is_there_and_is_no_failure(folder: Path) -> Non
         run_cases(folder, CASES, interrupted)
     assert journal(folder) == [("pil", 0, "ok")]
     assert [case.status for case in load_run(folder).cases()] == ["ok", "not_run", "not_run", "not_run"]
+    answers = iter([True, True, False])
+    run_cases(folder, CASES, measure, keep_going=lambda: next(answers))
+    assert len(journal(folder)) == 3
 
 
 def test_cases_join_the_plan_before_they_are_measured(folder: Path) -> None:
     add_cases(folder, CELLS)
     run_cases(folder, [replace(CASES[0], recipe="none")], broken)
-    plan = read(folder / "plan.json", Plan)
-    assert plan is not None
+    plan = present(read(folder / "plan.json", Plan))
     assert (plan.suite, len(plan.cases)) == ("training", len(CASES) + len(CELLS) + 1)
     assert len(load_run(folder).missing) == len(CASES) + len(CELLS)
     with pytest.raises(ValueError, match="is not finite"):
         add_cases(folder, [replace(CASES[0], recipe="x", learning_rate=float("nan"))])
-
-
-def test_nothing_is_begun_once_it_is_to_stop(folder: Path) -> None:
-    answers = iter([True, True, False])
-    run_cases(folder, CASES, measure, keep_going=lambda: next(answers))
-    assert len(journal(folder)) == 2
 
 
 def test_a_case_of_the_grid_that_failed_in_a_round_is_left_out_of_the_others(tmp_path: Path) -> None:
@@ -223,8 +207,7 @@ def test_a_resumed_run_does_what_is_left_and_may_be_asked_for_more(folder: Path)
     more = replace(CASES[0], recipe="crop_flip")
     plan = resume(folder, replace(PLAN, cases=(*PLAN.cases, more), rounds=3), ENVIRONMENT)
     assert (len(plan.cases), plan.rounds) == (5, 3)
-    assert read(folder / "plan.json", Plan) == plan
-    assert len(Runner(folder).pending(plan.cases, plan.rounds)) == 13
+    assert (read(folder / "plan.json", Plan), len(Runner(folder).pending(plan.cases, plan.rounds))) == (plan, 13)
 
 
 def test_failures_are_tried_again_when_asked_for_once_each(folder: Path) -> None:
@@ -253,10 +236,9 @@ DIFFERENT: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("what", DIFFERENT)
 def test_another_machine_version_or_data_set_cannot_resume(what: str, folder: Path) -> None:
     changes, words = DIFFERENT[what]
-    with pytest.raises(ValueError, match=r"cannot resume .* here .*: choose another --results") as error:
+    with one_line(r"cannot resume .* here .*: choose another --results") as error:
         resume(folder, PLAN, replace(ENVIRONMENT, **changes))
     assert words in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_other_settings_and_suites_cannot_resume(folder: Path, tmp_path: Path) -> None:
@@ -286,7 +268,7 @@ HOLD = """
 import pathlib, sys
 from bench.records import load_run
 from bench.runner import run_cases
-from tests.bench.test_runner import CELLS, measure
+from tests.bench.stored import measure, trained
 folder, mode = pathlib.Path(sys.argv[1]), sys.argv[2]
 def wait(case, *counts):
     load_run(folder).cases()  # to look at a run must not end its locks
@@ -294,7 +276,8 @@ def wait(case, *counts):
     sys.stdin.read()
     return measure(case)
 after = mode == "after"
-run_cases(folder, CELLS, measure if after else wait, shared=mode == "shared", on_record=wait if after else lambda *_: None)
+cells = [trained("accuracy", status="not_run", seed=seed) for seed in range(3)]
+run_cases(folder, cells, measure if after else wait, shared=mode == "shared", on_record=wait if after else lambda *_: None)
 """
 
 
@@ -327,8 +310,7 @@ def test_what_another_process_measures_is_running_until_the_process_ends(
             Runner(folder)
     holder.kill()
     holder.wait()
-    assert states()[-1] == after
-    assert load_run(folder).running == []
+    assert (states()[-1], load_run(folder).running) == (after, [])
 
 
 @pytest.mark.parametrize("holder", ["after"], indirect=True)
@@ -353,8 +335,7 @@ def test_a_claim_keeps_others_out_and_goes_with_its_process(holder: subprocess.P
     assert attempted() == [1, 2]
     holder.kill()  # -9: it cannot tidy up
     holder.wait()
-    assert attempted() == [0]
-    assert attempted() == []
+    assert (attempted(), attempted()) == ([0], [])
     Claims(folder).remove()
     assert not Claims(folder).exist
 
@@ -369,12 +350,9 @@ def test_a_case_that_its_owner_finished_meanwhile_is_not_repeated(folder: Path) 
 SHARE = """
 import pathlib, sys, time
 from bench.runner import run_cases
-from tests.bench.test_runner import measure, trained
-def slow(case):
-    time.sleep(0.002)
-    return measure(case)
+from tests.bench.stored import measure, trained
 cells = [trained("accuracy", status="not_run", seed=seed) for seed in range(40)]
-run_cases(pathlib.Path(sys.argv[1]), cells, slow, shared=True)
+run_cases(pathlib.Path(sys.argv[1]), cells, lambda case: time.sleep(0.002) or measure(case), shared=True)
 """
 
 
@@ -388,19 +366,18 @@ def test_processes_that_share_a_folder_lose_and_repeat_nothing_though_one_is_kil
     assert [process.wait(60) for process in processes[1:]] == [0, 0]
     # What the killed process had claimed may have been passed over; whoever resumes does it.
     again: list[Any] = []
-    cells = [trained("accuracy", status="not_run", seed=seed) for seed in range(40)]
-    run_cases(folder, cells, measure, shared=True, on_record=lambda *record: again.append(record))
+    run_cases(folder, MANY, measure, shared=True, on_record=lambda *record: again.append(record))
     assert len(again) <= 1
     run = load_run(folder)
     assert run.problems == []
     assert Counter(record.seed for record in run.records) == dict.fromkeys(range(40), 1)  # type: ignore[attr-defined]
 
 
-def test_other_ranks_wait_for_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_ranks_wait_for_the_plan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "PLAN_WAIT_S", 0.0)
     with pytest.raises(ValueError, match="--results must be a folder that all processes share"):
-        await_plan(tmp_path)
-    assert await_plan(start(tmp_path / "run", PLAN, ENVIRONMENT, "cpu")) == replace(PLAN, settings={"seconds": 1})
+        await_plan(folder.parent)
+    assert await_plan(folder) == replace(PLAN, settings={"seconds": 1})
 
 
 # ---- exit codes -------------------------------------------------------------------------------------------------------
@@ -425,5 +402,4 @@ def test_the_exit_code_is_1_where_something_failed_or_nothing_succeeded(
     records: list[Any], code: int, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = store(tmp_path / "run", {}, records=records)
-    assert exit_code(folder, "accuracy") == code
-    assert capsys.readouterr().err == line
+    assert (exit_code(folder, "accuracy"), capsys.readouterr().err) == (code, line)

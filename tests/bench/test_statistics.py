@@ -28,7 +28,8 @@ from bench.statistics import (
     seeds_needed,
     typical_noise,
 )
-from tests.bench.stored import CASE, SAMPLES, present, speeds, trained
+from tests.bench.stored import CASE, SAMPLES, speeds, trained
+from tests.conftest import present
 
 VALUES = [90.1, 92.4, 91.3, 95.0, 93.2]
 NONE = Noise(0.0, 0.0)

@@ -12,6 +12,7 @@ import pytest
 from bench import cli
 from bench.jobs.job import absolute
 from bench.records import Throughput, append, load_run
+from tests.bench.stored import trained
 from training.config import TrainConfig
 from training.terminal import expand_paths, open_console, printable
 
@@ -20,23 +21,14 @@ ODD_NAMES = ("runs[old]", "x[/y]", "[bold]<b>&amp;", ":smile:", "long " * 20 + "
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
-def run(
-    *command: str, variables: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 300
-) -> subprocess.CompletedProcess[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})}
-    return subprocess.run(
-        [sys.executable, *command], env=environment, cwd=cwd, capture_output=True, timeout=timeout, check=False
-    )
+def run(*command: str, variables: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run([sys.executable, *command], env=environment, cwd=cwd, capture_output=True, timeout=900, check=False)
 
 
 def stored_run(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    record = Throughput(
-        status="ok", device="cpu", backend="fused", recipe="flip", augment_on="device", dataset="photos[web]", data="caf\udce9",
-        examples=100, wall_s=1.0, examples_per_s=100.0, model="resnet8", width=4, batch_size=16, precision="float32",
-        image_size=32, fingerprint="0" * 16, lane="per_image",
-    )  # fmt: skip
-    append(folder, record)
+    append(folder, trained("throughput", dataset="photos[web]", data="caf\udce9"))
     return folder
 
 
@@ -58,8 +50,7 @@ def test_names_are_printed_verbatim_and_whole(name: str, tmp_path: Path, capsys:
 
 def test_names_come_back_from_records_escaped(tmp_path: Path) -> None:
     (record,) = load_run(stored_run(tmp_path / "caf\udce9")).of(Throughput)
-    assert record.data == "caf\\udce9"
-    assert load_run(tmp_path / "caf\udce9").name == "caf\\udce9"
+    assert (record.data, load_run(tmp_path / "caf\udce9").name) == ("caf\\udce9", "caf\\udce9")
     assert TrainConfig(data="/photos/caf\udce9").as_record()["data"] == "caf\\udce9"
 
 
@@ -101,8 +92,7 @@ def test_names_of_data_sets_come_before_folders(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     (tmp_path / "synthetic").mkdir()
     (tmp_path / "photos").mkdir()
-    assert absolute("synthetic") == "synthetic"
-    assert absolute("./synthetic") == str(tmp_path / "synthetic")
+    assert (absolute("synthetic"), absolute("./synthetic")) == ("synthetic", str(tmp_path / "synthetic"))
     assert absolute("photos") == str(tmp_path / "photos")
 
 
@@ -133,7 +123,7 @@ def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
     (cwd / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
     variables = {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
     options = ["--data", "synthetic", "--backends", "torchvision", "--results", "../run[/x]"]
-    done = run("-m", "bench.cli", "run", "--preset", "smoke", *options, variables=variables, cwd=cwd, timeout=900)
+    done = run("-m", "bench.cli", "run", "--preset", "smoke", *options, variables=variables, cwd=cwd)
     assert done.returncode == 0, done.stderr
     measured = load_run(tmp_path / "run[/x]")
     assert {case.kind for case in measured.cases() if case.status == "ok"} == {"speed", "throughput", "feed", "accuracy"}

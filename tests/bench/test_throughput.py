@@ -25,7 +25,7 @@ from bench.jobs.throughput import (
     worker_counts,
 )
 from bench.records import ENVIRONMENT, RECORDS, Environment, Feed, Throughput, load_run, read, write
-from tests.bench.stored import present
+from tests.conftest import present
 from training.config import TrainConfig, resolve_auto, validate
 from training.data import Dataset
 
@@ -188,8 +188,7 @@ def test_a_broken_off_run_resumes_where_it_was_and_only_where_its_numbers_compar
     with pytest.raises(ValueError, match="already holds a run: add --resume"):
         run(tmp_path)
     again = run(tmp_path, resume=True)
-    assert again[:3] == records[:3]
-    assert {record.key for record in again} == {record.key for record in records}
+    assert (again[:3], {record.key for record in again}) == (records[:3], {record.key for record in records})
     assert len(again) == len(records)
     with pytest.raises(ValueError, match=r"cannot resume .* here \(dataset name synthetic \(100 .* -> synthetic \(50 "):
         run(tmp_path, resume=True, max_train=50)

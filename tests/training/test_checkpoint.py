@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import one_line
 from training.checkpoint import BadCheckpoint, load, save
 from training.config import Placement, TrainConfig
 from training.data import Dataset
@@ -69,8 +70,7 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_as_if_it_had_not(
     result = train(
         config, shapes, checkpoint=stopped, resume=True, on_epoch=later.append, on_resume=lambda e: heard.append(list(e))
     )
-    assert heard == [done]
-    assert [stats.epoch for stats in later] == [3, 4]
+    assert (heard, [stats.epoch for stats in later]) == ([done], [3, 4])
     assert (result.resumed_after, expected.resumed_after) == (2, 0)
     assert result.epochs[:2] == tuple(done)  # with their times
     # Bit for bit: streams start anew each epoch, and everything else is in the checkpoint.
@@ -89,8 +89,7 @@ def test_resuming_without_a_checkpoint_starts_and_a_finished_run_trains_nothing(
     before = path.read_bytes()
     moved = replace(tiny, resident=True, prefetch=False, augment_stream=True)  # work in another place changes no number
     second = train(moved, shapes, checkpoint=path, resume=True, on_step=lambda step, _: pytest.fail("trained"))
-    assert second.epochs == first.epochs
-    assert path.read_bytes() == before
+    assert (second.epochs, path.read_bytes()) == (first.epochs, before)
     with pytest.raises(ValueError, match="to resume, say from which checkpoint"):
         train(tiny, shapes, resume=True)
 
@@ -154,9 +153,8 @@ def test_a_file_with_made_up_content_is_refused_in_one_line(
     payload = load(path)
     change(payload)
     save(path, payload)
-    with pytest.raises(BadCheckpoint, match=message) as caught:
+    with one_line(message, BadCheckpoint):
         train(saved[0], shapes, checkpoint=path, resume=True)
-    assert "\n" not in str(caught.value)
 
 
 def _refusal(path: Path) -> str:
@@ -217,8 +215,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before_whole(tmp_path
             save(path, {"epoch": 2})
         assert path.exists() == bool(kept)
         save(path, {"epoch": 1})
-    assert load(path)["epoch"] == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert (load(path)["epoch"], [file.name for file in tmp_path.iterdir()]) == (1, ["checkpoint.pt"])
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])  # before all is on the disk, and right before the move
@@ -237,5 +234,4 @@ def test_a_death_while_writing_leaves_the_checkpoint_before_whole(
             save(path, {"epoch": 2, "weights": torch.ones(1000)})
     assert load(path) == {"epoch": 1}
     save(path, {"epoch": 2})  # leftovers are no obstacle
-    assert load(path) == {"epoch": 2}
-    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert (load(path), [file.name for file in tmp_path.iterdir()]) == ({"epoch": 2}, ["checkpoint.pt"])

@@ -105,8 +105,7 @@ def test_a_process_without_a_gpu_of_its_own_is_one_line(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    assert resolve_device("auto") == torch.device("cuda:0")
-    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    assert (resolve_device("auto"), resolve_device("cuda:1")) == (torch.device("cuda:0"), torch.device("cuda:1"))
     for name, value in {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     assert resolve_device("cuda") == torch.device("cuda:1")

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from augment import RECIPES, build, ops
+from tests.conftest import present
 from training.config import Placement, TrainConfig
 from training.data import Dataset, load
 from training.distributed import Ranks, stream_seed
@@ -59,19 +60,15 @@ def test_an_epoch_repeats_bit_for_bit_and_another_differs(
     assert not _equal(first, _epoch(replace(config, seed=1), shapes))
 
 
-@pytest.mark.parametrize("augment_on", ["device", "workers"])
-def test_two_ranks_draw_differently(augment_on: Placement, tiny: TrainConfig, shapes: Dataset) -> None:
-    config, same = replace(tiny, augment_on=augment_on), _one_image(shapes)
-    ranks = [_epoch(config, same, ranks=Ranks(rank=rank, world=2)) for rank in (0, 1)]
-    for (first, _), (second, _) in zip(*ranks, strict=True):
-        assert first.shape == second.shape
-        assert not first.equal(second)
-
-
-def test_two_workers_draw_differently(tiny: TrainConfig, shapes: Dataset) -> None:
-    config = replace(tiny, augment_on="workers", num_workers=2, batch_size=40)
-    batches = [images for images, _ in _epoch(config, _one_image(shapes))]
-    assert len(batches) == 4  # two of each worker, in turn
+@pytest.mark.parametrize(("augment_on", "num_workers", "world"), [("device", 0, 2), ("workers", 0, 2), ("workers", 2, 1)])
+def test_ranks_and_workers_draw_differently(
+    augment_on: Placement, num_workers: int, world: int, tiny: TrainConfig, shapes: Dataset
+) -> None:
+    """Four batches of equal images: two of each rank, or two of each worker in turn."""
+    config = replace(tiny, augment_on=augment_on, num_workers=num_workers, batch_size=40 * world)
+    ranks = [_epoch(config, _one_image(shapes), ranks=Ranks(rank=rank, world=world)) for rank in range(world)]
+    batches = [images for rank in ranks for images, _ in rank]
+    assert [len(images) for images in batches] == [40] * 4
     assert all(not a.equal(b) for a, b in itertools.combinations(batches, 2))
 
 
@@ -84,8 +81,7 @@ def test_every_image_is_seen_once_with_its_label_and_ranks_share_evenly(tiny: Tr
     for num_workers in (0, 2):
         batches = _epoch(replace(tiny, augment_on="none", num_workers=num_workers), shapes)
         rows = [row.numpy().tobytes() for images, _ in batches for row in images]
-        assert len(rows) == 160
-        assert set(rows) == set(label_of)
+        assert (len(rows), set(rows)) == (160, set(label_of))
         assert [label_of[row] for row in rows] == torch.cat([labels for _, labels in batches]).tolist()
     config = replace(tiny, augment_on="none")
     shares = [torch.cat([i for i, _ in _epoch(config, shapes, ranks=Ranks(rank=rank, world=3))]) for rank in range(3)]
@@ -107,8 +103,7 @@ def test_the_last_batch_is_kept_unless_it_is_one_image_or_something_is_compiled(
 ) -> None:
     train = replace(shapes.train, images=shapes.train.images[:images], labels=shapes.train.labels[:images])
     feed = Feed(replace(tiny, **change), replace(shapes, train=train), Ranks())
-    assert [len(labels) for _, labels in feed.epoch(1)] == sizes
-    assert feed.drop_last == ("compile" in change)
+    assert ([len(labels) for _, labels in feed.epoch(1)], feed.drop_last) == (sizes, "compile" in change)
 
 
 def test_workers_without_shared_memory_are_one_line(
@@ -180,12 +175,9 @@ def test_resident_images_give_the_same_batches_as_a_loader(change: dict[str, Any
         assert _equal(batches, _epoch(fetched, shapes, epoch, ranks))
         for images, _ in batches:
             assert images.is_contiguous(memory_format=torch.channels_last) == ("channels_last" in change)
-
-
-def test_the_order_of_resident_images_travels_once_an_epoch(tiny: TrainConfig, shapes: Dataset) -> None:
-    picks = list(Feed(replace(tiny, resident=True), shapes, Ranks()).epoch(1))
+    picks = list(Feed(replace(fetched, resident=True), shapes, Ranks()).epoch(1))
     assert [len(pick) for pick in picks] == [48, 48, 48, 16]
-    assert len({pick.untyped_storage().data_ptr() for pick in picks}) == 1  # type: ignore[union-attr]
+    assert len({pick.untyped_storage().data_ptr() for pick in picks}) == 1, "their order travels once an epoch"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("change", [{}, {"precision": "bfloat16", "channels_last": True}])
@@ -286,8 +278,7 @@ def test_training_waits_on_the_device_for_the_side_stream(
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: log.append(f"kept for {stream.name}"))
     monkeypatch.setattr(feed, "_side_stream", side)
     monkeypatch.setattr(feed, "_augments_aside", augment_stream)
-    pipeline = feed._pipeline
-    assert pipeline is not None
+    pipeline = present(feed._pipeline)
 
     def augment(*batch: torch.Tensor) -> Any:
         log.append("augmenting")
@@ -296,10 +287,8 @@ def test_training_waits_on_the_device_for_the_side_stream(
     monkeypatch.setattr(feed, "_pipeline", augment)
     feed.place(next(feed.epoch(1)), log.append)
     copied = ["off side", "training waits for side", "kept for training", "kept for training", "copy"]
-    if augment_stream:
-        assert log == ["on side", "augmenting", *copied, "augment"]
-    else:
-        assert log == ["on side", *copied, "augmenting", "augment"]
+    steps = ["augmenting", *copied] if augment_stream else [*copied, "augmenting"]
+    assert log == ["on side", *steps, "augment"]
 
 
 @pytest.mark.gpu

@@ -169,9 +169,7 @@ def test_the_best_epochs_weights_come_back_and_are_kept(
     assert result.last.test_accuracy == 0.25
     best = checkpoint.load(tmp_path / "out" / BEST)
     assert best["classes"] == ["ant", "bee"]
-    for name, value in module.state_dict().items():
-        assert value.equal(seen[1][name])
-        assert best["model"][name].equal(seen[1][name])
+    assert all(value.equal(seen[1][name]) and best["model"][name].equal(value) for name, value in module.state_dict().items())
 
 
 @pytest.mark.parametrize("augment_on", ["device", "none"])

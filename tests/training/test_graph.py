@@ -86,26 +86,17 @@ def test_replayed_steps_train_as_eager_ones_bit_for_bit(
 
 
 @pytest.mark.usefixtures("_on_a_cpu")
-def test_a_resumed_run_ends_as_if_it_had_not_stopped(sgd: TrainConfig, shapes: Dataset, tmp_path: Path) -> None:
-    class _Killed(Exception):
-        pass
-
-    def die(stats: Any) -> None:
-        if stats.epoch == 1:
-            raise _Killed
-
-    train(sgd, shapes, checkpoint=tmp_path / "whole.pt")
-    with pytest.raises(_Killed):
-        train(sgd, shapes, checkpoint=tmp_path / "killed.pt", on_epoch=die)
-    assert train(sgd, shapes, checkpoint=tmp_path / "killed.pt", resume=True).resumed_after == 1
-    torch.testing.assert_close(_weights(tmp_path / "killed.pt"), _weights(tmp_path / "whole.pt"), atol=0, rtol=0)
-
-
-@pytest.mark.usefixtures("_on_a_cpu")
-def test_a_run_is_not_resumed_in_another_mode(sgd: TrainConfig, shapes: Dataset, tmp_path: Path) -> None:
-    train(replace(sgd, graph="off"), shapes, checkpoint=tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="is the checkpoint of another run: graph is False there and True here"):
-        train(sgd, shapes, checkpoint=tmp_path / "checkpoint.pt", resume=True)
+def test_a_resumed_run_ends_as_if_it_had_not_stopped_in_the_same_mode_alone(
+    sgd: TrainConfig, shapes: Dataset, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole.pt", tmp_path / "killed.pt"
+    train(sgd, shapes, checkpoint=whole)
+    with pytest.raises(ZeroDivisionError):
+        train(sgd, shapes, checkpoint=killed, on_epoch=lambda stats: print(1 // (stats.epoch - 1)))
+    with pytest.raises(ValueError, match="is the checkpoint of another run: graph is True there and False here"):
+        train(replace(sgd, graph="off"), shapes, checkpoint=killed, resume=True)
+    assert train(sgd, shapes, checkpoint=killed, resume=True).resumed_after == 1
+    torch.testing.assert_close(_weights(killed), _weights(whole), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(("change", "mode"), [({"graph": "off"}, "eager"), ({"augment_on": "workers"}, "graph"), ({}, "graph")])
@@ -462,17 +453,15 @@ def test_a_kept_trainer_trains_as_a_new_one_bit_for_bit(
 
 
 def test_a_graph_where_there_can_be_none_is_one_line(sgd: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"^a graph needs one CUDA device and one process, not 1 of cpu: take --graph auto$"):
-        validate(replace(sgd, graph="on"))
-    with monkeypatch.context() as patch:
-        patch.setattr(distributed, "visible_devices", lambda name: [torch.device("cuda", i) for i in range(4)])
-        patch.setattr(distributed, "resolve_device", lambda name: torch.device("cuda", 0))
-        with pytest.raises(
-            ValueError, match=r"^a graph needs one CUDA device and one process, not 4 of cuda: take --graph auto$"
-        ):
-            validate(replace(sgd, graph="on", device="cuda"))
     with pytest.raises(ValueError, match="unknown graph 'maybe'; known: auto, on, off"):
         validate(replace(sgd, graph="maybe"))  # type: ignore[arg-type]
+    for name, number in (("cpu", 1), ("cuda", 4)):
+        if name == "cuda":
+            monkeypatch.setattr(distributed, "visible_devices", lambda name: [torch.device("cuda", i) for i in range(4)])
+            monkeypatch.setattr(distributed, "resolve_device", lambda name: torch.device("cuda", 0))
+        message = f"^a graph needs one CUDA device and one process, not {number} of {name}: take --graph auto$"
+        with pytest.raises(ValueError, match=message):
+            validate(replace(sgd, graph="on", device=name))
 
 
 # ---- on a GPU -------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 import torch
 
+from tests.conftest import present
 from training import loop, models
 from training.config import Schedule, TrainConfig
 from training.data import Dataset
@@ -63,22 +64,19 @@ def test_no_step_is_wasted_and_none_is_above_the_largest(schedule: Schedule) -> 
         shares = [step_size(config, step, steps_per_epoch=7) for step in range(28)]
         assert all(0 < share <= 1 for share in shares)
         top = shares.index(max(shares))
-        assert shares[: top + 1] == sorted(shares[: top + 1])
-        assert shares[top:] == sorted(shares[top:], reverse=True)
+        assert (shares[: top + 1], shares[top:]) == (sorted(shares[: top + 1]), sorted(shares[top:], reverse=True))
 
 
 def test_first_and_last_rates_are_where_the_step_size_starts_and_ends() -> None:
     config = TrainConfig(schedule="one_cycle", epochs=10, warm_up_epochs=2, first_rate=0.2, last_rate=0.07)
     shares = [step_size(config, step, steps_per_epoch=10) for step in (0, 19, 20, 60, 99)]
-    ends = 0.2 + 0.8 / 21, 0.2 + 0.8 * 20 / 21, 1.0, 0.07 + 0.93 / 2, 0.07 + 0.93 / 80
-    assert shares == pytest.approx(ends)
+    assert shares == pytest.approx([0.2 + 0.8 / 21, 0.2 + 0.8 * 20 / 21, 1.0, 0.07 + 0.93 / 2, 0.07 + 0.93 / 80])
 
 
 def test_slow_weights_by_hand() -> None:
     """A weight that grows by 1 a step, averaged every 2 of 5 steps; integers (counts of batches) stay as they are."""
     model = torch.nn.BatchNorm1d(1)
-    slow, count = SlowWeights(model, every=2, steps=5), model.num_batches_tracked
-    assert count is not None
+    slow, count = SlowWeights(model, every=2, steps=5), present(model.num_batches_tracked)
     expected_slow = expected = 1.0
     for done in range(1, 6):
         with torch.no_grad():
@@ -104,8 +102,7 @@ def test_the_whitening_bias_is_trained_for_its_epochs(tiny: TrainConfig, shapes:
             assert (current.model.first.bias.grad is None) == (epoch > 1), "no backward pass for it"  # type: ignore[union-attr]
             biases.append(current.model.first.bias.detach().clone())  # type: ignore[union-attr, operator]
         assert biases[0].abs().max() > 0
-        assert biases[1].equal(biases[0])
-        assert biases[2].equal(biases[0])
+        assert [bias.equal(biases[0]) for bias in biases] == [True] * 3
 
 
 def test_weights_decay_and_norms_and_biases_do_not() -> None:

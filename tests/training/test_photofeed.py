@@ -11,7 +11,8 @@ from torchvision.transforms import v2
 
 from augment import build, fused
 from augment.ops import HorizontalFlip, RandomResizedCrop
-from tests.conftest import smooth_images
+from augment.pipeline import to_dtype
+from tests.conftest import present, smooth_images
 from training.data import load
 from training.distributed import Ranks, stream_seed
 from training.feed import Order, keep
@@ -60,15 +61,14 @@ def batches(source: PhotoFeed, epoch: int = 1) -> list[tuple[Tensor, Tensor]]:
     return [source.place(batch) for batch in source.epoch(epoch)]
 
 
-def canonical(images: list[Tensor], seed: int) -> Tensor:
+def canonical(images: list[Tensor], seed: int, crop: RandomResizedCrop = CROP) -> Tensor:
     """Return torchvision's resized crop of the whole originals, with the windows that ``cut_windows`` draws by this seed."""
     torch.manual_seed(seed)
     results = []
     for image in images:
-        (drawn,) = fused.plan((CROP,)).sample(1, *image.shape[1:])
-        top, left, height, width = (int(drawn[name]) for name in ("top", "left", "height", "width"))
-        whole = image.float() / 255
-        results.append(v2.functional.resized_crop(whole, top, left, height, width, [16, 16], antialias=True))
+        (drawn,) = fused.plan((crop,)).sample(1, *image.shape[1:])
+        box = [int(drawn[name]) for name in ("top", "left", "height", "width")]
+        results.append(to_dtype(v2.functional.resized_crop(image, *box, [crop.size] * 2, antialias=True), torch.float32))
     return v2.functional.normalize(torch.stack(results), list(NORMALIZE.mean), list(NORMALIZE.std))
 
 
@@ -76,7 +76,7 @@ def canonical(images: list[Tensor], seed: int) -> Tensor:
 @pytest.mark.parametrize(("seed", "is_interleaved"), [(0, False), (1, False), (2, True)])
 def test_the_device_crops_as_torchvision_does_on_the_original(backend: str, seed: int, is_interleaved: bool) -> None:
     images = photographs()
-    expected = canonical(images, seed)
+    expected = canonical([image / 255 for image in images], seed)
     torch.manual_seed(seed)
     if is_interleaved:  # as Pillow decodes
         images = [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in images]
@@ -89,7 +89,7 @@ def test_the_device_crops_as_torchvision_does_on_the_original(backend: str, seed
 
 def test_windows_beyond_the_bound_are_resized_before_and_differ_by_half_a_level() -> None:
     images = photographs()
-    expected = canonical(images, 1)
+    expected = canonical([image / 255 for image in images], 1)
     torch.manual_seed(1)
     frames, windows = cut_windows(images, CROP, most_side=24)
     assert frames.shape[2] <= 64, "one step of frames: no window is larger than 24 pixels"
@@ -104,18 +104,12 @@ def test_at_the_usual_size_windows_beyond_the_bound_are_torchvisions_of_8_bit_im
     """Up to a level: on a CPU torchvision takes PyTorch's kernel for bytes, which rounds after each direction."""
     crop = RandomResizedCrop(size=224)
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((300, 200), (260, 333))]
-    torch.manual_seed(2)
-    expected = []
-    for image in images:
-        (drawn,) = fused.plan((crop,)).sample(1, *image.shape[1:])
-        box = [int(drawn[name]) for name in ("top", "left", "height", "width")]
-        expected.append(v2.functional.resized_crop(image, *box, [224, 224], antialias=crop.antialias) / 255)
+    expected = canonical(images, 2, crop)
     torch.manual_seed(2)
     frames, windows = cut_windows(images, crop, most_side=64)
     assert windows[:, 2:].eq(224).all(), "both were resized by the worker"
     found = WindowPipeline((crop, NORMALIZE), "kornia", CPU)(frames, windows)
-    normalised = v2.functional.normalize(torch.stack(expected), list(NORMALIZE.mean), list(NORMALIZE.std))
-    difference = (found - normalised).abs().amax((0, 2, 3)) * torch.tensor(NORMALIZE.std)
+    difference = (found - expected).abs().amax((0, 2, 3)) * torch.tensor(NORMALIZE.std)
     assert difference.max() <= 1 / 255 + 1e-5
 
 
@@ -166,8 +160,8 @@ def test_every_index_once_but_a_last_one_alone() -> None:
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_file_that_is_gone_is_named_in_one_line(num_workers: int, split: Split) -> None:
     source = feed(split, num_workers=num_workers, batch_size=len(SIZES))
-    assert split.files is not None
-    split.files[3].write_bytes(split.files[3].read_bytes()[:40])
+    cut = present(split.files)[3]
+    cut.write_bytes(cut.read_bytes()[:40])
     with pytest.raises(ValueError, match=r"^train/ant/3\.png could be read before training and no longer can[^\n]*$"):
         batches(source)
 
@@ -200,20 +194,15 @@ def test_evaluation_is_torchvisions_resize_and_centre_crop(size: tuple[int, int]
     torch.testing.assert_close(found, expected, atol=0, rtol=0)
 
 
-def test_evaluation_at_224_is_the_usual_one() -> None:
-    assert prepared_size(224) == 256
-
-
 def test_recipes_take_the_size_and_the_normalisation() -> None:
+    assert prepared_size(224) == 256, "evaluation is the usual one"
     crop, *_, normalize = training_ops("imagenet", 64)
-    assert crop == RandomResizedCrop(size=64)
-    assert normalize == NORMALIZE
-    assert training_ops("d2l", 64)[-1] == NORMALIZE
+    assert (crop, normalize, training_ops("d2l", 64)[-1]) == (RandomResizedCrop(size=64), NORMALIZE, NORMALIZE)
+
+
+def test_what_cannot_be_fed_is_one_line(split: Split) -> None:
     with pytest.raises(ValueError, match="recipe flip has no RandomResizedCrop"):
         training_ops("flip", 64)
-
-
-def test_a_recipe_that_the_device_cannot_begin_with_is_one_line(split: Split) -> None:
     with pytest.raises(ValueError, match="must begin with RandomResizedCrop"):
         feed(split, ops=training_ops("d2l", 16))
     with pytest.raises(ValueError, match="photographs in files are needed"):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from augment import OPS, RECIPES, fused, ops, resolve
 from augment.distributions import Params
@@ -74,6 +75,18 @@ def draw(plan: fused.Plan, images: Tensor, seed: int = 0) -> tuple[Params, ...]:
 
 def on_device(params: Sequence[Params]) -> list[Params]:
     return [{name: value.to(DEVICE) for name, value in drawn.items()} for drawn in params]
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations of PyTorch that run while it is on, without views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names += [] if func.is_view else [func.overloadpacket.__name__]
+        return func(*args, **(kwargs or {}))
 
 
 def has_thresholds(recipe: Sequence[Op]) -> bool:

@@ -255,15 +255,15 @@ MANY: list[Op] = [
 """Of every kind, growing and shrinking."""
 
 
-@pytest.mark.parametrize("tile", [None, 32])
+@pytest.mark.parametrize("tile", [None, pytest.param(32, marks=pytest.mark.slow)])
 def test_many_passes_and_fewer_programs_than_images(tile: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Counted(triton_images.image_passes)
     monkeypatch.setattr(triton_images, "image_passes", kernel)
     if tile:
         hold(monkeypatch, 0, tile)
     smooth = [op for op in MANY if not isinstance(op, ops.RandAugment | ops.Equalize)]  # no thresholds: last bits are no steps
-    check([*smooth[:-1], ops.AugMix(), smooth[-1]] if tile else smooth, pictures(5, 11, 12))
-    assert kernel.programs == (1 if tile else 5)  # four buffers a program: of large images every fourth
+    check([*smooth[:-1], ops.AugMix(), smooth[-1]] if tile else smooth, pictures(4, 11, 12))
+    assert kernel.programs == (1 if tile else 4)  # four buffers a program: of large images every fourth
 
 
 def test_a_larger_image_behind_one_that_a_program_holds(monkeypatch: pytest.MonkeyPatch) -> None:

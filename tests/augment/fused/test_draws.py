@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
 from augment import OPS, RECIPES, fused, ops, policies, resolve
 from augment.distributions import TRIES, Params, Source
 from augment.fused import build, cpu, plans, sample
 from augment.op import Op
-from tests.augment.fused.cases import DEVICE, NEEDS_TRITON, SUPPORTED
+from tests.augment.fused.cases import DEVICE, NEEDS_TRITON, SUPPORTED, Operations
+from tests.conftest import present
 
 CLOSE = 1e-6
 """Tolerance of ``lam`` and ``weights``; all else is equal.
@@ -110,8 +111,7 @@ def test_a_kernel_draws_what_the_formulas_draw(kernel: sample.Sampler, subject: 
 
 def test_few_sides_are_at_an_edge() -> None:
     """Else the comparison above would excuse everything."""
-    near = at_an_edge(ops.RandomResizedCrop(), 36, 64, torch.rand(22, 20_000))
-    assert near is not None
+    near = present(at_an_edge(ops.RandomResizedCrop(), 36, 64, torch.rand(22, 20_000)))
     assert 0 < int(near.sum()) < 40  # 20 sides, 2e-5 of each: 8 expected
 
 
@@ -126,9 +126,10 @@ def test_the_ends_of_the_unit_interval(kernel: sample.Sampler, unit: float, monk
         check(recipe, kernel, 3, 33, 48, unit)
     for recipe in ([ops.RandomCrop(size=30, padding=2)], [ops.RandomResizedCrop(size=4)], [ops.RandomErasing(p=1.0)]):
         (drawn,) = sample.sample(recipe, 2, 32, 40, kernel=kernel)
-        high, wide = (drawn.get(key, 26) for key in ("height", "width"))  # of 30 pixels, less two of padding on either side
-        assert bool(((drawn["top"] >= 0) & (drawn["top"] + high <= 32)).all())
-        assert bool(((drawn["left"] >= 0) & (drawn["left"] + wide <= 40)).all())
+        for start, side, most in (("top", "height", 32), ("left", "width", 40)):
+            length = drawn.get(side, torch.tensor(26))  # of 30 pixels, less two of padding on either side
+            least = 0 if isinstance(recipe[0], ops.RandomErasing) else 1  # of nothing erased
+            assert bool(((length >= least) & (drawn[start] >= 0) & (drawn[start] + length <= most)).all())
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
@@ -188,19 +189,6 @@ def test_sizes_that_cannot_be_are_refused_each_time() -> None:
 # ---- launches ---------------------------------------------------------------------------------------------------------
 
 
-class Launches(TorchDispatchMode):
-    """PyTorch's operations that run a kernel: those that neither view nor only allocate."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not func.is_view and func.overloadpacket is not torch.ops.aten.empty:
-            self.names.append(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 @NEEDS_TRITON
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_two_launches_a_recipe(recipe: str) -> None:
@@ -218,11 +206,10 @@ def test_two_launches_a_recipe(recipe: str) -> None:
 
     plan = fused.plan(resolve(recipe, 32))
     sample.sample(plan.ops, 4, 40, 48, device=DEVICE, kernel=triton_draws.SAMPLER)  # tables are made and kept
-    with Launches() as operations:
+    with Operations() as operations:
         sample.sample(plan.ops, 4, 40, 48, device=DEVICE, kernel=kernel)
     is_random = recipe not in {"none", "imagenet_eval"}
-    assert operations.names == ["rand"] * is_random
-    assert len(launches) == is_random
+    assert ([name for name in operations.names if name != "empty"], len(launches)) == (["rand"] * is_random, is_random)
 
 
 @NEEDS_TRITON

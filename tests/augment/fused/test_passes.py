@@ -21,6 +21,7 @@ from augment.fused.passes import (
 )
 from augment.op import Op
 from tests.augment.fused.cases import SUPPORTED
+from tests.conftest import present
 
 FLIP, CROP, SHIFT = (MOVES.index(name) for name in ("flip", "crop", "shift"))
 FLIPPED, CROPPED, TURNED = ops.HorizontalFlip(), ops.RandomCrop(), ops.Rotate()
@@ -136,8 +137,7 @@ def test_chains_and_what_follows() -> None:
     chains, rest = split_chains(step)
     assert chains.parameters() + rest.parameters() == step.parameters()
     assert (len(chains.changes), len(rest.changes)) == (0, 2)
-    op = encode(chains, 10, 11).chain_op
-    assert op is not None
+    op = present(encode(chains, 10, 11).chain_op)
     assert op.sizes == Sizes(*(8, 8) * 3)
     sampled, changed = op.steps
     # behind top and left: the kernel and its arguments, of 4 chains of 3 ops

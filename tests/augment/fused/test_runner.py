@@ -1,6 +1,7 @@
 """The fused backend's runner: what it says ran, where Triton is used, and ``torch.compile``: one graph, whatever the batch."""
 
 import math
+import pickle
 import warnings
 from typing import Any
 
@@ -24,8 +25,8 @@ def test_what_ran_is_told() -> None:
     assert pipeline.implementation == "c"
     pipeline(images.float().requires_grad_())
     assert pipeline.implementation == "tensors"
-    assert build("crop_flip", "fused_compiled").implementation == "inductor"
-    assert build("crop_flip", "torchvision").implementation is None
+    assert pickle.loads(pickle.dumps(build("flip", "fused_compiled"))).implementation == "inductor"
+    assert [build("flip", backend).implementation for backend in ("torchvision", "kornia")] == [None, None]
 
 
 def test_a_generator_elsewhere_is_refused() -> None:
@@ -102,7 +103,7 @@ def test_triton_compiles_whole_and_once_for_all_batch_sizes() -> None:
     counter, plan = CompileCounter(), fused.plan(resolve("randaugment", 12))
     apply = cuda.apply_plan(plan, torch.float32)
     step = torch.compile(lambda images, params: apply(images, params) * 2, fullgraph=True, backend=counter)
-    for seed, count in enumerate((3, 5, 3, 7)):
+    for seed, count in enumerate((3, 5, 3)):
         images = pictures(count, 12, 12).to(DEVICE)
         params = on_device(draw(plan, images, seed))
         for tensor in (images, *(value for drawn in params for value in drawn.values())):
@@ -153,8 +154,7 @@ def test_where_triton_fails_there_is_one_warning_and_tensor_operations(monkeypat
     match = r"no Triton \(Failed to find C compiler\.\): the fused .* tensor kernels"
     with pytest.warns(RuntimeWarning, match=match) as caught:
         run = fused.compose(resolve("crop_flip", 32), num_classes=10, device="cuda")
-    assert len(caught) == 1
-    assert run.implementation == "tensors"
+    assert (len(caught), run.implementation) == (1, "tensors")
     assert run(pictures(2, 32, 32), None)[0].shape == (2, 3, 32, 32)
 
 

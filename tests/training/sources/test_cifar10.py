@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import pickle
+import re
 import socket
 import tarfile
 import threading
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
+from tests.conftest import present
 from training import data
 from training.data import load
 from training.sources import cifar10
@@ -77,26 +79,22 @@ def test_downloaded_images_are_those_of_the_archive(server: str, official: dict[
     train = np.concatenate([official[f"data_batch_{i}"] for i in range(1, 6)]).reshape(-1, 3, 32, 32)
     np.testing.assert_array_equal(dataset.train.images.numpy(), train)
     np.testing.assert_array_equal(dataset.test.images.numpy(), official["test_batch"].reshape(-1, 3, 32, 32))
-    assert dataset.train.labels.tolist() == [i % 10 for i in range(20)] * 5
-    assert dataset.classes == tuple(CLASSES)
+    assert (dataset.train.labels.tolist(), dataset.classes) == ([i % 10 for i in range(20)] * 5, tuple(CLASSES))
     assert (dataset.name, dataset.fallback) == ("cifar10", None)
     half = load("cifar10", root=root, image_size=16)
     assert half.train.images.shape == (100, 3, 16, 16)
     assert half.fingerprint != dataset.fingerprint
 
 
-def test_a_second_load_unpickles_nothing(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = load("cifar10", root=tmp_path / "root", download=True)
+def test_auto_downloads_and_a_second_load_unpickles_nothing(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load("auto", root=tmp_path / "root", download=True)
+    assert (first.name, first.fallback, len(first.train)) == ("cifar10", None, 100)
     monkeypatch.setattr(pickle, "load", lambda *args, **kwargs: pytest.fail("read again"))
     second = load("cifar10", root=tmp_path / "root")
     assert second.train.images.equal(first.train.images)
     assert second.fingerprint == first.fingerprint
-
-
-def test_auto_downloads_when_the_server_answers(server: str, tmp_path: Path) -> None:
-    dataset = load("auto", root=tmp_path / "root", download=True)
-    assert (dataset.name, dataset.fallback, len(dataset.train)) == ("cifar10", None, 100)
-    assert (tmp_path / "root" / "cifar-10-batches-py").is_dir()
 
 
 def test_a_wrong_md5_is_refused_and_the_archive_removed(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,9 +123,7 @@ def test_offline_auto_falls_back_to_shapes_and_says_why(tmp_path: Path, monkeypa
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     dataset = load("auto", root=tmp_path, download=True)
     assert dataset.name == "synthetic"
-    assert dataset.fallback is not None
-    assert "127.0.0.1 does not answer" in dataset.fallback
-    assert "not CIFAR-10" in dataset.fallback
+    assert re.search(r"(?=.*127\.0\.0\.1 does not answer).*not CIFAR-10", present(dataset.fallback))
     with pytest.raises(ValueError, match="CIFAR-10 could not be downloaded"):
         load("cifar10", root=tmp_path, download=True)
 

@@ -186,11 +186,8 @@ def test_odd_layouts_are_read(make_folder: MakeFolder, tmp_path: Path) -> None:
 
 
 def test_without_a_home_the_root_is_the_cache(make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home directory.")))
     assert len(_load(make_folder(), tmp_path).train) == 6
 
 
@@ -282,8 +279,7 @@ def test_subsets_are_balanced_repeatable_and_named(make_folder: MakeFolder, tmp_
     first, again, second = (
         load(str(folder), root=tmp_path / "root", image_size=8, max_train=13, max_test=3, seed=seed) for seed in (0, 0, 1)
     )
-    assert first.train.labels.bincount().tolist() == [4, 4, 4]
-    assert first.test.labels.bincount().tolist() == [1, 1, 1]
+    assert (first.train.labels.bincount().tolist(), first.test.labels.bincount().tolist()) == ([4, 4, 4], [1, 1, 1])
     assert first.train.images.equal(again.train.images)
     assert not first.train.images.equal(second.train.images)
     rows = {image.numpy().tobytes(): int(label) for image, label in zip(whole.train.images, whole.train.labels, strict=True)}
