@@ -6,6 +6,7 @@ its cases planned.
 
 import contextlib
 import importlib.util
+import itertools
 import math
 import os
 import re
@@ -22,6 +23,7 @@ import psutil
 from rich.console import Console
 from rich.table import Column, Table
 
+from bench.jobs.airbench import airbench_jobs
 from bench.jobs.job import Job, absolute, data_facts, measure_cases, once, outcome, plan_training, train_in_turn
 from bench.presets import PartName, Preset
 from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, load_run, one_line, read, write
@@ -44,6 +46,8 @@ END_S = 30
 PYTEST_INTERRUPTED, PYTEST_USAGE_ERROR, PYTEST_NO_TESTS = 2, 4, 5
 TESTS_LOG = "tests.log"
 TEST_PROCESSES = 8
+PEER_JOBS = {"airbench": airbench_jobs}
+"""Training by other packages, by the recipe that they train with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,12 +306,10 @@ def _is_essential(case: Any) -> bool:
 
 
 def accuracy_jobs(work: Work) -> list[Job]:
-    """Return the training of the preset's recipes with every seed, and airbench's own if the recipes have its recipe."""
-    from bench.jobs.airbench import airbench_jobs
-
+    """Return the training of the preset's recipes with every seed, and that of other trainers with their recipes."""
     recipes, seeds = work.recipes or work.preset.recipes, work.preset.seeds
-    peer = airbench_jobs(work.dataset, work.device, seeds, work.preset_name) if "airbench" in recipes else []
-    return [_accuracy_job(work, recipes, seeds), *peer]
+    peers = [PEER_JOBS[recipe](work.dataset, work.device, seeds, work.preset_name) for recipe in recipes if recipe in PEER_JOBS]
+    return [_accuracy_job(work, recipes, seeds), *itertools.chain(*peers)]
 
 
 def sweep_jobs(work: Work) -> list[Job]:

@@ -22,7 +22,7 @@ from bench.jobs.grid import check_names
 from bench.jobs.job import ImageOptions, JobOptions, Report, absolute, duration, folder_to_resume, keep_options, reporting
 from bench.parts import Work, plan_training_parts, run_part, wait_for
 from bench.presets import ABOUT, PartName, PresetName, preset
-from bench.records import PLAN, holds_run, load_run, run_folder
+from bench.records import AUDIT, PLAN, holds_run, load_run, run_folder
 from bench.runner import load_plan, resume
 
 GRACE_S = 60.0
@@ -71,7 +71,7 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
                 _run_in_time(options, work, 60 * minutes)
         finally:
             plan_training_parts(work)
-        if not holds_run(work.folder):
+        if not (holds_run(work.folder) or (work.folder / AUDIT).exists()):
             raise ValueError(f"nothing was measured in {minutes:g} minutes: take more --minutes")
     if minutes is not None:
         console.print(f"archive: {shutil.make_archive(str(work.folder), 'gztar', work.folder.parent, work.folder.name)}")

@@ -273,10 +273,10 @@ class Runner:
         return record
 
 
-def measure_undisturbed(case: Record, measure: Measure) -> Record:
+def measure_undisturbed(case: Record, measure: Measure, repeats: int = REPEATS) -> Record:
     """Measure a repetition, and a round again if other processes disturb it; return the record that was disturbed least."""
     records: list[Record] = []
-    for _ in range(1 + (REPEATS if case.repetition == "round" else 0)):
+    for _ in range(1 + (repeats if case.repetition == "round" else 0)):
         with watch() as machine, isolate(case):
             record = _measure(case, measure)
         disturbance = machine.disturbance()

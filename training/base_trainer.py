@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from training import checkpoint, models, optimise
+from training import checkpoint, optimise
 from training.config import FinetuneConfig, TrainConfig
 from training.distributed import Ranks, initialise, synchronise
 from training.feed import Batch, Feed, MarkPhase, ignore_phase
@@ -254,8 +254,8 @@ class Trainer:
         several = "ddp" if self.ranks.world > 1 else "data_parallel"
         return {
             "config": self.config, "data": self.dataset.facts, "parameters": sum(p.numel() for p in self.model.parameters()),
-            "trained_parameters": models.count_parameters(self.model), "devices": tuple(self.devices),
-            "parallel": several if len(self.devices) > 1 else "none",
+            "trained_parameters": sum(p.numel() for group in self.optimizer.param_groups for p in group["params"]),
+            "devices": tuple(self.devices), "parallel": several if len(self.devices) > 1 else "none",
             "batch_per_device": self.config.batch_size // len(self.devices), "lane": self.feed.lane,
             "implementation": self.feed.implementation, "step": self.mode, "drop_last": self.feed.drop_last,
             "flops_per_example": None,

@@ -79,7 +79,9 @@ class TrainConfig:
     momentum: float = 0.9
     """Momentum of sgd."""
     weight_decay: float = 0.0
-    """Decay of weights; norms and biases are spared."""
+    """Decay of weights; norms and biases are spared without decay_biases."""
+    decay_biases: bool = False
+    """Decay norms and biases too, as fast as weights whatever bias_rate is."""
     bias_rate: float = 1.0
     """Step size of batch norms, as a multiple of the step size of all other parameters."""
     label_smoothing: float = 0.0

@@ -149,12 +149,13 @@ class SpeedNet(nn.Module):
     def whiten(self, images_BCHW: Tensor) -> None:
         """Set the first layer from normalised images: the principal directions of their 2x2 patches and their negatives.
 
-        Each direction is divided by its standard deviation, so that outputs have unit variance and are uncorrelated.
+        Each direction is divided by its standard deviation, so that outputs have unit variance and are uncorrelated. The
+        largest variance comes first: networks narrower than this layer start as the identity of their first channels.
         """
         patches = images_BCHW.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # [B, 3, H-1, W-1, 2, 2]
         flat = patches.movedim(1, 3).reshape(-1, 3 * PATCH * PATCH).double()
         variances, directions = torch.linalg.eigh(flat.T.cov())
-        filters = (directions / (variances + EPSILON).sqrt()).T.reshape(-1, 3, PATCH, PATCH)
+        filters = (directions / (variances + EPSILON).sqrt()).T.flip(0).reshape(-1, 3, PATCH, PATCH)
         self.first.weight.copy_(torch.cat([filters, -filters]))
 
 
@@ -194,8 +195,3 @@ def init_from_data(model: nn.Module, images: Tensor) -> None:
     if isinstance(model, SpeedNet):
         sample = images[:: max(1, len(images) // WHITENING_IMAGES)][:WHITENING_IMAGES]
         model.whiten(build("none", "torchvision", image_size=images.shape[-1])(sample))
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of trainable scalars."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

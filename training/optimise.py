@@ -29,24 +29,25 @@ def loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
 def make_optimizer(config: TrainConfig, model: nn.Module, *, capturable: bool = False) -> torch.optim.Optimizer:
     """Return Adam (AdamW's decoupled decay), or SGD with Nesterov momentum, over all trained parameters.
 
-    Groups: weights, with weight decay; without it, parameters of batch norms, with ``bias_rate`` times the step size, and
-    biases of other layers; with ``whiten_bias_epochs`` SpeedNet's first bias. ``rate`` of a group is its largest step size,
-    which ``set_step_size`` scales; it is trained for ``epochs`` (None: all). ``capturable``: for a CUDA graph.
+    Groups: weights; parameters of batch norms, with ``bias_rate`` times the step size; biases of other layers; with
+    ``whiten_bias_epochs`` SpeedNet's first bias. Weights decay, with ``decay_biases`` all parameters by the same share a step.
+    ``rate`` of a group is its largest step size, which ``set_step_size`` scales; it is trained for ``epochs``.
+    ``capturable``: for a CUDA graph.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    is_limited = config.whiten_bias_epochs is not None
-    whitening = [model.first.bias] if is_limited and isinstance(model, SpeedNet) else []
+    whitening = [model.first.bias] if config.whiten_bias_epochs and isinstance(model, SpeedNet) else []
     norm_ids = {id(p) for module in model.modules() if isinstance(module, nn.BatchNorm2d) for p in module.parameters()}
     weights = [parameter for parameter in trained if parameter.ndim >= 2]
     norms = [parameter for parameter in trained if id(parameter) in norm_ids]
     decided = norm_ids | {id(parameter) for parameter in whitening}
     biases = [parameter for parameter in trained if parameter.ndim < 2 and id(parameter) not in decided]
-    rate = config.learning_rate
+    rate, bias_decay = config.learning_rate, config.weight_decay if config.decay_biases else 0.0
     groups: list[dict[str, Any]] = [
         {"params": parameters, "lr": group_rate, "rate": group_rate, "weight_decay": decay, "epochs": epochs}
         for parameters, group_rate, decay, epochs in (
-            (weights, rate, config.weight_decay, None), (norms, rate * config.bias_rate, 0.0, None),
-            (biases, rate, 0.0, None), (whitening, rate, 0.0, config.whiten_bias_epochs),
+            (weights, rate, config.weight_decay, math.inf), (biases, rate, bias_decay, math.inf),
+            (norms, rate * config.bias_rate, bias_decay / config.bias_rate, math.inf),
+            (whitening, rate, bias_decay, config.whiten_bias_epochs),
         )
         if parameters
     ]  # fmt: skip
@@ -82,12 +83,25 @@ def step_size(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
 def set_step_size(optimizer: torch.optim.Optimizer, share: float, epoch: int = 1) -> None:
     """Scale the step size of each group: a number on the host, or a tensor that is written in place; no device is read."""
     for group in optimizer.param_groups:
-        is_over = group["epochs"] is not None and epoch > group["epochs"]
-        size = 0.0 if is_over else group["rate"] * share
+        size = group["rate"] * share if epoch <= group["epochs"] else 0.0
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(size)
         else:
             group["lr"] = size
+
+
+def phases(optimizer: torch.optim.Optimizer, epochs: int) -> list[int]:
+    """Return the epochs from which on fewer parameters are trained, after the first one."""
+    starts = {1, *(group["epochs"] + 1 for group in optimizer.param_groups)}
+    return sorted(epoch for epoch in starts if epoch <= epochs)
+
+
+def start_phase(optimizer: torch.optim.Optimizer, epoch: int) -> int:
+    """Leave parameters whose epochs are over out of the backward pass; return the first epoch of this phase."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(epoch <= group["epochs"])
+    return phases(optimizer, epoch)[-1]
 
 
 def keep_step_size_on(device: torch.device, optimizer: torch.optim.Optimizer) -> None:

@@ -60,8 +60,8 @@ class ImageTrainer(Trainer):
         self.net = torch.compile(net, dynamic=False) if config.compile else net
         self._may_capture = is_graph_wanted(config, self.device, ranks, len(self.own_devices))
         self.optimizer = optimise.make_optimizer(config, self.model, capturable=self._may_capture)
-        self._is_warm, self._steps = False, dict[int, graph.Captured]()  # by the dimensions of targets
-        self._captured_step: graph.Captured | None = None
+        self._phase, self._kind, self._is_warm = 1, 0, False  # kind: dimensions of captured steps' targets, 0 without
+        self._steps = dict[tuple[int, int], graph.Captured]()  # by kind and phase
         self._captured_prepare: graph.Captured | None = None
         self._captured_forward: graph.Captured | None = None
         self._reset_slow_weights()
@@ -87,7 +87,7 @@ class ImageTrainer(Trainer):
         self.config = config
         self.start_clocks()
         self.feed = Feed(config, self.dataset, self.ranks)
-        self._captured_step = self._captured_prepare = None
+        self._captured_prepare, self._kind = None, 0
         state = self._new_model().state_dict()
         self.model.load_state_dict({**state, **{k: v for k, v in self.model.state_dict().items() if k in models.FROM_DATA}})
         for state in self.optimizer.state.values():
@@ -100,9 +100,10 @@ class ImageTrainer(Trainer):
     # ---- what the config means --------------------------------------------------------------------------------------------
 
     def set_step_size(self, step: int) -> None:
-        """Scale the step sizes as the schedule says."""
-        share = optimise.step_size(self.config, step, len(self.feed))
-        optimise.set_step_size(self.optimizer, share, epoch=1 + step // len(self.feed))
+        """Scale the step sizes as the schedule says, and leave out of the backward pass what is trained no longer."""
+        share, epoch = optimise.step_size(self.config, step, len(self.feed)), 1 + step // len(self.feed)
+        optimise.set_step_size(self.optimizer, share, epoch)
+        self._phase = optimise.start_phase(self.optimizer, epoch) if self.ranks.world == 1 else 1  # DDP waits for all gradients
 
     def identity(self) -> dict[str, Any]:
         """Return settings, data, kind of device and number of processes."""
@@ -123,7 +124,7 @@ class ImageTrainer(Trainer):
     @property
     def mode(self) -> str:
         """Mode of the steps: graph, compiled or eager."""
-        return "graph" if self._captured_step is not None else "compiled" if self.config.compile else "eager"
+        return "graph" if self._kind else "compiled" if self.config.compile else "eager"
 
     def warm_up(self) -> None:
         """Run one pass forward and back on black images, to load libraries and compile, and capture; no state changes."""
@@ -131,11 +132,13 @@ class ImageTrainer(Trainer):
         self.model.train()
         with graph.preserve_state(self.model, self.optimizer, self.device):
             black = self.feed.black()
-            if not self._is_warm:
-                self.loss(black)[0].backward()  # and nothing of this pass is kept: graph.record says why
-                self._is_warm = True
-            if self._may_capture:
-                self._capture(*black)
+            for epoch in optimise.phases(self.optimizer, self.config.epochs if self.ranks.world == 1 else 1):
+                self._phase = optimise.start_phase(self.optimizer, epoch)
+                if not self._is_warm:
+                    self.loss(black)[0].backward()  # and nothing of this pass is kept: graph.record says why
+                if self._may_capture:
+                    self._capture(*black)
+            self._is_warm, self._phase = True, optimise.start_phase(self.optimizer, 1)
         synchronise(self.device)
         self.warm_up_s += time.perf_counter() - start
 
@@ -143,11 +146,13 @@ class ImageTrainer(Trainer):
         """Capture the step, evaluation's forward pass and the feed's ``prepare``; what cannot be captured runs as without."""
         optimise.keep_step_size_on(self.device, self.optimizer)
         kind = black[1].ndim
-        step = self._steps.get(kind) or self._try_capture("the step", self._train_step, self.feed.frozen or black)
+        first = self._steps.get((kind, 1))
+        buffers = (self.feed.frozen or black) if first is None else first.buffers
+        step = self._steps.get((kind, self._phase)) or self._try_capture("the step", self._train_step, buffers)
         if step is None:
             return
-        self._steps[kind] = self._captured_step = step
-        if self.feed.is_capturable:
+        self._steps[kind, self._phase], self._kind = step, kind
+        if self.feed.is_capturable and self._captured_prepare is None:
             self._captured_prepare = self._try_capture("augmentation", partial(self._prepare_into, step), self.feed.example())
         if self._captured_forward is None and len(self.test) >= self.evaluation_batch:
             self.model.eval()
@@ -182,7 +187,7 @@ class ImageTrainer(Trainer):
 
     def step(self, fetched: Fetched, totals: Totals, mark_phase: MarkPhase = ignore_phase) -> None:
         """Train on a batch of ``feed``, by replay where it is captured and the batch is a full one."""
-        captured, prepare = self._captured_step, self._captured_prepare
+        captured, prepare = self._steps.get((self._kind, self._phase)), self._captured_prepare
         if captured is None:
             return super().step(fetched, totals, mark_phase)
         if prepare is None:

@@ -125,7 +125,7 @@ def _select(inline: Inline, program: Program, step: Pass) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class PassLaunch:
-    """A launch of a kernel: ``scratch`` numbers; ``shape`` of the result; strides of both, batch and chunks as ``arguments``.
+    """A launch of a kernel: ``scratch`` numbers; ``shape`` of the result; batch and chunks as ``arguments``.
 
     ``measure``: a launch before it, with the same arguments.
     """
@@ -182,13 +182,14 @@ def _prepare_whole(layout: Layout, images: Tensor, out: Tensor, inline: InlineDr
     batch, first = len(images), layout.chain[0]
     programs = max(batch // max(layout.buffers, 1), 1)
     constants = {
-        "chain": _plain(layout.chain), "inline": inline.constants, "numbers": inline.floats, "count": layout.count,
+        "strides": images.stride(), "out_strides": out.stride(), "chain": _plain(layout.chain),
+        "inline": inline.constants, "numbers": inline.floats, "count": layout.count,
         "white": _white(images), "room": layout.room, "buffers": layout.buffers, "to_bytes": out.dtype == torch.uint8,
         "tile": layout.tile,
     }  # fmt: skip
     launch = _kernel(kernels.image_passes, (programs, 1, 1), constants, layout.chain, layout.tile, first.is_exact)
     numbers = layout.buffers * layout.room + layout.count + inline.floats
-    return PassLaunch(launch, programs * numbers, tuple(out.shape), (images.stride(), out.stride(), batch, 1))
+    return PassLaunch(launch, programs * numbers, tuple(out.shape), (batch, 1))
 
 
 PROGRAMS = 1024
@@ -199,19 +200,19 @@ def _prepare_tiles(record: PassRecord, images: Tensor, out: Tensor, draws: tuple
     """Prepare a program a tile, and a launch that measures first if an image is several."""
     batch = len(images)
     tile = kernels.tile(record.pixels, record.measured > 0 and record.pixels <= kernels.WHOLE)
-    tiles = -(-record.pixels // tile)
+    tiles = kernels.tiles(record, tile)
     count = record.measured if tiles > 1 else 0
     chunks = min(max(PROGRAMS // max(batch, 1), 1), tiles, 16) if count else 1
     constants = {
-        "record": _plain(record), "inline": draws, "numbers": numbers, "count": count,
-        "white": _white(images), "to_bytes": out.dtype == torch.uint8, "tile": tile,
+        "strides": images.stride(), "out_strides": out.stride(), "record": _plain(record), "inline": draws,
+        "numbers": numbers, "count": count, "white": _white(images), "to_bytes": out.dtype == torch.uint8, "tile": tile,
     }  # fmt: skip
     launch = _kernel(kernels.image_pass, (batch, tiles, 1), constants, (record,), tile, record.is_exact)
     measure = None
     if count:
         measure = _kernel(kernels.measure_pass, (batch, chunks, 1), constants, (record,), tile, record.is_exact)
     scratch = batch * (chunks * count + tiles * (count + numbers))
-    return PassLaunch(launch, scratch, tuple(out.shape), (images.stride(), out.stride(), batch, chunks), measure)
+    return PassLaunch(launch, scratch, tuple(out.shape), (batch, chunks), measure)
 
 
 def _white(images: Tensor) -> int:
@@ -236,4 +237,4 @@ def _pixels_a_thread(chain: Sequence[PassRecord]) -> int:
         return 4 if samplers & {"neighbours", "augmix"} else 8
     if samplers == {"take"} and not chain[0].measured:
         return 16
-    return 8 if samplers <= {"take", "mixup", "cutmix"} else 4
+    return 8 if samplers <= {"take", "mixup", "cutmix", "window", "resize"} and not chain[0].measured else 4

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,14 +34,30 @@ CALLS = 300
 
 
 class Kernel(NamedTuple):
-    """Resources of a compiled kernel; spills in bytes a thread; ``wide``: its loads and stores of 16 bytes a thread."""
+    """Resources of a compiled kernel: spills in bytes a thread, instructions written down, not run.
+
+    ``loads``, ``stores``: of global memory, as number x bytes a thread, widest first.
+    """
 
     name: str
     registers: int
     spills: int
     shared: int
     code: int
-    wide: int
+    instructions: int
+    loads: str
+    stores: str
+
+
+BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
+"""Bytes of a load or store whose name has the suffix; 4 without."""
+
+
+def widths(assembly: str, name: str) -> str:
+    """Return the numbers of loads (LDG) or stores (STG) of each width."""
+    suffixes = (match.split(".") for match in re.findall(rf"\b{name}\.E[.\w]*", assembly))
+    counts = Counter(next((BYTES[part] for part in parts if part in BYTES), 4) for parts in suffixes)
+    return "+".join(f"{counts[width]}x{width}" for width in sorted(counts, reverse=True)) or "0"
 
 
 def load_idle_driver(folder: Path) -> None:
@@ -98,8 +115,11 @@ def read_resources(name: str, code: bytes, shared: int) -> Kernel:
             for option in ("--dump-resource-usage", "--dump-sass")
         )
     usage = dict(re.findall(r"(\w+):(\d+)", usage_text.split(f"Function {name}:")[1]))
-    wide = len(re.findall(r"\b(?:LDG|STG)\.E\.(?:\w+\.)*128", assembly))
-    return Kernel(name, int(usage["REG"]), int(usage["STACK"]), shared, len(code), wide)
+    instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?!NOP|\s)", assembly, re.MULTILINE))
+    return Kernel(
+        name, int(usage["REG"]), int(usage["STACK"]), shared, len(code), instructions,
+        widths(assembly, "LDG"), widths(assembly, "STG"),
+    )  # fmt: skip
 
 
 class Generator:

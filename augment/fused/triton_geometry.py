@@ -12,7 +12,7 @@ import triton.language as tl
 
 from augment.fused.kinds import CHANGES, JITTER, MOVES, POINTS, SAMPLERS
 from augment.fused.passes import MEASURES
-from augment.fused.triton_points import FIELDS, can, first, get, size, step
+from augment.fused.triton_points import FIELDS, can, first, get, pixels_of, size, step
 from augment.policies import ARGUMENTS
 
 FLIP, SHIFT = (tl.constexpr(MOVES.index(name)) for name in ("flip", "shift"))
@@ -104,6 +104,21 @@ def inner_pixel(frame, y, x, mask, record: tl.constexpr):
         red, green = tl.load(place, mask=seen, other=0), tl.load(place + stride_c, mask=seen, other=0)
         blue = tl.load(place + 2 * stride_c, mask=seen, other=0)
     return red.to(tl.float32), green.to(tl.float32), blue.to(tl.float32)
+
+
+@triton.constexpr_function
+def fills_tiles(record, tile: int) -> bool:
+    """Return whether the last tile of a pass's result is full."""
+    return pixels_of(record) % tile == 0
+
+
+@triton.jit
+def own_pixel(frame, y, x, mask, record: tl.constexpr):
+    """Return ``pixel`` at the places of a tile of the moved image itself: all lie inside it if tiles fill it."""
+    if fills_tiles(record, mask.shape[0]):
+        return inner_pixel(frame, y, x, None, record)
+    else:
+        return inner_pixel(frame, y, x, mask, record)
 
 
 @triton.jit
@@ -245,8 +260,8 @@ def resized(frame, top, left, height, width, y, x, mask, record: tl.constexpr, a
             near_x = clamped(first_x + j + left, size(record, "moved_width"))  # cheaper than a mask: weights are 0 outside
             r, g, b = inner_pixel(frame, near_y, near_x, None, record)
             red, green, blue = red + r * weight, green + g * weight, blue + b * weight
-    total = tl.where(mask, total, 1.0)
-    return red / total, green / total, blue / total
+    share = 1 / tl.where(mask, total, 1.0)  # one division, not three
+    return red * share, green * share, blue * share
 
 
 @triton.jit
@@ -347,10 +362,19 @@ def sample(
     record: tl.constexpr, white: tl.constexpr, measuring: tl.constexpr,
 ):  # fmt: skip
     """Return pixels ``index`` of the result before any change of values, on the scale of the images' dtype."""
+    y, x = index // size(record, "out_width"), index % size(record, "out_width")
+    return sample_at(images, strides, draws, image, partner, turn, y, x, mask, record, white, measuring)
+
+
+@triton.jit
+def sample_at(
+    images, strides, draws, image, partner, turn, y, x, mask,
+    record: tl.constexpr, white: tl.constexpr, measuring: tl.constexpr,
+):  # fmt: skip
+    """Return ``sample`` of the pixels of rows ``y`` and columns ``x``."""
     origin_y, direction_y = along(draws, image, 2, record)
     origin_x, direction_x = along(draws, image, 3, record)
-    y = origin_y + direction_y * (index // size(record, "out_width"))
-    x = origin_x + direction_x * (index % size(record, "out_width"))
+    y, x = origin_y + direction_y * y, origin_x + direction_x * x
     frame = frame_of(images, strides, draws, image, record)
     if step(record, 0, "sampler") == WINDOW:
         top, left = number(draws, image, record, 0), number(draws, image, record, 1)
@@ -376,15 +400,15 @@ def sample(
     elif reads_neighbours(step(record, 0, "sampler"), step(record, 0, "points"), measuring):
         return drawn_neighbourhood(frame, draws, image, turn, y, x, mask, record, white)
     elif step(record, 0, "sampler") == MIXUP or step(record, 0, "sampler") == CUTMIX:
-        red, green, blue = pixel(frame, y, x, mask, record)
-        r, g, b = pixel(frame_of(images, strides, draws, partner, record), y, x, mask, record)
+        red, green, blue = own_pixel(frame, y, x, mask, record)
+        r, g, b = own_pixel(frame_of(images, strides, draws, partner, record), y, x, mask, record)
         if step(record, 0, "sampler") == MIXUP:
             share = number(draws, image, record, 0)
         else:
             share = 1.0 - within(draws, image, y, x, record, 0).to(tl.float32)
         return red * share + r * (1 - share), green * share + g * (1 - share), blue * share + b * (1 - share)
     else:
-        return pixel(frame, y, x, mask, record)
+        return own_pixel(frame, y, x, mask, record)
 
 
 @triton.jit

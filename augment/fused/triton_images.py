@@ -23,7 +23,7 @@ import triton.language as tl
 
 from augment.distributions import CHAIN
 from augment.fused.kinds import SAMPLERS
-from augment.fused.triton_geometry import sample
+from augment.fused.triton_geometry import sample, sample_at
 from augment.fused.triton_inline import own_draws
 from augment.fused.triton_points import first, get, pixels_of, size, step, unit
 from augment.fused.triton_steps import do_step, measure, merge, scaled
@@ -43,6 +43,8 @@ def tile(pixels: int, whole: bool) -> int:
 ROUND = tl.constexpr(1.5 * 2**23)
 AUGMIX = tl.constexpr(SAMPLERS.index("augmix"))
 OPS = tl.constexpr(CHAIN)
+LANES = 32
+"""Threads of a warp."""
 
 
 @triton.constexpr_function
@@ -51,17 +53,47 @@ def is_moved(record) -> bool:
     return SAMPLERS[get(record, "steps", 0, "sampler")] in {"take", "mixup", "cutmix"} and not get(record, "measured")
 
 
-@triton.jit
-def pixels_from(start, tile: tl.constexpr, record: tl.constexpr):
-    """Return the numbers of a tile's pixels; a thread's lie side by side only if a pass just moves pixels.
+@triton.constexpr_function
+def columns_of(record) -> int:
+    """Return the columns of a tile: ``LANES`` of an image that is resized, 0 if a tile's pixels follow one another."""
+    is_resized = SAMPLERS[get(record, "steps", 0, "sampler")] in {"window", "resize"} and not get(record, "measured")
+    return LANES if is_resized and size(record, "out_width") >= LANES else 0
 
-    Else neighbouring threads do neighbouring pixels, read nearly the same places, and a column's weights serve all of a
-    thread's pixels.
+
+@triton.constexpr_function
+def tiles(record, tile: int) -> int:
+    """Return the number of tiles of an image."""
+    columns = columns_of(record)
+    if columns:
+        return across(record, columns) * -(-size(record, "out_height") * columns // tile)
+    return -(-pixels_of(record) // tile)
+
+
+@triton.constexpr_function
+def across(record, columns: int) -> int:
+    """Return the number of tiles beside one another."""
+    return -(-size(record, "out_width") // columns)
+
+
+@triton.jit
+def places(number, tile: tl.constexpr, record: tl.constexpr):
+    """Return rows and columns of a tile's pixels, and which are in the image.
+
+    A thread's pixels lie side by side only if a pass just moves pixels. Else neighbouring threads do neighbouring pixels, and
+    read nearly the same places; of an image that is resized a thread's lie in a column, whose weights serve all of them.
     """
-    index = start + tl.arange(0, tile)
-    if not is_moved(record):
-        index = tl.max_contiguous(index, 1)
-    return index
+    index = tl.arange(0, tile)
+    if columns_of(record) > 0:
+        beside: tl.constexpr = across(record, columns_of(record))
+        x = tl.max_contiguous(number % beside * columns_of(record) + index % columns_of(record), 1)
+        y = number // beside * (tile // columns_of(record)) + index // columns_of(record)
+        mask = (x < size(record, "out_width")) & (y < size(record, "out_height"))
+    else:
+        index += number * tile
+        if not is_moved(record):
+            index = tl.max_contiguous(index, 1)
+        y, x, mask = index // size(record, "out_width"), index % size(record, "out_width"), index < pixels_of(record)
+    return y, x, mask
 
 
 @triton.jit
@@ -73,12 +105,17 @@ def planes(image, height: tl.constexpr, width: tl.constexpr):
 
 @triton.jit
 def store(target, strides, index, width: tl.constexpr, red, green, blue, mask, to_bytes: tl.constexpr):
+    store_at(target, strides, index // width, index % width, red, green, blue, mask, to_bytes)
+
+
+@triton.jit
+def store_at(target, strides, y, x, red, green, blue, mask, to_bytes: tl.constexpr):
     if to_bytes:
         # Adding 1.5 * 2**23 leaves no bits for a fraction: rounds half to even, as torch.round does.
         red = (unit(red) * 255 + ROUND) - ROUND
         green = (unit(green) * 255 + ROUND) - ROUND
         blue = (unit(blue) * 255 + ROUND) - ROUND
-    place = target + index // width * strides[2] + index % width * strides[3]
+    place = target + y * strides[2] + x * strides[3]
     tl.store(place, red.to(target.dtype.element_ty), mask=mask)
     tl.store(place + strides[1], green.to(target.dtype.element_ty), mask=mask)
     tl.store(place + 2 * strides[1], blue.to(target.dtype.element_ty), mask=mask)
@@ -86,7 +123,8 @@ def store(target, strides, index, width: tl.constexpr, red, green, blue, mask, t
 
 @triton.jit(do_not_specialize=["batch", "chunks", "seed", "block"])
 def measure_pass(
-    images, out, scratch, draws, keys, tables, strides, out_strides, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    images, out, scratch, draws, keys, tables, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    strides: tl.constexpr, out_strides: tl.constexpr,
     record: tl.constexpr, inline: tl.constexpr, numbers: tl.constexpr, count: tl.constexpr, white: tl.constexpr,
     to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
@@ -103,7 +141,8 @@ def measure_pass(
 
 @triton.jit(do_not_specialize=["batch", "chunks", "seed", "block"])
 def image_pass(
-    images, out, scratch, draws, keys, tables, strides, out_strides, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    images, out, scratch, draws, keys, tables, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    strides: tl.constexpr, out_strides: tl.constexpr,
     record: tl.constexpr, inline: tl.constexpr, numbers: tl.constexpr, count: tl.constexpr, white: tl.constexpr,
     to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
@@ -121,13 +160,13 @@ def image_pass(
     if count > 0:
         merge(scratch + image * chunks * count, row, drawn, own, chunks, record)
         tl.debug_barrier()
-    index = pixels_from(tl.program_id(1) * tile, tile, record)
-    mask = index < pixels_of(record)
-    red, green, blue = sample(images, strides, drawn, own, partner, 0, index, mask, record, white, False)
+    y, x, mask = places(tl.program_id(1), tile, record)
+    red, green, blue = sample_at(images, strides, drawn, own, partner, 0, y, x, mask, record, white, False)
     red, green, blue = scaled(red, green, blue, record, white)
+    index = y * size(record, "out_width") + x
     for n in tl.static_range(1, len(get(record, "steps"))):
         red, green, blue = do_step(drawn, own, 0, index, red, green, blue, mask, row, record, n, count == 0)
-    store(out + image * out_strides[0], out_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
+    store_at(out + image * out_strides[0], out_strides, y, x, red, green, blue, mask, to_bytes)
 
 
 # ---- an image from the first pass to the last -------------------------------------------------------------------------
@@ -135,7 +174,8 @@ def image_pass(
 
 @triton.jit(do_not_specialize=["batch", "chunks", "seed", "block"])
 def image_passes(
-    images, out, scratch, draws, keys, tables, strides, out_strides, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    images, out, scratch, draws, keys, tables, batch, chunks, seed: "i64", block: "i64",  # type: ignore[name-defined]  # noqa: F821
+    strides: tl.constexpr, out_strides: tl.constexpr,
     chain: tl.constexpr, inline: tl.constexpr, numbers: tl.constexpr, count: tl.constexpr, white: tl.constexpr,
     room: tl.constexpr, buffers: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip

@@ -5,7 +5,7 @@ drawn as by the op of the same name without ``Default``.
 """
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
 import kornia.augmentation as K
 import torch
@@ -17,7 +17,7 @@ from augment.backends.albumentations import albumentations
 from augment.backends.dali import clamp, dali
 from augment.backends.kornia import kornia
 from augment.backends.torchvision import torchvision
-from augment.op import Drawn, Range, op
+from augment.op import Drawn, Op, Range, op
 from augment.ops.colour import (
     ABOUT_BLACK,
     ABOUT_GREY,
@@ -67,7 +67,14 @@ def _rotate_repeated(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
     return F.center_crop(F.rotate(wide, float(drawn["angle"]), BILINEAR), [height, width])
 
 
-@op
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def default(cls: type[Op]) -> Any:
+    """Register an op with a library's own defaults, which fused does not do."""
+    cls.fused = None
+    return op(cls)
+
+
+@default
 class DefaultRotate(Rotate):
     """Rotate by an angle in ``degrees``, the interpolation left as it is: the nearest pixel in torchvision."""
 
@@ -78,7 +85,6 @@ class DefaultRotate(Rotate):
         | dali(lambda ndd, op, images, drawn: ndd.rotate(images, angle=drawn["angle"], keep_size=True))
         | albumentations(lambda A, op, white: [A.Rotate(op.degrees, p=1.0)], **Rotate.cells["albumentations"].reads)
     )
-    fused = None  # type: ignore[assignment]
     warps = False
     differs = {
         **dict.fromkeys(("kornia", "albumentations"), LINEAR),
@@ -93,7 +99,7 @@ class DefaultRotate(Rotate):
     oracle = lambda op, image, drawn: F.rotate(image, float(drawn["angle"]))
 
 
-@op
+@default
 class DefaultResize(Resize):
     """Resize the shorter side to ``size`` pixels, nothing else given: bilinear and antialiased in torchvision."""
 
@@ -106,7 +112,6 @@ class DefaultResize(Resize):
         | {"dali_torchvision": Resize.cells["dali_torchvision"]}
         | albumentations(lambda A, op, white: [A.SmallestMaxSize(op.size)])
     )
-    fused = None  # type: ignore[assignment]
     differs = {**Resize.differs, "kornia": ALIGNED}
     alternatives = {ALIGNED: lambda op, image, drawn: resize_corners_aligned(image, op.size, op.size), **Resize.alternatives}
     oracle = lambda op, image, drawn: F.resize(image, [op.size])
@@ -118,7 +123,7 @@ def _random_resized_crop(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
     return ndd.resize(images, size=[op.size] * 2, roi_start=start, roi_end=start + shape)
 
 
-@op
+@default
 class DefaultRandomResizedCrop(RandomResizedCrop):
     """RandomResizedCrop of which only ``size``, ``scale`` and ``ratio`` are given: antialiased in torchvision."""
 
@@ -136,7 +141,6 @@ class DefaultRandomResizedCrop(RandomResizedCrop):
             lambda A, op, white: [A.RandomResizedCrop((op.size, op.size), op.scale, op.ratio)], **ALBUMENTATIONS_WINDOW
         )
     )
-    fused = None  # type: ignore[assignment]
     differs = {**RandomResizedCrop.differs, "kornia": f"{ALIGNED}; the fallback window is not centred", "dali": BESIDE}
     alternatives = {
         ALIGNED: lambda op, image, drawn: resize_corners_aligned(F.crop(image, *window(drawn)), op.size, op.size),
@@ -145,7 +149,7 @@ class DefaultRandomResizedCrop(RandomResizedCrop):
     oracle = lambda op, image, drawn: F.resized_crop(image, *window(drawn), [op.size] * 2)
 
 
-@op
+@default
 class DefaultBrightness(Brightness):
     """A factor in [low, high] given to the library's class for brightness: torchvision multiplies by it."""
 
@@ -157,11 +161,10 @@ class DefaultBrightness(Brightness):
             factor=lambda params: params["beta"] + 1,
         )
     )
-    fused = None  # type: ignore[assignment]
     differs = dict.fromkeys(("kornia", "albumentations"), ADDITIVE)
 
 
-@op
+@default
 class DefaultContrast(Contrast):
     """A factor in [low, high] given to the library's class for contrast: torchvision blends with the grey mean by it."""
 
@@ -173,7 +176,6 @@ class DefaultContrast(Contrast):
             lambda A, op, white: [A.RandomBrightnessContrast((0, 0), (op.low - 1, op.high - 1), p=1.0)], factor="alpha"
         )
     )
-    fused = None  # type: ignore[assignment]
     differs = {**Contrast.differs, **dict.fromkeys(("kornia", "albumentations"), ABOUT_BLACK), "dali": ABOUT_GREY}
 
 
@@ -184,12 +186,11 @@ def _saturation_of_hsv(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
     return largest - (largest - image) * possible.clamp(max=float(drawn["factor"]))
 
 
-@op
+@default
 class DefaultSaturation(Saturation):
     """A factor in [low, high] given to the library's class for saturation: torchvision blends with the grey version by it."""
 
     cells = Saturation.cells | kornia(lambda op: K.RandomSaturation((op.low, op.high)), factor="saturation_factor")
-    fused = None  # type: ignore[assignment]
     differs = {"kornia": HSV_SATURATION}
     alternatives = {HSV_SATURATION: _saturation_of_hsv}
 
@@ -204,12 +205,11 @@ def _twist_with_dali(ndd: Any, op: Any, images: Any, drawn: Drawn) -> Any:
     return clamp(ndd.color_twist(images, **factors, hue=drawn["hue"] * 360.0))
 
 
-@op
+@default
 class DefaultColorJitter(ColorJitter):
     """The factors given to the library's class for all four, nothing else."""
 
     cells = ColorJitter.cells | dali(_twist_with_dali, **ColorJitter.cells["dali"].reads)
-    fused = None  # type: ignore[assignment]
     differs = {**ColorJitter.differs, "dali": TWIST}
     alternatives = {TWIST: _twist, **ColorJitter.alternatives}
 
@@ -218,7 +218,7 @@ def _blur_wide(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
     return F.gaussian_blur(image, [2 * math.ceil(3 * drawn["sigma"]) + 1] * 2, [float(drawn["sigma"])] * 2)
 
 
-@op
+@default
 class DefaultGaussianBlur(GaussianBlur):
     """Sigma, and kernel_size where it must be given."""
 
@@ -231,6 +231,5 @@ class DefaultGaussianBlur(GaussianBlur):
             lambda A, op, white: [A.GaussianBlur(sigma_limit=op.sigma, p=1.0)], **GaussianBlur.cells["albumentations"].reads
         )
     )
-    fused = None  # type: ignore[assignment]
     differs = dict.fromkeys(("dali", "albumentations"), WIDE)
     alternatives = {WIDE: _blur_wide}

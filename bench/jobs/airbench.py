@@ -8,7 +8,6 @@ import importlib.util
 import io
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +15,18 @@ import msgspec
 
 from bench.jobs.job import Job, data_facts, plan_training
 from bench.records import PEER, Accuracy
-from training.presets import PRESETS
+from training.config import TrainConfig
 
 if TYPE_CHECKING:
     from training.data import Dataset
 
 SETTINGS: dict[str, Any] = {
-    "model": PEER, "width": 64, "recipe": "airbench", "backend": "airbench", "precision": "float16", "compile": False,
-    "target_accuracy": None,
+    "model": PEER, "batch_size": 1024, "recipe": "airbench", "backend": "airbench", "optimizer": "sgd", "learning_rate": 1.5,
+    "momentum": 0.85, "weight_decay": 1.33e-3, "decay_biases": True, "bias_rate": 64, "label_smoothing": 0.2,
+    "schedule": "one_cycle", "warm_up_epochs": 2.277, "first_rate": 0.2, "last_rate": 0.07, "slow_weights_every": 5,
+    "whiten_bias_epochs": 3, "precision": "float16", "channels_last": True, "resident": True,
 }  # fmt: skip
-"""Differences from ``fast``, whose other settings are airbench's: there they are of a loss summed over the batch."""
+"""Settings of ``train94``, per mean loss (there they are of a sum); it trains 9.9 epochs, of which 0.23 warm up."""
 
 
 def airbench_jobs(dataset: "Dataset", device: str, seeds: Sequence[int], suite: str) -> list[Job]:
@@ -33,7 +34,7 @@ def airbench_jobs(dataset: "Dataset", device: str, seeds: Sequence[int], suite: 
     fits = len(dataset.classes) == 10 and dataset.train.images.shape[-1] == 32 and device in ("cuda", "cuda:0")
     if not fits or importlib.util.find_spec("airbench") is None:
         return []
-    configs = [replace(PRESETS["fast"], device=device, seed=seed, **SETTINGS) for seed in seeds]
+    configs = [TrainConfig(device=device, seed=seed, **SETTINGS) for seed in seeds]
     cases = tuple(plan_training(Accuracy, config, dataset, lane="per_image") for config in configs)
 
     def measure(case: Accuracy) -> Accuracy:
@@ -56,8 +57,12 @@ def train(dataset: "Dataset", seed: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(printed):
         Path("cifar10").mkdir()
         for name, split in (("train", dataset.train), ("test", dataset.test)):
-            images = split.images.cpu().permute(0, 2, 3, 1).contiguous()
-            torch.save({"images": images, "labels": split.labels.cpu(), "classes": dataset.classes}, f"cifar10/{name}.pt")
+            # Folders go by class, and its whitening takes the first 5,000 images.
+            order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+            images = split.images.cpu()[order].permute(0, 2, 3, 1).contiguous()
+            torch.save(
+                {"images": images, "labels": split.labels.cpu()[order], "classes": dataset.classes}, f"cifar10/{name}.pt"
+            )
         warmup94()
         torch.manual_seed(seed)
         train94(run=0)

@@ -57,20 +57,22 @@ def calibrate_job(data: str, data_root: Path, dataset: Any, device: str, minutes
     @functools.cache
     def measure_pairs() -> tuple[list[Pair], Disturbance]:
         measured: list[Pair] = []
+        disturbance = Disturbance()
         with watch() as machine:
             for pair in measure_in_turns([Side(), Side()], work, planned_cases(device), SLOTS, pairs=pairs, seconds=seconds):
                 measured.append(pair)
+                disturbance = machine.disturbance()
+                if disturbance.is_strong:
+                    break
                 left_s = (pairs - len(measured)) * (seconds + START_S)
                 console.print(f"calibrate: pair {len(measured)} of {pairs} pairs of processes, {left_s:.0f} s left")
-        return measured, machine.disturbance()
+        return measured, disturbance
 
     def measure(case: Calibration) -> Calibration:
         measured, disturbance = measure_pairs()
-        certificate = summarise(case, measured)
-        if not disturbance.is_strong:
-            return certificate
-        reason = f"not measurable here: {disturbance.words}"
-        return msgspec.structs.replace(certificate, status="failed", reason=reason, called_from=None)
+        if disturbance.is_strong:
+            return msgspec.structs.replace(case, status="failed", reason=f"not measurable here: {disturbance.words}")
+        return summarise(case, measured)
 
     return Job(
         name="calibrate", suite=suite, device=device, cases=tuple(cases), dataset=dataset, shuffle=False,

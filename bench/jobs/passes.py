@@ -75,7 +75,7 @@ class Passes:
         """Return the record of an arm without a stage, measured in turns with the whole arm."""
         chains = (chain, chain.replace(case.without or "", self._record(case, chain, batches)))
         files = self.work.photographs.files if case.page_cache == "cold" else ()
-        threads = 1 if case.num_workers else self._threads
+        threads = case.fetch_threads or self._threads
         quantities = run_in_turns(chains, batches, case.round, self.seconds, self.work.device, files, threads)
         return msgspec.structs.replace(case, **self._facts(chain) | quantities | {"threads": threads})
 

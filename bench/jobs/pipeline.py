@@ -160,9 +160,9 @@ def plan(options: PipelineOptions, work: "Work", base: Pipeline, model: str) -> 
             counts = (0,) if case.fetched == () else all_counts  # what reads files itself needs no workers
             yield from (msgspec.structs.replace(case, num_workers=count) for count in counts)
             if index == 0 and has_recipe and case.fetched:
-                fetching = once(min(count, 1) for count in counts)  # 1: in the one thread that a worker has
+                threads = once(1 if count else None for count in counts)  # a worker has one
                 yield from (
-                    msgspec.structs.replace(case, without=s, num_workers=n) for s in case.stages or () for n in fetching
+                    msgspec.structs.replace(case, without=s, fetch_threads=t) for s in case.stages or () for t in threads
                 )
             if index == 0 and name in options.trained_arms:
                 yield from (msgspec.structs.replace(case, num_workers=count, model=model) for count in counts)

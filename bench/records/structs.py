@@ -28,7 +28,7 @@ Size = Annotated[int, Meta(ge=1)]
 NAMED = {
     **{"mode": "", "init": "", "decoder": "", "scaling": "", "processes": "p", "recipe": "", "backend": "", "augment_on": ""},
     **{"without": "no-", "num_workers": "x", "model": "", "width": "w", "device": "", "batch_size": "b", "image_size": "s"},
-    **{"precision": ""},
+    **{"fetch_threads": "t", "precision": ""},
 }
 """Fields in the name of a case, and what stands before their value."""
 FLAGS = (
@@ -266,7 +266,7 @@ MANNER = ("recipe", "backend", "augment_on", "num_workers", "decode", "resident"
 SETTING = (
     *("model", "width", "batch_size", "image_size", "precision", "channels_last", "compile", "optimizer", "learning_rate"),
     *("momentum", "weight_decay", "bias_rate", "label_smoothing", "schedule", "warm_up_epochs"),
-    *("first_rate", "last_rate", "slow_weights_every", "whiten_bias_epochs"),
+    *("decay_biases", "first_rate", "last_rate", "slow_weights_every", "whiten_bias_epochs"),
     *("dataset", "fingerprint", "device"),
 )
 """Fields that must be equal for two training runs to differ only in how they augment."""
@@ -357,6 +357,8 @@ class Loop(Training, frozen=True, kw_only=True):
     decode: str = "ahead"
     optimizer: str | None = None
     weight_decay: Amount = 0.0
+    decay_biases: bool = False
+    """Norms and biases decay as fast as weights."""
     bias_rate: Positive = 1.0
     label_smoothing: Share = 0.0
     schedule: str | None = None
@@ -515,8 +517,8 @@ class Pipeline(Record, frozen=True, kw_only=True):
     """Speed of an arm, a way from JPEG files to batches on the device, or of the arm without one of its stages."""
 
     identity = (
-        *("decoder", "backend", "augment_on", "recipe", "num_workers", "without", "model", "batch_size", "image_size"),
-        *("precision", "page_cache", "dataset", "fingerprint", "device"),
+        *("decoder", "backend", "augment_on", "recipe", "num_workers", "without", "fetch_threads", "model", "batch_size"),
+        *("image_size", "precision", "page_cache", "dataset", "fingerprint", "device"),
     )
     required = ("decoder", "batch_size", "image_size", "dataset", "fingerprint", "wall_s", "images", "stages")
     quantities = (
@@ -536,6 +538,8 @@ class Pipeline(Record, frozen=True, kw_only=True):
     num_workers: Count = 0
     without: str | None = None
     """Stage whose recorded results take its place."""
+    fetch_threads: Size | None = None
+    """Threads of PyTorch while photographs are fetched, without workers; None: its own number."""
     model: str | None = None
     """Network that is trained on the batches."""
     precision: str | None = None

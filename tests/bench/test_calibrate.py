@@ -10,7 +10,7 @@ from rich.console import Console
 from bench.jobs import calibrate
 from bench.jobs.calibrate import ADDED, METHODS, SLOTS, CalibrateOptions, planned_cases, smallest_called, summarise
 from bench.jobs.turns import Pair, Slot
-from bench.records import Calibration, Method, Planted, load_run
+from bench.records import Calibration, Disturbance, Method, Planted, load_run
 from bench.statistics import process_spreads, share_interval
 from tests.bench.stored import store, trained
 
@@ -110,16 +110,19 @@ def test_slowdowns_of_the_extrapolated_size_are_called(
 
 
 @pytest.mark.slow
-def test_the_command_adds_both_certificates_to_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_the_command_adds_both_certificates_to_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_busy: bool) -> None:
+    """On a busy machine it ends with the first pair of processes."""
+    monkeypatch.setattr(Disturbance, "is_strong", is_busy)
     monkeypatch.setattr(calibrate, "SUBJECTS", (("flip", "torchvision_loop", 20),))
     options = CalibrateOptions(data="synthetic", data_root=tmp_path, device="cpu", minutes=0.02, results=tmp_path / "run")
     folder = calibrate.calibrate(options, Console(quiet=True), lambda folder: None)
-    records = load_run(folder).of(Calibration) or load_run(folder).records
+    records = load_run(folder).records
     assert [record.method for record in records if isinstance(record, Calibration)] == ["turns", "apart"]
     for record in records:
         assert isinstance(record, Calibration)
-        assert record.status in ("ok", "failed")
-        assert (record.processes, len(record.planted)) == (12, 3)
+        assert record.status == "failed" if is_busy else record.status in ("ok", "failed")
+        assert (record.processes, len(record.planted)) == (12, 0 if is_busy else 3)
         assert record.disturbance is not None
 
 

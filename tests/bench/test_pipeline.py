@@ -133,8 +133,8 @@ def test_a_run_has_every_stage_and_its_report_names_a_limit(folder: Path) -> Non
     trained = feeding.whole("imagenet", trained=True)
     assert [set(feeding.parts(case)) for case in trained] == [{"read", "decode", "collate", "augment", "step"}] * 2
     assert {case.num_workers: feeding.prediction(case) is None for case in trained} == {0: True, 1: False}
-    threads = {(r.num_workers, r.threads) for r in records if r.without}
-    assert threads == {(0, torch.get_num_threads()), (1, 1)}, "a worker fetches in one thread"
+    threads = {(r.num_workers, r.fetch_threads, r.threads) for r in records if r.without}
+    assert threads == {(0, None, torch.get_num_threads()), (0, 1, 1)}, "a worker fetches in one thread"
     text = write_report(run_folder).with_name("report.md").read_text()
     assert re.search("is the limit|what limits it is not known", text)  # of a few milliseconds on a busy machine
     assert "sum : whole" in text

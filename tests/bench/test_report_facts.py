@@ -301,11 +301,11 @@ def test_stages_are_the_whole_less_the_arm_without_them_and_the_slowest_resource
     cases = {None: 0.010, "read": 0.009, "decode": 0.004, "augment": 0.007}
     records = [
         trained(
-            "pipeline", round=i, without=stage, num_workers=workers, images=100, wall_s=100 * s * slow * (1 + workers),
-            whole_s=1.0 * slow * (1 + workers), images_per_s=1 / s, cpu_s_per_image=s, **shared,
+            "pipeline", round=i, without=stage, fetch_threads=threads, images=100, wall_s=100 * s * slow * (1 + (threads or 0)),
+            whole_s=1.0 * slow * (1 + (threads or 0)), images_per_s=1 / s, cpu_s_per_image=s, **shared,
         )
         for stage, s in cases.items()
-        for workers in ((0, 1) if stage else (0,))
+        for threads in ((None, 1) if stage else (None,))
         for i, slow in enumerate((1, 1, 2))
     ]  # fmt: skip
     records.append(trained("pipeline", num_workers=2, images=100, wall_s=0.4, images_per_s=250.0, **shared))

@@ -16,9 +16,14 @@ from training.base_trainer import evaluate
 from training.config import MODELS
 from training.data import Dataset
 from training.distributed import Ranks
-from training.models import EPSILON, Head, ResNet, SpeedNet, count_parameters, create
+from training.models import EPSILON, Head, ResNet, SpeedNet, create
 from training.presets import PRESETS
 from training.sources.dataset import Split
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trained scalars."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def test_known_numbers_of_parameters() -> None:

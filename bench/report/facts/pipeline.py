@@ -44,8 +44,8 @@ class Span(NamedTuple):
 class Feeding:
     """All cases of a setting."""
 
-    cases: Mapping[tuple[str, str | None, int, str | None, str | None], Arm]
-    """Cases by arm, recipe, workers, stage left out and network."""
+    cases: Mapping[tuple[str, str | None, int, str | None, str | None, int | None], Arm]
+    """Cases by arm, recipe, workers, stage left out, network and threads without workers."""
 
     @cached_property
     def first(self) -> Arm:
@@ -55,20 +55,21 @@ class Feeding:
     @cached_property
     def recipe(self) -> str | None:
         """The recipe whose stages were attributed: the first with a stage left out, else the first."""
-        recipes = [recipe for _, recipe, _, without, _ in self.cases if recipe and without]
+        recipes = [recipe for _, recipe, _, without, *_ in self.cases if recipe and without]
         return next(iter(recipes or [recipe for _, recipe, *_ in self.cases if recipe]), None)
 
     def find(
-        self, arm: str, recipe: str | None, workers: int = 0, without: str | None = None, model: str | None = None
-    ) -> Arm | None:
+        self, arm: str, recipe: str | None, workers: int = 0, without: str | None = None, model: str | None = None,
+        threads: int | None = None,
+    ) -> Arm | None:  # fmt: skip
         """Return a case that was measured, or None."""
-        return self.cases.get((arm, recipe, workers, without, model))
+        return self.cases.get((arm, recipe, workers, without, model, threads))
 
     def whole(self, recipe: str | None = None, *, trained: bool = False) -> list[Arm]:
         """Return the cases with all stages, of a recipe if one is named; photographs decoded alone have none."""
         return [
             case
-            for (_, name, _, without, model), case in self.cases.items()
+            for (_, name, _, without, model, _), case in self.cases.items()
             if without is None and (model is not None) == trained and name is not None and recipe in (None, name)
         ]
 
@@ -89,7 +90,8 @@ class Feeding:
 
     def _without(self, case: Arm) -> list[Arm]:
         """Return the case without each stage, fetched in one thread if it has workers; empty unless all were measured."""
-        arms = [self.find(case.arm, case.recipe, min(int(case.num_workers), 1), stage) for stage in case.stages or ()]
+        threads = 1 if case.num_workers else None
+        arms = [self.find(case.arm, case.recipe, without=stage, threads=threads) for stage in case.stages or ()]
         complete = [arm for arm in arms if arm and None not in {value(record, "whole_s") for record in arm.records}]
         return complete if len(complete) == len(arms) else []
 
@@ -154,7 +156,7 @@ def rate(case: Arm) -> float:
 def feedings(run: Run) -> list[Feeding]:
     """Return the settings, the one with the most records first."""
     groups = sorted(gather(successes(run.records, "pipeline"), SETTING), key=len, reverse=True)
-    names = ("arm", "recipe", "num_workers", "without", "model")
+    names = ("arm", "recipe", "num_workers", "without", "model", "fetch_threads")
     keyed = [{tuple(getattr(arm, name) for name in names): arm for arm in arms_of(group, names)} for group in groups]
     return [Feeding(cases=cases) for cases in keyed]
 

@@ -74,6 +74,16 @@ def test_one_launch_of_few_images_and_pixels(batch: int, size: tuple[int, int]) 
     assert torch.equal(result, in_two_steps(plan, images, generator(1), torch.float32))
 
 
+def test_one_launch_of_other_layouts_and_types() -> None:
+    plan, images = fused.plan(SUBJECTS["crop_jitter"]), pictures(3, 8, 9).to(DEVICE)
+    expected = one_launch(plan)(images, generator(1))
+    laid_out = images.contiguous(memory_format=torch.channels_last)
+    for source in (laid_out, images.repeat_interleave(2, 3)[..., ::2], laid_out.float() / 255):
+        result, _ = cuda.OneLaunch(plan, torch.float32, torch.channels_last)(source, None, generator(1))
+        assert result.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)  # a byte over 255 is rounded in two ways
+
+
 @pytest.mark.parametrize("subject", ["mixup", "cutmix"])
 def test_targets_of_one_launch(subject: str) -> None:
     plan, images = fused.plan(SUBJECTS[subject]), pictures(5, 8, 9).to(DEVICE)
@@ -202,6 +212,17 @@ def test_a_generator_decides_and_advances() -> None:
     by_global = call(images, None)
     torch.manual_seed(3)
     assert torch.equal(call(images, None), by_global)
+
+
+def test_a_cuda_generator_is_left_behind_the_numbers_of_a_call() -> None:
+    """Offsets count numbers in fours, blocks count fours; a seed of 64 bits keeps its bits."""
+    offsets = [8]
+    source: Any = SimpleNamespace(
+        initial_seed=lambda: 2**63 + 5, get_offset=lambda: offsets[-1], set_offset=lambda offset: offsets.append(offset)
+    )
+    keys = [triton_random.advance(count, source, torch.device(DEVICE)) for count in (6, 4, 1)]
+    assert offsets == [8, 16, 20, 24]
+    assert [(key.seed, key.block) for key in keys] == [(5 - 2**63, block) for block in (2, 4, 5)]
 
 
 @pytest.mark.parametrize("has_state", [True, False])

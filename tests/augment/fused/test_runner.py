@@ -111,6 +111,28 @@ def test_triton_compiles_whole_and_once_for_all_batch_sizes() -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
+def test_reduce_overhead_draws_anew_and_follows_the_seed_whatever_the_batch() -> None:
+    """CUDA graphs on a GPU; on a CPU the same code without them."""
+    torch._dynamo.reset()
+    augment = build("crop_flip", "fused", image_size=12, device=DEVICE)
+    step = torch.compile(lambda images: augment(images) * 1.0, fullgraph=True, mode="reduce-overhead")
+    for count in (9, 4):
+        images = pictures(count, 12, 12).to(DEVICE)
+
+        def call(seed: int | None = None, images: torch.Tensor = images) -> torch.Tensor:
+            if seed is not None:
+                torch.manual_seed(seed)
+            return step(images).clone()
+
+        for _ in range(3):  # compiles, then captures
+            call()
+        first, second, again = call(1), call(), call(1)
+        assert torch.equal(first, again)
+        assert not torch.equal(first, second)
+        assert first.shape == images.shape
+
+
 # ---- devices ----------------------------------------------------------------------------------------------------------
 
 
