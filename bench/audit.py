@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.records import AUDIT, Audit, write
+from training.cpus import usable_cpus
 
 if TYPE_CHECKING:
     from training.data import Dataset
@@ -31,7 +32,6 @@ def run_audit(
     """
     from augment import OPS, RECIPES
     from augment.audit import audit
-    from bench.environment import usable_cores
 
     subjects = sum(len(table if chosen is None else chosen) for table, chosen in ((OPS, ops), (RECIPES, recipes)))
     step = max(1, len(dataset.test) // IMAGES)
@@ -49,7 +49,7 @@ def run_audit(
             report = audit(
                 backends, ops, recipes, n=draws, device=device, images=images,
                 images_name=f"{len(images)} test images of {dataset.name}", on_progress=show,
-                processes=max(1, min(MOST_PROCESSES, usable_cores(), subjects // SUBJECTS_A_PROCESS)),
+                processes=max(1, min(MOST_PROCESSES, usable_cpus(), subjects // SUBJECTS_A_PROCESS)),
             )  # fmt: skip
         except BrokenProcessPool:
             raise ValueError(f"a process of the audit was killed, for want of memory mostly: {FEWER}") from None

@@ -80,7 +80,7 @@ def _cpu() -> dict[str, Any]:
         "model": _cpu_model(),
         "cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(),
-        "usable_cores": usable_cores(),
+        "usable_cores": usable_cpus(),
         "max_mhz": (frequency.max or None) if frequency else None,
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -88,11 +88,6 @@ def _cpu() -> dict[str, Any]:
         "memory_bytes": usable_memory(psutil.virtual_memory().total),
         "load_1min": load,
     }
-
-
-def usable_cores() -> int:
-    """Return the number of logical cores that this process may use: in a container fewer than the machine has."""
-    return usable_cpus()
 
 
 def _cpu_model() -> str:

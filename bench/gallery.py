@@ -220,7 +220,7 @@ def draw_page(
                 raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(members)}")
     if ops is not None or recipes is not None:  # a choice asks for nothing else
         ops, recipes = ops or (), recipes or ()
-    images = working_square(load_photograph(image) if image else _load_images(data, data_root, download), STRIP_SIDE)
+    images = load_photograph(image) if image else _load_images(data, data_root, download)
     draw_strips(
         images, out, dataset=image.name if image else data, backends=backends, ops=ops, recipes=recipes, seed=seed,
         results=RANDOM_ROWS, track=partial(track, description="gallery", transient=True),

@@ -30,6 +30,7 @@ from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, load_run, o
 from bench.runner import add_cases
 from training import interrupts
 from training.config import DATA_SETS
+from training.cpus import usable_cpus
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
@@ -119,15 +120,13 @@ def _keep_going(work: Work) -> Callable[[], bool]:
 
 def run_tests(work: Work) -> None:
     """Run the tests marked gpu and those of the kernels, in parallel where pytest-xdist is installed."""
-    from bench.environment import usable_cores
-
     log, tests = work.folder / TESTS_LOG, ROOT / "tests"
     if log.exists():
         return
     if not (ROOT / "conftest.py").exists():
         work.console.print("tests: left out, they are in the repository and not in a wheel")
         return
-    parallel = ["-n", str(min(TEST_PROCESSES, usable_cores()))] if importlib.util.find_spec("xdist") else []
+    parallel = ["-n", str(min(TEST_PROCESSES, usable_cpus()))] if importlib.util.find_spec("xdist") else []
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel]
     # On a CPU the kernels' tests run in Triton's interpreter, for minutes: they are part of the usual tests.
     kernels = [] if work.device == "cpu" else sorted(str(path) for path in tests.rglob("test_cuda*.py"))
@@ -272,7 +271,6 @@ def throughput_jobs(work: Work) -> list[Job]:
 
     Where batch sizes share a limited time, jobs of what the others are held against come before: the ceiling and fused.
     """
-    from bench.environment import usable_cores
     from bench.jobs.throughput import Axes, default_decode, throughput_job, worker_counts
     from training.config import resolve_auto, validate
 
@@ -286,7 +284,7 @@ def throughput_jobs(work: Work) -> list[Job]:
     axes = Axes(
         recipes=work.recipes or preset.throughput_recipes,
         backends=work.backends or preset.throughput_backends,
-        workers=worker_counts() if counts is None else tuple(sorted({min(count, usable_cores()) for count in counts})),
+        workers=worker_counts() if counts is None else tuple(sorted({min(count, usable_cpus()) for count in counts})),
         decode=default_decode(work.dataset),
     )
     jobs = [
@@ -329,14 +327,13 @@ def _accuracy_job(work: Work, recipes: tuple[str, ...], seeds: tuple[int, ...]) 
 def _accuracy_config(work: Work, recipe: str) -> "TrainConfig":
     """Return the recipe on a backend that draws it per image, batched on the device where possible."""
     from augment import check_supported, lane, resolve
-    from bench.environment import usable_cores
     from training.config import resolve_auto, validate
 
     preset = work.preset
     config = preset.timed or replace(preset.settings, model=preset.model, width=preset.width, epochs=preset.epochs)
     config = replace(config, device=work.device, max_train=preset.max_train, recipe=recipe)
     ops = resolve(recipe, config.image_size)
-    placed = replace(config, backend="torchvision_loop", augment_on="workers", num_workers=usable_cores(), resident=False)
+    placed = replace(config, backend="torchvision_loop", augment_on="workers", num_workers=usable_cpus(), resident=False)
     for backend in ("fused", "kornia"):
         with contextlib.suppress(ValueError):  # UnsupportedOp
             check_supported(ops, backend)

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,6 @@ class Trainer:
     pipeline of evaluation), and implements ``set_step_size`` and ``identity``.
     """
 
-    times_phases: ClassVar[bool] = False
-    """True if epochs report the seconds of each phase."""
     model: nn.Module
     net: Callable[[Tensor], Tensor]
     feed: Feed | PhotoFeed | StoredFeed
@@ -134,13 +132,13 @@ class Trainer:
         Raises TrainingDiverged a few steps after one whose loss was not finite.
         """
         self.set_training_mode()
-        totals, clock = Totals(), StepClock(self.device, split=self.times_phases)
+        totals, clock = Totals(), StepClock(self.device)
         watch = Watch(totals, self.ranks)
         self.start_together()
         start = time.perf_counter()
         for step, fetched in enumerate(clock.time_waits(self.feed.epoch(epoch)), start=1):
             self.set_step_size(self.steps_before(epoch) + step - 1)
-            self.step(fetched, totals, clock.mark_phase)
+            self.step(fetched, totals)
             if self.slow is not None:
                 self.slow.update(self.steps_before(epoch) + step)
             if on_step is not None:
@@ -152,11 +150,9 @@ class Trainer:
         loss, accuracy, examples = totals.read(self.ranks)
         if not math.isfinite(loss):
             raise self._diverged(epoch, totals)
-        split_s = clock.split_s() if self.times_phases else None
         return EpochStats(
             epoch=epoch, train_loss=loss, train_accuracy=accuracy, test_accuracy=self.evaluate() if evaluate else math.nan,
             examples=examples, wall_s=wall_s, wait_s=wait_s,
-            split_s=split_s and split_s | {"other": max(0.0, wall_s - sum(split_s.values()))},
         )  # fmt: skip
 
     def _diverged(self, epoch: int, totals: Totals) -> TrainingDiverged:

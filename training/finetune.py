@@ -6,7 +6,7 @@ import hashlib
 import operator
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,6 @@ def _best(epochs: Sequence[EpochStats]) -> EpochStats:
 class FineTuner(Trainer):
     """The trainer of a network with a new last layer on photographs, on one device. Raises as ``finetune``."""
 
-    times_phases = True
     config: FinetuneConfig
     feed: PhotoFeed | StoredFeed
 
@@ -179,9 +178,8 @@ class FineTuner(Trainer):
                     layer.eval()
 
     def step(self, fetched: PhotoBatch, totals: Totals, mark_phase: MarkPhase = ignore_phase) -> None:
-        """Train on a batch, and note the seconds of fetching it and the process's memory."""
+        """Train on a batch, and note the process's memory."""
         super().step(fetched, totals, mark_phase)
-        self._fetch_s += torch.stack([fetched.seconds[:2].sum(), fetched.seconds[2:].sum()])  # read, decode | augment, collate
         self._note_memory()
 
     def _note_memory(self) -> None:
@@ -189,12 +187,11 @@ class FineTuner(Trainer):
 
     def run_epoch(self, epoch: int, on_step: OnStep | None = None, *, evaluate: bool = True) -> EpochStats:
         """Train for an epoch and keep the weights if they are the best so far."""
-        self._fetch_s = torch.zeros(2, dtype=torch.float64)
         stats = super().run_epoch(epoch, on_step, evaluate=evaluate)
         if stats.test_accuracy > self._best_accuracy:
             self._best_accuracy = stats.test_accuracy
             self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-        return replace(stats, decode_s=float(self._fetch_s[0]), worker_augment_s=float(self._fetch_s[1]))
+        return stats
 
     @property
     def test(self) -> Split:

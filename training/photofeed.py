@@ -9,7 +9,6 @@ device only copies it. torchvision rounds 8-bit images too; on a CPU after each 
 at most about one from those rounded once.
 """
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -66,16 +65,14 @@ def evaluation_ops(image_size: int) -> tuple[Op, ...]:
 
 
 class PhotoBatch(NamedTuple):
-    """A fetched batch: ``images`` as the placement sends them, ``labels`` int64 [B], and the seconds that fetching took.
+    """A fetched batch: ``images`` as the placement sends them, and ``labels`` int64 [B].
 
     ``windows`` float32 [B, 4] (top, left, height, width) is the part of each image to resize; empty, [0, 4], if that is done.
-    ``seconds`` float64 [S] are those of each stage.
     """
 
     images: Any
     labels: Tensor
     windows: Tensor
-    seconds: Tensor
 
 
 # ---- stages -----------------------------------------------------------------------------------------------------------
@@ -189,18 +186,15 @@ class Photographs(Fetcher[PhotoBatch | str]):
 
     def fetch(self, indices: Tensor) -> PhotoBatch | str:
         items: Any = indices
-        seconds = []
         # Pillow's about damaged tags do not name the file, PyTorch's is about pixels that nobody writes to
         with warnings.catch_warnings(action="ignore"):
-            for stage in self.stages.values():
-                start = time.perf_counter()
-                try:
+            try:
+                for stage in self.stages.values():
                     items = stage(items, indices)
-                except UnreadablePhotograph as error:
-                    return str(error)
-                seconds.append(time.perf_counter() - start)
+            except UnreadablePhotograph as error:
+                return str(error)
         images, windows = items if self.stages else (indices, torch.empty(0, 4))
-        return PhotoBatch(images, self.labels[indices], windows, torch.tensor(seconds, dtype=torch.float64))
+        return PhotoBatch(images, self.labels[indices], windows)
 
 
 def cut_windows(photographs: Sequence[Tensor], crop: RandomResizedCrop, most_side: int = MOST_SIDE) -> tuple[Tensor, Tensor]:
@@ -273,7 +267,7 @@ class _PhotoSource:
 
     def place(self, batch: PhotoBatch, mark_phase: MarkPhase = ignore_phase) -> tuple[Tensor, Tensor]:
         """Return (float32 [B, ...] as the network takes them, labels) on the device."""
-        images, labels, windows = (tensor.to(self.device, non_blocking=True) for tensor in batch[:3])
+        images, labels, windows = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         mark_phase("copy")
         images = self._finish(images, windows)
         mark_phase("augment")
@@ -338,7 +332,6 @@ class StoredFeed(_PhotoSource):
     def epoch(self, epoch: int) -> Iterator[PhotoBatch]:
         """Yield the batches of an epoch, in the order of PhotoFeed."""
         self._order.epoch = epoch
-        no_windows, no_time = torch.empty(0, 4), torch.zeros(0, dtype=torch.float64)
         for request in self._order:
             values = self._values[request.indices.to(self._values.device)]
-            yield PhotoBatch(values, self._labels[request.indices], no_windows, no_time)
+            yield PhotoBatch(values, self._labels[request.indices], torch.empty(0, 4))

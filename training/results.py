@@ -18,10 +18,6 @@ class EpochStats:
     without evaluation. ``wall_s`` is the training part, from a synchronised start to a synchronised end on the slowest rank,
     with the start of loader workers in the first epoch, without evaluation. ``wait_s`` is ``training.meters.StepClock``'s, of
     the rank that waited longest. ``examples`` is the number of images trained on, by all ranks.
-
-    Fine-tuning tells more: ``split_s`` has the phases of ``Throughput.split_s``, which add up to ``wall_s``; ``decode_s`` and
-    ``worker_augment_s`` are the seconds of all loader workers together (or of the training process, without workers) for
-    reading and decoding, and for augmenting or cutting: they pass while the training process works, or waits.
     """
 
     epoch: int
@@ -31,9 +27,6 @@ class EpochStats:
     examples: int
     wall_s: float
     wait_s: float
-    split_s: dict[str, float] | None = None
-    decode_s: float | None = None
-    worker_augment_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

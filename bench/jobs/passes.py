@@ -18,11 +18,11 @@ import psutil
 import torch
 from torch import Tensor
 
-from bench.environment import usable_cores
 from bench.jobs.arms import ARMS, Chain, Recorded, Stages, Work, pixel_differences, recipe_ops
-from bench.jobs.photoset import disk_rate, drop_from_cache, shorten
-from bench.records import Pipeline
+from bench.jobs.photoset import disk_rate, drop_from_cache
+from bench.records import Pipeline, cut_list
 from training import transfer
+from training.cpus import usable_cpus
 from training.distributed import stream_seed, synchronise
 from training.feed import Request, check_shared_memory, iterate, open_loader
 from training.photofeed import MOST_SIDE, Photographs
@@ -81,10 +81,10 @@ class Passes:
 
     def _facts(self, chain: Chain) -> dict[str, Any]:
         return {
-            "status": "ok", "cores": usable_cores(), "threads": torch.get_num_threads(),
+            "status": "ok", "cores": usable_cpus(), "threads": torch.get_num_threads(),
             "implementation": getattr(chain.pipeline, "implementation", None),
-            "skipped_files": shorten(self.work.photographs.skipped),
-            "odd_files": shorten(tuple(self.work.photographs.odd.values())),
+            "skipped_files": cut_list(self.work.photographs.skipped),
+            "odd_files": cut_list(tuple(self.work.photographs.odd.values())),
         }  # fmt: skip
 
     @cached_property

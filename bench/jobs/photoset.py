@@ -23,8 +23,6 @@ from bench.records import one_line, plural
 
 FROM_CACHE = 0.1
 """Share of files that may remain in the page cache of a cold pass."""
-MOST_LISTED = 20
-"""Files that a record names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +53,6 @@ class Making:
     def changes(self) -> bool:
         """Return whether files are made at all."""
         return self.repeat > 1 or self.size is not None
-
-
-def shorten(files: Sequence[str]) -> tuple[str, ...]:
-    """Return the first files of a list, and the number of those left out."""
-    more = len(files) - MOST_LISTED
-    return (*files[:MOST_LISTED], *([f"and {more:,} more"] if more > 0 else []))
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -25,6 +25,7 @@ from bench.jobs.throughput import StepOptions, base_config, check_repetitions
 from bench.presets import preset
 from bench.records import Scaling, one_line
 from training.config import TrainConfig
+from training.cpus import usable_cpus
 
 if TYPE_CHECKING:
     from training.data import Dataset
@@ -147,14 +148,13 @@ def scaling(options: ScalingOptions, console: Console, report: Report) -> Path:
     Raises ValueError (nothing was measured: more processes than GPUs, a name, device or data set that does not exist), OSError
     (results cannot be written), KeyboardInterrupt (after the report of what there is).
     """
-    from bench.environment import usable_cores
     from training.config import validate
     from training.data import load
 
     base, gpus = _base_config(options)
     validate(base)
     counts = process_counts(options, base, gpus)
-    chosen, cores = preset("quick", base.device), usable_cores()
+    chosen, cores = preset("quick", base.device), usable_cpus()
     dataset = load(base.data, root=base.data_root, max_train=base.max_train, max_test=base.max_test, download=options.download)
     if base.device == "cpu" and max(counts) > 1:
         console.print(f"on a CPU the processes share its {cores} cores: each gets {cores} // processes threads, one at least")

@@ -39,6 +39,7 @@ from bench.presets import COMMON
 from bench.records import Accuracy, Plan, as_stored, differences, finished_keys, load_run
 from bench.runner import Claims, await_plan
 from training.config import MOST_WORKERS, TrainConfig
+from training.cpus import usable_cpus
 from training.interrupts import shielded
 from training.presets import BOOK, PresetName
 from training.terminal import open_console
@@ -202,13 +203,12 @@ def case_config(base: TrainConfig, recipe: str, backend: str, seed: int, *, at_o
     a number); on a CPU all run where ``base`` says.
     """
     from augment import BACKENDS
-    from bench.environment import usable_cores
     from training.distributed import resolve_device
 
     config = dataclasses.replace(base, recipe=recipe, backend=backend, seed=seed)
     if BACKENDS[backend].on_device or resolve_device(base.device).type == "cpu":
         return config
-    workers = base.num_workers or max(1, usable_cores() // at_once)
+    workers = base.num_workers or max(1, usable_cpus() // at_once)
     return dataclasses.replace(config, augment_on="workers", num_workers=workers, resident=False)
 
 
@@ -294,12 +294,11 @@ def train_share(share: Share, dataset: "Dataset", console: Console) -> None:
     """Train what is left of the cases, in this process."""
     import torch
 
-    from bench.environment import usable_cores
     from training.distributed import resolve_device
 
     device = resolve_device(share.base.device)
     if share.at_once > 1:
-        torch.set_num_threads(max(1, usable_cores() // share.at_once))
+        torch.set_num_threads(max(1, usable_cpus() // share.at_once))
     job = sweep_job(share.cases, share.base, dataset, device.type, baseline=None, at_once=share.at_once)
     measure_cases(job, share.folder, console, shared=True, keep_going=_keep_going(device, share.parent))
 

@@ -37,6 +37,7 @@ from bench.presets import Preset, preset
 from bench.records import Environment, Feed, Record, Throughput, read, write
 from bench.runner import Measure
 from training.config import Decode, Precision, TrainConfig
+from training.cpus import usable_cpus
 
 if TYPE_CHECKING:
     import torch
@@ -98,9 +99,7 @@ class Axes:
 
 def worker_counts() -> tuple[int, ...]:
     """Return 0, 1, 2, 4 ... up to the cores that this process may use."""
-    from bench.environment import usable_cores
-
-    cores = usable_cores()
+    cores = usable_cpus()
     return tuple(sorted({0, *(2**i for i in range(10) if 2**i <= cores), cores}))
 
 

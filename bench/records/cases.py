@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from bench.records.structs import Accuracy, Disturbance, Lane, Record, Speed, Status
+from bench.records.structs import KINDS, Accuracy, Disturbance, Lane, Record, Speed, Status
 
 
 def finished_keys(records: Iterable[Record], retry_after: int = 0) -> set[tuple[Any, ...]]:
@@ -51,6 +51,10 @@ def sound(records: Sequence[Record]) -> list[Record]:
     return list(records) if are_disturbed(records) else [record for record in records if not record.is_disturbed]
 
 
+ATTRIBUTES = frozenset(name for kind in KINDS.values() for name in dir(kind) if not name.startswith("__"))
+"""Fields and properties of any kind of record."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """All repetitions of one case: ``records`` succeeded, ``failed`` are all others, ``planned`` is its entry in the plan."""
@@ -67,7 +71,7 @@ class Case:
 
     def __getattr__(self, name: str) -> Any:
         """Return a field that all repetitions share; None if the kind has no such field."""
-        if name.startswith("__"):
+        if name not in ATTRIBUTES:
             raise AttributeError(name)
         return getattr(self.first, name, None)
 
@@ -143,11 +147,6 @@ class Case:
     def fact(self, name: str) -> Any:
         """Return the first value of a field that is known; the first round measures what later ones do not."""
         return next((value for record in self.records if (value := getattr(record, name, None)) is not None), None)
-
-    @property
-    def calls(self) -> int:
-        """Number of calls, all rounds together."""
-        return sum(r.calls or len(r.samples_us) for r in self.records if isinstance(r, Speed))
 
     @cached_property
     def samples_s(self) -> list[float]:

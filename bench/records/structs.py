@@ -292,9 +292,6 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     examples: Count | None = None
     wall_s: Amount | None = None
     wait_s: Amount | None = None
-    split_s: dict[str, Amount] | None = None
-    decode_s: Amount | None = None
-    worker_augment_s: Amount | None = None
 
 
 class Training(Record, frozen=True, kw_only=True):

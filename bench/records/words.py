@@ -1,7 +1,7 @@
 """Numbers and lists in words, for messages and pages: three significant digits, thousands separated."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 UNKNOWN = "not known"
 
@@ -35,6 +35,12 @@ def join(words: Iterable[str], most: int = 12) -> str:
     """Return words with commas, cut after ``most``."""
     words = list(words)
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+
+
+def cut_list(items: Sequence[str], most: int = 20) -> tuple[str, ...]:
+    """Return the first items, and the number of those left out as the last one."""
+    more = len(items) - most
+    return (*items[:most], *([f"and {more:,} more"] if more > 0 else []))
 
 
 def one_line(error: BaseException | str, limit: int = 300) -> str:

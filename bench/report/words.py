@@ -95,10 +95,15 @@ def interval(values: Sequence[float]) -> str:
     return "" if half is None else f" ±{100 * half:.1f} points"
 
 
+def mean_score(arm: Arm) -> str:
+    """Return the mean test accuracy with its interval."""
+    values = arm.values("test_accuracy")
+    return f"{percent(arm.mean('test_accuracy'))}{interval(values)}" if values else UNKNOWN
+
+
 def format_score(arm: Arm) -> str:
     """Return "50.8 % ±2.1 points (3 seeds)"."""
-    values = arm.values("test_accuracy")
-    return f"{percent(statistics.fmean(values))}{interval(values)} ({plural(len(values), 'seed')})"
+    return f"{mean_score(arm)} ({plural(len(arm.values('test_accuracy')), 'seed')})"
 
 
 def points(gap: Estimate | None) -> str:

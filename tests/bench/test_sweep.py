@@ -250,7 +250,7 @@ def test_a_loop_over_images_gets_workers_beside_an_accelerator(monkeypatch: pyte
     base = TrainConfig(device="cpu", resident=True)
     assert case_config(base, "flip", "pil", 4) == dataclasses.replace(base, recipe="flip", backend="pil", seed=4)
     monkeypatch.setattr(distributed, "resolve_device", lambda name: torch.device("cuda:0"))
-    monkeypatch.setattr("bench.environment.usable_cores", lambda: 8)
+    monkeypatch.setattr("bench.jobs.sweep.usable_cpus", lambda: 8)
     config = case_config(base, "flip", "pil", 4, at_once=2)
     assert (config.augment_on, config.num_workers, config.resident) == ("workers", 4, False)
     assert case_config(dataclasses.replace(base, num_workers=3), "flip", "pil", 4).num_workers == 3

@@ -88,7 +88,7 @@ def test_only_chosen_backends_are_measured_without_what_they_lack() -> None:
 
 def test_numbers_of_workers_double_up_to_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, counts in ((1, (0, 1)), (2, (0, 1, 2)), (6, (0, 1, 2, 4, 6))):
-        monkeypatch.setattr("bench.environment.usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("bench.jobs.throughput.usable_cpus", lambda cores=cores: cores)
         assert worker_counts() == counts
 
 

@@ -1,7 +1,6 @@
 """Fine-tuning: what learns and what does not, features computed once, the best weights, and resuming."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,10 +208,6 @@ def test_results_are_plain_and_list_skipped_files(config: FinetuneConfig) -> Non
     assert (result.data.train_images, result.data.test_images) == (14, 12)
     assert (result.lane, result.trained_parameters) == ("per_image", result.parameters)
     assert result.implementation in ("c", "tensors")
-    stats = result.last
-    assert stats.split_s is not None
-    assert math.isclose(sum(stats.split_s.values()), stats.wall_s, rel_tol=1e-6)
-    assert (stats.decode_s or 0) > 0
     facts = json.loads(json.dumps(identity(config, load_photographs(config)), allow_nan=False))
     assert (facts["data"], facts["init"]) == ("photos", "weights.pt"), "no paths of this machine"
     assert len(facts["init_digest"]) == 16

@@ -17,7 +17,6 @@ from training.distributed import Ranks, stream_seed
 from training.feed import Order, keep
 from training.photofeed import (
     NORMALIZE,
-    PhotoBatch,
     PhotoFeed,
     StoredFeed,
     WindowPipeline,
@@ -171,13 +170,6 @@ def test_a_file_that_is_gone_is_named_in_one_line(num_workers: int, split: Split
     split.files[3].write_bytes(split.files[3].read_bytes()[:40])
     with pytest.raises(ValueError, match=r"^train/ant/3\.png could be read before training and no longer can[^\n]*$"):
         batches(source)
-
-
-def test_seconds_of_fetching_come_with_the_batch(split: Split) -> None:
-    batch = next(feed(split).epoch(1))
-    assert isinstance(batch, PhotoBatch)
-    assert batch.seconds.shape == (3,), "read, decode, collate"
-    assert (batch.seconds > 0).all()
 
 
 def test_exif_orientation_comes_before_the_window(tmp_path: Path) -> None:

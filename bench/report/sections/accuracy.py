@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bench.records import PEER, UNKNOWN, Run, digits, join, percent, plural, project_sweep
+from bench.records import PEER, Run, digits, join, percent, plural, project_sweep
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section
 from bench.report.facts.accuracy import (
     BackendPair,
@@ -26,7 +26,7 @@ from bench.report.facts.lanes import SHORT_LANES
 from bench.report.figures import Figure, Line, Look, Mark, Row, backend_look, bars, lines, series_look
 from bench.report.sections.state import failed_section, no_answer
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import format_score, interval, label, name_of, points, setting, span, with_spread
+from bench.report.words import format_score, label, mean_score, name_of, points, setting, span, with_spread
 from bench.statistics import FEWEST_SEEDS, SEEDS_SHOWN, Estimate, estimate, sd_range, seeds_needed
 
 TITLE = "Accuracy by recipe"
@@ -224,12 +224,6 @@ def _table(arms: Sequence[Arm], base: Arm | None) -> list[Block]:
     ]
     words = ["Against the baseline ", Code(base.recipe), f", {label(base)}. {SEEDS}"] if base else []
     return [*([Paragraph(words)] if gaps else []), build_table(columns, arms)]
-
-
-def mean_score(arm: Arm) -> str:
-    """Return the mean test accuracy with its interval."""
-    values = arm.values("test_accuracy")
-    return percent(score(arm)) + interval(values) if values else UNKNOWN
 
 
 def each_seed(arm: Arm) -> str:

@@ -57,14 +57,9 @@ def audit_section(run: Run) -> Section | None:
 
 
 def _table(cells: Sequence[AuditCell], kind: str) -> Block:
-    by_key = {(cell.subject, cell.backend): cell for cell in cells}
-    columns = [
-        words_column(kind, lambda subject: [Code(subject)]),
-        *(
-            words_column([Code(backend)], partial(_cell, by_key, backend))
-            for backend in dict.fromkeys(cell.backend for cell in cells)
-        ),
-    ]
+    by_key, backends = {(cell.subject, cell.backend): cell for cell in cells}, dict.fromkeys(cell.backend for cell in cells)
+    columns = [words_column(kind, lambda subject: [Code(subject)])]
+    columns += [words_column([Code(backend)], partial(_cell, by_key, backend)) for backend in backends]
     return build_table(columns, dict.fromkeys(cell.subject for cell in cells))
 
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from bench.records import Run, digits, percent, plural
+from bench.records import Run, cut_list, digits, percent, plural
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section
 from bench.report.facts.accuracy import difference
 from bench.report.facts.arms import Arm
 from bench.report.facts.finetune import finetune_settings, undecided_with
-from bench.report.sections.accuracy import FEW, each_seed, learning_figure, mean_score
+from bench.report.sections.accuracy import FEW, each_seed, learning_figure
 from bench.report.sections.state import failed_section
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import capitalise, format_score, interval, label, name_of, points, with_spread
+from bench.report.words import capitalise, format_score, interval, label, mean_score, name_of, points, with_spread
 
 TUNING, TRAINED = "Fine-tuning on photographs", "Which layers should be trained?"
 MODES = {"full": "all layers", "frozen": "the last layer", "scratch": "all layers, from random weights"}
@@ -19,7 +19,6 @@ undecided where the interval of a difference includes zero."""
 TUNING_METHOD = """The best epoch, whose weights are kept, is chosen on the photographs that it is measured on, so its accuracy
 flatters. Memory: the most that torch held on an accelerator, else the largest resident size of the training process."""
 CURVES = {"train_loss": ("train loss", 1), "test_accuracy": ("validation accuracy, %", 100)}
-MOST_SKIPPED = 20
 
 
 def mode(arm: Arm) -> str:
@@ -104,5 +103,4 @@ def _tuning_table(arms: Sequence[Arm]) -> Block:
 
 def _skipped_files(arm: Arm) -> list[Block]:
     files = arm.skipped_files or ()
-    ends = [f"and {len(files) - MOST_SKIPPED:,} more"] if len(files) > MOST_SKIPPED else []
-    return [Paragraph(f"{plural(len(files), 'file')} skipped:"), Bullets([*files[:MOST_SKIPPED], *ends])] if files else []
+    return [Paragraph(f"{plural(len(files), 'file')} skipped:"), Bullets(cut_list(files))] if files else []
