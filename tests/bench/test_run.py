@@ -51,7 +51,7 @@ def test_ctrl_c_before_the_benchmarks_is_a_line(wait_s: float, tmp_path: Path) -
     process = start(tmp_path)
     time.sleep(wait_s)
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=180)
     assert (process.returncode, output.splitlines()[-1]) == (130, "augmark: interrupted; what was measured is kept")
     assert "Traceback" not in output, output
 
@@ -62,7 +62,7 @@ def test_a_signal_during_the_benchmarks_keeps_what_was_measured(number: signal.S
     """The terminal's signals go to the whole group, and an impatient user sends two; SIGTERM goes to the command alone."""
     process = start(tmp_path)
     journal = tmp_path / "run" / RECORDS
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180  # importing takes long where cores are shared
     while not (journal.exists() and '"samples_us"' in journal.read_text()):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "no case was measured"
@@ -70,7 +70,7 @@ def test_a_signal_during_the_benchmarks_keeps_what_was_measured(number: signal.S
     for _ in range(2):
         os.kill(process.pid, number) if number == signal.SIGTERM else os.killpg(process.pid, number)
         time.sleep(0.1)
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode == 128 + number, output
     assert "Traceback" not in output, output
     states = {case.status for case in load_run(tmp_path / "run").cases()}
