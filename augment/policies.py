@@ -1,8 +1,8 @@
 """Spaces that AutoAugment, RandAugment, TrivialAugmentWide and AugMix choose from, as tables for a whole batch.
 
 A policy draws an op, a bin of its magnitudes and a sign. They stand for one of a dozen kernels with a few numbers, so a whole
-batch is looked up at once: ``Space.lookup`` gives each image the kernel's index and its arguments. Ops, magnitudes and
-sub-policies are torchvision's own tables; the audit states them a second time, from the papers (``augment.audit.policies``).
+batch is looked up at once: ``Space.lookup`` gives each image the kernel's index and its arguments.
+Sources: torchvision/transforms/v2/_auto_augment.py.
 """
 
 import functools
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 KERNELS = (
     "identity", "warp", "brightness", "contrast", "saturation", "sharpness", "posterize", "solarize", "autocontrast",
@@ -30,8 +29,21 @@ KERNEL_OF = {
     "Invert": "invert",
 }  # fmt: skip
 
-Entry = tuple[Callable[[int, int, int], Tensor | None], bool]
-"""((bins, height, width) -> magnitude of each bin, None for an op without; whether a drawn sign counts), as in torchvision."""
+UNSIGNED = frozenset({"Identity", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert"})
+
+Magnitudes = Callable[[int, int, int], Tensor]
+"""(bins, height, width) -> magnitude of each bin, float32 [bins]."""
+
+
+def _linear(first: float, last: float, side: str = "") -> Magnitudes:
+    """Return evenly spaced magnitudes; ``last`` is a share of the ``side`` that is named."""
+    return lambda bins, height, width: torch.linspace(
+        first, last * {"height": height, "width": width}.get(side, 1), bins, dtype=torch.float32
+    )
+
+
+def _bits(highest: int, span: int) -> Magnitudes:
+    return lambda bins, height, width: (highest - (torch.arange(bins, dtype=torch.float32) / ((bins - 1) / span))).round()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,27 +52,12 @@ class Space:
 
     policy: str
     bins: int
-    entries: Mapping[str, Entry]
+    magnitudes: Mapping[str, Magnitudes]
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the ops; a drawn ``op`` is an index into them."""
-        return tuple(self.entries)
-
-    def magnitudes(self, height: int, width: int) -> dict[str, list[tuple[float, float]]]:
-        """Return for each op and bin the magnitude of a positive and of a negative sign; 0 for an op without."""
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float32)  # torchvision's functions take the default
-        try:
-            with torch.device("cpu"):
-                scales = {name: (scale(self.bins, height, width), signed) for name, (scale, signed) in self.entries.items()}
-        finally:
-            torch.set_default_dtype(default)
-        pairs: dict[str, list[tuple[float, float]]] = {}
-        for name, (scale, is_signed) in scales.items():
-            numbers = [0.0] * self.bins if scale is None else scale.tolist()
-            pairs[name] = [(number, -number if is_signed else number) for number in numbers]
-        return pairs
+        return tuple(self.magnitudes)
 
     def lookup(self, op: Tensor, bin: Tensor, negative: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Look up op and bin (int64) and sign (bool), all [...]: kernels int64 [...], arguments float32 [..., ARGUMENTS]."""
@@ -91,12 +88,12 @@ def _tables(space: Space, height: int, width: int, device: torch.device) -> tupl
 
     Made once per image size and kept on the device, so that a later batch asks the host for nothing.
     """
-    rows = [
-        _arguments(name, magnitude, height, width)
-        for name, bins in space.magnitudes(height, width).items()
-        for signs in bins
-        for magnitude in signs
-    ]
+    rows = []
+    with torch.device("cpu"):
+        bins = {name: magnitudes(space.bins, height, width).tolist() for name, magnitudes in space.magnitudes.items()}
+    for name, magnitude in ((name, magnitude) for name, magnitudes in bins.items() for magnitude in magnitudes):
+        for sign in (1.0, 1.0 if name in UNSIGNED else -1.0):
+            rows.append(_arguments(name, sign * magnitude, height, width))
     kernels = [KERNELS.index(KERNEL_OF[name]) for name in space.names]
     return torch.tensor(kernels, device=device), torch.tensor(rows, dtype=torch.float32, device=device)
 
@@ -117,20 +114,86 @@ def _arguments(name: str, magnitude: float, height: int, width: int) -> list[flo
     return [1.0 + magnitude if is_blend else magnitude] + [0.0] * (ARGUMENTS - 1)
 
 
-_IDENTITY: dict[str, Entry] = {"Identity": (lambda bins, height, width: None, False)}
-"""In AutoAugment for an op that is not applied; in AugMix, where it is not drawn, for chains of less than three ops."""
+NONE = _linear(0.0, 0.0)
 
 
-RANDAUGMENT = Space(policy="RandAugment", bins=31, entries=v2.RandAugment._AUGMENTATION_SPACE)
-AUTOAUGMENT = Space(policy="AutoAugment", bins=10, entries={**_IDENTITY, **v2.AutoAugment._AUGMENTATION_SPACE})
-TRIVIALAUGMENT = Space(policy="TrivialAugmentWide", bins=31, entries=v2.TrivialAugmentWide._AUGMENTATION_SPACE)
-AUGMIX = Space(policy="AugMix", bins=10, entries={**v2.AugMix._AUGMENTATION_SPACE, **_IDENTITY})
+def _enhancements(largest: float) -> dict[str, Magnitudes]:
+    return dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), _linear(0.0, largest))
+
+
+def _wide(shear: float, x: Magnitudes, y: Magnitudes, degrees: float, factor: float, bits: Magnitudes) -> dict[str, Magnitudes]:
+    """Return the 14 ops of RandAugment and TrivialAugmentWide with their magnitudes."""
+    return {
+        "Identity": NONE,
+        **dict.fromkeys(("ShearX", "ShearY"), _linear(0.0, shear)),
+        "TranslateX": x,
+        "TranslateY": y,
+        "Rotate": _linear(0.0, degrees),
+        **_enhancements(factor),
+        "Posterize": bits,
+        "Solarize": _linear(1.0, 0.0),
+        "AutoContrast": NONE,
+        "Equalize": NONE,
+    }
+
+
+_SHARES = (_linear(0.0, 150.0 / 331.0, "width"), _linear(0.0, 150.0 / 331.0, "height"))
+_RANDAUGMENT = _wide(0.3, *_SHARES, 30.0, 0.9, _bits(8, 4))
+RANDAUGMENT = Space(policy="RandAugment", bins=31, magnitudes=_RANDAUGMENT)
+AUTOAUGMENT = Space(policy="AutoAugment", bins=10, magnitudes={**_RANDAUGMENT, "Invert": NONE})
+TRIVIALAUGMENT = Space(
+    policy="TrivialAugmentWide",
+    bins=31,
+    magnitudes=_wide(0.99, _linear(0.0, 32.0), _linear(0.0, 32.0), 135.0, 0.99, _bits(8, 6)),
+)
+AUGMIX = Space(
+    policy="AugMix",
+    bins=10,
+    magnitudes={
+        **dict.fromkeys(("ShearX", "ShearY"), _linear(0.0, 0.3)),
+        "TranslateX": _linear(0.0, 1 / 3, "width"),
+        "TranslateY": _linear(0.0, 1 / 3, "height"),
+        "Rotate": _linear(0.0, 30.0),
+        "Posterize": _bits(4, 4),
+        "Solarize": _linear(1.0, 0.0),
+        "AutoContrast": NONE,
+        "Equalize": NONE,
+        **_enhancements(0.9),
+        "Identity": NONE,  # never drawn: fills chains that are shorter than three ops
+    },
+)
 
 SPACES = {space.policy: space for space in (RANDAUGMENT, AUTOAUGMENT, TRIVIALAUGMENT, AUGMIX)}
 """Spaces by the name of the op that draws from them."""
 
-CIFAR10_PAIRS = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)._policies
-"""AutoAugment's sub-policies for CIFAR-10: (op, probability, bin) twice; the bin is None where the op has no magnitude."""
+CIFAR10_PAIRS: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...] = (
+    (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
+    (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
+    (("Sharpness", 0.8, 1), ("Sharpness", 0.9, 3)),
+    (("ShearY", 0.5, 8), ("TranslateY", 0.7, 9)),
+    (("AutoContrast", 0.5, 0), ("Equalize", 0.9, 0)),
+    (("ShearY", 0.2, 7), ("Posterize", 0.3, 7)),
+    (("Color", 0.4, 3), ("Brightness", 0.6, 7)),
+    (("Sharpness", 0.3, 9), ("Brightness", 0.7, 9)),
+    (("Equalize", 0.6, 0), ("Equalize", 0.5, 0)),
+    (("Contrast", 0.6, 7), ("Sharpness", 0.6, 5)),
+    (("Color", 0.7, 7), ("TranslateX", 0.5, 8)),
+    (("Equalize", 0.3, 0), ("AutoContrast", 0.4, 0)),
+    (("TranslateY", 0.4, 3), ("Sharpness", 0.2, 6)),
+    (("Brightness", 0.9, 6), ("Color", 0.2, 8)),
+    (("Solarize", 0.5, 2), ("Invert", 0.0, 0)),
+    (("Equalize", 0.2, 0), ("AutoContrast", 0.6, 0)),
+    (("Equalize", 0.2, 0), ("Equalize", 0.6, 0)),
+    (("Color", 0.9, 9), ("Equalize", 0.6, 0)),
+    (("AutoContrast", 0.8, 0), ("Solarize", 0.2, 8)),
+    (("Brightness", 0.1, 3), ("Color", 0.7, 0)),
+    (("Solarize", 0.4, 5), ("AutoContrast", 0.9, 0)),
+    (("TranslateY", 0.9, 9), ("TranslateY", 0.7, 9)),
+    (("AutoContrast", 0.9, 0), ("Solarize", 0.8, 3)),
+    (("Equalize", 0.8, 0), ("Invert", 0.1, 0)),
+    (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 0)),
+)
+"""AutoAugment's sub-policies for CIFAR-10: (op, probability, bin) twice; the bin is 0 where the op has no magnitude."""
 
 
 TABLES = {**dict.fromkeys(SPACES, 2), AUTOAUGMENT.policy: 5}
@@ -154,9 +217,12 @@ def pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 @functools.lru_cache(maxsize=8)
 def _pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    names, probabilities, bins = zip(*(entry for pair in CIFAR10_PAIRS for entry in pair), strict=True)
+    names = AUTOAUGMENT.names
+    chosen = [[names.index(name) for name, _, _ in pair] for pair in CIFAR10_PAIRS]
+    probability = [[p for _, p, _ in pair] for pair in CIFAR10_PAIRS]
+    bins = [[magnitude for _, _, magnitude in pair] for pair in CIFAR10_PAIRS]
     return (
-        torch.tensor([AUTOAUGMENT.names.index(name) for name in names], device=device).view(-1, 2),
-        torch.tensor(probabilities, dtype=torch.float32, device=device).view(-1, 2),
-        torch.tensor([bin or 0 for bin in bins], device=device).view(-1, 2),
+        torch.tensor(chosen, device=device),
+        torch.tensor(probability, dtype=torch.float32, device=device),
+        torch.tensor(bins, device=device),
     )

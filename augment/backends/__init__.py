@@ -8,6 +8,7 @@ import gc
 import importlib
 import os
 import pkgutil
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -203,7 +204,7 @@ class OptionalPackage:
 
 
 def _release(version: str) -> list[int]:
-    return [int(part) for part in version.split(".")[:2]]
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
 def lane(ops: Sequence[Op], backend: str) -> Lane:

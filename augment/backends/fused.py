@@ -16,7 +16,7 @@ from augment.backends import Backend, PlanRecorder, check_supported
 from augment.distributions import Choice, Distribution, Jitter, Params, Rectangle
 from augment.op import Op
 from augment.pipeline import Runner
-from augment.policies import SPACES
+from augment.policies import SPACES, UNSIGNED
 from augment.replay import Columns, Traced
 
 
@@ -27,13 +27,19 @@ def _numbers(values: Tensor) -> np.ndarray:
 def _read_chains(distribution: Distribution, params: Params, shape: tuple[int, int]) -> np.ndarray:
     """Return drawn ops, bins and signs [...] as lists of (op, magnitude), an object array without the last dimension."""
     space = SPACES[distribution.policy]
-    magnitudes = space.magnitudes(*shape)
+    tables = {op: scale(space.bins, *shape).tolist() for op, scale in space.magnitudes.items()}
     chosen, bins, negative = (params[key].cpu().numpy() for key in ("op", "bin", "negative"))
     has_identity = isinstance(distribution, Choice)  # elsewhere Identity marks a place where nothing happens
     chains = np.empty(chosen.shape[:-1], dtype=object)
     for index in np.ndindex(*chains.shape):
-        drawn = [(space.names[op], *place) for op, *place in zip(chosen[index], bins[index], negative[index] * 1, strict=True)]
-        chains[index] = [(op, magnitudes[op][bin][sign] + 0.0) for op, bin, sign in drawn if op != "Identity" or has_identity]
+        drawn = [
+            (space.names[op], bin, sign) for op, bin, sign in zip(chosen[index], bins[index], negative[index], strict=True)
+        ]
+        chains[index] = [
+            (op, (-1.0 if sign and op not in UNSIGNED else 1.0) * tables[op][bin] + 0.0)
+            for op, bin, sign in drawn
+            if op != "Identity" or has_identity
+        ]
     return chains
 
 

@@ -3,7 +3,6 @@
 import gc
 import os
 import re
-from typing import Any
 
 import pytest
 import torch
@@ -25,7 +24,6 @@ from augment import (
     resolve,
 )
 from augment.audit.laws import pinned_draw
-from augment.backends import albumentations, dali
 from augment.op import Op
 from augment.ops.geometry import PIL_BORDER
 from tests.conftest import present
@@ -197,21 +195,6 @@ def test_resolve_scales_with_the_image() -> None:
     assert resolve("crop_flip", 32)[0] == ops.RandomCrop(size=32, padding=4)
     assert resolve("RandomCrop", 128) == (ops.RandomCrop(size=128, padding=16),)
     assert resolve(ops.Invert()) == (ops.Invert(),)
-
-
-@pytest.mark.parametrize(
-    ("module", "release", "tested"), [(albumentations, "3.1.0", "Albumentations 3.1.0"), (dali, "9.0.0", "DALI 9.0.0")]
-)
-def test_a_package_that_is_missing_or_newer_is_said(
-    module: Any, release: str, tested: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = module.__name__.rpartition(".")[2]
-    monkeypatch.setattr(module, "installed", lambda: None)
-    with pytest.raises(UnsupportedOp, match=rf"package is missing: pip install -e '\.\[{name}\]'"):
-        build("flip", name)
-    monkeypatch.setattr(module, "installed", lambda: release)
-    with pytest.warns(RuntimeWarning, match=rf"{re.escape(tested)} is not the tested 2\.[04]"):
-        assert module.why_not(torch.device("cpu")) is None
 
 
 class _OwnsThreads:

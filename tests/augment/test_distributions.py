@@ -1,7 +1,10 @@
 """Draws of ours and of torchvision at settings that no table benchmarks, against the audit's laws; all seeds are fixed."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 from torchvision.transforms import v2
 
 from augment import OPS, find_backend, ops, policies
@@ -78,6 +81,30 @@ def test_a_chain_of_augmix_is_not_interrupted() -> None:
     is_op = drawn["op"] < len(policies.AUGMIX.names) - 1
     assert bool((is_op[..., :-1] | ~is_op[..., 1:]).all())
     torch.testing.assert_close(drawn["weights"].sum(1), torch.ones(2000))
+
+
+THEIR_SPACES = [
+    (policies.RANDAUGMENT, v2.RandAugment._AUGMENTATION_SPACE),
+    (policies.AUTOAUGMENT, v2.AutoAugment._AUGMENTATION_SPACE),
+    (policies.TRIVIALAUGMENT, v2.TrivialAugmentWide._AUGMENTATION_SPACE),
+    (policies.AUGMIX, v2.AugMix._AUGMENTATION_SPACE),
+]
+
+
+@pytest.mark.parametrize(("space", "expected"), THEIR_SPACES)
+def test_magnitudes_are_torchvisions(
+    space: policies.Space, expected: dict[str, tuple[Callable[..., Tensor | None], bool]]
+) -> None:
+    assert set(space.names) - {"Identity"} == set(expected) - {"Identity"}
+    for name, (magnitudes, is_signed) in expected.items():
+        theirs = magnitudes(space.bins, 24, 40)
+        assert theirs is None or torch.equal(space.magnitudes[name](space.bins, 24, 40).float(), theirs.float())
+        assert is_signed is (name not in policies.UNSIGNED)
+
+
+def test_pairs_of_autoaugment_are_torchvisions() -> None:
+    table = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)._policies
+    assert [tuple((name, p, bin or 0) for name, p, bin in pair) for pair in table] == list(policies.CIFAR10_PAIRS)
 
 
 @pytest.mark.parametrize("kernel", [None, sampling_kernel(torch.device("cpu"))], ids=["tensors", "c"])
