@@ -273,12 +273,12 @@ class Runner:
         return record
 
 
-def measure_undisturbed(case: Record, measure: Measure, repeats: int = REPEATS) -> Record:
+def measure_undisturbed(case: Record, measure: Measure) -> Record:
     """Measure a repetition, and a round again if other processes disturb it; return the record that was disturbed least."""
     records: list[Record] = []
-    for _ in range(1 + (repeats if case.repetition == "round" else 0)):
+    for _ in range(1 + (REPEATS if case.repetition == "round" else 0)):
         with watch() as machine, isolate(case):
-            record = _measure(case, measure)
+            record = measure_case(case, measure)
         disturbance = machine.disturbance()
         if case.case_key not in Watch.looked_at or Watch.busy_threads:
             Watch.looked_at.add(case.case_key)
@@ -294,7 +294,7 @@ def measure_undisturbed(case: Record, measure: Measure, repeats: int = REPEATS) 
     return msgspec.structs.replace(best, **{n: v for n, v in facts.items() if getattr(best, n) is None})
 
 
-def _measure(case: Record, measure: Measure) -> Record:
+def measure_case(case: Record, measure: Measure) -> Record:
     """Return the record of a repetition; whatever a library raises is its result, and the next case's start."""
     try:
         record = measure(case)

@@ -35,10 +35,8 @@ SUBJECTS = (
 """Recipe, backend and batch size: from tens of microseconds a call to ten milliseconds, all drawn per image."""
 ADDED = (0.02, 0.05, 0.1)
 SLOTS = (Slot(side=0), *(Slot(side=1, added=added) for added in (0.0, *ADDED)))
-PAIR_S = 16.5
-"""Seconds of a pair of processes, their start among them."""
-GROUP = 9
-"""Pairs of a comparison in turns, where there are as many."""
+PAIR_S = 25.0
+"""Seconds of a pair of processes, their start among them: noise comes in phases, so a pair's median takes many rounds."""
 SURE = 0.95
 """Share of slowdowns of a size that must be called for the size to be within reach."""
 METHODS: tuple[Method, ...] = ("turns", "apart")
@@ -46,7 +44,7 @@ METHODS: tuple[Method, ...] = ("turns", "apart")
 
 def calibrate_job(data: str, data_root: Path, dataset: Any, device: str, minutes: float, console: Console, suite: str) -> Job:
     """Return the job of both certificates, which take about so many minutes."""
-    pairs = max(FEWEST_PAIRS, round(60 * minutes / PAIR_S))
+    pairs = FEWEST_PAIRS * max(1, round(60 * minutes / PAIR_S / FEWEST_PAIRS))
     seconds = max(1.0, 60 * minutes / pairs - START_S)
     cases = [
         Calibration(status="not_run", method=method, device=device, processes=2 * pairs, level=Limits().level, seconds=seconds)
@@ -127,8 +125,7 @@ def _sides(method: Method, pairs: Sequence[Pair], slot: int) -> list[tuple[Seque
     """Return the records of sides A and B to compare, none of which serves twice."""
     if method == "apart":
         return [(a.slots[0], b.slots[slot]) for a, b in zip(pairs, (*pairs[1:], pairs[0]), strict=True)]
-    count = len(pairs) // max(1, len(pairs) // GROUP)
-    groups = [pairs[start : start + count] for start in range(0, len(pairs) - count + 1, count)]
+    groups = [pairs[start : start + FEWEST_PAIRS] for start in range(0, len(pairs) - FEWEST_PAIRS + 1, FEWEST_PAIRS)]
     return [(_join(group, 0), _join(group, slot)) for group in groups]
 
 

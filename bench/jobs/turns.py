@@ -24,9 +24,9 @@ from rich.console import Console
 from bench.compare import Limits, compare
 from bench.jobs.grid import Grid, plan
 from bench.jobs.job import ImageOptions, duration, once
-from bench.noise import ROOT_VARIABLE
+from bench.noise import isolate, watch
 from bench.records import PLAN, Environment, Plan, Speed, append, one_line, write
-from bench.runner import measure_undisturbed, start
+from bench.runner import measure_case, start
 from training.interrupts import shielded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ TURNS = "turns"
 """Setting of a plan: name that two runs share whose rounds were measured in turns."""
 PASS_S = 0.01
 """Seconds of samples a case and round: noise of the machine lasts longer than a call, so many short rounds tell most."""
-START_S = 10.0
+START_S = 13.0
 """Seconds in which a pair of processes starts and builds its cases."""
 FEWEST_PAIRS, FEWEST_ROUNDS = 6, 3
 """Fewest pairs: of fewer, equal signs alone are no evidence at 5 % (2 / 2^5). Fewest rounds of a pair."""
@@ -71,7 +71,7 @@ class Worker:
     def __init__(self, side: Side, work: Work) -> None:
         self._python = side.python
         command = [str(side.python), "-m", "bench.jobs.turns", work.data, str(work.data_root.absolute()), work.device]
-        variables = {"PYTHONPATH": str(side.code), ROOT_VARIABLE: os.environ.get(ROOT_VARIABLE, str(os.getpid()))}
+        variables = {"PYTHONPATH": str(side.code)}
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the process
         with shielded():
             self._process = subprocess.Popen(
@@ -120,7 +120,8 @@ def serve(data: str, data_root: str, device: str) -> None:
     answers.write(msgspec.json.encode(environment(inputs.dataset)).decode() + "\n")
     for line in sys.stdin:
         case = msgspec.json.decode(line, type=Speed)
-        record = measure_undisturbed(case, lambda case: bench.measure(case, sampler), repeats=0)  # the turn would be over
+        with isolate(case):
+            record = measure_case(case, lambda case: bench.measure(case, sampler))
         answers.write(msgspec.json.encode(record).decode() + "\n")
 
 
@@ -151,8 +152,13 @@ def measure_in_turns(
             while number < last or time.monotonic() < deadline:
                 number += 1  # from 1: what is measured once a case would take longer than the rounds
                 for case in order.sample(cases, len(cases)):
-                    for index, slot in order.sample(list(enumerate(slots)), len(slots)):
-                        records[index].append(_measure_slot(workers[slot.side], case, slot, pair, number))
+                    turn: list[tuple[int, Speed]] = []
+                    with watch() as machine:
+                        for index, slot in order.sample(list(enumerate(slots)), len(slots)):
+                            turn.append((index, _measure_slot(workers[slot.side], case, slot, pair, number)))
+                    disturbance = machine.disturbance()
+                    for index, record in turn:
+                        records[index].append(msgspec.structs.replace(record, disturbance=disturbance))
         yield Pair(environments=environments, slots=records)
 
 

@@ -14,10 +14,10 @@ from bench.records import Calibration, Disturbance, Method, Planted, load_run
 from bench.statistics import process_spreads, share_interval
 from tests.bench.stored import store, trained
 
-CASE = Calibration(status="not_run", processes=36, seconds=6.7, level=0.05)
+CASE = Calibration(status="not_run", processes=24, seconds=15.0, level=0.05)
 
 
-def drawn(seed: int, *, within: float, between: float, drift: float = 0.0, pairs: int = 18, rounds: int = 6) -> list[Pair]:
+def drawn(seed: int, *, within: float, between: float, drift: float = 0.0, pairs: int = 12, rounds: int = 12) -> list[Pair]:
     """Draw records of pairs: lognormal rounds, an effect of each process on each case, and one of its hour on the pair's."""
     rng, cases = np.random.default_rng(seed), planned_cases("cpu")
     results = []
@@ -78,7 +78,7 @@ def test_equal_runs_are_not_called_even_where_processes_differ(
     """At most at the level, 5 % for the six cases of a comparison together: 0.8 % of a case."""
     results = [certify(method, drawn(seed, within=within, between=between, drift=drift)) for seed in range(5)]
     comparisons = sum(record.comparisons or 0 for record in results)
-    assert comparisons == 5 * 6 * (2 if method == "turns" else 18)
+    assert comparisons == 5 * 6 * (2 if method == "turns" else 12)
     assert share_interval(sum(record.false_calls for record in results), comparisons)[0] <= 0.05 / 6
 
 
@@ -99,7 +99,7 @@ def test_what_drifts_cancels_in_turns_alone() -> None:
 def test_slowdowns_of_the_extrapolated_size_are_called(
     method: Method, within: float, between: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """95 % of them, within what the spread of 18 pairs tells of itself: 17 % of a standard deviation (2 df = 34)."""
+    """95 % of them, within what the spread of 12 pairs tells of itself: 22 % of a standard deviation (2 df = 22)."""
     noisy = [certify(method, drawn(seed, within=within, between=between)) for seed in range(4)]
     assert all(record.status == "ok" and (record.called_from or 0) > ADDED[-1] for record in noisy)
     size = float(np.median([size for record in noisy for size in record.reaches.values()]))
