@@ -34,8 +34,8 @@ BUSY = ("user", "nice", "system", "irq", "softirq")
 COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 SPIN_S, IDLE_S, BUSY_THREADS = 0.02, 0.2, 0.3
 """Seconds for which OpenMP's threads may spin after their work, seconds that confirm a busy thread, and cores that count."""
-ALLOCATOR = ((-3, 32 * 2**20), (-1, 64 * 2**20))
-"""M_MMAP_THRESHOLD and M_TRIM_THRESHOLD at the largest that glibc adapts them to."""
+ALLOCATOR = ((-3, 2**25), (-3, 2**30), (-1, 2**31 - 1))
+"""M_MMAP_THRESHOLD, at the most that glibc before 2.35 takes and then more, and M_TRIM_THRESHOLD."""
 THROTTLED = 0x0000_0000_0000_00E8
 """NVML's clock event reasons of heat and power: hardware 0x8, software thermal 0x20, hardware thermal 0x40, brake 0x80."""
 
@@ -106,9 +106,9 @@ def isolate(case: Record) -> Iterator[None]:
 
 
 def fix_allocator() -> None:
-    """Set glibc's thresholds to where its own rule takes them in a long process (mallopt(3)).
+    """Let glibc keep freed memory for the next call (mallopt(3)), as PyTorch's allocator for GPUs does.
 
-    Else what was measured before decides which calls get fresh pages: batches of a megabyte or more differed by 30 %.
+    Else what was measured before decides which calls pay for fresh pages: batches of a megabyte or more differed by 30 %.
     """
     with contextlib.suppress(AttributeError, OSError):  # another C library
         for parameter, value in ALLOCATOR:
