@@ -85,7 +85,8 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def words(self) -> str:
         """Return the disturbance in words; empty if the machine was quiet or nothing is known."""
-        return ", ".join(text.format(value) for name, (_, text) in SIGNS.items() if (value := getattr(self, name)))
+        values = {name: getattr(self, name) or 0 for name in SIGNS}
+        return ", ".join(SIGNS[name][1].format(value) for name, value in values.items() if value >= 0.005)  # not "0%"
 
 
 class Record(

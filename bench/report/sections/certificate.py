@@ -1,5 +1,6 @@
 """Certificate: what a comparison of the machine with itself called."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -61,8 +62,18 @@ def _reach_columns(records: Mapping[str, Calibration]) -> list[Column]:
     ]
 
 
+def _range(record: Calibration) -> str:
+    steadiest = min(record.reaches.values(), default=math.inf)
+    all_cases = percent(record.called_from)
+    return (
+        f"{percent(steadiest)} (the steadiest case) or {all_cases} (all)"
+        if steadiest < (record.called_from or 0)
+        else all_cases
+    )
+
+
 def _answer(records: Mapping[str, Calibration]) -> Answer:
-    limits = [f"{METHODS[name]}, from {percent(r.called_from)} on" for name, r in records.items() if r.called_from]
+    limits = [f"{METHODS[name]}, from {_range(record)} on" for name, record in records.items() if record.called_from]
     evidence = ["Slowdowns of these sizes and larger are called in at least 95 % of comparisons"] if limits else []
     evidence += [f"{capitalise(METHODS[name])}: {record.reason}" for name, record in records.items() if record.reason]
     for name, record in records.items():
