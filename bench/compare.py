@@ -147,14 +147,15 @@ def compare_runs(a: Run, b: Run, *, limits: Limits | None = None, across_machine
     cases_a, cases_b = ({case.name: case for case in run.cases() if case.first.compared} for run in (a, b))
     pairs = {name: (cases_a[name], cases_b[name]) for name in cases_a if name in cases_b}
     pairs = {name: pair for name, pair in pairs.items() if _is_comparable(*pair)}
+    failed, left_out = _left_out(cases_a, cases_b, pairs)
     if not pairs:
         disturbed = [(f"{run.path}", worst) for run in (a, b) if (worst := worst_disturbance(run.records))]
         cause = "; ".join(f"{path} was disturbed ({worst.words})" for path, worst in disturbed)
         raise ValueError(
             f"not comparable: {cause}: measure again where it is quiet" if cause else
+            f"not comparable: {b.path} measured nothing: {failed[0][0]}: {failed[0][1]}" if failed else
             f"{a.path} and {b.path} have no measured case in common: measure the same cases in both"
         )  # fmt: skip
-    failed, left_out = _left_out(cases_a, cases_b, pairs)
     certificates = [record for run in (a, b) for record in run.records if isinstance(record, Calibration)]
     in_turns = are_in_turns(a, b)
     speeds, scores, overall = _judge(pairs, limits, None if in_turns else process_noise(certificates))
@@ -247,10 +248,11 @@ def _state(case: Case | None) -> str:
 def process_noise(certificates: Sequence[Calibration]) -> Noise:
     """Return the variance of a log rate from process to process, as the runs' certificates know it; 0 without any.
 
-    That of the case that varies most: of others nobody knows which of the certificate's they are like.
+    That of the case that varies most: a case that is not in the certificate may be like any of its cases. A certificate knows
+    it from one process of each pair.
     """
     apart = [record for record in certificates if record.method == "apart"]
-    spreads = [(record.between_sd or 0.0, (record.processes or 2) - 1) for record in apart]
+    spreads = [(record.between_sd or 0.0, max(1, (record.processes or 2) // 2 - 1)) for record in apart]
     sd, df = max(spreads, default=(0.0, 1))
     return Noise(sd**2, df)
 

@@ -149,7 +149,9 @@ class ImageTrainer(Trainer):
         first = self._steps.get((kind, 1))
         buffers = (self.feed.frozen or black) if first is None else first.buffers
         step = self._steps.get((kind, self._phase)) or self._try_capture("the step", self._train_step, buffers)
-        if step is None:
+        if step is None:  # nor is an earlier phase replayed: the record names one mode
+            self._steps.clear()
+            self._kind, self._captured_prepare = 0, None
             return
         self._steps[kind, self._phase], self._kind = step, kind
         if self.feed.is_capturable and self._captured_prepare is None:

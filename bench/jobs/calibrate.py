@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from bench.compare import Limits, compare_runs
-from bench.jobs.job import ImageOptions, Job, JobOptions, Report, data_facts, folder_to_resume, run_job
+from bench.jobs.job import ImageOptions, Job, JobOptions, Report, absolute, data_facts, folder_to_resume, run_job
 from bench.jobs.turns import FEWEST_PAIRS, START_S, TURNS, Pair, Side, Slot, Work, measure_in_turns
 from bench.noise import watch
 from bench.records import Calibration, Disturbance, Method, Plan, Planted, Run, Speed
@@ -43,14 +43,14 @@ METHODS: tuple[Method, ...] = ("turns", "apart")
 
 
 def calibrate_job(data: str, data_root: Path, dataset: Any, device: str, minutes: float, console: Console, suite: str) -> Job:
-    """Return the job of both certificates, which take about so many minutes."""
+    """Return the job of both certificates, which take about ``minutes``."""
     pairs = FEWEST_PAIRS * max(1, round(60 * minutes / PAIR_S / FEWEST_PAIRS))
     seconds = max(1.0, 60 * minutes / pairs - START_S)
     cases = [
         Calibration(status="not_run", method=method, device=device, processes=2 * pairs, level=Limits().level, seconds=seconds)
         for method in METHODS
     ]
-    work = Work(data=data, data_root=data_root, device=device)
+    work = Work(data=absolute(data), data_root=data_root, device=device)
 
     @functools.cache
     def measure_pairs() -> tuple[list[Pair], Disturbance]:
@@ -96,11 +96,9 @@ def planned_cases(device: str) -> list[Speed]:
 
 def summarise(case: Calibration, pairs: Sequence[Pair]) -> Calibration:
     """Return the certificate of the records of all pairs; it fails where no size is called in 95 %."""
-    spreads = process_spreads([pair.slots[0] for pair in pairs])
-    within, between = (statistics.median(w for w, _ in spreads), max(b for _, b in spreads)) if spreads else (None, None)
-    certificate = msgspec.structs.replace(case, within_sd=within, between_sd=between)
+    comparisons = list(_comparisons(case, pairs))
     equal, *slower = (
-        [change for a, b in _sides(case.method, pairs, slot) for change in compare_slots(a, b, certificate)]
+        [change for a, b, known in comparisons for change in compare_slots(_join(a, 0), _join(b, slot), known)]
         for slot in range(1, len(SLOTS))
     )
     planted = tuple(
@@ -115,18 +113,32 @@ def summarise(case: Calibration, pairs: Sequence[Pair]) -> Calibration:
         called_from, reason = (size, "") if size > ADDED[-1] else (None, f"too few of {ADDED[-1]:.0%} planted were called")
     cases = len({record.case_key for record in pairs[0].slots[0]})
     return msgspec.structs.replace(
-        certificate, status="ok" if called_from else "failed", reason=None if called_from else reason,
+        _with_spread(case, pairs), status="ok" if called_from else "failed", reason=None if called_from else reason,
         false_calls=sum(change.verdict in ("slower", "faster") for change in equal), comparisons=len(equal), planted=planted,
         rounds=int(statistics.median(len(pair.slots[0]) // cases for pair in pairs)), reaches=reaches, called_from=called_from,
     )  # fmt: skip
 
 
-def _sides(method: Method, pairs: Sequence[Pair], slot: int) -> list[tuple[Sequence[Speed], Sequence[Speed]]]:
-    """Return the records of sides A and B to compare, none of which serves twice."""
-    if method == "apart":
-        return [(a.slots[0], b.slots[slot]) for a, b in zip(pairs, (*pairs[1:], pairs[0]), strict=True)]
-    groups = [pairs[start : start + FEWEST_PAIRS] for start in range(0, len(pairs) - FEWEST_PAIRS + 1, FEWEST_PAIRS)]
-    return [(_join(group, 0), _join(group, slot)) for group in groups]
+def _comparisons(case: Calibration, pairs: Sequence[Pair]) -> Iterator[tuple[Sequence[Pair], Sequence[Pair], Calibration]]:
+    """Yield pairs for sides A and B, none of which serves twice, and the certificate that the comparison may know.
+
+    At different times it is that of all other pairs: by their own spread, equal runs would never be called.
+    """
+    if case.method == "turns":
+        for start in range(0, len(pairs) - FEWEST_PAIRS + 1, FEWEST_PAIRS):
+            group = pairs[start : start + FEWEST_PAIRS]
+            yield group, group, case
+    else:
+        for index in range(len(pairs)):
+            following = (index + 1) % len(pairs)
+            rest = [pair for number, pair in enumerate(pairs) if number not in (index, following)]
+            yield [pairs[index]], [pairs[following]], _with_spread(case, rest)
+
+
+def _with_spread(case: Calibration, pairs: Sequence[Pair]) -> Calibration:
+    spreads = process_spreads([pair.slots[0] for pair in pairs])
+    within, between = (statistics.median(w for w, _ in spreads), max(b for _, b in spreads)) if spreads else (None, None)
+    return msgspec.structs.replace(case, processes=2 * len(pairs), within_sd=within, between_sd=between)
 
 
 def _join(pairs: Sequence[Pair], slot: int) -> list[Speed]:

@@ -7,6 +7,7 @@ stored as a run, and ``augmark compare`` of the two takes a pair of processes as
 
 import contextlib
 import functools
+import itertools
 import os
 import random
 import subprocess
@@ -17,19 +18,22 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from rich.console import Console
 
 from bench.compare import Limits, compare
 from bench.jobs.grid import Grid, plan
-from bench.jobs.job import ImageOptions, duration, once
+from bench.jobs.job import ImageOptions, absolute, duration, once
 from bench.noise import isolate, watch
-from bench.records import PLAN, Environment, Plan, Speed, append, one_line, write
+from bench.records import PLAN, Environment, Plan, Speed, append, holds_run, one_line, write
 from bench.runner import measure_case, start
 from training.interrupts import shielded
 
+S = TypeVar("S", Environment, Speed)
 ROOT = Path(__file__).resolve().parents[2]
+SERVER = "bench/jobs/turns.py"
 TURNS = "turns"
 """Setting of a plan: name that two runs share whose rounds were measured in turns."""
 PASS_S = 0.01
@@ -50,7 +54,7 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What the processes need to measure: data set and device."""
+    """Data set and device of a worker."""
 
     data: str
     data_root: Path
@@ -69,7 +73,7 @@ class Worker:
     """A process of one side, which measures what it is asked."""
 
     def __init__(self, side: Side, work: Work) -> None:
-        self._python = side.python
+        self._side = side
         command = [str(side.python), "-m", "bench.jobs.turns", work.data, str(work.data_root.absolute()), work.device]
         variables = {"PYTHONPATH": str(side.code)}
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the process
@@ -81,7 +85,7 @@ class Worker:
 
     def read_environment(self) -> Environment:
         """Return what the process says of itself once it is ready."""
-        return msgspec.json.decode(self._answer(), type=Environment)
+        return self._answer(Environment)
 
     def measure(self, case: Speed) -> Speed:
         """Measure a round of a case."""
@@ -89,15 +93,18 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):  # its last words tell more
             self._process.stdin.write(msgspec.json.encode(case).decode() + "\n")
             self._process.stdin.flush()
-        return msgspec.json.decode(self._answer(), type=Speed)
+        return self._answer(Speed)
 
-    def _answer(self) -> str:
+    def _answer(self, kind: type[S]) -> S:
         assert self._process.stdout is not None
-        if line := self._process.stdout.readline():
-            return line
-        self._errors.seek(0)
-        words = [text for text in self._errors.read().splitlines() if text.strip()]
-        raise ChildProcessError(f"{self._python} cannot measure: {one_line(words[-1]) if words else 'it ended'}")
+        cause = "its records are those of another version"
+        with contextlib.suppress(msgspec.MsgspecError):
+            if line := self._process.stdout.readline():
+                return msgspec.json.decode(line, type=kind)
+            self._errors.seek(0)
+            words = [text for text in self._errors.read().splitlines() if text.strip()]
+            cause = f"{one_line(words[-1]) if words else 'no word of it'} (exit code {self._process.wait()})"
+        raise ChildProcessError(f"{self._side.code} by {self._side.python} cannot measure: {cause}")
 
     def close(self) -> None:
         """End the process."""
@@ -122,6 +129,8 @@ def serve(data: str, data_root: str, device: str) -> None:
         case = msgspec.json.decode(line, type=Speed)
         with isolate(case):
             record = measure_case(case, lambda case: bench.measure(case, sampler))
+        if record.status != "ok":
+            bench.free()  # the next case needs the room
         answers.write(msgspec.json.encode(record).decode() + "\n")
 
 
@@ -136,7 +145,7 @@ class Pair:
 def measure_in_turns(
     sides: Sequence[Side], work: Work, cases: Sequence[Speed], slots: Sequence[Slot], *, pairs: int, seconds: float
 ) -> Iterator[Pair]:
-    """Yield one pair of processes after the other, each of which measured for so many seconds.
+    """Yield one pair of processes after the other, each of which measured for ``seconds``.
 
     A round of a case measures all slots one after the other, in an order of its own. Raises ChildProcessError if a process
     ends.
@@ -192,7 +201,7 @@ class TurnsOptions(ImageOptions, Limits):
     minutes: float = 3.0
     """Time for all; more pairs of processes tell smaller differences."""
     out: Path | None = None
-    """Folder for the two runs, a and b (default: runs/turns)."""
+    """Folder for the two runs, a and b (default: runs/turns, or turns-2, ...)."""
 
 
 def turns(a: Path, b: Path, options: TurnsOptions, console: Console) -> int:
@@ -202,21 +211,31 @@ def turns(a: Path, b: Path, options: TurnsOptions, console: Console) -> int:
         ValueError: a side is no installation, or a case cannot be measured.
         ChildProcessError: a side cannot measure, in its own last words.
     """
+    from training.data import load
+
     options.check()
     sides = [find_side(path) for path in (a, b)]
     if not 0 < options.minutes < 1440:
         raise ValueError(f"minutes must be above 0 and less than 1440, got {options.minutes:g}")
-    cases = [case for case in plan(_grid(options)) if case.status == "not_run"]
+    planned = plan(_grid(options))
+    cases = [case for case in planned if case.status == "not_run"]
     if not cases:
-        raise ValueError("no such case can be measured: choose other --backends")
+        raise ValueError(f"no case can be measured: {planned[0].reason}")
+    parent = options.out or next(folder for folder in _numbered(Path("runs") / TURNS) if not folder.exists())
+    for name in ("a", "b"):
+        if holds_run(parent / name):
+            raise ValueError(f"{parent / name} already holds a run: choose another --out")
+    parent.mkdir(parents=True, exist_ok=True)
+    dataset = load(options.data, root=options.data_root, image_size=32, download=options.download)
     pairs = max(FEWEST_PAIRS, round(60 * options.minutes / (START_S + 1.5 * len(cases))))
     seconds = max(1.0, 60 * options.minutes / pairs - START_S)
-    work = Work(data=options.data, data_root=options.data_root, device=options.device)
+    work = Work(data=absolute(options.data), data_root=options.data_root, device=options.device)
+    about = f"{pairs} pairs of processes, about {duration(pairs * (START_S + seconds))}; results go to {parent}"
+    console.print(f"augmark turns on {options.device}, images: {dataset.name}, {about}")
     stored = Plan(suite=TURNS, cases=tuple(cases), settings={TURNS: uuid.uuid4().hex})
     folders: list[Path] = []
     slots, began = [Slot(side=0), Slot(side=1)], time.monotonic()
     for count, pair in enumerate(measure_in_turns(sides, work, cases, slots, pairs=pairs, seconds=seconds), start=1):
-        parent = options.out or Path("runs") / TURNS
         named = zip(("a", "b"), pair.environments, strict=True)
         folders = folders or [start(parent / name, stored, environment, options.device) for name, environment in named]
         for folder, records in zip(folders, pair.slots, strict=True):
@@ -226,6 +245,10 @@ def turns(a: Path, b: Path, options: TurnsOptions, console: Console) -> int:
         left_s = (time.monotonic() - began) / count * (pairs - count)
         console.print(f"turns: pair {count} of {pairs}, {duration(left_s)} left")
     return compare(folders[0], folders[1], console, options, across_machines=True)
+
+
+def _numbered(folder: Path) -> Iterator[Path]:
+    return (folder.with_name(f"{folder.name}-{number}" if number > 1 else folder.name) for number in itertools.count(1))
 
 
 def _grid(options: TurnsOptions) -> Grid:
@@ -239,8 +262,12 @@ def _grid(options: TurnsOptions) -> Grid:
 def find_side(path: Path) -> Side:
     """Return the installation that a path names. Raises ValueError if it is none."""
     if (path / "bench").is_dir():
+        if not (path / SERVER).exists():
+            raise ValueError(f"{path} has no {SERVER}: it is older than augmark turns")
         return Side(code=path.absolute())
     if path.is_file() and os.access(path, os.X_OK):
+        if not (ROOT / "pyproject.toml").exists():  # beside installed libraries, which would hide those of the interpreter
+            raise ValueError("interpreters are compared from a checkout of the project: install it by pip install -e .")
         return Side(python=path.absolute())  # not resolved: an environment's interpreter is a link
     raise ValueError(f"{path} is neither a folder with the project's code nor a Python interpreter")
 

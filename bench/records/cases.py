@@ -51,8 +51,10 @@ def sound(records: Sequence[Record]) -> list[Record]:
     return list(records) if are_disturbed(records) else [record for record in records if not record.is_disturbed]
 
 
-ATTRIBUTES = frozenset(name for kind in KINDS.values() for name in dir(kind) if not name.startswith("__"))
-"""Fields and properties of any kind of record."""
+ATTRIBUTES = frozenset(name for kind in KINDS.values() for name in dir(kind) if not name.startswith("__")) - {
+    quantity.name for kind in KINDS.values() for quantity in kind.quantities
+}
+"""Fields and properties of any kind of record, but for what is measured: that differs from round to round."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,17 @@ Size = Annotated[int, Meta(ge=1)]
 
 
 NAMED = {
-    **{"mode": "", "init": "", "decoder": "", "scaling": "", "processes": "p", "recipe": "", "backend": "", "augment_on": ""},
+    **{
+        "mode": "",
+        "init": "",
+        "method": "",
+        "decoder": "",
+        "scaling": "",
+        "processes": "p",
+        "recipe": "",
+        "backend": "",
+        "augment_on": "",
+    },
     **{"without": "no-", "num_workers": "x", "model": "", "width": "w", "device": "", "batch_size": "b", "image_size": "s"},
     **{"fetch_threads": "t", "precision": ""},
 }

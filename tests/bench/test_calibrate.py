@@ -140,7 +140,8 @@ def test_the_report_says_what_is_called(tmp_path: Path) -> None:
     )
     page = write_report(load_run(store(tmp_path / "run", {}, records=[certificate])))
     text = (page.parent / "report.md").read_text()
-    assert "Which differences can be told here? **Measured at different times, from 3.7 % (the steadiest case) or 4.0 % (all) on.**" in text
+    limits = "from 3.7 % (the steadiest case) or 4.0 % (all) on"
+    assert f"Which differences can be told here? **Measured at different times, {limits}.**" in text
     assert "| measured at different times | 5 % | 19 of 20 | 95.0 % | 75.1 % to 99.9 % |" in text
     assert "| flip | 3.7 % |" in text
     assert "extrapolated" not in text

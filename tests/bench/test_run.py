@@ -40,6 +40,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "bench", *SMOKE, "--data-root", str(folder), "--results", str(folder / "run")],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup, under which tests may run, ignores it
         env={**os.environ, "OMP_NUM_THREADS": "1"},  # two threads would wait for each other where cores are shared
     )  # fmt: skip
 

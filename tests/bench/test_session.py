@@ -110,7 +110,7 @@ def test_a_run_leaves_its_plan_its_records_and_its_environment(
     finished: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     folder, done = finished
-    assert {path.name for path in folder.iterdir()} == {"plan.json", "records.jsonl", "environment.json"}
+    assert {path.name for path in folder.iterdir()} == {"plan.json", "records.jsonl", "environment.json", "lock"}
     run = load_run(folder)
     assert run.problems == []
     status = {(case.first.subject, case.first.backend): case.status for case in run.cases()}
