@@ -108,7 +108,7 @@ def isolate(case: Record) -> Iterator[None]:
 def fix_allocator() -> None:
     """Let glibc keep freed memory for the next call (mallopt(3)), as PyTorch's allocator for GPUs does.
 
-    Else what was measured before decides which calls pay for fresh pages: batches of a megabyte or more differed by 30 %.
+    Else what was measured before decides which calls pay for fresh pages: 6,143 of them or none for a block of 24 MB.
     """
     with contextlib.suppress(AttributeError, OSError):  # another C library
         for parameter, value in ALLOCATOR:

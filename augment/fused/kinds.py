@@ -56,7 +56,7 @@ def kind_of(op: Op) -> "Kind":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """How an op is done. All functions take the op.
+    """Kind of an op: how fused does it. All functions take the op.
 
     ``apply``: (op, images, params) -> images, by tensor operations on uint8 or float32 images [B, 3, H, W], which stay.
     ``reads``: drawn parameters that kernels read, in their order, where the op draws them; ``strength``: the one of a point op.

@@ -25,7 +25,7 @@ TORCHVISION_READS: dict[str, Read] = {
 
 
 ALBUMENTATIONS_READS = box_reads(lambda params: params["holes"][0] if len(params["holes"]) else (0, 0, 0, 0))
-"""Of no hole, one without extent."""
+"""A hole without extent: none."""
 KORNIA_READS: dict[str, Read] = {"top": "ys", "left": "xs", "height": "heights", "width": "widths"}
 
 

@@ -40,6 +40,8 @@ PASS_S = 0.01
 """Seconds of samples a case and round: noise of the machine lasts longer than a call, so many short rounds tell most."""
 START_S = 13.0
 """Seconds in which a pair of processes starts and builds its cases."""
+CASE_S = 1.5
+"""Seconds a case and pair: some 25 rounds of both sides."""
 FEWEST_PAIRS, FEWEST_ROUNDS = 6, 3
 """Fewest pairs: of fewer, equal signs alone are no evidence at 5 % (2 / 2^5). Fewest rounds of a pair."""
 
@@ -225,14 +227,16 @@ def turns(a: Path, b: Path, options: TurnsOptions, console: Console) -> int:
     for name in ("a", "b"):
         if holds_run(parent / name):
             raise ValueError(f"{parent / name} already holds a run: choose another --out")
-    parent.mkdir(parents=True, exist_ok=True)
     dataset = load(options.data, root=options.data_root, image_size=32, download=options.download)
-    pairs = max(FEWEST_PAIRS, round(60 * options.minutes / (START_S + 1.5 * len(cases))))
+    parent.mkdir(parents=True, exist_ok=True)
+    pairs = max(FEWEST_PAIRS, round(60 * options.minutes / (START_S + CASE_S * len(cases))))
     seconds = max(1.0, 60 * options.minutes / pairs - START_S)
     work = Work(data=absolute(options.data), data_root=options.data_root, device=options.device)
     about = f"{pairs} pairs of processes, about {duration(pairs * (START_S + seconds))}; results go to {parent}"
     console.print(f"augmark turns on {options.device}, images: {dataset.name}, {about}")
-    stored = Plan(suite=TURNS, cases=tuple(cases), settings={TURNS: uuid.uuid4().hex})
+    if dataset.fallback:
+        console.print(f"Not a real data set: {dataset.fallback}", style="bold red")
+    stored = Plan(suite=TURNS, cases=tuple(planned), settings={TURNS: uuid.uuid4().hex})
     folders: list[Path] = []
     slots, began = [Slot(side=0), Slot(side=1)], time.monotonic()
     for count, pair in enumerate(measure_in_turns(sides, work, cases, slots, pairs=pairs, seconds=seconds), start=1):
