@@ -47,11 +47,11 @@ def test_memory_that_a_call_frees_serves_the_next() -> None:
 def test_shares_by_hand() -> None:
     """In 10 s on two CPUs all were busy for 12 s, 7 s of them by us; the host took 1 s of 20, pressure stood for 4 s."""
     end = Sample(wall_s=110.0, cpus=2, busy_s=62.0, steal_s=2.0, own_s=27.0, cpu_pressure_s=7.0, memory_pressure_s=0.0)
-    found = compare(START, end, (3, False))
-    assert found == Disturbance(
+    shares = compare(START, end, (3, False))
+    assert shares == Disturbance(
         others_cpu=0.25, steal=0.05, cpu_pressure=0.4, memory_pressure=0.0, gpu_others=3, throttled=False
     )
-    assert found.words == "others used 25% of the CPU, the host took 5%, 3 other processes on the GPU"
+    assert shares.words == "others used 25% of the CPU, the host took 5%, 3 other processes on the GPU"
 
 
 @pytest.mark.parametrize("name", ["busy_s", "own_s", "steal_s", "cpu_pressure_s", "memory_pressure_s"])
@@ -100,10 +100,10 @@ def test_a_busy_process_of_others_is_seen_and_a_child_is_ours(monkeypatch: pytes
     finally:
         child.kill()
         idle.kill()
-    ours, others = (present(compare(pair[0], pair[1]).others_cpu) for pair in (samples, stranger))
+    ours, theirs = (present(compare(pair[0], pair[1]).others_cpu) for pair in (samples, stranger))
     # The child gets what it can of the CPUs; other tests may run beside, and take from both alike.
     spent = (samples[1].own_s or 0.0) - (samples[0].own_s or 0.0)
-    assert others - ours == pytest.approx(spent / (samples[1].wall_s - samples[0].wall_s) / samples[0].cpus, abs=0.15)
+    assert theirs - ours == pytest.approx(spent / (samples[1].wall_s - samples[0].wall_s) / samples[0].cpus, abs=0.15)
     assert spent > 0.1
 
 

@@ -339,7 +339,7 @@ class _Waits(TorchDispatchMode):
 @pytest.mark.parametrize("change", [{}, {"graph": "off"}, {"graph": "off", "recipe": "randaugment"}, {"recipe": "mixup"}])
 @pytest.mark.usefixtures("_on_a_cpu")
 def test_no_step_waits_for_the_device(change: dict[str, Any], sgd: TrainConfig, shapes: Dataset) -> None:
-    """Of an epoch between its first and last step, all of full batches: on a CPU, eager SGD reads the step size."""
+    """Waits between the first and last step of an epoch of full batches: on a CPU, eager SGD reads the step size."""
     waits, config = _Waits(), replace(sgd, resident=True, slow_weights_every=2, batch_size=40, **change)
     with open_trainer(config, shapes) as current, contextlib.ExitStack() as watched:
         current.warm_up()

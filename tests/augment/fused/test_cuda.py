@@ -391,7 +391,7 @@ def test_programs_wait_for_what_they_read(
 # ---- compiled for a GPU that is not there -----------------------------------------------------------------------------
 
 MOST_INSTRUCTIONS = {"none": 360, "flip": 480, "crop_flip": 720, "crop_flip@224": 760}
-"""Of 16 pixels a thread: a few more than they take."""
+"""Instructions for 16 pixels a thread: a few more than they take."""
 LARGE = ("crop_flip@224", "d2l@224", "randaugment@224", "augmix@224")
 
 
