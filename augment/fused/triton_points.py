@@ -121,22 +121,20 @@ def blend(red, green, blue, background, factor):
 
 
 @triton.jit
-def hue_share(sixths, chroma, value, offset):
-    turns = (sixths + offset) * (1 / 6)
-    place = (turns - tl.floor(turns)) * 6
-    return value - unit(2 - tl.abs(place - 2)) * chroma
-
-
-@triton.jit
 def hue(red, green, blue, strength):
-    value = tl.maximum(tl.maximum(red, green), blue)
-    chroma = value - tl.minimum(tl.minimum(red, green), blue)
-    sixths = tl.where(green == value, blue - red + 2 * chroma, red - green + 4 * chroma)
-    sixths = tl.where(red == value, green - blue, sixths) / tl.maximum(chroma, 1e-30) + strength * 6
+    """Turn the hue; ``place`` on the wheel lies between -3 and 3 sixths, 0 is red, and each channel is a clamped distance."""
+    low, high = tl.minimum(tl.minimum(red, green), blue), tl.maximum(tl.maximum(red, green), blue)
+    chroma = high - low
+    from_green = green == high
+    difference = tl.where(from_green, blue - red, red - green)
+    turns = tl.where(from_green, strength + 5 / 6, strength + 7 / 6)  # half a turn more, which floor takes away
+    difference, turns = tl.where(red == high, green - blue, difference), tl.where(red == high, strength + 0.5, turns)
+    turns += difference / (6 * chroma + 1e-30)
+    place = (turns - tl.floor(turns)) * 6 - 3
     return (
-        hue_share(sixths, chroma, value, 17.0),
-        hue_share(sixths, chroma, value, 15.0),
-        hue_share(sixths, chroma, value, 13.0),
+        unit(2 - tl.abs(place)) * chroma + low,
+        unit(tl.abs(place + 1) - 1) * chroma + low,
+        unit(tl.abs(place - 1) - 1) * chroma + low,
     )
 
 
