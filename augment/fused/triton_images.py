@@ -232,7 +232,7 @@ def target_of(
     record: tl.constexpr, p: tl.constexpr, passes: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
 ):  # fmt: skip
     if p == passes - 1:
-        return out + image * strides[0], strides
+        return out + image * strides[0], (strides[0], strides[1], strides[2], strides[3])  # Triton 3.6 returns no constant tuple
     else:
         return buffer_of(scratch, p, room, buffers), planes(image, size(record, "out_height"), size(record, "out_width"))
 
@@ -245,7 +245,8 @@ def held_pass(
 ):  # fmt: skip
     """Do one pass over an image that the program holds, and return its values; they are stored unless the next pass takes them.
 
-    Barriers: between the reading and the writing of scratch memory, and between its writing and the next pass or image.
+    Barriers: between the reading and the writing of scratch memory, if the pass does both, and between its writing and the next
+    pass or image.
     """
     record: tl.constexpr = get(chain, p)
     index = tl.max_contiguous(tl.arange(0, tile), 1)  # neighbouring threads read neighbouring places
@@ -255,7 +256,7 @@ def held_pass(
     else:
         red, green, blue = sample(source, strides, draws, image, partner, 0, index, mask, record, white, False)
         red, green, blue = scaled(red, green, blue, record, white)
-        if p > 0 or buffers > 1:
+        if p > 0 and (p < len(chain) - 1 or step(record, 0, "sampler") == AUGMIX):
             tl.debug_barrier()  # all is read: it may be overwritten
     if step(record, 0, "sampler") == AUGMIX:
         buffer = buffer_of(scratch, p, room, buffers)
