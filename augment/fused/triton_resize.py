@@ -15,8 +15,6 @@ from augment.fused.triton_points import get, size, step
 from augment.fused.triton_steps import do_step, store_at
 
 WINDOW = tl.constexpr(SAMPLERS.index("window"))
-KEPT = tl.constexpr(3)
-"""Neighbours of a column whose weights a thread keeps: all of them if images shrink to two thirds or less than that."""
 PIXELS = 8
 """Pixels of a tile for which a program has a thread."""
 
@@ -31,6 +29,12 @@ def is_resized(record) -> bool:
 def can_shrink(record) -> bool:
     """Return whether windows may have more rows than the result."""
     return size(record, "moved_height") > size(record, "out_height")
+
+
+@triton.constexpr_function
+def kept_of(record) -> int:
+    """Return the neighbours of a column whose weights a thread keeps: all down to a scale of two thirds."""
+    return 3 if size(record, "moved_width") > size(record, "out_width") and step(record, 0, "antialias") else 2
 
 
 @triton.constexpr_function
@@ -98,9 +102,9 @@ def window_of(draws, image, record: tl.constexpr):
 
 
 @triton.jit
-def weight_of(place, centre, reach, length):
+def weight_of(place, centre, slope, length):
     """Return the weight of the pixel at a place along an axis: a triangle about the centre, 0 outside the window."""
-    weight = tl.maximum(1 - tl.abs(place + 0.5 - centre) / reach, 0.0)
+    weight = tl.maximum(1 - tl.abs(place + 0.5 - centre) * slope, 0.0)
     return tl.where((place >= 0) & (place < length), weight, 0.0)
 
 
@@ -116,29 +120,29 @@ def columns_of(draws, image, left, width, x, record: tl.constexpr, white: tl.con
     centre = (origin + direction * x + 0.5) * scale
     first = tl.floor(centre - reach + 0.5).to(tl.int32) + left.to(tl.int32)
     # Neighbours that are kept lie inside the image: pixels that have no weight take the places of those outside.
-    first = tl.minimum(tl.maximum(first, 0), max(size(record, "moved_width") - KEPT, 0))
+    first = tl.minimum(tl.maximum(first, 0), max(size(record, "moved_width") - kept_of(record), 0))
     place, count = first - left, tl.ceil(2 * reach).to(tl.int32)
-    total = centre * 0
-    for n in range(tl.maximum(count, KEPT)):
-        total += weight_of(place + n, centre, reach, width)
+    slope, total = 1 / reach, centre * 0
+    for n in range(tl.maximum(count, kept_of(record))):
+        total += weight_of(place + n, centre, slope, width)
     share = 1 / (total * white)
-    kept = (weight_of(place, centre, reach, width) * share,)
-    for n in tl.static_range(1, KEPT):
-        kept = kept + (weight_of(place + n, centre, reach, width) * share,)  # noqa: RUF005  # Triton's
-    return first, place, centre, reach, count, share, kept
+    kept = (weight_of(place, centre, slope, width) * share,)
+    for n in tl.static_range(1, kept_of(record)):
+        kept = kept + (weight_of(place + n, centre, slope, width) * share,)  # noqa: RUF005  # Triton's
+    return first, place, centre, slope, count, share, kept
 
 
 @triton.jit
 def across(source, top, row, height, width, columns, record: tl.constexpr):
     """Return weighted sums of the neighbours of columns in a row of the window, or in its nearest one."""
-    first, place, centre, reach, count, share, kept = columns
+    first, place, centre, slope, count, share, kept = columns
     y = (top + tl.minimum(tl.maximum(row, 0.0), height - 1)).to(tl.int32)
     red, green, blue = 0.0, 0.0, 0.0
-    for n in tl.static_range(KEPT):
+    for n in tl.static_range(len(kept)):
         r, g, b = inner_pixel(source, y, clamped(first + n, size(record, "moved_width")), None, record)
         red, green, blue = red + r * kept[n], green + g * kept[n], blue + b * kept[n]
-    for n in range(KEPT, count):
-        weight = weight_of(place + n, centre, reach, width) * share
+    for n in range(len(kept), count):
+        weight = weight_of(place + n, centre, slope, width) * share
         r, g, b = inner_pixel(source, y, clamped(first + n, size(record, "moved_width")), None, record)
         red, green, blue = red + r * weight, green + g * weight, blue + b * weight
     return red, green, blue
@@ -153,8 +157,8 @@ def enlarge(
     last = tl.floor((y + 0.5) * scale - 0.5) - 1
     below_r, below_g, below_b = across(source, top, last + 1, height, width, columns, record)
     above_r, above_g, above_b = below_r, below_g, below_b
-    for k in range(rows):
-        place = (y + k + 0.5) * scale - 0.5
+    for _ in range(rows):
+        place = (y + 0.5) * scale - 0.5
         row = tl.floor(place)
         if can_shrink(record) and not step(record, 0, "antialias"):  # rows are left out
             above_r, above_g, above_b = across(source, top, row, height, width, columns, record)
@@ -164,7 +168,8 @@ def enlarge(
         below_r, below_g, below_b = across(source, top, row + 1, height, width, columns, record)
         share, last = place - row, row
         red, green = above_r + (below_r - above_r) * share, above_g + (below_g - above_g) * share
-        finish(result, y + k, end, red, green, above_b + (below_b - above_b) * share, record, to_bytes)
+        finish(result, y, end, red, green, above_b + (below_b - above_b) * share, record, to_bytes)
+        y += 1
 
 
 @triton.jit
@@ -173,11 +178,12 @@ def shrink(
 ):  # fmt: skip
     """Share rows of the source between the two rows of the result between whose centres they lie."""
     scale = height / size(record, "out_height")
+    slope = 1 / scale
     row = tl.floor((y - 0.5) * scale + 0.5)
     zero, total, next_total = result[4] * 0.0 + row * 0, row * 0, row * 0
     red, green, blue, next_r, next_g, next_b = zero, zero, zero, zero, zero, zero
     for _ in range(tl.ceil((rows + 1) * scale).to(tl.int32) + 1):
-        weight, next_weight = weight_of(row, (y + 0.5) * scale, scale, height), weight_of(row, (y + 1.5) * scale, scale, height)
+        weight, next_weight = weight_of(row, (y + 0.5) * scale, slope, height), weight_of(row, (y + 1.5) * scale, slope, height)
         r, g, b = across(source, top, row, height, width, columns, record)
         red, green, blue, total = red + r * weight, green + g * weight, blue + b * weight, total + weight
         next_r, next_g, next_b = next_r + r * next_weight, next_g + g * next_weight, next_b + b * next_weight
