@@ -21,7 +21,7 @@ from augment.distributions import Params
 from augment.fused import triton_images as kernels
 from augment.fused.launches import keep, signature
 from augment.fused.layouts import InlineDraws, Launch, inline_draws, prepare
-from augment.fused.passes import Pass, check_sizes, passes, split_blur, stretches
+from augment.fused.passes import Pass, check_sizes, passes, split_sampling, stretches
 from augment.fused.plans import Plan
 from augment.fused.triton_random import Key, no_keys, take_key
 
@@ -62,7 +62,7 @@ def apply_plan(
 
 def _cut(plan: Plan, dtype: torch.dtype) -> list[tuple[Pass, ...]]:
     """Return a plan's passes in stretches, one for each launch."""
-    steps = [part for step in passes(plan.ops, is_rounded=dtype == torch.uint8) for part in split_blur(step)]
+    steps = [part for step in passes(plan.ops, is_rounded=dtype == torch.uint8) for part in split_sampling(step)]
     return stretches(steps)
 
 

@@ -18,6 +18,7 @@ from triton import next_power_of_2
 
 from augment import policies
 from augment.fused import triton_images as kernels
+from augment.fused import triton_resize
 from augment.fused.kinds import SAMPLERS
 from augment.fused.launches import Prepared
 from augment.fused.passes import Pass, PassRecord, encode, split_chains
@@ -70,7 +71,8 @@ def _layout(stretch: tuple[Pass, ...], height: int, width: int, whole: int, tile
         chain = _encode_all([part for parts in split for part in parts], height, width)
     chain_ops = [record.chain_op for record in chain if record.chain_op]
     room = 3 * max(_most_pixels(chain[:-1]), _most_pixels(chain_ops))
-    buffers = 4 if _most_pixels(chain_ops) > tile else 2 if len(chain) > 2 and _most_pixels(chain) > tile else int(room > 0)
+    is_apart = _most_pixels(chain) > tile or any(triton_resize.is_resized(record) for record in chain[1:-1])
+    buffers = 4 if _most_pixels(chain_ops) > tile else 2 if len(chain) > 2 and is_apart else int(room > 0)
     return Layout(tuple(chain), tile, buffers, room, max(r.measured for r in (*chain, *chain_ops)))
 
 
@@ -195,13 +197,15 @@ def _prepare_whole(layout: Layout, images: Tensor, out: Tensor, inline: InlineDr
 
 PROGRAMS = 1024
 """Programs that keep the 132 multiprocessors of a large GPU busy."""
+SHORTEST = 6
+"""Rows of a thread that resizes: it reads a row or two more than those of the source that they need."""
 
 
 def _prepare_tiles(record: PassRecord, images: Tensor, out: Tensor, draws: tuple[Any, ...], numbers: int) -> PassLaunch:
     """Prepare a program a tile, and a launch that measures first if an image is several."""
     batch = len(images)
     tile = kernels.tile(record.pixels, record.measured > 0 and record.pixels <= kernels.WHOLE)
-    tiles = kernels.tiles(record, tile)
+    tiles = _count_strips(record, batch, tile) if triton_resize.is_resized(record) else -(-record.pixels // tile)
     count = record.measured if tiles > 1 else 0
     chunks = min(max(PROGRAMS // max(batch, 1), 1), tiles, 16) if count else 1
     constants = {
@@ -214,6 +218,13 @@ def _prepare_tiles(record: PassRecord, images: Tensor, out: Tensor, draws: tuple
         measure = _kernel(kernels.measure_pass, (batch, chunks, 1), constants, (record,), tile, record.is_exact)
     scratch = batch * (chunks * count + tiles * (count + numbers))
     return PassLaunch(launch, scratch, tuple(out.shape), (batch, chunks), measure)
+
+
+def _count_strips(record: PassRecord, batch: int, tile: int) -> int:
+    """Return the programs of a resized image: columns, each in as few strips of at least ``SHORTEST`` rows as fill a GPU."""
+    columns = triton_resize.beside(record)
+    shortest = SHORTEST * triton_resize.groups_of(record, tile)
+    return columns * max(min(-(-PROGRAMS // max(batch * columns, 1)), record.sizes.out_height // shortest), 1)
 
 
 def _white(images: Tensor) -> int:

@@ -146,12 +146,15 @@ def stretches(steps: Sequence[Pass]) -> list[tuple[Pass, ...]]:
     return groups
 
 
-def split_blur(step: Pass) -> tuple[Pass, ...]:
-    """Return the pass, or two if it blurs: along columns, then along rows with the changes that follow."""
-    if step.sampler is None or step.sampling != "blur":
-        return (step,)
-    down = Pass(moves=step.moves, sampler=step.sampler, is_exact=step.is_exact)
-    return down, replace(step, moves=(), sampler=replace(step.sampler, place=1))
+def split_sampling(step: Pass) -> tuple[Pass, ...]:
+    """Return the pass, or two: of a blur along columns, then along rows; of a resizing, then what measures its result."""
+    if step.sampling == "blur":
+        assert step.sampler is not None
+        down = Pass(moves=step.moves, sampler=step.sampler, is_exact=step.is_exact)
+        return down, replace(step, moves=(), sampler=replace(step.sampler, place=1))
+    if step.sampling in ("window", "resize") and any(map(_measures, step.changes)):
+        return replace(step, changes=()), Pass(changes=step.changes, is_exact=step.is_exact)
+    return (step,)
 
 
 def split_chains(step: Pass) -> tuple[Pass, ...]:

@@ -23,11 +23,12 @@ import triton.language as tl
 
 from augment.distributions import CHAIN
 from augment.fused.kinds import SAMPLERS
-from augment.fused.triton_geometry import sample, sample_at
+from augment.fused.triton_geometry import sample
 from augment.fused.triton_held import is_held, resized_held
 from augment.fused.triton_inline import own_draws
-from augment.fused.triton_points import first, get, pixels_of, size, step, unit
-from augment.fused.triton_steps import do_step, measure, merge, scaled
+from augment.fused.triton_points import first, get, pixels_of, size, step
+from augment.fused.triton_resize import is_resized, lanes_of, place_of, resize, rows_of
+from augment.fused.triton_steps import do_step, measure, merge, scaled, store
 
 WHOLE = 4096
 """Pixels of an image that one program can hold: the whole image is then measured without reading it twice."""
@@ -41,11 +42,8 @@ def tile(pixels: int, whole: bool) -> int:
     return triton.next_power_of_2(pixels if whole else min(pixels, max(TILE, pixels // 2**15)))
 
 
-ROUND = tl.constexpr(1.5 * 2**23)
 AUGMIX = tl.constexpr(SAMPLERS.index("augmix"))
 OPS = tl.constexpr(CHAIN)
-LANES = 32
-"""Threads of a warp."""
 
 
 @triton.constexpr_function
@@ -54,47 +52,14 @@ def is_moved(record) -> bool:
     return SAMPLERS[get(record, "steps", 0, "sampler")] in {"take", "mixup", "cutmix"} and not get(record, "measured")
 
 
-@triton.constexpr_function
-def columns_of(record) -> int:
-    """Return the columns of a tile: ``LANES`` of an image that is resized, 0 if a tile's pixels follow one another."""
-    is_resized = SAMPLERS[get(record, "steps", 0, "sampler")] in {"window", "resize"} and not get(record, "measured")
-    return LANES if is_resized and size(record, "out_width") >= LANES else 0
-
-
-@triton.constexpr_function
-def tiles(record, tile: int) -> int:
-    """Return the number of tiles of an image."""
-    columns = columns_of(record)
-    if columns:
-        return across(record, columns) * -(-size(record, "out_height") * columns // tile)
-    return -(-pixels_of(record) // tile)
-
-
-@triton.constexpr_function
-def across(record, columns: int) -> int:
-    """Return the number of tiles beside one another."""
-    return -(-size(record, "out_width") // columns)
-
-
 @triton.jit
-def places(number, tile: tl.constexpr, record: tl.constexpr):
-    """Return rows and columns of a tile's pixels, and which are in the image.
+def indices(number, tile: tl.constexpr, record: tl.constexpr):
+    """Return a tile's pixels. A thread's lie side by side only if a pass just moves pixels.
 
-    A thread's pixels lie side by side only if a pass just moves pixels. Else neighbouring threads do neighbouring pixels, and
-    read nearly the same places; of an image that is resized a thread's lie in a column, whose weights serve all of them.
+    Else neighbouring threads do neighbouring pixels, and read nearly the same places.
     """
-    index = tl.arange(0, tile)
-    if columns_of(record) > 0:
-        beside: tl.constexpr = across(record, columns_of(record))
-        x = tl.max_contiguous(number % beside * columns_of(record) + index % columns_of(record), 1)
-        y = number // beside * (tile // columns_of(record)) + index // columns_of(record)
-        mask = (x < size(record, "out_width")) & (y < size(record, "out_height"))
-    else:
-        index += number * tile
-        if not is_moved(record):
-            index = tl.max_contiguous(index, 1)
-        y, x, mask = index // size(record, "out_width"), index % size(record, "out_width"), index < pixels_of(record)
-    return y, x, mask
+    index = number * tile + tl.arange(0, tile)
+    return index if is_moved(record) else tl.max_contiguous(index, 1)
 
 
 @triton.jit
@@ -102,24 +67,6 @@ def planes(image, height: tl.constexpr, width: tl.constexpr):
     """Return strides of scratch memory: of images, of which it holds one, channels, rows and columns."""
     zero = (image * 0).to(tl.int32)
     return zero, zero + height * width, zero + width, zero + 1
-
-
-@triton.jit
-def store(target, strides, index, width: tl.constexpr, red, green, blue, mask, to_bytes: tl.constexpr):
-    store_at(target, strides, index // width, index % width, red, green, blue, mask, to_bytes)
-
-
-@triton.jit
-def store_at(target, strides, y, x, red, green, blue, mask, to_bytes: tl.constexpr):
-    if to_bytes:
-        # Adding 1.5 * 2**23 leaves no bits for a fraction: rounds half to even, as torch.round does.
-        red = (unit(red) * 255 + ROUND) - ROUND
-        green = (unit(green) * 255 + ROUND) - ROUND
-        blue = (unit(blue) * 255 + ROUND) - ROUND
-    place = target + y * strides[2] + x * strides[3]
-    tl.store(place, red.to(target.dtype.element_ty), mask=mask)
-    tl.store(place + strides[1], green.to(target.dtype.element_ty), mask=mask)
-    tl.store(place + 2 * strides[1], blue.to(target.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["batch", "chunks", "seed", "block"])
@@ -161,13 +108,18 @@ def image_pass(
     if count > 0:
         merge(scratch + image * chunks * count, row, drawn, own, chunks, record)
         tl.debug_barrier()
-    y, x, mask = places(tl.program_id(1), tile, record)
-    red, green, blue = sample_at(images, strides, drawn, own, partner, 0, y, x, mask, record, white, False)
-    red, green, blue = scaled(red, green, blue, record, white)
-    index = y * size(record, "out_width") + x
-    for n in tl.static_range(1, len(get(record, "steps"))):
-        red, green, blue = do_step(drawn, own, 0, index, red, green, blue, mask, row, record, n, count == 0)
-    store_at(out + image * out_strides[0], out_strides, y, x, red, green, blue, mask, to_bytes)
+    if is_resized(record):
+        target, rows = out + image * out_strides[0], rows_of(tl.num_programs(1), record)
+        top, column = place_of(tl.program_id(1), rows, record)
+        resize(images, strides, target, out_strides, drawn, own, top, column, rows, record, white, to_bytes, tile)
+    else:
+        index = indices(tl.program_id(1), tile, record)
+        mask = index < pixels_of(record)
+        red, green, blue = sample(images, strides, drawn, own, partner, 0, index, mask, record, white, False)
+        red, green, blue = scaled(red, green, blue, record, white)
+        for n in tl.static_range(1, len(get(record, "steps"))):
+            red, green, blue = do_step(drawn, own, 0, index, red, green, blue, mask, row, record, n, count == 0)
+        store(out + image * out_strides[0], out_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
 
 
 # ---- an image from the first pass to the last -------------------------------------------------------------------------
@@ -198,7 +150,7 @@ def image_passes(
         for p in tl.static_range(len(chain)):
             source, source_strides = source_of(first, first_strides, scratch, own, get(chain, p), p, room, buffers)
             target, target_strides = target_of(out, out_strides, scratch, image, get(chain, p), p, len(chain), room, buffers)
-            if pixels_of(get(chain, p)) <= tile:
+            if pixels_of(get(chain, p)) <= tile and (is_held(chain, p, tile) or not is_resized(get(chain, p))):
                 red, green, blue = held_pass(
                     red, green, blue, source, source_strides, target, target_strides, scratch, measured, drawn, own, partner,
                     chain, p, white if p == 0 else 1, room, buffers, to_bytes and p == len(chain) - 1, tile,
@@ -232,7 +184,12 @@ def target_of(
     record: tl.constexpr, p: tl.constexpr, passes: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
 ):  # fmt: skip
     if p == passes - 1:
-        return out + image * strides[0], (strides[0], strides[1], strides[2], strides[3])  # Triton 3.6 returns no constant tuple
+        return out + image * strides[0], (
+            strides[0],
+            strides[1],
+            strides[2],
+            strides[3],
+        )  # 3.6 returns no constant tuple
     else:
         return buffer_of(scratch, p, room, buffers), planes(image, size(record, "out_height"), size(record, "out_width"))
 
@@ -276,8 +233,17 @@ def do_pass(
     record: tl.constexpr, p: tl.constexpr, white: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
     to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
-    """Do all of one pass over a larger image. Its last barrier makes the result, and the row, free to be read and written."""
-    if step(record, 0, "sampler") == AUGMIX:
+    """Do all of one pass over an image that is resized through memory or is larger than a tile.
+
+    Its last barrier makes the result, and the row, free to be read and written.
+    """
+    if is_resized(record):
+        for column in range(0, size(record, "out_width"), lanes_of(record)):
+            resize(
+                source, strides, target, target_strides, draws, image, 0, column, size(record, "out_height"),
+                record, white, to_bytes, tile,
+            )  # fmt: skip
+    elif step(record, 0, "sampler") == AUGMIX:
         tiled_chains(source, strides, scratch, row, draws, image, partner, record, p, white, room, buffers, tile)
     else:
         tiled_pass(source, strides, target, target_strides, row, draws, image, partner, 0, record, white, to_bytes, tile)

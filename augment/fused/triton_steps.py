@@ -30,6 +30,7 @@ from augment.fused.triton_random import normals
 PLAIN = sum(1 << index for index, name in enumerate(POINTS) if name not in MEASURES)
 JITTER, ERASE, NORMALIZE, NOISE = (tl.constexpr(CHANGES.index(name)) for name in ("jitter", "erase", "normalize", "noise"))
 CONTRAST, AUTOCONTRAST, EQUALIZE = (tl.constexpr(POINTS.index(name)) for name in ("contrast", "autocontrast", "equalize"))
+ROUND = tl.constexpr(1.5 * 2**23)
 
 
 @triton.constexpr_function
@@ -100,6 +101,24 @@ def noise_of(source, image, index, mask, record: tl.constexpr, n: tl.constexpr):
         )
     else:
         return normals(source[0], source[1], source[2], index, step(record, n, "value"))
+
+
+@triton.jit
+def store(target, strides, index, width: tl.constexpr, red, green, blue, mask, to_bytes: tl.constexpr):
+    store_at(target, strides, index // width, index % width, red, green, blue, mask, to_bytes)
+
+
+@triton.jit
+def store_at(target, strides, y, x, red, green, blue, mask, to_bytes: tl.constexpr):
+    if to_bytes:
+        # Adding 1.5 * 2**23 leaves no bits for a fraction: rounds half to even, as torch.round does.
+        red = (unit(red) * 255 + ROUND) - ROUND
+        green = (unit(green) * 255 + ROUND) - ROUND
+        blue = (unit(blue) * 255 + ROUND) - ROUND
+    place = target + y * strides[2] + x * strides[3]
+    tl.store(place, red.to(target.dtype.element_ty), mask=mask)
+    tl.store(place + strides[1], green.to(target.dtype.element_ty), mask=mask)
+    tl.store(place + 2 * strides[1], blue.to(target.dtype.element_ty), mask=mask)
 
 
 # ---- statistics of a whole image --------------------------------------------------------------------------------------

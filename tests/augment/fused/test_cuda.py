@@ -38,7 +38,6 @@ from triton.runtime import interpreter  # noqa: E402
 from augment.fused import cuda, layouts, triton_images  # noqa: E402
 from augment.fused import launches as launches_of  # noqa: E402
 from augment.fused.launches import Prepared  # noqa: E402
-from augment.fused.passes import passes  # noqa: E402
 from augment.fused.triton_held import is_held  # noqa: E402
 
 KERNELS = ("image_passes", "image_pass", "measure_pass")
@@ -254,7 +253,8 @@ def test_images_that_stay_in_registers_between_passes(side: int) -> None:
     behind = [ops.HorizontalFlip(), ops.VerticalFlip(), ops.Cutout(), ops.Contrast(), ops.Normalize()]
     for window in (ops.RandomResizedCrop(size=side), ops.RandomResizedCrop(size=side, antialias=False)):
         recipe = [ops.HorizontalFlip(), ops.ColorJitter(), window, *behind]
-        layout = layouts._layout(passes(recipe), side, side, triton_images.WHOLE, triton_images.TILE)
+        (stretch,) = cuda._cut(fused.plan(recipe), torch.float32)
+        layout = layouts._layout(stretch, side, side, triton_images.WHOLE, triton_images.TILE)
         assert [is_held(layout.chain, p, layout.tile) for p in range(3)] == [False, True, False]
         check(recipe, pictures(5, side, side))
 

@@ -15,7 +15,7 @@ from augment.fused.passes import (
     Sizes,
     encode,
     passes,
-    split_blur,
+    split_sampling,
     split_chains,
     stretches,
 )
@@ -119,7 +119,7 @@ def test_what_is_measured_and_what_must_be_exact() -> None:
 
 def test_a_blur_by_axes() -> None:
     (step,) = passes([FLIPPED, ops.GaussianBlur(kernel_size=3), ops.VerticalFlip(), ops.Contrast()])
-    down, across = split_blur(step)
+    down, across = split_sampling(step)
     assert (len(down.moves), len(down.mirrors), len(down.changes)) == (1, 0, 0)
     assert (len(across.moves), len(across.mirrors), len(across.changes)) == (0, 1, 1)
     assert down.parameters() == ((0, "applied"), (1, "sigma"))
@@ -129,7 +129,7 @@ def test_a_blur_by_axes() -> None:
     record = encode(across, 9, 7, start=2)  # behind the two of the first
     assert (record.steps[0].first, record.steps[0].place, record.steps[1].strengths) == (2, 1, 4)
     assert (record.moves, record.at) == ((MoveRecord(2, FLIP, 3, 8),), 1)
-    assert split_blur(Pass()) == (Pass(),)
+    assert split_sampling(Pass()) == (Pass(),)
 
 
 def test_chains_and_what_follows() -> None:
