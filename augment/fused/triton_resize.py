@@ -73,9 +73,9 @@ def resize(
     record: tl.constexpr, white: tl.constexpr, to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     """Resize to ``rows`` rows and ``lanes_of`` columns from ``top`` and ``column`` on, change values and store them."""
-    height_of_group = tl.cdiv(rows, groups_of(record, tile))
-    y = top + tl.arange(0, groups_of(record, tile))[:, None] * height_of_group
-    end = tl.minimum(tl.minimum(y + height_of_group, top + rows), size(record, "out_height"))
+    depth = tl.cdiv(rows, groups_of(record, tile))
+    y = top + tl.arange(0, groups_of(record, tile))[:, None] * depth
+    end = tl.minimum(tl.minimum(y + depth, top + rows), size(record, "out_height"))
     x = tl.max_contiguous(column + tl.arange(0, lanes_of(record)), 1)[None, :]
     source = frame_of(images, strides, draws, image, record)
     result = (target, target_strides, draws, image, x)
@@ -83,11 +83,11 @@ def resize(
     columns = columns_of(draws, image, window_left, width, x, record, white)
     if step(record, 0, "antialias") and can_shrink(record):
         if height > size(record, "out_height"):
-            shrink(source, window_top, height, width, columns, result, y, end, height_of_group, record, to_bytes)
+            shrink(source, window_top, height, width, columns, result, y, end, depth, record, to_bytes)
         else:
-            enlarge(source, window_top, height, width, columns, result, y, end, height_of_group, record, to_bytes)
+            enlarge(source, window_top, height, width, columns, result, y, end, depth, record, to_bytes)
     else:
-        enlarge(source, window_top, height, width, columns, result, y, end, height_of_group, record, to_bytes)
+        enlarge(source, window_top, height, width, columns, result, y, end, depth, record, to_bytes)
 
 
 @triton.jit
@@ -153,12 +153,12 @@ def enlarge(
     source, top, height, width, columns, result, y, end, rows, record: tl.constexpr, to_bytes: tl.constexpr
 ):  # fmt: skip
     """Do rows that lie between two rows of the source, of which the upper one often was a lower one before."""
-    scale = height / size(record, "out_height")
-    last = tl.floor((y + 0.5) * scale - 0.5) - 1
+    scale, line = height / size(record, "out_height"), y + 0.5  # not from y in the loop, which addresses make 64 bits wide
+    last = tl.floor(line * scale - 0.5) - 1
     below_r, below_g, below_b = across(source, top, last + 1, height, width, columns, record)
     above_r, above_g, above_b = below_r, below_g, below_b
     for _ in range(rows):
-        place = (y + 0.5) * scale - 0.5
+        place = line * scale - 0.5
         row = tl.floor(place)
         if can_shrink(record) and not step(record, 0, "antialias"):  # rows are left out
             above_r, above_g, above_b = across(source, top, row, height, width, columns, record)
@@ -169,7 +169,7 @@ def enlarge(
         share, last = place - row, row
         red, green = above_r + (below_r - above_r) * share, above_g + (below_g - above_g) * share
         finish(result, y, end, red, green, above_b + (below_b - above_b) * share, record, to_bytes)
-        y += 1
+        y, line = y + 1, line + 1
 
 
 @triton.jit
@@ -177,25 +177,24 @@ def shrink(
     source, top, height, width, columns, result, y, end, rows, record: tl.constexpr, to_bytes: tl.constexpr
 ):  # fmt: skip
     """Share rows of the source between the two rows of the result between whose centres they lie."""
-    scale = height / size(record, "out_height")
-    slope = 1 / scale
-    row = tl.floor((y - 0.5) * scale + 0.5)
-    zero, total, next_total = result[4] * 0.0 + row * 0, row * 0, row * 0
+    scale, line = height / size(record, "out_height"), y + 0.5
+    slope, row = 1 / scale, tl.floor((line - 1) * scale + 0.5)
+    zero, total, next_total = columns[0] * 0.0 + row * 0, row * 0, row * 0
     red, green, blue, next_r, next_g, next_b = zero, zero, zero, zero, zero, zero
     for _ in range(tl.ceil((rows + 1) * scale).to(tl.int32) + 1):
-        weight, next_weight = weight_of(row, (y + 0.5) * scale, slope, height), weight_of(row, (y + 1.5) * scale, slope, height)
+        weight, next_weight = weight_of(row, line * scale, slope, height), weight_of(row, (line + 1) * scale, slope, height)
         r, g, b = across(source, top, row, height, width, columns, record)
         red, green, blue, total = red + r * weight, green + g * weight, blue + b * weight, total + weight
         next_r, next_g, next_b = next_r + r * next_weight, next_g + g * next_weight, next_b + b * next_weight
         next_total += next_weight
         row += 1
-        is_done = row + 0.5 >= (y + 1.5) * scale
+        is_done = row + 0.5 >= (line + 1) * scale
         share = 1 / total
         finish(result, y, tl.where(is_done, end, 0), red * share, green * share, blue * share, record, to_bytes)
         red, green, blue = tl.where(is_done, next_r, red), tl.where(is_done, next_g, green), tl.where(is_done, next_b, blue)
         next_r, next_g, next_b = tl.where(is_done, 0.0, next_r), tl.where(is_done, 0.0, next_g), tl.where(is_done, 0.0, next_b)
         total, next_total = tl.where(is_done, next_total, total), tl.where(is_done, 0.0, next_total)
-        y += is_done.to(tl.int32)
+        y, line = y + is_done, line + is_done
 
 
 @triton.jit

@@ -225,13 +225,26 @@ def test_images_larger_than_a_tile(op: Op) -> None:
     check([ops.HorizontalFlip(), ops.Cutout(), op, ops.Grayscale(), ops.Normalize()], pictures(5, 13, 31))
 
 
-@pytest.mark.usefixtures("small_tiles")
-@pytest.mark.parametrize("size", [31, 40])
-def test_resized_images_larger_than_a_tile(size: int) -> None:
-    """Tiles of 32 columns, if images are as wide, of which the last ones reach beyond the image."""
+@pytest.mark.parametrize("layout", ["whole", "tiles", "channels_last", "strided", "floats"])
+@pytest.mark.parametrize("size", [3, 31, 40])
+def test_resized_images(size: int, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns of 32, of which the last ones reach beyond the image, in strips of rows; windows that shrink, grow or do both."""
+    if layout == "tiles":
+        hold(monkeypatch, 0, 128)
     behind = [ops.HorizontalFlip(), ops.Cutout(), ops.GaussianNoise(), ops.Invert(), ops.VerticalFlip(), ops.Normalize()]
-    for op in (ops.RandomResizedCrop(size=size), ops.Resize(size=size)):
-        check([ops.HorizontalFlip(), op, *behind], pictures(3, 37, 41))
+    images = pictures(3, 37, 41, torch.float32 if layout == "floats" else torch.uint8)
+    if layout == "channels_last":
+        images = images.contiguous(memory_format=torch.channels_last)
+    elif layout == "strided":
+        images = images.repeat_interleave(2, 3)[..., ::2]
+    for op in (ops.RandomResizedCrop(size=size), ops.Resize(size=size), ops.RandomResizedCrop(size=size, antialias=False)):
+        check([ops.HorizontalFlip(), ops.RandomCrop(size=36, padding=4), op, *behind], images)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(1, 2, 5), (90, 3, 4), (2, 80, 5), (16, 16, 16)])
+def test_resized_images_of_extreme_shapes(height: int, width: int, size: int) -> None:
+    """As few pixels as a thread keeps, dozens of neighbours a pixel, one that nothing moves, and a measure behind."""
+    check([ops.Resize(size=size), ops.VerticalFlip(), ops.Contrast(), ops.Normalize()], pictures(2, height, width))
 
 
 @pytest.mark.slow
@@ -275,7 +288,7 @@ def test_many_passes_and_fewer_programs_than_images(tile: int | None, monkeypatc
         hold(monkeypatch, 0, tile)
     smooth = [op for op in MANY if not isinstance(op, ops.RandAugment | ops.Equalize)]  # no thresholds: last bits are no steps
     check([*smooth[:-1], ops.AugMix(), smooth[-1]] if tile else smooth, pictures(4, 11, 12))
-    assert kernel.programs == (1 if tile else 4)  # four buffers a program: of large images every fourth
+    assert kernel.programs == (1 if tile else 2)  # buffers a program: four of large images, two where a resizing is between
 
 
 def test_a_larger_image_behind_one_that_a_program_holds(monkeypatch: pytest.MonkeyPatch) -> None:
