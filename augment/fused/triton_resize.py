@@ -32,9 +32,15 @@ def can_shrink(record) -> bool:
 
 
 @triton.constexpr_function
+def can_narrow(record) -> bool:
+    """Return whether a column may have more than two neighbours."""
+    return size(record, "moved_width") > size(record, "out_width") and step(record, 0, "antialias")
+
+
+@triton.constexpr_function
 def kept_of(record) -> int:
     """Return the neighbours of a column whose weights a thread keeps: all down to a scale of two thirds."""
-    return 3 if size(record, "moved_width") > size(record, "out_width") and step(record, 0, "antialias") else 2
+    return 3 if can_narrow(record) else 2
 
 
 @triton.constexpr_function
@@ -141,10 +147,11 @@ def across(source, top, row, height, width, columns, record: tl.constexpr):
     for n in tl.static_range(len(kept)):
         r, g, b = inner_pixel(source, y, clamped(first + n, size(record, "moved_width")), None, record)
         red, green, blue = red + r * kept[n], green + g * kept[n], blue + b * kept[n]
-    for n in range(len(kept), count):
-        weight = weight_of(place + n, centre, slope, width) * share
-        r, g, b = inner_pixel(source, y, clamped(first + n, size(record, "moved_width")), None, record)
-        red, green, blue = red + r * weight, green + g * weight, blue + b * weight
+    if can_narrow(record):
+        for n in range(len(kept), count):
+            weight = weight_of(place + n, centre, slope, width) * share
+            r, g, b = inner_pixel(source, y, clamped(first + n, size(record, "moved_width")), None, record)
+            red, green, blue = red + r * weight, green + g * weight, blue + b * weight
     return red, green, blue
 
 
