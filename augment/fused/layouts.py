@@ -25,6 +25,7 @@ from augment.fused.passes import Pass, PassRecord, encode, split_chains
 from augment.fused.plans import Plan
 from augment.fused.sample import Program
 from augment.fused.sample import encode as encode_draws
+from augment.fused.triton_held import is_held
 from augment.fused.triton_inline import Inline
 from augment.fused.triton_random import Key
 
@@ -233,9 +234,20 @@ def _white(images: Tensor) -> int:
 def _kernel(
     kernel: Any, grid: tuple[int, int, int], constants: dict[str, Any], chain: Sequence[PassRecord], tile: int, is_exact: bool
 ) -> Prepared:
-    # With 128 registers two programs of 256 threads share a multiprocessor; policies would take more.
     warps = min(max(tile // (32 * _pixels_a_thread(chain)), 1), 16)
-    return Prepared(kernel, grid, constants, num_warps=warps, maxnreg=128, enable_fp_fusion=not is_exact)
+    return Prepared(kernel, grid, constants, num_warps=warps, maxnreg=_registers(chain, tile), enable_fp_fusion=not is_exact)
+
+
+def _registers(chain: Sequence[PassRecord], tile: int) -> int:
+    """Return the most registers of a thread; a multiprocessor has 65,536.
+
+    With 64, all of 1,024 images of 32x32 that stay in registers are on 132 multiprocessors at once, 8 programs of 128 threads
+    each. With 80, 3 programs of 256 threads of a policy share one.
+    """
+    if any(is_held(chain, p, tile) for p in range(len(chain))):
+        return 64
+    is_policy = any(SAMPLERS[record.steps[0].sampler] == "neighbours" for record in chain)
+    return 80 if is_policy and _most_pixels(chain) <= tile else 128
 
 
 def _pixels_a_thread(chain: Sequence[PassRecord]) -> int:

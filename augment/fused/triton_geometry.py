@@ -142,7 +142,8 @@ def between(frame, source_y, source_x, mask, record: tl.constexpr):
         weight_x = tl.where(right == 1, source_x - left, 1 - (source_x - left))
         weight_y = tl.where(below == 1, source_y - top, 1 - (source_y - top))
         r, g, b = pixel(frame, top.to(tl.int32) + below, left.to(tl.int32) + right, mask, record)
-        red, green, blue = red + r * weight_x * weight_y, green + g * weight_x * weight_y, blue + b * weight_x * weight_y
+        weight = weight_x * weight_y
+        red, green, blue = red + r * weight, green + g * weight, blue + b * weight
     return red, green, blue
 
 

@@ -24,6 +24,7 @@ import triton.language as tl
 from augment.distributions import CHAIN
 from augment.fused.kinds import SAMPLERS
 from augment.fused.triton_geometry import sample
+from augment.fused.triton_held import is_held, resized_held
 from augment.fused.triton_inline import own_draws
 from augment.fused.triton_points import first, get, pixels_of, size, step
 from augment.fused.triton_resize import is_resized, lanes_of, place_of, resize, rows_of
@@ -139,18 +140,26 @@ def image_passes(
     program = tl.program_id(0).to(tl.int64)
     scratch += program * (buffers * room + count + numbers)
     measured = scratch + buffers * room
-    for number in range(program, batch, tl.num_programs(0)):
-        image = program * 0 + number  # the interpreter counts in plain numbers, without a type
+    turns = tl.cdiv(batch - tl.program_id(0), tl.num_programs(0)) if buffers > 1 else 1
+    for turn in range(turns):
+        image = program + turn * tl.num_programs(0)
         first, first_strides, own, partner, drawn = own_draws(
             images, strides, measured + count, draws, keys, tables, image, batch, seed, block, inline
         )
+        red, green, blue = 0, 0, 0
         for p in tl.static_range(len(chain)):
             source, source_strides = source_of(first, first_strides, scratch, own, get(chain, p), p, room, buffers)
             target, target_strides = target_of(out, out_strides, scratch, image, get(chain, p), p, len(chain), room, buffers)
-            do_pass(
-                source, source_strides, target, target_strides, scratch, measured, drawn, own, partner, get(chain, p), p,
-                white if p == 0 else 1, room, buffers, to_bytes and p == len(chain) - 1, tile,
-            )  # fmt: skip
+            if pixels_of(get(chain, p)) <= tile and (is_held(chain, p, tile) or not is_resized(get(chain, p))):
+                red, green, blue = held_pass(
+                    red, green, blue, source, source_strides, target, target_strides, scratch, measured, drawn, own, partner,
+                    chain, p, white if p == 0 else 1, room, buffers, to_bytes and p == len(chain) - 1, tile,
+                )  # fmt: skip
+            else:
+                do_pass(
+                    source, source_strides, target, target_strides, scratch, measured, drawn, own, partner, get(chain, p), p,
+                    white if p == 0 else 1, room, buffers, to_bytes and p == len(chain) - 1, tile,
+                )  # fmt: skip
 
 
 @triton.jit
@@ -175,9 +184,47 @@ def target_of(
     record: tl.constexpr, p: tl.constexpr, passes: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
 ):  # fmt: skip
     if p == passes - 1:
-        return out + image * strides[0], strides
+        return out + image * strides[0], (
+            strides[0],
+            strides[1],
+            strides[2],
+            strides[3],
+        )  # 3.6 returns no constant tuple
     else:
         return buffer_of(scratch, p, room, buffers), planes(image, size(record, "out_height"), size(record, "out_width"))
+
+
+@triton.jit
+def held_pass(
+    red, green, blue, source, strides, target, target_strides, scratch, row, draws, image, partner,
+    chain: tl.constexpr, p: tl.constexpr, white: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
+    to_bytes: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """Do one pass over an image that the program holds, and return its values; they are stored unless the next pass takes them.
+
+    Barriers: between the reading and the writing of scratch memory, if the pass does both, and between its writing and the next
+    pass or image.
+    """
+    record: tl.constexpr = get(chain, p)
+    index = tl.max_contiguous(tl.arange(0, tile), 1)  # neighbouring threads read neighbouring places
+    mask = index < pixels_of(record)
+    if is_held(chain, p, tile):
+        red, green, blue = resized_held(red, green, blue, draws, image, record)
+    else:
+        red, green, blue = sample(source, strides, draws, image, partner, 0, index, mask, record, white, False)
+        red, green, blue = scaled(red, green, blue, record, white)
+        if p > 0 and (p < len(chain) - 1 or step(record, 0, "sampler") == AUGMIX):
+            tl.debug_barrier()  # all is read: it may be overwritten
+    if step(record, 0, "sampler") == AUGMIX:
+        buffer = buffer_of(scratch, p, room, buffers)
+        red, green, blue = held_chains(red, green, blue, buffer, row, draws, image, partner, index, mask, record)
+    for n in tl.static_range(1, len(get(record, "steps"))):
+        red, green, blue = do_step(draws, image, 0, index, red, green, blue, mask, row, record, n, True)
+    if not is_held(chain, p + 1, tile):
+        store(target, target_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
+        if p < len(chain) - 1 or buffers > 1:
+            tl.debug_barrier()
+    return red, green, blue
 
 
 @triton.jit
@@ -186,25 +233,16 @@ def do_pass(
     record: tl.constexpr, p: tl.constexpr, white: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
     to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
-    """Do all of one pass over an image. Its last barrier makes the result, and the row, free to be read and written again."""
+    """Do all of one pass over an image that is resized through memory or is larger than a tile.
+
+    Its last barrier makes the result, and the row, free to be read and written.
+    """
     if is_resized(record):
         for column in range(0, size(record, "out_width"), lanes_of(record)):
             resize(
                 source, strides, target, target_strides, draws, image, 0, column, size(record, "out_height"),
                 record, white, to_bytes, tile,
             )  # fmt: skip
-    elif pixels_of(record) <= tile:
-        index = tl.arange(0, tile)
-        mask = index < pixels_of(record)
-        red, green, blue = sample(source, strides, draws, image, partner, 0, index, mask, record, white, False)
-        red, green, blue = scaled(red, green, blue, record, white)
-        tl.debug_barrier()  # all is read: it may be overwritten
-        if step(record, 0, "sampler") == AUGMIX:
-            buffer = buffer_of(scratch, p, room, buffers)
-            red, green, blue = held_chains(red, green, blue, buffer, row, draws, image, partner, index, mask, record)
-        for n in tl.static_range(1, len(get(record, "steps"))):
-            red, green, blue = do_step(draws, image, 0, index, red, green, blue, mask, row, record, n, True)
-        store(target, target_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
     elif step(record, 0, "sampler") == AUGMIX:
         tiled_chains(source, strides, scratch, row, draws, image, partner, record, p, white, room, buffers, tile)
     else:
