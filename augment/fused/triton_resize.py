@@ -1,6 +1,6 @@
 """Resizing in Triton: windows of images to results of one size, as ``geometry.resized_crop`` defines it.
 
-A thread does a column of the result and walks down. It sums the neighbours of a source row once, and keeps the sums of two rows:
+A thread does a column of the result and walks down. It sums the neighbours of a source row once, and keeps sums of two rows:
 where an image grows, a row of the result lies between two source rows; where it shrinks, a source row is shared by two rows
 of the result. So each source row is read once, whatever the scale.
 """
@@ -32,9 +32,15 @@ def can_shrink(record) -> bool:
 
 
 @triton.constexpr_function
+def can_narrow(record) -> bool:
+    """Return whether a column may have more than two neighbours."""
+    return size(record, "moved_width") > size(record, "out_width") and step(record, 0, "antialias")
+
+
+@triton.constexpr_function
 def kept_of(record) -> int:
     """Return the neighbours of a column whose weights a thread keeps: all down to a scale of two thirds."""
-    return 3 if size(record, "moved_width") > size(record, "out_width") and step(record, 0, "antialias") else 2
+    return 3 if can_narrow(record) else 2
 
 
 @triton.constexpr_function
@@ -78,7 +84,7 @@ def resize(
     end = tl.minimum(tl.minimum(y + depth, top + rows), size(record, "out_height"))
     x = tl.max_contiguous(column + tl.arange(0, lanes_of(record)), 1)[None, :]
     source = frame_of(images, strides, draws, image, record)
-    result = (target, target_strides, draws, image, x)
+    result = (target, target_strides[1], target_strides[2], target_strides[3], draws, image, x)
     window_top, window_left, height, width = window_of(draws, image, record)
     columns = columns_of(draws, image, window_left, width, x, record, white)
     if step(record, 0, "antialias") and can_shrink(record):
@@ -141,10 +147,11 @@ def across(source, top, row, height, width, columns, record: tl.constexpr):
     for n in tl.static_range(len(kept)):
         r, g, b = inner_pixel(source, y, clamped(first + n, size(record, "moved_width")), None, record)
         red, green, blue = red + r * kept[n], green + g * kept[n], blue + b * kept[n]
-    for n in range(len(kept), count):
-        weight = weight_of(place + n, centre, slope, width) * share
-        r, g, b = inner_pixel(source, y, clamped(first + n, size(record, "moved_width")), None, record)
-        red, green, blue = red + r * weight, green + g * weight, blue + b * weight
+    if can_narrow(record):
+        for n in range(len(kept), count):
+            weight = weight_of(place + n, centre, slope, width) * share
+            r, g, b = inner_pixel(source, y, clamped(first + n, size(record, "moved_width")), None, record)
+            red, green, blue = red + r * weight, green + g * weight, blue + b * weight
     return red, green, blue
 
 
@@ -200,10 +207,10 @@ def shrink(
 @triton.jit
 def finish(result, y, end, red, green, blue, record: tl.constexpr, to_bytes: tl.constexpr):
     """Change values and store them, of rows before ``end``."""
-    target, strides, draws, image, x = result
+    target, stride_c, stride_y, stride_x, draws, image, x = result
     origin, direction = along(draws, image, 2, record)
     mask, y = (y < end) & (x < size(record, "out_width")), origin + direction * y
     index = y * size(record, "out_width") + x
     for n in tl.static_range(1, len(get(record, "steps"))):
         red, green, blue = do_step(draws, image, 0, index, red, green, blue, mask, None, record, n, False)
-    store_at(target, strides, y, x, red, green, blue, mask, to_bytes)
+    store_at(target, (0, stride_c, stride_y, stride_x), y, x, red, green, blue, mask, to_bytes)

@@ -15,8 +15,8 @@ from augment.fused.passes import (
     Sizes,
     encode,
     passes,
-    split_sampling,
     split_chains,
+    split_sampling,
     stretches,
 )
 from augment.op import Op
