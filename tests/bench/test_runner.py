@@ -224,21 +224,18 @@ def test_failures_are_tried_again_when_asked_for_once_each(folder: Path) -> None
     assert [status for _, _, status in journal(folder)[8:]] == ["ok"] * 4
 
 
-DIFFERENT: dict[str, tuple[dict[str, Any], str]] = {
-    "GPU": ({"gpus": (Gpu(name="H200"),)}, "GPU 0 name none -> H200"),
-    "torch": ({"packages": ENVIRONMENT.packages | {"torch": "2.12.0"}}, "torch 2.11.0 -> 2.12.0"),
-    "host": ({"machine": "there"}, "machine here -> there"),
-    "data": ({"dataset": None}, "dataset name cifar10 -> None"),
-    "code": ({"commit": None}, "commit aaaaaaaaaaaa -> None"),
-}
-
-
-@pytest.mark.parametrize("what", DIFFERENT)
-def test_another_machine_version_or_data_set_cannot_resume(what: str, folder: Path) -> None:
-    changes, words = DIFFERENT[what]
-    with one_line(r"cannot resume .* here .*: choose another --results") as error:
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gpus": (Gpu(name="H200"),)}, r"GPU 0 name none -> H200"),
+        ({"machine": "there"}, r"machine here -> there"),
+        ({"dataset": None}, r"dataset name cifar10 -> None"),
+        ({"commit": None}, r"commit aaaaaaaaaaaa -> None"),
+    ],
+)
+def test_other_machines_data_and_code_cannot_resume(changes: dict[str, Any], words: str, folder: Path) -> None:
+    with one_line(rf"cannot resume .* here \(.*{words}.*\): choose another --results"):
         resume(folder, PLAN, replace(ENVIRONMENT, **changes))
-    assert words in str(error.value)
 
 
 def test_other_settings_and_suites_cannot_resume(folder: Path, tmp_path: Path) -> None:
