@@ -205,8 +205,8 @@ def test_a_resumed_run_knows_its_options_and_others_count(command: str, tmp_path
         resumed = cli.parse([command, "--resume", option, str(folder)])
         assert resumed == dataclasses.replace(started, resume=True)
     assert cli.parse([command, f"--results={folder}", "--resume"]) == resumed
-    other = next(name for name in STARTED if name != command)
-    assert other == "run" or cli.stored_defaults([other, "--resume", "--results", str(folder)]) == {}
+    another = next(name for name in STARTED if name != command)
+    assert another == "run" or cli.stored_defaults([another, "--resume", "--results", str(folder)]) == {}
     changed = {"run": ("rounds", 2), "sweep": ("seeds", 20)}
     if command in changed:
         name, value = changed[command]

@@ -24,7 +24,6 @@ from bench.presets import ACCELERATOR, CPU, PartName, Preset, PresetName
 from bench.records import RECORDS, Accuracy, Speed, Throughput, load_run
 from bench.run import GRACE_S, RunOptions, run
 from tests.conftest import present
-from training.config import validate
 from training.data import load
 from training.loop import measure_throughput
 from training.presets import PRESETS
@@ -203,15 +202,6 @@ def test_parts_run_one_by_one_and_are_not_repeated(tmp_path: Path, monkeypatch: 
     assert load_run(tmp_path / "run").records == stored.records
 
 
-def test_the_training_preset_has_the_settings_of_standard_and_fast() -> None:
-    preset = ACCELERATOR["training"]
-    settings, timed = preset.settings, present(preset.timed)
-    assert (preset.model, preset.width) == (settings.model, settings.width) == ("resnet18", 64)
-    assert (settings.compile, settings.channels_last, timed.target_accuracy) == (True, True, 0.94)
-    for config in (settings, timed, CPU["training"].settings, present(CPU["training"].timed)):
-        validate(replace(config, device="cpu"))
-
-
 @pytest.mark.parametrize("chosen", [preset for table in (CPU, ACCELERATOR) for preset in table.values() if preset.shares])
 def test_each_part_has_a_share(chosen: Preset) -> None:
     assert (len(chosen.shares), min(chosen.shares) > 0) == (len(chosen.parts), True)
@@ -237,15 +227,6 @@ def test_the_ceiling_and_fused_come_first_in_all_batch_sizes(tmp_path: Path) -> 
         fused = [(batch_size, "device", recipe, "fused") for recipe in ("crop_flip", "randaugment", "d2l")]
         assert cases == [(batch_size, "frozen", "none", "torchvision"), *fused]
         assert set(job.cases) < set(whole.cases)
-
-
-def test_its_cases_are_few_enough_for_ten_minutes() -> None:
-    """The comment in the table counts on it: no more cases, and no compiled backend, which would compile the model anew."""
-    preset = ACCELERATOR["training"]
-    base = replace(preset.settings, device="cuda", resident=False)
-    axes = Axes(recipes=preset.throughput_recipes, backends=preset.throughput_backends, workers=(1, 8), decode=("workers",))
-    assert len(list(training_configs(base, axes))) <= 11
-    assert not any(name.endswith("compiled") for name in preset.throughput_backends or ())
 
 
 def test_all_cases_and_seeds_share_one_compiled_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

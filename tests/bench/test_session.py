@@ -77,8 +77,8 @@ def test_the_summary_has_medians_spread_and_what_was_not_measured() -> None:
         for case in cases
         for number, rate in enumerate(rates.get((str(case.subject), str(case.backend)), ()))
     ]
-    every: list[Case] = list(gather(cases, records))
-    lines = summary_lines(every, width=200)
+    measured: list[Case] = list(gather(cases, records))
+    lines = summary_lines(measured, width=200)
     assert "ops on cpu, batch 256, 32 x 32, float32" in lines
     (invert,) = [line for line in lines if line.startswith("Invert")]
     assert invert.split() == ["Invert", "1,100", "±14%", "b", "5", "i"]
@@ -88,7 +88,7 @@ def test_the_summary_has_medians_spread_and_what_was_not_measured() -> None:
     noisy = Disturbance(others_cpu=0.46)
     disturbed = list(gather(cases, [msgspec.structs.replace(records[0], disturbance=noisy), *records[1:]]))
     assert "1 of 4 rounds were disturbed, at worst: others used 46% of the CPU." in summary_lines(disturbed, width=200)
-    assert "1,100 ±14%" not in "\n".join(summary_lines(every, width=25))
+    assert "1,100 ±14%" not in "\n".join(summary_lines(measured, width=25))
 
 
 # ---- sessions ---------------------------------------------------------------------------------------------------------

@@ -280,15 +280,15 @@ def test_mistakes_are_told_before_anything_is_trained(changes: dict[str, Any], m
 
 def test_another_sweep_is_not_resumed_by_any_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records, _ = run(tmp_path, recipes=("none",), seeds=1)
-    other = dataclasses.replace(TINY, data_root=tmp_path / "root", epochs=2)
+    changed = dataclasses.replace(TINY, data_root=tmp_path / "root", epochs=2)
     with pytest.raises(ValueError, match=r"cannot resume .* here \(epochs 1 -> 2\): choose another --results"):
-        run(tmp_path, recipes=("none",), seeds=1, resume=True, config=other)
+        run(tmp_path, recipes=("none",), seeds=1, resume=True, config=changed)
     with pytest.raises(ValueError, match="already holds a run"):
         run(tmp_path, recipes=("none",), seeds=1)
     for name, value in TORCHRUN.items():  # the plan lies there before rank 0, which refuses it too, has come to read it
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=r"cannot resume .* here \(epochs 1 -> 2\)"):
-        run(tmp_path, recipes=("none",), seeds=2, resume=True, config=other)
+        run(tmp_path, recipes=("none",), seeds=2, resume=True, config=changed)
     assert load_run(tmp_path / "run").records == records
     for name in TORCHRUN:
         monkeypatch.delenv(name, raising=False)

@@ -206,18 +206,18 @@ def test_a_port_in_use_is_one_line(monkeypatch: pytest.MonkeyPatch, capfd: pytes
 class _Among(Ranks):
     """A rank that gathers planted values."""
 
-    heard: ClassVar[list[dict[str, object]]] = []
+    values: ClassVar[list[dict[str, object]]] = []
 
     def gather(self, value: object) -> list[Any]:
-        return self.heard
+        return self.values
 
 
 def test_ranks_that_were_started_differently_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     same, odd = {"width": 4, "fingerprint": "a"}, {"width": 4, "fingerprint": "b"}
-    monkeypatch.setattr(_Among, "heard", [same, same, odd])
+    monkeypatch.setattr(_Among, "values", [same, same, odd])
     with pytest.raises(ValueError, match=r"^ranks 1 and 2 have different settings: fingerprint is a and b; start all with"):
         _Among(rank=1, world=3).check_equal("settings", same)
-    monkeypatch.setattr(_Among, "heard", [same, same, same])
+    monkeypatch.setattr(_Among, "values", [same, same, same])
     _Among(rank=1, world=3).check_equal("settings", same)
 
 
