@@ -100,7 +100,7 @@ def test_what_cannot_be_decoded_is_skipped_and_listed(
 def test_damaged_metadata_cost_no_image_and_leave_it_upright(
     make_folder: MakeFolder, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    """A date as a rational, which Pillow's exif_transpose cannot write again, beside orientation 6; a tag behind the end; none."""
+    """A rational date, which Pillow's exif_transpose cannot write again, beside orientation 6; a tag behind the end; no tag."""
     folder = make_folder(count=1)
     pixels = np.zeros((8, 8, 3), np.uint8)
     pixels[:4] = 255  # white above: turned by 90 degrees clockwise it is on the right
