@@ -100,6 +100,7 @@ def test_a_cell_that_fails_does_not_take_the_others_with_it(monkeypatch: pytest.
         raise RuntimeError("no kernel\nfor this")
 
     assert draw_single(noise(), "AugMix", "kornia", seed=0) == Panel(image=None, words="unsupported")
+    assert "it runs on CUDA only" in draw_single(noise(), "Invert", "cvcuda", seed=0).words
     monkeypatch.setattr("bench.gallery.build", fail)
     assert draw_single(noise(), "Invert", "torchvision", seed=0).words == "failed: no kernel"
 

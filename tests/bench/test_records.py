@@ -263,3 +263,9 @@ def test_folders_are_named_by_version_suite_machine_and_device(tmp_path: Path, m
     with pytest.raises(ValueError, match="already holds a run: add --resume"):
         run_folder(first, "quick", "0.2.0", "cpu")
     assert run_folder(tmp_path / "new" / "deep", "quick", "0.2.0", "cpu").is_dir()
+
+
+def test_files_are_indented_where_they_are_short(tmp_path: Path) -> None:
+    for count, is_indented in ((1, True), (300, False)):
+        write(tmp_path / "plan.json", Plan(suite="quick", cases=(CASE,) * count))
+        assert ("\n " in (tmp_path / "plan.json").read_text()) == is_indented
