@@ -350,6 +350,16 @@ class Training(Record, frozen=True, kw_only=True):
     split_s: dict[str, Amount] | None = None
     """Parts of ``wall_s`` in seconds: wait, copy, augment, forward_backward, optimizer, other."""
 
+    @property
+    def is_bare(self) -> bool:
+        """Return whether the run trains without augmentation."""
+        return self.augment_on in ("none", "frozen")
+
+    @property
+    def place(self) -> Literal["device", "workers", "process"]:
+        """Place that augments."""
+        return "device" if self.augment_on == "device" else "workers" if self.num_workers else "process"
+
 
 class Loop(Training, frozen=True, kw_only=True):
     """Setting of a run of ``training.loop``."""

@@ -4,9 +4,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.records import Accuracy, Run, project_sweep, unresolved_failures
+from bench.records import Accuracy, Case, Run, project_sweep, unresolved_failures
 from bench.report.facts.accuracy import baseline, difference, score
-from bench.report.facts.arms import Arm, settings
+from bench.report.facts.cases import settings
 from bench.report.words import points
 from bench.statistics import SEEDS_SHOWN, estimate, seeds_needed
 
@@ -19,7 +19,7 @@ LEGEND = (
 
 def print_table(run: Run, console: Console) -> None:
     """Print a table per setting (accuracy, paired difference from the baseline, seeds needed), and the failures."""
-    for arms in settings(run.records, "accuracy"):
+    for arms in settings(run, "accuracy"):
         base = baseline(arms, run) or arms[0]
         table = Table(title=f"test accuracy after the last epoch, baseline {_name(base)}", box=None, title_justify="left")
         table.add_column("recipe@backend", overflow="fold")
@@ -41,11 +41,11 @@ def print_table(run: Run, console: Console) -> None:
         console.print("to train them again: the same command with --resume --retry-failed")
 
 
-def _name(arm: Arm) -> str:
+def _name(arm: Case) -> str:
     return f"{arm.recipe}@{arm.backend}"
 
 
-def _row(arm: Arm, base: Arm) -> list[str]:
+def _row(arm: Case, base: Case) -> list[str]:
     accuracy = estimate([100 * value for value in arm.values("test_accuracy")])
     gap, speed = difference(arm, base), arm.median("examples_per_s")
     compared = ["baseline", ""] if arm is base else [points(gap) if gap else "?", "?"]

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 
-from bench.records import Run, cut_list, digits, percent, plural
+from bench.records import Case, Run, cut_list, digits, percent, plural
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section
-from bench.report.facts.accuracy import difference
-from bench.report.facts.arms import Arm
-from bench.report.facts.finetune import finetune_settings, undecided_with
+from bench.report.facts.accuracy import difference, finetune_settings, undecided_with
 from bench.report.sections.accuracy import FEW, each_seed, learning_figure
 from bench.report.sections.state import failed_section
 from bench.report.tables import Column, build_table, words_column
@@ -21,12 +19,12 @@ flatters. Memory: the most that torch held on an accelerator, else the largest r
 CURVES = {"train_loss": ("train loss", 1), "test_accuracy": ("validation accuracy, %", 100)}
 
 
-def mode(arm: Arm) -> str:
+def mode(arm: Case) -> str:
     """Return which layers are trained."""
     return MODES.get(arm.mode, str(arm.mode))
 
 
-def augmentation(arm: Arm) -> str:
+def augmentation(arm: Case) -> str:
     """Return how photographs are augmented."""
     return label(arm) + (", features computed once" if arm.mode == "frozen" and arm.is_bare else "")
 
@@ -45,7 +43,7 @@ def finetune_section(run: Run) -> Section | None:
     return Section(title=TUNING, blocks=blocks, answers=[answer], note=TUNING_NOTE)
 
 
-def _layers(arms: Sequence[Arm]) -> str:
+def _layers(arms: Sequence[Case]) -> str:
     """Return which layers lead, or that it is undecided."""
     names = list(map(mode, (arms[0], *undecided_with(arms))))
     if len(arms) == 1 or len(names) == 1:
@@ -53,23 +51,18 @@ def _layers(arms: Sequence[Arm]) -> str:
     return "Undecided" + ("" if len(names) == len(arms) else f": {' or '.join(names)}")
 
 
-def _evidence(arms: Sequence[Arm]) -> str:
+def _evidence(arms: Sequence[Case]) -> str:
     best, *rivals = arms
-    text = (
-        f"{best.model}, {best.train_images} photographs to train on: {mode(best)}, {augmentation(best)}, {format_score(best)}"
-    )
+    text = f"{best.model}, {best.train_images} photographs to train on: "
+    text += f"{mode(best)}, {augmentation(best)}, {format_score(best)}"
     for arm in rivals[:1]:
         gap = difference(best, arm)
-        text += f"; minus the next, {_treatment(arm)}: {points(gap)} points"
+        text += f"; minus the next, {mode(arm)}, {augmentation(arm)}: {points(gap)} points"
         text += f", {FEW}" if gap is None or gap.half is None else ""
     return f"{text}."
 
 
-def _treatment(arm: Arm) -> str:
-    return f"{mode(arm)}, {augmentation(arm)}"
-
-
-def _setting(arm: Arm) -> str:
+def _setting(arm: Case) -> str:
     norms = ", batch norm keeps its statistics" if arm.keep_statistics else ""
     width = f" of width {arm.width}" if arm.width else ""
     rate = f"SGD {arm.learning_rate} (last layer, or all from random weights: times {arm.head_rate})"
@@ -80,7 +73,7 @@ def _setting(arm: Arm) -> str:
     )
 
 
-def _tuning_table(arms: Sequence[Arm]) -> Block:
+def _tuning_table(arms: Sequence[Case]) -> Block:
     scratch = next((arm for arm in arms if arm.mode == "scratch"), None)
     columns = [
         words_column("what is trained", mode),
@@ -101,6 +94,6 @@ def _tuning_table(arms: Sequence[Arm]) -> Block:
     return build_table(columns, arms)
 
 
-def _skipped_files(arm: Arm) -> list[Block]:
+def _skipped_files(arm: Case) -> list[Block]:
     files = arm.skipped_files or ()
     return [Paragraph(f"{plural(len(files), 'file')} skipped:"), Bullets(cut_list(files))] if files else []

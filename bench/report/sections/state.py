@@ -17,7 +17,6 @@ from bench.records import (
     worst_disturbance,
 )
 from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Text
-from bench.report.facts.lanes import rate, round_rates
 from bench.report.facts.placement import UTILISATION, above_ceiling, host_bound_ceilings
 from bench.report.facts.state import (
     Missing,
@@ -95,7 +94,7 @@ def warnings(run: Run) -> list[Text]:
         words = f"{worst.words if worst else ''} while {len(disturbed)} of {plural(measured, 'case')} were measured."
         pairs.append(("Not measurable here:", f"{words} Those figures are marked, and no answer rests on them."))
     for arm, top in above_ceiling(run):
-        speeds = f"{label(arm)} reaches {digits(arm.speed)} examples/s, {label(top)} {digits(top.speed)}."
+        speeds = f"{label(arm)} reaches {digits(arm.rate)} examples/s, {label(top)} {digits(top.rate)}."
         pairs.append(("A placement lies above the ceiling:", f"{speeds} {ABOVE}"))
     for top in host_bound_ceilings(run):
         busy = f"its kernels run {percent(top.median('gpu_busy'), 0)} of the time (model FLOPs utilisation "
@@ -215,11 +214,11 @@ def _fact(name: str, source: Source) -> Text:
 
 def method_section(run: Run) -> Section | None:
     """Return what is timed, how often, and how to read it."""
-    cases = [case for case in run.cases("speed") if rate(case)]
+    cases = [case for case in run.cases("speed") if case.rate]
     if not cases:
         return None
-    counts, calls = sorted({len(round_rates(case)) for case in cases}), [len(case.samples_s) for case in cases]
-    shares = sorted(share for case in cases if (share := half_interval(round_rates(case))) is not None)
+    counts, calls = sorted({len(case.rates) for case in cases}), [len(case.samples_s) for case in cases]
+    shares = sorted(share for case in cases if (share := half_interval(case.rates)) is not None)
     threads = sorted({case.fact("threads") for case in cases} - {None})
     text = f"Rounds: {join(map(str, counts))}, each over the whole grid in a new order; "
     text += f"{min(calls):,} to {max(calls):,} calls a case."
