@@ -367,4 +367,4 @@ def test_disturbed_figures_are_marked_and_no_answer_rests_on_them(tmp_path: Path
     assert "186 ±0.5 %, disturbed" in text
     assert "contradiction: above it" in text
     (arm,) = settings(run_of(*fused, late), "throughput")[0]
-    assert (arm.speed, arm.disturbance) == (1181.0, None)
+    assert (arm.rate, arm.disturbance) == (1181.0, None)

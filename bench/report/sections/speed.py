@@ -158,8 +158,12 @@ def cost_section(run: Run) -> Section | None:
         _first_column("recompiled", "recompiles"),
         Column("calls", lambda case: f"{len(case.samples_s):,}"),
     ]
-    copies = run.environment.copy_bytes_per_s if run.environment else {}
-    copied = ", ".join(f"{digits(speed / 1e9)} GB/s on {device}" for device, speed in copies.items() if speed)
+    copied = ", ".join(
+        f"{digits(speed / 1e9)} GB/s on {device}{f' of {place}' if place else ''}"
+        for place, environment in run.environments.items()
+        for device, speed in environment.copy_bytes_per_s.items()
+        if speed
+    )
     method = COST_METHOD + (f" A copy of 256 MiB, read and written: {copied}." if copied else "")
     return Section(title="What a call costs", blocks=[Paragraph(method), build_table(columns, cases)])
 

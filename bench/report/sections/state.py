@@ -76,17 +76,18 @@ def failed_section(run: Run, kind: str, title: str, question: str) -> Section | 
 
 def title(run: Run) -> str:
     """Return the heading of the report."""
-    environment = run.environment
-    hardware = {"cpu": environment.cpu.model, "cuda": next((gpu.name for gpu in environment.gpus), "")} if environment else {}
+    machines = join(dict.fromkeys(environment.machine for environment in run.environments.values()), 4) or run.name
+    place = run.environment
+    hardware = {"cpu": place.cpu.model, "cuda": next((gpu.name for gpu in place.gpus), "")} if place else {}
     named = [f"{name} ({model})" if (model := hardware.get(name.partition(":")[0])) else name for name in devices(run)]
     measured = plural(len(run.sources), "run") if has_groups(run) else ", ".join(named) or "nothing measured"
-    return f"Image augmentation on {environment.machine if environment else run.name}: {measured}"
+    return f"Image augmentation on {machines}: {measured}"
 
 
 def warnings(run: Run) -> list[Text]:
     """Return what a reader must know before any number."""
-    sides = [(source.name, source.environment) for source in run.sources] or [(run.name, run.environment)]
-    texts: list[Text] = [[Strong("Note on"), " ", Code(name), f": {side.note}"] for name, side in sides if side and side.note]
+    notes = [(part.name, part.environment.note) for part in run.parts if part.environment and part.environment.note]
+    texts: list[Text] = [[Strong("Note on"), " ", Code(name), f": {note}"] for name, note in notes]
     pairs = [(f"fused fell back to plain tensors on {device}.", TENSORS) for device in fallbacks(run)]
     if disturbed := disturbed_cases(run):
         worst = worst_disturbance(record for case in disturbed for record in case.records)
@@ -123,7 +124,7 @@ def facts(run: Run) -> list[tuple[str, Text]]:
 
 def has_groups(run: Run) -> bool:
     """Return whether runs of several machines or codes were merged."""
-    return len({source.group for source in run.sources}) > 1
+    return len({source.place for source in run.sources}) > 1
 
 
 def _machine(environment: Environment) -> list[tuple[str, Text]]:
@@ -191,22 +192,23 @@ def runs_section(run: Run) -> Section | None:
     if not run.sources:
         return None
     columns = [
-        words_column("run", lambda source: [Code(source.name)]),
+        words_column("run", lambda source: [Code(source.run.name)]),
         words_column("its devices below", lambda source: f"of {source.place}" if source.place else "as they are"),
         Column("group", lambda source: str(source.group + 1)),
         *(words_column(name, partial(_fact, name)) for name in ("Machine", "CPU", "GPU", "Versions", "Commit", "Date")),
-        Column("cases measured", lambda source: f"{source.measured:,} of {source.planned:,}"),
-        Column("records", lambda source: f"{source.records:,}"),
-        words_column("audited", lambda source: "yes" if source.audited else [Strong("no")]),
+        Column("cases measured", lambda source: f"{status_counts(source.run)['ok']:,} of {len(source.run.cases()):,}"),
+        Column("records", lambda source: f"{len(source.run.records):,}"),
+        words_column("audited", lambda source: "yes" if source.run.audit and source.run.audit.verdicts else [Strong("no")]),
     ]
     text = "Runs of one group are of the same code on the same machine, and their rounds are joined; other groups stand apart."
-    notes: list[Text] = [[Code(source.name), f": {note}"] for source in run.sources for note in source.notes]
+    notes: list[Text] = [[Code(source.run.name), f": {note}"] for source in run.sources for note in source.notes]
     blocks: list[Block] = [Paragraph(text), build_table(columns, run.sources), *([Bullets(notes)] if notes else [])]
     return Section(title=f"The {plural(len(run.sources), 'run')} in this report", blocks=blocks)
 
 
 def _fact(name: str, source: Source) -> Text:
-    return dict(_machine(source.environment)).get(name, UNKNOWN) if source.environment else UNKNOWN
+    place = source.run.environment
+    return dict(_machine(place)).get(name, UNKNOWN) if place else UNKNOWN
 
 
 # ---- tail -----------------------------------------------------------------------------------------------------------------
