@@ -65,7 +65,8 @@ def label(arm: Case) -> str:
     place = " on the device" + (" on a second stream" if arm.augment_stream else "") if arm.augment_on == "device" else ""
     fetched = f", {'decoded' if arm.decode == 'workers' else 'fetched'} in {fetcher}"
     is_fed = arm.kind == "throughput" and arm.resident is False
-    return ("no augmentation" if arm.is_bare else f"{arm.backend}{place}") + (fetched if is_fed else "")
+    ahead = ", features computed once" if arm.mode == "frozen" and arm.is_bare else ""
+    return ("no augmentation" if arm.is_bare else f"{arm.backend}{place}") + (fetched if is_fed else ahead)
 
 
 def setting(arm: Case) -> str:
@@ -102,16 +103,11 @@ def name_or_undecided(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"Undecided: {' or '.join(names)}"
 
 
-def interval(values: Sequence[float]) -> str:
-    """Return " ±0.4 points", half the 95 % interval of a mean of shares; empty for too few seeds."""
-    half = estimate(values).half
-    return "" if half is None else f" ±{100 * half:.1f} points"
-
-
-def mean_score(arm: Case) -> str:
-    """Return the mean test accuracy with its interval."""
-    values = arm.values("test_accuracy")
-    return f"{percent(arm.mean('test_accuracy'))}{interval(values)}" if values else UNKNOWN
+def mean_score(arm: Case, name: str = "test_accuracy") -> str:
+    """Return the mean of an accuracy, such as "50.8 % ±2.1 points"; without the interval for too few seeds."""
+    values = arm.values(name)
+    half = estimate(values).half if values else None
+    return percent(arm.mean(name)) + ("" if half is None else f" ±{100 * half:.1f} points")
 
 
 def format_score(arm: Case) -> str:

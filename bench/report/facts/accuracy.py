@@ -108,7 +108,7 @@ def mean_curve(runs: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[floa
 
 def with_target(case: Case) -> Case | None:
     """Return a case's runs that named a target accuracy; resumed ones may have run elsewhere at first and are left out."""
-    named = [record for record in case.records if record.target_accuracy and not record.resumed_after]
+    named = [record for record in case.records if getattr(record, "target_accuracy", None) and not record.resumed_after]
     return replace(case, records=named) if named else None
 
 

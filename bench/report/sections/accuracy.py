@@ -25,7 +25,7 @@ from bench.report.facts.accuracy import (
 from bench.report.facts.cases import SHORT_LANES, settings
 from bench.report.figures import Figure, Line, Look, Mark, Row, backend_look, bars, lines, series_look
 from bench.report.sections.state import failed_section, no_answer
-from bench.report.tables import Column, build_table, words_column
+from bench.report.tables import Column, build_table, number_column, words_column
 from bench.report.words import format_score, label, mean_score, name_of, points, setting, span, with_spread
 from bench.statistics import FEWEST_SEEDS, SEEDS_SHOWN, Estimate, estimate, sd_range, seeds_needed
 
@@ -39,6 +39,7 @@ nothing, one excludes zero by chance. Seconds to a target end with the first epo
 warm-up, and are the mean of the seeds that reached it; resumed runs are left out."""
 SEEDS = """Seeds to see: with so many, a paired t test at 5 % finds a difference of so many points with 80 % power, if the sd is
 right."""
+MODES = {"full": "all layers", "frozen": "the last layer", "scratch": "all layers, from random weights"}
 MOST_SEEDS = 10_000
 CURVES = {
     "train_loss": ("train loss", 1),
@@ -60,7 +61,7 @@ def accuracy_section(run: Run) -> Section | None:
     for index, arms in enumerate(groups, start=1):
         arms = sorted(arms, key=lambda arm: arm.recipe != "none")
         blocks.append(Paragraph(f"Setting: {setting(arms[0])}, {plural(num_epochs(arms[0]), 'epoch')}."))
-        blocks += [*_figures(arms, index), *_table(arms, baseline(arms, run))]
+        blocks += [*_figures(arms, index), *score_table(arms, baseline(arms, run))]
         blocks += _pairs_table(backend_pairs(with_accuracy(arms), run.audit))
         words = project_sweep(record for arm in arms for record in arm.records)
         blocks += [Paragraph(f"Time {words}.")] if words else []
@@ -204,31 +205,45 @@ def learning_figure(name: str, arms: Sequence[Case], names: Sequence[str], field
 # ---- tables ---------------------------------------------------------------------------------------------------------------
 
 
-def _table(arms: Sequence[Case], base: Case | None) -> list[Block]:
+def mode(arm: Case) -> str:
+    """Return which layers fine-tuning trains; empty of other training."""
+    return MODES.get(arm.mode, str(arm.mode or ""))
+
+
+def score_table(arms: Sequence[Case], base: Case | None) -> list[Block]:
+    """Return accuracies and what they cost, a row a case, with pairs of seeds compared with a baseline."""
     gaps = {id(arm): difference(arm, base) for arm in arms if base is not None and arm is not base}
     columns = [
+        words_column("layers", mode),
+        words_column("starting from", lambda arm: [Code(arm.init)] if arm.init else ""),
         words_column("recipe", lambda arm: [Code(arm.recipe)]),
         words_column("augmented by", name_of),
         words_column("drawn", lambda arm: SHORT_LANES[arm.lane]),
         Column("test accuracy, mean", mean_score),
-        Column("each seed", each_seed),
+        Column("each seed", _each_seed),
         Column("seeds", lambda arm: str(len(arm.values("test_accuracy")))),
         Column("minus baseline, points", lambda arm: points(gaps[id(arm)]) if id(arm) in gaps else ""),
         Column("sd of differences", lambda arm: _deviation(gaps.get(id(arm)))),
         Column(f"seeds to see {', '.join(map(str, SEEDS_SHOWN))}", lambda arm: _seeds_to_see(gaps.get(id(arm)))),
+        Column("best epoch, mean", lambda arm: mean_score(arm, "best_accuracy") if arm.values("best_accuracy") else ""),
         Column("train accuracy", lambda arm: percent(arm.mean("train_accuracy"))),
         Column("train loss", lambda arm: digits(arm.mean("loss"))),
         Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
+        number_column("seconds a run", "total_s"),
+        number_column("of it features, s", "features_s"),
+        number_column("peak memory, MiB", "peak_bytes", 2.0**-20),
+        number_column("resident memory, MiB", "resident_bytes", 2.0**-20),
         Column("runs at once", lambda arm: str(arm.cells_at_once) if (arm.cells_at_once or 1) > 1 else ""),
         Column("reached the target", lambda arm: _reach(with_target(arm))),
         Column("after seconds", lambda arm: _seconds(with_target(arm))),
         Column("warm-up, s, at most", lambda arm: digits(max(arm.values("warm_up_s"))) if with_target(arm) else ""),
     ]
-    words = ["Against the baseline ", Code(base.recipe), f", {label(base)}. {SEEDS}"] if base else []
+    names = ", ".join(filter(None, (mode(base), label(base)))) if base else ""
+    words = ["Against the baseline ", Code(base.recipe), f", {names}. {SEEDS}"] if base else []
     return [*([Paragraph(words)] if gaps else []), build_table(columns, arms)]
 
 
-def each_seed(arm: Case) -> str:
+def _each_seed(arm: Case) -> str:
     """Return the accuracy of each seed, or from the worst to the best of more than five."""
     values = arm.values("test_accuracy")
     return ", ".join(map(percent, values)) if len(values) <= 5 else f"{percent(min(values))} to {percent(max(values))}"
