@@ -26,20 +26,10 @@ Size = Annotated[int, Meta(ge=1)]
 
 
 NAMED = {
-    **{
-        "mode": "",
-        "init": "",
-        "method": "",
-        "decoder": "",
-        "scaling": "",
-        "processes": "p",
-        "recipe": "",
-        "backend": "",
-        "augment_on": "",
-    },
-    **{"without": "no-", "num_workers": "x", "model": "", "width": "w", "device": "", "batch_size": "b", "image_size": "s"},
-    **{"fetch_threads": "t", "precision": ""},
-}
+    "mode": "", "init": "", "method": "", "decoder": "", "scaling": "", "processes": "p", "recipe": "", "backend": "",
+    "augment_on": "", "without": "no-", "num_workers": "x", "model": "", "width": "w", "device": "", "batch_size": "b",
+    "image_size": "s", "fetch_threads": "t", "precision": "",
+}  # fmt: skip
 """Fields in the name of a case, and what stands before their value."""
 FLAGS = (
     *(("parallel", "data_parallel", "data-parallel"), ("decode", "workers", "decoding"), ("resident", True, "resident")),

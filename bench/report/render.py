@@ -123,10 +123,9 @@ def _markdown_piece(piece: str) -> str:
 def render_markdown(document: Document) -> str:
     """Return GitHub-flavoured Markdown that refers to ``figures/NAME.svg``."""
     answers = ((markdown_inline(part) for part in answer) for answer in document.answers)
-    facts = ((f"**{markdown_inline(name)}**", markdown_inline(text)) for name, text in document.facts)
-    paragraphs = [f"# {markdown_inline(document.title)}", *(_markdown(Warning(text)) for text in document.warnings)]
+    paragraphs = [f"# {markdown_inline(document.title)}", *map(_markdown, document.warnings)]
     paragraphs += [f"{question} **{answer}.** {evidence}" for question, answer, evidence in answers]
-    paragraphs += [*map(markdown_inline, document.notes), _markdown_table(("", ""), facts)]
+    paragraphs += map(_markdown, document.basis)
     for section in document.sections:
         paragraphs += [f"## {markdown_inline(section.title)}", *map(_markdown, section.blocks)]
     return "\n\n".join(filter(None, paragraphs)) + "\n"

@@ -62,11 +62,10 @@ def sample() -> Document:
     folded = Details("Folded & more", [Paragraph("Inside.")])
     return Document(
         title="A [x] & <report>",
-        warnings=[[Strong("Not real."), " Shapes."]],
-        facts=[("Machine", "here"), ("Run", [Code("run")])],
+        warnings=[Warning([Strong("Not real."), " Shapes."])],
         sections=[Section(title="Speed", blocks=[*blocks, table, figure, folded])],
         answers=[Answer("Where?", "On the device", ["With ", Code("flip"), "."])],
-        notes=["Medians of the rounds."],
+        basis=[Paragraph("Medians of the rounds."), Table(["", ""], [["Machine", "here"], ["Run", [Code("run")]]])],
     )
 
 
@@ -181,7 +180,7 @@ def test_the_first_screen_warns(tmp_path: Path) -> None:
     folder = store(tmp_path / "run", {}, records=records, note="its ceiling is bound by the host")
     with (folder / "records.jsonl").open("a") as file:
         file.write("no record\n")
-    warnings = list(map(plain, build_document(load_run(folder), folder).warnings))
+    warnings = [plain(warning.text) for warning in build_document(load_run(folder), folder).warnings]
     assert [text.partition(":")[0].partition(".")[0] for text in warnings] == [
         "Note on run", "fused fell back to plain tensors on cpu",
         "The ceiling (training on one prepared batch) on cpu is bound by the host",

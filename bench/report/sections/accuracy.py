@@ -40,6 +40,7 @@ warm-up, and are the mean of the seeds that reached it; resumed runs are left ou
 SEEDS = """Seeds to see: with so many, a paired t test at 5 % finds a difference of so many points with 80 % power, if the sd is
 right."""
 MODES = {"full": "all layers", "frozen": "the last layer", "scratch": "all layers, from random weights"}
+SEEDS_TO_SEE = f"seeds to see {', '.join(map(str, SEEDS_SHOWN))}"
 MOST_SEEDS = 10_000
 CURVES = {
     "train_loss": ("train loss", 1),
@@ -210,10 +211,10 @@ def mode(arm: Case) -> str:
     return MODES.get(arm.mode, str(arm.mode or ""))
 
 
-def score_table(arms: Sequence[Case], base: Case | None) -> list[Block]:
-    """Return accuracies and what they cost, a row a case, with pairs of seeds compared with a baseline."""
+def score_columns(arms: Sequence[Case], base: Case | None) -> list[Column]:
+    """Return columns of accuracies and what they cost; pairs of seeds are compared with a baseline."""
     gaps = {id(arm): difference(arm, base) for arm in arms if base is not None and arm is not base}
-    columns = [
+    return [
         words_column("layers", mode),
         words_column("starting from", lambda arm: [Code(arm.init)] if arm.init else ""),
         words_column("recipe", lambda arm: [Code(arm.recipe)]),
@@ -224,7 +225,7 @@ def score_table(arms: Sequence[Case], base: Case | None) -> list[Block]:
         Column("seeds", lambda arm: str(len(arm.values("test_accuracy")))),
         Column("minus baseline, points", lambda arm: points(gaps[id(arm)]) if id(arm) in gaps else ""),
         Column("sd of differences", lambda arm: _deviation(gaps.get(id(arm)))),
-        Column(f"seeds to see {', '.join(map(str, SEEDS_SHOWN))}", lambda arm: _seeds_to_see(gaps.get(id(arm)))),
+        Column(SEEDS_TO_SEE, lambda arm: _seeds_to_see(gaps.get(id(arm)))),
         Column("best epoch, mean", lambda arm: mean_score(arm, "best_accuracy") if arm.values("best_accuracy") else ""),
         Column("train accuracy", lambda arm: percent(arm.mean("train_accuracy"))),
         Column("train loss", lambda arm: digits(arm.mean("loss"))),
@@ -238,9 +239,15 @@ def score_table(arms: Sequence[Case], base: Case | None) -> list[Block]:
         Column("after seconds", lambda arm: _seconds(with_target(arm))),
         Column("warm-up, s, at most", lambda arm: digits(max(arm.values("warm_up_s"))) if with_target(arm) else ""),
     ]
-    names = ", ".join(filter(None, (mode(base), label(base)))) if base else ""
-    words = ["Against the baseline ", Code(base.recipe), f", {names}. {SEEDS}"] if base else []
-    return [*([Paragraph(words)] if gaps else []), build_table(columns, arms)]
+
+
+def score_table(arms: Sequence[Case], base: Case | None) -> list[Block]:
+    """Return the table of accuracies, and what they are compared with."""
+    table = build_table(score_columns(arms, base), arms)
+    if base is None or len(arms) == 1:
+        return [table]
+    names = ", ".join(filter(None, (mode(base), label(base))))
+    return [Paragraph(["Against the baseline ", Code(base.recipe), f", {names}. {SEEDS}"]), table]
 
 
 def _each_seed(arm: Case) -> str:

@@ -16,7 +16,7 @@ from bench.records import (
     plural,
     worst_disturbance,
 )
-from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Text
+from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Text, Warning
 from bench.report.facts.placement import UTILISATION, above_ceiling, host_bound_ceilings
 from bench.report.facts.state import (
     Missing,
@@ -84,10 +84,9 @@ def title(run: Run) -> str:
     return f"Image augmentation on {machines}: {measured}"
 
 
-def warnings(run: Run) -> list[Text]:
+def warnings(run: Run) -> list[Warning]:
     """Return what a reader must know before any number."""
     notes = [(part.name, part.environment.note) for part in run.parts if part.environment and part.environment.note]
-    texts: list[Text] = [[Strong("Note on"), " ", Code(name), f": {note}"] for name, note in notes]
     pairs = [(f"fused fell back to plain tensors on {device}.", TENSORS) for device in fallbacks(run)]
     if disturbed := disturbed_cases(run):
         worst = worst_disturbance(record for case in disturbed for record in case.records)
@@ -107,16 +106,17 @@ def warnings(run: Run) -> list[Text]:
     if run.problems:
         words = f"{plural(len(run.problems), 'part')} could not be read; see the end."
         pairs.append(("This report is not of the whole run:", words))
-    return [*texts, *([Strong(start), f" {words}"] for start, words in pairs)]
+    texts: list[Text] = [[Strong("Note on"), " ", Code(name), f": {note}"] for name, note in notes]
+    return [Warning(text) for text in (*texts, *([Strong(start), f" {words}"] for start, words in pairs))]
 
 
-def facts(run: Run) -> list[tuple[str, Text]]:
+def facts(run: Run) -> list[tuple[Text, Text]]:
     """Return machine, versions, commit and images as names with words."""
     images = "; ".join(f"{i.name} (fingerprint {i.fingerprint}; {', '.join(i.uses)})" for i in image_sets(run)) or UNKNOWN
     ran = "; ".join(
         f"{backend} on {device}: {', '.join(sorted(names))}" for (backend, device), names in implementations(run).items()
     )
-    rows: list[tuple[str, Text]] = [("Audit", audit_words(run)), ("Images", images), ("Implementation", ran or UNKNOWN)]
+    rows: list[tuple[Text, Text]] = [("Audit", audit_words(run)), ("Images", images), ("Implementation", ran or UNKNOWN)]
     if has_groups(run):  # no processor, version or commit holds for all
         return rows
     return [*rows, *(_machine(run.environment) if run.environment else []), ("Run", [Code(run.name)])]
@@ -127,7 +127,7 @@ def has_groups(run: Run) -> bool:
     return len({source.place for source in run.sources}) > 1
 
 
-def _machine(environment: Environment) -> list[tuple[str, Text]]:
+def _machine(environment: Environment) -> list[tuple[Text, Text]]:
     packages = [f"{name} {environment.packages[name]}" for name in PACKAGES if name in environment.packages]
     versions = [*packages, *([f"CUDA {environment.cuda}"] if environment.cuda else []), f"Python {environment.python}"]
     variables = ", ".join(f"{name}={content}" for name, content in environment.variables.items())
