@@ -44,11 +44,8 @@ def build_document(run: Run, folder: Path) -> Document:
     return Document(
         title=state.title(run),
         warnings=state.warnings(run),
-        facts=[Table(header=("", ""), rows=state.facts(run))],
         answers=answers or [nothing],
-        notes=[
-            Paragraph(note) for note in dict.fromkeys((*(s.note for s in sections if s.answers), state.lacking(run))) if note
-        ],
+        basis=[*(Paragraph(note) for note in notes if note), Table(header=("", ""), rows=state.facts(run))],
         sections=[*sections, state.missing_section(run, absent)],
     )
 
