@@ -138,7 +138,7 @@ def test_a_run_leaves_its_plan_its_records_and_its_environment(
     assert {name: case.status for name, case in cases.items()} == dict.fromkeys(GOOD, "ok")
     for case in cases.values():
         assert [record.round for record in case.records] == [0, 1]
-        assert len(case.records[0].samples_us) >= 3  # type: ignore[attr-defined]
+        assert len(case.records[0].samples_us) >= 3
         assert (case.first.threads, case.first.batch_size, case.first.device_s_median) == (1, 4, None)
         assert case.fact("warmup_calls")
         assert case.fact("peak_bytes")

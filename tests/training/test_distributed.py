@@ -189,7 +189,7 @@ def test_a_port_in_use_is_one_line(monkeypatch: pytest.MonkeyPatch, capfd: pytes
     monkeypatch.setenv("WORLD_SIZE", "2")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: dist.TCPStore("127.0.0.1", port, 2, True))
+        monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: dist.TCPStore("127.0.0.1", port, 2, True))  # type: ignore[attr-defined]
         assert tyro.cli(entry.main, args=TINY) == 2
     (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("error"))
     assert line.startswith("error: the port is in use: start torchrun with --standalone, or with another --master-port")
