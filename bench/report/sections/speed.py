@@ -23,7 +23,7 @@ from bench.report.facts.placement import contest
 from bench.report.figures import Figure, Line, Mark, Row, backend_look, bars, lines
 from bench.report.sections.state import no_answer
 from bench.report.sections.training import WITH, alone
-from bench.report.tables import Column, build_table, words_column
+from bench.report.tables import Column, build_table, number_column, words_column
 from bench.report.words import name_or_undecided, span, spread
 from bench.statistics import SPREAD
 
@@ -145,17 +145,17 @@ def cost_section(run: Run) -> Section | None:
         words_column("device", lambda case: case.device),
         words_column("implementation", lambda case: case.implementation or ""),
         Column("ms a call", lambda case: digits(1e3 * statistics.median(case.samples_s)) if case.samples_s else ""),
-        _first_column("MB in and out", "bytes_moved", 1e-6),
-        _first_column("share of a copy, %", "roofline_share", 100.0),
+        number_column("MB in and out", "bytes_moved", 1e-6),
+        number_column("share of a copy, %", "roofline_share", 100.0),
         Column("device busy", _busy),
-        _first_column("launches", "launches"),
-        _first_column("waits", "syncs"),
-        _first_column("host, µs", "host_s", 1e6),
-        _first_column("host without a GPU, µs", "absent_gpu_host_s", 1e6),
-        _first_column("peak memory, MiB", "peak_bytes", 2.0**-20),
-        _first_column("compiling, s", "compile_s"),
-        _first_column("graph breaks", "graph_breaks"),
-        _first_column("recompiled", "recompiles"),
+        number_column("launches", "launches"),
+        number_column("waits", "syncs"),
+        number_column("host, µs", "host_s", 1e6),
+        number_column("host without a GPU, µs", "absent_gpu_host_s", 1e6),
+        number_column("peak memory, MiB", "peak_bytes", 2.0**-20),
+        number_column("compiling, s", "compile_s"),
+        number_column("graph breaks", "graph_breaks"),
+        number_column("recompiled", "recompiles"),
         Column("calls", lambda case: f"{len(case.samples_s):,}"),
     ]
     copied = ", ".join(
@@ -166,10 +166,6 @@ def cost_section(run: Run) -> Section | None:
     )
     method = COST_METHOD + (f" A copy of 256 MiB, read and written: {copied}." if copied else "")
     return Section(title="What a call costs", blocks=[Paragraph(method), build_table(columns, cases)])
-
-
-def _first_column(header: str, name: str, factor: float = 1.0) -> Column:
-    return Column(header, lambda case: "" if (content := case.fact(name)) is None else digits(content * factor))
 
 
 def _busy(case: Case) -> str:
