@@ -130,7 +130,7 @@ def _pack_record(record: Record) -> Record:
 
 def _pack_cell(cell: AuditCell) -> AuditCell:
     failed = tuple(check for check in cell.checks if not check.ok)
-    return msgspec.structs.replace(cell, checks=failed, passed=cell.passed + len(cell.checks) - len(failed))
+    return msgspec.structs.replace(cell, checks=failed, checks_passed=cell.checks_passed + len(cell.checks) - len(failed))
 
 
 # ---- the index --------------------------------------------------------------------------------------------------------

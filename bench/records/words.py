@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 UNKNOWN = "not known"
 
 
-def digits(value: float | None, n: int = 3) -> str:
+def format_number(value: float | None, n: int = 3) -> str:
     """Return ``n`` significant digits with thousands separated: 41,200, 3.05, 0.00123."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
@@ -16,9 +16,9 @@ def digits(value: float | None, n: int = 3) -> str:
     return f"{round(value, places):,.{max(0, places)}f}"
 
 
-def percent(share: float | None, digits: int = 1) -> str:
+def percent(share: float | None, places: int = 1) -> str:
     """Return a share of one such as "62.4 %"."""
-    return UNKNOWN if share is None else f"{share * 100:.{digits}f} %"
+    return UNKNOWN if share is None else f"{share * 100:.{places}f} %"
 
 
 def plural(number: int, noun: str, plural_noun: str = "") -> str:
