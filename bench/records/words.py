@@ -1,7 +1,7 @@
 """Numbers and lists in words, for messages and pages: three significant digits, thousands separated."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 UNKNOWN = "not known"
 
@@ -26,9 +26,10 @@ def plural(number: int, noun: str, plural_noun: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural_noun or noun + 's'}"
 
 
-def markdown_row(*cells: str) -> str:
-    """Return a row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+def markdown_table(header: Sequence[str], rows: Iterable[Iterable[str]], numeric: Collection[int] = ()) -> str:
+    """Return a Markdown table of cells that are Markdown already; columns in ``numeric`` are set flush right."""
+    rule = ["---:" if column in numeric else "---" for column in range(len(header))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
 
 def join(words: Iterable[str], most: int = 12) -> str:
