@@ -18,6 +18,7 @@ from contextlib import contextmanager
 import torch
 
 from bench.clock import Clock, Function, measure, sample
+from bench.processes import read_output
 
 COPIED_BYTES = 256 * 2**20
 """Size far beyond any cache: what fits into a cache may move faster than this limit."""
@@ -125,11 +126,10 @@ def absent_gpu_host_seconds() -> dict[str, float]:
     """
     command = [sys.executable, "-m", "augment.fused.offline", "--host", "--arch", "90", "--recipes", *HOST_RECIPES]
     variables = {**os.environ, "TRITON_INTERPRET": "0"}
-    try:
-        run = subprocess.run(command, env=variables, check=True, capture_output=True, text=True, timeout=HOST_LIMIT_S)
-    except (OSError, subprocess.SubprocessError):
+    status, output = read_output(command, HOST_LIMIT_S, env=variables, stderr=subprocess.DEVNULL)
+    if status != 0:
         return {}
-    rows = (line.split() for line in run.stdout.splitlines()[1:])
+    rows = (line.split() for line in output.splitlines()[1:])
     return {recipe: float(host_us) / 1e6 for _, recipe, host_us in rows}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from training.config import TrainConfig
+from training.config import TrainConfig, resolve_auto, validate
 from training.presets import BOOK, PRESETS
 
 PartName = Literal["tests", "audit", "gallery", "grid", "throughput", "accuracy", "sweep", "calibrate", "pipeline"]
@@ -67,6 +67,12 @@ class Preset:
     shares: tuple[float, ...] = ()
     """Seconds by part, estimated: shares of ``minutes``, and the time left that is displayed. A part that ends early leaves its
     time to later ones."""
+
+    def config(self, device: str, **settings: Any) -> TrainConfig:
+        """Return the training config of throughput cases on a device, in the best precision there, with other ``settings``."""
+        common = {"model": self.model, "width": self.width, "max_train": self.max_train, "device": device, "precision": "auto"}
+        config = replace(self.settings, **{**common, **settings})
+        return resolve_auto(config, validate(config))
 
 
 SMOKE_GRID = ("--ops", "HorizontalFlip,ColorJitter", "--recipes", "crop_flip", "--rounds", "2", "--case-seconds", "0.05")

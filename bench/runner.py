@@ -12,7 +12,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +102,8 @@ def resume(folder: Path, plan: Plan, environment: Environment, *, retry_failed: 
     """
     before, run = load_plan(folder, plan.suite), load_run(folder)
     plan, places = as_stored(plan), (run.environment, as_stored(environment))
-    changed = differences(*({**machine_facts(place), **code_facts(place)} for place in places))
-    changed += differences(*({k: str(v) for k, v in p.settings.items()} for p in (before, plan)))
-    if changed:
-        raise ValueError(f"cannot resume {folder} here ({changed[0]}): choose another --results")
+    check_equal(folder, *({**machine_facts(place), **code_facts(place)} for place in places))
+    check_settings(folder, before, plan)
     cases = {case.key: case for case in (*before.cases, *plan.cases)}
     merged = msgspec.structs.replace(
         plan,
@@ -117,6 +115,17 @@ def resume(folder: Path, plan: Plan, environment: Environment, *, retry_failed: 
     )
     write(folder / PLAN, merged)
     return merged
+
+
+def check_settings(folder: Path, before: Plan, plan: Plan) -> None:
+    """Raise ValueError unless two plans have the same settings."""
+    check_equal(folder, *({k: str(v) for k, v in as_stored(p).settings.items()} for p in (before, plan)))
+
+
+def check_equal(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming the first difference, unless facts of a run are those of the one that would resume it."""
+    if changed := differences(before, now):
+        raise ValueError(f"cannot resume {folder} here ({changed[0]}): choose another --results")
 
 
 def add_cases(folder: Path, cases: Sequence[Record]) -> None:
