@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import multiprocessing
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,8 +40,8 @@ from bench.jobs.job import (
 from bench.noise import ROOT_VARIABLE
 from bench.presets import COMMON
 from bench.processes import end_with
-from bench.records import Accuracy, Plan, finished_keys, load_run
-from bench.runner import Claims, await_plan, check_settings
+from bench.records import CLAIMS, Accuracy, Plan, load_run
+from bench.runner import await_owners, await_plan, check_settings, find_missing
 from training.config import MOST_WORKERS, TrainConfig
 from training.cpus import usable_cpus
 from training.interrupts import shielded
@@ -92,7 +93,7 @@ class Share:
 def sweep(options: SweepOptions, console: Console, report: Report) -> Path | None:
     """Train all cases that have no record yet and write the report.
 
-    Under torchrun every process takes cases, and the one that finds all done writes the report.
+    Under torchrun every process takes cases; the first one waits for the others and writes the report.
 
     Returns:
         The run folder; None for a process that leaves the report to another one.
@@ -107,8 +108,7 @@ def sweep(options: SweepOptions, console: Console, report: Report) -> Path | Non
     from training.data import load_for
 
     rank, index = os.environ.get("RANK"), int(os.environ.get("LOCAL_RANK", "0"))
-    is_launched = rank is not None
-    baseline = _check(options, launched=is_launched)
+    baseline = _check(options, launched=rank is not None)
     local = give_device(options.config, index)
     base, device = _check_config(options, local)
     # The first process, which leads, has then loaded the data into a cache.
@@ -118,27 +118,27 @@ def sweep(options: SweepOptions, console: Console, report: Report) -> Path | Non
     workers = options.workers or (1 if local.device == base.device else torch.accelerator.device_count())
     cases = plan_cases(options, base, dataset, device, at_once=workers)
     job = sweep_job(cases, base, dataset, device, baseline=baseline, at_once=1)
-    if plan is None:
-        folder = open_folder(job, options, console, retry_failed=options.retry_failed)
-    else:
+    own, at_once = dataclasses.replace(base, device=local.device), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if plan is not None:
         folder = options.results or Path()
         check_settings(folder, plan, Plan(suite=job.suite, settings=dict(job.settings)))
-    if is_launched:
-        at_once = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    else:  # cores are shared among those that have work
-        at_once = max(1, min(workers, len(find_missing(folder, cases))))
-    share = Share(base=base, cases=cases, folder=folder, index=index, at_once=at_once)
-    ends: list[list[Accuracy] | None] = []
-    with reporting(folder, lambda folder: ends.append(_finish(folder, cases, report, alone=not is_launched))):
-        if is_launched or at_once == 1:
-            train_share(dataclasses.replace(share, base=dataclasses.replace(base, device=local.device)), dataset, console)
+        train_share(Share(base=own, cases=cases, folder=folder, index=index, at_once=at_once), dataset, console)
+        return None
+    folder = open_folder(job, options, console, retry_failed=options.retry_failed)
+    with reporting(folder, lambda folder: report(folder) if load_run(folder).records else None):
+        if rank is None:  # cores are shared among those that have work
+            at_once = max(1, min(workers, len(find_missing(folder, cases))))
+        share = Share(base=base, cases=cases, folder=folder, index=index, at_once=at_once)
+        if rank is not None or at_once == 1:
+            train_share(dataclasses.replace(share, base=own), dataset, console)
+            await_owners(folder, cases)
         else:
             train_in_processes(share)
-    (missing,) = ends
-    if missing:
+    if missing := find_missing(folder, cases):
         first = f"{missing[0].recipe}@{missing[0].backend}, seed {missing[0].seed}"
         raise OSError(f"{len(missing)} of {len(cases)} cases have not run, the first {first}: add --resume --results {folder}")
-    return None if missing is None else folder
+    shutil.rmtree(folder / CLAIMS, ignore_errors=True)
+    return folder
 
 
 # ---- the cases --------------------------------------------------------------------------------------------------------
@@ -292,32 +292,3 @@ def train_share(share: Share, dataset: "Dataset", console: Console) -> None:
         torch.set_num_threads(max(1, usable_cpus() // share.at_once))
     job = sweep_job(share.cases, share.base, dataset, device.type, baseline=None, at_once=share.at_once)
     measure_cases(job, share.folder, console, shared=True, keep_going=functools.partial(device_works, str(device)))
-
-
-# ---- the end ----------------------------------------------------------------------------------------------------------
-
-
-def find_missing(folder: Path, cases: Sequence[Accuracy]) -> list[Accuracy]:
-    """Return the cases that have neither a result nor a failure that counts."""
-    run = load_run(folder)
-    keys = finished_keys(run.records, run.plan.retry_after if run.plan else 0)
-    return [case for case in cases if case.key not in keys]
-
-
-def _finish(folder: Path, cases: Sequence[Accuracy], report: Report, *, alone: bool) -> list[Accuracy] | None:
-    """Write the report of what there is, unless another process has to.
-
-    Returns:
-        The cases that nobody has done or is doing; None where the report is left to another process.
-    """
-    missing, claims = find_missing(folder, cases), Claims(folder)
-    if not alone and (missing or not claims.exist):
-        return None  # others are at work, or have written the report
-    with claims.turn():
-        if not alone and not claims.exist:
-            return None  # another process wrote it while this one waited
-        if load_run(folder).records:
-            report(folder)
-        if not missing:
-            claims.remove()
-    return missing

@@ -103,7 +103,9 @@ def test_no_arrow_goes_back(path: Path) -> None:
         assert room(path) not in READERS or not tops(names) & {*TORCH, "training"}
 
 
-@pytest.mark.parametrize("modules", ["bench.report, bench.compare, bench.export, bench.publish", "bench.cli; bench.catalog.list_names('data')"])
+@pytest.mark.parametrize(
+    "modules", ["bench.report, bench.compare, bench.export, bench.publish", "bench.cli; bench.catalog.list_names('data')"]
+)
 def test_readers_and_the_command_line_start_without_torch(modules: str) -> None:
     """In a fresh process, with all that is imported on the way: the command line imports every job."""
     code = f"import sys, {modules}\nsys.exit(', '.join({TORCH!r} & set(sys.modules)) or 0)"
