@@ -5,12 +5,12 @@ bandwidth that takes (bytes in + bytes out) / bandwidth seconds, and no call can
 is a matrix product: a network does little else, and rarely as well as one large product does.
 """
 
+import functools
 import math
 import os
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -105,14 +105,8 @@ def host_seconds(function: Function, device: str | torch.device, *, calls: int =
     """Return the median seconds until a call returns while a CUDA device still works; None on other devices."""
     if torch.device(device).type != "cuda":
         return None
-    seconds = []
-    for _ in range(calls):
-        torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    torch.cuda.synchronize(device)
-    return statistics.median(seconds)
+    synchronize = functools.partial(torch.cuda.synchronize, device)
+    return statistics.median(sample(function, calls, synchronize, clock=Clock("cpu")))  # a clock that waits for nothing
 
 
 HOST_RECIPES = ("crop_flip", "d2l", "randaugment")

@@ -82,7 +82,7 @@ class RunOptions(JobOptions, ImageOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Options and data that all parts of a run share. ``seconds`` is the time limit of the part that runs."""
+    """Options and data that all parts of a run share. ``deadline``: when the part that runs must end, by ``time.monotonic``."""
 
     options: RunOptions
     preset: Preset
@@ -90,11 +90,16 @@ class Work:
     dataset: "Dataset"
     folder: Path
     console: Console
-    seconds: float = math.inf
+    deadline: float = math.inf
     phase: str = ""
     """Number of this part among all, for the display."""
     later_s: float = 0.0
     """Estimated seconds of the parts that follow."""
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the deadline, one at least; None without a deadline."""
+        return None if math.isinf(self.deadline) else max(1.0, self.deadline - time.monotonic())
 
 
 def run_part(name: PartName, work: Work) -> None:
@@ -106,12 +111,15 @@ def run_part(name: PartName, work: Work) -> None:
         return
     if not (work.folder / ENVIRONMENT).exists():  # that of the grid, unless it has failed
         write(work.folder / ENVIRONMENT, environment(data_facts(work.dataset)))
-    jobs, keep_going = JOBS[name](work), _keep_going(work)
+    jobs = JOBS[name](work)
     if not jobs:
         work.console.print(f"{name}: left out, it needs --data FOLDER of images")
         return
     for job in jobs:
-        measure_cases(job, work.folder, work.console, keep_going=keep_going, phase=work.phase, later_s=work.later_s)
+        measure_cases(
+            job, work.folder, work.console, phase=work.phase, later_s=work.later_s,
+            keep_going=lambda: time.monotonic() < work.deadline,
+        )  # fmt: skip
     print_results(work.folder, {case.case_key for job in jobs for case in job.cases}, work.console)
 
 
@@ -132,11 +140,6 @@ def print_results(folder: Path, keys: set[tuple[Any, ...]], console: Console) ->
     console.print(table)
 
 
-def _keep_going(work: Work) -> Callable[[], bool]:
-    deadline = time.monotonic() + work.seconds
-    return lambda: time.monotonic() < deadline
-
-
 # ---- tests, audit and gallery -----------------------------------------------------------------------------------------
 
 
@@ -152,11 +155,9 @@ def run_tests(work: Work) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel]
     # On a CPU the kernels' tests run in Triton's interpreter, for minutes: they are part of the usual tests.
     kernels = [] if work.device == "cpu" else sorted(str(path) for path in tests.rglob("test_cuda*.py"))
-    begin = time.monotonic()
     with (work.folder / f"{TESTS_LOG}.tmp").open("w") as file:
         for selection in filter(None, (["-m", "gpu", str(tests)], kernels)):
-            remaining_s = None if math.isinf(work.seconds) else max(1.0, work.seconds - (time.monotonic() - begin))
-            wait_for([*command, *selection], remaining_s, cwd=ROOT, stdout=file, stderr=file)
+            wait_for([*command, *selection], work.left_s, cwd=ROOT, stdout=file, stderr=file)
     os.replace(file.name, log)
     lines = log.read_text(errors="replace").splitlines()
     results = [line.strip("= ") for line in lines if re.search(r"\d (passed|failed|skipped|errors?).* in \d", line)]
@@ -216,13 +217,13 @@ def draw_gallery(work: Work) -> None:
 
 def run_grid(work: Work) -> None:
     """Run the benchmarks in a process of their own: a compiled case can take the CUDA context, or the process, with it."""
-    folder, keep_going = work.folder, _keep_going(work)
+    folder = work.folder
     # With "=": a folder that stands by itself pytest takes for a place to look for tests in.
     command = [sys.executable, "-m", "pytest", *BENCHMARKS, "--benchmark-only", "-qq", "--tb=no", "-rN"]
     command += [f"--results={folder.resolve()}", f"--phase={work.phase}"]
     command += [f"--later={work.later_s}"] if work.later_s else []
     command += [f"--data={absolute(work.options.data)}", f"--data-root={work.options.data_root.resolve()}"]
-    command += [] if math.isinf(work.seconds) else [f"--time-limit={max(1.0, work.seconds):.0f}"]
+    command += [] if work.left_s is None else [f"--time-limit={work.left_s:.0f}"]
     options = ["--resume"] if (folder / PLAN).exists() else _grid_options(work)
     for _ in range(RESTARTS):
         if not _unfinished(folder):
@@ -230,7 +231,7 @@ def run_grid(work: Work) -> None:
         status = wait_for([*command, *options], cwd=ROOT)
         if status in (PYTEST_INTERRUPTED, PYTEST_USAGE_ERROR):
             raise ValueError("the benchmarks ended early; the reason stands above")
-        if not keep_going() or status == PYTEST_NO_TESTS or (status in (0, 1) and not _unfinished(folder)):
+        if time.monotonic() >= work.deadline or status == PYTEST_NO_TESTS or (status in (0, 1) and not _unfinished(folder)):
             return
         options = ["--resume"]  # the plan stands in the folder
     raise OSError(f"the benchmarks died {RESTARTS} times; what they measured is in {folder}")

@@ -39,7 +39,7 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
     work = _prepare(options, console)
     if options.part is not None:
         age_s = time.time() - psutil.Process().create_time()  # starting and loading the data are part of the time
-        run_part(options.part, replace(work, seconds=60 * (options.minutes or math.inf) - age_s))
+        run_part(options.part, replace(work, deadline=time.monotonic() + 60 * (options.minutes or math.inf) - age_s))
         return work.folder
     minutes = options.minutes or work.preset.minutes
     with reporting(work.folder, report):
@@ -124,8 +124,7 @@ def _part_command(options: RunOptions, work: Work, name: str, seconds: float) ->
     command = [sys.executable, "-m", "bench", "run", "--part", name, "--minutes", f"{seconds / 60:.3f}"]
     command += ["--preset", options.preset, "--data", absolute(options.data), "--data-root", str(options.data_root.resolve())]
     command += ["--results", str(work.folder.resolve())]
-    for option, value in (("--device", options.device), ("--rounds", options.rounds)):
-        command += [option, str(value)] if value is not None else []
-    for option, values in (("--backends", options.backends), ("--recipes", options.recipes)):
-        command += [option, *values] if values is not None else []
+    for option in ("device", "rounds", "backends", "recipes"):
+        if (value := getattr(options, option)) is not None:
+            command += [f"--{option}", *map(str, value if isinstance(value, tuple) else [value])]
     return command
