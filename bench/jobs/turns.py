@@ -74,21 +74,14 @@ class Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
         )  # fmt: skip
 
-    def read_environment(self) -> Environment:
-        """Return what the process says of itself once it is ready."""
-        return self._answer(Environment)
-
-    def measure(self, case: Speed) -> Speed:
-        """Measure a round of a case."""
+    def answer(self, kind: type[S], case: Speed | None = None) -> S:
+        """Return what the process answers to a case; to none, its environment once it is ready."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # its last words tell more
-            self._process.stdin.write(msgspec.json.encode(case).decode() + "\n")
-            self._process.stdin.flush()
-        return self._answer(Speed)
-
-    def _answer(self, kind: type[S]) -> S:
         assert self._process.stdout is not None
         cause = "its records are those of another version"
+        with contextlib.suppress(BrokenPipeError):  # its last words tell more
+            self._process.stdin.write("" if case is None else msgspec.json.encode(case).decode() + "\n")
+            self._process.stdin.flush()
         with contextlib.suppress(msgspec.MsgspecError):
             if line := self._process.stdout.readline():
                 return msgspec.json.decode(line, type=kind)
@@ -160,7 +153,7 @@ class Session:
     def _measure_pair(self, workers: Sequence[Worker], number: int, rounds: Iterator[int]) -> Pair:
         """Measure all slots of a case one after the other, in an order of their own, round after round."""
         order, records = random.Random(number), [list[Speed]() for _ in self.slots]
-        environments = [worker.read_environment() for worker in workers]
+        environments = [worker.answer(Environment) for worker in workers]
         deadline = time.monotonic() + self.seconds
         for count, round_number in enumerate(rounds, start=1):
             for case in order.sample(self.cases, len(self.cases)):
@@ -181,7 +174,7 @@ def _measure_slot(worker: Worker, case: Speed, slot: Slot, **repetition: int) ->
     """Measure a round of a case in a slot; images that are added to a batch do not count."""
     batch_size = case.batch_size or 1
     enlarged = msgspec.structs.replace(case, batch_size=round(batch_size * (1 + slot.added)), **repetition)
-    record = worker.measure(enlarged)
+    record = worker.answer(Speed, enlarged)
     rate = record.images_per_s and record.images_per_s * batch_size / (enlarged.batch_size or 1)
     return msgspec.structs.replace(record, batch_size=batch_size, images_per_s=rate)
 
