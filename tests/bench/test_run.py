@@ -9,7 +9,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -19,8 +18,9 @@ from rich.console import Console
 
 from bench import presets
 from bench.jobs.throughput import Axes, training_configs
-from bench.parts import Work, throughput_jobs, wait_for
+from bench.parts import Work, throughput_jobs
 from bench.presets import ACCELERATOR, CPU, PartName, Preset, PresetName
+from bench.processes import wait_for
 from bench.records import RECORDS, Accuracy, Speed, Throughput, load_run
 from bench.run import GRACE_S, RunOptions, run
 from tests.conftest import PATIENCE_S, present, wait_until
@@ -103,7 +103,7 @@ class FakeParts:
         monkeypatch.setattr("bench.run.time.monotonic", lambda: self.now)
         monkeypatch.setattr("bench.run.wait_for", self.run)
 
-    def run(self, command: list[str], timeout: float) -> int:
+    def run(self, command: list[str], timeout: float, **options: Any) -> int:
         name = command[command.index("--part") + 1]
         self.budgets[name] = 60 * float(command[command.index("--minutes") + 1])
         assert timeout == pytest.approx(self.budgets[name] + GRACE_S, abs=0.1)
@@ -156,12 +156,27 @@ def test_a_part_that_is_killed_leaves_the_others(tmp_path: Path, monkeypatch: py
     assert [record.seed for record in load_run(folder).records if isinstance(record, Accuracy)] == [0, 1]
 
 
+def wait_until_gone(pid: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):  # gone, or about to be
+        child = psutil.Process(pid)
+        assert child.status() == psutil.STATUS_ZOMBIE or child.wait(timeout=10) is None
+
+
 def test_a_part_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     assert wait_for(["sh", "-c", f"sleep 600 & echo $! > '{pid}'; wait"], timeout=3) == -signal.SIGTERM
-    with contextlib.suppress(psutil.NoSuchProcess):  # gone, or about to be
-        child = psutil.Process(int(pid.read_text()))
-        assert child.status() == psutil.STATUS_ZOMBIE or child.wait(timeout=10) is None
+    wait_until_gone(int(pid.read_text()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the system to end children with their parent, which Linux does")
+def test_a_killed_command_leaves_no_child() -> None:
+    code = "from bench.processes import wait_for; wait_for(['sh', '-c', 'echo $$; exec sleep 600'])"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    process.kill()
+    process.communicate()
+    wait_until_gone(child)
 
 
 @pytest.mark.slow
@@ -215,7 +230,8 @@ def test_the_ceiling_and_fused_come_first_in_all_batch_sizes(tmp_path: Path) -> 
     """Time that is too short for all cases of preset gpu still gives the tax of its recipes."""
     gpu = replace(ACCELERATOR["gpu"], settings=replace(PRESETS["standard"], compile=False))
     dataset = load("synthetic", root=tmp_path, max_train=40, max_test=10)
-    work: Any = SimpleNamespace(preset=gpu, device="cpu", recipes=None, backends=None, dataset=dataset, preset_name="gpu")
+    options, console = RunOptions(preset="gpu"), Console(quiet=True)
+    work = Work(options=options, preset=gpu, device="cpu", dataset=dataset, folder=tmp_path, console=console)
     first, second, *rest = throughput_jobs(work)
     for job, whole, batch_size in zip((first, second), rest, (256, 1024), strict=True):
         planned: tuple[Any, ...] = job.cases

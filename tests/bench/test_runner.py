@@ -20,7 +20,18 @@ from msgspec.structs import replace
 from bench import noise, runner
 from bench.noise import Watch
 from bench.records import RUNNING, Disturbance, Gpu, Plan, Record, append, encode, load_run, read
-from bench.runner import Claims, Runner, add_cases, await_plan, exit_code, load_plan, resume, run_cases, start
+from bench.runner import (
+    Runner,
+    add_cases,
+    await_owners,
+    await_plan,
+    exit_code,
+    find_missing,
+    load_plan,
+    resume,
+    run_cases,
+    start,
+)
 from tests.bench.stored import CASE, ENVIRONMENT, OTHER, SAMPLES, failed, measure, speeds, store, trained
 from tests.conftest import PATIENCE_S, one_line, present
 
@@ -323,18 +334,26 @@ def test_a_process_has_its_run_between_two_repetitions_too(holder: subprocess.Po
     assert [record.seed for record in load_run(folder).records] == [0, 1, 2]  # type: ignore[attr-defined]
 
 
-def test_a_claim_keeps_others_out_and_goes_with_its_process(holder: subprocess.Popen[str], folder: Path) -> None:
+def test_a_claim_keeps_others_out_and_goes_with_its_process(
+    holder: subprocess.Popen[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def attempted() -> list[int]:
         done: list[Any] = []
         run_cases(folder, CELLS, measure, shared=True, on_record=lambda record, *_: done.append(record))
         return [record.seed for record in done]
 
     assert attempted() == [1, 2]
-    holder.kill()  # -9: it cannot tidy up
-    holder.wait()
+    waits: list[float] = []
+
+    def kill(seconds: float) -> None:
+        waits.append(seconds)
+        holder.kill()  # -9: it cannot tidy up
+        holder.wait()
+
+    monkeypatch.setattr(runner, "time", SimpleNamespace(sleep=kill))
+    await_owners(folder, CELLS)
+    assert (len(waits), find_missing(folder, CELLS)) == (1, CELLS[:1])
     assert (attempted(), attempted()) == ([0], [])
-    Claims(folder).remove()
-    assert not Claims(folder).exist
 
 
 def test_a_case_that_its_owner_finished_meanwhile_is_not_repeated(folder: Path) -> None:

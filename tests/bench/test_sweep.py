@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from bench.jobs import sweep as module
-from bench.jobs.sweep import Share, SweepOptions, case_config, give_device, run_worker, sweep
+from bench.jobs.sweep import Share, SweepOptions, case_config, give_device, run_worker, sweep, train_share
 from bench.records import PLAN, RECORDS, Accuracy, Plan, load_run, project_sweep, read, write
 from bench.report.sections.accuracy import accuracy_section
 from bench.report.sweep_table import print_table
@@ -205,6 +205,19 @@ def test_a_workers_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     base = dataclasses.replace(TINY, data_root=tmp_path)
     run_worker(Share(base=base, cases=(), folder=tmp_path, index=1, at_once=2))
     assert capfd.readouterr().err == "error in worker 1: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize(("at_once", "threads"), [(1, None), (2, 4), (9, 1)])
+def test_processes_at_once_share_the_cores(
+    at_once: int, threads: int | None, shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of eight cores; a lone process keeps the threads that it has."""
+    counts: list[int] = []
+    monkeypatch.setattr(module, "usable_cpus", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", counts.append)
+    monkeypatch.setattr(module, "measure_cases", lambda *_, **__: None)
+    train_share(Share(base=TINY, cases=(), folder=tmp_path, index=0, at_once=at_once), shapes, Console(quiet=True))
+    assert counts == ([] if threads is None else [threads])
 
 
 # ---- what a case is ---------------------------------------------------------------------------------------------------
