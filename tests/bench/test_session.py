@@ -123,9 +123,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
 
 
 @pytest.mark.slow
-def test_a_run_leaves_its_plan_its_records_and_its_environment(
-    finished: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
+def test_a_run_leaves_its_plan_records_and_environment(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, done = finished
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
     assert {path.name for path in folder.iterdir()} == {"plan.json", "records.jsonl", "environment.json", "lock"}

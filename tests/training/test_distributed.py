@@ -109,9 +109,7 @@ def test_a_run_prints_the_books_lines_and_keeps_its_curves(whole: Whole) -> None
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_job_and_resuming_gives_the_weights_of_a_run_that_was_not(
-    whole: Whole, tmp_path: Path
-) -> None:
+def test_a_killed_process_ends_the_job_and_resuming_gives_the_weights_of_a_whole_run(whole: Whole, tmp_path: Path) -> None:
     processes, out, _ = whole
     options = ("--epochs", "6", "--out", str(tmp_path))
     with _started(*options, processes=processes) as job:
