@@ -4,8 +4,7 @@ The structs are the format: msgspec encodes them, validates them when it decodes
 a record with status ``not_run``; measuring fills it in. Fields that hold their default are not stored. No torch here.
 """
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import msgspec
@@ -747,6 +746,8 @@ class Plan(Strict, frozen=True, kw_only=True):
 
 
 Verdict = Literal["exact", "close", "different", "unaudited", "unsupported"]
+COMPARABLE: tuple[Verdict, ...] = ("exact", "close")
+"""Verdicts that allow a ratio of speeds."""
 
 
 class AuditLane(Strict, frozen=True, kw_only=True):
@@ -864,20 +865,13 @@ class Audit(Strict, frozen=True, kw_only=True):
         """Return the verdict on a subject on a backend, or None."""
         return next((cell for cell in self.verdicts if (cell.subject, cell.backend) == (subject, backend)), None)
 
-    def comparable(self, subject: str, backends: Sequence[str]) -> tuple[bool, str]:
-        """Return whether a ratio of these backends' speeds means anything, and why (not): same lane, all at least ``close``."""
-        cells = []
-        for backend in backends:
-            cell = self.find(subject, backend)
-            if cell is None:
-                return False, f"{subject} was not audited on {backend}"
-            if cell.verdict not in ("exact", "close"):
-                return False, f"{backend} is {cell.verdict}" + (f": {cell.cause}" if cell.cause else "")
-            cells.append(cell)
-        for a, b in itertools.pairwise(cells):
-            lane_a, lane_b = (cell.lane.measured if cell.lane else "" for cell in (a, b))
-            if lane_a != lane_b:
-                return False, f"other lane: {a.backend} draws {lane_a}, {b.backend} {lane_b}"
-        return True, "; ".join(
-            f"{cell.backend} is close: {cell.cause}" for cell in cells if cell.verdict == "close"
-        ) or "exact on both"
+    def why_not_compared(self, subject: str, backends: tuple[str, str]) -> str:
+        """Return why no ratio of two backends' speeds means anything; empty if both do the subject, in the same lane."""
+        a, b = (self.find(subject, backend) for backend in backends)
+        if a is None or b is None:
+            return "not audited"
+        different = next((cell for cell in (a, b) if cell.verdict not in COMPARABLE), None)
+        if different is not None:
+            return f"{different.backend} is {different.verdict}: {different.cause}".removesuffix(": ")
+        lanes = [cell.lane.measured if cell.lane else "" for cell in (a, b)]
+        return "" if lanes[0] == lanes[1] else f"other lane: {a.backend} draws {lanes[0]}, {b.backend} {lanes[1]}"
