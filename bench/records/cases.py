@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-from bench.records.structs import KINDS, Accuracy, Disturbance, Lane, Record, Speed, Status
+from bench.records.base import Disturbance, Lane, Record, Status
+from bench.records.structs import KINDS, Accuracy, Speed
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)

@@ -13,10 +13,12 @@ from typing import Any
 
 import msgspec
 
+from bench.records.audits import Audit, AuditCell
+from bench.records.base import Record
 from bench.records.cases import group_by
 from bench.records.folder import Run, Source, load_run, merged_folder
-from bench.records.machines import code_facts, machine_facts
-from bench.records.structs import Audit, AuditCell, Environment, Plan, Record
+from bench.records.machines import Environment, code_facts, machine_facts
+from bench.records.structs import Plan
 from bench.records.words import join, plural
 
 VERDICTS_WORST_FIRST = ("different", "unaudited", "close", "exact", "unsupported")
