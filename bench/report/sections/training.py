@@ -181,7 +181,7 @@ def _split(name: str, arms: Sequence[Case]) -> list[Block]:
     alternative = f"Milliseconds a step by part and placement: stacked bars. Examples per second: {speeds}."
     rows = list[Row]()
     for lane, group in group_by(splits, lambda split: split[0].lane).items():
-        rows.append(Row(f"{LANES[lane]}:"))
+        rows.append(Row(LANES[lane]))
         for arm, parts in group:
             stack = {PARTS[part].words: parts[part] for part in used if parts.get(part)}
             rows.append(Row(label(arm), (), stack, {}, f"{format_number(arm.rate)} ex/s"))
