@@ -14,6 +14,8 @@ from torch import Tensor
 WARM_UP_CALLS = 3
 """Calls before the capture, on a stream of their own: libraries and the optimizer allocate in the first ones."""
 Function = Callable[..., Tensor]
+_INVALID: list[torch.cuda.CUDAGraph] = []
+"""Graphs of captures that could not be ended, which PyTorch 2.11 goes on reading."""
 
 
 @functools.cache
@@ -46,11 +48,27 @@ def record(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[
 
 
 def _capture(call: Callable[[], Tensor], stream: torch.cuda.Stream) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    graph = torch.cuda.CUDAGraph()
-    # Thread-local: a loader's thread that pins memory meanwhile must not spoil the capture.
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        result = call()
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    try:
+        # Thread-local: a loader's thread that pins memory meanwhile must not spoil the capture.
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            result = call()
+    except RuntimeError:
+        _end_allocation(graph, pool)
+        raise
     return graph, result
+
+
+def _end_allocation(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+    """End the allocation to the pool of a capture that could not be ended; no-op where PyTorch has ended it, as newer versions do.
+
+    While a capture seems to be underway, memory that a second stream has used is not freed. The allocator of pinned memory has
+    no such call: it goes on asking a filter, which reads the graph if the stream captures, so that the graph must live.
+    """
+    with contextlib.suppress(RuntimeError):
+        torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
+        _INVALID.append(graph)
 
 
 class Captured:

@@ -188,16 +188,28 @@ def test_a_capture_that_fails_is_one_line_and_the_run_goes_on(
 
 
 class _Cuda:
-    """The streams and the generator of CUDA in PyTorch 2.11, where a capture that broke off restores neither."""
+    """Streams, generator and allocator of CUDA in PyTorch 2.11, where a capture that broke off restores none of them."""
 
     def __init__(self) -> None:
-        self.streams, self.generator_captures, self.used = ["default"], False, list[str]()
+        self.streams, self.generator_captures, self.pools, self.pools_in_use = ["default"], False, 0, list[Any]()
 
     def Stream(self, device: torch.device) -> Any:
         return type("Stream", (), {"wait_stream": lambda self, other: None})()
 
     def current_stream(self) -> Any:
         return self.streams[-1] if self.streams[-1] != "default" else self.Stream(torch.device("cpu"))
+
+    def current_device(self) -> int:
+        return 0
+
+    def graph_pool_handle(self) -> tuple[int, int]:
+        self.pools += 1
+        return (0, self.pools)
+
+    def end_allocation(self, device: int, pool: Any) -> None:
+        if pool not in self.pools_in_use:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.pools_in_use.remove(pool)
 
     def CUDAGraph(self) -> Any:
         return type("Graph", (), {"replay": "replay"})()
@@ -216,8 +228,9 @@ class _Cuda:
             del self.streams[depth:]
 
     @contextlib.contextmanager
-    def graph(self, graph: Any, *, stream: Any, capture_error_mode: str) -> Iterator[None]:
+    def graph(self, graph: Any, *, pool: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
         assert capture_error_mode == "thread_local"
+        self.pools_in_use.append(pool)
         self.streams.append(stream)
         self.generator_captures = True
         try:
@@ -225,14 +238,15 @@ class _Cuda:
         except RuntimeError:
             raise RuntimeError("it cannot be ended") from None
         self.streams.pop()
+        self.pools_in_use.remove(pool)
         self.generator_captures = False
 
 
 @pytest.mark.parametrize("fails_at", [None, 1, 4])
-def test_warm_up_and_capture_share_a_stream_and_a_failure_leaves_streams_and_generator_as_they_were(
+def test_warm_up_and_capture_share_a_stream_and_a_failure_leaves_cuda_as_it_was(
     fails_at: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuda, streams, result = _Cuda(), list[Any](), torch.zeros(1)
+    cuda, streams, released, result = _Cuda(), list[Any](), list[Any](), torch.zeros(1)
     graph.side_stream.cache_clear()
 
     def call() -> Tensor:
@@ -243,6 +257,8 @@ def test_warm_up_and_capture_share_a_stream_and_a_failure_leaves_streams_and_gen
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "cuda", cuda)
+        patch.setattr(torch._C, "_cuda_endAllocateToPool", cuda.end_allocation, raising=False)
+        patch.setattr(torch._C, "_cuda_releasePool", lambda device, pool: released.append(pool), raising=False)
         if fails_at is None:
             assert graph.record(call, torch.device("cpu"))[1] is result
             assert len(streams) == graph.WARM_UP_CALLS + 1
@@ -252,7 +268,8 @@ def test_warm_up_and_capture_share_a_stream_and_a_failure_leaves_streams_and_gen
     graph.side_stream.cache_clear()
     assert len(set(streams)) == 1
     assert streams[0] != "default"
-    assert (cuda.streams, cuda.generator_captures) == (["default"], False)
+    assert (cuda.streams, cuda.generator_captures, cuda.pools_in_use) == (["default"], False, [])
+    assert released == ([(0, 1)] if fails_at == 4 else []), "a graph that was captured releases its pool itself"
 
 
 @pytest.mark.usefixtures("_on_a_cpu")
