@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from training.results import CURVE_FIELDS, EpochStats
+from training.results import EpochStats
 
 NAME = "checkpoint.pt"
 """File name of a run's checkpoint in its folder."""
@@ -135,7 +135,7 @@ def read(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
             steps=int(payload["steps"]), epochs=tuple(EpochStats(**stats) for stats in payload["epochs"]),
             spent_s=float(payload["spent_s"]), best=payload["best"], slow=list(payload["slow"]),
         )  # fmt: skip
-        if not all(math.isfinite(getattr(stats, name)) for stats in saved.epochs for name in CURVE_FIELDS):
+        if not all(math.isfinite(value) for stats in saved.epochs for value in asdict(stats).values()):
             raise ValueError
         differences = _differences(saved.identity, identity)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):  # of values that are none of ours

@@ -166,7 +166,7 @@ class FineTuner(Trainer):
         for group in self.optimizer.param_groups:
             group["lr"] = functools.reduce(operator.mul, [0.1] * decays, group["rate"])
 
-    def set_training_mode(self) -> None:
+    def start_epoch(self, epoch: int) -> None:
         """Put layers into training mode, but for batch norms that keep their statistics.
 
         A frozen network stays as evaluation sees it (its running statistics too), so that its features can be computed once.

@@ -60,7 +60,7 @@ def _capture(call: Callable[[], Tensor], stream: torch.cuda.Stream) -> tuple[tor
 
 
 def _end_allocation(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
-    """End the allocation to the pool of a capture that could not be ended; no-op where PyTorch has ended it, as newer versions do.
+    """End the allocation to the pool of a capture that could not be ended; no-op where PyTorch has ended it.
 
     While a capture seems to be underway, memory that a second stream has used is not freed. The allocator of pinned memory has
     no such call: it goes on asking a filter, which reads the graph if the stream captures, so that the graph must live.

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from training.config import FinetuneConfig, TrainConfig
 from training.sources.dataset import DataFacts
 
-CURVE_FIELDS = ("epoch", "train_loss", "train_accuracy", "test_accuracy", "examples", "wall_s", "wait_s")
-"""Numbers of an epoch that every run has."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class EpochStats:

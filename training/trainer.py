@@ -16,7 +16,7 @@ from training.base_trainer import Trainer
 from training.config import TrainConfig
 from training.distributed import Ranks, parallelise, stream_seed, synchronise, visible_devices
 from training.feed import Feed, Fetched, MarkPhase, ignore_phase
-from training.meters import Totals, flops_per_example, summarise
+from training.meters import Totals, flops_per_example
 from training.sources.dataset import Dataset
 
 INERT_SETTINGS = ("resident", "prefetch", "augment_stream", "target_accuracy")
@@ -99,11 +99,18 @@ class ImageTrainer(Trainer):
 
     # ---- what the config means --------------------------------------------------------------------------------------------
 
+    def start_epoch(self, epoch: int) -> None:
+        """Put layers into training mode, and leave out of the backward pass what is trained no longer."""
+        super().start_epoch(epoch)
+        self._start_phase(epoch if self.ranks.world == 1 else 1)  # DDP waits for all gradients
+
+    def _start_phase(self, epoch: int) -> None:
+        self._phase = optimise.start_phase(self.optimizer, epoch)
+
     def set_step_size(self, step: int) -> None:
-        """Scale the step sizes as the schedule says, and leave out of the backward pass what is trained no longer."""
+        """Scale the step sizes as the schedule says."""
         share, epoch = optimise.step_size(self.config, step, len(self.feed)), 1 + step // len(self.feed)
         optimise.set_step_size(self.optimizer, share, epoch)
-        self._phase = optimise.start_phase(self.optimizer, epoch) if self.ranks.world == 1 else 1  # DDP waits for all gradients
 
     def identity(self) -> dict[str, Any]:
         """Return settings, data, kind of device and number of processes."""
@@ -133,12 +140,13 @@ class ImageTrainer(Trainer):
         with graph.preserve_state(self.model, self.optimizer, self.device):
             black = self.feed.black()
             for epoch in optimise.phases(self.optimizer, self.config.epochs if self.ranks.world == 1 else 1):
-                self._phase = optimise.start_phase(self.optimizer, epoch)
+                self._start_phase(epoch)
                 if not self._is_warm:
                     self.loss(black)[0].backward()  # and nothing of this pass is kept: graph.record says why
                 if self._may_capture:
                     self._capture(*black)
-            self._is_warm, self._phase = True, optimise.start_phase(self.optimizer, 1)
+            self._start_phase(1)
+            self._is_warm = True
         synchronise(self.device)
         self.warm_up_s += time.perf_counter() - start
 
@@ -160,7 +168,7 @@ class ImageTrainer(Trainer):
             self.model.eval()
             with torch.inference_mode():
                 inputs = self.prepare(self.test.images[: self.evaluation_batch].to(self.device))
-                self._captured_forward = self._try_capture("evaluation", self._forward, [inputs])
+                self._captured_forward = self._try_capture("evaluation", super().predict, [inputs])
             self.model.train()  # a graph keeps the mode of the layers
 
     def _prepare_into(self, step: graph.Captured, *received: Tensor) -> Tensor:
@@ -179,19 +187,17 @@ class ImageTrainer(Trainer):
         torch.cuda.empty_cache()  # after the error, whose frames hold tensors
         return None
 
-    def _train_step(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Train on a placed batch and return ``meters.summarise``."""
-        loss, logits = self.loss((images, targets))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return summarise(loss, logits, targets, [p.grad for p in self._parameters if p.grad is not None])
+    def _train_step(self, *batch: Tensor) -> Tensor:
+        """Train on a placed batch; return its loss, number of hits and norms of gradients in one float32 tensor."""
+        loss, right, norms = self.train_on((batch[0], batch[1]))
+        return torch.stack([loss.float(), right.sum().float(), *norms])
 
     def step(self, fetched: Fetched, totals: Totals, mark_phase: MarkPhase = ignore_phase) -> None:
         """Train on a batch of ``feed``, by replay where it is captured and the batch is a full one."""
         captured, prepare = self._steps.get((self._kind, self._phase)), self._captured_prepare
         if captured is None:
-            return super().step(fetched, totals, mark_phase)
+            super().step(fetched, totals, mark_phase)
+            return
         if prepare is None:
             batch = self.feed.place(fetched, mark_phase)
         else:
@@ -203,21 +209,17 @@ class ImageTrainer(Trainer):
             else:
                 batch = self.feed.prepare(*received)
             mark_phase("augment")
-        if not captured.fits(batch):
-            return self._train_on(batch, totals, mark_phase)
-        totals.add_summary(captured(*batch).clone(), len(batch[0]))
-        mark_phase("forward_backward")
-        return None
-
-    def _forward(self, inputs: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            logits: Tensor = self.model(inputs)
-            return logits
+        if captured.fits(batch):
+            summary = captured(*batch).clone()
+            totals.add(summary[0], summary[1:2], summary[2:], len(batch[0]))
+            mark_phase("forward_backward")
+        else:
+            totals.add(*self.train_on(batch, mark_phase), len(batch[0]))
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Return the logits for evaluation, by replay where it is captured and the batch is a full one."""
         captured = self._captured_forward
-        return captured(inputs) if captured is not None and captured.fits([inputs]) else self._forward(inputs)
+        return captured(inputs) if captured is not None and captured.fits([inputs]) else super().predict(inputs)
 
 
 def is_graph_wanted(config: TrainConfig, device: torch.device, ranks: Ranks, devices: int) -> bool:

@@ -1,16 +1,13 @@
 """Every wrong setting is one line before anything is loaded; presets are data; no torch at import."""
 
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
-import tyro
 
+from bench import cli
 from training import config as config_module
-from training import train
 from training.config import FinetuneConfig, TrainConfig, resolve_auto, validate
 from training.distributed import resolve_device
 from training.presets import PRESETS, PresetName, parse_preset
@@ -162,15 +159,10 @@ def test_the_preset_is_read_before_parsing(arguments: list[str], preset: str) ->
     assert parse_preset(arguments) == preset
 
 
-def test_single_options_override_the_preset_wherever_they_stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_single_options_override_the_preset_wherever_they_stand() -> None:
     """Also one that is set to its value in the book, which a comparison with defaults would take for left out."""
-    configs: list[TrainConfig] = []
-    monkeypatch.setattr(train, "run", lambda config, out, **options: configs.append(config))
-    command = partial(train.main, config=PRESETS["fast"], preset="fast")
-    arguments = ["--no-compile", "--preset", "fast", "--momentum", "0.9", "--epochs", "2", "--out", str(tmp_path)]
-    assert tyro.cli(command, args=arguments) == 0
-    (config,) = configs
+    config = cli.parse(["train", "--no-compile", "--preset", "fast", "--momentum", "0.9", "--epochs", "2"]).config
     assert (config.model, config.epochs, config.compile, config.momentum) == ("speednet", 2, False, TrainConfig().momentum)
     with pytest.raises(SystemExit) as caught:
-        tyro.cli(command, args=["--preset", "quickly"])
+        cli.parse(["train", "--preset", "quickly"])
     assert caught.value.code == 2
