@@ -69,6 +69,9 @@ class Trainer:
         """Put the model's layers into training mode."""
         self.model.train()
 
+    def end_epoch(self, epochs: Sequence[EpochStats]) -> None:
+        """Do what is to be done when an epoch is over, before its checkpoint is written."""
+
     # ---- a step ---------------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -122,6 +125,7 @@ class Trainer:
         for epoch in range(1, self.config.epochs + 1):
             if epoch > self.resumed_after:
                 epochs.append(self.run_epoch(epoch, on_step if self.ranks.is_main else None))
+                self.end_epoch(epochs)
                 if checkpoint is not None:
                     self.save(checkpoint, epochs)
             if on_epoch is not None and self.ranks.is_main:

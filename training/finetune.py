@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from augment import build
 from training import checkpoint, models, transfer
-from training.base_trainer import OnEpoch, OnStep, Trainer
+from training.base_trainer import OnEpoch, Trainer
 from training.config import FinetuneConfig, validate
 from training.data import load
 from training.distributed import Ranks, stream_seed, synchronise
@@ -108,7 +108,7 @@ class FineTuner(Trainer):
     def __init__(self, config: FinetuneConfig, dataset: Dataset, device: torch.device) -> None:
         super().__init__(config, dataset, Ranks(device=device))
         self._process, self.resident_bytes, self.features_s = psutil.Process(), 0, 0.0
-        self.evaluation_batch, self._best_accuracy = EVALUATION_BATCH, -1.0
+        self.evaluation_batch = EVALUATION_BATCH
         torch.manual_seed(stream_seed(config.seed, "weights"))
         self.network = transfer.create(
             config.model, width=config.width, init=config.effective_init, num_classes=len(dataset.classes)
@@ -185,13 +185,10 @@ class FineTuner(Trainer):
     def _note_memory(self) -> None:
         self.resident_bytes = max(self.resident_bytes, self._process.memory_info().rss)
 
-    def run_epoch(self, epoch: int, on_step: OnStep | None = None, *, evaluate: bool = True) -> EpochStats:
-        """Train for an epoch and keep the weights if they are the best so far."""
-        stats = super().run_epoch(epoch, on_step, evaluate=evaluate)
-        if stats.test_accuracy > self._best_accuracy:
-            self._best_accuracy = stats.test_accuracy
+    def end_epoch(self, epochs: Sequence[EpochStats]) -> None:
+        """Keep the weights if the last epoch is the best so far."""
+        if _best(epochs).epoch == len(epochs):
             self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-        return stats
 
     @property
     def test(self) -> Split:
@@ -216,9 +213,3 @@ class FineTuner(Trainer):
             payload = {"model": self.best, "classes": list(self.dataset.classes), "identity": self.identity()}
             checkpoint.save(path.with_name(BEST), payload)
         super().save(path, epochs)
-
-    def resume(self, path: Path) -> list[EpochStats]:
-        """Load the checkpoint, and the accuracy of the best epoch."""
-        epochs = super().resume(path)
-        self._best_accuracy = _best(epochs).test_accuracy if epochs else -1.0
-        return epochs

@@ -13,8 +13,9 @@ class EpochStats:
 
     ``train_accuracy`` is against the largest target where targets are mixed. ``test_accuracy`` counts each test image once; NaN
     without evaluation. ``wall_s`` is the training part, from a synchronised start to a synchronised end on the slowest rank,
-    with the start of loader workers in the first epoch, without evaluation. ``wait_s`` is ``training.meters.StepClock``'s, of
-    the rank that waited longest. ``examples`` is the number of images trained on, by all ranks.
+    with the start of loader workers in the first epoch, without evaluation; a stop of the process (Ctrl-Z) counts. ``wait_s``
+    is ``training.meters.StepClock``'s, of the rank that waited longest. ``examples`` is the number of images trained on, by all
+    ranks.
     """
 
     epoch: int

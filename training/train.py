@@ -39,10 +39,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """Print above the bar."""
-        if self._bar.disable:
-            print(text, flush=True)
-        else:
-            self._bar.console.print(text)
+        self._bar.console.print(text)
 
     def begin(self, dataset: Dataset) -> None:
         """Say what the run trains on."""
@@ -175,31 +172,35 @@ def notes(result: TrainResult) -> list[str]:
     return [f"test acc {target:.3f} after {result.seconds_to_target:.1f} s of training (not counted: {apart})"]
 
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "failed to map segment")
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-PORT_IN_USE = ("eaddrinuse", "address already in use")
 LOST = ("gloo/transport", "connection reset by peer", "connection closed by peer")
 """Words of Gloo's errors in a process that waits in vain for another; NCCL and the rendezvous have an error of their own."""
 LEAVE_AFTER_S = 10.0
 """Seconds that a process that has lost another stays. torchrun then ends it at once, and names the one that died first as the
 cause; a process that left too might be taken for the cause."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OUT_OF_MEMORY = "out of memory: take a smaller batch_size, image_size or width"
+MESSAGES: tuple[tuple[type[Exception], tuple[str, ...], str], ...] = (
+    (MemoryError, ("",), OUT_OF_MEMORY),
+    (RuntimeError, ("out of memory", "can't allocate memory", "not enough memory"), OUT_OF_MEMORY),
+    (ImportError, ("failed to map segment", "can't allocate memory"), OUT_OF_MEMORY),
+    (RuntimeError, ("dataloader timed out",), "no batch came in time: take --num-workers 0, or look whether the disk answers"),
+    (RuntimeError, ("dataloader worker",), "a loader worker died, as it does when memory runs out: take fewer num_workers"),
+    (
+        RuntimeError, ("eaddrinuse", "address already in use"),
+        "the port is in use: start torchrun with --standalone, or with another --master-port",
+    ),
+)  # fmt: skip
+"""Errors of the machine by kind and words, with what to do."""
 
 
 def describe(error: BaseException) -> str | None:
     """Return one line for an error of the user or the machine, None for a fault of the program."""
     text = " ".join(str(error).split())
-    if isinstance(error, RuntimeError) and any(word in text.lower() for word in PORT_IN_USE):
-        return f"the port is in use: start torchrun with --standalone, or with another --master-port ({text})"
+    for kind, words, message in MESSAGES:
+        if isinstance(error, kind) and any(word in text.lower() for word in words):
+            return message if message == OUT_OF_MEMORY else f"{message} ({text})"
     if lost_contact(error):
         return f"lost contact with another process: see which one died or never came, then --resume ({text.split('. ')[0]})"
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError | ImportError) and any(w in text.lower() for w in OUT_OF_MEMORY)
-    ):
-        return "out of memory: take a smaller batch_size, image_size or width"
-    if isinstance(error, RuntimeError) and "DataLoader timed out" in text:
-        return f"no batch came for minutes: take --num-workers 0, or look whether the disk answers ({text})"
-    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
-        return f"a loader worker died, as it does when memory runs out: take fewer num_workers ({text})"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"cannot use {error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}"
     if isinstance(error, OSError) and error.errno in NO_ROOM and error.strerror:  # writing to an open file names none

@@ -134,28 +134,28 @@ class ImageTrainer(Trainer):
         return "graph" if self._kind else "compiled" if self.config.compile else "eager"
 
     def warm_up(self) -> None:
-        """Run one pass forward and back on black images, to load libraries and compile, and capture; no state changes."""
+        """Run one pass forward and back, to load libraries and compile, and capture; no state changes."""
         start = time.perf_counter()
         self.model.train()
         with graph.preserve_state(self.model, self.optimizer, self.device):
-            black = self.feed.black()
+            batch = self.feed.prepare(*self.feed.example())
             for epoch in optimise.phases(self.optimizer, self.config.epochs if self.ranks.world == 1 else 1):
                 self._start_phase(epoch)
                 if not self._is_warm:
-                    self.loss(black)[0].backward()  # and nothing of this pass is kept: graph.record says why
+                    self.loss(batch)[0].backward()  # and nothing of this pass is kept: graph.record says why
                 if self._may_capture:
-                    self._capture(*black)
+                    self._capture(*batch)
             self._start_phase(1)
             self._is_warm = True
         synchronise(self.device)
         self.warm_up_s += time.perf_counter() - start
 
-    def _capture(self, *black: Tensor) -> None:
+    def _capture(self, *batch: Tensor) -> None:
         """Capture the step, evaluation's forward pass and the feed's ``prepare``; what cannot be captured runs as without."""
         optimise.keep_step_size_on(self.device, self.optimizer)
-        kind = black[1].ndim
+        kind = batch[1].ndim
         first = self._steps.get((kind, 1))
-        buffers = (self.feed.frozen or black) if first is None else first.buffers
+        buffers = (self.feed.frozen or batch) if first is None else first.buffers
         step = self._steps.get((kind, self._phase)) or self._try_capture("the step", self._train_step, buffers)
         if step is None:  # nor is an earlier phase replayed: the record names one mode
             self._steps.clear()

@@ -78,6 +78,10 @@ def test_a_wrong_setting_is_one_line(config: Any, change: dict[str, Any], messag
     assert message in str(caught.value)
 
 
+def test_a_recipe_that_is_not_run_need_not_be_supported() -> None:
+    validate(TrainConfig(device="cpu", recipe="augmix", backend="kornia", augment_on="none"))
+
+
 def test_fine_tuning_takes_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="start it without torchrun"):
@@ -107,7 +111,7 @@ def test_a_process_without_a_gpu_of_its_own_is_one_line(monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     assert resolve_device("cuda") == torch.device("cuda:1")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ValueError, match="process 2 has no device: 2 here; start torchrun with --nproc-per-node=2"):
+    with pytest.raises(ValueError, match="no device 'cuda:2': there are 2, counted from 0; start torchrun with"):
         resolve_device("cuda")
 
 

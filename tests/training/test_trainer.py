@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from training.base_trainer import Trainer, TrainingDiverged
 from training.checkpoint import load as load_checkpoint
 from training.config import Placement, TrainConfig
 from training.data import Dataset
-from training.distributed import Ranks, stream_seed
+from training.distributed import Ranks, stream_seed, synchronise
 from training.loop import measure_throughput, open_trainer, train
 from training.meters import StepClock, Totals
 from training.presets import PRESETS, PresetName
@@ -245,6 +246,25 @@ def test_data_is_loaded_as_the_config_says_when_none_is_given(tiny: TrainConfig,
 
 
 _GPU: dict[str, Any] = {"device": "cuda:0", "image_size": 16}
+
+
+def test_seconds_end_when_the_device_is_idle(tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: a clock that moves where a device is waited for. The wait before a start does not count."""
+    now, waited = [0.0], list[torch.device]()
+
+    def wait(device: torch.device) -> None:
+        now[0] += 100
+
+    for module in ("base_trainer", "loop"):
+        monkeypatch.setattr(f"training.{module}.synchronise", wait)
+        monkeypatch.setattr(f"training.{module}.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    with open_trainer(tiny, shapes) as current:
+        assert current.run_epoch(1, evaluate=False).wall_s == 100
+    assert measure_throughput(tiny, shapes, steps=2).wall_s == 100
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    for name in ("cpu", "cuda:0"):
+        synchronise(torch.device(name))
+    assert waited == [torch.device("cuda:0")]
 
 
 @pytest.mark.gpu
