@@ -17,7 +17,7 @@ from training.feed import Batch, Feed, MarkPhase, ignore_phase
 from training.meters import StepClock, Summary, Totals, Watch, hits, summarise
 from training.photofeed import PhotoFeed, StoredFeed
 from training.results import EpochStats
-from training.sources.dataset import Dataset, Split
+from training.sources.dataset import Dataset
 
 OnEpoch = Callable[[EpochStats], None]
 OnStep = Callable[[int, int], None]
@@ -45,7 +45,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig | FinetuneConfig, dataset: Dataset, ranks: Ranks) -> None:
         self.config, self.dataset, self.ranks, self.device = config, dataset, ranks, ranks.device
-        self.devices, self.evaluation_batch = [str(ranks.device)], config.batch_size
+        self.devices, self.test, self.evaluation_batch = [str(ranks.device)], dataset.test, config.batch_size
         self.start_clocks()
 
     def start_clocks(self) -> None:
@@ -184,11 +184,6 @@ class Trainer:
         self.ranks.wait_for_all()
 
     # ---- evaluation -----------------------------------------------------------------------------------------------------
-
-    @property
-    def test(self) -> Split:
-        """The test images, or what is kept of them."""
-        return self.dataset.test
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Return the logits of prepared images for evaluation, under autocast as in training."""

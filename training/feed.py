@@ -18,6 +18,7 @@ from augment import BACKENDS, Pipeline, build, resolve
 from augment.ops import AlternatingFlip
 from training.config import TrainConfig
 from training.distributed import Ranks, stream_seed
+from training.graph import Captured
 from training.interrupts import shielded
 from training.meters import Phase
 from training.sources.dataset import Dataset, Split
@@ -226,6 +227,7 @@ class Feed:
         generator = torch.Generator()  # the loader's own: it draws from it, and would shift the augmentation's draws
         self._loader = open_loader(images, self._order, config.num_workers, self.device, generator=generator)
         self.frozen = self._prepare_first(dataset.train) if config.augment_on == "frozen" else None  # the batch of all steps
+        self.captured: Captured | None = None  # prepare as a CUDA graph, for full batches
 
     def __len__(self) -> int:
         """Return the number of batches an epoch."""
@@ -271,12 +273,15 @@ class Feed:
         ``mark_phase`` is called when the copy, and when the augmentation, has been queued on the stream that trains.
         """
         received = self.receive(fetched)
-        batch = self._pick(received[0]) if len(received) == 1 else received
+        captured = self.captured if self.captured is not None and self.captured.fits(received) else None
+        batch: Any = self._pick(received[0]) if len(received) == 1 and captured is None else received
         mark_phase("copy")
-        if self.frozen is None and not self._augments_aside:
+        if captured is not None:
+            batch = captured(*received)
+        elif self.frozen is None and not self._augments_aside:
             batch = self._finish(batch)
         mark_phase("augment")
-        return batch
+        return batch[0], batch[1]
 
     def receive(self, fetched: Fetched) -> Received:
         """Bring a batch to the device: the arguments of ``prepare``, or with ``augment_stream`` its result."""

@@ -121,7 +121,7 @@ class FineTuner(Trainer):
             self.model.requires_grad_(False)
             self.network.head.requires_grad_(True)
         self.prepare = build(evaluation_ops(config.image_size), "torchvision", device=device)
-        self.net, self._test = self.network.logits, dataset.test
+        self.net = self.network.logits
         self.feed = self._make_feed()
         self.optimizer = self._make_optimizer()
 
@@ -139,7 +139,7 @@ class FineTuner(Trainer):
         train, test = self._features(split.images), self._features(self.dataset.test.images)
         synchronise(self.device)
         self.features_s = time.perf_counter() - start
-        self.prepare, self.net, self._test = keep, self.network.head, Split(images=test, labels=self.dataset.test.labels)
+        self.prepare, self.net, self.test = keep, self.network.head, Split(images=test, labels=self.dataset.test.labels)
         return StoredFeed(train, split.labels, keep, **common)
 
     @torch.no_grad()
@@ -189,11 +189,6 @@ class FineTuner(Trainer):
         """Keep the weights if the last epoch is the best so far."""
         if _best(epochs).epoch == len(epochs):
             self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-
-    @property
-    def test(self) -> Split:
-        """The test photographs, or their features."""
-        return self._test
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Return the logits of prepared photographs, or of features."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 WARM_UP_CALLS = 3
 """Calls before the capture, on a stream of their own: libraries and the optimizer allocate in the first ones."""
-Function = Callable[..., Tensor]
 _INVALID: list[torch.cuda.CUDAGraph] = []
 """Graphs of captures that could not be ended, which PyTorch 2.11 goes on reading."""
 
@@ -24,7 +23,7 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def record(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
+def record(call: Callable[[], Any], device: torch.device) -> tuple[Callable[[], object], Any]:
     """Capture a call as a CUDA graph, after it has run a few times as PyTorch's notes on CUDA graphs demand.
 
     Nothing of an earlier forward pass may be alive: its gradients are accumulated on the stream of that pass, for which a
@@ -47,7 +46,7 @@ def record(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[
         return graph.replay, result
 
 
-def _capture(call: Callable[[], Tensor], stream: torch.cuda.Stream) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+def _capture(call: Callable[[], Any], stream: torch.cuda.Stream) -> tuple[torch.cuda.CUDAGraph, Any]:
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     try:
         # Thread-local: a loader's thread that pins memory meanwhile must not spoil the capture.
@@ -74,11 +73,11 @@ def _end_allocation(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
 class Captured:
     """A captured function: ``captured(*arguments)`` copies the arguments into its ``buffers`` and replays.
 
-    The result is one tensor of the graph, overwritten by the next replay: clone what is to be kept. Random numbers are drawn
+    The result holds tensors of the graph, overwritten by the next replay: clone what is to be kept. Random numbers are drawn
     from the device's generator as it stands at each replay.
     """
 
-    def __init__(self, function: Function, buffers: Sequence[Tensor]) -> None:
+    def __init__(self, function: Callable[..., Any], buffers: Sequence[Tensor]) -> None:
         self.buffers = tuple(buffers)
         self._replay, self._result = record(lambda: function(*self.buffers), self.buffers[0].device)
 
@@ -89,14 +88,13 @@ class Captured:
             for a, b in zip(arguments, self.buffers, strict=True)
         )
 
-    def fill(self, arguments: Sequence[Tensor]) -> Tensor:
-        """Copy arguments into the buffers, but for those that are buffers; return the first buffer."""
+    def fill(self, arguments: Sequence[Tensor]) -> None:
+        """Copy arguments into the buffers, but for those that are buffers."""
         for buffer, argument in zip(self.buffers, arguments, strict=True):
             if argument is not buffer:
                 buffer.copy_(argument, non_blocking=True)
-        return self.buffers[0]
 
-    def __call__(self, *arguments: Tensor) -> Tensor:
+    def __call__(self, *arguments: Tensor) -> Any:
         self.fill(arguments)
         self._replay()
         return self._result

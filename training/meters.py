@@ -220,8 +220,8 @@ def count_flops(model: nn.Module, image_size: int) -> int | None:
 
 # ---- losses and gradients -----------------------------------------------------------------------------------------------
 
-Summary = tuple[Tensor, Tensor, Sequence[Tensor]]
-"""Loss, hits [B] and L1 norm of each gradient of a step."""
+Summary = tuple[Tensor, Tensor, Sequence[Tensor] | Tensor]
+"""Loss, hits [B] or their number, and L1 norm of each gradient of a step."""
 
 
 def hits(logits: Tensor, targets: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ class Totals:
         self._norms: deque[Sequence[Tensor] | Tensor] = deque(maxlen=2 * LOOK_EVERY)  # a bad one spoils the next step's loss
 
     def add(self, loss: Tensor, right: Tensor, norms: Sequence[Tensor] | Tensor, size: int) -> None:
-        """Note a step on so many images by its Summary; ``right`` may also be one number."""
+        """Note a step on so many images by its Summary."""
         self._losses.append(loss)
         self._hits.append(right)
         self._norms.append(norms)

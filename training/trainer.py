@@ -15,8 +15,8 @@ from training import graph, models, optimise
 from training.base_trainer import Trainer
 from training.config import TrainConfig
 from training.distributed import Ranks, parallelise, stream_seed, synchronise, visible_devices
-from training.feed import Feed, Fetched, MarkPhase, ignore_phase
-from training.meters import Totals, flops_per_example
+from training.feed import Batch, Feed, MarkPhase, ignore_phase
+from training.meters import Summary, flops_per_example
 from training.sources.dataset import Dataset
 
 INERT_SETTINGS = ("resident", "prefetch", "augment_stream", "target_accuracy")
@@ -39,7 +39,8 @@ class ImageTrainer(Trainer):
         super().__init__(config, dataset, ranks)
         self.precision, self.label_smoothing, self._original = config.precision, config.label_smoothing, dataset
         if config.resident:
-            self.dataset = replace(dataset, train=dataset.train.to(self.device), test=dataset.test.to(self.device))
+            self.test = dataset.test.to(self.device)
+            self.dataset = replace(dataset, train=dataset.train.to(self.device), test=self.test)
         self.feed = Feed(config, self.dataset, ranks)
         dtype = getattr(torch, config.precision)
         self.prepare = build(
@@ -62,7 +63,6 @@ class ImageTrainer(Trainer):
         self.optimizer = optimise.make_optimizer(config, self.model, capturable=self._may_capture)
         self._phase, self._kind, self._is_warm = 1, 0, False  # kind: dimensions of captured steps' targets, 0 without
         self._steps = dict[tuple[int, int], graph.Captured]()  # by kind and phase
-        self._captured_prepare: graph.Captured | None = None
         self._captured_forward: graph.Captured | None = None
         self._reset_slow_weights()
 
@@ -87,7 +87,7 @@ class ImageTrainer(Trainer):
         self.config = config
         self.start_clocks()
         self.feed = Feed(config, self.dataset, self.ranks)
-        self._captured_prepare, self._kind = None, 0
+        self._kind = 0
         state = self._new_model().state_dict()
         self.model.load_state_dict({**state, **{k: v for k, v in self.model.state_dict().items() if k in models.FROM_DATA}})
         for state in self.optimizer.state.values():
@@ -159,11 +159,11 @@ class ImageTrainer(Trainer):
         step = self._steps.get((kind, self._phase)) or self._try_capture("the step", self._train_step, buffers)
         if step is None:  # nor is an earlier phase replayed: the record names one mode
             self._steps.clear()
-            self._kind, self._captured_prepare = 0, None
+            self._kind, self.feed.captured = 0, None
             return
         self._steps[kind, self._phase], self._kind = step, kind
-        if self.feed.is_capturable and self._captured_prepare is None:
-            self._captured_prepare = self._try_capture("augmentation", partial(self._prepare_into, step), self.feed.example())
+        if self.feed.is_capturable and self.feed.captured is None:
+            self.feed.captured = self._try_capture("augmentation", partial(self._prepare_into, step), self.feed.example())
         if self._captured_forward is None and len(self.test) >= self.evaluation_batch:
             self.model.eval()
             with torch.inference_mode():
@@ -171,10 +171,11 @@ class ImageTrainer(Trainer):
                 self._captured_forward = self._try_capture("evaluation", super().predict, [inputs])
             self.model.train()  # a graph keeps the mode of the layers
 
-    def _prepare_into(self, step: graph.Captured, *received: Tensor) -> Tensor:
-        return step.fill(self.feed.prepare(*received))
+    def _prepare_into(self, step: graph.Captured, *received: Tensor) -> tuple[Tensor, ...]:
+        step.fill(self.feed.prepare(*received))
+        return step.buffers
 
-    def _try_capture(self, name: str, function: Callable[..., Tensor], buffers: Sequence[Tensor]) -> graph.Captured | None:
+    def _try_capture(self, name: str, function: Callable[..., Any], buffers: Sequence[Tensor]) -> graph.Captured | None:
         """Return the captured function; None after a line with the reason if it cannot be captured."""
         try:
             return graph.Captured(function, buffers)
@@ -189,32 +190,17 @@ class ImageTrainer(Trainer):
 
     def _train_step(self, *batch: Tensor) -> Tensor:
         """Train on a placed batch; return its loss, number of hits and norms of gradients in one float32 tensor."""
-        loss, right, norms = self.train_on((batch[0], batch[1]))
+        loss, right, norms = super().train_on((batch[0], batch[1]))
         return torch.stack([loss.float(), right.sum().float(), *norms])
 
-    def step(self, fetched: Fetched, totals: Totals, mark_phase: MarkPhase = ignore_phase) -> None:
-        """Train on a batch of ``feed``, by replay where it is captured and the batch is a full one."""
-        captured, prepare = self._steps.get((self._kind, self._phase)), self._captured_prepare
-        if captured is None:
-            super().step(fetched, totals, mark_phase)
-            return
-        if prepare is None:
-            batch = self.feed.place(fetched, mark_phase)
-        else:
-            received = self.feed.receive(fetched)
-            mark_phase("copy")
-            if prepare.fits(received):
-                prepare(*received)
-                batch = captured.buffers[0], captured.buffers[1]
-            else:
-                batch = self.feed.prepare(*received)
-            mark_phase("augment")
-        if captured.fits(batch):
-            summary = captured(*batch).clone()
-            totals.add(summary[0], summary[1:2], summary[2:], len(batch[0]))
-            mark_phase("forward_backward")
-        else:
-            totals.add(*self.train_on(batch, mark_phase), len(batch[0]))
+    def train_on(self, batch: Batch, mark_phase: MarkPhase = ignore_phase) -> Summary:
+        """Train on a placed batch, by replay where the step is captured and the batch is a full one."""
+        captured = self._steps.get((self._kind, self._phase))
+        if captured is None or not captured.fits(batch):
+            return super().train_on(batch, mark_phase)
+        summary = captured(*batch).clone()
+        mark_phase("forward_backward")
+        return summary[0], summary[1:2], summary[2:]
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Return the logits for evaluation, by replay where it is captured and the batch is a full one."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from training import distributed, graph, trainer
 from training.base_trainer import Trainer
@@ -23,15 +23,16 @@ from training.loop import TrainerCache, measure_throughput, open_trainer, train
 from training.meters import Totals
 
 
-def _rerun(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
-    """Stand in for ``graph.record``: as a capture does, call a few times before and leave the result in one tensor."""
+def _rerun(call: Callable[[], Any], device: torch.device) -> tuple[Callable[[], object], Any]:
+    """Stand in for ``graph.record``: as a capture does, call a few times before and leave the result in the same memory."""
     for _ in range(graph.WARM_UP_CALLS):
         call()
-    result = call().clone()
+    result = tree_map(torch.clone, call())
 
     def replay() -> None:
         with _disable_current_modes():  # the host sees nothing of what a graph holds
-            result.copy_(call())
+            for old, new in zip(tree_leaves(result), tree_leaves(call()), strict=True):
+                old.copy_(new)
 
     return replay, result
 
@@ -314,14 +315,14 @@ def test_batches_of_changing_shapes_run_eagerly_between_replays(
     with open_trainer(replace(sgd, augment_on="none"), shapes) as current:
         current.warm_up()
         eager: list[int] = []
-        train_on = current.train_on
+        train_on = Trainer.train_on
 
-        def watch(batch: Any, *marks: Any) -> Any:
+        def watch(self: Trainer, batch: Any, *marks: Any) -> Any:
             if marks:  # a replay of the stand-in comes here too
                 eager.append(len(batch[0]))
-            return train_on(batch, *marks)
+            return train_on(self, batch, *marks)
 
-        monkeypatch.setattr(current, "train_on", watch)
+        monkeypatch.setattr(Trainer, "train_on", watch)
         totals = Totals()
         for batch in batches:
             current.step(batch, totals)
