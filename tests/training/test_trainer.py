@@ -100,22 +100,6 @@ def test_evaluation_counts_every_image_once_however_it_is_shared(
     assert sum(right for right, _ in shares) == pytest.approx(whole * 100)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"precision": "bfloat16", "channels_last": True},
-        {"optimizer": "sgd"},
-        {"recipe": "cutmix"},
-        {"augment_on": "none", "num_workers": 1},
-        {"backend": "pil", "augment_on": "workers"},
-        {"model": "resnet18"},
-    ],
-)
-def test_options_run_and_do_what_the_default_does_nearly(change: dict[str, Any], tiny: TrainConfig, shapes: Dataset) -> None:
-    # After two epochs of 4 steps a net is still near chance: ln 10 = 2.303; a broken path gives 0, inf or much more.
-    assert 1.5 < train(replace(tiny, **change), shapes).last.train_loss < 3.5
-
-
 def test_compiled_and_channels_last_steps_compute_the_same(
     tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
