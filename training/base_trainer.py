@@ -264,3 +264,10 @@ class Trainer:
             "flops_per_example": None,
             "peak_bytes": torch.accelerator.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
         }  # fmt: skip
+
+    def result_fields(self, epochs: Sequence[EpochStats]) -> dict[str, Any]:
+        """Return the fields of ``training.results.TrainResult``."""
+        return self.facts() | {
+            "epochs": tuple(epochs), "resumed_after": self.resumed_after, "warm_up_s": self.warm_up_s,
+            "evaluation_s": self.evaluation_s,
+        }  # fmt: skip

@@ -72,8 +72,7 @@ def finetune(
     epochs = tuner.run(checkpoint=path, resume=resume, on_epoch=on_epoch)
     tuner.model.load_state_dict(tuner.best)
     result = FinetuneResult(
-        **tuner.facts(), epochs=epochs, resumed_after=tuner.resumed_after, warm_up_s=0.0, evaluation_s=tuner.evaluation_s,
-        best_epoch=_best(epochs).epoch, total_s=tuner.total_s(), features_s=tuner.features_s,
+        **tuner.result_fields(epochs), best_epoch=_best(epochs).epoch, total_s=tuner.total_s(), features_s=tuner.features_s,
         resident_bytes=tuner.resident_bytes,
     )  # fmt: skip
     return result, tuner.model

@@ -50,10 +50,7 @@ def train(
         raise ValueError("a frozen batch is for measuring speed (augmark throughput): take another --augment-on to train")
     with open_trainer(config, dataset, None if resume else cache) as current:
         epochs = current.run(checkpoint=checkpoint, resume=resume, on_epoch=on_epoch, on_step=on_step)
-        return TrainResult(
-            **current.facts(), epochs=epochs, resumed_after=current.resumed_after, warm_up_s=current.warm_up_s,
-            evaluation_s=current.evaluation_s,
-        )  # fmt: skip
+        return TrainResult(**current.result_fields(epochs))
 
 
 def measure_throughput(

@@ -1,5 +1,6 @@
 """Results of training, measuring and fine-tuning, as plain values."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -183,9 +184,5 @@ def seconds_to(epochs: Sequence[EpochStats], accuracy: float) -> float | None:
 
     None if no epoch reached it. Only ends of epochs are looked at, so the moment itself lies up to an epoch earlier.
     """
-    spent = 0.0
-    for stats in epochs:
-        spent += stats.wall_s
-        if stats.test_accuracy >= accuracy:
-            return spent
-    return None
+    ends = zip(itertools.accumulate(stats.wall_s for stats in epochs), epochs, strict=True)
+    return next((end for end, stats in ends if stats.test_accuracy >= accuracy), None)
