@@ -235,7 +235,7 @@ class Trainer:
             self.optimizer.load_state_dict(dict(saved.optimizer))
             if self.slow is not None:
                 self.slow.load(saved.slow)
-            moments = [(p, m) for p, state in self.optimizer.state.items() for m in state.values() if isinstance(m, Tensor)]
+            moments = optimise.moments(self.optimizer)
             fits = settings == self._optimizer_settings() and all(m.shape in (p.shape, ()) for p, m in moments)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError):
             fits = False

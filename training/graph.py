@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training import optimise
+
 WARM_UP_CALLS = 3
 """Calls before the capture, on a stream of their own: libraries and the optimizer allocate in the first ones."""
 _INVALID: list[torch.cuda.CUDAGraph] = []
@@ -106,26 +108,19 @@ def preserve_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, dev
 
     State that the optimizer did not have before becomes zero, with which its next step is the first one.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    before = [tensor.detach().clone() for tensor in tensors]
-    moments: dict[Any, dict[str, Tensor]] = {
-        parameter: {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
-        for parameter, state in optimizer.state.items()
-    }
-    random_state = torch.get_rng_state()
-    device_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, value in zip(tensors, before, strict=True):
-                tensor.copy_(value)
-            for parameter, state in optimizer.state.items():
-                for name, value in state.items():
-                    if isinstance(value, Tensor):
-                        saved = moments.get(parameter, {}).get(name)
-                        value.zero_() if saved is None else value.copy_(saved)
-        optimizer.zero_grad(set_to_none=True)
-        torch.set_rng_state(random_state)
-        if device_state is not None:
-            torch.cuda.set_rng_state(device_state, device)
+
+    def state() -> list[Tensor]:
+        return [*model.parameters(), *model.buffers(), *(moment for _, moment in optimise.moments(optimizer))]
+
+    before = {tensor: tensor.detach().clone() for tensor in state()}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor in state():
+                    if tensor in before:
+                        tensor.copy_(before[tensor])
+                    else:
+                        tensor.zero_()
+            optimizer.zero_grad(set_to_none=True)

@@ -90,10 +90,8 @@ class ImageTrainer(Trainer):
         self._kind = 0
         state = self._new_model().state_dict()
         self.model.load_state_dict({**state, **{k: v for k, v in self.model.state_dict().items() if k in models.FROM_DATA}})
-        for state in self.optimizer.state.values():
-            for value in state.values():
-                if isinstance(value, Tensor):
-                    value.zero_()
+        for _, moment in optimise.moments(self.optimizer):
+            moment.zero_()
         self.optimizer.zero_grad(set_to_none=True)
         self._reset_slow_weights()
 
