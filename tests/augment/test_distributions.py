@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 from augment import OPS, find_backend, ops, policies
 from augment.audit.laws import laws, observe
 from augment.fused.plans import sampling_kernel
-from augment.fused.sample import Params, Sampler, sample
+from augment.fused.sample import TENSORS, Params, Sampler, sample
 from augment.op import Op
 from tests.conftest import present
 
@@ -107,9 +107,9 @@ def test_pairs_of_autoaugment_are_torchvisions() -> None:
     assert [tuple((name, p, bin or 0) for name, p, bin in pair) for pair in table] == list(policies.CIFAR10_PAIRS)
 
 
-@pytest.mark.parametrize("kernel", [None, sampling_kernel(torch.device("cpu"))], ids=["tensors", "c"])
+@pytest.mark.parametrize("kernel", [TENSORS, sampling_kernel(torch.device("cpu"))], ids=["tensors", "c"])
 @pytest.mark.parametrize("op", [op() for op in OPS.values() if op.fused is not None], ids=lambda op: op.name)
-def test_a_generator_decides_everything_and_nothing_else_moves(op: Op, kernel: Sampler | None) -> None:
+def test_a_generator_decides_everything_and_nothing_else_moves(op: Op, kernel: Sampler) -> None:
     before = torch.random.get_rng_state()
     first, again, second = (sample([op], 50, 40, 40, torch.Generator().manual_seed(s), kernel=kernel)[0] for s in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -31,7 +31,7 @@ def implementations(plan: fused.Plan) -> tuple[Apply, Apply]:
 
 
 def clear_tables() -> None:
-    for cached in (policies._tables, policies._pair_tables, tensors._constants):
+    for cached in (policies._tables, tensors._constants):
         cached.cache_clear()
 
 
