@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from augment import policies
-from augment.distributions import CHAIN, GAMMA_TRIES, KINDS, SMALLEST, TRIES, DrawRecord
+from augment import distributions, policies
+from augment.distributions import KINDS, DrawRecord
 from augment.fused.kinds import CHANGES, JITTER, MOVES, POINTS, SAMPLERS
 from augment.fused.passes import MoveRecord, Sizes, StepRecord
 from augment.fused.tensors import LUMA, POINT_OPS
@@ -103,20 +103,14 @@ def header() -> str:
         "POINT": POINTS, "SAMPLER": SAMPLERS, "CHANGE": CHANGES, "MOVE": MOVES, "TYPE": TYPES, "PIXEL": PIXELS, "DRAW": KINDS,
     }  # fmt: skip
     functions = {"POINT": [name for name in POINTS if name in POINT_OPS and not POINT_OPS[name].is_local], "DRAW": KINDS}
-    lines = ["#include <stdint.h>"]
+    lines: list[str] = []
     for table, names in tables.items():
         lines += [f"#define {table}_{name.upper()} {number}" for number, name in enumerate(names)]
     for table, names in functions.items():
         lines.append(f"#define EACH_{table}(X) " + " ".join(f"X({table}_{name.upper()}, {name})" for name in names))
     lines += [f"#define LUMA_{name} {weight!r}f" for name, weight in zip(("RED", "GREEN", "BLUE"), LUMA, strict=True)]
-    numbers = {
-        "TRIES": TRIES,
-        "ARGUMENTS": policies.ARGUMENTS,
-        "CHAIN": CHAIN,
-        "GAMMA_TRIES": GAMMA_TRIES,
-        "SMALLEST": SMALLEST,
-    }
-    numbers |= {"POINT_COUNT": len(POINTS), "JITTER_COUNT": len(JITTER)}
+    numbers = {name: getattr(distributions, name) for name in ("TRIES", "CHAIN", "GAMMA_TRIES", "SMALLEST")}
+    numbers |= {"ARGUMENTS": policies.ARGUMENTS, "POINT_COUNT": len(POINTS), "JITTER_COUNT": len(JITTER)}
     lines += [f"#define {name} {number}" for name, number in numbers.items()]
     lines.append(f"static const int JITTER[] = {{{', '.join(f'POINT_{name.upper()}' for name in JITTER)}}};")
     for struct in (*map(structure, (DrawRecord, Sizes, MoveRecord, StepRecord)), Drawn, Batch, Pass):

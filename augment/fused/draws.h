@@ -4,9 +4,6 @@
  * Uniform numbers lie in rows, ``batch`` floats each, so that loops over images read and write what lies side by side. All
  * arithmetic is in floats, rounded after each step, as tensors do it; only the last bit of expf may differ.
  */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
 
 typedef struct {
     const DrawRecord *record;

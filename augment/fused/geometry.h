@@ -1,7 +1,4 @@
 /* Geometry of an image: augment/fused/geometry.py. Images are planar: three planes of height x width values. */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
 
 /* Pixel p of a row or column of the result is pixel origin + direction * p of what it was made from, mirrored or black beyond. */
 typedef struct {

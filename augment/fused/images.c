@@ -4,6 +4,7 @@
  * of augment/fused define what is done here, and it is tested against them. Images are planar: three planes of height x width
  * values. Drawn numbers are not trusted: windows are cut at the image's border, and unknown point ops do nothing.
  */
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

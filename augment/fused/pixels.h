@@ -1,7 +1,4 @@
 /* How batches lie in memory: types of their values, planes or interleaved channels. Between, images are planes of floats. */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
 
 typedef struct {
     const void *values;

@@ -2,9 +2,6 @@
  *
  * A point op is one function, POINT_OP(name); its number and its place in POINT_OPS come from the generated records.h. ``room``
  * has a byte for each value of a plane. */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
 
 #define LANES 64 /* sums are kept that many times, so that the compiler can use wide registers */
 

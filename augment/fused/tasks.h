@@ -1,7 +1,4 @@
 /* A pass over an image: its records, as augment/fused/passes.py encodes them, and the drawn numbers that they name. */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
 
 #define RADIANS 0.017453292519943295
 
