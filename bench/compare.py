@@ -194,7 +194,7 @@ def _notes(a: Run, b: Run) -> list[str]:
 
 
 def _scores(case: Case) -> dict[int, float]:
-    return {r.seed: r.test_accuracy for r in case.records} if case.first.repetition == "seed" else {}  # type: ignore[attr-defined]
+    return {r.seed: r.test_accuracy for r in case.records} if case.first.repetition == "seed" else {}
 
 
 def _is_usable(case: Case | None) -> bool:
@@ -267,7 +267,7 @@ def _judge(
     speeds, scores, changes, level = {}, [], [], limits.level
     for name, (a, b) in pairs.items():
         if _scores(a):
-            images = min((r.test_images for case in (a, b) for r in case.records if r.test_images), default=math.inf)  # type: ignore[attr-defined]
+            images = min((r.test_images for case in (a, b) for r in case.records if r.test_images), default=math.inf)
             scores.append(change_of_score(name, _scores(a), _scores(b), images, level))
         elif processes is None:
             changes.append(change_in_turns(name, a, b, level))
