@@ -1,4 +1,4 @@
-/* Parameters of each image from uniform numbers: the records of augment/fused/sample.py, whose formulas augment/distributions.py
+/* Parameters of each image from uniform numbers: the records of augment/fused/sample.py, whose formulas augment/fused/formulas.py
  * defines.
  *
  * Uniform numbers lie in rows, ``batch`` floats each, so that loops over images read and write what lies side by side. All
@@ -149,7 +149,7 @@ static inline int try_gamma(const Draws *draws, int64_t first, int64_t try, int6
     return (cube > 0.0f) & (log_unit(row_of(draws, first + GAMMA_TRIES + try, image)) < bound);
 }
 
-/* Logarithms of Gamma numbers of ``count`` images, from row ``first`` on: Source.log_gamma. */
+/* Logarithms of Gamma numbers of ``count`` images, from row ``first`` on: formulas.log_gamma. */
 static void log_gamma(const Draws *draws, int64_t first, int64_t image, int64_t count, float *values) {
     double alpha = draws->record->alpha;
     int accepted[BLOCK];

@@ -2,7 +2,7 @@
 
 A program does a block of images. Records are constants that the kernel is compiled for, once a recipe and image size; nothing
 depends on the size of the batch, nothing waits for the device, and all memory is PyTorch's: a launch can be captured in a graph
-once a first one has compiled the kernel. ``augment.distributions`` defines the formulas. Values are float32; nothing is
+once a first one has compiled the kernel. ``augment.fused.formulas`` defines the formulas. Values are float32; nothing is
 contracted to fused operations, square roots and quotients are rounded as IEEE says, so that only exp differs in its last bits.
 
 Each kind of record is one function, ``draw_KIND``; all take the same arguments.
@@ -246,7 +246,7 @@ def log_shift(record) -> float:
 
 @triton.jit
 def try_gamma(source, mask, first, turn, record: tl.constexpr):
-    """Return the logarithm of a Gamma number over ``shift``, and whether it is accepted: ``Source.log_gamma``."""
+    """Return the logarithm of a Gamma number over ``shift``, and whether it is accepted: ``formulas.log_gamma``."""
     radius = tl.sqrt_rn(-2 * log_unit(unit(source, mask, record, first + turn // 2)))
     turns = unit(source, mask, record, first + GAMMA_TRIES // 2 + turn // 2) - turn % 2 * 0.25
     normal = radius * tl.cos(turns * TURN)
