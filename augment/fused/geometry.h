@@ -393,22 +393,30 @@ static void places_through(int height, int width, const float map[9], Axis colum
     }
 }
 
-/* Bilinear sampling of scratch->moved by a matrix about the centre, or by a projective map; black comes from outside. */
-static void warp(Scratch *s, int height, int width, const float *map, int is_projective, Axis rows, Axis columns, float *to) {
-    if (!is_projective && map[0] == 1.0f && map[3] == 0.0f && map[4] == 1.0f && map[5] == floorf(map[5]) && columns.direction > 0) {
-        shift_rows(s, height, width, map, rows, to);
+/* Bilinear sampling of scratch->moved by a matrix about the centre; black comes from outside. */
+static void warp(Scratch *s, int height, int width, const float matrix[6], Axis rows, Axis columns, float *to) {
+    if (matrix[0] == 1.0f && matrix[3] == 0.0f && matrix[4] == 1.0f && matrix[5] == floorf(matrix[5]) &&
+        columns.direction > 0) {
+        shift_rows(s, height, width, matrix, rows, to);
         return;
     }
     add_edge(s, height, width);
     float centre_x = (float)(width - 1) / 2.0f, centre_y = (float)(height - 1) / 2.0f;
     float u = (float)columns.origin - centre_x, direction = (float)columns.direction;
     for (int y = 0; y < height; y++) {
-        float row = (float)(rows.origin + rows.direction * y), v = row - centre_y;
-        if (is_projective)
-            places_through(height, width, map, columns, row + 0.5f, s->starts[0], s->weights[0], s->weights[1]);
-        else
-            places_of(height, width, map[0] * u + map[1] * v + map[2] + centre_x, map[0] * direction,
-                      map[3] * u + map[4] * v + map[5] + centre_y, map[3] * direction, s->starts[0], s->weights[0], s->weights[1]);
+        float v = (float)(rows.origin + rows.direction * y) - centre_y;
+        places_of(height, width, matrix[0] * u + matrix[1] * v + matrix[2] + centre_x,
+                  matrix[0] * direction, matrix[3] * u + matrix[4] * v + matrix[5] + centre_y, matrix[3] * direction,
+                  s->starts[0], s->weights[0], s->weights[1]);
+        blend_row(s, width, to + (int64_t)y * width, (int64_t)height * width);
+    }
+}
+
+/* Bilinear sampling of scratch->moved by a projective map; black comes from outside. */
+static void project(Scratch *s, int height, int width, const float map[9], Axis rows, Axis columns, float *to) {
+    add_edge(s, height, width);
+    for (int y = 0; y < height; y++) {
+        places_through(height, width, map, columns, (float)(rows.origin + rows.direction * y) + 0.5f, s->starts[0], s->weights[0], s->weights[1]);
         blend_row(s, width, to + (int64_t)y * width, (int64_t)height * width);
     }
 }

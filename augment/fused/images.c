@@ -89,7 +89,7 @@ static void mix(const Task *task, float *to) {
 static void change_moved(Scratch *s, int height, int width, int point, const float arguments[6]) {
     int64_t count = (int64_t)height * width;
     if (point == POINT_WARP) {
-        warp(s, height, width, arguments, 0, FORWARDS, FORWARDS, s->spare);
+        warp(s, height, width, arguments, FORWARDS, FORWARDS, s->spare);
     } else if (point == POINT_SHARPNESS && height > 2 && width > 2) {
         sharpen(s, height, width, arguments[0], s->spare);
     } else {
@@ -138,7 +138,7 @@ static void sample(Task *task, float *to, const float *normal) {
     int kind = warped(task, map);
     if (kind) {
         read_moved(task, task->scratch->moved, NULL);
-        warp(task->scratch, height, width, map, kind == 2, moved(task, FORWARDS, 2), moved(task, FORWARDS, 3), to);
+        (kind == 2 ? project : warp)(task->scratch, height, width, map, moved(task, FORWARDS, 2), moved(task, FORWARDS, 3), to);
         return;
     }
     task->rows = moved(task, task->rows, 2);

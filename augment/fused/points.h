@@ -225,22 +225,30 @@ static void weigh_stretches(const float *restrict from, const int32_t *restrict 
     }
 }
 
-/* Blur the pixels in scratch->moved: weighted down the columns, then along the rows; borders are reflected. */
-static void blur(const Scratch *s, int height, int width, float sigma, int taps, float *to) {
+/* Weighted down the columns, then along the rows; borders are reflected. ``line`` is room for a row and ``taps`` values,
+ * ``offsets`` for as many twice. */
+static void blur_plane(const float *restrict from, int height, int width, const float *restrict weights, int taps,
+                       float *restrict line, int32_t *restrict offsets, float *restrict to) {
     int half = taps / 2;
-    float *line = s->line, *middle = line + half, *weights = s->weights[0];
-    int32_t *offsets = s->starts[0];
-    gaussian(sigma, taps, weights);
+    float *middle = line + half;
     for (int k = 0; k < taps; k++) offsets[taps + k] = k;
-    for (int64_t y = 0; y < 3 * (int64_t)height; y++) { /* rows of all planes */
-        const float *plane = s->moved + y / height * height * width;
-        for (int k = 0; k < taps; k++) offsets[k] = reflected((int)(y % height) + k - half, height) * width;
-        weigh_stretches(plane, offsets, weights, taps, width, middle);
+    for (int y = 0; y < height; y++) {
+        for (int k = 0; k < taps; k++) offsets[k] = reflected(y + k - half, height) * width;
+        weigh_stretches(from, offsets, weights, taps, width, middle);
         for (int x = 1; x <= half; x++) {
             line[half - x] = middle[reflected(-x, width)];
             middle[width - 1 + x] = middle[reflected(width - 1 + x, width)];
         }
-        weigh_stretches(line, offsets + taps, weights, taps, width, to + y * width);
+        weigh_stretches(line, offsets + taps, weights, taps, width, to + (int64_t)y * width);
+    }
+}
+
+/* Blur the pixels in scratch->moved. */
+static void blur(const Scratch *s, int height, int width, float sigma, int taps, float *to) {
+    gaussian(sigma, taps, s->weights[0]);
+    for (int c = 0; c < 3; c++) {
+        int64_t plane = (int64_t)c * height * width;
+        blur_plane(s->moved + plane, height, width, s->weights[0], taps, s->line, s->starts[0], to + plane);
     }
 }
 
