@@ -113,9 +113,10 @@ def header() -> str:
     numbers |= {"ARGUMENTS": policies.ARGUMENTS, "POINT_COUNT": len(POINTS), "JITTER_COUNT": len(JITTER)}
     lines += [f"#define {name} {number}" for name, number in numbers.items()]
     lines.append(f"static const int JITTER[] = {{{', '.join(f'POINT_{name.upper()}' for name in JITTER)}}};")
-    for struct in (*map(structure, (DrawRecord, Sizes, MoveRecord, StepRecord)), Drawn, Batch, Pass):
-        fields: Any = struct._fields_
-        lines.append(f"typedef struct {{ {'; '.join(_declare(*field) for field in fields)}; }} {struct.__name__};")
+    structs: list[Any] = [*map(structure, (DrawRecord, Sizes, MoveRecord, StepRecord)), Drawn, Batch, Pass]
+    for struct in structs:
+        fields = "; ".join(_declare(*field) for field in struct._fields_)
+        lines.append(f"typedef struct {{ {fields}; }} {struct.__name__};")
     return "\n".join(lines) + "\n"
 
 
