@@ -190,9 +190,9 @@ def power(n: int, sd: float, difference: float) -> float:
 class Change:
     """One case in two runs, and how sure its change is.
 
-    ``effect`` with its interval is the log ratio of rates (B over A), or, where ``paired``, the mean difference of accuracies
-    over shared seeds (B minus A): below 0, B is worse. ``n`` are rounds in A and B, or shared seeds. ``error`` is the standard
-    error of the effect, NaN where too few rounds tell none.
+    ``effect`` with its interval is the log ratio of rates (B over A), or, of a score, the mean difference of accuracies over
+    shared seeds (B minus A): below 0, B is worse. ``n`` are rounds or pairs in A and B, or shared seeds. ``error`` is the
+    standard error of the effect, NaN where too few rounds tell none.
     """
 
     name: str
@@ -200,7 +200,7 @@ class Change:
     b: float
     n: tuple[int, int]
     effect: float
-    paired: bool = False
+    is_score: bool = False
     low: float = -math.inf
     high: float = math.inf
     p: float = 1.0
@@ -213,11 +213,18 @@ class Change:
         """Rate of B over that of A."""
         return math.exp(self.effect)
 
+    def by_student(self, error: float, df: float, level: float) -> "Change":
+        """Return the change with the interval and the uncorrected p of Student's t, given the standard error."""
+        error = max(error, 1e-9)  # even where all rounds are alike to the last digit, the test has a denominator
+        half = float(stdtrit(df, 1 - level / 2)) * error
+        p = 2 * float(stdtr(df, -abs(self.effect) / error))
+        return replace(self, low=self.effect - half, high=self.effect + half, p=p, error=error, df=df)
+
     def judge(self, p: float, limit: float, level: float) -> "Change":
         """Return the change with its verdict at the corrected ``p``; ``same``: its interval is within ``limit`` either way."""
         verdict: Verdict = "unclear"
         if p < level:
-            worse, better = ("worse", "better") if self.paired else ("slower", "faster")
+            worse, better = ("worse", "better") if self.is_score else ("slower", "faster")
             verdict = worse if self.effect < 0 else better  # type: ignore[assignment]
         elif -limit < self.low and self.high < limit:
             verdict = "same"
@@ -287,17 +294,14 @@ def change_of_rate(
     change = Change(name=name, a=math.exp(mean_a), b=math.exp(mean_b), n=n, effect=effect)
     if noises is None:
         return change
-    share_a, share_b = (noise.variance / count for noise, count in zip(noises, n, strict=True))
-    # Not zero even where all rounds are alike to the last digit: the test then still has a denominator.
-    variance = share_a + share_b + 2 * processes.variance
-    error = max(math.sqrt(variance), 1e-9)
-    parts = share_a**2 / noises[0].df + share_b**2 / noises[1].df + (2 * processes.variance) ** 2 / processes.df
-    df = variance**2 / parts if parts > 0 else noises[0].df + noises[1].df
-    half = float(stdtrit(df, 1 - level / 2)) * error
+    parts = [Noise(noise.variance / count, noise.df) for noise, count in zip(noises, n, strict=True)]
+    parts.append(Noise(2 * processes.variance, processes.df))
+    variance, squares = sum(part.variance for part in parts), sum(part.variance**2 / part.df for part in parts)
+    df = variance**2 / squares if squares > 0 else noises[0].df + noises[1].df
+    change = change.by_student(math.sqrt(variance), df, level)
     resampled = _weights(n[1], 0) @ b.logs - _weights(n[0], 1) @ a.logs
     low, high = np.quantile(resampled, [level / 2, 1 - level / 2])
-    p = 2 * float(stdtr(df, -abs(effect) / error))
-    return replace(change, low=min(effect - half, float(low)), high=max(effect + half, float(high)), p=p, error=error, df=df)
+    return replace(change, low=min(change.low, float(low)), high=max(change.high, float(high)))
 
 
 def change_in_turns(name: str, a: Case, b: Case, level: float) -> Change:
@@ -306,21 +310,26 @@ def change_in_turns(name: str, a: Case, b: Case, level: float) -> Change:
     A pair of processes is one observation: the median over its rounds of the log ratio, which a few disturbed rounds do not
     move. Student's t over pairs.
     """
-    quiet = [[record for record in case.quiet.records if isinstance(record, Speed)] for case in (a, b)]
-    rates = [{(record.pair or 0, record.round): rate_of(record) for record in side} for side in quiet]
+    records = [[record for record in case.quiet.records if isinstance(record, Speed)] for case in (a, b)]
+    rates_a, rates_b = ({(record.pair or 0, record.round): rate_of(record) for record in side} for side in records)
     ratios: dict[int, list[float]] = {}
-    for pair, number in sorted(rates[0].keys() & rates[1].keys()):
-        ratios.setdefault(pair, []).append(math.log(rates[1][pair, number] / rates[0][pair, number]))
+    for pair, number in sorted(rates_a.keys() & rates_b.keys()):
+        ratios.setdefault(pair, []).append(math.log(rates_b[pair, number] / rates_a[pair, number]))
+    middles = [statistics.median(rates.values()) for rates in (rates_a, rates_b)]
     effects = [statistics.median(group) for group in ratios.values()]
-    n = len(effects)
-    middles = [statistics.median(side.values()) for side in rates]
-    change = Change(name=name, a=middles[0], b=middles[1], n=(n, n), effect=statistics.fmean(effects) if effects else 0.0)
-    if n < FEWEST_PASSES:
+    return _change_of_pairs(name, middles, effects, level, fewest=FEWEST_PASSES)
+
+
+def _change_of_pairs(
+    name: str, middles: Sequence[float], effects: Sequence[float], level: float, *, fewest: int, least_sd: float = 0.0,
+    is_score: bool = False,
+) -> Change:  # fmt: skip
+    """Return the mean of paired ``effects`` with Student's t of them; their spread is taken to be ``least_sd`` at least."""
+    n, (a, b) = len(effects), middles
+    change = Change(name=name, a=a, b=b, n=(n, n), effect=statistics.fmean(effects or [0.0]), is_score=is_score)
+    if n < fewest:
         return change
-    error = max(statistics.stdev(effects), 1e-9) / math.sqrt(n)
-    half = float(stdtrit(n - 1, 1 - level / 2)) * error
-    p = 2 * float(stdtr(n - 1, -abs(change.effect) / error))
-    return replace(change, low=change.effect - half, high=change.effect + half, p=p, error=error, df=n - 1)
+    return change.by_student(max(statistics.stdev(effects), least_sd) / math.sqrt(n), n - 1, level)
 
 
 def reach(error: float, df: float, level: float, sure: float) -> float:
@@ -344,16 +353,9 @@ def change_of_score(
     that agree to the image, as they often do, would make any difference certain.
     """
     seeds = sorted(set(a) & set(b))
-    differences = [b[seed] - a[seed] for seed in seeds]
-    n, effect = len(seeds), statistics.fmean(differences)
     means = [statistics.fmean(by_seed[seed] for seed in seeds) for by_seed in (a, b)]
-    change = Change(name=name, a=means[0], b=means[1], n=(n, n), effect=effect, paired=True)
-    if n < FEWEST_SEEDS:
-        return change
-    error = max(statistics.stdev(differences), 1 / images, 1e-9) / math.sqrt(n)
-    half = float(stdtrit(n - 1, 1 - level / 2)) * error
-    p = 2 * float(stdtr(n - 1, -abs(effect) / error))
-    return replace(change, low=effect - half, high=effect + half, p=p, error=error, df=n - 1)
+    differences = [b[seed] - a[seed] for seed in seeds]
+    return _change_of_pairs(name, means, differences, level, fewest=FEWEST_SEEDS, least_sd=1 / images, is_score=True)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
