@@ -23,6 +23,7 @@ from augment import BACKENDS, OPS, RECIPES, UnsupportedOp, build, eager_backends
 from augment.op import Op
 from augment.ops import Normalize
 from augment.pipeline import Pipeline, to_dtype
+from bench.jobs.grid import check_names
 from bench.records import Run, one_line
 from bench.report.facts.gallery import INDEX, Gallery, Picture
 from bench.report.page import write_gallery
@@ -215,9 +216,7 @@ def draw_page(
         OSError: nothing can be written.
     """
     for kind, names, members in (("backend", backends, BACKENDS), ("op", ops, OPS), ("recipe", recipes, RECIPES)):
-        for name in names or ():  # checked before a data set is decoded
-            if name not in members:
-                raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(members)}")
+        check_names(kind, names, members)  # before a data set is decoded
     if ops is not None or recipes is not None:  # a choice asks for nothing else
         ops, recipes = ops or (), recipes or ()
     images = load_photograph(image) if image else _load_images(data, data_root, download)
