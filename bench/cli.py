@@ -167,7 +167,28 @@ class Scaling(ScalingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Audit(ImageOptions):
+class SubjectOptions(ImageOptions):
+    """Choice of backends, ops and recipes."""
+
+    backends: tuple[str, ...] | None = None
+    """Backends to take (default: all that are not compiled)."""
+    ops: tuple[str, ...] | None = None
+    """Ops to take (default: all)."""
+    recipes: tuple[str, ...] | None = None
+    """Recipes to take (default: all)."""
+
+    def check(self) -> None:
+        """Raise ValueError for an unknown name."""
+        from augment import BACKENDS, OPS, RECIPES
+        from bench.jobs.grid import check_names
+
+        check_names("backend", self.backends, BACKENDS)
+        check_names("op", self.ops, OPS)
+        check_names("recipe", self.recipes, RECIPES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(SubjectOptions):
     """Check whether the backends do the same augmentation: parity with torchvision's functionals, lanes, distributions."""
 
     run: Path | None = None
@@ -176,12 +197,6 @@ class Audit(ImageOptions):
     """Pages that get the table between their markers, instead of the terminal."""
     out: Path = Path("audit")
     """Folder for audit.json."""
-    backends: tuple[str, ...] | None = None
-    """Backends to audit (default: all that are not compiled)."""
-    ops: tuple[str, ...] | None = None
-    """Ops to audit (default: all)."""
-    recipes: tuple[str, ...] | None = None
-    """Recipes to audit (default: all)."""
     device: str = "cpu"
     """Device of the backends that can run there."""
     draws: int = 10_000
@@ -201,15 +216,12 @@ class Audit(ImageOptions):
         console.print(f"audit: {run.path / AUDIT}")
 
     def _audit(self, console: Console) -> None:
-        from augment import BACKENDS, OPS, RECIPES, check_device
+        from augment import check_device
         from bench.audit import run_audit
-        from bench.jobs.grid import check_names
         from training.data import load
 
         check_device(self.device)
-        check_names("backend", self.backends, BACKENDS)
-        check_names("op", self.ops, OPS)
-        check_names("recipe", self.recipes, RECIPES)
+        self.check()
         if self.draws < FEWEST_DRAWS:
             raise ValueError(f"draws must be at least {FEWEST_DRAWS}, got {self.draws}")
         dataset = load(self.data, root=self.data_root, download=self.download)
@@ -238,19 +250,13 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gallery(ImageOptions):
+class Gallery(SubjectOptions):
     """Draw every op and recipe on every backend, side by side with differences and random results, as a page."""
 
     image: Path | None = None
     """A photograph (default: an image of the data set)."""
     out: Path = Path("gallery")
     """Folder for index.html and its pictures."""
-    backends: tuple[str, ...] | None = None
-    """Backends to draw (default: all that are not compiled)."""
-    ops: tuple[str, ...] | None = None
-    """Ops to draw (default: all)."""
-    recipes: tuple[str, ...] | None = None
-    """Recipes to draw (default: all)."""
     seed: int = 0
     """Seed of the random results."""
 
@@ -258,6 +264,7 @@ class Gallery(ImageOptions):
         """Draw the page."""
         from bench.gallery import draw_page
 
+        self.check()
         console.print(f"gallery: {draw_page(**vars(self))}")
 
 
@@ -452,7 +459,7 @@ def parse(arguments: Sequence[str]) -> Any:
 
 def check_lists(command: Any) -> None:
     """Raise ValueError for an option that names nothing where that is neither its default nor a choice."""
-    for field in () if isinstance(command, Audit | Gallery) else fields(command):
+    for field in () if isinstance(command, SubjectOptions) else fields(command):
         if getattr(command, field.name) == () != field.default:
             option = field.name.replace("_", "-")
             raise ValueError(f"--{option} names nothing: give at least one, or leave it out")

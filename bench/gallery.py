@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from rich.progress import track
 from torch import Tensor
+from torchvision.transforms.v2.functional import center_crop
 
 from augment import BACKENDS, OPS, RECIPES, UnsupportedOp, build, eager_backends, fallback_device, lane, resolve
 from augment.op import Op
 from augment.ops import Normalize
 from augment.pipeline import Pipeline, to_dtype
-from bench.jobs.grid import check_names
 from bench.records import Run, one_line
 from bench.report.facts.gallery import INDEX, Gallery, Picture
 from bench.report.page import write_gallery
@@ -89,8 +89,7 @@ def working_square(images: Tensor, largest: int = LARGEST) -> Tensor:
     side = min(height, width)
     if side < SMALLEST:
         raise ValueError(f"the gallery needs images of at least {SMALLEST} x {SMALLEST} pixels, got {width} x {height}")
-    y, x = (height - side) // 2, (width - side) // 2
-    square = images[:, :, y : y + side, x : x + side]
+    square = center_crop(images, [side])
     if side > largest:
         reduced = [Image.fromarray(_pixels(image)).resize((largest, largest), Image.Resampling.LANCZOS) for image in square]
         square = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in reduced])
@@ -212,11 +211,9 @@ def draw_page(
     The image is a photograph or one of a data set. Names default to all ops and recipes, and all backends but compiled ones.
 
     Raises:
-        ValueError: in one line, for what cannot be read and for unknown names.
+        ValueError: in one line, for what cannot be read.
         OSError: nothing can be written.
     """
-    for kind, names, members in (("backend", backends, BACKENDS), ("op", ops, OPS), ("recipe", recipes, RECIPES)):
-        check_names(kind, names, members)  # before a data set is decoded
     if ops is not None or recipes is not None:  # a choice asks for nothing else
         ops, recipes = ops or (), recipes or ()
     images = load_photograph(image) if image else _load_images(data, data_root, download)

@@ -183,8 +183,8 @@ class BenchSession:
             self._progress.print_line(f"NOTE: images are {inputs.dataset['name']}: {inputs.dataset['fallback']}", yellow=True)
         self._bench = Bench(inputs, self.plan.case_seconds or CASE_SECONDS)
         if default_devices() == ("cpu",):  # a GPU's own ``host_s`` says more
-            speeds = (case for case in self.plan.cases if isinstance(case, Speed) and case.case_key in selected)
-            self._bench.time_host(speeds)
+            chosen = (case for case in self.plan.cases if isinstance(case, Speed) and case.case_key in selected)
+            self._bench.time_host(chosen)
         if self.resumes:
             assert self.folder is not None
             self.plan = resume(self.folder, self.plan, environment(inputs.dataset))

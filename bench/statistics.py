@@ -13,14 +13,14 @@ variance of a case's log rates is shrunk towards that of all cases on the same d
 agree about it (Smyth 2004, "moderated t"; from ten cases on). It is never taken to be smaller than the case's own rounds show,
 so that one disturbed round makes no verdict, nor than the calls within its rounds allow.
 
-**Interval of a ratio.** At each end the wider of Welch's t interval with that variance and a percentile bootstrap over rounds.
+**Interval of a ratio.** Welch's t interval with that variance. (A bootstrap over rounds, simulated beside it, was wider in one
+of 300 comparisons, by 0.0004.)
 """
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -43,7 +43,6 @@ LEVEL = 0.05
 POWER = 0.8
 SEEDS_SHOWN = (0.5, 0.2, 0.1)
 """Differences in points whose cost in seeds is shown."""
-RESAMPLES = 2000
 MANY_CASES = 10
 """Fewest cases whose variances are shared: the spread of fewer is itself too uncertain."""
 MOST_PRIOR_DF = 30.0
@@ -298,10 +297,7 @@ def change_of_rate(
     parts.append(Noise(2 * processes.variance, processes.df))
     variance, squares = sum(part.variance for part in parts), sum(part.variance**2 / part.df for part in parts)
     df = variance**2 / squares if squares > 0 else noises[0].df + noises[1].df
-    change = change.by_student(math.sqrt(variance), df, level)
-    resampled = _weights(n[1], 0) @ b.logs - _weights(n[0], 1) @ a.logs
-    low, high = np.quantile(resampled, [level / 2, 1 - level / 2])
-    return replace(change, low=min(change.low, float(low)), high=max(change.high, float(high)))
+    return change.by_student(math.sqrt(variance), df, level)
 
 
 def change_in_turns(name: str, a: Case, b: Case, level: float) -> Change:
@@ -335,13 +331,6 @@ def _change_of_pairs(
 def reach(error: float, df: float, level: float, sure: float) -> float:
     """Return the log ratio that a t test at ``level`` calls with the chance ``sure``, given its standard error."""
     return float(stdtrit(df, 1 - level / 2) + stdtrit(df, sure)) * error
-
-
-@lru_cache(maxsize=64)
-def _weights(count: int, stream: int) -> Floats:
-    """Return bootstrap weights [RESAMPLES, count], rows sum to 1: the same each time, so that a comparison repeats exactly."""
-    generator = np.random.default_rng([count, stream])
-    return generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count
 
 
 def change_of_score(

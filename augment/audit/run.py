@@ -102,8 +102,7 @@ def _measure(
             source = copy.deepcopy(measurements) if pool else measurements
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})  # this process ends the others
             measure = partial(source.measure_subject, kind)
-            futures = [pool.submit(measure, name) for name in names[kind]] if pool else []
-            results = (future.result() for future in futures) if pool else map(measure, names[kind])
+            results = pool.map(measure, names[kind]) if pool else map(measure, names[kind])
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for name in names[kind]:
                 on_progress(done, total, name)
@@ -133,8 +132,7 @@ def _start_process() -> None:
 
 def _judge_all(measurements: Measurements, names: Mapping[Kind, Names], alpha: float) -> tuple[Verdict, ...]:
     """Return the verdicts: ops before recipes, backend by backend."""
-    results = measurements.results
-    reject([*results.tests.values(), *results.outputs.values()], alpha)
+    reject(measurements.results.tests.values(), alpha)
     cells = [measurements.results.cells[name, b] for kind in KINDS for b in measurements.devices for name in names[kind]]
     for cell in cells:
         judge(cell, ops_of(cell), measurements.tests_of(cell), audited=names["op"] if cell.kind == "recipe" else ())

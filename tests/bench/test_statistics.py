@@ -154,7 +154,7 @@ def test_the_interval_of_a_median_is_that_of_the_sign_test() -> None:
 
 
 def test_a_case_alone_is_welchs_t_test() -> None:
-    """Nothing to borrow from: p and interval are scipy's on log rates (to rounding), where the bootstrap is no wider."""
+    """Nothing to borrow from: p and interval are scipy's on log rates (to rounding)."""
     rng = np.random.default_rng(23)
     a, b = (Rates(rng.normal(5, sd, size=4), 0.0) for sd in (0.02, 0.05))
     change = change_of_rate("x", a, b, (moderate(a, NONE), moderate(b, NONE)), 0.05)
