@@ -43,7 +43,7 @@ BROKEN_PIPE = 141
 """Exit code of a process killed by SIGPIPE (128 + 13)."""
 FEWEST_DRAWS = 100
 DESCRIPTION = "Where should image augmentation run, with which library, and what does it cost?"
-TOLD = "interrupted; what was measured is kept"
+INTERRUPTED = "interrupted; what was measured is kept"
 
 
 def reporter(console: Console) -> Callable[[Path], None]:
@@ -60,8 +60,8 @@ def reporter(console: Console) -> Callable[[Path], None]:
             console.print(f"not measurable here: {worst.words}; the report marks what they disturbed", style="bold red")
         error = sys.exception()
         if isinstance(error, KeyboardInterrupt):  # said here, as the path of the report comes last
-            print(f"augmark: {TOLD}", file=sys.stderr)
-            error.add_note(TOLD)
+            print(f"augmark: {INTERRUPTED}", file=sys.stderr)
+            error.add_note(INTERRUPTED)
         console.print(f"report: {write_report(run)}")
 
     return report
@@ -494,7 +494,7 @@ def _execute(arguments: Sequence[str]) -> None:
         expand_paths(command).execute(console)
     except KeyboardInterrupt as error:
         if not hasattr(error, "__notes__"):
-            print(f"augmark: {TOLD}", file=sys.stderr)
+            print(f"augmark: {INTERRUPTED}", file=sys.stderr)
         sys.exit(128 + (error.args or (signal.SIGINT,))[0])
     except Exception as error:
         line = None if isinstance(error, msgspec.ValidationError) else describe(error)  # a record of ours, no user's mistake

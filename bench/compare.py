@@ -86,7 +86,7 @@ class Limits:
         if not 0 < self.level < 0.5:
             raise ValueError(f"--level is a chance between 0 and 0.5, such as 0.05; got {self.level:g}")
 
-    def of(self, change: Change) -> float:
+    def margin(self, change: Change) -> float:
         """Return the effect within which a change is none: a log ratio of speeds, or a difference of accuracies."""
         return self.accuracy_threshold if change.is_score else -math.log1p(-self.threshold)
 
@@ -121,7 +121,7 @@ class Comparison:
     def regressions(self) -> list[Change]:
         """Changes called slower or worse and beyond the threshold, that of all cases together among them."""
         changes = [*([self.overall] if self.overall else []), *self.speeds, *self.scores]
-        return [c for c in changes if c.verdict in ("slower", "worse") and c.effect < -self.limits.of(c)]
+        return [c for c in changes if c.verdict in ("slower", "worse") and c.effect < -self.limits.margin(c)]
 
     @property
     def regressed(self) -> bool:
@@ -259,8 +259,8 @@ def _judge(
     share = 2 if overall else 1  # of the level, half for each question
     tested = [change for change in changes if math.isfinite(change.high)]
     p = {change.name: share * p for change, p in zip(tested, holm([change.p for change in tested]), strict=True)}
-    changes = [change.judge(p.get(change.name, 1.0), limits.of(change), level) for change in changes]
-    overall = overall and overall.judge(share * overall.p, limits.of(overall), level)
+    changes = [change.judge(p.get(change.name, 1.0), limits.margin(change), level) for change in changes]
+    overall = overall and overall.judge(share * overall.p, limits.margin(overall), level)
     return sorted(changes, key=lambda change: change.effect), overall
 
 

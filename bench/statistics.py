@@ -349,8 +349,7 @@ def change_of_score(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's step-down adjusted p-values, in the order given."""
-    adjusted, worst = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = worst
-    return adjusted
+    order, adjusted = np.argsort(p_values), np.empty(len(p_values))
+    steps = np.arange(len(p_values), 0, -1) * np.take(p_values, order)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return list(map(float, adjusted))

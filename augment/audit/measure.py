@@ -156,10 +156,7 @@ class Measurements:
                 draws += measured.draws
             pinned = OPS[op.name].pinned(size)
             if pinned is not None and not is_compiled:
-                images = self._images("photographs", size, 4)
-                draw = pinned_draw(pinned, (size, size))
-                measured = self._replay(self._trace([pinned], cell.backend), images, draw=draw)
-                cell.parity.append(measured.parity("photographs", size, "pinned"))
+                self._pinned_parity(cell, pinned, size, 4)
         if classify(cell.parity) != "exact":
             places = [choice.places for choice in op.draws if isinstance(choice, Choice) and choice.places]
             if places and getattr(op, places[0]) > 1:  # an op of the policy at a time tells which of them differ
@@ -172,6 +169,14 @@ class Measurements:
             if (verdict := classify([shrinking])) != "exact":
                 cause = explain(measured.draws) or "unexplained"
                 cell.notes.append(f"{verdict} where images shrink ({cause}; mean {shrinking.mean_error:.2g}/255)")
+
+    def _pinned_parity(self, cell: Verdict, setting: Op, size: int, count: int) -> list[Draw]:
+        """Measure a setting whose parameters need not be read; nothing where it is random."""
+        if (draw := pinned_draw(setting, (size, size))) is None:
+            return []
+        measured = self._replay(self._trace([setting], cell.backend), self._images("photographs", size, count), draw=draw)
+        cell.parity.append(measured.parity("photographs", size, "pinned"))
+        return measured.draws
 
     def _as_drawn(self, op: Op, backend: str, images: Tensor, calls: int) -> Replay:
         """Replay an op as it draws; where it happens at random, half of the calls have p = 1, a path of its own in Kornia."""
@@ -251,12 +256,10 @@ class Measurements:
             raise NoRoute(reason)
         cell.cause = f"known by its outputs, {reason}"
         if cell.kind == "op":
-            setting = certain(OPS[cell.subject].pinned(size) or ops[0])
-            if draw := pinned_draw(setting, (size, size)):
-                measured = self._replay(self._trace([setting], cell.backend), self._images("photographs", size, 24), draw=draw)
-                cell.parity.append(measured.parity("photographs", size, "pinned"))
-                cell.cause = explain(measured.draws) if classify(cell.parity) != "exact" else ""
-                cell.notes.append(f"known by its outputs, {reason}")
+            draws = self._pinned_parity(cell, certain(OPS[cell.subject].pinned(size) or ops[0]), size, 24)
+            if cell.parity:
+                cell.notes.append(cell.cause)
+                cell.cause = explain(draws) if classify(cell.parity) != "exact" else ""
         if any(op.draws for op in ops):
             torch.manual_seed(self.seed)
             batch = BATCH if cell.lane and cell.lane.measured == "per_image" else 1
@@ -297,11 +300,7 @@ def measure_draws(op: Op, recorder: Recorder, n: int, shape: tuple[int, int], wh
     """Test ``n`` draws for images of ``shape`` against the laws. ``where`` names a shape that is not a benchmarked one."""
     draws_noise = any(isinstance(distribution, Normal) for distribution in op.draws)  # for every pixel
     drawn = observe(op, recorder.sample(-(-n // (3 * math.prod(shape))) if draws_noise else n, shape), shape)
-    tests = []
-    for name, law in laws(op, shape).items():
-        values = drawn.get(name, np.empty(0))
-        tests.append(DrawTest(name + where, str(law), len(values), **law.test(values)._asdict()))
-    return tests
+    return [law.test(drawn.get(name, np.empty(0)), name + where) for name, law in laws(op, shape).items()]
 
 
 def _draws_window(op: Op) -> bool:

@@ -28,7 +28,7 @@ from augment.recipes import RECIPES
 
 KINDS: dict[Kind, Mapping[str, object]] = {"op": OPS, "recipe": RECIPES}
 PACKAGES = ("torch", "torchvision", "kornia", "pillow", "triton-augment", "albumentations", "albumentationsx")
-BY_CUDA = ("nvidia-dali-cuda", "cvcuda-cu")
+CUDA_PREFIXES = ("nvidia-dali-cuda", "cvcuda-cu")
 """Beginnings of the names of packages that are named after a CUDA release."""
 Names = Sequence[str]
 Progress = Callable[[int, int, str], object]
@@ -96,7 +96,7 @@ def _measure(
     total, done = sum(map(len, names.values())) + int(workers), 0
     spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA must not be forked
     pooled = ProcessPoolExecutor(processes, spawn, _start_process) if processes > 1 else nullcontext()
-    with pooled as pool, _ending_processes():
+    with pooled as pool, _end_processes_on_error():
         for kind in KINDS:  # recipes after all ops
             # The pool pickles in a thread of its own: what it is given must not grow meanwhile.
             source = copy.deepcopy(measurements) if pool else measurements
@@ -115,7 +115,7 @@ def _measure(
 
 
 @contextmanager
-def _ending_processes() -> Iterator[None]:
+def _end_processes_on_error() -> Iterator[None]:
     """End this process's processes after an error, which would wait for all of their work."""
     try:
         yield
@@ -142,7 +142,7 @@ def _judge_all(measurements: Measurements, names: Mapping[Kind, Names], alpha: f
 def _versions() -> dict[str, str]:
     """Return the version of Python and of every library here that a cell may run."""
     installed = {(package.metadata["Name"] or "").lower(): package.version for package in distributions()}
-    versions = {name: version for name, version in installed.items() if name in PACKAGES or name.startswith(BY_CUDA)}
+    versions = {name: version for name, version in installed.items() if name in PACKAGES or name.startswith(CUDA_PREFIXES)}
     return {"python": platform.python_version(), **dict(sorted(versions.items()))}
 
 
