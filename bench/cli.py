@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 
 from bench import catalog
-from bench.compare import Limits
+from bench.changes import Limits
 from bench.export import Format
 from bench.jobs.calibrate import CalibrateOptions
 from bench.jobs.finetune import FinetuneOptions

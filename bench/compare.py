@@ -7,7 +7,7 @@ way to train is a case too, with its examples/s. Test accuracies are compared se
 **Verdicts.** By t tests with Holm's correction over all cases, at one level for the whole comparison: the chance that anything
 is called where nothing changed. ``same`` when the interval lies within the threshold on either side. Else ``unclear``: too
 noisy, or too few rounds or seeds to tell. From ten cases of the grid on, half of the level goes to one more question, whether
-all cases together have shifted. ``bench/statistics.py`` says how sure a single change is.
+all cases together have shifted. ``bench/changes.py`` says how sure a single change is.
 
 **What it cannot know.** What differs between two runs but not between the rounds of one (heat, a neighbour for that hour)
 looks like a change of the code. What differs between processes is allowed for where a run has a certificate (``augmark
@@ -17,7 +17,6 @@ pairs: what drifts cancels, and a pair of processes is one observation.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import numpy as np
 from rich.console import Console
 from scipy.special import ndtri, stdtrit
 
+from bench.changes import Change, Limits, Verdict, judge, read_rates, scores_of
 from bench.records import (
     Calibration,
     Case,
@@ -39,60 +39,11 @@ from bench.records import (
     plural,
     worst_disturbance,
 )
-from bench.statistics import (
-    CERTAIN,
-    FEWEST_PASSES,
-    FEWEST_ROUNDS,
-    FEWEST_SEEDS,
-    MANY_CASES,
-    POWER,
-    Change,
-    Noise,
-    Rates,
-    Verdict,
-    change_in_turns,
-    change_of_rate,
-    change_of_score,
-    holm,
-    moderate,
-    read_rates,
-    typical_noise,
-)
+from bench.statistics import FEWEST_PASSES, FEWEST_ROUNDS, FEWEST_SEEDS, POWER
 
 REGRESSION = 1  # exit code
 COMPARABLE = ""
 NEWLY_FAILED = "measured in A, failed in B"
-Pairs = Mapping[str, tuple[Rates, Rates]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Limits beyond which a difference is a change."""
-
-    threshold: float = 0.05
-    """Share of images/s that may be lost: a regression is called slower and loses more; same is within it."""
-    accuracy_threshold: float = 0.005
-    """Share of test accuracy that may be lost, the same way; 0.005 is half a point."""
-    level: float = 0.05
-    """Chance that anything is called changed where nothing did, over all cases together."""
-
-    def check(self) -> None:
-        """Raise ValueError, in one line, for limits that are no shares."""
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"--threshold is a share of images/s between 0 and 1, such as 0.05; got {self.threshold:g}")
-        if not 0 < self.accuracy_threshold < 1:
-            share = f"{self.accuracy_threshold:g}"
-            raise ValueError(f"--accuracy-threshold is a share between 0 and 1, such as 0.005; got {share}")
-        if not 0 < self.level < 0.5:
-            raise ValueError(f"--level is a chance between 0 and 0.5, such as 0.05; got {self.level:g}")
-
-    def margin(self, change: Change) -> float:
-        """Return the effect within which a change is none: a log ratio of speeds, or a difference of accuracies."""
-        return self.accuracy_threshold if change.is_score else -math.log1p(-self.threshold)
-
-    def words(self, scores: bool) -> str:
-        """Return the thresholds in words."""
-        return percent(self.threshold) + (f" or {100 * self.accuracy_threshold:g} points" if scores else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +114,7 @@ def compare_runs(a: Run, b: Run, *, limits: Limits | None = None, across_machine
         )  # fmt: skip
     certificates = [record for run in (a, b) for record in run.records if isinstance(record, Calibration)]
     in_turns = are_in_turns(a, b)
-    changes, overall = _judge(pairs, limits, None if in_turns else process_noise(certificates))
+    changes, overall = judge(pairs, limits, None if in_turns else certificates)
     return Comparison(
         names=(a.name, b.name) if a.name != b.name else (str(a.path), str(b.path)),
         limits=limits,
@@ -198,14 +149,10 @@ def _notes(a: Run, b: Run) -> list[str]:
 # ---- which cases ------------------------------------------------------------------------------------------------------
 
 
-def _scores(case: Case) -> dict[int, float]:
-    return {r.seed: r.test_accuracy for r in case.records} if case.first.repetition == "seed" else {}  # type: ignore[attr-defined]
-
-
 def _state(case: Case | None) -> str:
     if case is None or case.status != "ok":
         return "not planned" if case is None else case.status.replace("_", " ")
-    return "measured" if _scores(case) or read_rates(case) else "no usable round"
+    return "measured" if scores_of(case) or read_rates(case) else "no usable round"
 
 
 def _why_not(a: Case | None, b: Case | None) -> str:
@@ -216,82 +163,10 @@ def _why_not(a: Case | None, b: Case | None) -> str:
     if differ := differences(*({name: str(getattr(case.first, name)) for name in case.first.identity} for case in (a, b))):
         return f"with other settings ({join(differ, 3)})"
     if a.first.repetition == "seed":
-        return COMPARABLE if _scores(a).keys() & _scores(b).keys() else "with no seed in common"
+        return COMPARABLE if scores_of(a).keys() & scores_of(b).keys() else "with no seed in common"
     disturbed = {name: case.disturbance for name, case in (("A", a), ("B", b)) if case.is_disturbed}
     worst = worst_disturbance(record for case in (a, b) if case.is_disturbed for record in case.records)
     return f"as {' and '.join(disturbed)} was disturbed ({worst.words})" if worst else COMPARABLE
-
-
-# ---- verdicts ---------------------------------------------------------------------------------------------------------
-
-
-def process_noise(certificates: Sequence[Calibration]) -> Noise:
-    """Return the variance of a log rate from process to process, as the runs' certificates know it; 0 without any.
-
-    That of the case that varies most: a case that is not in the certificate may be like any of its cases. A certificate knows
-    it from one process of each pair.
-    """
-    apart = [record for record in certificates if record.method == "apart"]
-    spreads = [(record.between_sd or 0.0, max(1, (record.processes or 2) // 2 - 1)) for record in apart]
-    sd, df = max(spreads, default=(0.0, 1))
-    return Noise(sd**2, df)
-
-
-def _judge(
-    pairs: Mapping[str, tuple[Case, Case]], limits: Limits, processes: Noise | None
-) -> tuple[list[Change], Change | None]:
-    """Return the changes, worst first, and that of the grid as a whole, with one level for all verdicts.
-
-    ``processes`` is the noise from process to process, None for rounds in turns.
-    """
-    rates, changes, level = {}, [], limits.level
-    for name, (a, b) in pairs.items():
-        if _scores(a):
-            images = min((r.test_images for case in (a, b) for r in case.records if r.test_images), default=math.inf)  # type: ignore[attr-defined]
-            changes.append(change_of_score(name, _scores(a), _scores(b), images, level))
-        elif processes is None:
-            changes.append(change_in_turns(name, a, b, level))
-        elif (rates_a := read_rates(a.quiet)) and (rates_b := read_rates(b.quiet)):
-            rates[name] = rates_a, rates_b
-    noises = _noises(rates, {name: f"{pairs[name][0].kind} on {pairs[name][0].first.device}" for name in rates})
-    changes += [change_of_rate(name, *rates[name], noises.get(name), level, processes or CERTAIN) for name in rates]
-    overall = _overall({name: rates[name] for name in noises if pairs[name][0].kind == "speed"}, noises, level)
-    share = 2 if overall else 1  # of the level, half for each question
-    tested = [change for change in changes if math.isfinite(change.high)]
-    p = {change.name: share * p for change, p in zip(tested, holm([change.p for change in tested]), strict=True)}
-    changes = [change.judge(p.get(change.name, 1.0), limits.margin(change), level) for change in changes]
-    overall = overall and overall.judge(share * overall.p, limits.margin(overall), level)
-    return sorted(changes, key=lambda change: change.effect), overall
-
-
-def _noises(rates: Pairs, groups: Mapping[str, str]) -> dict[str, tuple[Noise, Noise]]:
-    """Return the noise of each case in both runs, where both have enough rounds, with what the cases of its group say of it."""
-    noises = {}
-    for group in dict.fromkeys(groups.values()):
-        members = {name: pair for name, pair in rates.items() if groups[name] == group}
-        typical_a, typical_b = (typical_noise(side) for side in zip(*members.values(), strict=True))
-        for name, (a, b) in members.items():
-            if min(len(a.logs), len(b.logs)) >= FEWEST_ROUNDS:
-                noises[name] = moderate(a, typical_a), moderate(b, typical_b)
-    return noises
-
-
-def _overall(pairs: Pairs, noises: Mapping[str, tuple[Noise, Noise]], level: float) -> Change | None:
-    """Compare all cases together: the mean over cases of each round is one observation, since disturbances are shared."""
-    counts = [(len(a.logs), len(b.logs)) for a, b in pairs.values()]
-    usual = Counter(counts).most_common(1)[0][0] if counts else (0, 0)
-    whole = [case for case, count in zip(pairs, counts, strict=True) if count == usual]
-    if len(whole) < MANY_CASES:
-        return None
-    sides = []
-    for side in (0, 1):
-        logs = np.mean([pairs[case][side].logs for case in whole], axis=0)
-        # Even if cases disturbed each other not at all, their mean would vary so much; three rounds may look calmer by luck.
-        floor = float(np.mean([noises[case][side].variance for case in whole])) / len(whole)
-        sides.append(Rates(logs, floor))
-    a, b = sides
-    calm = Noise(0.0, 0.0)
-    return change_of_rate(f"all {len(whole)} cases together", a, b, (moderate(a, calm), moderate(b, calm)), level)
 
 
 # ---- on the terminal --------------------------------------------------------------------------------------------------

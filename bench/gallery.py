@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from rich.progress import track
 from torch import Tensor
-from torchvision.transforms.v2.functional import center_crop
 
 from augment import BACKENDS, OPS, RECIPES, UnsupportedOp, build, eager_backends, fallback_device, lane, resolve
 from augment.op import Op
@@ -89,7 +88,8 @@ def working_square(images: Tensor, largest: int = LARGEST) -> Tensor:
     side = min(height, width)
     if side < SMALLEST:
         raise ValueError(f"the gallery needs images of at least {SMALLEST} x {SMALLEST} pixels, got {width} x {height}")
-    square = center_crop(images, [side])
+    y, x = (height - side) // 2, (width - side) // 2
+    square = images[:, :, y : y + side, x : x + side]
     if side > largest:
         reduced = [Image.fromarray(_pixels(image)).resize((largest, largest), Image.Resampling.LANCZOS) for image in square]
         square = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in reduced])

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from augment.pipeline import to_float
 
@@ -27,9 +26,13 @@ def plain_image(size: int) -> Tensor:
 
 def at_size(images: Sequence[Tensor], size: int) -> Tensor:
     """Return the centre squares of uint8 images [3, H, W], antialiased: uint8 [N, 3, size, size]."""
-    squares = [F.center_crop(to_float(image[None]), [min(image.shape[-2:])]) for image in images]
-    resized = torch.cat([F.resize(square, [size, size], antialias=True) for square in squares])
-    return resized.mul(255).round().clamp(0, 255).to(torch.uint8)
+    squares = []
+    for image in images:
+        side = min(image.shape[-2:])
+        top, left = (image.shape[-2] - side) // 2, (image.shape[-1] - side) // 2
+        square = to_float(image[None, :, top : top + side, left : left + side])
+        squares.append(torch.nn.functional.interpolate(square, (size, size), mode="bilinear", antialias=True))
+    return torch.cat(squares).mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
 def edge_images(size: int) -> Tensor:

@@ -19,14 +19,15 @@ OUTER = {
 CHAIN = {
     "records": set(),
     "statistics": {"records"},
+    "changes": {"statistics", "records"},
     "noise": {"records"},
     "runner": {"noise", "statistics", "records"},
     "clock": set(),
     "limits": {"clock"},
     "environment": {"records"},
     "presets": set(),
-    "compare": {"statistics", "records"},
-    "jobs": {"compare", "runner", "noise", "statistics", "clock", "limits", "environment", "presets", "records"},
+    "compare": {"changes", "statistics", "records"},
+    "jobs": {"compare", "changes", "runner", "noise", "statistics", "clock", "limits", "environment", "presets", "records"},
     "display": {"jobs", "statistics", "records"},
     "session": {"display", "jobs", "runner", "clock", "environment", "statistics", "records"},
     "plugin": {"session"},
@@ -38,10 +39,23 @@ CHAIN = {
     "publish": {"export", "statistics", "records"},
     "parts": {"jobs", "runner", "audit", "gallery", "environment", "presets", "records"},
     "run": {"parts", "jobs", "runner", "environment", "presets", "records"},
-    "cli": {"run", "catalog", "jobs", "runner", "audit", "gallery", "report", "compare", "export", "publish", "records"},
+    "cli": {
+        "run",
+        "catalog",
+        "jobs",
+        "runner",
+        "audit",
+        "gallery",
+        "report",
+        "compare",
+        "changes",
+        "export",
+        "publish",
+        "records",
+    },
 }
 """What each room of bench may import of the others: each only of those above it."""
-READERS = ("records", "statistics", "report", "compare", "export", "publish")
+READERS = ("records", "statistics", "changes", "report", "compare", "export", "publish")
 """Rooms that read and judge records; they import neither torch nor the other packages, not even late."""
 TORCH = {"torch", "torchvision", "kornia", "augment"}
 LIBRARY_ROOMS = ("augment/ops/", "augment/backends/")

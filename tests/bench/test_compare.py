@@ -14,7 +14,8 @@ from msgspec.structs import replace as change
 from rich.console import Console
 from scipy import stats
 
-from bench.compare import Comparison, Limits, compare, compare_runs, print_comparison, summary
+from bench.changes import Limits
+from bench.compare import Comparison, compare, compare_runs, print_comparison, summary
 from bench.records import Commit, DataSet, Disturbance, Gpu, Plan, Run, Speed, load_run
 from tests.bench.stored import ENVIRONMENT, failed, speeds, store, trained
 

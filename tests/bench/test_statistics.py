@@ -8,25 +8,18 @@ import pytest
 from msgspec.structs import replace
 from scipy import stats
 
+from bench.changes import Noise, Rates, change_of_rate, change_of_score, holm, moderate, read_rates, typical_noise
 from bench.records import Plan, gather
 from bench.statistics import (
     Estimate,
-    Noise,
-    Rates,
-    change_of_rate,
-    change_of_score,
     estimate,
     half_interval,
-    holm,
     is_settled,
     median_interval,
-    moderate,
     power,
     reached_target,
-    read_rates,
     sd_range,
     seeds_needed,
-    typical_noise,
 )
 from tests.bench.stored import CASE, SAMPLES, speeds, trained
 from tests.conftest import present
