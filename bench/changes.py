@@ -236,7 +236,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def scores_of(case: Case) -> dict[int, float]:
     """Return test accuracies by seed; nothing for a case that is repeated by round."""
-    return {r.seed: r.test_accuracy for r in case.records} if case.first.repetition == "seed" else {}  # type: ignore[attr-defined]
+    return {r.seed: r.test_accuracy for r in case.records} if case.first.repetition == "seed" else {}
 
 
 # ---- verdicts ---------------------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def judge(
     rates, changes, level = {}, [], limits.level
     for name, (a, b) in pairs.items():
         if scores_of(a):
-            images = min((r.test_images for case in (a, b) for r in case.records if r.test_images), default=math.inf)  # type: ignore[attr-defined]
+            images = min((r.test_images for case in (a, b) for r in case.records if r.test_images), default=math.inf)
             changes.append(change_of_score(name, scores_of(a), scores_of(b), images, level))
         elif certificates is None:
             changes.append(change_in_turns(name, a, b, level))

@@ -138,7 +138,9 @@ def rows(run: Run) -> list[Row]:
 
 def _case_rows(run: Run, case: Case) -> Iterator[Row]:
     first = case.first
-    sources = [source.name for source in run.sources if source.place is None or first.device.endswith(f" of {source.place}")]
+    sources = [
+        source.run.name for source in run.sources if source.place is None or first.device.endswith(f" of {source.place}")
+    ]
     shared = {
         "run": ", ".join(sources) or run.name,
         "kind": first.suite if isinstance(first, Speed) else case.kind,
@@ -186,9 +188,8 @@ def _csv(run: Run) -> str:
 
 
 def _json(run: Run) -> str:
-    sources = [ExportedRun(name=source.name, environment=source.environment) for source in run.sources]
-    own = [ExportedRun(name=run.name, environment=run.environment)]
-    return _text(Document(runs=sources or own, problems=run.problems, rows=rows(run)))
+    runs = [ExportedRun(name=part.name, environment=part.environment) for part in run.parts]
+    return _text(Document(runs=runs, problems=run.problems, rows=rows(run)))
 
 
 def _text(document: Any) -> str:

@@ -3,12 +3,24 @@
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.records.structs import KINDS, Accuracy, Disturbance, Lane, Record, Speed, Status
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+
+def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Return items by their key, in order of first appearance."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def finished_keys(records: Iterable[Record], retry_after: int = 0) -> set[tuple[Any, ...]]:
@@ -63,7 +75,8 @@ class Case:
 
     name: str = ""
     planned: Record | None = None
-    records: Sequence[Record] = field(repr=False)
+    records: Sequence[Any] = field(repr=False)
+    """Typed as the structs of the kind."""
     failed: Sequence[Record] = field(default=(), repr=False)
 
     @cached_property
@@ -108,6 +121,16 @@ class Case:
     def sound(self) -> "Case":
         """The case without disturbed rounds, or with all if too few are left."""
         return self if self.is_disturbed else self.quiet
+
+    @cached_property
+    def rates(self) -> list[float]:
+        """What the kind is about, such as images/s, in each sound round; empty unless the case is ok."""
+        return self.sound.values(self.first.quantities[0].name) if self.status == "ok" else []
+
+    @cached_property
+    def rate(self) -> float:
+        """Median of ``rates``; 0 if there are none."""
+        return statistics.median(self.rates) if self.rates else 0.0
 
     @property
     def is_disturbed(self) -> bool:
@@ -164,17 +187,13 @@ def worst_disturbance(records: Iterable[Record]) -> Disturbance | None:
 
 def gather(planned: Iterable[Record], records: Iterable[Record]) -> Iterator[Case]:
     """Gather records to cases with names of their own: planned ones in the plan's order, then others as they appear."""
-    plan: dict[tuple[Any, ...], Record] = {}
-    measured: dict[tuple[Any, ...], list[Record]] = {}
-    for record in planned:
-        plan.setdefault(record.case_key, record)
-        measured.setdefault(record.case_key, [])
-    for record in records:
-        measured.setdefault(record.case_key, []).append(record)
-    names: dict[str, int] = {}
-    for key, group in measured.items():
+    plan = {key: first for key, (first, *_) in group_by(planned, lambda record: record.case_key).items()}
+    measured = group_by(records, lambda record: record.case_key)
+    names = Counter[str]()
+    for key in {**plan, **measured}:
+        group = measured.get(key, [])
         name = (group[0] if group else plan[key]).name
-        names[name] = names.get(name, 0) + 1  # cases that differ in something rare share a name
+        names[name] += 1  # cases that differ in something rare share a name
         yield Case(
             name=name if names[name] == 1 else f"{name}-{names[name]}",
             planned=plan.get(key),

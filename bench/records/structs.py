@@ -26,20 +26,10 @@ Size = Annotated[int, Meta(ge=1)]
 
 
 NAMED = {
-    **{
-        "mode": "",
-        "init": "",
-        "method": "",
-        "decoder": "",
-        "scaling": "",
-        "processes": "p",
-        "recipe": "",
-        "backend": "",
-        "augment_on": "",
-    },
-    **{"without": "no-", "num_workers": "x", "model": "", "width": "w", "device": "", "batch_size": "b", "image_size": "s"},
-    **{"fetch_threads": "t", "precision": ""},
-}
+    "mode": "", "init": "", "method": "", "decoder": "", "scaling": "", "processes": "p", "recipe": "", "backend": "",
+    "augment_on": "", "without": "no-", "num_workers": "x", "model": "", "width": "w", "device": "", "batch_size": "b",
+    "image_size": "s", "fetch_threads": "t", "precision": "",
+}  # fmt: skip
 """Fields in the name of a case, and what stands before their value."""
 FLAGS = (
     *(("parallel", "data_parallel", "data-parallel"), ("decode", "workers", "decoding"), ("resident", True, "resident")),
@@ -349,6 +339,16 @@ class Training(Record, frozen=True, kw_only=True):
     """Share of the wall time in which the device stood without a batch."""
     split_s: dict[str, Amount] | None = None
     """Parts of ``wall_s`` in seconds: wait, copy, augment, forward_backward, optimizer, other."""
+
+    @property
+    def is_bare(self) -> bool:
+        """Return whether the run trains without augmentation."""
+        return self.augment_on in ("none", "frozen")
+
+    @property
+    def place(self) -> Literal["device", "workers", "process"]:
+        """Place that augments."""
+        return "device" if self.augment_on == "device" else "workers" if self.num_workers else "process"
 
 
 class Loop(Training, frozen=True, kw_only=True):

@@ -1,7 +1,6 @@
 """Render a document as one self-contained HTML page or as Markdown. Words from records are escaped here and only here."""
 
 import base64
-import hashlib
 import html
 import re
 from collections import Counter
@@ -45,8 +44,6 @@ _AUTOLINK = re.compile(r"(https?|ftp|mailto)(:)|(?<=\w)@(?=\w)|\bwww\.", re.IGNO
 
 def render_html(document: Document, folder: Path) -> str:
     """Return the page; pictures of the gallery are read relative to ``folder`` and become part of it."""
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     counts: Counter[str] = Counter()
 
     def number(stem: str) -> int:
@@ -62,9 +59,6 @@ def render_html(document: Document, folder: Path) -> str:
         document=document,
         number=number,
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8").replace("/* figures */", THEME_CSS)),
-        script=Markup(script),
-        # The browser allows no request and no script but ours, whatever a record says.
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         strip_cell=STRIP_CELL,
     )
 
@@ -129,10 +123,9 @@ def _markdown_piece(piece: str) -> str:
 def render_markdown(document: Document) -> str:
     """Return GitHub-flavoured Markdown that refers to ``figures/NAME.svg``."""
     answers = ((markdown_inline(part) for part in answer) for answer in document.answers)
-    facts = ((f"**{markdown_inline(name)}**", markdown_inline(text)) for name, text in document.facts)
-    paragraphs = [f"# {markdown_inline(document.title)}", *(_markdown(Warning(text)) for text in document.warnings)]
+    paragraphs = [f"# {markdown_inline(document.title)}", *map(_markdown, document.warnings)]
     paragraphs += [f"{question} **{answer}.** {evidence}" for question, answer, evidence in answers]
-    paragraphs += [*map(markdown_inline, document.notes), _markdown_table(("", ""), facts)]
+    paragraphs += map(_markdown, document.basis)
     for section in document.sections:
         paragraphs += [f"## {markdown_inline(section.title)}", *map(_markdown, section.blocks)]
     return "\n\n".join(filter(None, paragraphs)) + "\n"

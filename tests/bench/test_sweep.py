@@ -67,7 +67,7 @@ def test_a_sweep_leaves_records_a_table_and_can_be_extended(tmp_path: Path) -> N
     assert (plan.baseline, len(plan.cases)) == ("none@fused", 4)
     assert str(tmp_path) not in (folder / PLAN).read_text() + (folder / RECORDS).read_text()  # no path of the machine
     assert not (folder / "claims").exists()
-    assert all(part in text for part in ("none@fused", "crop_flip@fused", "baseline", "report: page"))
+    assert all(part in text for part in ("baseline none@fused", "crop_flip", "minus baseline", "report: page"))
     assert [r.between_s is None for r in first] == [True, False, False, False]  # nothing is before the first case
     assert all(0 < (r.between_s or 1) < 60 for r in first)
     assert "(n = 3); 12 recipes x 16 seeds would take about" in text

@@ -28,8 +28,8 @@ class ImageSet(NamedTuple):
 
 def image_sets(run: Run) -> list[ImageSet]:
     """Return the image sets of a run."""
-    data = run.environment.dataset if run.environment else None
-    rows = [(data.name, data.fingerprint, "benchmarks", data.fallback)] if data else []
+    data = [environment.dataset for environment in run.environments.values() if environment.dataset]
+    rows = [(images.name, images.fingerprint, "benchmarks", images.fallback) for images in data]
     trained: list[Any] = [record for record in run.records if getattr(record, "dataset", None)]
     rows += [(record.dataset, record.fingerprint, record.kind, record.fallback) for record in trained]
     sets: dict[tuple[str, str], ImageSet] = {}

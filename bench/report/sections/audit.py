@@ -8,8 +8,8 @@ from pathlib import Path
 from bench.records import AuditCell, Run, digits, join, plural
 from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Details, Paragraph, Section, Strip, Strips, Text, Warning
 from bench.report.conformance import list_places
+from bench.report.facts.cases import LANES
 from bench.report.facts.gallery import Gallery, Picture, load_gallery
-from bench.report.facts.lanes import LANES
 from bench.report.facts.state import list_remarks
 from bench.report.sections.state import audit_words
 from bench.report.tables import build_table, words_column
