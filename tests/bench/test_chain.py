@@ -39,20 +39,11 @@ CHAIN = {
     "publish": {"export", "statistics", "records"},
     "parts": {"jobs", "runner", "audit", "gallery", "environment", "presets", "records"},
     "run": {"parts", "jobs", "runner", "environment", "presets", "records"},
-    "cli": {
-        "run",
-        "catalog",
-        "jobs",
-        "runner",
-        "audit",
-        "gallery",
-        "report",
-        "compare",
-        "changes",
-        "export",
-        "publish",
-        "records",
+    "commands": {
+        *("run", "catalog", "jobs", "runner", "audit", "gallery"),
+        *("report", "compare", "changes", "export", "publish", "records"),
     },
+    "cli": {"commands", "jobs"},
 }
 """What each room of bench may import of the others: each only of those above it."""
 READERS = ("records", "statistics", "changes", "report", "compare", "export", "publish")
