@@ -15,7 +15,7 @@ from bench.changes import Limits
 from bench.export import Format
 from bench.jobs.calibrate import CalibrateOptions
 from bench.jobs.finetune import FinetuneOptions
-from bench.jobs.job import ImageOptions, JobOptions
+from bench.jobs.job import ImageOptions, JobOptions, check_options
 from bench.jobs.pipeline import PipelineOptions
 from bench.jobs.scaling import ScalingOptions
 from bench.jobs.sweep import SweepOptions
@@ -160,15 +160,6 @@ class SubjectOptions(ImageOptions):
     recipes: tuple[str, ...] | None = None
     """Recipes to take (default: all)."""
 
-    def check(self) -> None:
-        """Raise ValueError for an unknown name."""
-        from augment import BACKENDS, OPS, RECIPES
-        from bench.jobs.grid import check_names
-
-        check_names("backend", self.backends, BACKENDS)
-        check_names("op", self.ops, OPS)
-        check_names("recipe", self.recipes, RECIPES)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Audit(SubjectOptions):
@@ -201,15 +192,13 @@ class Audit(SubjectOptions):
     def _audit(self, console: Console) -> None:
         from augment import check_device
         from bench.audit import run_audit
-        from training.data import load
 
         check_device(self.device)
-        self.check()
+        check_options(self)
         if self.draws < FEWEST_DRAWS:
             raise ValueError(f"draws must be at least {FEWEST_DRAWS}, got {self.draws}")
-        dataset = load(self.data, root=self.data_root, download=self.download)
         run_audit(
-            dataset, self.out, console, backends=self.backends, ops=self.ops, recipes=self.recipes, device=self.device,
+            self.load(), self.out, console, backends=self.backends, ops=self.ops, recipes=self.recipes, device=self.device,
             draws=self.draws,
         )  # fmt: skip
 
@@ -247,7 +236,7 @@ class Gallery(SubjectOptions):
         """Draw the page."""
         from bench.gallery import draw_page
 
-        self.check()
+        check_options(self)
         console.print(f"gallery: {draw_page(**vars(self))}")
 
 

@@ -31,7 +31,7 @@ from bench.records import (
     Run,
     code_facts,
     differences,
-    digits,
+    format_number,
     join,
     load_run,
     machine_facts,
@@ -225,7 +225,7 @@ def _line(change: Change, fewest: int) -> str:
         effect, interval, n = f"{change.ratio:.3f}", f"[{low:.3f}, {high:.3f}]", f"{change.n[0]}, {change.n[1]}"
     if not math.isfinite(change.high):
         interval = f"n < {FEWEST_SEEDS if change.is_score else fewest}, none"
-    a, b = (percent(mean, 2) if change.is_score else digits(mean) for mean in (change.a, change.b))
+    a, b = (percent(mean, 2) if change.is_score else format_number(mean) for mean in (change.a, change.b))
     return f"{effect:>7}  {interval:14} {change.verdict:8} {a:>11} {b:>11}  {n}  {change.name}"
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 import msgspec
 from msgspec import Meta
 
-from bench.records.words import digits
+from bench.records.words import format_number
 
 Status = Literal["ok", "unsupported", "failed", "not_run"]
 Implementation = Literal["c", "triton", "tensors", "inductor"]
@@ -809,7 +809,7 @@ class AuditCell(Strict, frozen=True, kw_only=True):
     parity: tuple[AuditParity, ...] = ()
     tests: tuple[AuditTest, ...] = ()
     checks: tuple[AuditCheck, ...] = ()
-    passed: Count = 0
+    checks_passed: Count = msgspec.field(default=0, name="passed")
     """Checks that passed, beyond those listed: a published audit lists those that failed."""
     notes: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
@@ -840,7 +840,7 @@ class AuditCell(Strict, frozen=True, kw_only=True):
         if self.verdict == "different" and self.max_error <= 1:
             return "draws"
         size = self.mean_error if self.verdict == "close" else self.max_error
-        return f"{'mean ' if self.verdict == 'close' else ''}{'< 0.01' if 0 < size < 0.01 else digits(size, 2)}"
+        return f"{'mean ' if self.verdict == 'close' else ''}{'< 0.01' if 0 < size < 0.01 else format_number(size, 2)}"
 
 
 class Audit(Strict, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 
-from bench.records import UNKNOWN, Case, digits, percent, plural
+from bench.records import UNKNOWN, Case, format_number, percent, plural
 from bench.report.blocks import Code, Quiet, Text
 from bench.report.facts.cases import is_slower
 from bench.report.facts.placement import FROZEN
@@ -25,7 +25,7 @@ def spread(values: Sequence[float]) -> str:
     return ("noisy, " if share > NOISY else "") + f"±{percent(share, 1 if share < 0.0995 else 0)}"
 
 
-def span(values: Sequence[float], write: Callable[[float], str] = digits) -> str:
+def span(values: Sequence[float], write: Callable[[float], str] = format_number) -> str:
     """Return " (LOW to HIGH)"; empty for fewer than two values."""
     return f" ({write(min(values)).removesuffix(' %')} to {write(max(values))})" if len(values) > 1 else ""
 
@@ -43,7 +43,7 @@ def flop(value: float | None, unit: str = "FLOP") -> str:
     if not value:
         return UNKNOWN
     size, prefix = next((pair for pair in FLOP_UNITS if value >= pair[0]), FLOP_UNITS[-1])
-    return f"{digits(value / size)} {prefix}{unit}"
+    return f"{format_number(value / size)} {prefix}{unit}"
 
 
 def date(time: str) -> str:
@@ -84,13 +84,13 @@ def setting(arm: Case) -> str:
 def with_spread(arm: Case, name: str) -> str:
     """Return the median of a field with its spread, such as "300 ±5.0 %"."""
     middle = arm.median(name)
-    return UNKNOWN if middle is None else f"{digits(middle)} {spread(arm.values(name))}".strip()
+    return UNKNOWN if middle is None else f"{format_number(middle)} {spread(arm.values(name))}".strip()
 
 
 def format_rounds(values: Sequence[float], unit: str) -> str:
     """Return "1,820 examples/s (±3.6 %, 3 rounds)"."""
     basis = ", ".join(filter(None, (spread(values), plural(len(values), "round"))))
-    return f"{digits(statistics.median(values))} {unit} ({basis})"
+    return f"{format_number(statistics.median(values))} {unit} ({basis})"
 
 
 def judge(best: Case, rival: Case) -> str:

@@ -31,8 +31,8 @@ FLAGS = (
 START = """
 import fcntl, os, sys
 ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
-for end, wanted in zip(ends, (3, 4)):
-    os.dup2(end, wanted)
+for end, number in zip(ends, (3, 4)):
+    os.dup2(end, number)
 os.execv(sys.argv[3], sys.argv[3:])
 """
 PHONE, DESK = (390, 844), (1440, 900)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from bench.records import UNKNOWN, Case, Run, digits, group_by, join, percent, plural, worst_disturbance
+from bench.records import UNKNOWN, Case, Run, format_number, group_by, join, percent, plural, worst_disturbance
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
 from bench.report.facts.cases import LANES, SHORT_LANES, is_slower, ratios, settings, sound_cases, tied
 from bench.report.facts.placement import UTILISATION, Contest, LoaderWorker, ceiling, contest, cost, split_ms, workers
@@ -125,7 +125,7 @@ def _with(contest: Contest) -> Answer:
     equal, (best, *rivals) = contest.tied_backends, contest.backends
     text = "No other backend was measured there. "
     if len(equal) > 1:
-        reached = " and ".join(f"{arm.backend} {digits(arm.rate)}" for arm in equal)
+        reached = " and ".join(f"{arm.backend} {format_number(arm.rate)}" for arm in equal)
         text = f"In training {reached} examples/s, {judge(best, next(arm for arm in rivals if arm in equal))}. "
     elif rivals:
         text = f"In training the next, {rivals[0].backend}, reaches {speed_words(rivals[0])}, {judge(best, rivals[0])}. "
@@ -139,7 +139,7 @@ def alone(ranked: Sequence[Case]) -> list[str]:
     text = ["Without training ", Code(ranked[0].backend), f" is fastest, {format_rounds(ranked[0].rates, 'images/s')}"]
     for case in ranked[1:2]:
         doubt = f", {judge(ranked[0], case)}" if case in tied(ranked) else ""
-        text += [", before ", Code(case.backend), f" with {digits(case.rate)}{doubt}"]
+        text += [", before ", Code(case.backend), f" with {format_number(case.rate)}{doubt}"]
     return [*text, "."]
 
 
@@ -183,18 +183,18 @@ def _split(name: str, arms: Sequence[Case]) -> list[Block]:
     used = [part for part in PARTS if any(parts.get(part) for _, parts in splits)]
     if not used:
         return []
-    speeds = join((f"{label(arm)} {digits(arm.rate)}" for arm, _ in splits), 10)
+    speeds = join((f"{label(arm)} {format_number(arm.rate)}" for arm, _ in splits), 10)
     alternative = f"Milliseconds a step by part and placement: stacked bars. Examples per second: {speeds}."
     rows = list[Row]()
     for lane, group in group_by(splits, lambda split: split[0].lane).items():
         rows.append(Row(f"{LANES[lane]}:"))
         for arm, parts in group:
             stack = {PARTS[part].words: parts[part] for part in used if parts.get(part)}
-            rows.append(Row(label(arm), (), stack, {}, f"{digits(arm.rate)} ex/s"))
+            rows.append(Row(label(arm), (), stack, {}, f"{format_number(arm.rate)} ex/s"))
     columns = [
         words_column("placement", lambda split: name_of(split[0])),
         *(Column(PARTS[part].words, partial(_milliseconds, part)) for part in used),
-        Column("all", lambda split: digits(sum(split[1].values()))),
+        Column("all", lambda split: format_number(sum(split[1].values()))),
     ]
     figure = bars(name, alternative, rows, dict(PARTS[part] for part in used), "milliseconds a step")
     return [figure, Details("Milliseconds a step by part", [build_table(columns, splits)])]
@@ -202,7 +202,7 @@ def _split(name: str, arms: Sequence[Case]) -> list[Block]:
 
 def _milliseconds(part: str, split: tuple[Case, dict[str, float]]) -> str:
     value = split[1].get(part, 0.0)
-    return digits(value) if value > 0.0005 * sum(split[1].values()) else "0"
+    return format_number(value) if value > 0.0005 * sum(split[1].values()) else "0"
 
 
 def _table(arms: Sequence[Case]) -> Block:
@@ -248,7 +248,9 @@ def _workers(run: Run, arms: Sequence[Case], recipe: str) -> list[Block]:
 
 
 def _workers_needed(ratios: Sequence[float]) -> str:
-    return digits(statistics.median(ratios), 2) + span(ratios, lambda value: digits(value, 2)) if ratios else UNKNOWN
+    return (
+        format_number(statistics.median(ratios), 2) + span(ratios, lambda value: format_number(value, 2)) if ratios else UNKNOWN
+    )
 
 
 def _work(row: LoaderWorker) -> Text:
