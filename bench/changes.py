@@ -155,9 +155,9 @@ def typical_noise(cases: Sequence[Rates]) -> Noise:
 
 def moderate(rates: Rates, typical: Noise) -> Noise:
     """Return a case's own variance shrunk towards the typical one, never below its own nor below what its calls allow."""
-    own, df = float(rates.logs.var(ddof=1)), len(rates.logs) - 1
-    shrunk = (typical.df * typical.variance + df * own) / (typical.df + df)
-    return Noise(max(own, shrunk, rates.floor), typical.df + df)
+    variance, df = float(rates.logs.var(ddof=1)), len(rates.logs) - 1
+    shrunk = (typical.df * typical.variance + df * variance) / (typical.df + df)
+    return Noise(max(variance, shrunk, rates.floor), typical.df + df)
 
 
 def change_of_rate(
@@ -298,16 +298,16 @@ def _noises(rates: Pairs, groups: Mapping[str, str]) -> dict[str, tuple[Noise, N
 def _overall(pairs: Pairs, noises: Mapping[str, tuple[Noise, Noise]], level: float) -> Change | None:
     """Compare all cases together: the mean over cases of each round is one observation, since disturbances are shared."""
     counts = [(len(a.logs), len(b.logs)) for a, b in pairs.values()]
-    usual = Counter(counts).most_common(1)[0][0] if counts else (0, 0)
-    whole = [case for case, count in zip(pairs, counts, strict=True) if count == usual]
-    if len(whole) < MANY_CASES:
+    commonest = Counter(counts).most_common(1)[0][0] if counts else (0, 0)
+    complete = [case for case, count in zip(pairs, counts, strict=True) if count == commonest]
+    if len(complete) < MANY_CASES:
         return None
     sides = []
     for side in (0, 1):
-        logs = np.mean([pairs[case][side].logs for case in whole], axis=0)
+        logs = np.mean([pairs[case][side].logs for case in complete], axis=0)
         # Even if cases disturbed each other not at all, their mean would vary so much; three rounds may look calmer by luck.
-        floor = float(np.mean([noises[case][side].variance for case in whole])) / len(whole)
+        floor = float(np.mean([noises[case][side].variance for case in complete])) / len(complete)
         sides.append(Rates(logs, floor))
     a, b = sides
     calm = Noise(0.0, 0.0)
-    return change_of_rate(f"all {len(whole)} cases together", a, b, (moderate(a, calm), moderate(b, calm)), level)
+    return change_of_rate(f"all {len(complete)} cases together", a, b, (moderate(a, calm), moderate(b, calm)), level)

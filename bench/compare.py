@@ -75,7 +75,7 @@ class Comparison:
         return [c for c in changes if c.verdict in ("slower", "worse") and c.effect < -self.limits.margin(c)]
 
     @property
-    def regressed(self) -> bool:
+    def has_regression(self) -> bool:
         """Return whether anything got slower, worse, or failed."""
         return bool(self.regressions or self.newly_failed)
 
@@ -93,11 +93,7 @@ def compare_runs(a: Run, b: Run, *, limits: Limits | None = None, across_machine
         ValueError: the runs differ in machine, versions or data, or have no case in common.
     """
     limits = limits or Limits()
-    anonymous = [f"{run.path} does not say on which machine it was measured" for run in (a, b) if not run.environment]
-    differ = anonymous or differences(machine_facts(a.environment), machine_facts(b.environment))
-    if differ and not across_machines:
-        cause, runs = (anonymous[0], "it") if anonymous else (f"the runs differ in {join(differ, 6)}", "them")
-        raise ValueError(f"{cause}: add --across-machines to compare {runs} all the same")
+    differ = _check_machines(a, b, across_machines)
     cases_a, cases_b = ({case.name: case for case in run.cases() if case.first.compared} for run in (a, b))
     left_out: dict[str, list[str]] = {}
     for name in dict.fromkeys([*cases_a, *cases_b]):
@@ -105,13 +101,7 @@ def compare_runs(a: Run, b: Run, *, limits: Limits | None = None, across_machine
     pairs = {name: (cases_a[name], cases_b[name]) for name in left_out.pop(COMPARABLE, ())}
     failed = [(name, str(cases_b[name].reason)) for name in left_out.pop(NEWLY_FAILED, ())]
     if not pairs:
-        disturbed = [(f"{run.path}", worst) for run in (a, b) if (worst := worst_disturbance(run.records))]
-        cause = "; ".join(f"{path} was disturbed ({worst.words})" for path, worst in disturbed)
-        raise ValueError(
-            f"not comparable: {cause}: measure again where it is quiet" if cause else
-            f"not comparable: {b.path} measured nothing: {failed[0][0]}: {failed[0][1]}" if failed else
-            f"{a.path} and {b.path} have no measured case in common: measure the same cases in both"
-        )  # fmt: skip
+        raise ValueError(_explain_nothing(a, b, failed))
     certificates = [record for run in (a, b) for record in run.records if isinstance(record, Calibration)]
     in_turns = are_in_turns(a, b)
     changes, overall = judge(pairs, limits, None if in_turns else certificates)
@@ -128,6 +118,27 @@ def compare_runs(a: Run, b: Run, *, limits: Limits | None = None, across_machine
         notes=[*_notes(a, b), *(f"{run.path}: {problem}" for run in (a, b) for problem in run.problems)],
         **({"observations": "pairs of processes", "fewest": FEWEST_PASSES} if in_turns else {}),  # type: ignore[arg-type]
     )
+
+
+def _check_machines(a: Run, b: Run, across_machines: bool) -> list[str]:
+    """Return how the machines of two runs differ. Raises ValueError where they do, unless that is asked for."""
+    anonymous = [f"{run.path} does not say on which machine it was measured" for run in (a, b) if not run.environment]
+    differ = anonymous or differences(machine_facts(a.environment), machine_facts(b.environment))
+    if differ and not across_machines:
+        cause, runs = (anonymous[0], "it") if anonymous else (f"the runs differ in {join(differ, 6)}", "them")
+        raise ValueError(f"{cause}: add --across-machines to compare {runs} all the same")
+    return differ
+
+
+def _explain_nothing(a: Run, b: Run, failed: list[tuple[str, str]]) -> str:
+    """Return why no case of two runs can be compared, and what to do."""
+    worst = {run.path: worst_disturbance(run.records) for run in (a, b)}
+    disturbed = "; ".join(f"{path} was disturbed ({cause.words})" for path, cause in worst.items() if cause)
+    if disturbed:
+        return f"not comparable: {disturbed}: measure again where it is quiet"
+    if failed:
+        return f"not comparable: {b.path} measured nothing: {failed[0][0]}: {failed[0][1]}"
+    return f"{a.path} and {b.path} have no measured case in common: measure the same cases in both"
 
 
 def are_in_turns(a: Run, b: Run) -> bool:
@@ -185,7 +196,7 @@ def compare(a: Path, b: Path, console: Console, limits: Limits, *, across_machin
     limits.check()
     result = compare_runs(load_run(a), load_run(b), limits=limits, across_machines=across_machines)
     print_comparison(result, console)
-    return REGRESSION if result.regressed else 0
+    return REGRESSION if result.has_regression else 0
 
 
 def print_comparison(result: Comparison, console: Console) -> None:

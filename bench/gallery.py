@@ -32,7 +32,7 @@ from training.sources.decode import DECODE_ERRORS, channels_first, upright
 from training.sources.folders import training_files
 
 RESULTS = 8
-SMALLEST, USUAL, LARGEST = 16, 32, 128
+SMALLEST, DEFAULT_SIDE, LARGEST = 16, 32, 128
 """Sides in pixels: smaller images are refused, larger ones reduced, so that each pixel shows (noise, blur)."""
 STRIP_SIDE, GAP = 64, 2
 """Pixels: all strips of a run together stay below a few megabytes."""
@@ -67,10 +67,10 @@ def load_photograph(path: Path) -> Tensor:
 
 def _load_images(data: str, root: Path, download: bool) -> Tensor:
     """Return images of a data set; those of a folder at the size of its first readable one."""
-    side = USUAL
+    side = DEFAULT_SIDE
     for path in () if data in DATA_SETS else training_files(Path(data)):
         with contextlib.suppress(ValueError):  # damaged, as some of a folder may be
-            side = min(LARGEST, max(USUAL, min(load_photograph(path).shape[-2:])))
+            side = min(LARGEST, max(DEFAULT_SIDE, min(load_photograph(path).shape[-2:])))
             break
     return spread_out(load(data, root=root, image_size=side, download=download).train.images)
 

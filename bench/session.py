@@ -89,9 +89,9 @@ def _stored_plan(config: pytest.Config) -> Plan:
     folder = config.getoption("results")
     if folder is None:
         raise ValueError("--resume needs --results DIR, the folder of the run to resume")
-    extra = [name for name in PLAN_OPTIONS if config.getoption(name) is not None]
-    if extra:
-        raise ValueError(f"--resume takes the plan in {folder}: leave out --{extra[0].replace('_', '-')}")
+    for name in PLAN_OPTIONS:
+        if config.getoption(name) is not None:
+            raise ValueError(f"--resume takes the plan in {folder}: leave out --{name.replace('_', '-')}")
     return load_plan(folder)
 
 
@@ -120,8 +120,7 @@ class BenchSession:
         self._progress = Progress(config)
         self._seen: Counter[tuple[Any, ...]] = Counter()
         self._begun = time.monotonic()
-        limit_s = config.getoption("time_limit")
-        self._deadline = math.inf if limit_s is None else time.monotonic() + limit_s
+        self._deadline = time.monotonic() + (config.getoption("time_limit") or math.inf)
         self._budget_end = time.monotonic() + (stored.budget_s or math.inf)
 
     # ---- the items and their order
@@ -167,8 +166,8 @@ class BenchSession:
             self._open(self._selected)
         except (ValueError, OSError) as error:
             raise pytest.UsageError(one_line(error, limit=2000)) from None
-        timed = [case for case in selected if case.status == "not_run"]
         self._begun = time.monotonic()
+        timed = [case for case in selected if case.status == "not_run"]
         self._progress.begin(timed, self.plan, self.folder, self._left_s)
 
     def _open(self, selected: set[tuple[Any, ...]]) -> None:
@@ -193,8 +192,7 @@ class BenchSession:
             self.plan = msgspec.structs.replace(self.plan, cases=cases)
             device = next((case.device for case in cases if case.device != "cpu"), "cpu")
             speeds = {name: self._bench.copy_bandwidth(name) for name in dict.fromkeys(case.device for case in cases)}
-            here = environment(inputs.dataset, copy_bytes_per_s=speeds)
-            self.folder = start(self.config.getoption("results"), self.plan, here, device)
+            self.folder = start(option("results"), self.plan, environment(inputs.dataset, copy_bytes_per_s=speeds), device)
         self._runner = Runner(self.folder)
 
     def _with_data(self, case: Record) -> Record:
@@ -303,8 +301,8 @@ class BenchSession:
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
         from bench.environment import environment
 
-        here = msgspec.to_builtins(environment())
-        machine_info.update({name: here.get(name) for name in ("gpus", "cuda", "packages")})
+        facts = msgspec.to_builtins(environment())
+        machine_info.update({name: facts.get(name) for name in ("gpus", "cuda", "packages")})
 
     def cases(self) -> list[Case]:
         """Return the cases of the grid with what was measured so far."""
