@@ -281,17 +281,25 @@ def throughput(options: ThroughputOptions, console: Console, report: Report) -> 
     if "workers" in (options.decode or ()) and dataset.train.files is None:
         raise ValueError(f"{dataset.name} has no files to decode in workers: take --data FOLDER, or leave out --decode workers")
     check_batches(base, dataset)
+    return run_job(plan_throughput(options, chosen, dataset, str(device)), options, console, report)
+
+
+def plan_throughput(
+    options: ThroughputOptions, chosen: Preset, dataset: "Dataset", device: str, suite: str = "throughput"
+) -> Job:  # fmt: skip
+    """Return the job that the options ask for; what they leave out is the preset's."""
+    backends = take(options.backends, chosen.throughput_backends)
+    counts = chosen.throughput_workers
+    usual_counts = worker_counts() if counts is None else sorted(min(count, usable_cpus()) for count in counts)
     axes = Axes(
         recipes=once(take(options.recipes, chosen.throughput_recipes)),
-        backends=None if options.backends is None else once(options.backends),
-        workers=once(take(options.workers, worker_counts())),
+        backends=None if backends is None else once(backends),
+        workers=once(take(options.workers, usual_counts)),
         decode=once(take(options.decode, default_decode(dataset))),
     )
-    job = throughput_job(
-        base, axes, dataset, seconds=take(options.seconds, chosen.throughput_seconds),
-        rounds=take(options.rounds, chosen.throughput_rounds), suite="throughput",
-    )  # fmt: skip
-    return run_job(job, options, console, report)
+    base = base_config(options, chosen, device, resident=False)
+    seconds, rounds = take(options.seconds, chosen.throughput_seconds), take(options.rounds, chosen.throughput_rounds)
+    return throughput_job(base, axes, dataset, seconds=seconds, rounds=rounds, suite=suite)
 
 
 def base_config(options: StepOptions, chosen: Preset, device: str, **settings: Any) -> TrainConfig:
