@@ -101,11 +101,6 @@ def worker_counts() -> tuple[int, ...]:
     return tuple(sorted({0, *(2**i for i in range(10) if 2**i <= cores), cores}))
 
 
-def default_decode(dataset: "Dataset") -> tuple[Decode, ...]:
-    """Default decode placement: loader workers for image files, ahead of time otherwise."""
-    return ("ahead",) if dataset.train.files is None else ("workers",)
-
-
 def training_configs(base: TrainConfig, axes: Axes) -> Iterator[TrainConfig]:
     """Yield every way to train that is compared, the ceiling first; ``base`` has the model and the device."""
     from augment import BACKENDS
@@ -295,7 +290,7 @@ def plan_throughput(
         recipes=once(take(options.recipes, chosen.throughput_recipes)),
         backends=None if backends is None else once(backends),
         workers=once(take(options.workers, usual_counts)),
-        decode=once(take(options.decode, default_decode(dataset))),
+        decode=once(take(options.decode, ("ahead",) if dataset.train.files is None else ("workers",))),
     )
     base = base_config(options, chosen, device, resident=False)
     seconds, rounds = take(options.seconds, chosen.throughput_seconds), take(options.rounds, chosen.throughput_rounds)
