@@ -31,7 +31,7 @@ from bench.records import (
     Run,
     code_facts,
     differences,
-    digits,
+    format_number,
     join,
     load_run,
     machine_facts,
@@ -374,7 +374,7 @@ def _interval(change: Change) -> tuple[float, float]:
 def _speed_line(change: Change, fewest: int) -> str:
     low, high = _interval(change) if math.isfinite(change.high) else (0.0, math.inf)
     interval = f"[{low:.3f}, {high:.3f}]" if math.isfinite(high) else f"n < {fewest}, none"
-    rates = " ".join(f"{digits(rate):>11}" for rate in (change.a, change.b))
+    rates = " ".join(f"{format_number(rate):>11}" for rate in (change.a, change.b))
     return f"{change.ratio:7.3f}  {interval:14} {change.verdict:8} {rates}  {change.n[0]}, {change.n[1]}  {change.name}"
 
 

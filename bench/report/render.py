@@ -4,14 +4,13 @@ import base64
 import html
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.records import markdown_row
+from bench.records import markdown_table
 from bench.report.blocks import (
     Block,
     Break,
@@ -143,11 +142,11 @@ def _markdown(block: Block) -> str:
             return "\n".join(f"- {markdown_inline(item)}" for item in items)
         case Table(header, rows, numeric):
             cells = (map(markdown_inline, row) for row in rows)
-            return _markdown_table(list(map(markdown_inline, header)), cells, numeric)
+            return markdown_table(list(map(markdown_inline, header)), cells, numeric)
         case Figure(name, _, alternative):
             return f"![{markdown_inline(alternative)}](figures/{quote(name)}.svg)"
         case Strips(columns, _, strips):
-            return _markdown_table(("", " · ".join(map(markdown_inline, columns))), map(_markdown_strip, strips))
+            return markdown_table(("", " · ".join(map(markdown_inline, columns))), map(_markdown_strip, strips))
         case Details(summary, blocks):
             inside = "\n\n".join(map(_markdown, blocks))
             return f"<details>\n<summary>{html.escape(summary)}</summary>\n\n{inside}\n\n</details>"
@@ -156,11 +155,6 @@ def _markdown(block: Block) -> str:
 def _markdown_strip(strip: Strip) -> tuple[str, str]:
     title, detail, alternative = map(markdown_inline, (strip.title, strip.detail, strip.alternative))
     return f"**{title}**<br>{detail}", f"![{alternative}]({quote(str(strip.path))})"
-
-
-def _markdown_table(header: Sequence[str], rows: Iterable[Iterable[str]], numeric: Collection[int] = ()) -> str:
-    rule = ["---:" if column in numeric else "---" for column in range(len(header))]
-    return "\n".join(markdown_row(*row) for row in (header, rule, *rows))
 
 
 def figure_files(document: Document) -> dict[str, str]:

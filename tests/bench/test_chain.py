@@ -98,8 +98,8 @@ def test_no_arrow_goes_back(path: Path) -> None:
     libraries = {name for name in names if name.partition(".")[0] == "kornia" or name.startswith("torchvision.transforms")}
     assert not libraries or relative(path).startswith(LIBRARY_ROOMS)
     if package == "bench" and room(path) in CHAIN:
-        others = {name.split(".")[1] for name in names if name.startswith("bench.")}
-        assert others - {room(path)} <= CHAIN[room(path)]
+        rooms = {name.split(".")[1] for name in names if name.startswith("bench.")}
+        assert rooms - {room(path)} <= CHAIN[room(path)]
         assert room(path) not in READERS or not tops(names) & {*TORCH, "training"}
 
 

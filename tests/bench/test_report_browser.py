@@ -31,8 +31,8 @@ FLAGS = (
 START = """
 import fcntl, os, sys
 ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
-for end, wanted in zip(ends, (3, 4)):
-    os.dup2(end, wanted)
+for end, number in zip(ends, (3, 4)):
+    os.dup2(end, number)
 os.execv(sys.argv[3], sys.argv[3:])
 """
 PHONE, DESK = (390, 844), (1440, 900)
@@ -160,7 +160,7 @@ CUT_OFF = """
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_nothing_is_fetched_complained_of_or_wider_than_the_page(
+def test_nothing_is_fetched_wrong_or_wider_than_the_page(
     browser: Browser, page: Path, size: tuple[int, int], dark: bool
 ) -> None:
     browser.show(page, size, dark=dark)

@@ -135,8 +135,6 @@ def test_a_run_keeps_a_record_a_case_and_round_and_a_failed_proof(tmp_path: Path
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "failed (ranks 0 and 1 drew the same parameters)" in text
     assert "on a CPU the processes share its" in text
-    with pytest.raises(ValueError, match="already holds a run"):
-        scaling(options, console, lambda folder: None)
 
 
 def test_more_processes_than_gpus_is_one_line() -> None:

@@ -76,8 +76,9 @@ def test_a_side_that_cannot_measure_is_told_in_its_own_words(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_both_sides_are_runs_that_can_be_compared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six pairs of real processes; at a threshold of 99 % noise is no regression."""
+    """Two pairs of real processes; at a threshold of 99 % noise is no regression."""
     monkeypatch.setattr(Disturbance, "is_strong", False)  # whatever else runs on the machine
+    monkeypatch.setattr("bench.jobs.turns.FEWEST_PAIRS", 2)
     options = TurnsOptions(
         data="synthetic", data_root=tmp_path, minutes=0.01, batch_size=4, backends=("torchvision_loop",), recipes=("flip",),
         out=tmp_path, threshold=0.99,
@@ -89,8 +90,8 @@ def test_both_sides_are_runs_that_can_be_compared_again(tmp_path: Path, monkeypa
     assert a.plan == b.plan
     for run in (a, b):
         records = run.of(Speed)
-        assert {record.pair for record in records} == set(range(6))
-        assert len(records) == a.plan.rounds >= 6 * FEWEST_ROUNDS
+        assert {record.pair for record in records} == {0, 1}
+        assert len(records) == a.plan.rounds >= 2 * FEWEST_ROUNDS
 
 
 def test_ctrl_c_compares_the_pairs_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

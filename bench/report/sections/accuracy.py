@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bench.records import PEER, Case, Run, digits, join, percent, plural, project_sweep
+from bench.records import PEER, Case, Run, format_number, join, percent, plural, project_sweep
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section
 from bench.report.facts.accuracy import (
     BackendPair,
@@ -147,7 +147,7 @@ def _seconds(arm: Case | None, name: str = "seconds_to_target") -> str:
     if arm is None or not arm.values(name):
         return ""
     mean = estimate(arm.values(name))
-    return digits(mean.mean) + ("" if mean.half is None else f" ±{digits(mean.half, 2)}")
+    return format_number(mean.mean) + ("" if mean.half is None else f" ±{format_number(mean.half, 2)}")
 
 
 # ---- figures --------------------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def _pareto(arms: Sequence[Case], index: int) -> Figure:
     dots, reached = list[Line](), list[str]()
     for arm, mark in zip(arms, map(_mark, arms), strict=True):
         speed = arm.median("examples_per_s") or 0.0
-        reached.append(f"{arm.recipe} on {arm.backend} {digits(speed)} examples/s, {percent(score(arm))}")
+        reached.append(f"{arm.recipe} on {arm.backend} {format_number(speed)} examples/s, {percent(score(arm))}")
         ends = [(speed, mark.low, mark.high)]
         dots.append(Line(arm.backend, backend_look(arm.backend), [(speed, mark.value)], ends, note=str(arm.recipe)))
     front = Line("", Look("quiet", dashes="2 3"), pareto_front([line.points[0] for line in dots]), faint=True)
@@ -228,7 +228,7 @@ def score_columns(arms: Sequence[Case], base: Case | None) -> list[Column]:
         Column(SEEDS_TO_SEE, lambda arm: _seeds_to_see(gaps.get(id(arm)))),
         Column("best epoch, mean", lambda arm: mean_score(arm, "best_accuracy") if arm.values("best_accuracy") else ""),
         Column("train accuracy", lambda arm: percent(arm.mean("train_accuracy"))),
-        Column("train loss", lambda arm: digits(arm.mean("loss"))),
+        Column("train loss", lambda arm: format_number(arm.mean("loss"))),
         Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
         number_column("seconds a run", "total_s"),
         number_column("of it features, s", "features_s"),
@@ -237,7 +237,7 @@ def score_columns(arms: Sequence[Case], base: Case | None) -> list[Column]:
         Column("runs at once", lambda arm: str(arm.cells_at_once) if (arm.cells_at_once or 1) > 1 else ""),
         Column("reached the target", lambda arm: _reach(with_target(arm))),
         Column("after seconds", lambda arm: _seconds(with_target(arm))),
-        Column("warm-up, s, at most", lambda arm: digits(max(arm.values("warm_up_s"))) if with_target(arm) else ""),
+        Column("warm-up, s, at most", lambda arm: format_number(max(arm.values("warm_up_s"))) if with_target(arm) else ""),
     ]
 
 
@@ -267,16 +267,12 @@ def _seeds_to_see(gap: Estimate | None) -> str:
     return ", ".join(f"{n:,}" if n <= MOST_SEEDS else f">{MOST_SEEDS:,}" for n in counts)
 
 
-def _audit_words(pair: BackendPair) -> str:
-    return "not audited" if pair.is_equal is None else "equal" if pair.is_equal else f"not equal: {pair.reason}"
-
-
 def _pairs_table(pairs: Sequence[BackendPair]) -> list[Block]:
     columns = [
         words_column("recipe", lambda pair: [Code(pair.a.recipe)]),
         words_column("backends", lambda pair: f"{label(pair.a)} minus {label(pair.b)}"),
         Column("difference, points", lambda pair: points(pair.gap)),
         Column("pairs", lambda pair: str(pair.gap.n)),
-        words_column("audit", _audit_words),
+        words_column("audit", lambda pair: pair.difference or "equal"),
     ]
     return [Paragraph("Backends that train with the same recipe:"), build_table(columns, pairs)] if pairs else []

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from functools import partial
 from operator import attrgetter
 
-from bench.records import Case, Run, digits, group_by, percent, plural
+from bench.records import UNKNOWN, Case, Run, format_number, group_by, percent, plural
 from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Heading, Paragraph, Quiet, Section, Text
-from bench.report.facts.cases import tied
+from bench.report.facts.cases import LANES, tied
 from bench.report.facts.pipeline import OTHER, STEP, WAIT, Feeding, Span, feedings, ratio, verdict
 from bench.report.figures import Line, Look, Row, bars, lines, series_look
 from bench.report.sections.state import failed_section, not_measurable
@@ -105,8 +105,8 @@ def _slowest_stage(feeding: Feeding, case: Case) -> str:
     first, *rivals = sorted((stage for stage in parts if parts[stage] > 0), key=lambda stage: -parts[stage]) or [""]
     if not first:
         return ""
-    text = f"{capitalise(NOUNS[first])} alone reaches {digits(units / parts[first])} images/s {where}"
-    text += f", {NOUNS[rivals[0]]} {digits(parts[first] / parts[rivals[0]], 2)} times that" if rivals else ""
+    text = f"{capitalise(NOUNS[first])} alone reaches {format_number(units / parts[first])} images/s {where}"
+    text += f", {NOUNS[rivals[0]]} {format_number(parts[first] / parts[rivals[0]], 2)} times that" if rivals else ""
     return f"{text}: {'the disk' if first == 'read' else NOUNS[first]} is the limit."
 
 
@@ -115,14 +115,14 @@ def _disk(case: Case) -> str:
     readers = int(case.num_workers) or 1
     if case.page_cache == "cold" or (case.disk_images_per_s or math.inf) * readers > case.rate:
         return ""
-    words = f"{digits(case.disk_images_per_s)} files/s a reader"
+    words = f"{format_number(case.disk_images_per_s)} files/s a reader"
     return f" Files lay in memory here; from the disk they come at {words}: the disk is the limit then."
 
 
 def _limits(feeding: Feeding) -> list[Block]:
     cases = feeding.best(feeding.whole(feeding.recipe))[:MOST_LINES]
     cases += feeding.best(feeding.whole(feeding.recipe, trained=True))
-    items = [f"{name(case)}: {digits(case.rate)} images/s. {words}" for case in cases if (words := limit(feeding, case))]
+    items = [f"{name(case)}: {format_number(case.rate)} images/s. {words}" for case in cases if (words := limit(feeding, case))]
     return [Bullets(items)] if items else []
 
 
@@ -140,11 +140,13 @@ def _stages(feeding: Feeding, index: int) -> list[Block]:
     if not cases:
         return []
     rows, used = list[Row](), set[str]()
-    for case in cases:
-        own, fetched = split(feeding, case)
-        used |= {*own, *fetched}
-        label = ", ".join([case.arm, plural(int(case.num_workers), "worker"), *filter(None, [case.model])])
-        rows.append(Row(label, (), own, fetched, f"{digits(case.rate)}/s"))
+    for lane, group in group_by(cases, attrgetter("lane")).items():
+        rows.append(Row(LANES.get(lane, UNKNOWN)))
+        for case in group:
+            own, fetched = split(feeding, case)
+            used |= {*own, *fetched}
+            label = ", ".join([case.arm, plural(int(case.num_workers), "worker"), *filter(None, [case.model])])
+            rows.append(Row(label, (), own, fetched, f"{format_number(case.rate)}/s"))
     legend = {stage: look for stage, look in STAGES.items() if stage in used}
     alternative = "Milliseconds an image by stage: stacked bars of the training process; below, thin, the stages of workers."
     figure = bars(f"pipeline-{index}-stages", alternative, rows, legend, "milliseconds an image")
@@ -152,7 +154,7 @@ def _stages(feeding: Feeding, index: int) -> list[Block]:
     columns = [
         words_column("arm", name),
         *(Column(stage, partial(_stage, feeding, stage)) for stage in names),
-        Column("whole", lambda case: digits(1e3 * feeding.serial_s(case))),
+        Column("whole", lambda case: format_number(1e3 * feeding.serial_s(case))),
         Column("sum : whole", lambda case: percent(feeding.balance(case), 0)),
         Column("predicted images/s", partial(_prediction, feeding)),
         Column("measured images/s", _measured),
@@ -178,8 +180,8 @@ def _stage(feeding: Feeding, stage: str, case: Case) -> Text:
     span: Span | None = feeding.parts(case).get(stage)
     if span is None:
         return ""
-    ends = f"{digits(1e3 * span.interval[0], 2)} to {digits(1e3 * span.interval[1], 2)}" if span.interval else ""
-    return [digits(1e3 * span.value), BREAK, Quiet(ends)]
+    ends = f"{format_number(1e3 * span.interval[0], 2)} to {format_number(1e3 * span.interval[1], 2)}" if span.interval else ""
+    return [format_number(1e3 * span.value), BREAK, Quiet(ends)]
 
 
 def _measured(case: Case) -> Text:
@@ -191,7 +193,7 @@ def _prediction(feeding: Feeding, case: Case) -> Text:
     predicted = feeding.prediction(case)
     if predicted is None:
         return ""
-    return [digits(predicted.rate), BREAK, Quiet(f"{predicted.resource}, {100 * predicted.error(case):+.0f} %")]
+    return [format_number(predicted.rate), BREAK, Quiet(f"{predicted.resource}, {100 * predicted.error(case):+.0f} %")]
 
 
 # ---- recipes, workers, decoders ---------------------------------------------------------------------------------------
@@ -216,7 +218,7 @@ def _recipes(run: Run, feeding: Feeding) -> list[Block]:
 
 
 def _mebibytes(case: Case, quantity: str) -> str:
-    return digits(largest / 2**20) if (largest := max(case.values(quantity), default=0.0)) else ""
+    return format_number(largest / 2**20) if (largest := max(case.values(quantity), default=0.0)) else ""
 
 
 def _workers(feeding: Feeding, index: int) -> list[Block]:
@@ -256,7 +258,7 @@ def _decoders(feeding: Feeding) -> list[Block]:
 
 def _difference(peer: str, case: Case) -> str:
     pairs = [record.pixel_differences[peer] for record in case.records if peer in (record.pixel_differences or ())]
-    return f"{pairs[0][0]:.0f}, {digits(pairs[0][1], 2)}" if pairs else ""
+    return f"{pairs[0][0]:.0f}, {format_number(pairs[0][1], 2)}" if pairs else ""
 
 
 def _odd_files(case: Case) -> list[Block]:

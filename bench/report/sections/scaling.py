@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.records import UNKNOWN, Run, digits, join, percent, plural
+from bench.records import UNKNOWN, Run, format_number, join, percent, plural
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section, Warning
 from bench.report.facts.scaling import Job, alike_draws, largest, tables
 from bench.report.figures import Figure, Line, Look, lines, series_look
@@ -45,7 +45,9 @@ def _gain(jobs: Sequence[Job]) -> Answer:
     answers, sentences = [], []
     for job in jobs:
         doubt = "" if job.is_sure else ", not certain" if len(job.speedups) < 2 else ", undecided"
-        times = "not known, no round of one process" if job.speedup is None else f"{digits(job.speedup)} times one{doubt}"
+        times = (
+            "not known, no round of one process" if job.speedup is None else f"{format_number(job.speedup)} times one{doubt}"
+        )
         answers.append(f"{job.processes} processes, {_name(job)}: {times}")
         pairs = f"{plural(len(job.speedups), 'pair')} of rounds{span(job.speedups)}"
         sentences.append(f"{_name(job)} {with_spread(job.case, 'examples_per_s')} examples/s, {pairs}")
@@ -72,7 +74,7 @@ COLUMNS = [
     Column("batch together", lambda job: str(job.case.batch_size)),
     Column("batch a device", lambda job: str(job.case.batch_per_device or "")),
     Column("examples/s", lambda job: with_spread(job.case, "examples_per_s")),
-    Column("speed-up", lambda job: "" if job.speedup is None else digits(job.speedup) + span(job.speedups)),
+    Column("speed-up", lambda job: "" if job.speedup is None else format_number(job.speedup) + span(job.speedups)),
     Column("efficiency", lambda job: "" if job.efficiency is None else percent(job.efficiency, 0)),
     words_column("slowest rank", _slowest),
     Column("threads a process", lambda job: str(job.case.threads or "")),
@@ -93,6 +95,6 @@ def _figure(jobs: Sequence[Job], name: str) -> Figure:
     if alone:
         ideal = [(count, alone[0].case.rate * (1 if jobs[0].on_cpu else count)) for count in counts]
         series.append(Line("same cores, no loss" if jobs[0].on_cpu else "ideal", Look("quiet", dashes="2 3"), ideal))
-    speeds = join(f"{job.processes} {job.case.scaling} {digits(job.case.rate)}" for job in jobs)
+    speeds = join(f"{job.processes} {job.case.scaling} {format_number(job.case.rate)}" for job in jobs)
     alternative = f"Examples per second by number of processes: {speeds}."
     return lines(name, alternative, {"": series}, "processes", "examples/s, all together", zero=True, ticks=counts)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from bench.records import Case, Run, digits, join, percent, plural
+from bench.records import Case, Run, format_number, join, percent, plural
 from bench.report.blocks import BREAK, Answer, Block, Code, Heading, Paragraph, Quiet, Section, Strong, Text
 from bench.report.facts.cases import LANES, firsts, is_slower, tied, usual_recipe
 from bench.report.facts.lanes import (
@@ -23,7 +23,7 @@ from bench.report.facts.placement import contest
 from bench.report.figures import Figure, Line, Mark, Row, backend_look, bars, lines
 from bench.report.sections.state import no_answer
 from bench.report.sections.training import WITH, alone
-from bench.report.tables import Column, build_table, words_column
+from bench.report.tables import Column, build_table, number_column, words_column
 from bench.report.words import name_or_undecided, span, spread
 from bench.statistics import SPREAD
 
@@ -62,7 +62,7 @@ def _size(case: Case) -> str:
 
 def _rates_figure(table: LaneTable) -> Figure:
     ranked = {subject: row for subject in table.subjects if (row := table.ranked(subject))}
-    fastest = join((f"{subject}: {row[0].backend} {digits(row[0].rate)}" for subject, row in ranked.items()), 8)
+    fastest = join((f"{subject}: {row[0].backend} {format_number(row[0].rate)}" for subject, row in ranked.items()), 8)
     alternative = f"Images per second on {table.device} by backend, {LANES[table.lane]}: log scale. Fastest: {fastest}."
     rows = [
         Row(subject, [Mark.of_rounds(backend_look(case.backend), case.rates) for case in row])
@@ -90,13 +90,13 @@ def _rate_cell(table: LaneTable, verdicts: Mapping[tuple[str, str], str], backen
     case, verdict, ratio = table.cells.get((subject, backend)), verdicts.get((subject, backend)), table.ratio(subject, backend)
     if case is None or not case.rate:
         return table.absent.get((subject, backend), "not planned") if case is None else case.status.replace("_", " ")
-    number = digits(case.rate)
+    number = format_number(case.rate)
     text: list[str] = [Strong(number) if table.winner(subject) == backend else number]
     mark = "disturbed" if case.is_disturbed else ""
     beside = " ".join(filter(None, (spread(case.rates), f"n {len(case.rates)}", verdict, mark)))
     text += [Quiet(f" {beside}")] if beside else []
     if ratio:
-        text += [BREAK, f"{digits(ratio[0])}x", Quiet(span(ratio[1:]))]
+        text += [BREAK, f"{format_number(ratio[0])}x", Quiet(span(ratio[1:]))]
     return text
 
 
@@ -144,32 +144,28 @@ def cost_section(run: Run) -> Section | None:
         words_column("backend", lambda case: [Code(case.backend)]),
         words_column("device", lambda case: case.device),
         words_column("implementation", lambda case: case.implementation or ""),
-        Column("ms a call", lambda case: digits(1e3 * statistics.median(case.samples_s)) if case.samples_s else ""),
-        _first_column("MB in and out", "bytes_moved", 1e-6),
-        _first_column("share of a copy, %", "roofline_share", 100.0),
+        Column("ms a call", lambda case: format_number(1e3 * statistics.median(case.samples_s)) if case.samples_s else ""),
+        number_column("MB in and out", "bytes_moved", 1e-6),
+        number_column("share of a copy, %", "roofline_share", 100.0),
         Column("device busy", _busy),
-        _first_column("launches", "launches"),
-        _first_column("waits", "syncs"),
-        _first_column("host, µs", "host_s", 1e6),
-        _first_column("host without a GPU, µs", "absent_gpu_host_s", 1e6),
-        _first_column("peak memory, MiB", "peak_bytes", 2.0**-20),
-        _first_column("compiling, s", "compile_s"),
-        _first_column("graph breaks", "graph_breaks"),
-        _first_column("recompiled", "recompiles"),
+        number_column("launches", "launches"),
+        number_column("waits", "syncs"),
+        number_column("host, µs", "host_s", 1e6),
+        number_column("host without a GPU, µs", "absent_gpu_host_s", 1e6),
+        number_column("peak memory, MiB", "peak_bytes", 2.0**-20),
+        number_column("compiling, s", "compile_s"),
+        number_column("graph breaks", "graph_breaks"),
+        number_column("recompiled", "recompiles"),
         Column("calls", lambda case: f"{len(case.samples_s):,}"),
     ]
     copied = ", ".join(
-        f"{digits(speed / 1e9)} GB/s on {device}{f' of {place}' if place else ''}"
+        f"{format_number(speed / 1e9)} GB/s on {device}{f' of {place}' if place else ''}"
         for place, environment in run.environments.items()
         for device, speed in environment.copy_bytes_per_s.items()
         if speed
     )
     method = COST_METHOD + (f" A copy of 256 MiB, read and written: {copied}." if copied else "")
     return Section(title="What a call costs", blocks=[Paragraph(method), build_table(columns, cases)])
-
-
-def _first_column(header: str, name: str, factor: float = 1.0) -> Column:
-    return Column(header, lambda case: "" if (content := case.fact(name)) is None else digits(content * factor))
 
 
 def _busy(case: Case) -> str:
@@ -226,4 +222,4 @@ def _change(first: Case, last: Case, along: str) -> str:
     if along == "image_size":
         times, unit = times * last.image_size * last.width / (first.image_size * first.width), "pixels/s"
     small, large = getattr(first, along), UNITS[along].format(getattr(last, along))
-    return f"{digits(times)} times the {unit} at {large} as at {small:,}{doubt}"
+    return f"{format_number(times)} times the {unit} at {large} as at {small:,}{doubt}"

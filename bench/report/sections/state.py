@@ -10,7 +10,7 @@ from bench.records import (
     Gpu,
     Run,
     Source,
-    digits,
+    format_number,
     join,
     percent,
     plural,
@@ -94,7 +94,7 @@ def warnings(run: Run) -> list[Warning]:
         words = f"{worst.words if worst else ''} while {len(disturbed)} of {plural(measured, 'case')} were measured."
         pairs.append(("Not measurable here:", f"{words} Those figures are marked, and no answer rests on them."))
     for arm, top in above_ceiling(run):
-        speeds = f"{label(arm)} reaches {digits(arm.rate)} examples/s, {label(top)} {digits(top.rate)}."
+        speeds = f"{label(arm)} reaches {format_number(arm.rate)} examples/s, {label(top)} {format_number(top.rate)}."
         pairs.append(("A placement lies above the ceiling:", f"{speeds} {ABOVE}"))
     for top in host_bound_ceilings(run):
         busy = f"its kernels run {percent(top.median('gpu_busy'), 0)} of the time (model FLOPs utilisation "

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from bench.records import UNKNOWN, Case, Run, digits, group_by, join, percent, plural, worst_disturbance
+from bench.records import UNKNOWN, Case, Run, format_number, group_by, join, percent, plural, worst_disturbance
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
 from bench.report.facts.cases import LANES, SHORT_LANES, is_slower, ratios, settings, sound_cases, tied
 from bench.report.facts.placement import UTILISATION, Contest, LoaderWorker, ceiling, contest, cost, split_ms, workers
@@ -14,8 +14,7 @@ from bench.report.sections.state import failed_section, no_answer, not_measurabl
 from bench.report.tables import Column, build_table, number_column, words_column
 from bench.report.words import (
     capitalise,
-    flop,
-    format_rounds,
+    format_rate,
     judge,
     label,
     lower_first,
@@ -93,19 +92,14 @@ def training_section(run: Run) -> Section | None:
 # ---- answers --------------------------------------------------------------------------------------------------------------
 
 
-def speed_words(arm: Case) -> str:
-    """Return an arm's examples/s with spread and rounds."""
-    return format_rounds(arm.rates, "examples/s")
-
-
 def _where(contest: Contest) -> Answer:
     best, *rivals = contest.places
     names = [PLACES[place].format(best.device) for place in (arm.place for arm in tied(contest.places))]
     answer = names[0] if len(names) == 1 else f"Undecided: {', or '.join(map(lower_first, names))}"
-    evidence = ["There training with ", Code(contest.recipe), f" reaches {speed_words(best)} by ", Code(best.backend)]
+    evidence = ["There training with ", Code(contest.recipe), f" reaches {format_rate(best)} by ", Code(best.backend)]
     for rival in rivals[:1]:
         place = lower_first(PLACES[rival.place].format(rival.device))
-        evidence += [f"; {place}, at best {speed_words(rival)} by ", Code(rival.backend), f", {judge(best, rival)}"]
+        evidence += [f"; {place}, at best {format_rate(rival)} by ", Code(rival.backend), f", {judge(best, rival)}"]
         if best.resident is True and rival.resident is False:
             answer += ", where the images already are" if len(names) == 1 else ""
             evidence += _with_transfer(contest.with_transfer, rival)
@@ -118,17 +112,17 @@ def _with_transfer(alike: Case | None, rival: Case) -> list[str]:
         return [". Images that have to be brought there first were not measured"]
     faster = is_slower(alike.rates, rival.rates)
     words = "faster than that beyond the spread between rounds" if faster else judge(rival, alike)
-    return [f". If images have to be brought there first, {label(alike)} reaches {speed_words(alike)}, {words}"]
+    return [f". If images have to be brought there first, {label(alike)} reaches {format_rate(alike)}, {words}"]
 
 
 def _with(contest: Contest) -> Answer:
     equal, (best, *rivals) = contest.tied_backends, contest.backends
     text = "No other backend was measured there. "
     if len(equal) > 1:
-        reached = " and ".join(f"{arm.backend} {digits(arm.rate)}" for arm in equal)
+        reached = " and ".join(f"{arm.backend} {format_number(arm.rate)}" for arm in equal)
         text = f"In training {reached} examples/s, {judge(best, next(arm for arm in rivals if arm in equal))}. "
     elif rivals:
-        text = f"In training the next, {rivals[0].backend}, reaches {speed_words(rivals[0])}, {judge(best, rivals[0])}. "
+        text = f"In training the next, {rivals[0].backend}, reaches {format_rate(rivals[0])}, {judge(best, rivals[0])}. "
     return Answer(WITH, name_or_undecided([arm.backend for arm in equal]), [text, *alone(contest.alone)])
 
 
@@ -136,10 +130,10 @@ def alone(ranked: Sequence[Case]) -> list[str]:
     """Return which backend augments most images per second without training, and how sure that is."""
     if not ranked:
         return []
-    text = ["Without training ", Code(ranked[0].backend), f" is fastest, {format_rounds(ranked[0].rates, 'images/s')}"]
+    text = ["Without training ", Code(ranked[0].backend), f" is fastest, {format_rate(ranked[0])}"]
     for case in ranked[1:2]:
         doubt = f", {judge(ranked[0], case)}" if case in tied(ranked) else ""
-        text += [", before ", Code(case.backend), f" with {digits(case.rate)}{doubt}"]
+        text += [", before ", Code(case.backend), f" with {format_number(case.rate)}{doubt}"]
     return [*text, "."]
 
 
@@ -148,7 +142,7 @@ def _costs(contest: Contest) -> Answer:
     chosen, top = contest.tied_backends[0], contest.top
     loss = cost(chosen, top)
     how = "On one prepared batch" if top.augment_on == "frozen" else "Without augmentation"
-    evidence = [f"{how} training reaches {speed_words(top)}."]
+    evidence = [f"{how} training reaches {format_rate(top)}."]
     if loss.low is not None and loss.high is not None:
         low, high = (f"{100 * share:.0f}".replace("-", "\N{MINUS SIGN}") for share in (loss.low, loss.high))
         evidence += [" With ", Code(chosen.backend), f" the loss by pairs of rounds lies between {low} and {high} %."]
@@ -162,7 +156,7 @@ def _utilisation(contest: Contest) -> list[Answer]:
     best, top = contest.busiest, contest.top
     if best is None:
         return []
-    peak = f"{flop(best.median('matmul_flops_per_s'), 'FLOP/s')} in {best.matmul_precision}"
+    peak = f"{format_number((best.median('matmul_flops_per_s') or 0.0) / 1e12)} TFLOP/s in {best.matmul_precision}"
     devices = f" on each of {len(best.devices)} devices" if len(best.devices or ()) > 1 else ""
     start = f"Of a matrix product's {peak}{devices}: {best.model} with "
     end = f", {label(best)}; the ceiling (one prepared batch over and over) {_utilisation_words(top) or UNKNOWN}."
@@ -183,18 +177,18 @@ def _split(name: str, arms: Sequence[Case]) -> list[Block]:
     used = [part for part in PARTS if any(parts.get(part) for _, parts in splits)]
     if not used:
         return []
-    speeds = join((f"{label(arm)} {digits(arm.rate)}" for arm, _ in splits), 10)
+    speeds = join((f"{label(arm)} {format_number(arm.rate)}" for arm, _ in splits), 10)
     alternative = f"Milliseconds a step by part and placement: stacked bars. Examples per second: {speeds}."
     rows = list[Row]()
     for lane, group in group_by(splits, lambda split: split[0].lane).items():
-        rows.append(Row(f"{LANES[lane]}:"))
+        rows.append(Row(LANES[lane]))
         for arm, parts in group:
             stack = {PARTS[part].words: parts[part] for part in used if parts.get(part)}
-            rows.append(Row(label(arm), (), stack, {}, f"{digits(arm.rate)} ex/s"))
+            rows.append(Row(label(arm), (), stack, {}, f"{format_number(arm.rate)} ex/s"))
     columns = [
         words_column("placement", lambda split: name_of(split[0])),
         *(Column(PARTS[part].words, partial(_milliseconds, part)) for part in used),
-        Column("all", lambda split: digits(sum(split[1].values()))),
+        Column("all", lambda split: format_number(sum(split[1].values()))),
     ]
     figure = bars(name, alternative, rows, dict(PARTS[part] for part in used), "milliseconds a step")
     return [figure, Details("Milliseconds a step by part", [build_table(columns, splits)])]
@@ -202,7 +196,7 @@ def _split(name: str, arms: Sequence[Case]) -> list[Block]:
 
 def _milliseconds(part: str, split: tuple[Case, dict[str, float]]) -> str:
     value = split[1].get(part, 0.0)
-    return digits(value) if value > 0.0005 * sum(split[1].values()) else "0"
+    return format_number(value) if value > 0.0005 * sum(split[1].values()) else "0"
 
 
 def _table(arms: Sequence[Case]) -> Block:
@@ -248,7 +242,9 @@ def _workers(run: Run, arms: Sequence[Case], recipe: str) -> list[Block]:
 
 
 def _workers_needed(ratios: Sequence[float]) -> str:
-    return digits(statistics.median(ratios), 2) + span(ratios, lambda value: digits(value, 2)) if ratios else UNKNOWN
+    return (
+        format_number(statistics.median(ratios), 2) + span(ratios, lambda value: format_number(value, 2)) if ratios else UNKNOWN
+    )
 
 
 def _work(row: LoaderWorker) -> Text:
