@@ -146,7 +146,7 @@ def sweep(options: SweepOptions, console: Console, report: Report) -> Path | Non
 
 def _check(options: SweepOptions, *, launched: bool) -> str:
     """Raise ValueError for contradictory options. Returns the baseline's name."""
-    from augment import BACKENDS, RECIPES
+    from augment import BACKENDS
     from training.presets import PRESETS
 
     preset = PRESETS[options.preset]
@@ -156,7 +156,6 @@ def _check(options: SweepOptions, *, launched: bool) -> str:
         raise ValueError("a sweep without augmentation compares nothing: take --recipes none ... and --augment-on device")
     if options.seeds < 1 or not 1 <= (1 if options.workers is None else options.workers) <= MOST_WORKERS:
         raise ValueError(f"--seeds and --workers must be at least 1, --workers at most {MOST_WORKERS:,}")
-    check_names("recipe", options.recipes, RECIPES)
     check_names("backend", options.backends, BACKENDS)
     if options.retry_failed and not options.resume:
         raise ValueError("--retry-failed goes with --resume")
@@ -175,8 +174,9 @@ def _check_config(options: SweepOptions, local: TrainConfig) -> tuple[TrainConfi
     """Return the settings that all cases share, and the type of device. ValueError for what no case can be."""
     from augment import UnsupportedOp
     from training.config import resolve_auto, validate
+    from training.distributed import resolve_device
 
-    device = validate(dataclasses.replace(local, recipe="none", backend="torchvision", augment_on="device"))
+    device = resolve_device(local.device)
     base = resolve_auto(options.config, device)
     for recipe in options.recipes:
         for backend in options.backends:
