@@ -10,6 +10,7 @@ import select
 import shutil
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -36,7 +37,7 @@ from training import interrupts
 from training.config import FinetuneConfig, TrainConfig
 from training.presets import BOOK, PRESETS, PresetName, parse_preset
 from training.terminal import complete_help, expand_paths, open_console
-from training.train import describe
+from training.train import LEAVE_AFTER_S, describe, lost_contact
 
 USER_ERROR = 2
 BROKEN_PIPE = 141
@@ -67,6 +68,11 @@ def reporter(console: Console) -> Callable[[Path], None]:
     return report
 
 
+def rank() -> str:
+    """Return the number of this process among those of torchrun."""
+    return os.environ.get("RANK", "0")
+
+
 def finish(folder: Path, *kinds: str) -> None:
     """Exit with 1 if a measurement of these kinds failed or none succeeded, else with 0."""
     from bench.runner import exit_code
@@ -94,6 +100,9 @@ class Train(JobOptions):
         device = validate(self.config)
         if self.resume and self.results is None:
             raise ValueError("--resume needs --results DIR, the folder of the run to resume")
+        if rank() != "0":  # rank 0 has the folder
+            run(self.config, Path(), resume=self.resume)
+            return
         out = self.results or run_folder(None, "train", importlib.metadata.version("augmark"), str(device))
         before = read_curves(out)
         try:
@@ -488,7 +497,11 @@ def _execute(arguments: Sequence[str]) -> None:
         line = None if isinstance(error, msgspec.ValidationError) else describe(error)  # a record of ours, no user's mistake
         if line is None or (isinstance(error, BrokenPipeError) and _stdout_is_closed()):  # a fault needs its traceback
             raise
-        print(f"augmark: {line}", file=sys.stderr)
+        # In one piece, lest ranks write into each other's lines.
+        sys.stderr.write(f"augmark: {line}\n" if rank() == "0" else f"augmark on rank {rank()}: {line}\n")
+        sys.stderr.flush()
+        if lost_contact(error):
+            time.sleep(LEAVE_AFTER_S)
         sys.exit(USER_ERROR)
 
 

@@ -35,6 +35,7 @@ EARLY: list[tuple[list[str], str]] = [
     (["audit", "--draws", "0"], "draws must be at least 100, got 0"),
     (["gallery", "--backends", "nosuch", "--data", "synthetic"], "nosuch"),
     (["train", "--recipe", "flop"], "flop"),
+    (["train", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
     (["train", "--resume"], "--resume needs --results"),
     (["train", *SHAPES, "--graph", "on"], "a graph needs one CUDA device and one process, not 1 of cpu: take --graph auto"),
     (["train", "--augment-on", "frozen"], "invalid choice 'frozen' for argument '--augment-on'"),
