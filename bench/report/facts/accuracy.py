@@ -10,14 +10,9 @@ from bench.report.facts.cases import firsts, settings, sound_cases
 from bench.statistics import Estimate, estimate
 
 
-def with_accuracy(cases: Sequence[Case]) -> list[Case]:
-    """Return the cases with a test accuracy."""
-    return [case for case in cases if case.values("test_accuracy")]
-
-
 def main_setting(run: Run) -> list[Case]:
-    """Return the cases of the setting that has the most with a test accuracy."""
-    return max(map(with_accuracy, settings(run, "accuracy")), key=len, default=[])
+    """Return the cases of the setting that has the most."""
+    return max(settings(run, "accuracy"), key=len, default=[])
 
 
 def score(case: Case) -> float:
@@ -128,7 +123,7 @@ TUNING_SETTING = (
 
 
 def finetune_settings(run: Run) -> list[list[Case]]:
-    """Return the cases with an accuracy by setting, the best first; the setting with the most runs first."""
-    groups = group_by(with_accuracy(sound_cases(run, "finetune")), attrgetter(*TUNING_SETTING)).values()
+    """Return the cases by setting, the best first; the setting with the most runs first."""
+    groups = group_by(sound_cases(run, "finetune"), attrgetter(*TUNING_SETTING)).values()
     ordered = sorted(groups, key=lambda group: -sum(len(case.records) for case in group))
     return [sorted(group, key=score, reverse=True) for group in ordered]
