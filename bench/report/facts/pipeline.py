@@ -16,13 +16,10 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from bench.records import COMPARABLE, AuditCell, Case, Run, group_by
-from bench.report.facts.cases import sound_cases
+from bench.records import COMPARABLE, AuditCell, Case, Pipeline, Run, group_by
+from bench.report.facts.cases import settings
 from bench.statistics import median_interval
 
-SETTING = ("dataset", "fingerprint", "batch_size", "image_size", "precision", "page_cache", "device")
-FIELDS = ("arm", "recipe", "num_workers", "without", "model", "fetch_threads")
-"""Fields in which the cases of a setting differ."""
 BASELINE = "torchvision_loop-workers"
 CROP = "RandomResizedCrop"
 STEP, WAIT, OTHER = "step", "wait", "other"
@@ -61,7 +58,7 @@ class Feeding:
 
     def find(self, like: Case, **changes: Any) -> Case | None:
         """Return the case that has the changes and is else like another; None if it was not measured."""
-        wanted = {name: getattr(like, name) for name in FIELDS} | changes
+        wanted = {name: getattr(like, name) for name in Pipeline.manner} | changes
         return next((case for case in self.cases if all(getattr(case, n) == value for n, value in wanted.items())), None)
 
     def whole(self, recipe: str | None = None, *, trained: bool = False) -> list[Case]:
@@ -146,8 +143,7 @@ class Prediction(NamedTuple):
 
 def feedings(run: Run) -> list[Feeding]:
     """Return the settings, the one with the most records first."""
-    groups = group_by(sound_cases(run, "pipeline"), attrgetter(*SETTING)).values()
-    return [Feeding(cases=group) for group in sorted(groups, key=lambda group: -sum(len(case.records) for case in group))]
+    return [Feeding(cases=group) for group in settings(run, "pipeline")]
 
 
 def verdict(run: Run, case: Case) -> tuple[bool, str]:

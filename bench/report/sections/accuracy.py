@@ -12,7 +12,6 @@ from bench.report.facts.accuracy import (
     curves,
     difference,
     is_undecided,
-    main_setting,
     mean_curve,
     num_epochs,
     pareto_front,
@@ -21,7 +20,7 @@ from bench.report.facts.accuracy import (
     undecided_with,
     with_target,
 )
-from bench.report.facts.cases import SHORT_LANES, settings
+from bench.report.facts.cases import SHORT_LANES, place_order, settings
 from bench.report.figures import Figure, Line, Look, Mark, Row, backend_look, bars, lines, series_look
 from bench.report.sections.state import failed_section, no_answer
 from bench.report.tables import Column, build_table, number_column, words_column
@@ -60,13 +59,13 @@ def accuracy_section(run: Run) -> Section | None:
         return failed_section(run, "accuracy", TITLE, RECIPE)
     blocks: list[Block] = [Paragraph(MEANING)]
     for index, arms in enumerate(groups, start=1):
-        arms = sorted(arms, key=lambda arm: arm.recipe != "none")
+        arms = sorted(arms, key=lambda arm: (arm.recipe != "none", place_order(arm)))
         blocks.append(Paragraph(f"Setting: {setting(arms[0])}, {plural(num_epochs(arms[0]), 'epoch')}."))
         blocks += [*_figures(arms, index), *score_table(arms, baseline(arms, run))]
         blocks += _pairs_table(backend_pairs(arms, run.audit))
         words = project_sweep(record for arm in arms for record in arm.records)
         blocks += [Paragraph(f"Time {words}.")] if words else []
-    arms, trained = main_setting(run), [arm for group in groups for arm in group]
+    arms, trained = groups[0], [arm for group in groups for arm in group]
     target = soonest(trained)
     answers = [*([_target_answer(target)] if target else []), *_peer_answer(trained)]
     answers += [*_recipe(best_by_recipe(arms), baseline(arms, run)), *_backend(backend_pairs(arms, run.audit))]
