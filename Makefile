@@ -14,7 +14,7 @@ GPU_RUN ?= runs/gpu
 RUNS ?= $(wildcard results/*--*)
 # A pip constraints file, for a chosen set of versions: make setup VENV=.venv-old CONSTRAINT=.ci/floors.txt
 CONSTRAINT ?=
-PIP_INSTALL = $(if $(shell command -v uv),uv pip install --python $(VENV)/bin/python,$(VENV)/bin/python -m pip install --disable-pip-version-check) \
+PIP_INSTALL = $(if $(shell command -v uv),uv pip install --compile-bytecode --python $(VENV)/bin/python,$(VENV)/bin/python -m pip install --disable-pip-version-check) \
   $(if $(CONSTRAINT),--constraint $(CONSTRAINT))
 
 .PHONY: setup test test-all bench gpu report lint clean

@@ -25,7 +25,7 @@ from bench.compare import Limits
 from bench.export import Format
 from bench.jobs.calibrate import CalibrateOptions
 from bench.jobs.finetune import FinetuneOptions
-from bench.jobs.job import ImageOptions, JobOptions, load_options
+from bench.jobs.job import ImageOptions, JobOptions, check_options, load_options
 from bench.jobs.pipeline import PipelineOptions
 from bench.jobs.scaling import ScalingOptions
 from bench.jobs.sweep import SweepOptions
@@ -201,20 +201,15 @@ class Audit(ImageOptions):
         console.print(f"audit: {run.path / AUDIT}")
 
     def _audit(self, console: Console) -> None:
-        from augment import BACKENDS, OPS, RECIPES, check_device
+        from augment import check_device
         from bench.audit import run_audit
-        from bench.jobs.grid import check_names
-        from training.data import load
 
         check_device(self.device)
-        check_names("backend", self.backends, BACKENDS)
-        check_names("op", self.ops, OPS)
-        check_names("recipe", self.recipes, RECIPES)
+        check_options(self)
         if self.draws < FEWEST_DRAWS:
             raise ValueError(f"draws must be at least {FEWEST_DRAWS}, got {self.draws}")
-        dataset = load(self.data, root=self.data_root, download=self.download)
         run_audit(
-            dataset, self.out, console, backends=self.backends, ops=self.ops, recipes=self.recipes, device=self.device,
+            self.load(), self.out, console, backends=self.backends, ops=self.ops, recipes=self.recipes, device=self.device,
             draws=self.draws,
         )  # fmt: skip
 

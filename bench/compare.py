@@ -31,7 +31,7 @@ from bench.records import (
     Run,
     code_facts,
     differences,
-    digits,
+    format_number,
     join,
     load_run,
     machine_facts,
@@ -194,7 +194,7 @@ def _notes(a: Run, b: Run) -> list[str]:
 
 
 def _scores(case: Case) -> dict[int, float]:
-    return {r.seed: r.test_accuracy for r in case.records} if case.first.repetition == "seed" else {}  # type: ignore[attr-defined]
+    return {r.seed: r.test_accuracy for r in case.records} if case.first.repetition == "seed" else {}
 
 
 def _is_usable(case: Case | None) -> bool:
@@ -267,7 +267,7 @@ def _judge(
     speeds, scores, changes, level = {}, [], [], limits.level
     for name, (a, b) in pairs.items():
         if _scores(a):
-            images = min((r.test_images for case in (a, b) for r in case.records if r.test_images), default=math.inf)  # type: ignore[attr-defined]
+            images = min((r.test_images for case in (a, b) for r in case.records if r.test_images), default=math.inf)
             scores.append(change_of_score(name, _scores(a), _scores(b), images, level))
         elif processes is None:
             changes.append(change_in_turns(name, a, b, level))
@@ -374,7 +374,7 @@ def _interval(change: Change) -> tuple[float, float]:
 def _speed_line(change: Change, fewest: int) -> str:
     low, high = _interval(change) if math.isfinite(change.high) else (0.0, math.inf)
     interval = f"[{low:.3f}, {high:.3f}]" if math.isfinite(high) else f"n < {fewest}, none"
-    rates = " ".join(f"{digits(rate):>11}" for rate in (change.a, change.b))
+    rates = " ".join(f"{format_number(rate):>11}" for rate in (change.a, change.b))
     return f"{change.ratio:7.3f}  {interval:14} {change.verdict:8} {rates}  {change.n[0]}, {change.n[1]}  {change.name}"
 
 

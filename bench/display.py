@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from bench.jobs.job import duration
 from bench.records import Case, Plan, Record, Speed, worst_disturbance
@@ -106,56 +106,47 @@ def summary_lines(cases: Iterable[Case], *, width: int, plan: Plan | None = None
         rows = list(group)
         first: Speed = rows[0].first
         title = f"{first.suite} on {first.device}, batch {first.batch_size}, {first.pixels}, {first.dtype}"
-        table = _table(rows, spread=True)
-        if _width(table) > width:
-            table = _table(rows, spread=False)
-        lines += ["", title, *_render(table)]
-    lines += ["", LEGEND]
-    spread = sorted(half for case in cases if (half := half_interval(case.quiet.values("images_per_s"))) is not None)
-    if spread:
-        counts = sorted(len(case.records) for case in cases if case.status == "ok")
-        words = f"n = {counts[0]} to {counts[-1]} rounds, {counts[len(counts) // 2]} in the middle case"
-        lines.append(f"{words}; ±{spread[len(spread) // 2]:.1%} in half of the cases, ±{spread[-1]:.0%} at most.")
-    lines += [text] if plan and (text := reached_target(cases, plan)) else []
+        table = _render(rows, spread=True)
+        lines += ["", title, *(table if max(map(len, table)) <= width else _render(rows, spread=False))]
+    lines += ["", LEGEND, *_precision(cases), *([text] if plan and (text := reached_target(cases, plan)) else [])]
     if worst := worst_disturbance(record for case in cases for record in case.records):
-        disturbed = sum(len(case.records) - len(case.quiet.records) for case in cases)
-        total = sum(len(case.records) for case in cases)
-        lines.append(f"{disturbed} of {total} rounds were disturbed, at worst: {worst.words}.")
-    unmeasured = sum(case.status == "not_run" for case in cases)
-    if unmeasured:
+        total, quiet = (sum(len(case.records) for case in group) for group in (cases, [case.quiet for case in cases]))
+        lines.append(f"{total - quiet} of {total} rounds were disturbed, at worst: {worst.words}.")
+    if unmeasured := sum(case.status == "not_run" for case in cases):
         lines.append(f"{unmeasured} of {len(cases)} planned cases were not measured.")
     return lines
+
+
+def _precision(cases: Sequence[Case]) -> list[str]:
+    """Return a line on the numbers of rounds and the spread, if it is known."""
+    spread = sorted(half for case in cases if (half := half_interval(case.quiet.values("images_per_s"))) is not None)
+    if not spread:
+        return []
+    counts = sorted(len(case.records) for case in cases if case.status == "ok")
+    words = f"n = {counts[0]} to {counts[-1]} rounds, {counts[len(counts) // 2]} in the middle case"
+    return [f"{words}; ±{spread[len(spread) // 2]:.1%} in half of the cases, ±{spread[-1]:.0%} at most."]
 
 
 def _shape(case: Speed) -> tuple[Any, ...]:
     return case.suite, case.device, case.image_size, case.width, case.batch_size, case.dtype
 
 
-def _table(cases: Sequence[Case], *, spread: bool) -> Table:
+def _render(cases: Sequence[Case], *, spread: bool) -> list[str]:
+    """Return the lines of a table, as wide as it has to be: numbers are whole even in a narrow terminal."""
     backends = list(dict.fromkeys(case.backend for case in cases))
     cells = {(case.subject, case.backend): _cell(case, spread=spread) for case in cases}
-    table = Table("images/s", box=None, pad_edge=False)
-    for backend in backends:
-        table.add_column(backend, justify="right")
+    table = Table("images/s", *(Column(backend, justify="right") for backend in backends), box=None, pad_edge=False)
     for subject in sorted({case.subject for case in cases}):
         table.add_row(subject, *(cells.get((subject, backend), "") for backend in backends))
-    return table
+    console = Console(file=io.StringIO(), width=10_000, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return [line.rstrip() for line in capture.get().splitlines()]
 
 
 def _cell(case: Case, *, spread: bool) -> str:
     rate = case.median("images_per_s")
     if case.status != "ok" or rate is None:
         return {"unsupported": "-", "failed": "failed"}.get(case.status, "")
-    half = half_interval(case.values("images_per_s"))
-    between = f" ±{half:.0%}" if spread and half is not None else ""
-    return f"{rate:,.0f}{between} {LANES.get(case.lane or '', ' ')}"
-
-
-def _width(table: Table) -> int:
-    return Console(width=10_000, file=io.StringIO()).measure(table).maximum
-
-
-def _render(table: Table) -> list[str]:
-    file = io.StringIO()
-    Console(file=file, width=_width(table), highlight=False).print(table)  # whole numbers, even in a narrow terminal
-    return [line.rstrip() for line in file.getvalue().splitlines()]
+    half = half_interval(case.values("images_per_s")) if spread else None
+    return f"{rate:,.0f}{'' if half is None else f' ±{half:.0%}'} {LANES.get(case.lane or '', ' ')}"

@@ -31,8 +31,11 @@ from bench.records import (
     Run,
     Speed,
     Status,
+    audits,
+    base,
     load_run,
     load_runs,
+    machines,
     merge,
     structs,
 )
@@ -138,7 +141,9 @@ def rows(run: Run) -> list[Row]:
 
 def _case_rows(run: Run, case: Case) -> Iterator[Row]:
     first = case.first
-    sources = [source.name for source in run.sources if source.place is None or first.device.endswith(f" of {source.place}")]
+    sources = [
+        source.run.name for source in run.sources if source.place is None or first.device.endswith(f" of {source.place}")
+    ]
     shared = {
         "run": ", ".join(sources) or run.name,
         "kind": first.suite if isinstance(first, Speed) else case.kind,
@@ -186,9 +191,8 @@ def _csv(run: Run) -> str:
 
 
 def _json(run: Run) -> str:
-    sources = [ExportedRun(name=source.name, environment=source.environment) for source in run.sources]
-    own = [ExportedRun(name=run.name, environment=run.environment)]
-    return _text(Document(runs=sources or own, problems=run.problems, rows=rows(run)))
+    runs = [ExportedRun(name=part.name, environment=part.environment) for part in run.parts]
+    return _text(Document(runs=runs, problems=run.problems, rows=rows(run)))
 
 
 def _text(document: Any) -> str:
@@ -283,7 +287,7 @@ def json_schema() -> dict[str, Any]:
 def _described() -> dict[str, dict[str, str]]:
     """Return the docstrings that stand under fields, by class and field, those of base classes among them."""
     texts: dict[str, dict[str, str]] = {}
-    for module in (structs, sys.modules[__name__]):
+    for module in (base, structs, machines, audits, sys.modules[__name__]):
         for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, ast.ClassDef):
                 bases = [texts.get(base.id, {}) for base in node.bases if isinstance(base, ast.Name)]

@@ -5,12 +5,12 @@ bandwidth that takes (bytes in + bytes out) / bandwidth seconds, and no call can
 is a matrix product: a network does little else, and rarely as well as one large product does.
 """
 
+import functools
 import math
 import os
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ from contextlib import contextmanager
 import torch
 
 from bench.clock import Clock, Function, measure, sample
+from bench.processes import read_output
 
 COPIED_BYTES = 256 * 2**20
 """Size far beyond any cache: what fits into a cache may move faster than this limit."""
@@ -104,14 +105,8 @@ def host_seconds(function: Function, device: str | torch.device, *, calls: int =
     """Return the median seconds until a call returns while a CUDA device still works; None on other devices."""
     if torch.device(device).type != "cuda":
         return None
-    seconds = []
-    for _ in range(calls):
-        torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    torch.cuda.synchronize(device)
-    return statistics.median(seconds)
+    synchronize = functools.partial(torch.cuda.synchronize, device)
+    return statistics.median(sample(function, calls, synchronize, clock=Clock("cpu")))  # a clock that waits for nothing
 
 
 HOST_RECIPES = ("crop_flip", "d2l", "randaugment")
@@ -125,11 +120,10 @@ def absent_gpu_host_seconds() -> dict[str, float]:
     """
     command = [sys.executable, "-m", "augment.fused.offline", "--host", "--arch", "90", "--recipes", *HOST_RECIPES]
     variables = {**os.environ, "TRITON_INTERPRET": "0"}
-    try:
-        run = subprocess.run(command, env=variables, check=True, capture_output=True, text=True, timeout=HOST_LIMIT_S)
-    except (OSError, subprocess.SubprocessError):
+    status, output = read_output(command, HOST_LIMIT_S, env=variables, stderr=subprocess.DEVNULL)
+    if status != 0:
         return {}
-    rows = (line.split() for line in run.stdout.splitlines()[1:])
+    rows = (line.split() for line in output.splitlines()[1:])
     return {recipe: float(host_us) / 1e6 for _, recipe, host_us in rows}
 
 

@@ -10,25 +10,35 @@ import itertools
 import math
 import os
 import re
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import psutil
+import tyro
 from rich.console import Console
 from rich.table import Column, Table
 
 from bench.jobs.airbench import airbench_jobs
-from bench.jobs.job import Job, absolute, data_facts, measure_cases, once, outcome, plan_training, train_in_turn
-from bench.presets import PartName, Preset
+from bench.jobs.job import (
+    ImageOptions,
+    Job,
+    JobOptions,
+    absolute,
+    data_facts,
+    measure_cases,
+    once,
+    outcome,
+    plan_training,
+    train_in_turn,
+)
+from bench.presets import ABOUT, PartName, Preset, PresetName
+from bench.processes import wait_for
 from bench.records import AUDIT, ENVIRONMENT, PLAN, Accuracy, Audit, load_run, one_line, read, write
 from bench.runner import add_cases
-from training import interrupts
 from training.config import DATA_SETS
 from training.cpus import usable_cpus
 
@@ -43,36 +53,53 @@ BENCHMARKS = (
 )
 """Arguments for pytest that collect the benchmarks wherever the package is installed, whatever settings lie around it."""
 RESTARTS = 50
-END_S = 30
 PYTEST_INTERRUPTED, PYTEST_USAGE_ERROR, PYTEST_NO_TESTS = 2, 4, 5
 TESTS_LOG = "tests.log"
 TEST_PROCESSES = 8
+DURATIONS = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
 PEER_JOBS = {"airbench": airbench_jobs}
 """Training by other packages, by the recipe that they train with."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """Data that all parts of a run share. ``seconds`` is the time limit of the part that runs."""
+class RunOptions(JobOptions, ImageOptions):
+    """Options of ``augmark run``; None takes the default."""
 
-    preset_name: str
+    preset: Annotated[PresetName, tyro.conf.arg(help=f"Size of the run. {DURATIONS}.")] = "quick"
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps ... (default: the accelerator if there is one; the grid then measures the CPU too)."""
+    backends: tuple[str, ...] | None = None
+    """Backends to measure, see augmark list backends (default: the preset's)."""
+    recipes: tuple[str, ...] | None = None
+    """Recipes to measure and train with, see augmark list recipes (default: the preset's)."""
+    rounds: int | None = None
+    """Rounds over the grid, each in its own order (default: the preset's)."""
+    minutes: float | None = None
+    """Time for all parts together (default: the preset's; without a limit all cases are measured)."""
+    part: PartName | None = None
+    """Run this part alone, into the folder --results, without a report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Options and data that all parts of a run share. ``deadline``: when the part that runs must end, by ``time.monotonic``."""
+
+    options: RunOptions
     preset: Preset
     device: str
-    named_device: str | None
-    """The device if the user named one: the grid else measures the CPU too."""
-    data: str
-    data_root: Path
     dataset: "Dataset"
     folder: Path
     console: Console
-    backends: tuple[str, ...] | None = None
-    recipes: tuple[str, ...] | None = None
-    rounds: int | None = None
-    seconds: float = math.inf
+    deadline: float = math.inf
     phase: str = ""
     """Number of this part among all, for the display."""
     later_s: float = 0.0
     """Estimated seconds of the parts that follow."""
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the deadline, one at least; None without a deadline."""
+        return None if math.isinf(self.deadline) else max(1.0, self.deadline - time.monotonic())
 
 
 def run_part(name: PartName, work: Work) -> None:
@@ -84,12 +111,15 @@ def run_part(name: PartName, work: Work) -> None:
         return
     if not (work.folder / ENVIRONMENT).exists():  # that of the grid, unless it has failed
         write(work.folder / ENVIRONMENT, environment(data_facts(work.dataset)))
-    jobs, keep_going = JOBS[name](work), _keep_going(work)
+    jobs = JOBS[name](work)
     if not jobs:
         work.console.print(f"{name}: left out, it needs --data FOLDER of images")
         return
     for job in jobs:
-        measure_cases(job, work.folder, work.console, keep_going=keep_going, phase=work.phase, later_s=work.later_s)
+        measure_cases(
+            job, work.folder, work.console, phase=work.phase, later_s=work.later_s,
+            keep_going=lambda: time.monotonic() < work.deadline,
+        )  # fmt: skip
     print_results(work.folder, {case.case_key for job in jobs for case in job.cases}, work.console)
 
 
@@ -110,11 +140,6 @@ def print_results(folder: Path, keys: set[tuple[Any, ...]], console: Console) ->
     console.print(table)
 
 
-def _keep_going(work: Work) -> Callable[[], bool]:
-    deadline = time.monotonic() + work.seconds
-    return lambda: time.monotonic() < deadline
-
-
 # ---- tests, audit and gallery -----------------------------------------------------------------------------------------
 
 
@@ -130,12 +155,9 @@ def run_tests(work: Work) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel]
     # On a CPU the kernels' tests run in Triton's interpreter, for minutes: they are part of the usual tests.
     kernels = [] if work.device == "cpu" else sorted(str(path) for path in tests.rglob("test_cuda*.py"))
-    begin = time.monotonic()
     with (work.folder / f"{TESTS_LOG}.tmp").open("w") as file:
         for selection in filter(None, (["-m", "gpu", str(tests)], kernels)):
-            remaining_s = None if math.isinf(work.seconds) else max(1.0, work.seconds - (time.monotonic() - begin))
-            with contextlib.suppress(subprocess.TimeoutExpired):  # what was printed until then is kept
-                subprocess.run([*command, *selection], cwd=ROOT, stdout=file, stderr=file, timeout=remaining_s, check=False)
+            wait_for([*command, *selection], work.left_s, cwd=ROOT, stdout=file, stderr=file)
     os.replace(file.name, log)
     lines = log.read_text(errors="replace").splitlines()
     results = [line.strip("= ") for line in lines if re.search(r"\d (passed|failed|skipped|errors?).* in \d", line)]
@@ -145,9 +167,9 @@ def run_tests(work: Work) -> None:
 def _subjects(work: Work) -> dict[str, Any]:
     """Return the subjects of audit and gallery by kind; None stands for all."""
     return {
-        "backends": work.backends or work.preset.audited_backends,
+        "backends": work.options.backends or work.preset.audited_backends,
         "ops": None if work.preset.audited_recipes is None else (),
-        "recipes": work.recipes or work.preset.audited_recipes,
+        "recipes": work.options.recipes or work.preset.audited_recipes,
     }
 
 
@@ -195,36 +217,36 @@ def draw_gallery(work: Work) -> None:
 
 def run_grid(work: Work) -> None:
     """Run the benchmarks in a process of their own: a compiled case can take the CUDA context, or the process, with it."""
-    folder, keep_going = work.folder, _keep_going(work)
+    folder = work.folder
     # With "=": a folder that stands by itself pytest takes for a place to look for tests in.
     command = [sys.executable, "-m", "pytest", *BENCHMARKS, "--benchmark-only", "-qq", "--tb=no", "-rN"]
     command += [f"--results={folder.resolve()}", f"--phase={work.phase}"]
     command += [f"--later={work.later_s}"] if work.later_s else []
-    command += [f"--data={absolute(work.data)}", f"--data-root={work.data_root.resolve()}"]
-    command += [] if math.isinf(work.seconds) else [f"--time-limit={max(1.0, work.seconds):.0f}"]
+    command += [f"--data={absolute(work.options.data)}", f"--data-root={work.options.data_root.resolve()}"]
+    command += [] if work.left_s is None else [f"--time-limit={work.left_s:.0f}"]
     options = ["--resume"] if (folder / PLAN).exists() else _grid_options(work)
     for _ in range(RESTARTS):
         if not _unfinished(folder):
             return
-        status = wait_for([*command, *options])
+        status = wait_for([*command, *options], cwd=ROOT)
         if status in (PYTEST_INTERRUPTED, PYTEST_USAGE_ERROR):
             raise ValueError("the benchmarks ended early; the reason stands above")
-        if not keep_going() or status == PYTEST_NO_TESTS or (status in (0, 1) and not _unfinished(folder)):
+        if time.monotonic() >= work.deadline or status == PYTEST_NO_TESTS or (status in (0, 1) and not _unfinished(folder)):
             return
         options = ["--resume"]  # the plan stands in the folder
     raise OSError(f"the benchmarks died {RESTARTS} times; what they measured is in {folder}")
 
 
 def _grid_options(work: Work) -> list[str]:
-    options = [*work.preset.grid, "--suite", work.preset_name]
-    if work.named_device is not None:
-        options += ["--device", work.named_device]
-    if work.backends is not None:
-        options += ["--backends", ",".join(work.backends)]
-    if work.recipes is not None:
+    options = [*work.preset.grid, "--suite", work.options.preset]
+    if work.options.device is not None:
+        options += ["--device", work.options.device]
+    if work.options.backends is not None:
+        options += ["--backends", ",".join(work.options.backends)]
+    if work.options.recipes is not None:
         ops = "all" if work.preset.audited_recipes is None else "none"
-        options += ["--ops", ops, "--recipes", ",".join(work.recipes)]
-    return [*options, "--rounds", str(work.rounds)] if work.rounds is not None else options
+        options += ["--ops", ops, "--recipes", ",".join(work.options.recipes)]
+    return [*options, "--rounds", str(work.options.rounds)] if work.options.rounds is not None else options
 
 
 def _unfinished(folder: Path) -> bool:
@@ -233,34 +255,6 @@ def _unfinished(folder: Path) -> bool:
         return True
     cases = load_run(folder).cases("speed", "overhead")
     return not cases or any(case.status == "not_run" for case in cases)
-
-
-def wait_for(command: list[str], timeout: float | None = None) -> int:
-    """Run a command; end it with SIGTERM after a signal or a timeout, and wait until it has stored what it measured."""
-    with interrupts.shielded():
-        process = subprocess.Popen(command, cwd=ROOT)
-    try:
-        return process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        _end(process)
-    except KeyboardInterrupt:
-        with interrupts.shielded():  # a second Ctrl-C waits, too
-            _end(process)
-        raise
-    return process.returncode
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process with its descendants; it gets ``END_S`` to store what it has."""
-    descendants = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=END_S)
-    process.kill()
-    for descendant in descendants:
-        with contextlib.suppress(psutil.Error):  # gone by itself
-            descendant.kill()
-    process.wait()
 
 
 # ---- training ---------------------------------------------------------------------------------------------------------
@@ -272,25 +266,20 @@ def throughput_jobs(work: Work) -> list[Job]:
     Where batch sizes share a limited time, jobs of what the others are held against come before: the ceiling and fused.
     """
     from bench.jobs.throughput import Axes, default_decode, throughput_job, worker_counts
-    from training.config import resolve_auto, validate
 
     preset = work.preset
-    base = replace(
-        preset.settings, model=preset.model, width=preset.width, device=work.device, max_train=preset.max_train,
-        precision="auto", resident=False,
-    )  # fmt: skip
-    base = resolve_auto(base, validate(base))
+    base = preset.config(work.device, resident=False)
     counts = preset.throughput_workers
     axes = Axes(
-        recipes=work.recipes or preset.throughput_recipes,
-        backends=work.backends or preset.throughput_backends,
+        recipes=work.options.recipes or preset.throughput_recipes,
+        backends=work.options.backends or preset.throughput_backends,
         workers=worker_counts() if counts is None else tuple(sorted({min(count, usable_cpus()) for count in counts})),
         decode=default_decode(work.dataset),
     )
     jobs = [
         throughput_job(
             replace(base, batch_size=batch_size), axes, work.dataset, seconds=preset.throughput_seconds,
-            rounds=preset.throughput_rounds, suite=work.preset_name,
+            rounds=preset.throughput_rounds, suite=work.options.preset,
         )
         for batch_size in preset.throughput_batch_sizes or (base.batch_size,)
     ]  # fmt: skip
@@ -305,21 +294,23 @@ def _is_essential(case: Any) -> bool:
 
 def accuracy_jobs(work: Work) -> list[Job]:
     """Return the training of the preset's recipes with every seed, and that of other trainers with their recipes."""
-    recipes, seeds = work.recipes or work.preset.recipes, work.preset.seeds
-    peers = [PEER_JOBS[recipe](work.dataset, work.device, seeds, work.preset_name) for recipe in recipes if recipe in PEER_JOBS]
+    recipes, seeds = work.options.recipes or work.preset.recipes, work.preset.seeds
+    peers = [
+        PEER_JOBS[recipe](work.dataset, work.device, seeds, work.options.preset) for recipe in recipes if recipe in PEER_JOBS
+    ]
     return [_accuracy_job(work, recipes, seeds), *itertools.chain(*peers)]
 
 
 def sweep_jobs(work: Work) -> list[Job]:
     """Return the training of every recipe of the sweep with more and more seeds."""
-    return [_accuracy_job(work, work.recipes or work.preset.sweep_recipes, tuple(range(work.preset.sweep_seeds)))]
+    return [_accuracy_job(work, work.options.recipes or work.preset.sweep_recipes, tuple(range(work.preset.sweep_seeds)))]
 
 
 def _accuracy_job(work: Work, recipes: tuple[str, ...], seeds: tuple[int, ...]) -> Job:
     configs = [replace(_accuracy_config(work, recipe), seed=seed) for seed in seeds for recipe in recipes]
     cases = once(plan_training(Accuracy, config, work.dataset) for config in configs)
     return Job(
-        name="accuracy", suite=work.preset_name, device=work.device, cases=cases, shuffle=False,
+        name="accuracy", suite=work.options.preset, device=work.device, cases=cases, shuffle=False,
         dataset=data_facts(work.dataset), open=lambda folder: train_in_turn(configs[0], work.dataset),
     )  # fmt: skip
 
@@ -347,19 +338,18 @@ def calibrate_jobs(work: Work) -> list[Job]:
     """Return the certificate of a minute."""
     from bench.jobs.calibrate import calibrate_job
 
-    facts = data_facts(work.dataset)
-    return [calibrate_job(absolute(work.data), work.data_root, facts, work.device, 1.0, work.console, work.preset_name)]
+    return [calibrate_job(work.options, data_facts(work.dataset), work.device, 1.0, work.console, work.options.preset)]
 
 
 def pipeline_jobs(work: Work) -> list[Job]:
     """Return the arms from JPEG files to batches; none for a data set that has no files."""
     from bench.jobs.pipeline import PipelineOptions, load, pipeline_job
 
-    if work.data in DATA_SETS:
+    if work.options.data in DATA_SETS:
         return []
-    cache = work.data_root / ".cache"
-    options = PipelineOptions(data=Path(work.data), cache=cache, device=work.device, **work.preset.pipeline)
-    return [pipeline_job(options, load(options), work.preset_name)]
+    cache = work.options.data_root / ".cache"
+    options = PipelineOptions(data=Path(work.options.data), cache=cache, device=work.device, **work.preset.pipeline)
+    return [pipeline_job(options, load(options), work.options.preset)]
 
 
 PARTS: Mapping[str, Callable[[Work], None]] = {

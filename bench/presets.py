@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from training.config import TrainConfig
+from training.config import TrainConfig, resolve_auto, validate
 from training.presets import BOOK, PRESETS
 
 PartName = Literal["tests", "audit", "gallery", "grid", "throughput", "accuracy", "sweep", "calibrate", "pipeline"]
@@ -68,6 +68,12 @@ class Preset:
     """Seconds by part, estimated: shares of ``minutes``, and the time left that is displayed. A part that ends early leaves its
     time to later ones."""
 
+    def config(self, device: str, **settings: Any) -> TrainConfig:
+        """Return the training config of throughput cases on a device, in the best precision there, with other ``settings``."""
+        common = {"model": self.model, "width": self.width, "max_train": self.max_train, "device": device, "precision": "auto"}
+        config = replace(self.settings, **{**common, **settings})
+        return resolve_auto(config, validate(config))
+
 
 SMOKE_GRID = ("--ops", "HorizontalFlip,ColorJitter", "--recipes", "crop_flip", "--rounds", "2", "--case-seconds", "0.05")
 TARGET = ("--target", "0.05")
@@ -108,16 +114,21 @@ MANY_FILES: Mapping[str, Any] = {
 }  # fmt: skip
 """Options of ``augmark pipeline``; two minutes on a GPU, estimated."""
 
+TINY_FAST = replace(
+    PRESETS["fast"], width=8, epochs=6, batch_size=250, learning_rate=0.5, compile=False, target_accuracy=0.4
+)  # fmt: skip
+SMOKE = Preset(  # a minute: shows that all parts work; its numbers are not worth quoting
+    grid=SMOKE_GRID, audit_draws=None, model="resnet8", width=8, max_train=1000, max_test=500, throughput_seconds=0.2,
+    throughput_rounds=1, throughput_recipes=("crop_flip",), epochs=1, recipes=("none", "crop_flip"), seeds=(0, 1),
+)  # fmt: skip
+QUICK = Preset(  # about 10 minutes
+    grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "240"), model="resnet8", width=8,
+    max_train=5_000, max_test=2_000, throughput_seconds=0.4, throughput_rounds=6, throughput_recipes=("crop_flip",),
+    epochs=5, recipes=COMMON, seeds=(0, 1), audit_draws=1_000, shares=(70, 15, 280, 110, 80),
+)  # fmt: skip
 CPU: dict[PresetName, Preset] = {
-    "smoke": Preset(  # a minute: shows that all parts work; its numbers are not worth quoting
-        grid=SMOKE_GRID, audit_draws=None, model="resnet8", width=8, max_train=1000, max_test=500, throughput_seconds=0.2,
-        throughput_rounds=1, throughput_recipes=("crop_flip",), epochs=1, recipes=("none", "crop_flip"), seeds=(0, 1),
-    ),
-    "quick": Preset(  # about 10 minutes
-        grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "240"), model="resnet8", width=8,
-        max_train=5_000, max_test=2_000, throughput_seconds=0.4, throughput_rounds=6, throughput_recipes=("crop_flip",),
-        epochs=5, recipes=COMMON, seeds=(0, 1), audit_draws=1_000, shares=(70, 15, 280, 110, 80),
-    ),
+    "smoke": SMOKE,
+    "quick": QUICK,
     "standard": Preset(  # about an hour
         grid=(*TARGET, "--rounds", "80", "--case-seconds", "0.05", "--budget", "900"), model="resnet8", width=32,
         max_train=20_000, max_test=10_000, throughput_seconds=1.5, throughput_rounds=16,
@@ -128,60 +139,46 @@ CPU: dict[PresetName, Preset] = {
         width=32, max_train=None, max_test=None, throughput_seconds=3, throughput_rounds=16, throughput_recipes=MORE[1:],
         epochs=10, recipes=MORE, seeds=(0, 1, 2),
     ),
-    "training": Preset(  # about four minutes, in sizes that say little beyond that all parts work
-        grid=(*TRAINING_GRID, "--backends", ",".join(TRAINED_WITH), "--case-seconds", "0.05"), audited_backends=TRAINED_WITH,
-        audited_recipes=("crop_flip", "d2l"), audit_draws=1_000, model="resnet8", width=8, max_train=5_000, max_test=2_000,
-        throughput_seconds=0.8, throughput_rounds=3, throughput_recipes=("crop_flip",), throughput_workers=FEW_WORKERS,
-        throughput_backends=TRAINED_WITH, settings=replace(PRESETS["standard"], compile=False), epochs=6,
-        recipes=("crop_flip",), seeds=(0, 1, 2),
-        timed=replace(
-            PRESETS["fast"], width=8, epochs=6, batch_size=250, learning_rate=0.5, compile=False, target_accuracy=0.4
-        ),
+    "training": replace(  # about four minutes, in sizes that say little beyond that all parts work
+        QUICK, grid=(*TRAINING_GRID, "--backends", ",".join(TRAINED_WITH), "--case-seconds", "0.05"), shares=(),
+        audited_backends=TRAINED_WITH, audited_recipes=("crop_flip", "d2l"), throughput_seconds=0.8, throughput_rounds=3,
+        throughput_workers=FEW_WORKERS, throughput_backends=TRAINED_WITH, settings=replace(PRESETS["standard"], compile=False),
+        epochs=6, recipes=("crop_flip",), seeds=(0, 1, 2), timed=TINY_FAST,
     ),
-    "gpu": Preset(  # a minute: the sequence of the preset for GPUs in its smallest form
-        grid=(*SMOKE_GRID, "--batch-sizes", "64"), audited_backends=("torchvision_loop", "fused"),
-        audited_recipes=("crop_flip",), audit_draws=100, model="resnet8", width=8, max_train=1000, max_test=500,
-        throughput_seconds=0.2, throughput_rounds=1, throughput_recipes=("crop_flip",), throughput_workers=(0,),
-        throughput_backends=("torchvision", "fused"), throughput_batch_sizes=(64, 128), epochs=1,
-        settings=replace(PRESETS["standard"], compile=False),
-        recipes=("crop_flip",), seeds=(0,), sweep_recipes=("none", "crop_flip"), sweep_seeds=2,
-        parts=tuple(GPU_SECONDS), minutes=3, shares=tuple(GPU_SECONDS.values()), pipeline=FEW_FILES,
-        timed=replace(
-            PRESETS["fast"], width=8, epochs=1, warm_up_epochs=0.5, batch_size=250, learning_rate=0.5, compile=False,
-            target_accuracy=0.4,
-        ),
+    "gpu": replace(  # a minute: the sequence of the preset for GPUs in its smallest form
+        SMOKE, grid=(*SMOKE_GRID, "--batch-sizes", "64"), audited_backends=("torchvision_loop", "fused"),
+        audited_recipes=("crop_flip",), audit_draws=100, throughput_workers=(0,), throughput_backends=("torchvision", "fused"),
+        throughput_batch_sizes=(64, 128), settings=replace(PRESETS["standard"], compile=False), recipes=("crop_flip",),
+        seeds=(0,), sweep_recipes=("none", "crop_flip"), sweep_seeds=2, parts=tuple(GPU_SECONDS), minutes=3,
+        shares=tuple(GPU_SECONDS.values()), pipeline=FEW_FILES, timed=replace(TINY_FAST, epochs=1, warm_up_epochs=0.5),
     ),
 }  # fmt: skip
 
 RESNET18: Mapping[str, Any] = {"model": "resnet18", "width": 64, "max_train": None, "max_test": None}
+# Under ten minutes on an H100 with 16 cores (estimated seconds): 15 to start and read the images; 40 audit and gallery
+# (1,000 draws, on the CPU); 170 grid (2 recipes on 4 backends, 2 x 60 to compile kornia's); 180 throughput (60 to compile
+# the step once for all cases; 11 cases in 3 rounds of 1.5 s, 2 s to start each); 90 ``fast`` (40 to compile, 5 seeds of 10
+# epochs); 10 report.
+TRAINING = replace(
+    CPU["training"], **RESNET18, throughput_seconds=1.5, settings=PRESETS["standard"], epochs=10, seeds=(0, 1, 2, 3, 4),
+    grid=(*TRAINING_GRID, "--backends", "torchvision,kornia,kornia_compiled,fused", "--batch-sizes", "1024"),
+    timed=PRESETS["fast"],
+)  # fmt: skip
 ACCELERATOR: dict[PresetName, Preset] = {
-    "smoke": CPU["smoke"],
+    "smoke": SMOKE,
     "quick": replace(
-        CPU["quick"], grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "300"), **RESNET18,
+        QUICK, grid=("--target", "0.1", "--rounds", "40", "--case-seconds", "0.02", "--budget", "300"), **RESNET18,
         throughput_seconds=1, throughput_rounds=8, epochs=3, audit_draws=10_000, shares=(),
     ),
     "standard": replace(CPU["standard"], **RESNET18, throughput_seconds=2, throughput_rounds=12),
     "full": replace(CPU["full"], **RESNET18, epochs=30),
-    # Under ten minutes on an H100 with 16 cores (estimated seconds): 15 to start and read the images; 40 audit and gallery
-    # (1,000 draws, on the CPU); 170 grid (2 recipes on 4 backends, 2 x 60 to compile kornia's); 180 throughput (60 to compile
-    # the step once for all cases; 11 cases in 3 rounds of 1.5 s, 2 s to start each); 90 ``fast`` (40 to compile, 5 seeds of 10
-    # epochs); 10 report.
-    "training": Preset(
-        grid=(*TRAINING_GRID, "--backends", "torchvision,kornia,kornia_compiled,fused", "--batch-sizes", "1024"),
-        audited_backends=TRAINED_WITH, audited_recipes=("crop_flip", "d2l"), audit_draws=1_000,
-        **RESNET18, throughput_seconds=1.5, throughput_rounds=3, throughput_recipes=("crop_flip",),
-        throughput_workers=FEW_WORKERS, throughput_backends=TRAINED_WITH, settings=PRESETS["standard"], epochs=10,
-        recipes=("crop_flip",), seeds=(0, 1, 2, 3, 4), timed=PRESETS["fast"],
-    ),
-    "gpu": Preset(
-        grid=("--grid", "gpu", "--rounds", "3"), audited_backends=TRAINED_WITH, audited_recipes=MORE, audit_draws=1_000,
-        audits_device=True, **RESNET18, throughput_seconds=1.5,
-        throughput_rounds=2, throughput_recipes=("crop_flip", "randaugment", "d2l"), throughput_workers=(8,),
-        throughput_backends=("torchvision", "kornia", "fused"), throughput_batch_sizes=(256, 1024),
-        settings=PRESETS["standard"], epochs=10, recipes=(PRESETS["fast"].recipe, "airbench"), seeds=(0, 1, 2),
-        timed=PRESETS["fast"],
-        sweep_recipes=MORE, sweep_seeds=16, parts=tuple(GPU_SECONDS), minutes=8,
-        shares=tuple(GPU_SECONDS.values()), pipeline=MANY_FILES,
+    "training": TRAINING,
+    "gpu": replace(
+        TRAINING, grid=("--grid", "gpu", "--rounds", "3"), audited_recipes=MORE, audits_device=True, throughput_rounds=2,
+        throughput_recipes=("crop_flip", "randaugment", "d2l"), throughput_workers=(8,), throughput_batch_sizes=(256, 1024),
+        throughput_backends=("torchvision", "kornia", "fused"), recipes=(PRESETS["fast"].recipe, "airbench"), seeds=(0, 1, 2),
+        sweep_recipes=MORE, sweep_seeds=16, parts=tuple(GPU_SECONDS), minutes=8, shares=tuple(GPU_SECONDS.values()),
+        pipeline=MANY_FILES,
     ),
 }  # fmt: skip
 

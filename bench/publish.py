@@ -25,7 +25,7 @@ from bench.records import (
     append,
     join,
     load_run,
-    markdown_row,
+    markdown_table,
     percent,
     plural,
     write,
@@ -130,7 +130,7 @@ def _pack_record(record: Record) -> Record:
 
 def _pack_cell(cell: AuditCell) -> AuditCell:
     failed = tuple(check for check in cell.checks if not check.ok)
-    return msgspec.structs.replace(cell, checks=failed, passed=cell.passed + len(cell.checks) - len(failed))
+    return msgspec.structs.replace(cell, checks=failed, checks_passed=cell.checks_passed + len(cell.checks) - len(failed))
 
 
 # ---- the index --------------------------------------------------------------------------------------------------------
@@ -159,10 +159,7 @@ def index(folder: Path) -> str:
             notes.append(str(error).replace(f"{folder}/", ""))
     runs.sort(key=lambda run: run.environment.time if run.environment else "", reverse=True)
     lines = ["# Published runs", "", ABOUT, ""]
-    if runs:
-        lines += [markdown_row(*HEADER), markdown_row(*["---"] * len(HEADER)), *(markdown_row(*_cells(run)) for run in runs)]
-    else:
-        lines.append("None yet.")
+    lines.append(markdown_table(HEADER, map(_cells, runs)) if runs else "None yet.")
     notes += [f"{run.name}: {run.environment.note}" for run in runs if run.environment and run.environment.note]
     notes += [f"{run.name}: {problem}" for run in runs for problem in run.problems]
     return "\n".join([*lines, *([""] if notes else []), *(f"- {_escape(note)}" for note in notes)]) + "\n"

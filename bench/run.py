@@ -9,19 +9,18 @@ import math
 import shutil
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import psutil
-import tyro
 from rich.console import Console
 
-from bench.jobs.grid import check_names
-from bench.jobs.job import ImageOptions, JobOptions, Report, absolute, duration, folder_to_resume, keep_options, reporting
-from bench.parts import Work, plan_training_parts, run_part, wait_for
-from bench.presets import ABOUT, PartName, PresetName, preset
+from bench.jobs.job import Report, absolute, check_options, duration, folder_to_resume, keep_options, reporting
+from bench.parts import ROOT, Work, plan_training_parts, run_part
+from bench.parts import RunOptions as RunOptions
+from bench.presets import preset
+from bench.processes import wait_for
 from bench.records import AUDIT, PLAN, holds_run, load_run, run_folder
 from bench.runner import load_plan, resume
 
@@ -29,26 +28,6 @@ GRACE_S = 60.0
 """Seconds that a part may take beyond its share, to end the case that runs."""
 PHASES = {"grid": "benchmarks"}
 """Words for parts whose names are ours."""
-DURATIONS = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions(JobOptions, ImageOptions):
-    """Options of ``augmark run``; None takes the default."""
-
-    preset: Annotated[PresetName, tyro.conf.arg(help=f"Size of the run. {DURATIONS}.")] = "quick"
-    device: str | None = None
-    """cpu, cuda, cuda:1, mps ... (default: the accelerator if there is one; the grid then measures the CPU too)."""
-    backends: tuple[str, ...] | None = None
-    """Backends to measure, see augmark list backends (default: the preset's)."""
-    recipes: tuple[str, ...] | None = None
-    """Recipes to measure and train with, see augmark list recipes (default: the preset's)."""
-    rounds: int | None = None
-    """Rounds over the grid, each in its own order (default: the preset's)."""
-    minutes: float | None = None
-    """Time for all parts together (default: the preset's; without a limit all cases are measured)."""
-    part: PartName | None = None
-    """Run this part alone, into the folder --results, without a report."""
 
 
 def run(options: RunOptions, console: Console, report: Report) -> Path:
@@ -60,7 +39,7 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
     work = _prepare(options, console)
     if options.part is not None:
         age_s = time.time() - psutil.Process().create_time()  # starting and loading the data are part of the time
-        run_part(options.part, replace(work, seconds=60 * (options.minutes or math.inf) - age_s))
+        run_part(options.part, replace(work, deadline=time.monotonic() + 60 * (options.minutes or math.inf) - age_s))
         return work.folder
     minutes = options.minutes or work.preset.minutes
     with reporting(work.folder, report):
@@ -80,15 +59,13 @@ def run(options: RunOptions, console: Console, report: Report) -> Path:
 
 def _prepare(options: RunOptions, console: Console) -> Work:
     """Check the options, load the data and make the run folder, or check the one to resume."""
-    from training.data import load
     from training.distributed import resolve_device
 
     device = str(resolve_device(options.device or "auto"))
-    _check(options)
+    check_options(options)
+    folder_to_resume(options)
     chosen = preset(options.preset, device)
-    dataset = load(
-        options.data, root=options.data_root, download=options.download, max_train=chosen.max_train, max_test=chosen.max_test
-    )
+    dataset = options.load(max_train=chosen.max_train, max_test=chosen.max_test)
     if options.part is not None and options.results is not None:
         folder = options.results
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,23 +81,7 @@ def _prepare(options: RunOptions, console: Console) -> Work:
         if dataset.fallback:
             console.print(f"Not a real data set: {dataset.fallback}", style="bold red")
         console.print(f"results go to {folder}")
-    return Work(
-        preset_name=options.preset, preset=chosen, device=device, named_device=options.device, data=options.data,
-        data_root=options.data_root, dataset=dataset, folder=folder, console=console, backends=options.backends,
-        recipes=options.recipes, rounds=options.rounds,
-    )  # fmt: skip
-
-
-def _check(options: RunOptions) -> None:
-    from augment import BACKENDS, RECIPES
-
-    if options.rounds is not None and options.rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {options.rounds}")
-    if options.minutes is not None and not 0 < options.minutes < 1440:
-        raise ValueError(f"minutes must be above 0 and less than 1440, got {options.minutes:g}")
-    folder_to_resume(options)
-    check_names("backend", options.backends, BACKENDS)
-    check_names("recipe", options.recipes, RECIPES)
+    return Work(options=options, preset=chosen, device=device, dataset=dataset, folder=folder, console=console)
 
 
 def _check_resumable(folder: Path) -> None:
@@ -154,7 +115,7 @@ def _run_in_time(options: RunOptions, work: Work, seconds: float) -> None:
             work.console.print(f"{name}: left out, the time is up; add --resume --results {work.folder}")
             continue
         work.console.print(f"{name}: {duration(budget)}", style="bold")
-        status = wait_for(_part_command(options, work, name, budget), budget + GRACE_S)
+        status = wait_for(_part_command(options, work, name, budget), budget + GRACE_S, cwd=ROOT)
         if status != 0:
             work.console.print(f"{name} ended early (exit code {status}); what it measured is kept", style="bold red")
 
@@ -163,8 +124,7 @@ def _part_command(options: RunOptions, work: Work, name: str, seconds: float) ->
     command = [sys.executable, "-m", "bench", "run", "--part", name, "--minutes", f"{seconds / 60:.3f}"]
     command += ["--preset", options.preset, "--data", absolute(options.data), "--data-root", str(options.data_root.resolve())]
     command += ["--results", str(work.folder.resolve())]
-    for option, value in (("--device", options.device), ("--rounds", options.rounds)):
-        command += [option, str(value)] if value is not None else []
-    for option, values in (("--backends", options.backends), ("--recipes", options.recipes)):
-        command += [option, *values] if values is not None else []
+    for option in ("device", "rounds", "backends", "recipes"):
+        if (value := getattr(options, option)) is not None:
+            command += [f"--{option}", *map(str, value if isinstance(value, tuple) else [value])]
     return command

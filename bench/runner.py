@@ -5,16 +5,14 @@ their process ends, however it ends, so that no claim outlives its owner and non
 """
 
 import contextlib
-import fcntl
 import gc
 import importlib.metadata
 import random
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -34,6 +32,7 @@ from bench.records import (
     died,
     differences,
     finished_keys,
+    is_held,
     load_run,
     lock,
     lock_run,
@@ -48,6 +47,7 @@ from bench.records import (
 from bench.statistics import is_settled
 
 Measure = Callable[[Any], Record]
+R = TypeVar("R", bound=Record)
 REPEATS = 1
 """Times that a disturbed round is measured again."""
 PLAN_WAIT_S = 1800.0
@@ -102,10 +102,8 @@ def resume(folder: Path, plan: Plan, environment: Environment, *, retry_failed: 
     """
     before, run = load_plan(folder, plan.suite), load_run(folder)
     plan, places = as_stored(plan), (run.environment, as_stored(environment))
-    changed = differences(*({**machine_facts(place), **code_facts(place)} for place in places))
-    changed += differences(*({k: str(v) for k, v in p.settings.items()} for p in (before, plan)))
-    if changed:
-        raise ValueError(f"cannot resume {folder} here ({changed[0]}): choose another --results")
+    check_equal(folder, *({**machine_facts(place), **code_facts(place)} for place in places))
+    check_settings(folder, before, plan)
     cases = {case.key: case for case in (*before.cases, *plan.cases)}
     merged = msgspec.structs.replace(
         plan,
@@ -119,6 +117,17 @@ def resume(folder: Path, plan: Plan, environment: Environment, *, retry_failed: 
     return merged
 
 
+def check_settings(folder: Path, before: Plan, plan: Plan) -> None:
+    """Raise ValueError unless two plans have the same settings."""
+    check_equal(folder, *({k: str(v) for k, v in as_stored(p).settings.items()} for p in (before, plan)))
+
+
+def check_equal(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming the first difference, unless facts of a run are those of the one that would resume it."""
+    if changed := differences(before, now):
+        raise ValueError(f"cannot resume {folder} here ({changed[0]}): choose another --results")
+
+
 def add_cases(folder: Path, cases: Sequence[Record]) -> None:
     """Add cases to a run's plan, so that what does not run is known to be missing."""
     plan = load_run(folder).plan or Plan(suite="")
@@ -126,6 +135,19 @@ def add_cases(folder: Path, cases: Sequence[Record]) -> None:
     new = [as_stored(case) for case in cases if case.key not in planned]
     if new:
         write(folder / PLAN, msgspec.structs.replace(plan, cases=(*plan.cases, *new)))
+
+
+def await_owners(folder: Path, cases: Sequence[Record]) -> None:
+    """Wait while other processes, on this or other machines, measure what has no record yet."""
+    while any(is_held(claim_path(folder, case)) for case in find_missing(folder, cases)):
+        time.sleep(0.2)
+
+
+def find_missing(folder: Path, cases: Sequence[R]) -> list[R]:
+    """Return the repetitions that have neither a result nor a failure that counts."""
+    run = load_run(folder)
+    keys = finished_keys(run.records, run.plan.retry_after if run.plan else 0)
+    return [case for case in cases if case.key not in keys]
 
 
 def await_plan(folder: Path) -> Plan:
@@ -142,43 +164,6 @@ def await_plan(folder: Path) -> Plan:
     return load_plan(folder)
 
 
-# ---- claims -----------------------------------------------------------------------------------------------------------
-
-
-class Claims:
-    """Claims of processes, on one or many machines, to repetitions: a locked file each.
-
-    Forked children do not inherit the locks. Within one process a claim keeps nobody out.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / CLAIMS
-
-    @contextlib.contextmanager
-    def take(self, record: Record) -> Iterator[bool]:
-        """Yield whether the repetition is this process's while the block runs."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with lock(claim_path(self._folder.parent, record)) or contextlib.nullcontext() as file:
-            yield file is not None
-
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait until no other process has its turn, and have it while the block runs."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with open(self._folder / "turn", "a") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX)
-            yield
-
-    @property
-    def exist(self) -> bool:
-        """Return whether anything was claimed that nobody has tidied up since."""
-        return self._folder.is_dir()
-
-    def remove(self) -> None:
-        """Tidy up, once there is nothing left to claim."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
 # ---- measuring --------------------------------------------------------------------------------------------------------
 
 
@@ -188,12 +173,13 @@ class Runner:
     Args:
         folder: the run's folder, with its plan.
         shared: processes share the cases out among them; else this process is alone in the folder while the runner lives, and
-            a repetition that takes it along is known from ``running.json``.
+            a repetition that takes it along is known from ``running.json``. Forked children do not inherit the locks; within a
+            process a claim keeps nobody out.
     """
 
     def __init__(self, folder: Path, *, shared: bool = False) -> None:
         self.folder = folder
-        self._claims = Claims(folder) if shared else None
+        self._is_shared = shared
         if not shared:  # a process before this one may have died in the middle
             self._lock = lock_run(folder)
             for record in died(folder, read_records(folder)):
@@ -259,12 +245,13 @@ class Runner:
         """
         if self.is_done(case):
             return None
-        if self._claims is None:
+        if not self._is_shared:
             with under_way(self.folder, case):
                 return self._keep(measure_undisturbed(case, measure))
-        with self._claims.take(case) as is_free:
+        (self.folder / CLAIMS).mkdir(exist_ok=True)
+        with lock(claim_path(self.folder, case)) or contextlib.nullcontext() as claim:
             self._look()  # its owner may have finished it between the last look and the claim
-            return self._keep(measure_undisturbed(case, measure)) if is_free and not self.is_done(case) else None
+            return self._keep(measure_undisturbed(case, measure)) if claim and not self.is_done(case) else None
 
     def _keep(self, record: Record) -> Record:
         append(self.folder, record)

@@ -30,7 +30,6 @@ from training.sources.decode import upright
 from training.sources.decoders import DECODERS, decode_pil
 
 Stages = Mapping[str, Stage]
-NO_WINDOWS = (0, 4)
 GRAPH_AHEAD = 2
 """Batches in work in a graph of DALI: its own default, and PyTorch's for a loader worker."""
 
@@ -87,17 +86,6 @@ class Recorded:
 
 
 @dataclass(frozen=True)
-class Copy:
-    """Copy a batch and its windows to the device."""
-
-    device: torch.device
-
-    def __call__(self, items: tuple[Tensor, Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
-        images, windows = (tensor.to(self.device, non_blocking=True) for tensor in items)
-        return images, windows
-
-
-@dataclass(frozen=True)
 class AugmentBatch:
     """Augment a batch where it is; its windows if it has some."""
 
@@ -105,12 +93,17 @@ class AugmentBatch:
 
     def __call__(self, items: tuple[Tensor, Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
         images, windows = items
-        return (self.pipeline(images, windows) if len(windows) else self.pipeline(images)), torch.empty(NO_WINDOWS)
+        return as_batch(self.pipeline(images, windows) if len(windows) else self.pipeline(images), indices)
+
+
+def copy_to(device: torch.device, items: tuple[Tensor, Tensor], indices: Tensor) -> tuple[Tensor, ...]:
+    """Copy a batch and its windows to the device."""
+    return tuple(tensor.to(device, non_blocking=True) for tensor in items)
 
 
 def _copy(device: torch.device) -> Stages:
     """Return the stage that copies; a CPU has nothing to copy to."""
-    return {} if device.type == "cpu" else {"copy": Copy(device)}
+    return {} if device.type == "cpu" else {"copy": functools.partial(copy_to, device)}
 
 
 # ---- arms -------------------------------------------------------------------------------------------------------------
@@ -128,7 +121,7 @@ class Arm:
         """Return the stages. Raises ValueError, UnsupportedOp among them, for what the arm cannot do."""
         device, files, odd = work.device, work.photographs.files, frozenset(work.photographs.odd)
         encoded: Stages = {"read": Read(files), "collate": as_batch}
-        on_device, is_on_cuda = DecodeOnDevice(self.decoder, odd, device), DECODERS[self.decoder].on_cuda
+        on_device, is_on_cuda = functools.partial(decode_on_device, self.decoder, odd, device), DECODERS[self.decoder].on_cuda
         if self.backend is None:
             alone: Stages = {"read": Read(files), "decode": Decode(files, self.decoder, odd), "collate": collate_sizes}
             return Chain(encoded, {"decode": on_device}) if is_on_cuda else Chain(alone, {})
@@ -158,7 +151,7 @@ class PackedArm(Arm):
         side = prepared_size(work.image_size)
         pipeline = build(work.ops, self.backend, device=work.device, dtype=work.dtype)
         own: Stages = {**_copy(work.device), "augment": AugmentBatch(pipeline)}
-        return Chain({"read": Packed(packed_file(work, side))}, own, pipeline)
+        return Chain({"read": functools.partial(read_packed, packed_file(work, side))}, own, pipeline)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,22 +163,18 @@ class DaliArm(Arm):
         if not isinstance(crop, RandomResizedCrop):
             raise ValueError("a recipe must begin with RandomResizedCrop, which is part of DALI's decoding: choose imagenet")
         pipeline = build(later_ops, "dali", device=work.device, dtype=work.dtype)
-        own: Stages = {"decode": DecodeWindows(crop, work.device), "augment": AugmentBatch(pipeline)}
-        return Chain({"read": self.read(work), "collate": as_batch}, own, pipeline)
-
-    def read(self, work: Work) -> Stage:
-        """Return the stage that reads files for DALI's decoder."""
-        return ReadPlain(work.photographs.files, frozenset(work.photographs.odd))
+        own: Stages = {"decode": functools.partial(decode_windows, crop, work.device), "augment": AugmentBatch(pipeline)}
+        return Chain({"read": read_plain(work), "collate": as_batch}, own, pipeline)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DaliGraphArm(DaliArm):
+class DaliGraphArm(Arm):
     """DALI's graph from files to batches, as for ImageNet, in as many threads as PyTorch, with batches in work ahead."""
 
     def chain(self, work: Work) -> Chain:
         if [type(op) for op in work.ops] != [RandomResizedCrop, HorizontalFlip, Normalize]:
             raise ValueError("its graph is RandomResizedCrop, HorizontalFlip and Normalize: choose the recipe imagenet")
-        return Chain({}, {"graph": DaliGraph(work, self.read(work))})
+        return Chain({}, {"graph": DaliGraph(work)})
 
 
 @dataclass(frozen=True)
@@ -202,19 +191,20 @@ class ReadPlain(Read):
         return content
 
 
-@dataclass(frozen=True)
-class DecodeWindows:
+def read_plain(work: Work) -> Stage:
+    """Return the stage that reads files for DALI's decoders."""
+    return ReadPlain(work.photographs.files, frozenset(work.photographs.odd))
+
+
+def decode_windows(
+    crop: RandomResizedCrop, device: torch.device, items: tuple[Sequence[bytes], Tensor], indices: Tensor
+) -> tuple[Tensor, Tensor]:
     """Decode a random window of each file and resize it by DALI's dynamic mode: uint8 [B, 3, S, S]."""
-
-    crop: RandomResizedCrop
-    device: torch.device
-
-    def __call__(self, items: tuple[Sequence[bytes], Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
-        ndd = dali.library()
-        rng = ndd.random.RNG(int(torch.randint(2**31 - 1, ())))
-        files, device = ndd.as_batch(as_arrays(items[0])), "cpu" if self.device.type == "cpu" else "gpu"
-        images = decode_and_resize(ndd, files, self.crop, device, rng=rng)
-        return torch.utils.dlpack.from_dlpack(ndd.as_tensor(images)).permute(0, 3, 1, 2), torch.empty(NO_WINDOWS)
+    ndd = dali.library()
+    rng = ndd.random.RNG(int(torch.randint(2**31 - 1, ())))
+    files, place = ndd.as_batch(as_arrays(items[0])), "cpu" if device.type == "cpu" else "gpu"
+    images = decode_and_resize(ndd, files, crop, place, rng=rng)
+    return as_batch(torch.utils.dlpack.from_dlpack(ndd.as_tensor(images)).permute(0, 3, 1, 2), indices)
 
 
 def as_arrays(contents: Sequence[bytes]) -> list[np.ndarray]:
@@ -236,16 +226,15 @@ class DaliGraph:
     """One DALI pipeline over all photographs, in the order of the files; it is built at the first batch."""
 
     work: Work
-    read: Stage
     _pipe: Any = None
 
     def __call__(self, items: Any, indices: Tensor) -> tuple[Tensor, Tensor]:
         self._pipe = self._pipe or self._build(len(indices))
         (images,) = self._pipe.run()
-        return torch.utils.dlpack.from_dlpack(images.as_tensor()).to(self.work.dtype), torch.empty(NO_WINDOWS)
+        return as_batch(torch.utils.dlpack.from_dlpack(images.as_tensor()).to(self.work.dtype), indices)
 
     def _build(self, batch_size: int) -> Any:
-        library = importlib.import_module("nvidia.dali")
+        library, read = importlib.import_module("nvidia.dali"), read_plain(self.work)
         fn, device, (crop, flip, norm) = library.fn, self.work.device, cast(Any, self.work.ops)
         mean, std = ([255 * value for value in values] for values in (norm.mean, norm.std))
         count = len(self.work.photographs.files) // batch_size * batch_size
@@ -255,7 +244,7 @@ class DaliGraph:
             seed=int(torch.randint(2**31 - 1, ())), prefetch_queue_depth=GRAPH_AHEAD, exec_dynamic=True,
         )  # fmt: skip
         with pipe:
-            files = fn.external_source((as_arrays(self.read(i, i)) for i in batches), dtype=library.types.UINT8, ndim=1)
+            files = fn.external_source((as_arrays(read(i, i)) for i in batches), dtype=library.types.UINT8, ndim=1)
             images = decode_and_resize(fn, files, crop, "cpu" if device.type == "cpu" else "mixed")
             mirror = fn.random.coin_flip(probability=flip.p)
             pipe.set_outputs(fn.crop_mirror_normalize(images, mirror=mirror, mean=mean, std=std, output_layout="CHW"))
@@ -265,42 +254,33 @@ class DaliGraph:
 
 def collate_sizes(items: Sequence[Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sizes of decoded photographs, int64 [B, 2], in place of a batch."""
-    return torch.tensor([image.shape[1:] for image in items]), torch.empty(NO_WINDOWS)
+    return as_batch(torch.tensor([image.shape[1:] for image in items]), indices)
 
 
 def as_batch(items: Any, indices: Tensor) -> tuple[Any, Tensor]:
-    """Return items, such as the bytes of files, as a batch without windows."""
-    return items, torch.empty(NO_WINDOWS)
+    """Return items, such as images or the bytes of files, as a batch without windows."""
+    return items, torch.empty(0, 4)
 
 
-@dataclass(frozen=True)
-class DecodeOnDevice:
+def decode_on_device(
+    decoder: str, odd: frozenset[int], device: torch.device, items: tuple[Sequence[bytes], Tensor], indices: Tensor
+) -> list[Tensor]:
     """Decode the files of a batch on a CUDA device; ``odd`` ones on the CPU."""
-
-    decoder: str
-    odd: frozenset[int]
-    device: torch.device
-
-    def __call__(self, items: tuple[Sequence[bytes], Tensor], indices: Tensor) -> list[Tensor]:
-        contents = dict(zip(indices.tolist(), items[0], strict=True))
-        plain = [index for index in contents if index not in self.odd]
-        pixels = dict(zip(plain, DECODERS[self.decoder].run_all([contents[index] for index in plain]), strict=True))
-        return [pixels[i] if i in pixels else decode_pil(contents[i]).to(self.device) for i in contents]
+    contents = dict(zip(indices.tolist(), items[0], strict=True))
+    plain = [index for index in contents if index not in odd]
+    pixels = dict(zip(plain, DECODERS[decoder].run_all([contents[index] for index in plain]), strict=True))
+    return [pixels[i] if i in pixels else decode_pil(contents[i]).to(device) for i in contents]
 
 
-@dataclass
-class Packed:
-    """Read photographs from one array, uint8 [N, 3, S, S], which every process maps into its memory for itself."""
+@functools.cache
+def open_packed(path: Path) -> np.ndarray:
+    """Return photographs, uint8 [N, 3, S, S], which every process maps into its memory for itself."""
+    return cast(np.ndarray, np.load(path, mmap_mode="r"))
 
-    path: Path
 
-    def __post_init__(self) -> None:
-        self._images: np.ndarray | None = None
-
-    def __call__(self, items: Any, indices: Tensor) -> tuple[Tensor, Tensor]:
-        if self._images is None:
-            self._images = np.load(self.path, mmap_mode="r")
-        return torch.from_numpy(self._images[indices.numpy()]), torch.empty(NO_WINDOWS)
+def read_packed(path: Path, items: Any, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Read the photographs of a batch from a file of squares."""
+    return as_batch(torch.from_numpy(open_packed(path)[indices.numpy()]), indices)
 
 
 def packed_file(work: Work, side: int) -> Path:

@@ -21,8 +21,8 @@ import numpy as np
 from rich.console import Console
 
 from bench.compare import Limits, compare_runs
-from bench.jobs.job import ImageOptions, Job, JobOptions, Report, absolute, data_facts, folder_to_resume, run_job
-from bench.jobs.turns import FEWEST_PAIRS, START_S, TURNS, Pair, Side, Slot, Work, measure_in_turns
+from bench.jobs.job import ImageOptions, Job, JobOptions, Report, check_options, data_facts, folder_to_resume, run_job
+from bench.jobs.turns import FEWEST_PAIRS, START_S, TURNS, Pair, Session, Side, Slot
 from bench.noise import watch
 from bench.records import Calibration, Disturbance, Method, Plan, Planted, Run, Speed
 from bench.runner import load_plan
@@ -42,28 +42,22 @@ SURE = 0.95
 METHODS: tuple[Method, ...] = ("turns", "apart")
 
 
-def calibrate_job(data: str, data_root: Path, dataset: Any, device: str, minutes: float, console: Console, suite: str) -> Job:
+def calibrate_job(images: ImageOptions, dataset: Any, device: str, minutes: float, console: Console, suite: str) -> Job:
     """Return the job of both certificates, which take about ``minutes``."""
     pairs = FEWEST_PAIRS * max(1, round(60 * minutes / PAIR_S / FEWEST_PAIRS))
     seconds = max(1.0, 60 * minutes / pairs - START_S)
-    cases = [
-        Calibration(status="not_run", method=method, device=device, processes=2 * pairs, level=Limits().level, seconds=seconds)
-        for method in METHODS
-    ]
-    work = Work(data=absolute(data), data_root=data_root, device=device)
+    case = Calibration(status="not_run", device=device, processes=2 * pairs, level=Limits().level, seconds=seconds)
 
     @functools.cache
     def measure_pairs() -> tuple[list[Pair], Disturbance]:
-        measured: list[Pair] = []
-        disturbance = Disturbance()
+        measured, disturbance, sides = list[Pair](), Disturbance(), (Side(), Side())
+        session = Session(sides=sides, slots=SLOTS, cases=planned_cases(device), device=device, pairs=pairs, seconds=seconds)
         with watch() as machine:
-            for pair in measure_in_turns([Side(), Side()], work, planned_cases(device), SLOTS, pairs=pairs, seconds=seconds):
+            for pair in session.measure(images, console):
                 measured.append(pair)
                 disturbance = machine.disturbance()
                 if disturbance.is_strong:
                     break
-                left_s = (pairs - len(measured)) * (seconds + START_S)
-                console.print(f"calibrate: pair {len(measured)} of {pairs} pairs of processes, {left_s:.0f} s left")
         return measured, disturbance
 
     def measure(case: Calibration) -> Calibration:
@@ -72,10 +66,10 @@ def calibrate_job(data: str, data_root: Path, dataset: Any, device: str, minutes
             return msgspec.structs.replace(case, status="failed", reason=f"not measurable here: {disturbance.words}")
         return summarise(case, measured)
 
+    cases = tuple(msgspec.structs.replace(case, method=method) for method in METHODS)
     return Job(
-        name="calibrate", suite=suite, device=device, cases=tuple(cases), dataset=dataset, shuffle=False,
-        open=lambda folder: measure,
-    )  # fmt: skip
+        name="calibrate", suite=suite, device=device, cases=cases, dataset=dataset, shuffle=False, open=lambda folder: measure
+    )
 
 
 def planned_cases(device: str) -> list[Speed]:
@@ -197,14 +191,11 @@ def calibrate(options: CalibrateOptions, console: Console, report: Report) -> Pa
     Raises ValueError (nothing was measured: a number, device or data set that does not exist) and OSError (results cannot be
     written).
     """
-    from training.data import load
     from training.distributed import resolve_device
 
-    if not 0 < options.minutes < 1440:
-        raise ValueError(f"minutes must be above 0 and less than 1440, got {options.minutes:g}")
+    check_options(options)
     device = str(resolve_device(options.device))
-    dataset = data_facts(load(options.data, root=options.data_root, image_size=32, download=options.download))
+    dataset = data_facts(options.load(image_size=32))
     folder = folder_to_resume(options)
     suite = "calibrate" if folder is None else load_plan(folder).suite  # a run of another command gets its certificate
-    job = calibrate_job(options.data, options.data_root, dataset, device, options.minutes, console, suite)
-    return run_job(job, options, console, report)
+    return run_job(calibrate_job(options, dataset, device, options.minutes, console, suite), options, console, report)

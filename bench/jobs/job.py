@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from bench.jobs.grid import check_names
 from bench.records import MANNER, Case, Kind, Plan, Record, holds_run
 from bench.runner import Measure, resume, run_cases, start
 from training.config import DATA_SETS
@@ -42,6 +43,12 @@ class ImageOptions:
     """Folder of data sets, downloads and the cache."""
     download: bool = False
     """Download CIFAR-10 (170 MB) if it is not under --data-root."""
+
+    def load(self, **limits: Any) -> "Dataset":
+        """Return the data set; ``limits`` are those of ``training.data.load``."""
+        from training.data import load
+
+        return load(self.data, root=self.data_root, download=self.download, **limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +164,22 @@ def check_batches(config: "TrainConfig", dataset: "Dataset") -> None:
 
     plain = replace(config, recipe="none", backend="torchvision", augment_on="device")
     Feed(plain, dataset, Ranks(device=validate(plain)))
+
+
+def check_options(options: Any) -> None:
+    """Raise ValueError for a name that does not exist, or a number that measures nothing, by the options' names."""
+    from augment import BACKENDS, OPS, RECIPES
+
+    valid_names: dict[str, Iterable[str]] = {"backend": BACKENDS, "recipe": RECIPES, "op": OPS}
+    for noun, valid in valid_names.items():
+        check_names(noun, getattr(options, f"{noun}s", None), valid)
+    rounds = getattr(options, "rounds", None)
+    if rounds is not None and rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    for name, most in (("minutes", 1440), ("seconds", 3600)):
+        value = getattr(options, name, None)
+        if value is not None and not 0 < value < most:
+            raise ValueError(f"{name} must be above 0 and less than {most}, got {value:g}")
 
 
 def check_workers(counts: Iterable[int] | None) -> None:

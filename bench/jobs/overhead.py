@@ -1,6 +1,7 @@
 """Overhead of the trainer's step: against a bare loop of the same model, optimizer and batches with nothing around them."""
 
 import functools
+import itertools
 import math
 import statistics
 from collections.abc import Iterator
@@ -36,13 +37,8 @@ def load_images(data: str, root: Path) -> Dataset:
 
 def overhead_config(device: str) -> TrainConfig:
     """Return the quick preset's model, without augmentation, on resident images: only the step is left."""
-    from training.config import resolve_auto
-
     chosen = preset("quick", torch.device(device).type)
-    config = TrainConfig(
-        model=chosen.model, width=chosen.width, device=device, augment_on="none", resident=True, precision="auto"
-    )
-    return resolve_auto(config, torch.device(device))
+    return chosen.config(device, max_train=None, augment_on="none", resident=True)
 
 
 def bare_steps(config: TrainConfig, dataset: Dataset, device: torch.device) -> Iterator[None]:
@@ -87,26 +83,10 @@ def trainer_busy(config: TrainConfig, dataset: Dataset) -> float | None:
         return busy_share(lambda: next(steps), trainer.device, calls=BUSY_STEPS)
 
 
-class Turns:
-    """Times a second function before the first one in even rounds and after it in odd ones: neither is always second."""
-
-    def __init__(self, function: Function, clock: Clock) -> None:
-        self._function, self._clock, self._round = function, clock, 0
-        self.seconds: list[float] = []
-
-    def before(self) -> None:
-        """Run before each call of the first function."""
-        if self._round % 2 == 0:
-            self._time()
-
-    def after(self) -> None:
-        """Run after each call of the first function."""
-        if self._round % 2 == 1:
-            self._time()
-        self._round += 1
-
-    def _time(self) -> None:
-        self.seconds += sample(self._function, 1, clock=self._clock)
+def alternate(function: Function) -> Function:
+    """Return a function to call before and after each call of another: ``function`` comes before one and after the next."""
+    turns = itertools.cycle((True, False, False, True))
+    return lambda: function() if next(turns) else None
 
 
 def measure_overhead(case: Overhead, config: TrainConfig, dataset: Dataset, *, seconds: float, sampler: Sampler) -> Overhead:
@@ -120,14 +100,15 @@ def measure_overhead(case: Overhead, config: TrainConfig, dataset: Dataset, *, s
         trainer.warm_up()
         clock = Clock(trainer.device)
         bare, trained = bare_steps(trainer.config, dataset, trainer.device), trained_steps(trainer)
-        warm = Turns(lambda: next(bare), clock)
-        first = sample(lambda: next(trained), WARM_UP_STEPS, warm.before, warm.after, clock=clock)
-        calls = min(MOST_TURNS, max(FEWEST_TURNS, math.ceil(seconds / (first[-1] + warm.seconds[-1]))))
-        turns = Turns(lambda: next(bare), clock)
-        step_s = tuple(sampler(lambda: next(trained), calls, turns.before, turns.after))
+        bare_s: list[float] = []
+        time_bare = alternate(lambda: bare_s.extend(sample(lambda: next(bare), 1, clock=clock)))
+        warm_s = sample(lambda: next(trained), WARM_UP_STEPS, time_bare, time_bare, clock=clock)
+        calls = min(MOST_TURNS, max(FEWEST_TURNS, math.ceil(seconds / (warm_s[-1] + bare_s.pop()))))
+        bare_s.clear()
+        step_s = tuple(sampler(lambda: next(trained), calls, time_bare, time_bare))
         return msgspec.structs.replace(
             case, status="ok", dataset=dataset.name, fingerprint=dataset.fingerprint, fallback=dataset.fallback,
             lane=trainer.feed.lane, implementation=trainer.feed.implementation, devices=tuple(trainer.devices),
-            threads=torch.get_num_threads(), bare_s=tuple(turns.seconds), step_s=step_s,
-            step_over_bare=statistics.median(step / bare for step, bare in zip(step_s, turns.seconds, strict=True)),
+            threads=torch.get_num_threads(), bare_s=tuple(bare_s), step_s=step_s,
+            step_over_bare=statistics.median(step / bare for step, bare in zip(step_s, bare_s, strict=True)),
         )  # fmt: skip

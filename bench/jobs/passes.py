@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import ctypes
+import functools
 import gc
 import itertools
 import time
@@ -46,7 +47,7 @@ class Passes:
         gc.freeze()  # what is imported stays: the collection before each pass takes milliseconds
         atexit.register(gc.unfreeze)  # else libraries report their objects as leaked
         self._recorded: OrderedDict[tuple[Any, ...], Recorded] = OrderedDict()
-        self._steps: dict[str, TrainStep] = {}
+        self._step = functools.cache(self._make_step)
 
     def measure(self, case: Pipeline) -> Pipeline:
         """Return the record of one pass."""
@@ -91,11 +92,9 @@ class Passes:
     def _pixel_differences(self) -> dict[str, dict[str, tuple[float, float]]]:
         return pixel_differences(self.work.photographs)
 
-    def _step(self, model: str) -> "TrainStep":
-        if model not in self._steps:
-            torch.manual_seed(0)
-            self._steps[model] = TrainStep(model, self.work.device, self.work.dtype)
-        return self._steps[model]
+    def _make_step(self, model: str) -> "TrainStep":
+        torch.manual_seed(0)
+        return TrainStep(model, self.work.device, self.work.dtype)
 
     def _record(self, case: Pipeline, chain: Chain, batches: Sequence[Tensor]) -> Recorded:
         assert case.without is not None

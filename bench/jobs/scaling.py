@@ -7,11 +7,8 @@ augmentation.
 """
 
 import os
-import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +17,10 @@ import msgspec
 from rich.console import Console
 
 from bench.jobs.grid import check_names
-from bench.jobs.job import Job, Report, config_of, data_facts, plan_training, run_job, take
-from bench.jobs.throughput import StepOptions, base_config, check_repetitions
+from bench.jobs.job import Job, Report, check_options, config_of, data_facts, plan_training, run_job, take
+from bench.jobs.throughput import StepOptions, base_config
 from bench.presets import preset
+from bench.processes import read_output
 from bench.records import Scaling, one_line
 from training.config import TrainConfig
 from training.cpus import usable_cpus
@@ -89,7 +87,7 @@ def run_processes(case: Scaling, base: TrainConfig, *, seconds: float) -> Scalin
         task, result = Path(folder) / "task.json", Path(folder) / "result.json"
         work = Task(case=case, config=config_of(case, base), seconds=seconds, threads=threads)
         task.write_bytes(msgspec.json.encode(work, enc_hook=str))
-        status, output = _run(_command(case, task, result), _variables(case, threads), START_S + 10 * seconds)
+        status, output = read_output(_command(case, task, result), START_S + 10 * seconds, env=_variables(case, threads))
         if status == 0 and result.exists():
             return msgspec.json.decode(result.read_bytes(), type=Scaling)
     return msgspec.structs.replace(case, status="failed", reason=_find_reason(output, status))
@@ -112,23 +110,6 @@ def _variables(case: Scaling, threads: int | None) -> dict[str, str]:
     return variables
 
 
-def _run(command: list[str], variables: Mapping[str, str], limit_s: float) -> tuple[int | None, str]:
-    """Return exit status (None after ``limit_s``) and output of a command; all its processes are gone afterwards."""
-    process = subprocess.Popen(
-        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=limit_s)
-        return process.returncode, output
-    except subprocess.TimeoutExpired:
-        return None, ""
-    finally:
-        if process.poll() is None:  # torchrun's processes are of its group
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-
-
 def _find_reason(output: str, status: int | None) -> str:
     """Return the line in which a process named its mistake, else the last line that names an error."""
     if status is None:
@@ -148,14 +129,24 @@ def scaling(options: ScalingOptions, console: Console, report: Report) -> Path:
     Raises ValueError (nothing was measured: more processes than GPUs, a name, device or data set that does not exist), OSError
     (results cannot be written), KeyboardInterrupt (after the report of what there is).
     """
-    from training.config import validate
-    from training.data import load
+    import torch
 
-    base, gpus = _base_config(options)
-    validate(base)
+    from augment import BACKENDS, RECIPES
+    from training.distributed import resolve_device
+
+    check_names("backend", (options.backend,), BACKENDS)
+    check_names("recipe", (options.recipe,), RECIPES)
+    check_options(options)
+    if not BACKENDS[options.backend].on_device:
+        raise ValueError(f"backend {options.backend} works image by image on the CPU: take one that runs where the model is")
+    kind = resolve_device(options.device).type
+    gpus = torch.accelerator.device_count() if kind != "cpu" else 0
+    chosen, cores = preset("quick", kind), usable_cpus()
+    base = base_config(
+        options, chosen, kind, recipe=options.recipe, backend=options.backend, resident=True, max_test=chosen.max_test
+    )
     counts = process_counts(options, base, gpus)
-    chosen, cores = preset("quick", base.device), usable_cpus()
-    dataset = load(base.data, root=base.data_root, max_train=base.max_train, max_test=base.max_test, download=options.download)
+    dataset = options.load(max_train=base.max_train, max_test=base.max_test)
     if base.device == "cpu" and max(counts) > 1:
         console.print(f"on a CPU the processes share its {cores} cores: each gets {cores} // processes threads, one at least")
     cases = plan_cases(base, dataset, counts, gpus=gpus, cores=cores)
@@ -169,26 +160,6 @@ def scaling(options: ScalingOptions, console: Console, report: Report) -> Path:
         dataset=data_facts(dataset), open=lambda folder: measure, rounds=take(options.rounds, chosen.throughput_rounds),
     )  # fmt: skip
     return run_job(job, options, console, report)
-
-
-def _base_config(options: ScalingOptions) -> tuple[TrainConfig, int]:
-    """Return the config that all cases share, and the number of GPUs. ValueError for what is no choice here."""
-    import torch
-
-    from augment import BACKENDS, RECIPES
-    from training.distributed import resolve_device
-
-    check_names("backend", (options.backend,), BACKENDS)
-    check_names("recipe", (options.recipe,), RECIPES)
-    if not BACKENDS[options.backend].on_device:
-        raise ValueError(f"backend {options.backend} works image by image on the CPU: take one that runs where the model is")
-    kind = resolve_device(options.device).type
-    check_repetitions(options.seconds, options.rounds)
-    chosen = preset("quick", kind)
-    settings = {"recipe": options.recipe, "backend": options.backend, "resident": True, "max_test": chosen.max_test}
-    return base_config(
-        options, chosen, torch.device(kind), **settings
-    ), torch.accelerator.device_count() if kind != "cpu" else 0
 
 
 def process_counts(options: ScalingOptions, base: TrainConfig, gpus: int) -> tuple[int, ...]:

@@ -9,13 +9,15 @@ and backend, so that the difference of two such runs holds less chance than eith
 
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 from rich.console import Console
@@ -32,12 +34,14 @@ from bench.jobs.job import (
     once,
     open_folder,
     plan_training,
+    reporting,
     train_in_turn,
 )
 from bench.noise import ROOT_VARIABLE
 from bench.presets import COMMON
-from bench.records import Accuracy, Plan, as_stored, differences, finished_keys, load_run
-from bench.runner import Claims, await_plan
+from bench.processes import end_with
+from bench.records import CLAIMS, Accuracy, Plan, load_run
+from bench.runner import await_owners, await_plan, check_settings, find_missing
 from training.config import MOST_WORKERS, TrainConfig
 from training.cpus import usable_cpus
 from training.interrupts import shielded
@@ -77,20 +81,19 @@ class SweepOptions(JobOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """Part of a sweep for one process. ``parent`` is the process that started it for this, if one did."""
+    """Part of a sweep for one of ``at_once`` processes on this machine."""
 
     base: TrainConfig
     cases: Sequence[Accuracy]
     folder: Path
     index: int
     at_once: int
-    parent: int | None = None
 
 
 def sweep(options: SweepOptions, console: Console, report: Report) -> Path | None:
     """Train all cases that have no record yet and write the report.
 
-    Under torchrun every process takes cases, and the one that finds all done writes the report.
+    Under torchrun every process takes cases; the first one waits for the others and writes the report.
 
     Returns:
         The run folder; None for a process that leaves the report to another one.
@@ -100,43 +103,42 @@ def sweep(options: SweepOptions, console: Console, report: Report) -> Path | Non
         OSError: results cannot be written, or a process died and left cases undone.
         KeyboardInterrupt: after the report of what there is.
     """
+    import torch
+
     from training.data import load_for
 
     rank, index = os.environ.get("RANK"), int(os.environ.get("LOCAL_RANK", "0"))
-    leads = rank in (None, "0")
     baseline = _check(options, launched=rank is not None)
     local = give_device(options.config, index)
     base, device = _check_config(options, local)
-    plan = None if leads else await_plan(options.results or Path())  # the first process has then loaded the data into a cache
+    # The first process, which leads, has then loaded the data into a cache.
+    plan = None if rank in (None, "0") else await_plan(options.results or Path())
     dataset = load_for(base)
     check_batches(dataclasses.replace(base, device=local.device), dataset)
-    cases = plan_cases(options, base, dataset, device, at_once=options.workers or default_workers(local, base))
+    workers = options.workers or (1 if local.device == base.device else torch.accelerator.device_count())
+    cases = plan_cases(options, base, dataset, device, at_once=workers)
     job = sweep_job(cases, base, dataset, device, baseline=baseline, at_once=1)
-    if plan is None:
-        folder = open_folder(job, options, console, retry_failed=options.retry_failed)
-    else:
+    own, at_once = dataclasses.replace(base, device=local.device), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if plan is not None:
         folder = options.results or Path()
-        check_settings(folder, plan.settings, job.settings)
-    if rank is not None:
-        at_once = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    else:  # cores are shared among those that have work
-        at_once = max(1, min(options.workers or default_workers(local, base), len(find_missing(folder, cases))))
-    share = Share(base=base, cases=cases, folder=folder, index=index, at_once=at_once)
-    try:
+        check_settings(folder, plan, Plan(suite=job.suite, settings=dict(job.settings)))
+        train_share(Share(base=own, cases=cases, folder=folder, index=index, at_once=at_once), dataset, console)
+        return None
+    folder = open_folder(job, options, console, retry_failed=options.retry_failed)
+    with reporting(folder, lambda folder: report(folder) if load_run(folder).records else None):
+        if rank is None:  # cores are shared among those that have work
+            at_once = max(1, min(workers, len(find_missing(folder, cases))))
+        share = Share(base=base, cases=cases, folder=folder, index=index, at_once=at_once)
         if rank is not None or at_once == 1:
-            train_share(dataclasses.replace(share, base=dataclasses.replace(base, device=local.device)), dataset, console)
+            train_share(dataclasses.replace(share, base=own), dataset, console)
+            await_owners(folder, cases)
         else:
             train_in_processes(share)
-    except BaseException:
-        with contextlib.suppress(ValueError, OSError):  # the first error is the one to tell
-            _finish(folder, cases, report, alone=rank is None)
-        raise
-    missing = _finish(folder, cases, report, alone=rank is None)
-    if missing:
-        raise OSError(
-            f"{len(missing)} of {len(cases)} cases have not run, the first {label(missing[0])}: add --resume --results {folder}"
-        )
-    return None if missing is None else folder
+    if missing := find_missing(folder, cases):
+        first = f"{missing[0].recipe}@{missing[0].backend}, seed {missing[0].seed}"
+        raise OSError(f"{len(missing)} of {len(cases)} cases have not run, the first {first}: add --resume --results {folder}")
+    shutil.rmtree(folder / CLAIMS, ignore_errors=True)
+    return folder
 
 
 # ---- the cases --------------------------------------------------------------------------------------------------------
@@ -212,13 +214,6 @@ def case_config(base: TrainConfig, recipe: str, backend: str, seed: int, *, at_o
     return dataclasses.replace(config, augment_on="workers", num_workers=workers, resident=False)
 
 
-def check_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a plan has these settings: the first process may not have refused it yet."""
-    stored = as_stored(Plan(suite="sweep", settings=dict(now))).settings
-    if changed := differences(*({name: str(value) for name, value in settings.items()} for settings in (before, stored))):
-        raise ValueError(f"cannot resume {folder} here ({changed[0]}): choose another --results")
-
-
 def give_device(base: TrainConfig, index: int) -> TrainConfig:
     """Return the config of the ``index``-th local process, with a GPU of its own while there are enough; then they take turns.
 
@@ -237,13 +232,6 @@ def give_device(base: TrainConfig, index: int) -> TrainConfig:
     if device.type != "cuda" or torch.device("cuda" if base.device == "auto" else base.device).index is not None:
         return base
     return dataclasses.replace(base, device=f"cuda:{index % torch.accelerator.device_count()}")
-
-
-def default_workers(local: TrainConfig, base: TrainConfig) -> int:
-    """Return one process per GPU if processes have a GPU each, else one."""
-    import torch
-
-    return 1 if local.device == base.device else torch.accelerator.device_count()
 
 
 def sweep_job(
@@ -265,7 +253,7 @@ def train_in_processes(share: Share) -> None:
     """Share the cases out among fresh processes, and wait for them."""
     os.environ.setdefault(ROOT_VARIABLE, str(os.getpid()))
     context = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
-    shares = [dataclasses.replace(share, index=index, parent=os.getpid()) for index in range(share.at_once)]
+    shares = [dataclasses.replace(share, index=index) for index in range(share.at_once)]
     processes = [context.Process(target=run_worker, args=(part,)) for part in shares]
     with shielded():
         for process in processes:
@@ -283,6 +271,8 @@ def run_worker(share: Share) -> None:
     """Run as a local process of a sweep, with its share of the cores and a GPU of its own where there are enough."""
     from training.data import load_for
 
+    if (parent := multiprocessing.parent_process()) is not None:
+        end_with(parent.pid or 0)
     base = give_device(share.base, share.index)
     try:
         train_share(dataclasses.replace(share, base=base), load_for(base), open_console())
@@ -291,63 +281,14 @@ def run_worker(share: Share) -> None:
 
 
 def train_share(share: Share, dataset: "Dataset", console: Console) -> None:
-    """Train what is left of the cases, in this process."""
+    """Train what is left of the cases, in this process, while the results of its device can be trusted."""
     import torch
 
+    from bench.jobs.speed import device_works
     from training.distributed import resolve_device
 
     device = resolve_device(share.base.device)
     if share.at_once > 1:
         torch.set_num_threads(max(1, usable_cpus() // share.at_once))
     job = sweep_job(share.cases, share.base, dataset, device.type, baseline=None, at_once=share.at_once)
-    measure_cases(job, share.folder, console, shared=True, keep_going=_keep_going(device, share.parent))
-
-
-def _keep_going(device: Any, parent: int | None) -> Callable[[], bool]:
-    """Return a check: False once the parent is gone, or the device is at fault and its results could not be trusted."""
-    from training.distributed import synchronise
-
-    def check() -> bool:
-        if parent is not None and os.getppid() != parent:
-            return False
-        try:
-            synchronise(device)
-        except RuntimeError:
-            return False
-        return True
-
-    return check
-
-
-# ---- the end ----------------------------------------------------------------------------------------------------------
-
-
-def label(case: Accuracy) -> str:
-    """Return a case's recipe, backend and seed."""
-    return f"{case.recipe}@{case.backend}, seed {case.seed}"
-
-
-def find_missing(folder: Path, cases: Sequence[Accuracy]) -> list[Accuracy]:
-    """Return the cases that have neither a result nor a failure that counts."""
-    run = load_run(folder)
-    keys = finished_keys(run.records, run.plan.retry_after if run.plan else 0)
-    return [case for case in cases if case.key not in keys]
-
-
-def _finish(folder: Path, cases: Sequence[Accuracy], report: Report, *, alone: bool) -> list[Accuracy] | None:
-    """Write the report of what there is, unless another process has to.
-
-    Returns:
-        The cases that nobody has done or is doing; None where the report is left to another process.
-    """
-    missing, claims = find_missing(folder, cases), Claims(folder)
-    if not alone and (missing or not claims.exist):
-        return None  # others are at work, or have written the report
-    with claims.turn():
-        if not alone and not claims.exist:
-            return None  # another process wrote it while this one waited
-        if load_run(folder).records:
-            report(folder)
-        if not missing:
-            claims.remove()
-    return missing
+    measure_cases(job, share.folder, console, shared=True, keep_going=functools.partial(device_works, str(device)))

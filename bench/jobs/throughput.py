@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from rich.console import Console
 
-from bench.jobs.grid import check_names
 from bench.jobs.job import (
     ImageOptions,
     Job,
     JobOptions,
     Report,
     check_batches,
+    check_options,
     check_workers,
     config_of,
     data_facts,
@@ -40,8 +40,6 @@ from training.config import Decode, Precision, TrainConfig
 from training.cpus import usable_cpus
 
 if TYPE_CHECKING:
-    import torch
-
     from training.data import Dataset
 
 BEST_ON_DEVICE = ("fused", "kornia", "torchvision")
@@ -272,18 +270,14 @@ def throughput(options: ThroughputOptions, console: Console, report: Report) -> 
     Raises ValueError (nothing was measured: a name, number, device or data set that does not exist), OSError (results cannot be
     written), KeyboardInterrupt (after the report of what there is).
     """
-    from training.config import validate
-    from training.data import load
     from training.distributed import resolve_device
 
     device = resolve_device(options.device)
     chosen = preset("quick", device.type)
-    _check(options)
-    base = base_config(options, chosen, device)
-    validate(base)
-    dataset = load(
-        options.data, root=options.data_root, max_train=base.max_train, max_test=chosen.max_test, download=options.download
-    )
+    check_options(options)
+    check_workers(options.workers)
+    base = base_config(options, chosen, str(device))
+    dataset = options.load(max_train=base.max_train, max_test=chosen.max_test)
     if "workers" in (options.decode or ()) and dataset.train.files is None:
         raise ValueError(f"{dataset.name} has no files to decode in workers: take --data FOLDER, or leave out --decode workers")
     check_batches(base, dataset)
@@ -300,30 +294,11 @@ def throughput(options: ThroughputOptions, console: Console, report: Report) -> 
     return run_job(job, options, console, report)
 
 
-def base_config(options: StepOptions, chosen: Preset, device: "torch.device", **settings: Any) -> TrainConfig:
-    """Return the config that all cases share: the options' settings, those left out from the quick preset."""
-    from training.config import resolve_auto
-
-    base = TrainConfig(
-        data=options.data, data_root=options.data_root, model=take(options.model, chosen.model),
-        width=take(options.width, chosen.width), max_train=take(options.max_train, chosen.max_train),
-        batch_size=options.batch_size, precision=options.precision, device=str(device), **settings,
+def base_config(options: StepOptions, chosen: Preset, device: str, **settings: Any) -> TrainConfig:
+    """Return the config that all cases share: the options' settings, those left out from the preset."""
+    values = {name: getattr(options, name) for name in ("model", "width", "max_train")}
+    settings |= {name: value for name, value in values.items() if value is not None}
+    return chosen.config(
+        device, data=options.data, data_root=options.data_root, batch_size=options.batch_size, precision=options.precision,
+        **settings,
     )  # fmt: skip
-    return resolve_auto(base, device)
-
-
-def check_repetitions(seconds: float | None, rounds: int | None) -> None:
-    """Raise ValueError for seconds or rounds that measure nothing."""
-    if rounds is not None and rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
-    if seconds is not None and not 0 < seconds < 3600:
-        raise ValueError(f"seconds must be above 0 and less than 3600, got {seconds}")
-
-
-def _check(options: ThroughputOptions) -> None:
-    from augment import BACKENDS, RECIPES
-
-    check_names("backend", options.backends, BACKENDS)
-    check_names("recipe", options.recipes, RECIPES)
-    check_repetitions(options.seconds, options.rounds)
-    check_workers(options.workers)

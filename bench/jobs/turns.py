@@ -25,11 +25,11 @@ from rich.console import Console
 
 from bench.compare import Limits, compare
 from bench.jobs.grid import Grid, plan
-from bench.jobs.job import ImageOptions, absolute, duration, once
+from bench.jobs.job import ImageOptions, absolute, check_options, duration, once, reporting
 from bench.noise import isolate, watch
+from bench.processes import spawn
 from bench.records import PLAN, Environment, Plan, Speed, append, holds_run, one_line, write
 from bench.runner import measure_case, start
-from training.interrupts import shielded
 
 S = TypeVar("S", Environment, Speed)
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,15 +55,6 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """Data set and device of a worker."""
-
-    data: str
-    data_root: Path
-    device: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Slot:
     """A place in each turn: a side, and the share of work that is added to its cases and does not count."""
 
@@ -74,32 +65,23 @@ class Slot:
 class Worker:
     """A process of one side, which measures what it is asked."""
 
-    def __init__(self, side: Side, work: Work) -> None:
+    def __init__(self, side: Side, images: ImageOptions, device: str) -> None:
         self._side = side
-        command = [str(side.python), "-m", "bench.jobs.turns", work.data, str(work.data_root.absolute()), work.device]
-        variables = {"PYTHONPATH": str(side.code)}
+        command = [str(side.python), "-m", "bench.jobs.turns", absolute(images.data), str(images.data_root.absolute()), device]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the process
-        with shielded():
-            self._process = subprocess.Popen(
-                command, cwd=side.code, text=True, env=os.environ | variables,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            )  # fmt: skip
+        self._process = spawn(
+            command, cwd=side.code, text=True, env=os.environ | {"PYTHONPATH": str(side.code)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+        )  # fmt: skip
 
-    def read_environment(self) -> Environment:
-        """Return what the process says of itself once it is ready."""
-        return self._answer(Environment)
-
-    def measure(self, case: Speed) -> Speed:
-        """Measure a round of a case."""
+    def answer(self, kind: type[S], case: Speed | None = None) -> S:
+        """Return what the process answers to a case; to none, its environment once it is ready."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # its last words tell more
-            self._process.stdin.write(msgspec.json.encode(case).decode() + "\n")
-            self._process.stdin.flush()
-        return self._answer(Speed)
-
-    def _answer(self, kind: type[S]) -> S:
         assert self._process.stdout is not None
         cause = "its records are those of another version"
+        with contextlib.suppress(BrokenPipeError):  # its last words tell more
+            self._process.stdin.write("" if case is None else msgspec.json.encode(case).decode() + "\n")
+            self._process.stdin.flush()
         with contextlib.suppress(msgspec.MsgspecError):
             if line := self._process.stdout.readline():
                 return msgspec.json.decode(line, type=kind)
@@ -144,41 +126,57 @@ class Pair:
     slots: Sequence[Sequence[Speed]]
 
 
-def measure_in_turns(
-    sides: Sequence[Side], work: Work, cases: Sequence[Speed], slots: Sequence[Slot], *, pairs: int, seconds: float
-) -> Iterator[Pair]:
-    """Yield one pair of processes after the other, each of which measured for ``seconds``.
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Pairs of processes, each of which measures ``cases`` in all ``slots`` for ``seconds``."""
 
-    A round of a case measures all slots one after the other, in an order of its own. Raises ChildProcessError if a process
-    ends.
-    """
-    number = 0
-    for pair in range(pairs):
-        order = random.Random(pair)
-        records: list[list[Speed]] = [[] for _ in slots]
-        with contextlib.ExitStack() as stack:
-            workers = [stack.enter_context(contextlib.closing(Worker(side, work))) for side in sides]
-            environments = [worker.read_environment() for worker in workers]
-            deadline, last = time.monotonic() + seconds, number + FEWEST_ROUNDS
-            while number < last or time.monotonic() < deadline:
-                number += 1  # from 1: what is measured once a case would take longer than the rounds
-                for case in order.sample(cases, len(cases)):
-                    turn: list[tuple[int, Speed]] = []
-                    with watch() as machine:
-                        for index, slot in order.sample(list(enumerate(slots)), len(slots)):
-                            turn.append((index, _measure_slot(workers[slot.side], case, slot, pair, number)))
+    sides: Sequence[Side]
+    slots: Sequence[Slot]
+    cases: Sequence[Speed]
+    device: str
+    pairs: int
+    seconds: float
+
+    def measure(self, images: ImageOptions, console: Console) -> Iterator[Pair]:
+        """Yield one pair after the other, and print the time left. Raises ChildProcessError if a process ends."""
+        begin, rounds = time.monotonic(), itertools.count(1)  # from 1: what is measured once a case would take long
+        for number in range(self.pairs):
+            with contextlib.ExitStack() as stack:
+                workers = [
+                    stack.enter_context(contextlib.closing(Worker(side, images, self.device))) for side in self.sides
+                ]  # fmt: skip
+                pair = self._measure_pair(workers, number, rounds)
+            left_s = (time.monotonic() - begin) / (number + 1) * (self.pairs - number - 1)
+            console.print(f"pair {number + 1} of {self.pairs} pairs of processes, {duration(left_s)} left")
+            yield pair
+
+    def _measure_pair(self, workers: Sequence[Worker], number: int, rounds: Iterator[int]) -> Pair:
+        """Measure all slots of a case one after the other, in an order of their own, round after round."""
+        order, records = random.Random(number), [list[Speed]() for _ in self.slots]
+        environments = [worker.answer(Environment) for worker in workers]
+        deadline = time.monotonic() + self.seconds
+        for count, round_number in enumerate(rounds, start=1):
+            for case in order.sample(self.cases, len(self.cases)):
+                with watch() as machine:
+                    turn = {
+                        index: _measure_slot(workers[slot.side], case, slot, pair=number, round=round_number)
+                        for index, slot in order.sample(list(enumerate(self.slots)), len(self.slots))
+                    }
                     disturbance = machine.disturbance()
-                    for index, record in turn:
-                        records[index].append(msgspec.structs.replace(record, disturbance=disturbance))
-        yield Pair(environments=environments, slots=records)
+                for index, record in turn.items():
+                    records[index].append(msgspec.structs.replace(record, disturbance=disturbance))
+            if count >= FEWEST_ROUNDS and time.monotonic() >= deadline:
+                break
+        return Pair(environments=environments, slots=records)
 
 
-def _measure_slot(worker: Worker, case: Speed, slot: Slot, pair: int, number: int) -> Speed:
-    size = case.batch_size or 1
-    loaded = msgspec.structs.replace(case, batch_size=round(size * (1 + slot.added)), round=number, pair=pair)
-    record = worker.measure(loaded)
-    rate = record.images_per_s and record.images_per_s * size / (loaded.batch_size or 1)  # what was added does not count
-    return msgspec.structs.replace(record, batch_size=size, images_per_s=rate)
+def _measure_slot(worker: Worker, case: Speed, slot: Slot, **repetition: int) -> Speed:
+    """Measure a round of a case in a slot; images that are added to a batch do not count."""
+    batch_size = case.batch_size or 1
+    enlarged = msgspec.structs.replace(case, batch_size=round(batch_size * (1 + slot.added)), **repetition)
+    record = worker.answer(Speed, enlarged)
+    rate = record.images_per_s and record.images_per_s * batch_size / (enlarged.batch_size or 1)
+    return msgspec.structs.replace(record, batch_size=batch_size, images_per_s=rate)
 
 
 # ---- the command ------------------------------------------------------------------------------------------------------
@@ -213,12 +211,9 @@ def turns(a: Path, b: Path, options: TurnsOptions, console: Console) -> int:
         ValueError: a side is no installation, or a case cannot be measured.
         ChildProcessError: a side cannot measure, in its own last words.
     """
-    from training.data import load
-
     options.check()
+    check_options(options)
     sides = [find_side(path) for path in (a, b)]
-    if not 0 < options.minutes < 1440:
-        raise ValueError(f"minutes must be above 0 and less than 1440, got {options.minutes:g}")
     planned = plan(_grid(options))
     cases = [case for case in planned if case.status == "not_run"]
     if not cases:
@@ -227,28 +222,32 @@ def turns(a: Path, b: Path, options: TurnsOptions, console: Console) -> int:
     for name in ("a", "b"):
         if holds_run(parent / name):
             raise ValueError(f"{parent / name} already holds a run: choose another --out")
-    dataset = load(options.data, root=options.data_root, image_size=32, download=options.download)
+    dataset = options.load(image_size=32)
     parent.mkdir(parents=True, exist_ok=True)
     pairs = max(FEWEST_PAIRS, round(60 * options.minutes / (START_S + CASE_S * len(cases))))
     seconds = max(1.0, 60 * options.minutes / pairs - START_S)
-    work = Work(data=absolute(options.data), data_root=options.data_root, device=options.device)
     about = f"{pairs} pairs of processes, about {duration(pairs * (START_S + seconds))}; results go to {parent}"
     console.print(f"augmark turns on {options.device}, images: {dataset.name}, {about}")
     if dataset.fallback:
         console.print(f"Not a real data set: {dataset.fallback}", style="bold red")
+    slots = (Slot(side=0), Slot(side=1))
+    session = Session(sides=sides, slots=slots, cases=cases, device=options.device, pairs=pairs, seconds=seconds)
     stored = Plan(suite=TURNS, cases=tuple(planned), settings={TURNS: uuid.uuid4().hex})
-    folders: list[Path] = []
-    slots, began = [Slot(side=0), Slot(side=1)], time.monotonic()
-    for count, pair in enumerate(measure_in_turns(sides, work, cases, slots, pairs=pairs, seconds=seconds), start=1):
-        named = zip(("a", "b"), pair.environments, strict=True)
-        folders = folders or [start(parent / name, stored, environment, options.device) for name, environment in named]
-        for folder, records in zip(folders, pair.slots, strict=True):
-            for record in records:
-                append(folder, record)
-            write(folder / PLAN, msgspec.structs.replace(stored, rounds=records[-1].round))
-        left_s = (time.monotonic() - began) / count * (pairs - count)
-        console.print(f"turns: pair {count} of {pairs}, {duration(left_s)} left")
-    return compare(folders[0], folders[1], console, options, across_machines=True)
+    results: list[int] = []
+
+    def report(folder: Path) -> None:
+        results.append(compare(folder / "a", folder / "b", console, options, across_machines=True))
+
+    with reporting(parent, report):
+        for pair in session.measure(options, console):
+            for name, environment, records in zip(("a", "b"), pair.environments, pair.slots, strict=True):
+                folder = parent / name
+                if not holds_run(folder):
+                    start(folder, stored, environment, options.device)
+                for record in records:
+                    append(folder, record)
+                write(folder / PLAN, msgspec.structs.replace(stored, rounds=records[-1].round))
+    return results[0]
 
 
 def _numbered(folder: Path) -> Iterator[Path]:

@@ -3,12 +3,25 @@
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
-from bench.records.structs import KINDS, Accuracy, Disturbance, Lane, Record, Speed, Status
+from bench.records.base import Disturbance, Lane, Record, Status
+from bench.records.structs import KINDS, Accuracy, Speed
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+
+def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Return items by their key, in order of first appearance."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def finished_keys(records: Iterable[Record], retry_after: int = 0) -> set[tuple[Any, ...]]:
@@ -33,9 +46,7 @@ def project_sweep(records: Iterable[Record]) -> str:
     if not followed:
         return ""
     between = [record.between_s or 0.0 for record in followed]
-    whole = [
-        seconds + (record.train_s or 0) + (record.evaluation_s or 0) for seconds, record in zip(between, followed, strict=True)
-    ]
+    whole = [(record.between_s or 0) + (record.train_s or 0) + (record.evaluation_s or 0) for record in followed]
     minutes = math.prod(PROJECTED) * statistics.median(whole) / 60 / (followed[0].cells_at_once or 1)
     times = f"between two cases: median {statistics.median(between):.2g} s, at most {max(between):.2g} s (n = {len(between)})"
     return f"{times}; {PROJECTED[0]} recipes x {PROJECTED[1]} seeds would take about {minutes:,.0f} min here"
@@ -63,7 +74,8 @@ class Case:
 
     name: str = ""
     planned: Record | None = None
-    records: Sequence[Record] = field(repr=False)
+    records: Sequence[Any] = field(repr=False)
+    """Typed as the structs of the kind."""
     failed: Sequence[Record] = field(default=(), repr=False)
 
     @cached_property
@@ -108,6 +120,16 @@ class Case:
     def sound(self) -> "Case":
         """The case without disturbed rounds, or with all if too few are left."""
         return self if self.is_disturbed else self.quiet
+
+    @cached_property
+    def rates(self) -> list[float]:
+        """What the kind is about, such as images/s, in each sound round; empty unless the case is ok."""
+        return self.sound.values(self.first.quantities[0].name) if self.status == "ok" else []
+
+    @cached_property
+    def rate(self) -> float:
+        """Median of ``rates``; 0 if there are none."""
+        return statistics.median(self.rates) if self.rates else 0.0
 
     @property
     def is_disturbed(self) -> bool:
@@ -164,17 +186,13 @@ def worst_disturbance(records: Iterable[Record]) -> Disturbance | None:
 
 def gather(planned: Iterable[Record], records: Iterable[Record]) -> Iterator[Case]:
     """Gather records to cases with names of their own: planned ones in the plan's order, then others as they appear."""
-    plan: dict[tuple[Any, ...], Record] = {}
-    measured: dict[tuple[Any, ...], list[Record]] = {}
-    for record in planned:
-        plan.setdefault(record.case_key, record)
-        measured.setdefault(record.case_key, [])
-    for record in records:
-        measured.setdefault(record.case_key, []).append(record)
-    names: dict[str, int] = {}
-    for key, group in measured.items():
+    plan = {key: first for key, (first, *_) in group_by(planned, lambda record: record.case_key).items()}
+    measured = group_by(records, lambda record: record.case_key)
+    names = Counter[str]()
+    for key in {**plan, **measured}:
+        group = measured.get(key, [])
         name = (group[0] if group else plan[key]).name
-        names[name] = names.get(name, 0) + 1  # cases that differ in something rare share a name
+        names[name] += 1  # cases that differ in something rare share a name
         yield Case(
             name=name if names[name] == 1 else f"{name}-{names[name]}",
             planned=plan.get(key),

@@ -21,8 +21,11 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
+from bench.records.audits import Audit
+from bench.records.base import Record
 from bench.records.cases import Case, gather
-from bench.records.structs import Audit, Environment, Kind, Plan, Record
+from bench.records.machines import Environment
+from bench.records.structs import Kind, Plan
 from bench.records.words import one_line
 
 ENVIRONMENT, PLAN, RECORDS, AUDIT, RUNNING = "environment.json", "plan.json", "records.jsonl", "audit.json", "running.json"
@@ -48,15 +51,9 @@ class Source:
     Sources of the same ``group`` are, and their rounds were joined. ``notes`` say what was left out as another run has it.
     """
 
-    name: str
-    path: Path
+    run: "Run"
     group: int
     place: str | None
-    environment: Environment | None
-    planned: int
-    measured: int
-    records: int
-    audited: bool
     notes: list[str]
 
 
@@ -72,6 +69,17 @@ class Run:
     audit: Audit | None = None
     problems: list[str] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
+
+    @property
+    def parts(self) -> list["Run"]:
+        """The runs that it was made of, else itself."""
+        return [source.run for source in self.sources] or [self]
+
+    @property
+    def environments(self) -> dict[str | None, Environment]:
+        """Environments by place: of the runs that it was made of, else its own under None."""
+        places = {source.place: source.run.environment for source in self.sources} or {None: self.environment}
+        return {place: environment for place, environment in places.items() if environment}
 
     @cached_property
     def running(self) -> list[Record]:

@@ -7,36 +7,21 @@ nothing. No torch here.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bench.records.audits import Audit, AuditCell
+from bench.records.base import Record
+from bench.records.cases import group_by
 from bench.records.folder import Run, Source, load_run, merged_folder
-from bench.records.machines import code_facts, machine_facts
-from bench.records.structs import Audit, AuditCell, DataSet, Environment, Kind, Plan, Record
+from bench.records.machines import Environment, code_facts, machine_facts
+from bench.records.structs import Plan
 from bench.records.words import join, plural
 
 VERDICTS_WORST_FIRST = ("different", "unaudited", "close", "exact", "unsupported")
-
-
-@dataclass(kw_only=True)
-class _Group:
-    """Runs of the same code on the same machine. ``place`` names its devices; ``notes`` say by run what was left out."""
-
-    runs: list[Run]
-    place: str | None = None
-    notes: dict[str, list[str]] = field(default_factory=dict)
-
-    def device(self, name: str) -> str:
-        return name if self.place is None else f"{name} of {self.place}"
-
-    def place_record(self, record: Record, **changes: Any) -> Record:
-        devices = getattr(record, "devices", ())
-        if self.place is not None and devices:
-            changes["devices"] = (*devices[:-1], self.device(devices[-1]))
-        return msgspec.structs.replace(record, device=self.device(record.device), **changes)
 
 
 def load_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -88,143 +73,97 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def merge(runs: Sequence[Run], folder: Path, problems: Sequence[str] = ()) -> Run:
-    """Return runs with names of their own as one whose files go to ``folder``.
+    """Return runs with names of their own as one whose files go to ``folder``; a run alone stays as it is.
 
     Args:
-        runs: the runs; every record gets the name of its run in ``run``.
+        runs: the runs; of several, every record gets the name of its run in ``run``.
         folder: where the report of the merged run goes.
         problems: lines on what could not be read.
     """
-    groups = _groups(runs)
+    problems = [*problems, *(f"{run.name}: {problem}" for run in runs for problem in run.problems)]
+    if len(runs) == 1:
+        return replace(runs[0], path=folder, problems=problems)
+    records, cases, sources = list[Record](), list[Any](), list[Source]()
+    groups = list(group_by(runs, _machine_and_code).values())
+    for index, (group, place) in enumerate(zip(groups, _places(groups), strict=True)):
+        notes: dict[str, list[str]] = {run.name: [] for run in group}
+        records += [_place(record, place) for record in _join(group, notes)]
+        cases += [_place(case, place) for run in group if run.plan for case in run.plan.cases]
+        sources += [Source(run=run, group=index, place=place, notes=notes[run.name]) for run in group]
+    baselines = {run.plan.baseline for run in runs if run.plan and run.plan.baseline}
     return Run(
         path=folder,
         name=folder.resolve().name,
-        environment=_environment(groups),
-        plan=_plan(groups),
-        records=[record for group in groups for record in _records(group)],
+        environment=_environment(runs) if len(groups) == 1 else None,
+        plan=Plan(
+            suite="merged",
+            cases=tuple({case.key: case for case in cases}.values()),
+            baseline=baselines.pop() if len(baselines) == 1 else None,
+        ),
+        records=records,
         audit=_audit(runs),
-        problems=[*problems, *(f"{run.name}: {problem}" for run in runs for problem in run.problems)],
-        sources=[_source(run, index, group) for index, group in enumerate(groups) for run in group.runs],
+        problems=problems,
+        sources=sources,
     )
 
 
-def _groups(runs: Sequence[Run]) -> list[_Group]:
-    groups: dict[str, _Group] = {}
-    for run in runs:
-        environment = run.environment
-        is_known = environment is not None and not (environment.commit and environment.commit.dirty)
-        facts = {**machine_facts(environment), **code_facts(environment)} if is_known else {"run": run.name}
-        groups.setdefault(repr(sorted(facts.items())), _Group(runs=[])).runs.append(run)
-    firsts = [group.runs[0] for group in groups.values()]
-    hosts = [run.environment.machine if run.environment else run.name for run in firsts]
-    for group, host in zip(groups.values(), hosts, strict=True):
-        if len(groups) > 1:
-            group.place = host if hosts.count(host) == 1 else group.runs[0].name
-    return list(groups.values())
+def _machine_and_code(run: Run) -> str:
+    """Return what must agree for the rounds of two runs to be joined."""
+    environment = run.environment
+    if environment is None or (environment.commit and environment.commit.dirty):
+        return run.name
+    return repr(sorted({**machine_facts(environment), **code_facts(environment)}.items()))
 
 
-def _source(run: Run, index: int, group: _Group) -> Source:
-    cases = run.cases()
-    return Source(
-        name=run.name,
-        path=run.path,
-        group=index,
-        place=group.place,
-        environment=run.environment,
-        planned=len(cases),
-        measured=sum(case.status == "ok" for case in cases),
-        records=len(run.records),
-        audited=bool(run.audit and run.audit.verdicts),
-        notes=group.notes.get(run.name, []),
-    )
+def _places(groups: Sequence[Sequence[Run]]) -> list[str | None]:
+    """Return a name for the devices of each group: its host, or its first run where hosts share a name; None for one group."""
+    if len(groups) == 1:
+        return [None]
+    hosts = [first.environment.machine if first.environment else first.name for first, *_ in groups]
+    return [host if hosts.count(host) == 1 else group[0].name for group, host in zip(groups, hosts, strict=True)]
 
 
-def _records(group: _Group) -> list[Record]:
-    """Return the records of a group's runs.
+def _place(record: Record, place: str | None) -> Record:
+    """Return a record or planned case with its device named after its place."""
+    if place is None:
+        return record
+    *others, last = getattr(record, "devices", ()) or ("",)
+    devices = {"devices": (*others, f"{last} of {place}")} if last else {}
+    return msgspec.structs.replace(record, device=f"{record.device} of {place}", **devices)
 
-    Rounds are counted on from run to run, a seed that two runs trained alike counts once, and failures of a case that another
-    run measured whole are left out.
+
+def _join(group: Sequence[Run], notes: dict[str, list[str]]) -> list[Record]:
+    """Return the records of runs of the same code on the same machine; ``notes`` get by run what was left out.
+
+    Rounds are counted on from run to run. Left out are failures of a case that another run measured whole, and seeds that an
+    earlier run trained: a seed trained twice is no second one.
     """
-    merged: list[Record] = []
-    seen: dict[tuple[Any, ...], str] = {}
-    again: dict[tuple[str, str], int] = {}
-    failed: dict[str, list[str]] = {}
-    whole = {case.case_key for run in group.runs for case in run.cases() if case.status == "ok"}
-    rounds = 0
-    for run in group.runs:
-        broken = {case.case_key: case.name for case in run.cases() if case.status == "failed"}
-        failed[run.name] = [name for key, name in broken.items() if key in whole]
+    joined, good, rounds = list[Record](), set[tuple[Any, ...]](), 0
+    whole = {run.name: {case.case_key for case in run.cases() if case.status == "ok"} for run in group}
+    for run in group:
+        elsewhere = set().union(*whole.values()) - whole[run.name]
+        left_out: list[str] = []
         for record in run.records:
-            if record.case_key in broken and record.case_key in whole:
+            shift = rounds if record.repetition == "round" else 0
+            placed = msgspec.structs.replace(record, run=run.name, round=record.round + shift)
+            if placed.key in good or (record.status != "ok" and record.case_key in elsewhere):
+                left_out.append(f"{record.name} ({record.status})")
                 continue
-            if record.repetition == "seed" and record.status == "ok" and seen.setdefault(record.key, run.name) != run.name:
-                again[run.name, seen[record.key]] = again.get((run.name, seen[record.key]), 0) + 1
-                continue
-            changes = {"round": record.round + rounds} if record.repetition == "round" else {}
-            merged.append(group.place_record(record, run=run.name, **changes))
+            joined.append(placed)
+            good |= {placed.key} if record.status == "ok" else set()
+        if left_out:
+            words = f"{plural(len(left_out), 'record')} left out, as another run has the same: "
+            notes[run.name].append(words + join(dict.fromkeys(left_out), 3))
         rounds += 1 + max((record.round for record in run.records if record.repetition == "round"), default=-1)
-    for name, cases in failed.items():
-        if cases:
-            words = f"{plural(len(cases), 'case')} failed there that another run measured: {join(cases, 3)}"
-            group.notes.setdefault(name, []).append(words)
-    for (name, first), count in again.items():
-        words = f"{plural(count, 'training')} with the seeds of {first} counted once: a seed trained twice is no second one"
-        group.notes.setdefault(name, []).append(words)
-    return merged
+    return joined
 
 
-def _plan(groups: Sequence[_Group]) -> Plan | None:
-    """Return the cases of all plans, once each, and what the plans agree in."""
-    plans = [run.plan for group in groups for run in group.runs if run.plan]
-    if not plans:
+def _environment(runs: Sequence[Run]) -> Environment | None:
+    """Return what runs on one machine share, from the first start to the last."""
+    times = sorted({run.environment.time for run in runs if run.environment})
+    if not times or runs[0].environment is None:
         return None
-    placed = [group.place_record(case) for group in groups for run in group.runs if run.plan for case in run.plan.cases]
-    cases: tuple[Kind, ...] = tuple({record.key: record for record in reversed(placed)}.values())[::-1]  # type: ignore[assignment]
-    return Plan(
-        suite="merged",
-        cases=cases,
-        rounds=max(plan.rounds for plan in plans),
-        case_seconds=_agreed([plan.case_seconds for plan in plans]),
-        baseline=_agreed([plan.baseline for plan in plans if plan.baseline]),
-    )
-
-
-def _agreed(values: Sequence[Any]) -> Any:
-    """Return the value that all have, or None."""
-    return values[0] if values and all(value == values[0] for value in values) else None
-
-
-def _environment(groups: Sequence[_Group]) -> Environment | None:
-    """Return the first environment, with what differs among runs told as a list or left out; the sources have the details."""
-    environments = [run.environment for group in groups for run in group.runs if run.environment]
-    if not environments:
-        return None
-    times = sorted({item.time for item in environments})
-    changes: dict[str, Any] = {"time": times[0] if len(times) == 1 else f"{times[0]} to {times[-1]}"}
-    named = [(run.name, run.environment.note) for group in groups for run in group.runs if run.environment]
-    changes["note"] = "; ".join(f"{name}: {note}" for name, note in named if note) or None
-    if len(groups) > 1:
-        changes["machine"] = join(dict.fromkeys(item.machine for item in environments), 4)
-        changes["dataset"] = _dataset([item.dataset for item in environments if item.dataset])
-        changes["commit"] = _agreed([item.commit for item in environments])
-        for name in ("copy_bytes_per_s", "matmul_flops_per_s"):
-            changes[name] = {
-                group.device(device): value
-                for group in groups
-                for run in group.runs[:1]
-                for device, value in getattr(run.environment, name, {}).items()
-            }
-    return msgspec.structs.replace(environments[0], **changes)
-
-
-def _dataset(sets: Sequence[DataSet]) -> DataSet | None:
-    """Return all image sets in one entry, so that a substitute among them is still warned of."""
-    if len(set(sets)) < 2:
-        return sets[0] if sets else None
-    names, fingerprints = (join(dict.fromkeys(getattr(images, key) for images in sets), 4) for key in ("name", "fingerprint"))
-    return DataSet(
-        name=names, fingerprint=fingerprints, fallback=next((images.fallback for images in sets if images.fallback), None)
-    )
+    return msgspec.structs.replace(runs[0].environment, time=" to ".join(dict.fromkeys((times[0], times[-1]))), note=None)
 
 
 def _audit(runs: Sequence[Run]) -> Audit | None:
@@ -233,10 +172,8 @@ def _audit(runs: Sequence[Run]) -> Audit | None:
     if not audits:
         failed = [f"{run.name}: {run.audit.failed}" for run in runs if run.audit and run.audit.failed]
         return Audit(failed=failed[0]) if failed else None
-    cells: dict[tuple[str, ...], list[tuple[str, AuditCell]]] = {}
-    for name, audit in audits:
-        for cell in audit.verdicts:
-            cells.setdefault((cell.kind, cell.subject, cell.backend), []).append((name, cell))
+    named = [(name, cell) for name, audit in audits for cell in audit.verdicts]
+    cells = group_by(named, lambda entry: (entry[1].kind, entry[1].subject, entry[1].backend))
     conditions: dict[str, Any] = {}
     for key in ("images", "device", "n", "alpha", "seed"):
         values = list(dict.fromkeys(getattr(audit, key) for _, audit in audits))

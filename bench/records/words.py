@@ -1,12 +1,12 @@
 """Numbers and lists in words, for messages and pages: three significant digits, thousands separated."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 UNKNOWN = "not known"
 
 
-def digits(value: float | None, n: int = 3) -> str:
+def format_number(value: float | None, n: int = 3) -> str:
     """Return ``n`` significant digits with thousands separated: 41,200, 3.05, 0.00123."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
@@ -16,9 +16,9 @@ def digits(value: float | None, n: int = 3) -> str:
     return f"{round(value, places):,.{max(0, places)}f}"
 
 
-def percent(share: float | None, digits: int = 1) -> str:
+def percent(share: float | None, places: int = 1) -> str:
     """Return a share of one such as "62.4 %"."""
-    return UNKNOWN if share is None else f"{share * 100:.{digits}f} %"
+    return UNKNOWN if share is None else f"{share * 100:.{places}f} %"
 
 
 def plural(number: int, noun: str, plural_noun: str = "") -> str:
@@ -26,9 +26,10 @@ def plural(number: int, noun: str, plural_noun: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural_noun or noun + 's'}"
 
 
-def markdown_row(*cells: str) -> str:
-    """Return a row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+def markdown_table(header: Sequence[str], rows: Iterable[Iterable[str]], numeric: Collection[int] = ()) -> str:
+    """Return a Markdown table of cells that are Markdown already; columns in ``numeric`` are set flush right."""
+    rule = ["---:" if column in numeric else "---" for column in range(len(header))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
 
 def join(words: Iterable[str], most: int = 12) -> str:

@@ -109,8 +109,8 @@ class Document(NamedTuple):
     """A whole report."""
 
     title: str
-    warnings: Sequence[Text]
-    facts: Sequence[tuple[str, Text]]
     sections: Sequence[Section]
-    answers: Sequence[Answer]
-    notes: Sequence[Text] = ()
+    warnings: Sequence[Warning] = ()
+    answers: Sequence[Answer] = ()
+    basis: Sequence[Block] = ()
+    """What the answers rest on: notes, machine, versions, images."""

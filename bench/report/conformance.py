@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.records import Audit, AuditCell, Run, markdown_row
+from bench.records import Audit, AuditCell, Run, group_by, markdown_table
 from bench.report.facts.state import ASIDES, list_remarks, name_verdict, verdict_counts
 
 COLUMNS = {
@@ -38,18 +38,16 @@ def fill(page: str, run: Run, folder: Path) -> str:
 def build_short_table(run: Run) -> str:
     """Return a row of counts for each library, and a line on what is different in it. Raises ValueError without an audit."""
     audit = _require_audit(run)
-    rows, lines = [markdown_row("", *GROUPS.values()), markdown_row(*["---"] * (1 + len(GROUPS)))], []
+    rows, lines = [], []
     for backend, library in COLUMNS.items():
         cells = [cell for cell in audit.verdicts if cell.backend == backend]
-        rows.append(markdown_row(library, *(_count(cell for cell in cells if _group(cell) == group) for group in GROUPS)))
-        causes: dict[str, list[str]] = {}
-        for cell in cells:
-            if cell.verdict == "different" and cell.kind == "op":
-                causes.setdefault(ASIDES.sub("", cell.cause), []).append(f"`{cell.subject}`")
+        rows.append([library, *(_count(cell for cell in cells if _group(cell) == group) for group in GROUPS)])
+        different = [cell for cell in cells if cell.verdict == "different" and cell.kind == "op"]
+        causes = group_by(different, lambda cell: ASIDES.sub("", cell.cause))
         if causes:
-            differences = (f"{', '.join(subjects)}: {cause}" for cause, subjects in causes.items())
+            differences = (f"{', '.join(f'`{cell.subject}`' for cell in group)}: {cause}" for cause, group in causes.items())
             lines.append(f"- **{library}** differs in {'; '.join(differences)}.")
-    return "\n".join([*rows, "", *lines])
+    return "\n".join([markdown_table(["", *GROUPS.values()], rows), "", *lines])
 
 
 def build_full_table(run: Run, *, brief: bool = False) -> str:
@@ -66,22 +64,15 @@ def build_full_table(run: Run, *, brief: bool = False) -> str:
     lines = [f"{audit.n} draws a distribution; {audit.images}; device {audit.device}."]
     for group, title in GROUPS.items():
         subjects = dict.fromkeys(cell.subject for cell in audit.verdicts if _group(cell) == group)
-        if subjects:
-            lines += ["", markdown_row(title, *names), markdown_row(*["---"] * (1 + len(names)))]
-            lines += [
-                markdown_row(f"`{name}`", *(_cell(audit.find(name, backend), brief) for backend in columns))
-                for name in subjects
-            ]
+        rows = [[f"`{name}`", *(_cell(audit.find(name, backend), brief) for backend in columns)] for name in subjects]
+        lines += ["", markdown_table([title, *names], rows)] if rows else []
     noted = list_remarks(audit, columns, brief=brief)
     lines += ["", *(f"- {text} ({list_places(cells)})" for text, cells in noted.items())]
     missing = ", ".join(name for backend, name in COLUMNS.items() if brief and backend not in audited)
     lines += [f"- not measured: {missing}"] if missing else []
-    places_of: dict[str, list[str]] = {}
-    for place, finding in (text.split(": ", 1) for text in audit.findings):
-        places_of.setdefault(finding, []).append(place)
-    return "\n".join(
-        [*lines, *(f"- not as declared: {finding} ({', '.join(places)})" for finding, places in places_of.items())]
-    )
+    for finding, texts in group_by(audit.findings, lambda text: text.partition(": ")[2]).items():
+        lines.append(f"- not as declared: {finding} ({', '.join(text.partition(': ')[0] for text in texts)})")
+    return "\n".join(lines)
 
 
 def _require_audit(run: Run) -> Audit:
@@ -105,7 +96,5 @@ def _cell(cell: AuditCell | None, brief: bool) -> str:
 
 def list_places(cells: Iterable[AuditCell]) -> str:
     """Return the libraries of cells with their subjects."""
-    subjects: dict[str, list[str]] = {}
-    for cell in cells:
-        subjects.setdefault(COLUMNS.get(cell.backend, cell.backend), []).append(f"`{cell.subject}`")
-    return "; ".join(f"{library}: {', '.join(names)}" for library, names in subjects.items())
+    by_library = group_by(cells, lambda cell: COLUMNS.get(cell.backend, cell.backend))
+    return "; ".join(f"{library}: {', '.join(f'`{cell.subject}`' for cell in group)}" for library, group in by_library.items())

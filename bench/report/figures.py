@@ -13,60 +13,45 @@ WIDTH = 720
 CHARACTER = 7.3  # pixels; an estimate that suits the widest usual font at size 12
 
 
-class Color(NamedTuple):
-    """Hexadecimal colours for a light and a dark page."""
-
-    light: str
-    dark: str
-
-
-# Light and dark, and a marker: Okabe and Ito's colours are distinct with any colour vision, markers without colour. They are
-# reserved by name, so that a backend looks the same in every report, whichever backends ran; a new one gets a series' colour.
-BACKENDS: Mapping[str, tuple[str, str, str]] = {
-    "pil": ("#8c8c8c", "#9a9a9a", "square"),
-    "torchvision_loop": ("#56b4e9", "#7fd0ff", "down"),
-    "torchvision": ("#0072b2", "#3d8fe0", "circle"),
-    "torchvision_compiled": ("#000000", "#ffffff", "plus"),
-    "kornia": ("#e69f00", "#f0ad1e", "diamond"),
-    "kornia_shared": ("#d55e00", "#f0703a", "up"),
-    "kornia_compiled": ("#cc79a7", "#d98ab8", "cross"),
-    "fused": ("#009e73", "#1fbd8c", "star"),
+# Colours for a light and a dark page, and a marker: Okabe and Ito's colours are distinct with any colour vision, markers
+# without colour. They are reserved by name, so that a backend looks the same in every report; a new one gets a series' colour.
+BACKENDS: Mapping[str, tuple[str, str]] = {
+    "pil": ("#8c8c8c,#9a9a9a", "square"),
+    "torchvision_loop": ("#56b4e9,#7fd0ff", "down"),
+    "torchvision": ("#0072b2,#3d8fe0", "circle"),
+    "torchvision_compiled": ("#000000,#ffffff", "plus"),
+    "kornia": ("#e69f00,#f0ad1e", "diamond"),
+    "kornia_shared": ("#d55e00,#f0703a", "up"),
+    "kornia_compiled": ("#cc79a7,#d98ab8", "cross"),
+    "fused": ("#009e73,#1fbd8c", "star"),
 }
-SERIES = (  # Tol's muted colours, light and dark
-    "#332288 #8f82e8", "#cc6677 #dd7788", "#117733 #3fa861", "#88ccee #9bd8f5",
-    "#999933 #b5b54d", "#aa4499 #c964b8", "#44aa99 #55c2b0", "#882255 #c2558a",
+SERIES = (  # Tol's muted colours
+    "#332288,#8f82e8", "#cc6677,#dd7788", "#117733,#3fa861", "#88ccee,#9bd8f5",
+    "#999933,#b5b54d", "#aa4499,#c964b8", "#44aa99,#55c2b0", "#882255,#c2558a",
 )  # fmt: skip
 PALETTE = {
-    "paper": Color("#ffffff", "#15171b"),
-    "ink": Color("#222222", "#e9e7e2"),
-    "quiet": Color("#6b6b6b", "#a4a8b0"),
-    "grid": Color("#e4e4e4", "#33373f"),
-    "band": Color("#f6f6f6", "#1c1f24"),
-    "wait": Color("#e3a590", "#c9805f"),
-    "work": Color("#4a5a68", "#8ea6bd"),
+    "paper": "#ffffff,#15171b",
+    "ink": "#222222,#e9e7e2",
+    "quiet": "#6b6b6b,#a4a8b0",
+    "grid": "#e4e4e4,#33373f",
+    "band": "#f6f6f6,#1c1f24",
+    "wait": "#e3a590,#c9805f",
+    "work": "#4a5a68,#8ea6bd",
+    **{name: colors for name, (colors, _) in BACKENDS.items()},
+    **{f"s{i}": colors for i, colors in enumerate(SERIES)},
 }
-PALETTE |= {name: Color(light, dark) for name, (light, dark, _) in BACKENDS.items()}
-PALETTE |= {f"s{i}": Color(*pair.split()) for i, pair in enumerate(SERIES)}
-THEME_CSS = "".join(f"--c-{name}:light-dark({color.light},{color.dark});" for name, color in PALETTE.items())
-
-
-def _polygon(corners: int, turn: float, inner: float = 1.0, size: float = 1.0) -> list[tuple[float, float]]:
-    """Return the corners of a regular polygon, or of a star if ``inner`` is below 1, around the origin."""
-    radii = [size, size * inner] * corners if inner < 1 else [size] * corners
-    angles = [math.radians(turn + 360 * i / len(radii)) for i in range(len(radii))]
-    return [(radius * math.cos(angle), radius * math.sin(angle)) for radius, angle in zip(radii, angles, strict=True)]
-
-
+THEME_CSS = "".join(f"--c-{name}:light-dark({colors});" for name, colors in PALETTE.items())
+# Path of each marker around the origin, of radius 1.
 MARKERS = {
-    "circle": _polygon(16, 0),
-    "square": _polygon(4, 45),
-    "diamond": _polygon(4, 0),
-    "hexagon": _polygon(6, 0),
-    "down": _polygon(3, 90),
-    "up": _polygon(3, -90),
-    "star": _polygon(5, -90, 0.42, 1.45),
-    "plus": _polygon(4, 0, 0.4),
-    "cross": _polygon(4, 45, 0.4),
+    "circle": "M-1 0a1 1 0 1 0 2 0a1 1 0 1 0-2 0z",
+    "square": "M-.75-.75h1.5v1.5h-1.5z",
+    "diamond": "M0-1.1L1.1 0 0 1.1-1.1 0z",
+    "hexagon": "M-1 0L-.5-.87H.5L1 0 .5 .87H-.5z",
+    "down": "M0 1L-.87-.5H.87z",
+    "up": "M0-1L.87 .5H-.87z",
+    "star": "M0-1.4L.36-.49 1.33-.43 .58 .19 .82 1.13 0 .61-.82 1.13-.58 .19-1.33-.43-.36-.49z",
+    "plus": "M-.3-1H.3V-.3H1V.3H.3V1H-.3V.3H-1V-.3H-.3z",
+    "cross": "M-.92-.5L-.5-.92 0-.42 .5-.92 .92-.5 .42 0 .92 .5 .5 .92 0 .42-.5 .92-.92 .5-.42 0z",
 }
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
@@ -82,8 +67,7 @@ class Look(NamedTuple):
 def backend_look(backend: str) -> Look:
     """Return the look of a backend; one without a reserved look always gets the same colour."""
     if backend in BACKENDS:
-        _, _, marker = BACKENDS[backend]
-        return Look(backend, marker)
+        return Look(backend, BACKENDS[backend][1])
     return Look(f"s{sum(backend.encode()) % len(SERIES)}", "hexagon")
 
 
@@ -153,9 +137,8 @@ class Canvas:
     def add(self, tag: str, content: object = "", **attributes: float | str) -> None:
         """Append an element; names of colours become variables, numbers get one decimal."""
         texts = {name: f"{value:.1f}" if isinstance(value, float) else value for name, value in attributes.items()}
-        texts |= {
-            name: f"var(--c-{texts[name]},{PALETTE[str(texts[name])].light})" for name in ("fill", "stroke") if name in texts
-        }
+        for name in texts.keys() & {"fill", "stroke"}:
+            texts[name] = f"var(--c-{texts[name]},{PALETTE[str(texts[name])].partition(',')[0]})"
         words = " ".join(f'{name.replace("_", "-")}="{value}"' for name, value in texts.items())
         self._elements.append(f"<{tag} {words}>{escape(str(content))}</{tag}>")
 
@@ -172,8 +155,16 @@ class Canvas:
 
     def marker(self, x: float, y: float, look: Look, size: float = 5.0, opacity: float = 1.0) -> None:
         """Draw a marker around a point."""
-        corners = " ".join(f"{x + size * dx:.1f},{y + size * dy:.1f}" for dx, dy in MARKERS[look.marker])
-        self.add("polygon", points=corners, fill=look.color, stroke="paper", stroke_width=0.7, opacity=opacity)
+        place = f"translate({x:.1f} {y:.1f}) scale({size:g})"
+        self.add(
+            "path",
+            d=MARKERS[look.marker],
+            transform=place,
+            fill=look.color,
+            stroke="paper",
+            stroke_width="0.14",
+            opacity=opacity,
+        )
 
     def legend(self, entries: Mapping[str, Look], *, filled: bool = False, line: bool = False) -> int:
         """Draw entries in rows at the top; return the y below them."""
@@ -233,7 +224,7 @@ class Mark(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A named row: marks, or stacked parts by name with a thinner second bar below and a note at the end."""
+    """A named row: marks, or stacked parts by name with a thinner second bar below and a note at the end; else a heading."""
 
     label: str
     marks: Sequence[Mark] = ()
@@ -261,7 +252,9 @@ def bars(
     canvas.text(scale.end, bottom + 34, axis, "end", size=11)
     for i, row in enumerate(rows):
         middle = top + height * i + height / 2
-        canvas.text(left - 8, middle + 4, shorten(row.label, 52), "end")
+        is_heading = not (row.marks or row.parts)
+        place = (8, "start", "quiet") if is_heading else (left - 8, "end", "ink")
+        canvas.text(place[0], middle + 4, shorten(row.label, 52), *place[1:])
         end = _stack(canvas, scale, row.parts, legend, middle - (4 if row.below else 0), 14)
         canvas.text(end + 6, middle + 4, row.note, size=11)
         _stack(canvas, scale, row.below, legend, middle + 9, 6)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.records import Run
-from bench.report.blocks import Document, Section
+from bench.report.blocks import Document, Paragraph, Section, Table
 from bench.report.figures import Line, lines, series_look
 from bench.report.render import figure_files, render_html, render_markdown
 from bench.report.sections import certificate, state
@@ -40,12 +40,12 @@ def build_document(run: Run, folder: Path) -> Document:
     absent = [name for name, section in measured.items() if section is None]
     answers = [answer for section in sections for answer in section.answers]
     nothing = state.no_answer("What was measured?", "This run holds no measurement and no training record.")
+    notes = dict.fromkeys((*(section.note for section in sections if section.answers), state.lacking(run)))
     return Document(
         title=state.title(run),
         warnings=state.warnings(run),
-        facts=state.facts(run),
         answers=answers or [nothing],
-        notes=[note for note in dict.fromkeys((*(s.note for s in sections if s.answers), state.lacking(run))) if note],
+        basis=[*(Paragraph(note) for note in notes if note), Table(header=("", ""), rows=state.facts(run))],
         sections=[*sections, state.missing_section(run, absent)],
     )
 
@@ -73,7 +73,7 @@ def write_report(run: Run) -> Path:
 def write_gallery(run: Run) -> Path:
     """Write ``index.html`` with nothing but the gallery into the run's folder. Raises OSError."""
     section = gallery_section(run, run.path)
-    document = Document(title="Gallery", warnings=[], facts=[], sections=[section] if section else [], answers=[])
+    document = Document(title="Gallery", sections=[section] if section else [])
     return _write(run.path / "index.html", render_html(document, run.path))
 
 

@@ -1,18 +1,16 @@
 """Render a document as one self-contained HTML page or as Markdown. Words from records are escaped here and only here."""
 
 import base64
-import hashlib
 import html
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.records import markdown_row
+from bench.records import markdown_table
 from bench.report.blocks import (
     Block,
     Break,
@@ -45,8 +43,6 @@ _AUTOLINK = re.compile(r"(https?|ftp|mailto)(:)|(?<=\w)@(?=\w)|\bwww\.", re.IGNO
 
 def render_html(document: Document, folder: Path) -> str:
     """Return the page; pictures of the gallery are read relative to ``folder`` and become part of it."""
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     counts: Counter[str] = Counter()
 
     def number(stem: str) -> int:
@@ -62,9 +58,6 @@ def render_html(document: Document, folder: Path) -> str:
         document=document,
         number=number,
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8").replace("/* figures */", THEME_CSS)),
-        script=Markup(script),
-        # The browser allows no request and no script but ours, whatever a record says.
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         strip_cell=STRIP_CELL,
     )
 
@@ -129,10 +122,9 @@ def _markdown_piece(piece: str) -> str:
 def render_markdown(document: Document) -> str:
     """Return GitHub-flavoured Markdown that refers to ``figures/NAME.svg``."""
     answers = ((markdown_inline(part) for part in answer) for answer in document.answers)
-    facts = ((f"**{markdown_inline(name)}**", markdown_inline(text)) for name, text in document.facts)
-    paragraphs = [f"# {markdown_inline(document.title)}", *(_markdown(Warning(text)) for text in document.warnings)]
+    paragraphs = [f"# {markdown_inline(document.title)}", *map(_markdown, document.warnings)]
     paragraphs += [f"{question} **{answer}.** {evidence}" for question, answer, evidence in answers]
-    paragraphs += [*map(markdown_inline, document.notes), _markdown_table(("", ""), facts)]
+    paragraphs += map(_markdown, document.basis)
     for section in document.sections:
         paragraphs += [f"## {markdown_inline(section.title)}", *map(_markdown, section.blocks)]
     return "\n\n".join(filter(None, paragraphs)) + "\n"
@@ -150,11 +142,11 @@ def _markdown(block: Block) -> str:
             return "\n".join(f"- {markdown_inline(item)}" for item in items)
         case Table(header, rows, numeric):
             cells = (map(markdown_inline, row) for row in rows)
-            return _markdown_table(list(map(markdown_inline, header)), cells, numeric)
+            return markdown_table(list(map(markdown_inline, header)), cells, numeric)
         case Figure(name, _, alternative):
             return f"![{markdown_inline(alternative)}](figures/{quote(name)}.svg)"
         case Strips(columns, _, strips):
-            return _markdown_table(("", " · ".join(map(markdown_inline, columns))), map(_markdown_strip, strips))
+            return markdown_table(("", " · ".join(map(markdown_inline, columns))), map(_markdown_strip, strips))
         case Details(summary, blocks):
             inside = "\n\n".join(map(_markdown, blocks))
             return f"<details>\n<summary>{html.escape(summary)}</summary>\n\n{inside}\n\n</details>"
@@ -163,11 +155,6 @@ def _markdown(block: Block) -> str:
 def _markdown_strip(strip: Strip) -> tuple[str, str]:
     title, detail, alternative = map(markdown_inline, (strip.title, strip.detail, strip.alternative))
     return f"**{title}**<br>{detail}", f"![{alternative}]({quote(str(strip.path))})"
-
-
-def _markdown_table(header: Sequence[str], rows: Iterable[Iterable[str]], numeric: Collection[int] = ()) -> str:
-    rule = ["---:" if column in numeric else "---" for column in range(len(header))]
-    return "\n".join(markdown_row(*row) for row in (header, rule, *rows))
 
 
 def figure_files(document: Document) -> dict[str, str]:

@@ -1,32 +1,32 @@
-"""Result of a sweep as tables for the terminal."""
+"""Result of a sweep as a table for the terminal: columns of the report's."""
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from bench.records import Accuracy, Run, project_sweep, unresolved_failures
-from bench.report.facts.accuracy import baseline, difference, score
-from bench.report.facts.arms import Arm, settings
-from bench.report.words import points
-from bench.statistics import SEEDS_SHOWN, estimate, seeds_needed
+from bench.report.facts.accuracy import baseline, score
+from bench.report.facts.cases import settings
+from bench.report.render import plain
+from bench.report.sections.accuracy import SEEDS_TO_SEE, score_columns
+from bench.report.tables import build_table
 
-COLUMNS = ("n", "accuracy", "minus baseline", f"seeds {'/'.join(map(str, SEEDS_SHOWN))}", "examples/s")
-LEGEND = (
-    "n: seeds; ±: 95 % interval; minus baseline: in points, over the same seeds; seeds: how many a difference of "
-    f"{', '.join(map(str, SEEDS_SHOWN))} points takes"
-)
+COLUMNS = ("recipe", "augmented by", "seeds", "test accuracy, mean", "minus baseline, points", SEEDS_TO_SEE, "examples/s")
+LEGEND = "±: half the 95 % interval; minus baseline: over the same seeds; seeds to see: how many such a difference takes"
 
 
 def print_table(run: Run, console: Console) -> None:
     """Print a table per setting (accuracy, paired difference from the baseline, seeds needed), and the failures."""
-    for arms in settings(run.records, "accuracy"):
+    for arms in settings(run, "accuracy"):
         base = baseline(arms, run) or arms[0]
-        table = Table(title=f"test accuracy after the last epoch, baseline {_name(base)}", box=None, title_justify="left")
-        table.add_column("recipe@backend", overflow="fold")
-        for column in COLUMNS:
-            table.add_column(column, justify="right", overflow="fold")  # no digit is lost in a narrow terminal
-        for arm in sorted(arms, key=score, reverse=True):
-            table.add_row(_name(arm), *_row(arm, base))
+        columns = [column for column in score_columns(arms, base) if column.header in COLUMNS]
+        scores = build_table(columns, sorted(arms, key=score, reverse=True))
+        title = f"test accuracy after the last epoch, baseline {base.recipe}@{base.backend}"
+        table = Table(title=title, box=None, title_justify="left")
+        for index, header in enumerate(scores.header):  # no digit is lost in a narrow terminal
+            table.add_column(plain(header), justify="right" if index in scores.numeric else "left", overflow="fold")
+        for row in scores.rows:
+            table.add_row(*map(plain, row))
         console.print(table)
         if words := project_sweep(record for arm in arms for record in arm.records):
             console.print(words)
@@ -39,17 +39,3 @@ def print_table(run: Run, console: Console) -> None:
         )
     if failed:
         console.print("to train them again: the same command with --resume --retry-failed")
-
-
-def _name(arm: Arm) -> str:
-    return f"{arm.recipe}@{arm.backend}"
-
-
-def _row(arm: Arm, base: Arm) -> list[str]:
-    accuracy = estimate([100 * value for value in arm.values("test_accuracy")])
-    gap, speed = difference(arm, base), arm.median("examples_per_s")
-    compared = ["baseline", ""] if arm is base else [points(gap) if gap else "?", "?"]
-    if arm is not base and gap and gap.sd is not None:
-        compared[1] = "/".join(str(seeds_needed(gap.sd, shown)) for shown in SEEDS_SHOWN)
-    interval = "" if accuracy.half is None else f" ±{accuracy.half:.2f}"
-    return [str(accuracy.n), f"{accuracy.mean:.1f} %{interval}", *compared, f"{speed:,.0f}" if speed else "?"]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.records import digits
+from bench.records import format_number
 from bench.report.blocks import Table, Text
 
 
@@ -24,7 +24,7 @@ def words_column(header: Text, write: Callable[[Any], Text]) -> Column:
 
 def number_column(header: Text, name: str, factor: float = 1.0) -> Column:
     """Return a column with the median of a field times ``factor``, empty where the field is not known."""
-    return Column(header, lambda row: "" if (middle := row.median(name)) is None else digits(middle * factor))
+    return Column(header, lambda row: "" if (middle := row.median(name)) is None else format_number(middle * factor))
 
 
 def build_table(columns: Iterable[Column], rows: Iterable[Any]) -> Table:

@@ -1,17 +1,18 @@
-"""Write numbers and arms: three significant digits, spread and n beside them; an arm by its backend and placement."""
+"""Write numbers and cases: three significant digits, spread and n beside them; a training by its backend and placement."""
 
 import re
-import statistics
 from collections.abc import Callable, Sequence
 
-from bench.records import UNKNOWN, digits, percent, plural
+from bench.records import UNKNOWN, Case, format_number, percent, plural
 from bench.report.blocks import Code, Quiet, Text
-from bench.report.facts.arms import FROZEN, Arm
+from bench.report.facts.cases import is_slower
+from bench.report.facts.placement import FROZEN
 from bench.statistics import Estimate, estimate, half_interval
 
 NOISY = 0.25
 """Half interval as a share of the median above which a number is only an order of magnitude."""
-FLOP_UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+OVERLAP = "not distinguishable: their intervals overlap"
+VERDICTS = {True: "slower beyond the spread between rounds", False: OVERLAP, None: "of one round, so not certain"}
 
 
 def spread(values: Sequence[float]) -> str:
@@ -22,7 +23,7 @@ def spread(values: Sequence[float]) -> str:
     return ("noisy, " if share > NOISY else "") + f"±{percent(share, 1 if share < 0.0995 else 0)}"
 
 
-def span(values: Sequence[float], write: Callable[[float], str] = digits) -> str:
+def span(values: Sequence[float], write: Callable[[float], str] = format_number) -> str:
     """Return " (LOW to HIGH)"; empty for fewer than two values."""
     return f" ({write(min(values)).removesuffix(' %')} to {write(max(values))})" if len(values) > 1 else ""
 
@@ -35,14 +36,6 @@ def lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def flop(value: float | None, unit: str = "FLOP") -> str:
-    """Return "3.33 GFLOP"."""
-    if not value:
-        return UNKNOWN
-    size, prefix = next((pair for pair in FLOP_UNITS if value >= pair[0]), FLOP_UNITS[-1])
-    return f"{digits(value / size)} {prefix}{unit}"
-
-
 def date(time: str) -> str:
     """Return "2026-11-24 11:17 UTC" for a time in ISO 8601; anything else as it is."""
     return re.sub(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:\+00:00|Z)", r"\1 \2 UTC", time)
@@ -51,7 +44,7 @@ def date(time: str) -> str:
 # ---- arms -----------------------------------------------------------------------------------------------------------------
 
 
-def label(arm: Arm) -> str:
+def label(arm: Case) -> str:
     """Return "kornia on the device", "pil in 2 workers, decoding too", "no augmentation" or "one prepared batch"."""
     count = int(arm.num_workers or 0)
     fetcher = plural(count, "worker") if count else "the training process"
@@ -62,10 +55,11 @@ def label(arm: Arm) -> str:
     place = " on the device" + (" on a second stream" if arm.augment_stream else "") if arm.augment_on == "device" else ""
     fetched = f", {'decoded' if arm.decode == 'workers' else 'fetched'} in {fetcher}"
     is_fed = arm.kind == "throughput" and arm.resident is False
-    return ("no augmentation" if arm.is_bare else f"{arm.backend}{place}") + (fetched if is_fed else "")
+    ahead = ", features computed once" if arm.mode == "frozen" and arm.is_bare else ""
+    return ("no augmentation" if arm.is_bare else f"{arm.backend}{place}") + (fetched if is_fed else ahead)
 
 
-def setting(arm: Arm) -> str:
+def setting(arm: Case) -> str:
     """Return what all arms of a setting share."""
     regime = [arm.schedule] if arm.schedule not in (None, "constant") else []
     names = {"weight_decay": "weight decay", "label_smoothing": "label smoothing", "warm_up_epochs": "warm-up epochs"}
@@ -77,31 +71,36 @@ def setting(arm: Arm) -> str:
     return ", ".join([*parts, f"data {arm.dataset}"])
 
 
-def with_spread(arm: Arm, name: str) -> str:
+def with_spread(arm: Case, name: str) -> str:
     """Return the median of a field with its spread, such as "300 ±5.0 %"."""
     middle = arm.median(name)
-    return UNKNOWN if middle is None else f"{digits(middle)} {spread(arm.values(name))}".strip()
+    return UNKNOWN if middle is None else f"{format_number(middle)} {spread(arm.values(name))}".strip()
 
 
-def format_rounds(values: Sequence[float], unit: str) -> str:
+def format_rate(case: Case) -> str:
     """Return "1,820 examples/s (±3.6 %, 3 rounds)"."""
-    basis = ", ".join(filter(None, (spread(values), plural(len(values), "round"))))
-    return f"{digits(statistics.median(values))} {unit} ({basis})"
+    basis = ", ".join(filter(None, (spread(case.rates), plural(len(case.rates), "round"))))
+    return f"{format_number(case.rate)} {case.first.quantities[0].unit} ({basis})"
 
 
-def interval(values: Sequence[float]) -> str:
-    """Return " ±0.4 points", half the 95 % interval of a mean of shares; empty for too few seeds."""
-    half = estimate(values).half
-    return "" if half is None else f" ±{100 * half:.1f} points"
+def judge(best: Case, rival: Case) -> str:
+    """Return how sure it is that the rival is slower."""
+    return VERDICTS[is_slower(best.rates, rival.rates)]
 
 
-def mean_score(arm: Arm) -> str:
-    """Return the mean test accuracy with its interval."""
-    values = arm.values("test_accuracy")
-    return f"{percent(arm.mean('test_accuracy'))}{interval(values)}" if values else UNKNOWN
+def name_or_undecided(names: Sequence[str]) -> str:
+    """Return the only name, or all that cannot be distinguished."""
+    return names[0] if len(names) == 1 else f"Undecided: {' or '.join(names)}"
 
 
-def format_score(arm: Arm) -> str:
+def mean_score(arm: Case, name: str = "test_accuracy") -> str:
+    """Return the mean of an accuracy, such as "50.8 % ±2.1 points"; without the interval for too few seeds."""
+    values = arm.values(name)
+    half = estimate(values).half if values else None
+    return percent(arm.mean(name)) + ("" if half is None else f" ±{100 * half:.1f} points")
+
+
+def format_score(arm: Case) -> str:
     """Return "50.8 % ±2.1 points (3 seeds)"."""
     return f"{mean_score(arm)} ({plural(len(arm.values('test_accuracy')), 'seed')})"
 
@@ -113,7 +112,7 @@ def points(gap: Estimate | None) -> str:
     return f"{gap.mean:+.2f}" + ("" if gap.half is None else f" ±{gap.half:.2f}")
 
 
-def name_of(arm: Arm, words: str = "") -> Text:
-    """Return an arm's label, or ``words`` that begin with its backend, with the backend as code and what ran of ``fused``."""
-    words, ran = words or label(arm), f" ({arm.implementation})" if arm.implementation else ""
+def name_of(arm: Case) -> Text:
+    """Return an arm's label with the backend as code and what ran of ``fused``."""
+    words, ran = label(arm), f" ({arm.implementation})" if arm.implementation else ""
     return words if arm.is_bare or not arm.backend else [Code(arm.backend), Quiet(ran), words.removeprefix(str(arm.backend))]

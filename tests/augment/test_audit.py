@@ -47,7 +47,7 @@ def report(steps: list[tuple[int, int, str]]) -> AuditReport:
 
 @pytest.fixture(scope="module")
 def defaults() -> AuditReport:
-    return audit(["pil", "torchvision", "kornia", "fused"], list(DEFAULTS), [], n=500, alpha=1e-4, workers=False)
+    return audit(["pil", "torchvision", "kornia", "fused", "cvcuda"], list(DEFAULTS), [], n=500, alpha=1e-4, workers=False)
 
 
 def _find(report: AuditReport, subject: str, backend: str) -> Verdict:
@@ -111,6 +111,7 @@ def test_defaults_of_libraries_are_told_apart_by_replay(defaults: AuditReport, n
     assert (kornia.verdict, kornia.cause) == ("different" if DEFAULTS[name] else "exact", DEFAULTS[name])
     assert name == "DefaultColorJitter" or _find(defaults, name, "pil").verdict in ("exact", "close")
     assert _find(defaults, name, "fused").verdict == "unsupported"
+    assert _find(defaults, name, "cvcuda").cause == f"{name} is not supported by backend cvcuda: it runs on CUDA only"
     assert defaults.findings == ()
 
 

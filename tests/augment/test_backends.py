@@ -191,12 +191,6 @@ def test_known_differences_are_named_by_op() -> None:
     assert known_differences([ops.Rotate()], "torchvision") is None
 
 
-def test_resolve_scales_with_the_image() -> None:
-    assert resolve("crop_flip", 32)[0] == ops.RandomCrop(size=32, padding=4)
-    assert resolve("RandomCrop", 128) == (ops.RandomCrop(size=128, padding=16),)
-    assert resolve(ops.Invert()) == (ops.Invert(),)
-
-
 class _OwnsThreads:
     """Garbage as DALI's pipelines are: part of a cycle, and its destructor works in the process that made it only."""
 
@@ -258,8 +252,8 @@ def test_what_is_installed_decides(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     backends.warn_untested.cache_clear()
     reason = BACKENDS[backend].why_not(torch.device("cuda"))
-    said = [str(warning.message) for warning in recwarn]
-    assert (reason or "", said) == ("", [f"{answer}: its cells may fail"]) if UNTESTED in answer else (answer, [])
+    warned = [str(warning.message) for warning in recwarn]
+    assert (reason or "", warned) == ("", [f"{answer}: its cells may fail"]) if UNTESTED in answer else (answer, [])
     if reason is not None:
         with pytest.raises(UnsupportedOp, match=f"HorizontalFlip is not supported by backend {backend}: {re.escape(reason)}"):
             check_supported(resolve("flip"), backend, device="cuda")

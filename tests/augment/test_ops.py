@@ -1,6 +1,5 @@
 """Ops are plain values that refuse impossible parameters, and their oracles are their definitions."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +17,6 @@ def test_ops_are_frozen_values_with_a_definition(op: type[Op]) -> None:
     assert (op(), hash(op())) == (op(), hash(op()))
     assert op.__doc__
     assert not op.__doc__.startswith(op.__name__ + "(")  # dataclass's generated docstring is no definition
-    for field in dataclasses.fields(op):  # type: ignore[arg-type]
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(op(), field.name, 0)
 
 
 @pytest.mark.parametrize(

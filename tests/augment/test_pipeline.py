@@ -60,11 +60,11 @@ def test_a_generator_repeats_and_leaves_the_global_ones_alone(backend: str, imag
 
     before, recipe = states(), {"dali_torchvision": "imagenet"}.get(backend, "crop_jitter")  # it has no jitter
     pipelines = [build(recipe, backend, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
-    (first, following), repeated, other = [(pipeline(images), pipeline(images)) for pipeline in pipelines]
+    (first, following), repeated, reseeded = [(pipeline(images), pipeline(images)) for pipeline in pipelines]
     assert states() == before
     assert torch.equal(first, repeated[0])
     assert torch.equal(following, repeated[1])
-    assert not torch.equal(first, other[0])
+    assert not torch.equal(first, reseeded[0])
     assert not torch.equal(first, following)
 
 
@@ -155,11 +155,11 @@ def test_a_pickled_pipeline_goes_on_where_the_generator_is(backend: str, images:
     labels = torch.arange(8)
     pipeline(images, labels)
     copy = pickle.loads(pickle.dumps(pipeline))
-    (ours, targets), (theirs, their_targets) = pipeline(images, labels), copy(images, labels)
-    assert torch.equal(ours, theirs)
-    assert torch.equal(targets, their_targets)
-    assert theirs.dtype == torch.float16
-    assert theirs.is_contiguous(memory_format=torch.channels_last)
+    (expected, targets), (result, result_targets) = pipeline(images, labels), copy(images, labels)
+    assert torch.equal(expected, result)
+    assert torch.equal(targets, result_targets)
+    assert result.dtype == torch.float16
+    assert result.is_contiguous(memory_format=torch.channels_last)
     assert repr(copy) == repr(pipeline)
 
 
@@ -172,9 +172,9 @@ def test_a_spawned_process_runs_a_pipeline_that_it_was_sent(images: Tensor) -> N
 
 
 def test_pipelines_of_unknown_making_say_that_they_cannot_be_pickled() -> None:
-    ours = Pipeline(ops=(), backend="fused", lane="fixed", run=lambda *batch: batch, dtype=torch.float32)
+    pipeline = Pipeline(ops=(), backend="fused", lane="fixed", run=lambda *batch: batch, dtype=torch.float32)
     with pytest.raises(TypeError, match=r"only a pipeline that augment\.build made can be pickled"):
-        pickle.dumps(ours)
+        pickle.dumps(pipeline)
 
 
 @pytest.mark.gpu

@@ -96,8 +96,8 @@ def store(
     """Write a run folder as augmark does, of a grid (see ``speeds``) and of other records."""
     folder.mkdir(parents=True)
     samples = {CASE: SAMPLES} if samples is None else samples
-    others = [msgspec.structs.replace(record, status="not_run", reason=None) for record in records or []]
-    write(folder / "plan.json", Plan(suite="quick", cases=(*samples, *others), rounds=2, case_seconds=0.1))
+    planned = [msgspec.structs.replace(record, status="not_run", reason=None) for record in records or []]
+    write(folder / "plan.json", Plan(suite="quick", cases=(*samples, *planned), rounds=2, case_seconds=0.1))
     write(folder / "environment.json", msgspec.structs.replace(ENVIRONMENT, **environment))
     for record in [*(record for case, rounds in samples.items() for record in speeds(case, rounds)), *(records or [])]:
         append(folder, record)

@@ -203,10 +203,10 @@ def test_of_what_should_be_small_more_is_worse() -> None:
 
 def test_trainings_of_one_name_with_other_settings_are_not_compared() -> None:
     """A name has no learning rate."""
-    others = [throughput(np.random.default_rng(seed))[:1] for seed in (3, 4)]
+    fillers = [throughput(np.random.default_rng(seed))[:1] for seed in (3, 4)]
     a, b = (
         run([trained("throughput", round=n, learning_rate=rate) for n in range(3)] + more, name)
-        for name, rate, more in zip("AB", (0.1, 0.2), others, strict=True)
+        for name, rate, more in zip("AB", (0.1, 0.2), fillers, strict=True)
     )
     left_out = compare_runs(a, b).left_out["with other settings (learning_rate 0.1 -> 0.2)"]
     assert [name.split("-resnet8")[0] for name in left_out] == ["throughput-flip-kornia-device"]

@@ -76,9 +76,3 @@ def test_an_archive_holds_its_commit(tmp_path: Path) -> None:
     assert commit(own / "unpacked") == {"id": git(own, "rev-parse", "HEAD"), "dirty": False}
     (own / "unpacked" / ARCHIVED).write_text("$Format:%H$\n")  # as in a copy that git did not make
     assert commit(own / "unpacked") is None
-
-
-def test_the_commit_of_this_checkout() -> None:
-    checkout = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    own = commit()
-    assert own is None or own["id"] == checkout.stdout.strip()

@@ -152,9 +152,9 @@ def test_weights_that_do_not_fit_are_told_before_anything_runs(config: FinetuneC
 
 def test_other_weights_of_the_same_name_are_another_run(config: FinetuneConfig, tmp_path: Path) -> None:
     """Most files of weights are called best.pt."""
-    other = tmp_path / "other/weights.pt"
-    checkpoint.save(other, {"model": models.create("resnet8", 10, 2).state_dict()})
-    changed = dataclasses.replace(config, init=str(other))
+    second_weights = tmp_path / "other/weights.pt"
+    checkpoint.save(second_weights, {"model": models.create("resnet8", 10, 2).state_dict()})
+    changed = dataclasses.replace(config, init=str(second_weights))
     finetune.run_one(options(config, tmp_path / "one"), QUIET, no_report)
     with pytest.raises(checkpoint.BadCheckpoint, match="another run: init_digest"):
         finetune.run_one(options(changed, tmp_path / "one", resume=True), QUIET, no_report)
@@ -163,5 +163,5 @@ def test_other_weights_of_the_same_name_are_another_run(config: FinetuneConfig, 
     run = load_run(tmp_path / "all")
     done = [(record.mode, record.augment_on, record.init_digest) for record in run.of(Finetune)]
     assert len(done) == len(set(done)) == 7, "scratch starts from neither"
-    digests = {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] for path in (config.init, other)}
+    digests = {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] for path in (config.init, second_weights)}
     assert {digest for *_, digest in done} == {None, *digests}

@@ -57,7 +57,7 @@ def test_what_a_command_refuses_is_not_in_its_help(monkeypatch: pytest.MonkeyPat
 def test_presets_tell_their_durations(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(print_help("run", monkeypatch, capsys).replace("│", " ").split())
     assert all(f"{name}: " in text for name in get_args(PresetName))
-    presets = catalog.catalog()["presets"]
+    presets = catalog.list_names("presets")
     assert len(presets) == len(get_args(PresetName)) + len(get_args(TrainingPresetName))
     assert all(re.search("second|minute|hour|night", about) for about in presets.values())
 

@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import torch
 
 from bench import limits
 from bench.clock import Timing
+from bench.jobs import speed
+from bench.jobs.inputs import Inputs
 from bench.limits import (
     HOST_RECIPES,
     absent_gpu_host_seconds,
@@ -26,6 +29,8 @@ from bench.limits import (
     matmul_precision,
     roofline_share,
 )
+from bench.processes import read_output
+from bench.records import Speed
 from tests.conftest import present
 
 
@@ -88,10 +93,20 @@ def test_waits_are_counted_from_the_first_call_of_a_process_and_the_mode_is_rest
 def test_the_hosts_share_is_read_from_a_process_that_may_fail_or_hang(
     code: str, seconds: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = subprocess.run
     monkeypatch.setattr(limits, "HOST_LIMIT_S", 2)
-    monkeypatch.setattr(subprocess, "run", lambda command, **options: run([sys.executable, "-c", code], **options))
+    command = [sys.executable, "-c", code]
+    monkeypatch.setattr(limits, "read_output", lambda _, *args, **options: read_output(command, *args, **options))
     assert list(absent_gpu_host_seconds().values()) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("recipes", "seconds"), [(HOST_RECIPES, {"d2l": 1.0}), (HOST_RECIPES[1:], {})])
+def test_the_hosts_share_is_asked_for_where_all_its_recipes_are(
+    recipes: tuple[str, ...], seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(speed, "absent_gpu_host_seconds", lambda: {"d2l": 1.0})
+    bench = speed.Bench(Inputs("synthetic", tmp_path), 0.1)
+    bench.time_host(Speed(status="not_run", subject=recipe, backend="fused") for recipe in recipes)
+    assert bench._host_s == seconds
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from bench.records import Commit, DataSet, Gpu, Run, load_run, load_runs, merge, merged_folder, read_merged
+from bench.report.facts.state import image_sets
 from tests.bench.stored import CASE, ENVIRONMENT, OTHER, SAMPLES, VERDICT, audited, store, trained
 from tests.conftest import present
 
@@ -30,8 +31,8 @@ def test_rounds_of_equal_runs_follow_each_other(tmp_path: Path) -> None:
     assert case.samples_s == pytest.approx([call for calls in [*SAMPLES, *more] for call in calls])
     assert [(record.round, record.run) for record in case.records] == [(0, "a"), (1, "a"), (2, "b"), (3, "b")]
     assert present(run.environment).time == "2026-11-24T10:00:00+00:00 to 2026-11-25T10:00:00+00:00"
-    sources = [(source.name, source.group, source.place, source.measured) for source in run.sources]
-    assert (sources, run.problems) == ([("a", 0, None, 1), ("b", 0, None, 1)], [])
+    sources = [(source.run.name, source.group, source.place) for source in run.sources]
+    assert (sources, run.problems) == ([("a", 0, None), ("b", 0, None)], [])
 
 
 def test_a_failure_of_one_run_is_told_beside_the_others_number(tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_a_failure_of_one_run_is_told_beside_the_others_number(tmp_path: Path) -
     b = store(tmp_path / "b", {CASE: "process died", OTHER: "out of memory"})
     run = merged(tmp_path, a, b)
     assert {case.first.backend: case.status for case in run.cases()} == {"kornia": "ok", "pil": "failed"}
-    assert run.sources[1].notes == [f"1 case failed there that another run measured: {CASE.name}"]
+    assert run.sources[1].notes == [f"1 record left out, as another run has the same: {CASE.name} (failed)"]
 
 
 def test_rounds_are_counted_on_and_a_seed_trained_twice_counts_once(tmp_path: Path) -> None:
@@ -51,13 +52,13 @@ def test_rounds_are_counted_on_and_a_seed_trained_twice_counts_once(tmp_path: Pa
     assert [record.round for record in run.records if record.kind == "throughput"] == [0, 1, 2, 3]
     kept: list[Any] = [record for record in run.records if record.kind == "accuracy"]
     assert [(r.run, r.seed, r.test_accuracy) for r in kept] == [("a", 0, 0.5), ("a", 1, 0.5), ("b", 2, 0.6)]
-    assert run.sources[1].notes == ["1 training with the seeds of a counted once: a seed trained twice is no second one"]
+    assert run.sources[1].notes == [f"1 record left out, as another run has the same: {repeated[0].name} (ok)"]
 
 
 def test_one_run_alone_merges_to_its_own_numbers(tmp_path: Path) -> None:
     alone = load_run(store(tmp_path / "a", records=[trained("throughput")]))
     run = merge([alone], tmp_path)
-    assert run.records == [replace(record, run="a") for record in alone.records]
+    assert (run.records, run.path) == (alone.records, tmp_path)
 
 
 # ---- other machines, versions and code --------------------------------------------------------------------------------
@@ -101,9 +102,8 @@ def test_runs_of_uncommitted_code_and_without_an_environment_stand_alone(tmp_pat
 def test_speeds_of_devices_keep_their_place_and_notes_their_run(tmp_path: Path) -> None:
     peaks: dict[str, Any] = {"copy_bytes_per_s": {"cpu": 2.0}, "matmul_flops_per_s": {"cpu": {"float32": 3.0}}, "note": "old"}
     run = merged(tmp_path, store(tmp_path / "a"), store(tmp_path / "b", machine="there", **peaks))
-    here = present(run.environment)
-    assert (here.machine, here.note, here.copy_bytes_per_s) == ("here, there", "b: old", {"cpu of there": 2.0})
-    assert here.matmul_flops_per_s == {"cpu of there": {"float32": 3.0}}
+    there = run.environments["there"]
+    assert (run.environment, there.note, there.copy_bytes_per_s) == (None, "old", {"cpu": 2.0})
 
 
 # ---- audits and images ------------------------------------------------------------------------------------------------
@@ -121,9 +121,8 @@ def test_a_cell_that_one_audit_doubts_is_compared_in_none(tmp_path: Path) -> Non
 def test_a_group_without_an_audit_and_a_substitute_data_set_of_one_run_are_told(tmp_path: Path) -> None:
     shapes = DataSet(name="synthetic", fingerprint="s", fallback="no CIFAR-10 here")
     run = merged(tmp_path, store(tmp_path / "a", audit=audited(VERDICT)), store(tmp_path / "b", dataset=shapes))
-    assert [source.audited for source in run.sources] == [True, False]
-    joined = DataSet(name="cifar10, synthetic", fingerprint="abc, s", fallback="no CIFAR-10 here")
-    assert present(run.environment).dataset == joined
+    assert [part.audit is not None for part in run.parts] == [True, False]
+    assert {images.name: images.fallback for images in image_sets(run)} == {"cifar10": None, "synthetic": "no CIFAR-10 here"}
 
 
 # ---- bad input --------------------------------------------------------------------------------------------------------
@@ -143,7 +142,7 @@ def test_what_cannot_be_read_is_a_line_and_the_rest_is_merged(tmp_path: Path) ->
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     a, b = store(tmp_path / "x" / "run"), store(tmp_path / "y" / "run", {CASE: [[0.7]]}, machine="there")
     run = merged(tmp_path, a, b)
-    assert [source.name for source in run.sources] == ["run", "run-2"]
+    assert [part.name for part in run.parts] == ["run", "run-2"]
     assert run.problems == [f"two runs are called run: {b} is called run-2 here"]
 
 

@@ -100,10 +100,10 @@ def test_a_busy_process_of_others_is_seen_and_a_child_is_ours(monkeypatch: pytes
     finally:
         child.kill()
         idle.kill()
-    ours, theirs = (present(compare(pair[0], pair[1]).others_cpu) for pair in (samples, stranger))
+    own, foreign = (present(compare(pair[0], pair[1]).others_cpu) for pair in (samples, stranger))
     # The child gets what it can of the CPUs; other tests may run beside, and take from both alike.
     spent = (samples[1].own_s or 0.0) - (samples[0].own_s or 0.0)
-    assert theirs - ours == pytest.approx(spent / (samples[1].wall_s - samples[0].wall_s) / samples[0].cpus, abs=0.15)
+    assert foreign - own == pytest.approx(spent / (samples[1].wall_s - samples[0].wall_s) / samples[0].cpus, abs=0.15)
     assert spent > 0.1
 
 
@@ -152,8 +152,8 @@ def test_a_training_is_marked_and_not_repeated(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_limits_of_a_quiet_machine() -> None:
-    known = Disturbance(others_cpu=0.05, steal=0.0)
-    assert known.is_strong is False
+    quiet_machine = Disturbance(others_cpu=0.05, steal=0.0)
+    assert quiet_machine.is_strong is False
     assert Disturbance().is_strong is None
     strong = [{"others_cpu": 0.2}, {"steal": 0.1}, {"memory_pressure": 0.1}, {"gpu_others": 1}, {"throttled": True}]
     assert [Disturbance(**changes).is_strong for changes in strong] == [True] * 5  # type: ignore[arg-type]

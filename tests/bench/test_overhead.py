@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from bench.clock import Clock, sample
+from bench.jobs import overhead
 from bench.jobs.job import plan_training
-from bench.jobs.overhead import Turns, bare_steps, measure_overhead, trained_steps
+from bench.jobs.overhead import FEWEST_TURNS, alternate, bare_steps, measure_overhead, trained_steps
 from bench.records import Overhead
 from training import models
 from training.config import TrainConfig
@@ -58,23 +59,21 @@ def test_the_bare_loop_learns(shapes: Dataset, monkeypatch: pytest.MonkeyPatch) 
 
 def test_neither_loop_is_always_the_second() -> None:
     order: list[str] = []
-    turns = Turns(lambda: order.append("bare"), Clock("cpu"))
-    sample(lambda: order.append("trainer"), 4, turns.before, turns.after, clock=Clock("cpu"))
-    assert (order, len(turns.seconds)) == (["bare", "trainer", "trainer", "bare"] * 2, 4)
+    beside = alternate(lambda: order.append("bare"))
+    sample(lambda: order.append("trainer"), 4, beside, beside, clock=Clock("cpu"))
+    assert order == ["bare", "trainer", "trainer", "bare"] * 2
 
 
-def test_the_record_pairs_the_steps(shapes: Dataset) -> None:
-    """With a sampler that claims each step of the trainer took twice as long as the bare one beside it: a ratio of 2."""
-    bare: list[float] = []
+def test_the_record_pairs_the_steps(shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With clocks by which a bare step takes half a second and the trainer's one: a ratio of 2, in the fewest turns."""
 
     def sampler(function: Any, calls: int, before: Any, after: Any) -> list[float]:
-        turns = before.__self__
         sample(function, calls, before, after, clock=Clock("cpu"))
-        bare.extend(turns.seconds)
-        return [2 * seconds for seconds in turns.seconds]
+        return [1.0] * calls
 
+    monkeypatch.setattr(overhead, "sample", lambda *args, **clock: [0.5 for _ in sample(*args, **clock)])
     case = plan_training(Overhead, TINY, shapes)
     record = measure_overhead(case, TINY, shapes, seconds=0.01, sampler=sampler)
-    assert record.step_over_bare == pytest.approx(2.0)
-    assert (list(record.bare_s), len(record.step_s)) == (bare, 6)
+    assert record.step_over_bare == 2.0
+    assert (record.bare_s, record.step_s) == ((0.5,) * FEWEST_TURNS, (1.0,) * FEWEST_TURNS)
     assert (record.key, record.status, record.threads) == (case.key, "ok", 1)

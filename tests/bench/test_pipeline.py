@@ -181,6 +181,8 @@ def test_stages_add_up_and_a_slow_disk_is_the_limit(folder: Path, monkeypatch: p
     batch_s = {"read": 0.080, "decode": 0.054, "collate": 0.008, "augment": 0.012}  # means of both batches
     assert shares == pytest.approx({name: seconds / sum(batch_s.values()) for name, seconds in batch_s.items()})
     assert feeding.balance(case) == pytest.approx(1)
+    for record in (record for record in stored.of(Pipeline) if record.without):  # of the whole arm, without the warm-up
+        assert (record.cpu_s_per_image or 0) * (record.images or 0) == pytest.approx(record.whole_s)
     assert limit(feeding, case).endswith("times that: the disk is the limit.")
 
 
@@ -221,6 +223,7 @@ def test_a_case_that_fails_leaves_the_others(folder: Path, monkeypatch: pytest.M
     ("changes", "message"),
     [
         ({"batch_size": 9}, "8 photographs make no batch of 9"),
+        ({"batch_size": None}, "8 photographs make no batch of 32"),
         ({"arms": ("nosuch",)}, "unknown arm 'nosuch'"),
         ({"recipes": ("nosuch",)}, "unknown recipe or op 'nosuch'"),
         ({"size": "big"}, "size must be WIDTHxHEIGHT"),

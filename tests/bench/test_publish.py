@@ -50,7 +50,7 @@ def test_publishing_keeps_records_only_and_packs_them(tmp_path: Path) -> None:
     assert kept.cases()[0].values("images_per_s") == whole.cases()[0].values("images_per_s")
     assert (len(kept.cases()[0].samples_s), sum(kept.cases()[0].values("calls"))) == (3 * MOST_SAMPLES, 300)
     assert kept.audit is not None
-    assert ([check.name for check in kept.audit.verdicts[0].checks], kept.audit.verdicts[0].passed) == (["finite"], 1)
+    assert ([check.name for check in kept.audit.verdicts[0].checks], kept.audit.verdicts[0].checks_passed) == (["finite"], 1)
     assert (published / INDEX).read_text(encoding="utf-8") == index(published)
     with pytest.raises(ValueError, match="holds a run called run already"):
         publish([run], published, console())

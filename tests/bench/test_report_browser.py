@@ -1,4 +1,4 @@
-"""The page as a browser shows it: nothing fetched, nothing overflowing, sorting and filtering, and what axe-core finds.
+"""The page as a browser shows it: nothing fetched, nothing overflowing, and what axe-core finds.
 
 Chromium is driven over a pipe with its DevTools protocol, so no driver or package is needed; where there is no Chromium these
 tests are skipped. axe-core is looked for in .cache/node_modules (npm install --prefix .cache axe-core).
@@ -19,7 +19,7 @@ import pytest
 
 from bench.records import load_run
 from bench.report import write_report
-from tests.bench.report_runs import OPS, rates, store_full_run
+from tests.bench.report_runs import store_full_run
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / ".cache" / "node_modules" / "axe-core" / "axe.min.js"
@@ -31,8 +31,8 @@ FLAGS = (
 START = """
 import fcntl, os, sys
 ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
-for end, wanted in zip(ends, (3, 4)):
-    os.dup2(end, wanted)
+for end, number in zip(ends, (3, 4)):
+    os.dup2(end, number)
 os.execv(sys.argv[3], sys.argv[3:])
 """
 PHONE, DESK = (390, 844), (1440, 900)
@@ -160,14 +160,14 @@ CUT_OFF = """
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_nothing_is_fetched_complained_of_or_wider_than_the_page(
+def test_nothing_is_fetched_wrong_or_wider_than_the_page(
     browser: Browser, page: Path, size: tuple[int, int], dark: bool
 ) -> None:
     browser.show(page, size, dark=dark)
     browser.value(UNFOLD)
     assert (browser.value(OVERFLOWING), browser.value(CUT_OFF)) == ([], [])
     assert (browser.value("document.documentElement.scrollWidth"), complaints(browser)) == (size[0], [])
-    assert browser.value(PAPER) == ("rgb(21, 23, 27)" if dark else "rgb(255, 255, 255)")
+    assert browser.value(PAPER) == (DARK if dark else LIGHT)
 
 
 def test_a_fetch_or_an_error_would_be_seen(browser: Browser, page: Path, tmp_path: Path) -> None:
@@ -183,69 +183,12 @@ def test_a_fetch_or_an_error_would_be_seen(browser: Browser, page: Path, tmp_pat
     assert any("2000px" in text for text in browser.value(OVERFLOWING))
 
 
-TABLE = """
-window.table = [...document.querySelectorAll("table")].find((element) => element.tHead.textContent.trim().startsWith("op")
-  && element.textContent.includes("x ("));
-window.column = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent === "kornia");
-window.names = () => [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => row.cells[0].textContent);
-"""
-
-
-def press(browser: Browser, key: str) -> None:
-    text = "\r" if key == "Enter" else ""
-    code = 13 if key == "Enter" else 9
-    for kind in ("keyDown", "keyUp"):
-        browser.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, text=text, windowsVirtualKeyCode=code)
-
-
-def test_tables_sort_by_click_and_by_keyboard(browser: Browser, page: Path) -> None:
-    """Against the order of the stored rates; what has no number stays last, in both directions."""
-    browser.show(page, DESK)
-    browser.value(TABLE)
-    speed = {op: rates(index, "kornia", 256)[1] for index, op in enumerate(OPS) if op != "Affine"}
-    falling = sorted(speed, key=lambda op: -speed[op])
-    state = "table.tHead.rows[0].cells[column].getAttribute('aria-sort')"
-    assert (browser.value("names()"), browser.value(state)) == (list(OPS), "none")
-    browser.value("table.tHead.rows[0].cells[column].querySelector('button').click()")
-    assert (browser.value("names()"), browser.value(state)) == ([*falling, "Affine"], "descending")
-    browser.value("table.tHead.rows[0].cells[column - 1].querySelector('button').focus()")
-    press(browser, "Tab")
-    press(browser, "Enter")
-    assert (browser.value("names()"), browser.value(state)) == ([*falling[::-1], "Affine"], "ascending")
-    browser.value("table.tHead.rows[0].cells[0].querySelector('button').click()")
-    assert (browser.value("names()"), browser.value(state)) == (sorted(OPS), "none")
-
-
-def test_tables_filter_by_typing(browser: Browser, page: Path) -> None:
-    browser.show(page, DESK)
-    browser.value(TABLE)
-    browser.value("table.closest('.table').previousElementSibling.querySelector('input').focus()")
-    browser.call("Input.insertText", text="crop")
-    assert browser.value("names()") == ["RandomCrop", "RandomResizedCrop"]
-    assert browser.value("table.closest('.table').previousElementSibling.querySelector('output').textContent") == "2 of 9 rows"
-
-
-def test_the_theme_can_be_chosen(browser: Browser, page: Path) -> None:
-    browser.show(page, DESK)
+def test_contents_are_folded_on_a_phone_and_open_beside_a_wide_page(browser: Browser, page: Path) -> None:
     shown = []
-    for _ in range(3):
-        browser.value("document.getElementById('theme').click()")
-        shown.append(browser.value(PAPER))
-    assert shown == [LIGHT, DARK, LIGHT]  # as the system again
-
-
-def test_all_is_there_without_the_script(browser: Browser, page: Path) -> None:
-    """Tables, contents and folded parts are plain HTML; what only the script can do is not offered."""
-    browser.call("Emulation.setScriptExecutionDisabled", value=True)
-    try:
-        browser.show(page, PHONE)
-        document = browser.call("DOM.getDocument")["root"]["nodeId"]
-        count = lambda query: len(browser.call("DOM.querySelectorAll", nodeId=document, selector=query)["nodeIds"])  # noqa: E731
-        assert count("table tbody tr") > 40
-        assert count("nav a") > 8
-        assert count("button:not([hidden])") == 0
-    finally:
-        browser.call("Emulation.setScriptExecutionDisabled", value=False)
+    for size in (PHONE, DESK):
+        browser.show(page, size)
+        shown.append(browser.value("document.querySelector('nav a').checkVisibility()"))
+    assert shown == [False, True]
 
 
 def test_print_shows_what_is_folded_and_cuts_nothing_off(browser: Browser, page: Path) -> None:

@@ -13,17 +13,18 @@ from bench.report.facts.accuracy import (
     baseline,
     best_by_recipe,
     difference,
+    finetune_settings,
     is_undecided,
     main_setting,
     pareto_front,
     soonest,
+    undecided_with,
     with_target,
 )
-from bench.report.facts.arms import ceiling, ratios, settings, share_of, split_ms
-from bench.report.facts.finetune import finetune_settings, undecided_with
-from bench.report.facts.lanes import growth, is_slower, lane_tables, named_differences
+from bench.report.facts.cases import is_slower, ratios, settings, tied
+from bench.report.facts.lanes import growth, lane_tables, named_differences
 from bench.report.facts.pipeline import feedings
-from bench.report.facts.placement import above_ceiling, contest, cost, host_bound_ceilings, utilisation, workers
+from bench.report.facts.placement import above_ceiling, ceiling, contest, cost, host_bound_ceilings, split_ms, workers
 from bench.report.facts.scaling import alike_draws, largest, tables
 from bench.report.facts.state import fallbacks, image_sets, list_remarks, missing, status_counts, verdict_counts
 from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, speeds, store, trained
@@ -107,8 +108,12 @@ def test_growth_follows_one_size_while_the_other_is_usual() -> None:
         *speed("fused", 100), *speed("fused", 300, batch_size=400), *speed("fused", 25, image_size=64),
         *speed("fused", 9, batch_size=400, image_size=64), *speed("kornia", 50),
     )  # fmt: skip
-    sizes = {(axis.along, k): [p.size for p in v] for axis, rows in growth(run).items() for k, v in rows["flip"].items()}
-    assert sizes == {("batch", "fused"): [100, 400], ("side", "fused"): [32, 64]}
+    sizes = {
+        (axis.along, k): [getattr(case, axis.along) for case in v]
+        for axis, rows in growth(run).items()
+        for k, v in rows["flip"].items()
+    }
+    assert sizes == {("batch_size", "fused"): [100, 400], ("image_size", "fused"): [32, 64]}
 
 
 # ---- placement ------------------------------------------------------------------------------------------------------------
@@ -131,7 +136,7 @@ def test_the_fastest_place_wins_against_rounds_that_do_not_overlap() -> None:
     run = run_of(*FROZEN, *PIL, *kornia, *FUSED, *fed, *speed("kornia", 9, 9), *speed("fused", 8, 8), audit=EQUAL)
     result = present(contest(run))
     assert (result.recipe, result.lane, result.best.backend) == ("flip", "per_image", "fused")
-    assert result.tied_places == ["device"]
+    assert [case.place for case in tied(result.places)] == ["device"]
     # Undecided in training: the fastest alone comes first.
     assert [arm.backend for arm in result.tied_backends] == ["kornia", "fused"]
     assert present(result.with_transfer).median("examples_per_s") == 525
@@ -140,46 +145,46 @@ def test_the_fastest_place_wins_against_rounds_that_do_not_overlap() -> None:
 
 def test_places_whose_rounds_overlap_are_tied() -> None:
     result = present(contest(run_of(*FROZEN, *FUSED, *placed([900, 1000, 950], "pil", "workers", num_workers=2))))
-    assert result.tied_places == ["device", "workers"]
+    assert [case.place for case in tied(result.places)] == ["device", "workers"]
 
 
 def test_cost_is_the_share_of_the_ceiling_that_is_lost() -> None:
     """1 - 1045/1100 of medians; by pairs from 1 - 1182/1000 to 1 - 990/1200."""
-    frozen, fused, pil = (settings(group, "throughput")[0][0] for group in (FROZEN, FUSED, PIL))
+    frozen, fused, pil = (settings(run_of(*group), "throughput")[0][0] for group in (FROZEN, FUSED, PIL))
     loss = cost(fused, frozen)
     assert (loss.lost, loss.low, loss.high) == pytest.approx((0.05, -0.182, 0.175))
     assert loss.is_sure is False
     assert cost(pil, frozen).is_sure is True
-    assert share_of(pil, frozen) == pytest.approx(505 / 1100)
     assert ratios(fused, frozen) == pytest.approx([0.99, 0.985, 0.95])
 
 
 def test_the_ceiling_is_the_prepared_batch_else_the_fastest_bare_arm() -> None:
     bare = placed([2000, 2100], augment_on="none")
-    (arms,) = settings([*FROZEN, *bare, *FUSED], "throughput")
+    (arms,) = settings(run_of(*FROZEN, *bare, *FUSED), "throughput")
     assert present(ceiling(arms)).augment_on == "frozen"
-    assert present(ceiling(settings([*bare, *FUSED], "throughput")[0])).augment_on == "none"
+    assert present(ceiling(settings(run_of(*bare, *FUSED), "throughput")[0])).augment_on == "none"
 
 
 def test_parts_of_a_step_add_up_to_its_wall_time() -> None:
     """64 images at 100 images/s take 640 ms, of which 3/4 forward and backward."""
     records = placed([100], split_s={"forward_backward": 3.0, "wait": 1.0})
-    (arm,) = settings(records, "throughput")[0]
-    assert split_ms(arm, 64) == pytest.approx({"forward_backward": 480, "wait": 160})
+    (arm,) = settings(run_of(*records), "throughput")[0]
+    assert split_ms(arm) == pytest.approx({"forward_backward": 480, "wait": 160})
 
 
 def test_workers_that_keep_up_are_ratios_of_a_round() -> None:
     worker = {"backend": "pil", "augment_on": "workers", "num_workers": 1}
     feeds = [trained("feed", round=i, examples_per_s=s, **worker) for i, s in enumerate((100, 120))]
-    (arms,) = settings(FROZEN, "throughput")
+    (arms,) = settings(run_of(*FROZEN), "throughput")
     ((arm, needed),) = workers(run_of(*FROZEN, *feeds), arms[0], "flip")
     assert (arm.backend, needed) == ("pil", [10, 10])
 
 
-def test_utilisation_is_of_the_usual_recipes_best_arm() -> None:
+def test_utilisation_is_of_the_usual_recipes_best_arm_in_its_lane() -> None:
     records = [*placed([10], model_flops_utilisation=0.3), *placed([9], "kornia", model_flops_utilisation=0.2)]
-    result = present(utilisation(run_of(*records, *placed([11], augment_on="frozen", model_flops_utilisation=0.4))))
-    assert (result[0].backend, present(result[1]).augment_on) == ("fused", "frozen")
+    shared = placed([12], "kornia_shared", lane="per_batch", model_flops_utilisation=0.5)
+    top = placed([11], augment_on="frozen", model_flops_utilisation=0.4)
+    assert present(present(contest(run_of(*records, *shared, *top))).busiest).backend == "fused"
 
 
 def test_an_arm_above_the_ceiling_in_every_round_is_a_contradiction() -> None:
@@ -214,7 +219,7 @@ def test_differences_are_paired_by_seed() -> None:
 
 
 def scores_arm(*args: Any) -> Any:
-    return settings(scores(*args), "accuracy")[0][0]
+    return settings(run_of(*scores(*args)), "accuracy")[0][0]
 
 
 def test_the_baseline_is_the_sweeps() -> None:
@@ -225,9 +230,9 @@ def test_the_baseline_is_the_sweeps() -> None:
 def test_backends_of_a_recipe_are_paired_with_the_audits_verdict() -> None:
     records = [*scores("flip", 0.5, 0.5), *scores("flip", 0.4, 0.4, backend="kornia"), *scores("none", 0.1)]
     (pair,) = backend_pairs(main_setting(run_of(*records)), EQUAL)
-    assert (pair.a.recipe, round(pair.gap.mean, 9), pair.is_equal) == ("flip", 10, True)
+    assert (pair.a.recipe, round(pair.gap.mean, 9), pair.difference) == ("flip", 10, "")
     (pair,) = backend_pairs(main_setting(run_of(*records)), None)
-    assert pair.is_equal is None
+    assert pair.difference == "not audited"
 
 
 def test_the_pareto_front_is_what_nothing_beats_in_both() -> None:
@@ -361,5 +366,5 @@ def test_disturbed_figures_are_marked_and_no_answer_rests_on_them(tmp_path: Path
     assert "**A placement lies above the ceiling:**" in first_screen
     assert "186 ±0.5 %, disturbed" in text
     assert "contradiction: above it" in text
-    (arm,) = settings([*fused, late], "throughput")[0]
-    assert (arm.speed, arm.disturbance) == (1181.0, None)
+    (arm,) = settings(run_of(*fused, late), "throughput")[0]
+    assert (arm.rate, arm.disturbance) == (1181.0, None)

@@ -11,8 +11,9 @@ import pytest
 
 from bench import cli
 from bench.jobs.job import absolute
-from bench.records import Throughput, append, load_run
+from bench.records import Accuracy, Throughput, append, load_run
 from tests.bench.stored import trained
+from tests.conftest import PATIENCE_S
 from training.config import TrainConfig
 from training.terminal import expand_paths, open_console, printable
 
@@ -23,7 +24,9 @@ ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 def run(*command: str, variables: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
-    return subprocess.run([sys.executable, *command], env=environment, cwd=cwd, capture_output=True, timeout=900, check=False)
+    return subprocess.run(
+        [sys.executable, *command], env=environment, cwd=cwd, capture_output=True, timeout=PATIENCE_S, check=False
+    )
 
 
 def stored_run(folder: Path) -> Path:
@@ -122,11 +125,13 @@ def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
     (cwd / "bench" / "__init__.py").touch()
     (cwd / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
     variables = {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
-    options = ["--data", "synthetic", "--backends", "torchvision", "--results", "../run[/x]"]
-    done = run("-m", "bench.cli", "run", "--preset", "smoke", *options, variables=variables, cwd=cwd)
+    options = ["--data", "synthetic", "--backends", "torchvision", "--recipes", "flip", "--rounds", "1"]
+    done = run("-m", "bench", "run", "--preset", "smoke", *options, "--results", "../run[/x]", variables=variables, cwd=cwd)
     assert done.returncode == 0, done.stderr
     measured = load_run(tmp_path / "run[/x]")
     assert {case.kind for case in measured.cases() if case.status == "ok"} == {"speed", "throughput", "feed", "accuracy"}
+    assert {record.recipe for record in (*measured.of(Throughput), *measured.of(Accuracy))} == {"none", "flip"}
+    assert "flip" in (tmp_path / "run[/x]" / "report" / "report.md").read_text()
     command = ["-m", "pytest", "-c", os.devnull, "--rootdir", ".", "-p", "bench.plugin", "--pyargs", "bench"]
     grid = ["--benchmark-only", "--ops", "Invert", "--backends", "torchvision", "--rounds", "1", "--data", "synthetic"]
     done = run(*command, *grid, "--results=../grid", variables=variables, cwd=cwd)

@@ -127,7 +127,7 @@ def test_the_utilisation_by_hand(changes: dict[str, Any], peak: float | None, sh
     assert (record.model_flops_utilisation, record.matmul_flops_per_s, record.matmul_precision) == (share, peak, "bfloat16")
 
 
-def test_a_run_has_one_peak_unless_the_device_cannot_multiply(
+def test_a_run_has_one_peak_of_matrix_products_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes: Dataset
 ) -> None:
     from bench.environment import environment
@@ -192,7 +192,3 @@ def test_a_broken_off_run_resumes_where_it_was_and_only_where_its_numbers_compar
     assert len(again) == len(records)
     with pytest.raises(ValueError, match=r"cannot resume .* here \(dataset name synthetic \(100 .* -> synthetic \(50 "):
         run(tmp_path, resume=True, max_train=50)
-    text = (folder / ENVIRONMENT).read_text()
-    (folder / ENVIRONMENT).write_text(text.replace('"machine": "', '"machine": "not-'))
-    with pytest.raises(ValueError, match=r"cannot resume .* here \(machine not-.*\): choose another --results"):
-        run(tmp_path, resume=True)

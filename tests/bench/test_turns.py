@@ -1,8 +1,10 @@
 """Two installations in turns: real processes, what they store, and a comparison of the pairs by hand."""
 
+import io
 import math
 import statistics
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,9 +13,10 @@ from rich.console import Console
 from scipy.stats import ttest_1samp
 
 from bench.compare import compare_runs
-from bench.jobs import turns as job
-from bench.jobs.turns import ROOT, TURNS, Side, Slot, TurnsOptions, Work, find_side, measure_in_turns, turns
+from bench.jobs.job import ImageOptions
+from bench.jobs.turns import FEWEST_ROUNDS, ROOT, TURNS, Pair, Session, Side, Slot, TurnsOptions, find_side, turns
 from bench.records import Disturbance, Plan, Record, Run, Speed, load_run
+from tests.bench.stored import ENVIRONMENT
 
 CASE = Speed(status="not_run", suite="recipes", subject="flip", backend="torchvision_loop", batch_size=20, image_size=32)
 
@@ -59,18 +62,23 @@ def test_an_installation_is_a_folder_or_an_interpreter(tmp_path: Path) -> None:
             find_side(path)
 
 
+def measure_pair(root: Path, side: Side, slots: Sequence[Slot]) -> Pair:
+    session = Session(sides=[side], slots=slots, cases=[CASE], device="cpu", pairs=1, seconds=0.1)
+    return next(session.measure(ImageOptions(data="synthetic", data_root=root), Console(quiet=True)))
+
+
 def test_a_side_that_cannot_measure_is_told_in_its_own_words(tmp_path: Path) -> None:
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "__init__.py").touch()
-    work = Work(data="synthetic", data_root=tmp_path, device="cpu")
     with pytest.raises(ChildProcessError, match=r"cannot measure: .*No module named"):
-        next(measure_in_turns([Side(code=tmp_path)], work, [CASE], [Slot(side=0)], pairs=1, seconds=1))
+        measure_pair(tmp_path, Side(code=tmp_path), [Slot(side=0)])
 
 
 @pytest.mark.slow
 def test_both_sides_are_runs_that_can_be_compared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six pairs of real processes; at a threshold of 99 % noise is no regression."""
+    """Two pairs of real processes; at a threshold of 99 % noise is no regression."""
     monkeypatch.setattr(Disturbance, "is_strong", False)  # whatever else runs on the machine
+    monkeypatch.setattr("bench.jobs.turns.FEWEST_PAIRS", 2)
     options = TurnsOptions(
         data="synthetic", data_root=tmp_path, minutes=0.01, batch_size=4, backends=("torchvision_loop",), recipes=("flip",),
         out=tmp_path, threshold=0.99,
@@ -82,16 +90,33 @@ def test_both_sides_are_runs_that_can_be_compared_again(tmp_path: Path, monkeypa
     assert a.plan == b.plan
     for run in (a, b):
         records = run.of(Speed)
-        assert {record.pair for record in records} == set(range(6))
-        assert len(records) == a.plan.rounds >= 6 * job.FEWEST_ROUNDS
+        assert {record.pair for record in records} == {0, 1}
+        assert len(records) == a.plan.rounds >= 2 * FEWEST_ROUNDS
+
+
+def test_ctrl_c_compares_the_pairs_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = (in_turns([[100.0, 110.0]], name).of(Speed) for name in "AB")
+
+    def interrupt(session: Session, *_: object) -> Iterator[Pair]:
+        yield Pair(environments=[ENVIRONMENT, ENVIRONMENT], slots=[a, b])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "measure", interrupt)
+    options = TurnsOptions(
+        data="synthetic", data_root=tmp_path, backends=("torchvision_loop",), recipes=("flip",), out=tmp_path
+    )
+    console = Console(record=True, width=200, file=io.StringIO())
+    with pytest.raises(KeyboardInterrupt):
+        turns(ROOT, ROOT, options, console)
+    assert "unclear" in console.export_text()
+    assert [load_run(tmp_path / name).records for name in "ab"] == [a, b]
 
 
 @pytest.mark.slow
 def test_work_is_added_for_real_and_does_not_count(tmp_path: Path) -> None:
     """Images a call are those of the case whatever was added; ten times as many take longer."""
     slots = [Slot(side=0), Slot(side=0, added=9.0)]
-    work = Work(data="synthetic", data_root=tmp_path, device="cpu")
-    (pair,) = measure_in_turns([Side()], work, [CASE], slots, pairs=1, seconds=0.1)
+    pair = measure_pair(tmp_path, Side(), slots)
     medians = []
     for records in pair.slots:
         assert {record.batch_size for record in records} == {20}

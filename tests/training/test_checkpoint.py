@@ -65,12 +65,12 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_as_if_it_had_not(
 
     with pytest.raises(_Killed):
         train(config, shapes, checkpoint=stopped, on_epoch=done.append, on_step=die_in_the_third_epoch)
-    heard: list[list[EpochStats]] = []
+    resumed_from: list[list[EpochStats]] = []
     later: list[EpochStats] = []
     result = train(
-        config, shapes, checkpoint=stopped, resume=True, on_epoch=later.append, on_resume=lambda e: heard.append(list(e))
+        config, shapes, checkpoint=stopped, resume=True, on_epoch=later.append, on_resume=lambda e: resumed_from.append(list(e))
     )
-    assert (heard, [stats.epoch for stats in later]) == ([done], [3, 4])
+    assert (resumed_from, [stats.epoch for stats in later]) == ([done], [3, 4])
     assert (result.resumed_after, expected.resumed_after) == (2, 0)
     assert result.epochs[:2] == tuple(done)  # with their times
     # Bit for bit: streams start anew each epoch, and everything else is in the checkpoint.

@@ -45,6 +45,10 @@ OF_TRAINING: list[tuple[dict[str, Any], str]] = [
     ({"model": "speednet", "image_size": 8}, "model speednet needs an image_size of at least 9, got 8"),
     ({"warm_up_epochs": 10.5}, "warm_up_epochs must lie between 0 and epochs (10), got 10.5"),
     ({"recipe": "augmix", "backend": "kornia"}, "AugMix is not supported by backend kornia"),
+    *(
+        ({"backend": "cvcuda", "augment_on": place}, "by backend cvcuda: it runs on CUDA only")
+        for place in ("device", "workers")
+    ),
     ({"backend": "kornia_compiled", "augment_on": "workers"}, "is compiled for whole batches: take --augment-on device"),
     ({"resident": True, "num_workers": 2}, _RESIDENT),
     ({"resident": True, "augment_on": "workers"}, _RESIDENT),
@@ -54,17 +58,14 @@ OF_TRAINING: list[tuple[dict[str, Any], str]] = [
 OF_FINE_TUNING: list[tuple[dict[str, Any], str]] = [
     ({"epochs": 0}, "epochs must be at least 1"),
     ({"batch_size": 1}, "batch_size must be at least 2"),
-    ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
     ({"head_rate": 0.0}, "head_rate must be a positive number"),
-    ({"momentum": 1.0}, "momentum must be"),
-    ({"num_workers": -1}, "num_workers must not be negative"),
-    ({"width": 0}, "width must be at least 1"),
     ({"mode": "half"}, "unknown mode 'half'"),
     ({"init": "scratch"}, "mode full needs weights to start from"),
     ({"recipe": "flip"}, "recipe flip has no RandomResizedCrop"),
     ({"recipe": "nothing"}, "unknown recipe"),
     ({"backend": "nobody"}, "unknown backend"),
     ({"backend": "kornia_compiled"}, "is compiled for batches of one size"),
+    ({"backend": "triton_augment"}, "RandomResizedCrop is not supported by backend triton_augment"),
 ]
 
 

@@ -328,11 +328,11 @@ class _Waits(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found = list[str]()
+        self.names = list[str]()
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if op.__name__.startswith((*READS, "_to_copy")):
-            self.found.append(op.__name__)
+            self.names.append(op.__name__)
         return op(*args, **(kwargs or {}))
 
 
@@ -351,7 +351,7 @@ def test_no_step_waits_for_the_device(change: dict[str, Any], sgd: TrainConfig, 
                 watched.close()
 
         current.run_epoch(1, on_step, evaluate=False)
-    assert waits.found == []
+    assert waits.names == []
 
 
 def _memory(tree: Any) -> set[int]:

@@ -82,9 +82,9 @@ def test_the_device_crops_as_torchvision_does_on_the_original(backend: str, seed
         images = [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in images]
     frames, windows = cut_windows(images, CROP)
     assert frames.is_contiguous(memory_format=torch.channels_last) == is_interleaved
-    found = WindowPipeline((CROP, NORMALIZE), backend, CPU)(frames, windows)
+    result = WindowPipeline((CROP, NORMALIZE), backend, CPU)(frames, windows)
     # float32 sums in another order, over a standard deviation of 0.22
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(result, expected, atol=2e-5, rtol=0)
 
 
 def test_windows_beyond_the_bound_are_resized_before_and_differ_by_half_a_level() -> None:
@@ -95,8 +95,8 @@ def test_windows_beyond_the_bound_are_resized_before_and_differ_by_half_a_level(
     assert frames.shape[2] <= 64, "one step of frames: no window is larger than 24 pixels"
     assert (windows[:, 2:] == 16).all(1).any(), "some were resized"
     assert (windows[:, 2:] != 16).any(), "others were not"
-    found = WindowPipeline((CROP, NORMALIZE), "fused", CPU)(frames, windows)
-    difference = (found - expected).abs().amax((0, 2, 3)) * torch.tensor(NORMALIZE.std)
+    result = WindowPipeline((CROP, NORMALIZE), "fused", CPU)(frames, windows)
+    difference = (result - expected).abs().amax((0, 2, 3)) * torch.tensor(NORMALIZE.std)
     assert difference.max() <= 0.5 / 255 + 1e-5
 
 
@@ -108,8 +108,8 @@ def test_at_the_usual_size_windows_beyond_the_bound_are_torchvisions_of_8_bit_im
     torch.manual_seed(2)
     frames, windows = cut_windows(images, crop, most_side=64)
     assert windows[:, 2:].eq(224).all(), "both were resized by the worker"
-    found = WindowPipeline((crop, NORMALIZE), "kornia", CPU)(frames, windows)
-    difference = (found - expected).abs().amax((0, 2, 3)) * torch.tensor(NORMALIZE.std)
+    result = WindowPipeline((crop, NORMALIZE), "kornia", CPU)(frames, windows)
+    difference = (result - expected).abs().amax((0, 2, 3)) * torch.tensor(NORMALIZE.std)
     assert difference.max() <= 1 / 255 + 1e-5
 
 
@@ -131,13 +131,13 @@ def test_in_workers_each_photograph_is_augmented_by_itself(backend: str, split: 
     ops = (CROP, HorizontalFlip(), NORMALIZE)
     source = feed(split, backend=backend, on_device=False, batch_size=len(SIZES))
     assert source.lane == "per_image"
-    (found, labels), = batches(source)  # fmt: skip
+    (result, labels), = batches(source)  # fmt: skip
     # By hand: the same stream, one photograph after the other, in the order of the labels.
     torch.manual_seed(stream_seed(0, "augment", epoch=1))
     torch.empty((), dtype=torch.int64).random_()  # the loader's own draw, the seed of workers that it might start
     pipeline = build(ops, backend)
     expected = [pipeline(photographs()[label][None])[0] for label in labels.tolist()]
-    torch.testing.assert_close(found, torch.stack(expected), atol=0, rtol=0)
+    torch.testing.assert_close(result, torch.stack(expected), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("on_device", [True, False])
@@ -188,10 +188,10 @@ def test_evaluation_is_torchvisions_resize_and_centre_crop(size: tuple[int, int]
             image.save(tmp_path / "set" / split / name / "0.png")
     side = prepared_size(32)
     dataset = load(str(tmp_path / "set"), root=tmp_path / "root", image_size=side)
-    found = build(evaluation_ops(32), "torchvision")(dataset.train.images[:1])
+    result = build(evaluation_ops(32), "torchvision")(dataset.train.images[:1])
     by_torchvision = v2.Compose([v2.Resize(side), v2.CenterCrop(32), v2.ToImage()])(image)
     expected = build((NORMALIZE,), "torchvision")(by_torchvision.as_subclass(Tensor)[None])
-    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    torch.testing.assert_close(result, expected, atol=0, rtol=0)
 
 
 def test_recipes_take_the_size_and_the_normalisation() -> None:

@@ -82,9 +82,7 @@ def test_errors_of_the_user_and_the_machine_are_one_line(error: Exception, line:
 # ---- a run's folder -------------------------------------------------------------------------------------------------------
 
 
-def test_epochs_are_kept_when_a_run_is_interrupted(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_keeps_its_epochs(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt_the_third(self: entry.Display, step: int, steps: int) -> None:
         if self._epoch == 3:
             raise KeyboardInterrupt
@@ -126,7 +124,7 @@ def test_a_run_is_not_overwritten_whether_it_was_finished_or_not(
     assert "error: --resume needs --out" in capsys.readouterr().err
 
 
-def test_another_runs_checkpoint_leaves_the_folder_as_it_is(
+def test_another_runs_checkpoint_changes_nothing(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"

@@ -97,22 +97,6 @@ def test_evaluation_counts_every_image_once_however_it_is_shared(shapes: Dataset
     assert sum(accuracy * count for accuracy, count in shares) == pytest.approx(whole[0] * 100)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"precision": "bfloat16", "channels_last": True},
-        {"optimizer": "sgd"},
-        {"recipe": "cutmix"},
-        {"augment_on": "none", "num_workers": 1},
-        {"backend": "pil", "augment_on": "workers"},
-        {"model": "resnet18"},
-    ],
-)
-def test_options_run_and_do_what_the_default_does_nearly(change: dict[str, Any], tiny: TrainConfig, shapes: Dataset) -> None:
-    # After two epochs of 4 steps a net is still near chance: ln 10 = 2.303; a broken path gives 0, inf or much more.
-    assert 1.5 < train(replace(tiny, **change), shapes).last.train_loss < 3.5
-
-
 def test_compiled_and_channels_last_steps_compute_the_same(
     tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,13 +196,13 @@ def test_wrong_calls_are_one_line(tiny: TrainConfig, shapes: Dataset) -> None:
 
 
 def test_callbacks_hear_of_data_steps_and_epochs(tiny: TrainConfig, shapes: Dataset) -> None:
-    heard: list[Any] = []
+    calls: list[Any] = []
     train(
-        tiny, shapes, on_data=lambda d: heard.append(d.name), on_step=lambda step, steps: heard.append((step, steps)),
-        on_epoch=lambda stats: heard.append(stats.epoch),
+        tiny, shapes, on_data=lambda d: calls.append(d.name), on_step=lambda step, steps: calls.append((step, steps)),
+        on_epoch=lambda stats: calls.append(stats.epoch),
     )  # fmt: skip
     steps = [(step, 4) for step in (1, 2, 3, 4)]
-    assert heard == [shapes.name, *steps, 1, *steps, 2]
+    assert calls == [shapes.name, *steps, 1, *steps, 2]
 
 
 def test_results_say_what_was_run_on_what(tiny: TrainConfig, shapes: Dataset) -> None:

@@ -7,17 +7,13 @@ different work, and no ratio is made between them.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, NamedTuple
 
-from bench.records import AuditCell, Case, Run, Speed
+from bench.records import COMPARABLE, AuditCell, Case, Run, Speed, group_by
+from bench.report.facts.cases import LANES, tied, usual_recipe
 from bench.statistics import median_interval
 
-LANES = {
-    "per_image": "parameters drawn per image",
-    "per_batch": "parameters drawn once per batch",
-    "mixed": "some ops draw per image, some per batch",
-    "fixed": "nothing is drawn",
-}
 # Ratios are taken against the first of these that was measured: the usual way of those who have no benchmark to read, which
 # no order of backends tells. Mixtures differ, so "mixed" has no ratios.
 BASELINES: Mapping[str, Sequence[str]] = {
@@ -26,11 +22,13 @@ BASELINES: Mapping[str, Sequence[str]] = {
     "fixed": ("torchvision",),
     "mixed": (),
 }
-SHORT_LANES = {name: name.replace("_", " ") for name in LANES}
-COMPARABLE = ("exact", "close")
-"""Verdicts of the audit that allow a ratio."""
 Differences = Mapping[tuple[str, str], str]
 """(subject, backend) -> named difference from the op's definition."""
+ROW, SIZE, CELL = (
+    attrgetter("suite", "subject", "device", "dtype"),
+    attrgetter("batch_size", "image_size", "width"),
+    attrgetter("subject", "backend"),
+)
 
 
 def named_differences(run: Run) -> Differences | None:
@@ -46,41 +44,10 @@ def _is_comparable(cell: AuditCell) -> bool:
     return cell.verdict in COMPARABLE and (cell.lane is None or cell.lane.ok)
 
 
-def rate(case: Case | None) -> float | None:
-    """Return the median images/s of a case that succeeded."""
-    return case.sound.median("images_per_s") if case is not None and case.status == "ok" else None
-
-
-def round_rates(case: Case) -> list[float]:
-    """Return the images/s of each round that others did not disturb, of all rounds if too few are left."""
-    return case.sound.values("images_per_s")
-
-
-def lane_of(case: Case) -> str:
-    """Return the lane; an unknown one is compared with nothing, as "mixed" is."""
-    return case.lane or "mixed"
-
-
-def usual_sizes(cases: Iterable[Case]) -> dict[tuple[Any, ...], tuple[int, int, int]]:
-    """Return batch, height and width of each subject's tables: the plan names the usual size first."""
-    sizes: dict[tuple[Any, ...], tuple[int, int, int]] = {}
-    for case in cases:
-        sizes.setdefault(_row_of(case), _size_of(case))
-    return sizes
-
-
 def usual_cases(cases: Sequence[Case]) -> list[Case]:
-    """Return the cases at each subject's usual size."""
-    sizes = usual_sizes(cases)
-    return [case for case in cases if _size_of(case) == sizes[_row_of(case)]]
-
-
-def _row_of(case: Case) -> tuple[Any, ...]:
-    return case.suite, case.subject, case.device, case.dtype
-
-
-def _size_of(case: Case) -> tuple[int, int, int]:
-    return case.batch_size, case.image_size, case.width
+    """Return the cases at each subject's usual size, which the plan names first."""
+    usual = {row: SIZE(first) for row, (first, *_) in group_by(cases, ROW).items()}
+    return [case for case in cases if SIZE(case) == usual[ROW(case)]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,94 +71,68 @@ class LaneTable:
     @cached_property
     def baseline(self) -> str | None:
         """Backend that ratios are taken against; None if no ratio makes sense."""
-        measured = {backend for (_, backend), case in self.cells.items() if rate(case)}
+        measured = {backend for (_, backend), case in self.cells.items() if case.rate}
         names = BASELINES[self.lane] if self.differences is not None else ()
         return next((name for name in names if name in measured), None)
 
     def ranked(self, subject: str) -> list[Case]:
         """Return the measured cases of a row, fastest first."""
-        row = [self.cells[subject, backend] for backend in self.backends if (subject, backend) in self.cells]
-        return sorted((case for case in row if rate(case)), key=lambda case: -(rate(case) or 0))
+        row = [case for backend in self.backends if (case := self.cells.get((subject, backend))) and case.rate]
+        return sorted(row, key=lambda case: -case.rate)
 
     def comparable(self, subject: str) -> list[Case]:
         """Return the measured cases that do the subject as it is defined, fastest first; none among mixtures."""
         if self.lane == "mixed" or self.differences is None:
             return []
-        return [case for case in self.ranked(subject) if (subject, case.backend) not in self.differences]
+        return [case for case in self.ranked(subject) if CELL(case) not in self.differences]
 
     def winner(self, subject: str) -> str | None:
         """Return the backend whose interval lies above those of all comparable others; None if there is none."""
         row = self.comparable(subject)
-        if (
-            len(row) < 2
-            or any(case.is_disturbed for case in row)
-            or not all(is_slower(round_rates(row[0]), round_rates(case)) for case in row[1:])
-        ):
-            return None
-        return row[0].backend
+        is_won = len(row) > 1 and len(tied(row)) == 1 and not any(case.is_disturbed for case in row)
+        return row[0].backend if is_won else None
 
     def ratio(self, subject: str, backend: str) -> list[float]:
         """Return the ratio to the baseline, and of the ends of both intervals; empty unless both do the op."""
-        base = self.baseline
-        case, base_case = self.cells.get((subject, backend)), self.cells.get((subject, base or ""))
-        differs = {(subject, backend), (subject, base)} & set(self.differences or ())
-        if case is None or base_case is None or backend == base or differs or not rate(case) or not rate(base_case):
+        quiet = {case.backend: case for case in self.comparable(subject) if not case.is_disturbed}
+        case, base = quiet.get(backend), quiet.get(self.baseline or "")
+        if case is None or base is None or case is base:
             return []
-        if case.is_disturbed or base_case.is_disturbed:
-            return []
-        tops, bottoms = median_interval(round_rates(case)), median_interval(round_rates(base_case))
+        tops, bottoms = median_interval(case.rates), median_interval(base.rates)
         ends = [tops[0] / bottoms[1], tops[1] / bottoms[0]] if tops and bottoms else []
-        return [(rate(case) or 0) / (rate(base_case) or 1), *ends]
-
-
-def is_slower(faster: Sequence[float], rival: Sequence[float]) -> bool | None:
-    """Return whether the interval of the median of ``rival`` lies below that of ``faster``; None if one has a single value."""
-    upper, lower = median_interval(faster), median_interval(rival)
-    return upper[0] > lower[1] if upper and lower else None
+        return [case.rate / base.rate, *ends]
 
 
 def lane_tables(run: Run, suite: str) -> list[LaneTable]:
     """Return the tables of a suite, by device, then lane; a lane in which nothing was planned has none."""
+    differences, tables = named_differences(run), list[LaneTable]()
     cases = [case for case in usual_cases(run.cases("speed")) if case.suite == suite]
-    differences = named_differences(run)
-    places: dict[tuple[str, str], list[Case]] = {}
-    for case in cases:
-        places.setdefault((case.device, case.dtype), []).append(case)
-    tables = []
-    for (device, dtype), local in places.items():
-        for lane in LANES:
-            cells = {_cell_of(case): case for case in local if case.lane is not None and lane_of(case) == lane}
-            absent = {_cell_of(c): "unsupported" if c.lane is None else "·" for c in local if _cell_of(c) not in cells}
+    for (device, dtype), local in group_by(cases, attrgetter("device", "dtype")).items():
+        by_lane = group_by(local, attrgetter("lane"))
+        for lane in filter(by_lane.get, LANES):
+            cells = {CELL(case): case for case in by_lane[lane]}
+            absent = {CELL(c): "·" if c.lane else "unsupported" for c in local if CELL(c) not in cells}
             measured = {backend for _, backend in cells}
             backends = [name for name in dict.fromkeys(case.backend for case in local) if name in measured]
             place = {"suite": suite, "device": device, "dtype": dtype, "lane": lane}
-            table = LaneTable(**place, backends=backends, cells=cells, absent=absent, differences=differences)
-            tables += [table] if cells else []
+            tables.append(LaneTable(**place, backends=backends, cells=cells, absent=absent, differences=differences))
     return tables
 
 
-def _cell_of(case: Case) -> tuple[str, str]:
-    return case.subject, case.backend
+def fastest_alone(tables: Iterable[LaneTable], recipe: str | None = None) -> Sequence[Case]:
+    """Return the cases that do the recipe as it is defined, most images/s first, from the first table that has some."""
+    drawn = [table for table in tables if table.lane in ("per_image", "per_batch")]
+    if recipe is None:
+        recipe = usual_recipe(dict.fromkeys(name for table in drawn for name in table.subjects if table.ranked(name)))
+    defined = ([c for c in table.ranked(recipe or "") if CELL(c) not in (table.differences or {})] for table in drawn)
+    return next(filter(None, defined), [])
 
 
 # ---- growth with batch and image size -------------------------------------------------------------------------------------
 
 
-class Point(NamedTuple):
-    """A case and its size."""
-
-    size: int
-    case: Case
-
-
-Series = Sequence[Point]
-"""A backend's cases along a size, rising."""
-Growth = Mapping[str, Mapping[str, Series]]
-"""subject -> backend -> series of two sizes or more."""
-
-
 class Axis(NamedTuple):
-    """Measurements that differ in one size: along "batch" or "side"."""
+    """Measurements that differ in one size: along "batch_size" or "image_size"."""
 
     suite: str
     device: str
@@ -200,31 +141,19 @@ class Axis(NamedTuple):
     along: str
 
 
+Growth = Mapping[str, Mapping[str, Sequence[Case]]]
+"""subject -> backend -> its cases of two sizes or more, rising."""
+
+
 def growth(run: Run) -> dict[Axis, Growth]:
-    """Return series along a size, the other at its usual value, by axis; empty if every case has one size."""
+    """Return cases along a size, the other at its usual value, by axis; empty if every case has one size."""
     cases = run.cases("speed")
-    usual = usual_sizes(cases)
-    points: dict[Axis, dict[str, dict[str, dict[int, Case]]]] = {}
-    for case in filter(rate, cases):
-        if case.lane is None:
-            continue
-        batch, side, _ = usual[_row_of(case)]
-        sizes = {"batch": (case.batch_size, case.image_size == side), "side": (case.image_size, case.batch_size == batch)}
-        for along, (size, is_usual) in sizes.items():
-            if is_usual:
-                axis = Axis(case.suite, case.device, case.dtype, lane_of(case), along)
-                points.setdefault(axis, {}).setdefault(case.subject, {}).setdefault(case.backend, {})[size] = case
-    lines = {axis: _lines(subjects) for axis, subjects in points.items()}
-    return {axis: grown for axis, grown in lines.items() if grown}
-
-
-def _lines(subjects: Mapping[str, Mapping[str, Mapping[int, Case]]]) -> Growth:
-    rows = {
-        subject: {backend: _series(row) for backend, row in by_backend.items() if len(row) > 1}
-        for subject, by_backend in subjects.items()
-    }
-    return {subject: backends for subject, backends in rows.items() if backends}
-
-
-def _series(by_size: Mapping[int, Case]) -> Series:
-    return [Point(size, by_size[size]) for size in sorted(by_size)]
+    usual = {row: first for row, (first, *_) in group_by(cases, ROW).items()}
+    grown: dict[Axis, Any] = {}
+    for along, other in (("batch_size", "image_size"), ("image_size", "batch_size")):
+        rows = [c for c in cases if c.rate and c.lane and getattr(c, other) == getattr(usual[ROW(c)], other)]
+        for key, group in group_by(rows, attrgetter("suite", "device", "dtype", "lane", "subject", "backend")).items():
+            if len(group) > 1:
+                subjects = grown.setdefault(Axis._make((*key[:4], along)), {})
+                subjects.setdefault(key[4], {})[key[5]] = sorted(group, key=attrgetter(along))
+    return grown

@@ -13,11 +13,11 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, NamedTuple
 
-from bench.records import AuditCell, Run
-from bench.report.facts.arms import Arm, arms_of, gather, successes, value
-from bench.report.facts.lanes import COMPARABLE
+from bench.records import COMPARABLE, AuditCell, Case, Run, group_by
+from bench.report.facts.cases import sound_cases
 from bench.statistics import median_interval
 
 SETTING = ("dataset", "fingerprint", "batch_size", "image_size", "precision", "page_cache", "device")
@@ -44,11 +44,11 @@ class Span(NamedTuple):
 class Feeding:
     """All cases of a setting."""
 
-    cases: Mapping[tuple[str, str | None, int, str | None, str | None, int | None], Arm]
+    cases: Mapping[tuple[str, str | None, int, str | None, str | None, int | None], Case]
     """Cases by arm, recipe, workers, stage left out, network and threads without workers."""
 
     @cached_property
-    def first(self) -> Arm:
+    def first(self) -> Case:
         """A case, for what all share."""
         return next(iter(self.cases.values()))
 
@@ -61,11 +61,11 @@ class Feeding:
     def find(
         self, arm: str, recipe: str | None, workers: int = 0, without: str | None = None, model: str | None = None,
         threads: int | None = None,
-    ) -> Arm | None:  # fmt: skip
+    ) -> Case | None:  # fmt: skip
         """Return a case that was measured, or None."""
         return self.cases.get((arm, recipe, workers, without, model, threads))
 
-    def whole(self, recipe: str | None = None, *, trained: bool = False) -> list[Arm]:
+    def whole(self, recipe: str | None = None, *, trained: bool = False) -> list[Case]:
         """Return the cases with all stages, of a recipe if one is named; photographs decoded alone have none."""
         return [
             case
@@ -73,52 +73,50 @@ class Feeding:
             if without is None and (model is not None) == trained and name is not None and recipe in (None, name)
         ]
 
-    def best(self, cases: Sequence[Arm]) -> list[Arm]:
+    def best(self, cases: Sequence[Case]) -> list[Case]:
         """Return the fastest number of workers of each arm and recipe, the fastest first."""
-        fastest: dict[tuple[str, str | None], Arm] = {}
-        for case in sorted(cases, key=rate, reverse=True):
-            fastest.setdefault((case.arm, case.recipe), case)
-        return list(fastest.values())
+        ranked = sorted(cases, key=lambda case: -case.rate)
+        return [fastest for fastest, *_ in group_by(ranked, attrgetter("arm", "recipe")).values()]
 
-    def parts(self, case: Arm) -> dict[str, Span]:
+    def parts(self, case: Case) -> dict[str, Span]:
         """Return seconds an image by stage; empty where stages were not left out in turn."""
         arms, whole_s = self._without(case), self._whole_s(case)
-        shares = {arm.without: [1 - r.wall_s / r.whole_s for r in arm.records] for arm in arms}  # type: ignore[attr-defined]
+        shares = {arm.without: [1 - r.wall_s / r.whole_s for r in arm.records] for arm in arms}
         parts = {stage: Span.of([share * whole_s for share in values]) for stage, values in shares.items()}
         step = self._step(case) if parts else None
         return parts if step is None else {**parts, STEP: step}
 
-    def _without(self, case: Arm) -> list[Arm]:
+    def _without(self, case: Case) -> list[Case]:
         """Return the case without each stage, fetched in one thread if it has workers; empty unless all were measured."""
         threads = 1 if case.num_workers else None
         arms = [self.find(case.arm, case.recipe, without=stage, threads=threads) for stage in case.stages or ()]
-        complete = [arm for arm in arms if arm and None not in {value(record, "whole_s") for record in arm.records}]
+        complete = [arm for arm in arms if arm and None not in {record.whole_s for record in arm.records}]
         return complete if len(complete) == len(arms) else []
 
-    def _whole_s(self, case: Arm) -> float:
+    def _whole_s(self, case: Case) -> float:
         """Return seconds an image of all stages but the step, one after the other; 0 if unknown."""
-        wholes = [r.whole_s / r.images for arm in self._without(case) for r in arm.records]  # type: ignore[attr-defined]
+        wholes = [r.whole_s / r.images for arm in self._without(case) for r in arm.records]
         return statistics.median(wholes) if wholes else 0.0
 
-    def _step(self, case: Arm, seconds: Callable[[Any], float] = lambda record: 1 / record.images_per_s) -> Span | None:
+    def _step(self, case: Case, seconds: Callable[[Any], float] = lambda record: 1 / record.images_per_s) -> Span | None:
         """Return seconds an image that the network's step takes, without workers and paired by round."""
         whole, trained = self.find(case.arm, case.recipe), self.find(case.arm, case.recipe, 0, None, case.model)
         if not (case.model and whole and trained):
             return None
-        fed = {value(record, "round"): seconds(record) for record in whole.records}
-        more = [seconds(record) - fed[number] for record in trained.records if (number := value(record, "round")) in fed]
+        fed = {record.round: seconds(record) for record in whole.records}
+        more = [seconds(record) - fed[record.round] for record in trained.records if record.round in fed]
         return Span.of(more) if more else None
 
-    def serial_s(self, case: Arm) -> float:
+    def serial_s(self, case: Case) -> float:
         """Return seconds an image of all stages, one after the other, in the threads that they have in a case."""
         step = self._step(case)
         return self._whole_s(case) + (step.value if step else 0.0)
 
-    def balance(self, case: Arm) -> float:
+    def balance(self, case: Case) -> float:
         """Return the sum of a case's stages as a share of the whole."""
         return sum(span.value for span in self.parts(case).values()) / self.serial_s(case)
 
-    def prediction(self, case: Arm) -> "Prediction | None":
+    def prediction(self, case: Case) -> "Prediction | None":
         """Return the rate that the stages predict for a case with workers, None where they are not known."""
         parts = self.parts(case)
         if not parts or not case.num_workers:
@@ -143,25 +141,20 @@ class Prediction(NamedTuple):
     rate: float
     parts: Mapping[str, float]
 
-    def error(self, case: Arm) -> float:
+    def error(self, case: Case) -> float:
         """Return how far the predicted rate lies above the measured one, as a share of it."""
-        return self.rate / rate(case) - 1
-
-
-def rate(case: Arm) -> float:
-    """Return the median images/s."""
-    return case.median("images_per_s") or 0.0
+        return self.rate / case.rate - 1
 
 
 def feedings(run: Run) -> list[Feeding]:
     """Return the settings, the one with the most records first."""
-    groups = sorted(gather(successes(run.records, "pipeline"), SETTING), key=len, reverse=True)
-    names = ("arm", "recipe", "num_workers", "without", "model", "fetch_threads")
-    keyed = [{tuple(getattr(arm, name) for name in names): arm for arm in arms_of(group, names)} for group in groups]
-    return [Feeding(cases=cases) for cases in keyed]
+    groups = group_by(sound_cases(run, "pipeline"), attrgetter(*SETTING)).values()
+    key = attrgetter("arm", "recipe", "num_workers", "without", "model", "fetch_threads")
+    ordered = sorted(groups, key=lambda group: -sum(len(case.records) for case in group))
+    return [Feeding(cases={key(case): case for case in group}) for group in ordered]
 
 
-def verdict(run: Run, case: Arm) -> tuple[bool, str]:
+def verdict(run: Run, case: Case) -> tuple[bool, str]:
     """Return whether a case may be compared with others that do the recipe, and the audit's verdict in words."""
     if case.decoder in OTHER_PIXELS:
         return False, f"other pixels: {OTHER_PIXELS[case.decoder]}"
@@ -181,7 +174,7 @@ def _is_op(run: Run, subject: str) -> bool:
     return any(cell.subject == subject and cell.kind == "op" for cell in (run.audit.verdicts if run.audit else ()))
 
 
-def ratio(run: Run, feeding: Feeding, case: Arm) -> float | None:
+def ratio(run: Run, feeding: Feeding, case: Case) -> float | None:
     """Return images/s over those of torchvision in workers, each at its best number; None unless both do the same."""
     base = next((arm for arm in feeding.best(feeding.whole(case.recipe)) if arm.arm == BASELINE), None)
     if (
@@ -192,4 +185,4 @@ def ratio(run: Run, feeding: Feeding, case: Arm) -> float | None:
         or not (verdict(run, base)[0] and verdict(run, case)[0])
     ):
         return None
-    return rate(case) / rate(base)
+    return case.rate / base.rate

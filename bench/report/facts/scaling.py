@@ -3,9 +3,10 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
-from bench.records import MANNER, SETTING, Record, Run, Scaling
-from bench.report.facts.arms import Arm, arms_of, gather, ratios, successes, value
+from bench.records import MANNER, SETTING, Case, Run, Scaling, group_by
+from bench.report.facts.cases import ratios, sound_cases
 
 SHARED = tuple(name for name in (*SETTING, *MANNER) if name != "batch_size")
 """Fields that the jobs of one table have in common; scaling changes the batch."""
@@ -15,22 +16,22 @@ SHARED = tuple(name for name in (*SETTING, *MANNER) if name != "batch_size")
 class Job:
     """Training on a number of processes, against one process by pairs of rounds."""
 
-    arm: Arm
+    case: Case
     speedups: Sequence[float]
 
     @property
     def processes(self) -> int:
-        return int(self.arm.processes or 1)
+        return int(self.case.processes or 1)
 
     @property
     def sort(self) -> tuple[str, str]:
         """Strong or weak scaling, and how processes share the work."""
-        return self.arm.scaling, self.arm.parallel
+        return self.case.scaling, self.case.parallel
 
     @property
     def on_cpu(self) -> bool:
         """Return whether all processes share the cores of one CPU."""
-        return str(self.arm.device).partition(" ")[0] == "cpu"
+        return str(self.case.device).partition(" ")[0] == "cpu"
 
     @property
     def speedup(self) -> float | None:
@@ -49,7 +50,7 @@ class Job:
     @property
     def slowest_rank(self) -> tuple[int, float] | None:
         """The rank with the least examples/s of its own (median over rounds), and its share of the fastest."""
-        rounds = [paces for record in self.arm.records if len(paces := value(record, "own_examples_per_s") or ()) > 1]
+        rounds = [record.own_examples_per_s for record in self.case.records if len(record.own_examples_per_s) > 1]
         if not rounds or len({len(ranks) for ranks in rounds}) > 1:
             return None
         middles = [statistics.median(ranks) for ranks in zip(*rounds, strict=True)]
@@ -58,24 +59,20 @@ class Job:
 
 def tables(run: Run) -> list[list[Job]]:
     """Return the jobs of each setting, by processes and sort; the setting with the most records first."""
-    groups = gather(successes(run.records, "scaling"), SHARED)
-    return [_jobs(group) for group in sorted(groups, key=len, reverse=True)]
+    groups = group_by(sound_cases(run, "scaling"), attrgetter(*SHARED)).values()
+    return [_jobs(group) for group in sorted(groups, key=lambda group: -sum(len(case.records) for case in group))]
 
 
-def _jobs(records: Sequence[Record]) -> list[Job]:
-    arms = arms_of(records, ("processes", "scaling", "parallel", "batch_size"))
-    alone = next((arm for arm in arms if arm.processes == 1 and arm.speed), None)
-    jobs = [Job(arm=arm, speedups=ratios(arm, alone) if alone and arm is not alone else ()) for arm in arms]
+def _jobs(cases: Sequence[Case]) -> list[Job]:
+    alone = next((case for case in cases if case.processes == 1), None)
+    jobs = [Job(case=case, speedups=ratios(case, alone) if alone and case is not alone else ()) for case in cases]
     return sorted(jobs, key=lambda job: (job.processes, *map(str, job.sort)))
 
 
 def largest(jobs: Sequence[Job]) -> list[Job]:
     """Return the job with the most processes, at least two, of each sort of scaling."""
-    several = [job for job in jobs if job.processes > 1 and job.arm.speed]
-    return [
-        max((job for job in several if job.sort == sort), key=lambda job: job.processes)
-        for sort in dict.fromkeys(j.sort for j in several)
-    ]
+    by_sort = group_by((job for job in jobs if job.processes > 1), lambda job: job.sort)
+    return [max(group, key=lambda job: job.processes) for group in by_sort.values()]
 
 
 def alike_draws(run: Run) -> list[Scaling]:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from bench.records import Audit, AuditCell, Case, Record, Run
+from bench.records import Audit, AuditCell, Case, Record, Run, group_by
 
 STATUSES = ("failed", "not_run", "unsupported")
 
@@ -28,8 +28,8 @@ class ImageSet(NamedTuple):
 
 def image_sets(run: Run) -> list[ImageSet]:
     """Return the image sets of a run."""
-    data = run.environment.dataset if run.environment else None
-    rows = [(data.name, data.fingerprint, "benchmarks", data.fallback)] if data else []
+    data = [environment.dataset for environment in run.environments.values() if environment.dataset]
+    rows = [(images.name, images.fingerprint, "benchmarks", images.fallback) for images in data]
     trained: list[Any] = [record for record in run.records if getattr(record, "dataset", None)]
     rows += [(record.dataset, record.fingerprint, record.kind, record.fallback) for record in trained]
     sets: dict[tuple[str, str], ImageSet] = {}
@@ -77,13 +77,13 @@ class Missing(NamedTuple):
 
 def missing(run: Run) -> list[Missing]:
     """Return what failed, did not run or is unsupported, the worst first; a failure that a later success mended is left out."""
-    rows: dict[tuple[str, ...], Missing] = {}
-    for case in run.cases():
-        if case.status in STATUSES:
-            reason = (case.reason or "").replace(str(case.subject), "…")  # "… is not supported by kornia": one for many ops
-            key = (case.status, case.suite or case.kind, case.backend or case.subject or "", case.device, reason)
-            rows.setdefault(key, Missing(*key, [])).cases.append(case)
-    return sorted(rows.values(), key=lambda row: STATUSES.index(row.status))
+
+    def key(case: Case) -> tuple[str, str, str, str, str]:
+        reason = (case.reason or "").replace(str(case.subject), "…")  # "… is not supported by kornia": one for many ops
+        return case.status, case.suite or case.kind, case.backend or case.subject or "", case.device, reason
+
+    groups = group_by((case for case in run.cases() if case.status in STATUSES), key)
+    return sorted((Missing(*row, cases) for row, cases in groups.items()), key=lambda row: STATUSES.index(row.status))
 
 
 def disturbed_cases(run: Run) -> list[Case]:

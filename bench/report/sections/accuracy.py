@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bench.records import PEER, Run, digits, join, percent, plural, project_sweep
+from bench.records import PEER, Case, Run, format_number, join, percent, plural, project_sweep
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section
 from bench.report.facts.accuracy import (
     BackendPair,
@@ -18,14 +18,14 @@ from bench.report.facts.accuracy import (
     pareto_front,
     score,
     soonest,
+    undecided_with,
     with_accuracy,
     with_target,
 )
-from bench.report.facts.arms import Arm, settings
-from bench.report.facts.lanes import SHORT_LANES
+from bench.report.facts.cases import SHORT_LANES, settings
 from bench.report.figures import Figure, Line, Look, Mark, Row, backend_look, bars, lines, series_look
 from bench.report.sections.state import failed_section, no_answer
-from bench.report.tables import Column, build_table, words_column
+from bench.report.tables import Column, build_table, number_column, words_column
 from bench.report.words import format_score, label, mean_score, name_of, points, setting, span, with_spread
 from bench.statistics import FEWEST_SEEDS, SEEDS_SHOWN, Estimate, estimate, sd_range, seeds_needed
 
@@ -39,6 +39,8 @@ nothing, one excludes zero by chance. Seconds to a target end with the first epo
 warm-up, and are the mean of the seeds that reached it; resumed runs are left out."""
 SEEDS = """Seeds to see: with so many, a paired t test at 5 % finds a difference of so many points with 80 % power, if the sd is
 right."""
+MODES = {"full": "all layers", "frozen": "the last layer", "scratch": "all layers, from random weights"}
+SEEDS_TO_SEE = f"seeds to see {', '.join(map(str, SEEDS_SHOWN))}"
 MOST_SEEDS = 10_000
 CURVES = {
     "train_loss": ("train loss", 1),
@@ -49,7 +51,7 @@ CURVES = {
 
 def accuracy_section(run: Run) -> Section | None:
     """Return test accuracy by recipe and backend, with pairs of seeds compared with a baseline."""
-    groups = settings(run.records, "accuracy")
+    groups = settings(run, "accuracy")
     planned = run.cases("accuracy")
     if not groups and planned and not any(record.kind == "accuracy" for record in run.records):
         answer = no_answer(RECIPE, f"none of {plural(len(planned), 'planned training run')} has run.")
@@ -60,7 +62,7 @@ def accuracy_section(run: Run) -> Section | None:
     for index, arms in enumerate(groups, start=1):
         arms = sorted(arms, key=lambda arm: arm.recipe != "none")
         blocks.append(Paragraph(f"Setting: {setting(arms[0])}, {plural(num_epochs(arms[0]), 'epoch')}."))
-        blocks += [*_figures(arms, index), *_table(arms, baseline(arms, run))]
+        blocks += [*_figures(arms, index), *score_table(arms, baseline(arms, run))]
         blocks += _pairs_table(backend_pairs(with_accuracy(arms), run.audit))
         words = project_sweep(record for arm in arms for record in arm.records)
         blocks += [Paragraph(f"Time {words}.")] if words else []
@@ -76,14 +78,14 @@ def accuracy_section(run: Run) -> Section | None:
 # ---- answers --------------------------------------------------------------------------------------------------------------
 
 
-def _recipe(best: Sequence[Arm], base: Arm | None) -> list[Answer]:
+def _recipe(best: Sequence[Case], base: Case | None) -> list[Answer]:
     if not best or (len(best) == 1 and best[0].values("target_accuracy")):
         return []  # a target has its own answer
     first = best[0]
     evidence: list[str] = [Code(first.recipe), f", {label(first)}, reaches {format_score(first)}."]
     if len(best) == 1:
         return [Answer("What accuracy is reached?", mean_score(first), evidence)]
-    equal = [first, *(arm for arm in best[1:] if is_undecided(difference(first, arm)))]
+    equal = [first, *undecided_with(best)]
     names = ["no augmentation" if arm.recipe == "none" else str(arm.recipe) for arm in equal]
     answer = names[0] if len(names) == 1 else f"Undecided: {join(names[:-1], 5)} or {names[-1]}"
     if base is not None and base.recipe != first.recipe:
@@ -118,14 +120,14 @@ def _backend(pairs: Sequence[BackendPair]) -> list[Answer]:
     return [Answer(BACKEND, answer, evidence)]
 
 
-def _target_answer(arm: Arm) -> Answer:
+def _target_answer(arm: Case) -> Answer:
     """Return the seconds to the accuracy that runs named."""
     answer = f"{_seconds(arm)} s of training" if arm.values("seconds_to_target") else "Not reached"
     evidence = [f"{arm.model} on {arm.dataset} with ", Code(arm.recipe), f", {label(arm)}: {_reach(arm)}."]
     return Answer(f"How long to {percent(arm.target_accuracy)} test accuracy?", answer, evidence)
 
 
-def _peer_answer(arms: Sequence[Arm]) -> list[Answer]:
+def _peer_answer(arms: Sequence[Case]) -> list[Answer]:
     """Return seconds and accuracy of an arm with a target, of airbench's recipe if there is one, beside cifar10-airbench's."""
     peer = next((arm for arm in arms if arm.model == PEER), None)
     named = [target for arm in arms if (target := with_target(arm))]
@@ -137,21 +139,21 @@ def _peer_answer(arms: Sequence[Arm]) -> list[Answer]:
     return [Answer("How does that compare with cifar10-airbench?", answer, evidence)]
 
 
-def _reach(arm: Arm | None) -> str:
+def _reach(arm: Case | None) -> str:
     return f"{len(arm.values('seconds_to_target'))} of {plural(len(arm.records), 'seed')}" if arm else ""
 
 
-def _seconds(arm: Arm | None, name: str = "seconds_to_target") -> str:
+def _seconds(arm: Case | None, name: str = "seconds_to_target") -> str:
     if arm is None or not arm.values(name):
         return ""
     mean = estimate(arm.values(name))
-    return digits(mean.mean) + ("" if mean.half is None else f" ±{digits(mean.half, 2)}")
+    return format_number(mean.mean) + ("" if mean.half is None else f" ±{format_number(mean.half, 2)}")
 
 
 # ---- figures --------------------------------------------------------------------------------------------------------------
 
 
-def _figures(arms: Sequence[Arm], index: int) -> list[Block]:
+def _figures(arms: Sequence[Case], index: int) -> list[Block]:
     recipes = [str(arm.recipe) for arm in arms]
     names = recipes if len(set(recipes)) == len(recipes) else [f"{arm.recipe}, {label(arm)}" for arm in arms]
     shown = [(name, arm) for name, arm in zip(names, arms, strict=True) if arm.values("test_accuracy")]
@@ -161,32 +163,34 @@ def _figures(arms: Sequence[Arm], index: int) -> list[Block]:
         alternative = f"Test accuracy after the last epoch by recipe: a dot a seed, the mean with its interval. Means: {means}."
         rows = [Row(name, [_mark(arm)]) for name, arm in shown]
         figures.append(bars(f"accuracy-{index}", alternative, rows, {}, "test accuracy, % (dot: a seed; line: 95 % interval)"))
-    if sum(1 for _, arm in shown if arm.speed) > 1:
-        figures.append(_pareto([arm for _, arm in shown if arm.speed], index))
+    timed = [arm for _, arm in shown if arm.values("examples_per_s")]
+    if len(timed) > 1:
+        figures.append(_pareto(timed, index))
     if any(curves(arm, "test_accuracy") for arm in arms):
         figures.append(learning_figure(f"curves-{index}", arms, names, CURVES))
     return figures
 
 
-def _mark(arm: Arm) -> Mark:
+def _mark(arm: Case) -> Mark:
     values = [100 * content for content in arm.values("test_accuracy")]
     mean = estimate(values)
     return Mark(Look("ink", "diamond"), mean.mean, mean.mean - (mean.half or 0), mean.mean + (mean.half or 0), values)
 
 
-def _pareto(arms: Sequence[Arm], index: int) -> Figure:
-    reached = join(f"{arm.recipe} on {arm.backend} {digits(arm.speed)} examples/s, {percent(score(arm))}" for arm in arms)
-    dots = []
+def _pareto(arms: Sequence[Case], index: int) -> Figure:
+    dots, reached = list[Line](), list[str]()
     for arm, mark in zip(arms, map(_mark, arms), strict=True):
-        ends = [(arm.speed, mark.low, mark.high)]
-        dots.append(Line(arm.backend, backend_look(arm.backend), [(arm.speed, mark.value)], ends, note=str(arm.recipe)))
+        speed = arm.median("examples_per_s") or 0.0
+        reached.append(f"{arm.recipe} on {arm.backend} {format_number(speed)} examples/s, {percent(score(arm))}")
+        ends = [(speed, mark.low, mark.high)]
+        dots.append(Line(arm.backend, backend_look(arm.backend), [(speed, mark.value)], ends, note=str(arm.recipe)))
     front = Line("", Look("quiet", dashes="2 3"), pareto_front([line.points[0] for line in dots]), faint=True)
-    alternative = f"Test accuracy against training speed: a point a recipe and backend. {reached}."
+    alternative = f"Test accuracy against training speed: a point a recipe and backend. {join(reached)}."
     axes = "training, examples/s (log scale)", "test accuracy, % (line: 95 % interval)"
     return lines(f"pareto-{index}", alternative, {"": [front, *dots]}, *axes, log="x")
 
 
-def learning_figure(name: str, arms: Sequence[Arm], names: Sequence[str], fields: Mapping[str, tuple[str, int]]) -> Figure:
+def learning_figure(name: str, arms: Sequence[Case], names: Sequence[str], fields: Mapping[str, tuple[str, int]]) -> Figure:
     """Return curves by epoch, a panel a field: each seed thin, their mean thick."""
     panels: dict[str, list[Line]] = {}
     for field, (title, factor) in fields.items():
@@ -202,31 +206,51 @@ def learning_figure(name: str, arms: Sequence[Arm], names: Sequence[str], fields
 # ---- tables ---------------------------------------------------------------------------------------------------------------
 
 
-def _table(arms: Sequence[Arm], base: Arm | None) -> list[Block]:
+def mode(arm: Case) -> str:
+    """Return which layers fine-tuning trains; empty of other training."""
+    return MODES.get(arm.mode, str(arm.mode or ""))
+
+
+def score_columns(arms: Sequence[Case], base: Case | None) -> list[Column]:
+    """Return columns of accuracies and what they cost; pairs of seeds are compared with a baseline."""
     gaps = {id(arm): difference(arm, base) for arm in arms if base is not None and arm is not base}
-    columns = [
+    return [
+        words_column("layers", mode),
+        words_column("starting from", lambda arm: [Code(arm.init)] if arm.init else ""),
         words_column("recipe", lambda arm: [Code(arm.recipe)]),
         words_column("augmented by", name_of),
         words_column("drawn", lambda arm: SHORT_LANES[arm.lane]),
         Column("test accuracy, mean", mean_score),
-        Column("each seed", each_seed),
+        Column("each seed", _each_seed),
         Column("seeds", lambda arm: str(len(arm.values("test_accuracy")))),
         Column("minus baseline, points", lambda arm: points(gaps[id(arm)]) if id(arm) in gaps else ""),
         Column("sd of differences", lambda arm: _deviation(gaps.get(id(arm)))),
-        Column(f"seeds to see {', '.join(map(str, SEEDS_SHOWN))}", lambda arm: _seeds_to_see(gaps.get(id(arm)))),
+        Column(SEEDS_TO_SEE, lambda arm: _seeds_to_see(gaps.get(id(arm)))),
+        Column("best epoch, mean", lambda arm: mean_score(arm, "best_accuracy") if arm.values("best_accuracy") else ""),
         Column("train accuracy", lambda arm: percent(arm.mean("train_accuracy"))),
-        Column("train loss", lambda arm: digits(arm.mean("loss"))),
+        Column("train loss", lambda arm: format_number(arm.mean("loss"))),
         Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
+        number_column("seconds a run", "total_s"),
+        number_column("of it features, s", "features_s"),
+        number_column("peak memory, MiB", "peak_bytes", 2.0**-20),
+        number_column("resident memory, MiB", "resident_bytes", 2.0**-20),
         Column("runs at once", lambda arm: str(arm.cells_at_once) if (arm.cells_at_once or 1) > 1 else ""),
         Column("reached the target", lambda arm: _reach(with_target(arm))),
         Column("after seconds", lambda arm: _seconds(with_target(arm))),
-        Column("warm-up, s, at most", lambda arm: digits(max(arm.values("warm_up_s"))) if with_target(arm) else ""),
+        Column("warm-up, s, at most", lambda arm: format_number(max(arm.values("warm_up_s"))) if with_target(arm) else ""),
     ]
-    words = ["Against the baseline ", Code(base.recipe), f", {label(base)}. {SEEDS}"] if base else []
-    return [*([Paragraph(words)] if gaps else []), build_table(columns, arms)]
 
 
-def each_seed(arm: Arm) -> str:
+def score_table(arms: Sequence[Case], base: Case | None) -> list[Block]:
+    """Return the table of accuracies, and what they are compared with."""
+    table = build_table(score_columns(arms, base), arms)
+    if base is None or len(arms) == 1:
+        return [table]
+    names = ", ".join(filter(None, (mode(base), label(base))))
+    return [Paragraph(["Against the baseline ", Code(base.recipe), f", {names}. {SEEDS}"]), table]
+
+
+def _each_seed(arm: Case) -> str:
     """Return the accuracy of each seed, or from the worst to the best of more than five."""
     values = arm.values("test_accuracy")
     return ", ".join(map(percent, values)) if len(values) <= 5 else f"{percent(min(values))} to {percent(max(values))}"
@@ -243,16 +267,12 @@ def _seeds_to_see(gap: Estimate | None) -> str:
     return ", ".join(f"{n:,}" if n <= MOST_SEEDS else f">{MOST_SEEDS:,}" for n in counts)
 
 
-def _audit_words(pair: BackendPair) -> str:
-    return "not audited" if pair.is_equal is None else "equal" if pair.is_equal else f"not equal: {pair.reason}"
-
-
 def _pairs_table(pairs: Sequence[BackendPair]) -> list[Block]:
     columns = [
         words_column("recipe", lambda pair: [Code(pair.a.recipe)]),
         words_column("backends", lambda pair: f"{label(pair.a)} minus {label(pair.b)}"),
         Column("difference, points", lambda pair: points(pair.gap)),
         Column("pairs", lambda pair: str(pair.gap.n)),
-        words_column("audit", _audit_words),
+        words_column("audit", lambda pair: pair.difference or "equal"),
     ]
     return [Paragraph("Backends that train with the same recipe:"), build_table(columns, pairs)] if pairs else []

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from bench.records import AuditCell, Run, digits, join, plural
+from bench.records import AuditCell, Run, format_number, join, plural
 from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Details, Paragraph, Section, Strip, Strips, Text, Warning
 from bench.report.conformance import list_places
+from bench.report.facts.cases import LANES
 from bench.report.facts.gallery import Gallery, Picture, load_gallery
-from bench.report.facts.lanes import LANES
 from bench.report.facts.state import list_remarks
 from bench.report.sections.state import audit_words
 from bench.report.tables import build_table, words_column
@@ -111,4 +111,4 @@ def _note(picture: Picture, backend: str) -> str:
     if errors is None:
         return ""
     largest, mean = errors
-    return "the same" if largest == 0 else f"max {largest:.0f}, mean {'< 0.01' if mean < 0.01 else digits(mean, 2)}"
+    return "the same" if largest == 0 else f"max {largest:.0f}, mean {'< 0.01' if mean < 0.01 else format_number(mean, 2)}"

@@ -4,14 +4,14 @@ import math
 from collections.abc import Mapping
 from functools import partial
 
-from bench.records import Calibration, Planted, Run, percent
+from bench.records import Calibration, Planted, Run, group_by, percent
 from bench.report.blocks import Answer, Block, Paragraph, Section
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import capitalise
 from bench.statistics import share_interval
 
 TELLS, CERTIFIES = "Which differences can be told here?", "What a comparison can tell on this machine"
-METHODS = {"turns": "measured in turns", "apart": "measured at different times"}
+MEASURED = {"turns": "measured in turns", "apart": "measured at different times"}
 INTRODUCTION = """Pairs of fresh processes measured the same cases. Runs made of them were compared as two runs of a user are:
 measured in turns (augmark turns), and at different times (augmark compare). Added work: more images in each batch, which count
 for nothing. Intervals: binomial, 95 % (Clopper and Pearson)."""
@@ -20,12 +20,15 @@ REACH = """Slowdown from which on 95 % of comparisons of a case are called, by t
 
 def certificate_section(run: Run) -> Section | None:
     """Return what comparisons of the machine with itself called; None without a certificate."""
-    records: dict[str, Calibration] = {record.method: record for record in run.records if isinstance(record, Calibration)}
-    if not records:
+    certificates = [record for record in run.records if isinstance(record, Calibration)]
+    if not certificates:
         return None
+    by_device = group_by(certificates, lambda record: record.device)
+    where = {device: f" on {device}" if len(by_device) > 1 else "" for device in by_device}
+    records = {MEASURED[record.method] + where[record.device]: record for record in certificates}
     rows = [
-        (METHODS[method], row.added, row.called, row.comparisons)
-        for method, record in records.items()
+        (name, row.added, row.called, row.comparisons)
+        for name, record in records.items()
         for row in (Planted(added=0.0, called=record.false_calls, comparisons=record.comparisons or 0), *record.planted)
     ]
     columns = [
@@ -35,10 +38,11 @@ def certificate_section(run: Run) -> Section | None:
         Column("share", lambda row: percent(row[2] / row[3]) if row[3] else ""),
         Column("95 % interval", lambda row: " to ".join(percent(end) for end in share_interval(*row[2:]))),
     ]
-    cases = dict.fromkeys(name for record in records.values() for name in record.reaches)
-    words = _describe(next(iter(records.values())))
-    blocks: list[Block] = [Paragraph(f"{INTRODUCTION} {words}"), build_table(columns, rows)]
-    blocks += [Paragraph(REACH), build_table(_reach_columns(records), cases)] if cases else []
+    words = " ".join([INTRODUCTION, *(_describe(first) for first, *_ in by_device.values())])
+    blocks: list[Block] = [Paragraph(words), build_table(columns, rows)]
+    if cases := dict.fromkeys(case for record in records.values() for case in record.reaches):
+        reaches = [Column(name, partial(_write_reach, record)) for name, record in records.items()]
+        blocks += [Paragraph(REACH), build_table([words_column("case", str), *reaches], cases)]
     return Section(title=CERTIFIES, blocks=blocks, answers=[_answer(records)])
 
 
@@ -52,34 +56,23 @@ def _describe(record: Calibration) -> str:
     return f"{words}{percent(record.between_sd)} beyond that (the case that varies most)."
 
 
-def _reach_columns(records: Mapping[str, Calibration]) -> list[Column]:
-    def write(record: Calibration, case: str) -> str:
-        return percent(record.reaches.get(case))
-
-    return [
-        words_column("case", str),
-        *(Column(METHODS[method], partial(write, record)) for method, record in records.items()),
-    ]
+def _write_reach(record: Calibration, case: str) -> str:
+    return percent(record.reaches.get(case))
 
 
 def _range(record: Calibration) -> str:
-    steadiest = min(record.reaches.values(), default=math.inf)
-    all_cases = percent(record.called_from)
-    return (
-        f"{percent(steadiest)} (the steadiest case) or {all_cases} (all)"
-        if steadiest < (record.called_from or 0)
-        else all_cases
-    )
+    steadiest, all_cases = min(record.reaches.values(), default=math.inf), percent(record.called_from)
+    is_wide = steadiest < (record.called_from or 0)
+    return f"{percent(steadiest)} (the steadiest case) or {all_cases} (all)" if is_wide else all_cases
 
 
 def _answer(records: Mapping[str, Calibration]) -> Answer:
-    limits = [f"{METHODS[name]}, from {_range(record)} on" for name, record in records.items() if record.called_from]
+    limits = [f"{name}, from {_range(record)} on" for name, record in records.items() if record.called_from]
     evidence = ["Slowdowns of these sizes and larger are called in at least 95 % of comparisons"] if limits else []
-    evidence += [f"{capitalise(METHODS[name])}: {record.reason}" for name, record in records.items() if record.reason]
+    evidence += [f"{capitalise(name)}: {record.reason}" for name, record in records.items() if record.reason]
     for name, record in records.items():
         largest = record.planted[-1] if record.planted else None
         if record.called_from and largest and record.called_from > largest.added:
-            words = f"{capitalise(METHODS[name])} this is extrapolated from the spread: of slowdowns of "
-            words += f"{percent(largest.added, 0)} {largest.called} of {largest.comparisons} were called"
-            evidence.append(words)
+            words = f"{capitalise(name)} this is extrapolated from the spread: of slowdowns of "
+            evidence.append(f"{words}{percent(largest.added, 0)} {largest.called} of {largest.comparisons} were called")
     return Answer(TELLS, capitalise("; ".join(limits)) or "Not measurable here", f"{'. '.join(evidence)}.")

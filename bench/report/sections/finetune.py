@@ -2,33 +2,19 @@
 
 from collections.abc import Sequence
 
-from bench.records import Run, cut_list, digits, percent, plural
-from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section
-from bench.report.facts.accuracy import difference
-from bench.report.facts.arms import Arm
-from bench.report.facts.finetune import finetune_settings, undecided_with
-from bench.report.sections.accuracy import FEW, each_seed, learning_figure
+from bench.records import Case, Run, cut_list, plural
+from bench.report.blocks import Answer, Block, Bullets, Paragraph, Section
+from bench.report.facts.accuracy import difference, finetune_settings, undecided_with
+from bench.report.sections.accuracy import FEW, learning_figure, mode, score_table
 from bench.report.sections.state import failed_section
-from bench.report.tables import Column, build_table, words_column
-from bench.report.words import capitalise, format_score, interval, label, mean_score, name_of, points, with_spread
+from bench.report.words import capitalise, format_score, label, points
 
 TUNING, TRAINED = "Fine-tuning on photographs", "Which layers should be trained?"
-MODES = {"full": "all layers", "frozen": "the last layer", "scratch": "all layers, from random weights"}
 TUNING_NOTE = """Fine-tuning: accuracy on the validation photographs after the last epoch, ± half the 95 % interval over seeds;
 undecided where the interval of a difference includes zero."""
 TUNING_METHOD = """The best epoch, whose weights are kept, is chosen on the photographs that it is measured on, so its accuracy
-flatters. Memory: the most that torch held on an accelerator, else the largest resident size of the training process."""
+flatters. Peak memory: the most that torch held on an accelerator; resident: the largest size of the training process."""
 CURVES = {"train_loss": ("train loss", 1), "test_accuracy": ("validation accuracy, %", 100)}
-
-
-def mode(arm: Arm) -> str:
-    """Return which layers are trained."""
-    return MODES.get(arm.mode, str(arm.mode))
-
-
-def augmentation(arm: Arm) -> str:
-    """Return how photographs are augmented."""
-    return label(arm) + (", features computed once" if arm.mode == "frozen" and arm.is_bare else "")
 
 
 def finetune_section(run: Run) -> Section | None:
@@ -38,14 +24,15 @@ def finetune_section(run: Run) -> Section | None:
         return failed_section(run, "finetune", TUNING, TRAINED)
     blocks: list[Block] = [Paragraph(TUNING_METHOD)]
     for index, arms in enumerate(groups, start=1):
-        names = [f"{mode(arm)}; {augmentation(arm)}" for arm in arms]
+        names = [f"{mode(arm)}; {label(arm)}" for arm in arms]
         blocks += [Paragraph(f"Setting: {_setting(arms[0])}."), learning_figure(f"finetune-{index}", arms, names, CURVES)]
-        blocks += [_tuning_table(arms), *_skipped_files(arms[0])]
+        scratch = next((arm for arm in arms if arm.mode == "scratch"), None)
+        blocks += [*score_table(arms, scratch), *_skipped_files(arms[0])]
     answer = Answer(TRAINED, _layers(groups[0]), _evidence(groups[0]))
     return Section(title=TUNING, blocks=blocks, answers=[answer], note=TUNING_NOTE)
 
 
-def _layers(arms: Sequence[Arm]) -> str:
+def _layers(arms: Sequence[Case]) -> str:
     """Return which layers lead, or that it is undecided."""
     names = list(map(mode, (arms[0], *undecided_with(arms))))
     if len(arms) == 1 or len(names) == 1:
@@ -53,23 +40,18 @@ def _layers(arms: Sequence[Arm]) -> str:
     return "Undecided" + ("" if len(names) == len(arms) else f": {' or '.join(names)}")
 
 
-def _evidence(arms: Sequence[Arm]) -> str:
+def _evidence(arms: Sequence[Case]) -> str:
     best, *rivals = arms
-    text = (
-        f"{best.model}, {best.train_images} photographs to train on: {mode(best)}, {augmentation(best)}, {format_score(best)}"
-    )
+    text = f"{best.model}, {best.train_images} photographs to train on: "
+    text += f"{mode(best)}, {label(best)}, {format_score(best)}"
     for arm in rivals[:1]:
         gap = difference(best, arm)
-        text += f"; minus the next, {_treatment(arm)}: {points(gap)} points"
+        text += f"; minus the next, {mode(arm)}, {label(arm)}: {points(gap)} points"
         text += f", {FEW}" if gap is None or gap.half is None else ""
     return f"{text}."
 
 
-def _treatment(arm: Arm) -> str:
-    return f"{mode(arm)}, {augmentation(arm)}"
-
-
-def _setting(arm: Arm) -> str:
+def _setting(arm: Case) -> str:
     norms = ", batch norm keeps its statistics" if arm.keep_statistics else ""
     width = f" of width {arm.width}" if arm.width else ""
     rate = f"SGD {arm.learning_rate} (last layer, or all from random weights: times {arm.head_rate})"
@@ -80,27 +62,6 @@ def _setting(arm: Arm) -> str:
     )
 
 
-def _tuning_table(arms: Sequence[Arm]) -> Block:
-    scratch = next((arm for arm in arms if arm.mode == "scratch"), None)
-    columns = [
-        words_column("what is trained", mode),
-        words_column("starting from", lambda arm: [Code(arm.init)]),
-        words_column("augmented by", lambda arm: augmentation(arm) if arm.mode == "frozen" else name_of(arm)),
-        Column("last epoch, mean", mean_score),
-        Column("each seed", each_seed),
-        Column("seeds", lambda arm: str(len(arm.values("test_accuracy")))),
-        Column(
-            "minus scratch, points", lambda arm: "" if scratch is None or arm is scratch else points(difference(arm, scratch))
-        ),
-        Column("best epoch, mean", lambda arm: percent(arm.mean("best_accuracy")) + interval(arm.values("best_accuracy"))),
-        Column("examples/s", lambda arm: with_spread(arm, "examples_per_s")),
-        Column("seconds a run", lambda arm: digits(arm.median("total_s"))),
-        Column("of it features, s", lambda arm: digits(arm.median("features_s")) if arm.median("features_s") else ""),
-        Column("memory, MiB", lambda arm: digits((arm.median("peak_bytes") or arm.median("resident_bytes") or 0) / 2**20)),
-    ]
-    return build_table(columns, arms)
-
-
-def _skipped_files(arm: Arm) -> list[Block]:
+def _skipped_files(arm: Case) -> list[Block]:
     files = arm.skipped_files or ()
     return [Paragraph(f"{plural(len(files), 'file')} skipped:"), Bullets(cut_list(files))] if files else []

@@ -3,17 +3,16 @@
 import math
 from collections.abc import Mapping
 from functools import partial
+from operator import attrgetter
 
-from bench.records import Run, digits, percent, plural
+from bench.records import UNKNOWN, Case, Run, format_number, group_by, percent, plural
 from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Heading, Paragraph, Quiet, Section, Text
-from bench.report.facts.arms import Arm
-from bench.report.facts.lanes import is_slower
-from bench.report.facts.pipeline import OTHER, STEP, WAIT, Feeding, Span, feedings, rate, ratio, verdict
+from bench.report.facts.cases import LANES, tied
+from bench.report.facts.pipeline import OTHER, STEP, WAIT, Feeding, Span, feedings, ratio, verdict
 from bench.report.figures import Line, Look, Row, bars, lines, series_look
 from bench.report.sections.state import failed_section, not_measurable
-from bench.report.sections.training import VERDICTS
 from bench.report.tables import Column, build_table, words_column
-from bench.report.words import capitalise, with_spread
+from bench.report.words import capitalise, judge, name_or_undecided, with_spread
 
 TITLE, QUESTION = "From JPEG files to batches", "How should photographs be fed?"
 METHOD = """Each arm is a list of stages. A stage has the share of time that the arm saves with the stage's recorded results in
@@ -48,12 +47,12 @@ def pipeline_section(run: Run) -> Section | None:
     return Section(title=TITLE, blocks=[*blocks, Paragraph(METHOD)], answers=_answer(run, groups[0]))
 
 
-def _setting(case: Arm) -> str:
+def _setting(case: Case) -> str:
     size = f"batches of {case.batch_size}, {case.precision} of {case.image_size} pixels, on {case.device}"
     return f"{size}; data {case.dataset}, page cache {case.page_cache}"
 
 
-def name(case: Arm) -> str:
+def name(case: Case) -> str:
     """Return "fused in 2 workers, decoded by pil" or "fused on the device, decoded by pil in the training process"."""
     count = int(case.num_workers or 0)
     fetched = f"in {plural(count, 'worker')}" if count else "in the training process"
@@ -80,20 +79,18 @@ def _answer(run: Run, feeding: Feeding) -> list[Answer]:
     best, rounds = cases[0], plural(len(cases[0].records), "round")
     evidence = f"{feeding.recipe} ({verdict(run, best)[1]}) at {best.image_size} pixels: "
     evidence += f"{with_spread(best, 'images_per_s')} images/s, {rounds}"
-    certain = [is_slower(best.values("images_per_s"), case.values("images_per_s")) for case in cases[1:]]
     for case in cases[1:2]:
-        evidence += f"; next {name(case)}, {with_spread(case, 'images_per_s')}, {VERDICTS[certain[0]]}"
-    tied = [name(case) for case, is_certain in zip(cases[1:], certain, strict=True) if not is_certain]
-    answer = "Undecided: " + " or ".join([name(best), *tied[:2]]) if tied else capitalise(name(best))
+        evidence += f"; next {name(case)}, {with_spread(case, 'images_per_s')}, {judge(best, case)}"
+    answer = capitalise(name_or_undecided([name(case) for case in tied(cases)[:3]]))
     return [Answer(QUESTION, answer, f"{evidence}. {limit(feeding, best)}".strip())]
 
 
-def limit(feeding: Feeding, case: Arm) -> str:
+def limit(feeding: Feeding, case: Case) -> str:
     """Return what limits a case, and whether its disk would; "" where no stages were left out."""
     return f"{_slowest_stage(feeding, case)}{_disk(case)}".strip()
 
 
-def _slowest_stage(feeding: Feeding, case: Arm) -> str:
+def _slowest_stage(feeding: Feeding, case: Case) -> str:
     """Return a sentence such as "Decoding alone reaches 610 images/s in 2 workers, augmentation 9 times that: ..."."""
     parts: Mapping[str, float] = {stage: span.value for stage, span in feeding.parts(case).items()}
     if parts and not LEAST_BALANCE < feeding.balance(case) < 2 - LEAST_BALANCE:
@@ -108,31 +105,31 @@ def _slowest_stage(feeding: Feeding, case: Arm) -> str:
     first, *rivals = sorted((stage for stage in parts if parts[stage] > 0), key=lambda stage: -parts[stage]) or [""]
     if not first:
         return ""
-    text = f"{capitalise(NOUNS[first])} alone reaches {digits(units / parts[first])} images/s {where}"
-    text += f", {NOUNS[rivals[0]]} {digits(parts[first] / parts[rivals[0]], 2)} times that" if rivals else ""
+    text = f"{capitalise(NOUNS[first])} alone reaches {format_number(units / parts[first])} images/s {where}"
+    text += f", {NOUNS[rivals[0]]} {format_number(parts[first] / parts[rivals[0]], 2)} times that" if rivals else ""
     return f"{text}: {'the disk' if first == 'read' else NOUNS[first]} is the limit."
 
 
-def _disk(case: Arm) -> str:
+def _disk(case: Case) -> str:
     """Return a sentence about a disk that is slower than a case whose files lay in memory."""
     readers = int(case.num_workers) or 1
-    if case.page_cache == "cold" or (case.disk_images_per_s or math.inf) * readers > rate(case):
+    if case.page_cache == "cold" or (case.disk_images_per_s or math.inf) * readers > case.rate:
         return ""
-    words = f"{digits(case.disk_images_per_s)} files/s a reader"
+    words = f"{format_number(case.disk_images_per_s)} files/s a reader"
     return f" Files lay in memory here; from the disk they come at {words}: the disk is the limit then."
 
 
 def _limits(feeding: Feeding) -> list[Block]:
     cases = feeding.best(feeding.whole(feeding.recipe))[:MOST_LINES]
     cases += feeding.best(feeding.whole(feeding.recipe, trained=True))
-    items = [f"{name(case)}: {digits(rate(case))} images/s. {words}" for case in cases if (words := limit(feeding, case))]
+    items = [f"{name(case)}: {format_number(case.rate)} images/s. {words}" for case in cases if (words := limit(feeding, case))]
     return [Bullets(items)] if items else []
 
 
 # ---- stages -----------------------------------------------------------------------------------------------------------
 
 
-def _attributed(feeding: Feeding) -> list[Arm]:
+def _attributed(feeding: Feeding) -> list[Case]:
     cases = feeding.whole(feeding.recipe) + feeding.whole(feeding.recipe, trained=True)
     return sorted(filter(feeding.parts, cases), key=lambda case: (case.model or "", case.arm, case.num_workers))
 
@@ -143,11 +140,13 @@ def _stages(feeding: Feeding, index: int) -> list[Block]:
     if not cases:
         return []
     rows, used = list[Row](), set[str]()
-    for case in cases:
-        own, fetched = split(feeding, case)
-        used |= {*own, *fetched}
-        label = ", ".join([case.arm, plural(int(case.num_workers), "worker"), *filter(None, [case.model])])
-        rows.append(Row(label, (), own, fetched, f"{digits(rate(case))}/s"))
+    for lane, group in group_by(cases, attrgetter("lane")).items():
+        rows.append(Row(LANES.get(lane, UNKNOWN)))
+        for case in group:
+            own, fetched = split(feeding, case)
+            used |= {*own, *fetched}
+            label = ", ".join([case.arm, plural(int(case.num_workers), "worker"), *filter(None, [case.model])])
+            rows.append(Row(label, (), own, fetched, f"{format_number(case.rate)}/s"))
     legend = {stage: look for stage, look in STAGES.items() if stage in used}
     alternative = "Milliseconds an image by stage: stacked bars of the training process; below, thin, the stages of workers."
     figure = bars(f"pipeline-{index}-stages", alternative, rows, legend, "milliseconds an image")
@@ -155,7 +154,7 @@ def _stages(feeding: Feeding, index: int) -> list[Block]:
     columns = [
         words_column("arm", name),
         *(Column(stage, partial(_stage, feeding, stage)) for stage in names),
-        Column("whole", lambda case: digits(1e3 * feeding.serial_s(case))),
+        Column("whole", lambda case: format_number(1e3 * feeding.serial_s(case))),
         Column("sum : whole", lambda case: percent(feeding.balance(case), 0)),
         Column("predicted images/s", partial(_prediction, feeding)),
         Column("measured images/s", _measured),
@@ -165,10 +164,10 @@ def _stages(feeding: Feeding, index: int) -> list[Block]:
     return [Heading("Where an image's time goes"), figure, Paragraph(words), build_table(columns, cases)]
 
 
-def split(feeding: Feeding, case: Arm) -> tuple[dict[str, float], dict[str, float]]:
+def split(feeding: Feeding, case: Case) -> tuple[dict[str, float], dict[str, float]]:
     """Return milliseconds an image in the training process, which add up to the whole, and in loader workers."""
     parts = {stage: 1e3 * max(span.value, 0.0) for stage, span in feeding.parts(case).items()}
-    whole = 1e3 / rate(case)
+    whole = 1e3 / case.rate
     fetched = {stage: value for stage, value in parts.items() if case.num_workers and stage in (case.fetched or ())}
     own = {stage: value for stage, value in parts.items() if stage not in fetched}
     if case.num_workers:
@@ -177,24 +176,24 @@ def split(feeding: Feeding, case: Arm) -> tuple[dict[str, float], dict[str, floa
     return own, fetched
 
 
-def _stage(feeding: Feeding, stage: str, case: Arm) -> Text:
+def _stage(feeding: Feeding, stage: str, case: Case) -> Text:
     span: Span | None = feeding.parts(case).get(stage)
     if span is None:
         return ""
-    ends = f"{digits(1e3 * span.interval[0], 2)} to {digits(1e3 * span.interval[1], 2)}" if span.interval else ""
-    return [digits(1e3 * span.value), BREAK, Quiet(ends)]
+    ends = f"{format_number(1e3 * span.interval[0], 2)} to {format_number(1e3 * span.interval[1], 2)}" if span.interval else ""
+    return [format_number(1e3 * span.value), BREAK, Quiet(ends)]
 
 
-def _measured(case: Arm) -> Text:
+def _measured(case: Case) -> Text:
     waiting = [BREAK, Quiet(f"waiting {percent(case.median('wait_share'), 0)}")] if case.num_workers else []
     return [with_spread(case, "images_per_s"), *waiting]
 
 
-def _prediction(feeding: Feeding, case: Arm) -> Text:
+def _prediction(feeding: Feeding, case: Case) -> Text:
     predicted = feeding.prediction(case)
     if predicted is None:
         return ""
-    return [digits(predicted.rate), BREAK, Quiet(f"{predicted.resource}, {100 * predicted.error(case):+.0f} %")]
+    return [format_number(predicted.rate), BREAK, Quiet(f"{predicted.resource}, {100 * predicted.error(case):+.0f} %")]
 
 
 # ---- recipes, workers, decoders ---------------------------------------------------------------------------------------
@@ -213,13 +212,13 @@ def _recipes(run: Run, feeding: Feeding) -> list[Block]:
         Column("host memory, MiB", lambda case: _mebibytes(case, "host_bytes")),
         Column("device memory, MiB", lambda case: _mebibytes(case, "device_bytes")),
     ]
-    ranked = sorted(cases, key=lambda case: (order.index(case.recipe), bool(case.model), -rate(case)))
+    ranked = sorted(cases, key=lambda case: (order.index(case.recipe), bool(case.model), -case.rate))
     words = "An op stands for RandomResizedCrop, the op, Normalize. Host memory: what a pass adds to the idle training process."
     return [Heading("Recipes and ops"), Paragraph(words), build_table(columns, ranked)] if ranked else []
 
 
-def _mebibytes(case: Arm, quantity: str) -> str:
-    return digits(largest / 2**20) if (largest := max(case.values(quantity), default=0.0)) else ""
+def _mebibytes(case: Case, quantity: str) -> str:
+    return format_number(largest / 2**20) if (largest := max(case.values(quantity), default=0.0)) else ""
 
 
 def _workers(feeding: Feeding, index: int) -> list[Block]:
@@ -228,19 +227,17 @@ def _workers(feeding: Feeding, index: int) -> list[Block]:
     counts = sorted({int(case.num_workers) for case in cases})
     if len(counts) < 2:
         return []
-    by_arm: dict[str, list[Arm]] = {}
-    for case in cases:
-        by_arm.setdefault(case.arm, []).append(case)
+    by_arm = group_by(sorted(cases, key=lambda case: -case.rate), attrgetter("arm"))
     series = [
-        Line.of_rounds(arm, series_look(i), sorted((int(case.num_workers), case.values("images_per_s")) for case in group))
-        for i, (arm, group) in enumerate(sorted(by_arm.items(), key=lambda item: -max(map(rate, item[1]))))
+        Line.of_rounds(arm, series_look(i), sorted((int(case.num_workers), case.rates) for case in group))
+        for i, (arm, group) in enumerate(by_arm.items())
     ]
     alternative = "Images per second by number of loader workers: a line an arm; 0: the training process fetches."
     panel, name = {"": series[:MOST_LINES]}, f"pipeline-{index}-workers"
     return [lines(name, alternative, panel, "loader workers", "images/s", zero=True, ticks=counts)]
 
 
-def _alone(feeding: Feeding) -> list[Arm]:
+def _alone(feeding: Feeding) -> list[Case]:
     return [case for (_, recipe, *_), case in feeding.cases.items() if recipe is None]
 
 
@@ -256,15 +253,15 @@ def _decoders(feeding: Feeding) -> list[Block]:
         *(words_column(f"to {peer}: largest, mean", partial(_difference, peer)) for peer in peers),
     ]
     words = "Differences of pixels are in levels of 255; images of two sizes are compared at the smaller."
-    return [Heading("Decoders alone"), Paragraph(words), build_table(columns, sorted(cases, key=lambda c: -rate(c)))]
+    return [Heading("Decoders alone"), Paragraph(words), build_table(columns, sorted(cases, key=lambda c: -c.rate))]
 
 
-def _difference(peer: str, case: Arm) -> str:
-    pairs = [record.pixel_differences[peer] for record in case.records if peer in (record.pixel_differences or ())]  # type: ignore[attr-defined]
-    return f"{pairs[0][0]:.0f}, {digits(pairs[0][1], 2)}" if pairs else ""
+def _difference(peer: str, case: Case) -> str:
+    pairs = [record.pixel_differences[peer] for record in case.records if peer in (record.pixel_differences or ())]
+    return f"{pairs[0][0]:.0f}, {format_number(pairs[0][1], 2)}" if pairs else ""
 
 
-def _odd_files(case: Arm) -> list[Block]:
+def _odd_files(case: Case) -> list[Block]:
     """Return the files that no arm shows, and those that Pillow decodes in all."""
     lists = {"Left out": case.skipped_files, "Decoded, and turned upright, by Pillow": case.odd_files}
     blocks: list[Block] = []

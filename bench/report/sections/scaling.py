@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.records import UNKNOWN, Run, digits, join, percent, plural
+from bench.records import UNKNOWN, Run, format_number, join, percent, plural
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section, Warning
 from bench.report.facts.scaling import Job, alike_draws, largest, tables
 from bench.report.figures import Figure, Line, Look, lines, series_look
@@ -28,7 +28,7 @@ def scaling_section(run: Run) -> Section | None:
     blocks: list[Block] = [Warning(f"{reason}: the speed of that job is left out.") for reason in reasons]
     blocks.append(Paragraph(METHOD))
     for index, jobs in enumerate(groups, start=1):
-        first = jobs[0].arm
+        first = jobs[0].case
         blocks.append(Paragraph([f"Setting: {setting(first)}, {first.recipe} by ", Code(first.backend), "; batches vary."]))
         blocks += [_figure(jobs, f"scaling-{index}")] if len({job.processes for job in jobs}) > 1 else []
         blocks.append(build_table(COLUMNS, jobs))
@@ -37,7 +37,7 @@ def scaling_section(run: Run) -> Section | None:
 
 
 def _name(job: Job) -> str:
-    return f"{job.arm.scaling} scaling" + (", DataParallel" if job.arm.parallel == "data_parallel" else "")
+    return f"{job.case.scaling} scaling" + (", DataParallel" if job.case.parallel == "data_parallel" else "")
 
 
 def _gain(jobs: Sequence[Job]) -> Answer:
@@ -45,10 +45,12 @@ def _gain(jobs: Sequence[Job]) -> Answer:
     answers, sentences = [], []
     for job in jobs:
         doubt = "" if job.is_sure else ", not certain" if len(job.speedups) < 2 else ", undecided"
-        times = "not known, no round of one process" if job.speedup is None else f"{digits(job.speedup)} times one{doubt}"
+        times = (
+            "not known, no round of one process" if job.speedup is None else f"{format_number(job.speedup)} times one{doubt}"
+        )
         answers.append(f"{job.processes} processes, {_name(job)}: {times}")
         pairs = f"{plural(len(job.speedups), 'pair')} of rounds{span(job.speedups)}"
-        sentences.append(f"{_name(job)} {with_spread(job.arm, 'examples_per_s')} examples/s, {pairs}")
+        sentences.append(f"{_name(job)} {with_spread(job.case, 'examples_per_s')} examples/s, {pairs}")
     return Answer(GAIN, "; ".join(answers), f"{'; '.join(sentences)}.")
 
 
@@ -60,39 +62,39 @@ def _slowest(job: Job) -> str:
 
 
 def _draws(job: Job) -> str:
-    if job.processes < 2 or job.arm.parallel == "data_parallel" or job.arm.lane == "fixed":
-        return "nothing is drawn" if job.arm.lane == "fixed" else ""
-    return "no two ranks alike" if job.arm.draw_digests and not job.arm.shared_draws else UNKNOWN
+    if job.processes < 2 or job.case.parallel == "data_parallel" or job.case.lane == "fixed":
+        return "nothing is drawn" if job.case.lane == "fixed" else ""
+    return "no two ranks alike" if job.case.draw_digests and not job.case.shared_draws else UNKNOWN
 
 
 COLUMNS = [
     Column("processes", lambda job: str(job.processes)),
-    words_column("scaling", lambda job: "" if job.arm.scaling == "one" else str(job.arm.scaling)),
-    words_column("how", lambda job: PARALLEL.get(job.arm.parallel, UNKNOWN)),
-    Column("batch together", lambda job: str(job.arm.batch_size)),
-    Column("batch a device", lambda job: str(job.arm.batch_per_device or "")),
-    Column("examples/s", lambda job: with_spread(job.arm, "examples_per_s")),
-    Column("speed-up", lambda job: "" if job.speedup is None else digits(job.speedup) + span(job.speedups)),
+    words_column("scaling", lambda job: "" if job.case.scaling == "one" else str(job.case.scaling)),
+    words_column("how", lambda job: PARALLEL.get(job.case.parallel, UNKNOWN)),
+    Column("batch together", lambda job: str(job.case.batch_size)),
+    Column("batch a device", lambda job: str(job.case.batch_per_device or "")),
+    Column("examples/s", lambda job: with_spread(job.case, "examples_per_s")),
+    Column("speed-up", lambda job: "" if job.speedup is None else format_number(job.speedup) + span(job.speedups)),
     Column("efficiency", lambda job: "" if job.efficiency is None else percent(job.efficiency, 0)),
     words_column("slowest rank", _slowest),
-    Column("threads a process", lambda job: str(job.arm.threads or "")),
+    Column("threads a process", lambda job: str(job.case.threads or "")),
     words_column("draws", _draws),
-    words_column("implementation", lambda job: job.arm.implementation or ""),
-    Column("rounds", lambda job: str(len(job.arm.values("examples_per_s")))),
+    words_column("implementation", lambda job: job.case.implementation or ""),
+    Column("rounds", lambda job: str(len(job.case.rates))),
 ]
 
 
 def _figure(jobs: Sequence[Job], name: str) -> Figure:
-    alone = [job for job in jobs if job.processes == 1 and job.arm.speed]
+    alone = [job for job in jobs if job.processes == 1]
     series = []
     for index, sort in enumerate(dict.fromkeys(job.sort for job in jobs if job.processes > 1)):
-        members = [job for job in jobs if (job in alone or job.sort == sort) and job.arm.speed]
-        rounds = [(job.processes, job.arm.values("examples_per_s")) for job in members]
+        members = [job for job in jobs if job in alone or job.sort == sort]
+        rounds = [(job.processes, job.case.rates) for job in members]
         series.append(Line.of_rounds(_name(members[-1]), series_look(index), rounds))
     counts = sorted({job.processes for job in jobs})
     if alone:
-        ideal = [(count, alone[0].arm.speed * (1 if jobs[0].on_cpu else count)) for count in counts]
+        ideal = [(count, alone[0].case.rate * (1 if jobs[0].on_cpu else count)) for count in counts]
         series.append(Line("same cores, no loss" if jobs[0].on_cpu else "ideal", Look("quiet", dashes="2 3"), ideal))
-    speeds = join(f"{job.processes} {job.arm.scaling} {digits(job.arm.speed)}" for job in jobs)
+    speeds = join(f"{job.processes} {job.case.scaling} {format_number(job.case.rate)}" for job in jobs)
     alternative = f"Examples per second by number of processes: {speeds}."
     return lines(name, alternative, {"": series}, "processes", "examples/s, all together", zero=True, ticks=counts)

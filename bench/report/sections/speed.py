@@ -5,28 +5,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from bench.records import Case, Run, digits, join, percent, plural
+from bench.records import Case, Run, format_number, join, percent, plural
 from bench.report.blocks import BREAK, Answer, Block, Code, Heading, Paragraph, Quiet, Section, Strong, Text
-from bench.report.facts.arms import usual_recipe
+from bench.report.facts.cases import LANES, firsts, is_slower, tied, usual_recipe
 from bench.report.facts.lanes import (
-    LANES,
+    CELL,
     Axis,
     Growth,
     LaneTable,
-    Series,
+    fastest_alone,
     growth,
-    is_slower,
     lane_tables,
-    rate,
-    round_rates,
+    named_differences,
     usual_cases,
-)
-from bench.report.facts.placement import contest, fastest_alone
+)  # fmt: skip
+from bench.report.facts.placement import contest
 from bench.report.figures import Figure, Line, Mark, Row, backend_look, bars, lines
 from bench.report.sections.state import no_answer
-from bench.report.sections.training import WITH, alone, name_or_undecided
-from bench.report.tables import Column, build_table, words_column
-from bench.report.words import span, spread
+from bench.report.sections.training import WITH, alone
+from bench.report.tables import Column, build_table, number_column, words_column
+from bench.report.words import name_or_undecided, span, spread
 from bench.statistics import SPREAD
 
 TITLES = {"recipes": "Recipes: images per second", "ops": "Single ops: images per second"}
@@ -64,10 +62,10 @@ def _size(case: Case) -> str:
 
 def _rates_figure(table: LaneTable) -> Figure:
     ranked = {subject: row for subject in table.subjects if (row := table.ranked(subject))}
-    fastest = join((f"{subject}: {row[0].backend} {digits(rate(row[0]))}" for subject, row in ranked.items()), 8)
+    fastest = join((f"{subject}: {row[0].backend} {format_number(row[0].rate)}" for subject, row in ranked.items()), 8)
     alternative = f"Images per second on {table.device} by backend, {LANES[table.lane]}: log scale. Fastest: {fastest}."
     rows = [
-        Row(subject, [Mark.of_rounds(backend_look(case.backend), round_rates(case)) for case in row])
+        Row(subject, [Mark.of_rounds(backend_look(case.backend), case.rates) for case in row])
         for subject, row in ranked.items()
     ]
     measured = {case.backend for row in ranked.values() for case in row}
@@ -90,16 +88,15 @@ def _rates_table(run: Run, table: LaneTable) -> Block:
 
 def _rate_cell(table: LaneTable, verdicts: Mapping[tuple[str, str], str], backend: str, subject: str) -> Text:
     case, verdict, ratio = table.cells.get((subject, backend)), verdicts.get((subject, backend)), table.ratio(subject, backend)
-    speed = rate(case)
-    if case is None or not speed:
+    if case is None or not case.rate:
         return table.absent.get((subject, backend), "not planned") if case is None else case.status.replace("_", " ")
-    number = digits(speed)
+    number = format_number(case.rate)
     text: list[str] = [Strong(number) if table.winner(subject) == backend else number]
     mark = "disturbed" if case.is_disturbed else ""
-    beside = " ".join(filter(None, (spread(round_rates(case)), f"n {len(round_rates(case))}", verdict, mark)))
+    beside = " ".join(filter(None, (spread(case.rates), f"n {len(case.rates)}", verdict, mark)))
     text += [Quiet(f" {beside}")] if beside else []
     if ratio:
-        text += [BREAK, f"{digits(ratio[0])}x", Quiet(span(ratio[1:]))]
+        text += [BREAK, f"{format_number(ratio[0])}x", Quiet(span(ratio[1:]))]
     return text
 
 
@@ -111,30 +108,27 @@ def _fastest(run: Run) -> list[Answer]:
     planned = [case for case in run.cases("speed") if case.lane is not None]
     ranked = fastest_alone(lane_tables(run, "recipes"))
     if ranked:
-        first = ranked[0]
-        equal = [
-            case for case in ranked if case is ranked[0] or is_slower(round_rates(ranked[0]), round_rates(case)) is not True
-        ]
+        first, names = ranked[0], [case.backend for case in tied(ranked)]
         where = f", {LANES[first.lane or 'mixed']}, batch {_size(first)} pixels on {first.device}. "
-        return [Answer(WITH, name_or_undecided([case.backend for case in equal]), [Code(first.subject), where, *alone(ranked)])]
+        return [Answer(WITH, name_or_undecided(names), [Code(first.subject), where, *alone(ranked)])]
     races = [row for table in lane_tables(run, "ops") for s in table.subjects if len(row := table.comparable(s)) > 1]
     if races:
         return [_fastest_ops(races)]
     reasons = join(dict.fromkeys(case.reason for case in planned if case.reason), 2)
-    measured = sum(1 for case in planned if rate(case))
+    measured = sum(1 for case in planned if case.rate)
     evidence = f"{measured} of {plural(len(planned), 'case')} measured, none comparable{f': {reasons}' if reasons else ''}."
     return [no_answer(WITH, evidence)] if planned else []
 
 
 def _fastest_ops(races: Sequence[Sequence[Case]]) -> Answer:
     """Return in how many ops each backend is ahead of all others."""
-    wins = Counter(row[0].backend for row in races if is_slower(round_rates(row[0]), round_rates(row[1])))
-    tied = len(races) - wins.total()
+    wins = Counter(row[0].backend for row in races if len(tied(row[:2])) == 1)
+    undecided = len(races) - wins.total()
     counts = join(f"{name} in {n}" for name, n in wins.most_common()) or "none"
     evidence = f"Fastest beyond the spread between rounds in {plural(len(races), 'op and lane', 'ops and lanes')}: {counts}; "
     (leader, count), (_, second) = [*wins.most_common(2), ("", 0), ("", 0)][:2]
-    answer = f"{leader}, in most ops" if count > max(second, tied) else "It depends on the op"
-    return Answer(WITH, answer, f"{evidence}undecided in {tied}.")
+    answer = f"{leader}, in most ops" if count > max(second, undecided) else "It depends on the op"
+    return Answer(WITH, answer, f"{evidence}undecided in {undecided}.")
 
 
 # ---- what a call costs ----------------------------------------------------------------------------------------------------
@@ -142,7 +136,7 @@ def _fastest_ops(races: Sequence[Sequence[Case]]) -> Answer:
 
 def cost_section(run: Run) -> Section | None:
     """Return time, bytes, launches, waits and compiling of a recipe's call, by backend."""
-    cases = [case for case in usual_cases(run.cases("speed")) if case.suite == "recipes" and rate(case)]
+    cases = [case for case in usual_cases(run.cases("speed")) if case.suite == "recipes" and case.rate]
     if not any(case.fact(name) is not None for case in cases for name in ("roofline_share", "device_s_median", "compile_s")):
         return None
     columns = [
@@ -150,28 +144,28 @@ def cost_section(run: Run) -> Section | None:
         words_column("backend", lambda case: [Code(case.backend)]),
         words_column("device", lambda case: case.device),
         words_column("implementation", lambda case: case.implementation or ""),
-        Column("ms a call", lambda case: digits(1e3 * statistics.median(case.samples_s)) if case.samples_s else ""),
-        _first_column("MB in and out", "bytes_moved", 1e-6),
-        _first_column("share of a copy, %", "roofline_share", 100.0),
+        Column("ms a call", lambda case: format_number(1e3 * statistics.median(case.samples_s)) if case.samples_s else ""),
+        number_column("MB in and out", "bytes_moved", 1e-6),
+        number_column("share of a copy, %", "roofline_share", 100.0),
         Column("device busy", _busy),
-        _first_column("launches", "launches"),
-        _first_column("waits", "syncs"),
-        _first_column("host, µs", "host_s", 1e6),
-        _first_column("host without a GPU, µs", "absent_gpu_host_s", 1e6),
-        _first_column("peak memory, MiB", "peak_bytes", 2.0**-20),
-        _first_column("compiling, s", "compile_s"),
-        _first_column("graph breaks", "graph_breaks"),
-        _first_column("recompiled", "recompiles"),
+        number_column("launches", "launches"),
+        number_column("waits", "syncs"),
+        number_column("host, µs", "host_s", 1e6),
+        number_column("host without a GPU, µs", "absent_gpu_host_s", 1e6),
+        number_column("peak memory, MiB", "peak_bytes", 2.0**-20),
+        number_column("compiling, s", "compile_s"),
+        number_column("graph breaks", "graph_breaks"),
+        number_column("recompiled", "recompiles"),
         Column("calls", lambda case: f"{len(case.samples_s):,}"),
     ]
-    copies = run.environment.copy_bytes_per_s if run.environment else {}
-    copied = ", ".join(f"{digits(speed / 1e9)} GB/s on {device}" for device, speed in copies.items() if speed)
+    copied = ", ".join(
+        f"{format_number(speed / 1e9)} GB/s on {device}{f' of {place}' if place else ''}"
+        for place, environment in run.environments.items()
+        for device, speed in environment.copy_bytes_per_s.items()
+        if speed
+    )
     method = COST_METHOD + (f" A copy of 256 MiB, read and written: {copied}." if copied else "")
     return Section(title="What a call costs", blocks=[Paragraph(method), build_table(columns, cases)])
-
-
-def _first_column(header: str, name: str, factor: float = 1.0) -> Column:
-    return Column(header, lambda case: "" if (content := case.fact(name)) is None else digits(content * factor))
 
 
 def _busy(case: Case) -> str:
@@ -181,57 +175,51 @@ def _busy(case: Case) -> str:
 
 # ---- growth ---------------------------------------------------------------------------------------------------------------
 
-AXES = {"batch": "batch size, images", "side": "side of the image, pixels"}
-UNITS = {"batch": "batch {}", "side": "{} pixels a side"}
+AXES = {"batch_size": "batch size, images", "image_size": "side of the image, pixels"}
+UNITS = {"batch_size": "batch {:,}", "image_size": "{:,} pixels a side"}
 
 
 def growth_section(run: Run) -> Section | None:
     """Return a figure for each suite, device, lane and size that was varied."""
     grown = growth(run)
     blocks: list[Block] = []
-    for (suite, device, dtype, lane, along), subjects in grown.items():
-        title = f"{suite} on {device} by {'batch' if along == 'batch' else 'image'} size, {LANES[lane]}"
+    for axis, subjects in grown.items():
+        title = f"{axis.suite} on {axis.device} by {axis.along.replace('_', ' ')}, {LANES[axis.lane]}"
         alternative = f"Images per second of {title}: {join(subjects)}; both axes logarithmic, a line a backend."
-        name = "-".join(("growth", suite, device, dtype, lane, along))
-        blocks += [Heading(title.capitalize()), _growth_figure(name, alternative, subjects, AXES[along])]
+        blocks += [Heading(title.capitalize()), _growth_figure(f"growth-{'-'.join(axis)}", alternative, subjects, axis.along)]
     return Section(title=GROWTH_TITLE, blocks=blocks, answers=[_growth_answer(run, grown)], note=NOTE) if grown else None
 
 
-def _growth_figure(name: str, alternative: str, subjects: Growth, axis: str) -> Figure:
-    panels = {
-        subject: [
-            Line.of_rounds(name, backend_look(name), [(size, round_rates(case)) for size, case in series])
-            for name, series in backends.items()
-        ]
-        for subject, backends in subjects.items()
-    }
-    ticks = sorted({size for backends in subjects.values() for series in backends.values() for size, _ in series})
-    return lines(name, alternative, panels, axis, "images/s (log scale)", log="xy", ticks=ticks)
+def _growth_figure(name: str, alternative: str, subjects: Growth, along: str) -> Figure:
+    panels: dict[str, list[Line]] = {}
+    for subject, backends in subjects.items():
+        for backend, cases in backends.items():
+            rounds = [(getattr(case, along), case.rates) for case in cases]
+            panels.setdefault(subject, []).append(Line.of_rounds(backend, backend_look(backend), rounds))
+    ticks = sorted({x for group in panels.values() for line in group for x, _ in line.points})
+    return lines(name, alternative, panels, AXES[along], "images/s (log scale)", log="xy", ticks=ticks)
 
 
 def _growth_answer(run: Run, grown: Mapping[Axis, Growth]) -> Answer:
     """Return how the usual recipe's speed changes along batch and image size, on the backend that is fastest at the end."""
-    differences = next((table.differences for suite in TITLES for table in lane_tables(run, suite)), None) or {}
+    differences, answers, evidence = named_differences(run) or {}, list[str](), list[str]()
     order = sorted(grown, key=lambda axis: (axis.suite != "recipes", list(LANES).index(axis.lane)))
-    answers, evidence = list[str](), list[str]()
-    for axis in filter(None, (next((axis for axis in order if axis.along == along), None) for along in UNITS)):
+    for axis in firsts(order, "along"):
         subject = usual_recipe(grown[axis]) or ""
-        series_of = grown[axis][subject]
-        defined = {name: series for name, series in series_of.items() if (subject, name) not in differences} or series_of
-        ends = {name: rate(series[-1].case) or 0 for name, series in defined.items()}
-        leader = max(ends, key=lambda name: ends[name])
-        answers.append(f"{leader}: {_change(defined[leader], axis.along)}")
+        series = grown[axis][subject].values()
+        defined = [cases for cases in series if CELL(cases[0]) not in differences] or series
+        fastest = max(defined, key=lambda cases: cases[-1].rate)
+        answers.append(f"{fastest[0].backend}: {_change(fastest[0], fastest[-1], axis.along)}")
         evidence = [Code(subject), f", {LANES[axis.lane]}; the fastest backend at the last size is named."]
     return Answer(GROWTH, "; ".join(answers), evidence)
 
 
-def _change(series: Series, along: str) -> str:
+def _change(first: Case, last: Case, along: str) -> str:
     """Return "4.2 times the images/s at batch 4,096 as at 32"; pixels/s if the images grow, as a larger image is more work."""
-    (small, first), (large, last) = series[0], series[-1]
-    times = (rate(last) or 1) / (rate(first) or 1)
-    is_sure = is_slower(*sorted((round_rates(last), round_rates(first)), key=lambda values: -max(values, default=0)))
-    doubt = {True: "", False: " (their rounds overlap)", None: " (one round)"}[is_sure]
-    if along == "side":
-        times *= last.image_size * last.width / (first.image_size * first.width)
-    unit = "images/s" if along == "batch" else "pixels/s"
-    return f"{digits(times)} times the {unit} at {UNITS[along].format(f'{large:,}')} as at {small:,}{doubt}"
+    times, unit = last.rate / first.rate, "images/s"
+    slower, faster = sorted((first, last), key=lambda case: case.rate)
+    doubt = {True: "", False: " (their rounds overlap)", None: " (one round)"}[is_slower(faster.rates, slower.rates)]
+    if along == "image_size":
+        times, unit = times * last.image_size * last.width / (first.image_size * first.width), "pixels/s"
+    small, large = getattr(first, along), UNITS[along].format(getattr(last, along))
+    return f"{format_number(times)} times the {unit} at {large} as at {small:,}{doubt}"

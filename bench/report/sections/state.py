@@ -10,14 +10,13 @@ from bench.records import (
     Gpu,
     Run,
     Source,
-    digits,
+    format_number,
     join,
     percent,
     plural,
     worst_disturbance,
 )
-from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Text
-from bench.report.facts.lanes import rate, round_rates
+from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Text, Warning
 from bench.report.facts.placement import UTILISATION, above_ceiling, host_bound_ceilings
 from bench.report.facts.state import (
     Missing,
@@ -77,17 +76,17 @@ def failed_section(run: Run, kind: str, title: str, question: str) -> Section | 
 
 def title(run: Run) -> str:
     """Return the heading of the report."""
-    environment = run.environment
-    hardware = {"cpu": environment.cpu.model, "cuda": next((gpu.name for gpu in environment.gpus), "")} if environment else {}
+    machines = join(dict.fromkeys(environment.machine for environment in run.environments.values()), 4) or run.name
+    place = run.environment
+    hardware = {"cpu": place.cpu.model, "cuda": next((gpu.name for gpu in place.gpus), "")} if place else {}
     named = [f"{name} ({model})" if (model := hardware.get(name.partition(":")[0])) else name for name in devices(run)]
     measured = plural(len(run.sources), "run") if has_groups(run) else ", ".join(named) or "nothing measured"
-    return f"Image augmentation on {environment.machine if environment else run.name}: {measured}"
+    return f"Image augmentation on {machines}: {measured}"
 
 
-def warnings(run: Run) -> list[Text]:
+def warnings(run: Run) -> list[Warning]:
     """Return what a reader must know before any number."""
-    sides = [(source.name, source.environment) for source in run.sources] or [(run.name, run.environment)]
-    texts: list[Text] = [[Strong("Note on"), " ", Code(name), f": {side.note}"] for name, side in sides if side and side.note]
+    notes = [(part.name, part.environment.note) for part in run.parts if part.environment and part.environment.note]
     pairs = [(f"fused fell back to plain tensors on {device}.", TENSORS) for device in fallbacks(run)]
     if disturbed := disturbed_cases(run):
         worst = worst_disturbance(record for case in disturbed for record in case.records)
@@ -95,7 +94,7 @@ def warnings(run: Run) -> list[Text]:
         words = f"{worst.words if worst else ''} while {len(disturbed)} of {plural(measured, 'case')} were measured."
         pairs.append(("Not measurable here:", f"{words} Those figures are marked, and no answer rests on them."))
     for arm, top in above_ceiling(run):
-        speeds = f"{label(arm)} reaches {digits(arm.speed)} examples/s, {label(top)} {digits(top.speed)}."
+        speeds = f"{label(arm)} reaches {format_number(arm.rate)} examples/s, {label(top)} {format_number(top.rate)}."
         pairs.append(("A placement lies above the ceiling:", f"{speeds} {ABOVE}"))
     for top in host_bound_ceilings(run):
         busy = f"its kernels run {percent(top.median('gpu_busy'), 0)} of the time (model FLOPs utilisation "
@@ -107,16 +106,17 @@ def warnings(run: Run) -> list[Text]:
     if run.problems:
         words = f"{plural(len(run.problems), 'part')} could not be read; see the end."
         pairs.append(("This report is not of the whole run:", words))
-    return [*texts, *([Strong(start), f" {words}"] for start, words in pairs)]
+    texts: list[Text] = [[Strong("Note on"), " ", Code(name), f": {note}"] for name, note in notes]
+    return [Warning(text) for text in (*texts, *([Strong(start), f" {words}"] for start, words in pairs))]
 
 
-def facts(run: Run) -> list[tuple[str, Text]]:
+def facts(run: Run) -> list[tuple[Text, Text]]:
     """Return machine, versions, commit and images as names with words."""
     images = "; ".join(f"{i.name} (fingerprint {i.fingerprint}; {', '.join(i.uses)})" for i in image_sets(run)) or UNKNOWN
     ran = "; ".join(
         f"{backend} on {device}: {', '.join(sorted(names))}" for (backend, device), names in implementations(run).items()
     )
-    rows: list[tuple[str, Text]] = [("Audit", audit_words(run)), ("Images", images), ("Implementation", ran or UNKNOWN)]
+    rows: list[tuple[Text, Text]] = [("Audit", audit_words(run)), ("Images", images), ("Implementation", ran or UNKNOWN)]
     if has_groups(run):  # no processor, version or commit holds for all
         return rows
     return [*rows, *(_machine(run.environment) if run.environment else []), ("Run", [Code(run.name)])]
@@ -124,10 +124,10 @@ def facts(run: Run) -> list[tuple[str, Text]]:
 
 def has_groups(run: Run) -> bool:
     """Return whether runs of several machines or codes were merged."""
-    return len({source.group for source in run.sources}) > 1
+    return len({source.place for source in run.sources}) > 1
 
 
-def _machine(environment: Environment) -> list[tuple[str, Text]]:
+def _machine(environment: Environment) -> list[tuple[Text, Text]]:
     packages = [f"{name} {environment.packages[name]}" for name in PACKAGES if name in environment.packages]
     versions = [*packages, *([f"CUDA {environment.cuda}"] if environment.cuda else []), f"Python {environment.python}"]
     variables = ", ".join(f"{name}={content}" for name, content in environment.variables.items())
@@ -192,22 +192,23 @@ def runs_section(run: Run) -> Section | None:
     if not run.sources:
         return None
     columns = [
-        words_column("run", lambda source: [Code(source.name)]),
+        words_column("run", lambda source: [Code(source.run.name)]),
         words_column("its devices below", lambda source: f"of {source.place}" if source.place else "as they are"),
         Column("group", lambda source: str(source.group + 1)),
         *(words_column(name, partial(_fact, name)) for name in ("Machine", "CPU", "GPU", "Versions", "Commit", "Date")),
-        Column("cases measured", lambda source: f"{source.measured:,} of {source.planned:,}"),
-        Column("records", lambda source: f"{source.records:,}"),
-        words_column("audited", lambda source: "yes" if source.audited else [Strong("no")]),
+        Column("cases measured", lambda source: f"{status_counts(source.run)['ok']:,} of {len(source.run.cases()):,}"),
+        Column("records", lambda source: f"{len(source.run.records):,}"),
+        words_column("audited", lambda source: "yes" if source.run.audit and source.run.audit.verdicts else [Strong("no")]),
     ]
     text = "Runs of one group are of the same code on the same machine, and their rounds are joined; other groups stand apart."
-    notes: list[Text] = [[Code(source.name), f": {note}"] for source in run.sources for note in source.notes]
+    notes: list[Text] = [[Code(source.run.name), f": {note}"] for source in run.sources for note in source.notes]
     blocks: list[Block] = [Paragraph(text), build_table(columns, run.sources), *([Bullets(notes)] if notes else [])]
     return Section(title=f"The {plural(len(run.sources), 'run')} in this report", blocks=blocks)
 
 
 def _fact(name: str, source: Source) -> Text:
-    return dict(_machine(source.environment)).get(name, UNKNOWN) if source.environment else UNKNOWN
+    place = source.run.environment
+    return dict(_machine(place)).get(name, UNKNOWN) if place else UNKNOWN
 
 
 # ---- tail -----------------------------------------------------------------------------------------------------------------
@@ -215,11 +216,11 @@ def _fact(name: str, source: Source) -> Text:
 
 def method_section(run: Run) -> Section | None:
     """Return what is timed, how often, and how to read it."""
-    cases = [case for case in run.cases("speed") if rate(case)]
+    cases = [case for case in run.cases("speed") if case.rate]
     if not cases:
         return None
-    counts, calls = sorted({len(round_rates(case)) for case in cases}), [len(case.samples_s) for case in cases]
-    shares = sorted(share for case in cases if (share := half_interval(round_rates(case))) is not None)
+    counts, calls = sorted({len(case.rates) for case in cases}), [len(case.samples_s) for case in cases]
+    shares = sorted(share for case in cases if (share := half_interval(case.rates)) is not None)
     threads = sorted({case.fact("threads") for case in cases} - {None})
     text = f"Rounds: {join(map(str, counts))}, each over the whole grid in a new order; "
     text += f"{min(calls):,} to {max(calls):,} calls a case."

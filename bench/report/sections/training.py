@@ -2,16 +2,28 @@
 
 import statistics
 from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
-from bench.records import SETTING, UNKNOWN, Case, Run, digits, percent, plural, worst_disturbance
+from bench.records import UNKNOWN, Case, Run, format_number, group_by, join, percent, plural, worst_disturbance
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
-from bench.report.facts.arms import Arm, arms_of, ceiling, ratios, settings, share_of, split_ms, successes
-from bench.report.facts.lanes import LANES, SHORT_LANES, is_slower, rate, round_rates
-from bench.report.facts.placement import UTILISATION, Contest, LoaderWorker, contest, cost, speeds, utilisation, workers
-from bench.report.sections.parts import Split, split_blocks
+from bench.report.facts.cases import LANES, SHORT_LANES, is_slower, ratios, settings, sound_cases, tied
+from bench.report.facts.placement import UTILISATION, Contest, LoaderWorker, ceiling, contest, cost, split_ms, workers
+from bench.report.figures import Look, Row, bars
 from bench.report.sections.state import failed_section, no_answer, not_measurable
 from bench.report.tables import Column, build_table, number_column, words_column
-from bench.report.words import capitalise, flop, format_rounds, label, lower_first, name_of, setting, span, with_spread
+from bench.report.words import (
+    capitalise,
+    format_rate,
+    judge,
+    label,
+    lower_first,
+    name_of,
+    name_or_undecided,
+    setting,
+    span,
+    with_spread,
+)  # fmt: skip
 from bench.statistics import SPREAD
 
 TITLE = "Training: examples per second by placement"
@@ -23,8 +35,23 @@ PLACES = {
     "workers": "In loader workers",
     "process": "In the training process, image by image",
 }
-OVERLAP = "not distinguishable: their intervals overlap"
-VERDICTS = {True: "slower beyond the spread between rounds", False: OVERLAP, None: "of one round, so not certain"}
+
+
+class Part(NamedTuple):
+    """Words and colour of a part of a step."""
+
+    words: str
+    look: Look
+
+
+PARTS = {
+    "forward_backward": Part("forward and backward", Look("work")),
+    "optimizer": Part("optimizer", Look("quiet")),
+    "augment": Part("augmentation on the device", Look("s6")),
+    "copy": Part("to the device", Look("s4")),
+    "wait": Part("waiting for data", Look("wait")),
+    "other": Part("other", Look("grid")),
+}
 METHOD = """The ceiling trains on one prepared batch over and over; "no augmentation" normalises only. All placements take turns
 within a round. Waiting: training stood without a batch, so augmentation in workers shows as waiting, on the device as a longer
 step. Arithmetic: model FLOPs utilisation (Chowdhery et al. 2022), against a large matrix product on the same device. GPU busy:
@@ -35,7 +62,7 @@ most up to the number of cores"""
 
 def training_section(run: Run) -> Section | None:
     """Return training speed by placement: a figure and a table for each setting and recipe."""
-    groups = settings(run.records, "throughput")
+    groups = settings(run, "throughput")
     overhead = _overhead(run)
     if not groups:
         failed = failed_section(run, "throughput", TITLE, WHERE)
@@ -48,88 +75,65 @@ def training_section(run: Run) -> Section | None:
                 Heading(["Recipe ", Code(recipe), RECIPE_WORDS.get(recipe, "")]),
                 Paragraph(f"Setting: {setting(shown[0])}."),
             ]
-            splits = [Split(label(arm), arm, split_ms(arm, arm.batch_size)) for arm in shown]
-            drawn = split_blocks(f"throughput-{index}-{recipe}", "a step", splits)
-            blocks += [*drawn[:1], *([Details("Milliseconds a step by part", drawn[1:])] if drawn else [])]
-            blocks += [_table(shown), *_workers(run, shown, recipe)]
+            drawn = _split(f"throughput-{index}-{recipe}", shown)
+            blocks += [*drawn[:1], _table(shown), *drawn[1:], *_workers(run, shown, recipe)]
     current = contest(run)
-    decisive = current.decisive if current is not None else []
-    worst = worst_disturbance(record for arm in decisive if arm.disturbance for record in arm.records)
-    answers = [no_answer(WHERE, "training was not measured with and without augmentation in one setting.")]
-    note = ""
-    if current is not None:
-        answers = [_where(current), _with(current), _costs(current)]
-        answers = answers if worst is None else [not_measurable(answer.question, worst) for answer in answers]
-        note = f"Training speed: medians of the rounds, {SPREAD}; recipe {current.recipe}, "
-        note += f"{LANES[current.lane]}; {setting(current.best)}."
-    return Section(title=TITLE, blocks=[*blocks, *overhead], answers=[*answers, *_utilisation(run)], note=note)
+    if current is None:
+        answer = no_answer(WHERE, "training was not measured with and without augmentation in one setting.")
+        return Section(title=TITLE, blocks=[*blocks, *overhead], answers=[answer])
+    answers = [_where(current), _with(current), _costs(current), *_utilisation(current)]
+    worst = worst_disturbance(record for arm in current.decisive if arm.disturbance for record in arm.records)
+    answers = answers if worst is None else [not_measurable(answer.question, worst) for answer in answers]
+    note = f"Training speed: medians of the rounds, {SPREAD}; recipe {current.recipe}, "
+    note += f"{LANES[current.lane]}; {setting(current.best)}."
+    return Section(title=TITLE, blocks=[*blocks, *overhead], answers=answers, note=note)
 
 
 # ---- answers --------------------------------------------------------------------------------------------------------------
 
 
-def speed_words(arm: Arm) -> str:
-    """Return an arm's examples/s with spread and rounds."""
-    return format_rounds(speeds(arm), "examples/s")
-
-
-def verdict(best: Arm, rival: Arm) -> str:
-    """Return how sure it is that the rival is slower."""
-    return VERDICTS[is_slower(speeds(best), speeds(rival))]
-
-
 def _where(contest: Contest) -> Answer:
     best, *rivals = contest.places
-    names = [PLACES[place].format(best.device) for place in contest.tied_places]
+    names = [PLACES[place].format(best.device) for place in (arm.place for arm in tied(contest.places))]
     answer = names[0] if len(names) == 1 else f"Undecided: {', or '.join(map(lower_first, names))}"
-    evidence = ["There training with ", Code(contest.recipe), f" reaches {speed_words(best)} by ", Code(best.backend)]
+    evidence = ["There training with ", Code(contest.recipe), f" reaches {format_rate(best)} by ", Code(best.backend)]
     for rival in rivals[:1]:
         place = lower_first(PLACES[rival.place].format(rival.device))
-        evidence += [f"; {place}, at best {speed_words(rival)} by ", Code(rival.backend), f", {verdict(best, rival)}"]
+        evidence += [f"; {place}, at best {format_rate(rival)} by ", Code(rival.backend), f", {judge(best, rival)}"]
         if best.resident is True and rival.resident is False:
             answer += ", where the images already are" if len(names) == 1 else ""
             evidence += _with_transfer(contest.with_transfer, rival)
     return Answer(WHERE, answer, [*evidence, "." if rivals else "; no other place was measured."])
 
 
-def _with_transfer(alike: Arm | None, rival: Arm) -> list[str]:
+def _with_transfer(alike: Case | None, rival: Case) -> list[str]:
     """Return what the best place reaches if images have to be brought there, as they do for the rival."""
     if alike is None:
         return [". Images that have to be brought there first were not measured"]
-    faster = is_slower(speeds(alike), speeds(rival))
-    words = "faster than that beyond the spread between rounds" if faster else verdict(rival, alike)
-    return [f". If images have to be brought there first, {label(alike)} reaches {speed_words(alike)}, {words}"]
+    faster = is_slower(alike.rates, rival.rates)
+    words = "faster than that beyond the spread between rounds" if faster else judge(rival, alike)
+    return [f". If images have to be brought there first, {label(alike)} reaches {format_rate(alike)}, {words}"]
 
 
 def _with(contest: Contest) -> Answer:
-    tied, (best, *rivals) = contest.tied_backends, contest.backends
+    equal, (best, *rivals) = contest.tied_backends, contest.backends
     text = "No other backend was measured there. "
-    if len(tied) > 1:
-        reached = " and ".join(f"{arm.backend} {digits(arm.speed)}" for arm in tied)
-        text = f"In training {reached} examples/s, {verdict(best, next(arm for arm in rivals if arm in tied))}. "
+    if len(equal) > 1:
+        reached = " and ".join(f"{arm.backend} {format_number(arm.rate)}" for arm in equal)
+        text = f"In training {reached} examples/s, {judge(best, next(arm for arm in rivals if arm in equal))}. "
     elif rivals:
-        text = f"In training the next, {rivals[0].backend}, reaches {speed_words(rivals[0])}, {verdict(best, rivals[0])}. "
-    return Answer(WITH, name_or_undecided([arm.backend for arm in tied]), [text, *alone(contest.alone)])
-
-
-def name_or_undecided(names: Sequence[str]) -> str:
-    """Return the only name, or all that cannot be distinguished."""
-    return names[0] if len(names) == 1 else f"Undecided: {' or '.join(names)}"
+        text = f"In training the next, {rivals[0].backend}, reaches {format_rate(rivals[0])}, {judge(best, rivals[0])}. "
+    return Answer(WITH, name_or_undecided([arm.backend for arm in equal]), [text, *alone(contest.alone)])
 
 
 def alone(ranked: Sequence[Case]) -> list[str]:
     """Return which backend augments most images per second without training, and how sure that is."""
     if not ranked:
         return []
-    text = [
-        "Without training ",
-        Code(ranked[0].backend),
-        f" is fastest, {format_rounds(round_rates(ranked[0]), 'images/s')}",
-    ]
+    text = ["Without training ", Code(ranked[0].backend), f" is fastest, {format_rate(ranked[0])}"]
     for case in ranked[1:2]:
-        certainty = is_slower(round_rates(ranked[0]), round_rates(case))
-        text += [", before ", Code(case.backend), f" with {digits(rate(case))}"]
-        text += [] if certainty else [f", {VERDICTS[certainty]}"]
+        doubt = f", {judge(ranked[0], case)}" if case in tied(ranked) else ""
+        text += [", before ", Code(case.backend), f" with {format_number(case.rate)}{doubt}"]
     return [*text, "."]
 
 
@@ -138,7 +142,7 @@ def _costs(contest: Contest) -> Answer:
     chosen, top = contest.tied_backends[0], contest.top
     loss = cost(chosen, top)
     how = "On one prepared batch" if top.augment_on == "frozen" else "Without augmentation"
-    evidence = [f"{how} training reaches {speed_words(top)}."]
+    evidence = [f"{how} training reaches {format_rate(top)}."]
     if loss.low is not None and loss.high is not None:
         low, high = (f"{100 * share:.0f}".replace("-", "\N{MINUS SIGN}") for share in (loss.low, loss.high))
         evidence += [" With ", Code(chosen.backend), f" the loss by pairs of rounds lies between {low} and {high} %."]
@@ -147,30 +151,55 @@ def _costs(contest: Contest) -> Answer:
     return Answer(COST, capitalise(words) if share != "nothing" else "Nothing measurable", evidence)
 
 
-def _utilisation(run: Run) -> list[Answer]:
-    pair = utilisation(run)
-    if pair is None:
+def _utilisation(contest: Contest) -> list[Answer]:
+    """Return how much of a matrix product's speed the contest's cases reach at most; nothing if that was not counted."""
+    best, top = contest.busiest, contest.top
+    if best is None:
         return []
-    best, top = pair
-    if worst := best.disturbance or (top.disturbance if top else None):
-        return [not_measurable(USE, worst)]
-    peak = f"{flop(best.median('matmul_flops_per_s'), 'FLOP/s')} in {best.matmul_precision}"
+    peak = f"{format_number((best.median('matmul_flops_per_s') or 0.0) / 1e12)} TFLOP/s in {best.matmul_precision}"
     devices = f" on each of {len(best.devices)} devices" if len(best.devices or ()) > 1 else ""
-    end = f"; the ceiling (one prepared batch over and over) {_utilisation_words(top)}." if top else "."
     start = f"Of a matrix product's {peak}{devices}: {best.model} with "
-    evidence = [start, Code(best.recipe), f", {label(best)}{end}"]
-    return [Answer(USE, _utilisation_words(best), evidence)]
+    end = f", {label(best)}; the ceiling (one prepared batch over and over) {_utilisation_words(top) or UNKNOWN}."
+    return [Answer(USE, _utilisation_words(best), [start, Code(best.recipe), end])]
 
 
-def _utilisation_words(arm: Arm) -> str:
+def _utilisation_words(arm: Case) -> str:
     values = arm.values(UTILISATION)
     return percent(statistics.median(values)) + span(values, percent) if values else ""
 
 
-# ---- tables ---------------------------------------------------------------------------------------------------------------
+# ---- figures and tables ---------------------------------------------------------------------------------------------------
 
 
-def _table(arms: Sequence[Arm]) -> Block:
+def _split(name: str, arms: Sequence[Case]) -> list[Block]:
+    """Return stacked bars of a step's parts, lane by lane, and a folded table of them; nothing if no step was taken apart."""
+    splits = [(arm, parts) for arm in arms if (parts := split_ms(arm))]
+    used = [part for part in PARTS if any(parts.get(part) for _, parts in splits)]
+    if not used:
+        return []
+    speeds = join((f"{label(arm)} {format_number(arm.rate)}" for arm, _ in splits), 10)
+    alternative = f"Milliseconds a step by part and placement: stacked bars. Examples per second: {speeds}."
+    rows = list[Row]()
+    for lane, group in group_by(splits, lambda split: split[0].lane).items():
+        rows.append(Row(LANES[lane]))
+        for arm, parts in group:
+            stack = {PARTS[part].words: parts[part] for part in used if parts.get(part)}
+            rows.append(Row(label(arm), (), stack, {}, f"{format_number(arm.rate)} ex/s"))
+    columns = [
+        words_column("placement", lambda split: name_of(split[0])),
+        *(Column(PARTS[part].words, partial(_milliseconds, part)) for part in used),
+        Column("all", lambda split: format_number(sum(split[1].values()))),
+    ]
+    figure = bars(name, alternative, rows, dict(PARTS[part] for part in used), "milliseconds a step")
+    return [figure, Details("Milliseconds a step by part", [build_table(columns, splits)])]
+
+
+def _milliseconds(part: str, split: tuple[Case, dict[str, float]]) -> str:
+    value = split[1].get(part, 0.0)
+    return format_number(value) if value > 0.0005 * sum(split[1].values()) else "0"
+
+
+def _table(arms: Sequence[Case]) -> Block:
     top = ceiling(arms)
     columns = [
         words_column("placement", name_of),
@@ -185,24 +214,26 @@ def _table(arms: Sequence[Arm]) -> Block:
         number_column("power, W", "power_w"),
         number_column("J per 1,000 examples", "energy_j_per_1000_examples"),
         number_column("peak memory, MiB", "peak_bytes", 2.0**-20),
-        Column("rounds", lambda arm: str(len(speeds(arm)))),
+        Column("rounds", lambda arm: str(len(arm.rates))),
     ]
     return build_table(columns, arms)
 
 
-def _share(arm: Arm, top: Arm | None) -> str:
-    share = share_of(arm, top)
-    if top and is_slower(speeds(arm), speeds(top)):
+def _share(arm: Case, top: Case | None) -> str:
+    if top is None:
+        return UNKNOWN
+    if is_slower(arm.rates, top.rates):
         return "contradiction: above it"
-    places = 1 if (share or 0) >= 0.9 else 0  # near the ceiling a decimal matters
-    return percent(share, places) + (span(ratios(arm, top), lambda value: percent(value, places)) if top else "")
+    share = arm.rate / top.rate
+    places = 1 if share >= 0.9 else 0  # near the ceiling a decimal matters
+    return percent(share, places) + span(ratios(arm, top), lambda value: percent(value, places))
 
 
-def _workers(run: Run, arms: Sequence[Arm], recipe: str) -> list[Block]:
+def _workers(run: Run, arms: Sequence[Case], recipe: str) -> list[Block]:
     rows = workers(run, ceiling(arms), recipe)
     columns = [
         words_column("what a worker does", _work),
-        Column("examples/s of one worker", lambda row: with_spread(row.arm, "examples_per_s")),
+        Column("examples/s of one worker", lambda row: with_spread(row.case, "examples_per_s")),
         Column("workers that keep up", lambda row: _workers_needed(row.needed)),
         Column("rounds", lambda row: str(len(row.needed))),
     ]
@@ -211,11 +242,13 @@ def _workers(run: Run, arms: Sequence[Arm], recipe: str) -> list[Block]:
 
 
 def _workers_needed(ratios: Sequence[float]) -> str:
-    return digits(statistics.median(ratios), 2) + span(ratios, lambda value: digits(value, 2)) if ratios else UNKNOWN
+    return (
+        format_number(statistics.median(ratios), 2) + span(ratios, lambda value: format_number(value, 2)) if ratios else UNKNOWN
+    )
 
 
 def _work(row: LoaderWorker) -> Text:
-    arm, decodes = row.arm, row.arm.decode == "workers"
+    arm, decodes = row.case, row.case.decode == "workers"
     if arm.augment_on != "workers":
         return "decode only" if decodes else "fetch only (decoded ahead)"
     return ["decode, and augment with " if decodes else "augment with ", Code(arm.backend)]
@@ -224,7 +257,7 @@ def _work(row: LoaderWorker) -> Text:
 def _overhead(run: Run) -> list[Block]:
     """Return what the trainer's own step costs over a bare loop."""
     blocks: list[Block] = []
-    for arm in arms_of(successes(run.records, "overhead"), SETTING):
+    for arm in sound_cases(run, "overhead"):
         values = arm.values("step_over_bare")
         text = f"The trainer's step takes {statistics.median(values):.3f} times as long as that of a bare loop over the same"
         ends = f" batches ({min(values):.3f} to {max(values):.3f}, {plural(len(values), 'round')}; {setting(arm)})."

@@ -272,11 +272,11 @@ def test_replays_of_a_graph_follow_the_seed() -> None:
         graph.replay()
         return captured.clone()
 
-    first, second, other, again = replay(1), replay(), replay(2), replay(1)
+    first, second, reseeded, again = replay(1), replay(), replay(2), replay(1)
     assert torch.equal(first, again)
     if hasattr(torch.Generator, "philox_state"):
         torch.cuda.manual_seed(1)
         assert torch.equal(first, augment(images))
         assert torch.equal(second, augment(images))
     assert not torch.equal(first, second)
-    assert not torch.equal(first, other)
+    assert not torch.equal(first, reseeded)

@@ -134,9 +134,9 @@ def test_a_blur_by_axes() -> None:
 
 def test_chains_and_what_follows() -> None:
     (step,) = passes([ops.RandomCrop(size=8), ops.AugMix(width=4), ops.Contrast(), ops.Normalize()])
-    chains, rest = split_chains(step)
-    assert chains.parameters() + rest.parameters() == step.parameters()
-    assert (len(chains.changes), len(rest.changes)) == (0, 2)
+    chains, following = split_chains(step)
+    assert chains.parameters() + following.parameters() == step.parameters()
+    assert (len(chains.changes), len(following.changes)) == (0, 2)
     op = present(encode(chains, 10, 11).chain_op)
     assert op.sizes == Sizes(*(8, 8) * 3)
     sampled, changed = op.steps
@@ -144,4 +144,4 @@ def test_chains_and_what_follows() -> None:
     assert (SAMPLERS[sampled.sampler], sampled.first, sampled.places) == ("neighbours", 2, 12)
     assert (CHANGES[changed.change], changed.first, changed.places) == ("policy", 2, 12)
     assert (op.measured, op.at) == (STATISTICS + LEVELS, 1)
-    assert encode(rest, 8, 8).chain_op is None
+    assert encode(following, 8, 8).chain_op is None

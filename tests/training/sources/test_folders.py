@@ -68,7 +68,7 @@ def test_all_kinds_of_pixels_become_rgb(make_folder: MakeFolder, tmp_path: Path)
     assert (np.abs(means - expected).max(axis=1) <= tolerance).all(), means
 
 
-def test_what_cannot_be_decoded_is_skipped_and_listed(
+def test_undecodable_files_are_skipped_and_listed(
     make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder()
@@ -97,22 +97,10 @@ def test_what_cannot_be_decoded_is_skipped_and_listed(
     assert _load(folder, tmp_path).skipped == dataset.skipped  # from the cache
 
 
-def test_damaged_tags_are_no_warnings_that_name_no_file(
+def test_damaged_metadata_cost_no_image_and_leave_it_upright(
     make_folder: MakeFolder, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    folder = make_folder(count=1)
-    Image.new("RGB", (8, 8)).save(folder / "train/ant/0.jpg")
-    whole = (folder / "train/ant/0.jpg").read_bytes()
-    # One tag is announced, of a value that lies behind the end.
-    tags = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x05\0\0\0\x01\xff\xff"
-    segment = b"\xff\xe1" + (len(tags) + 2).to_bytes(2, "big") + tags
-    (folder / "train/ant/0.jpg").write_bytes(whole[:2] + segment + whole[2:])
-    assert len(_load(folder, tmp_path).train) == 3
-    assert not [warning for warning in recwarn if "PIL" in str(warning.filename)]
-
-
-def test_damaged_metadata_cost_no_image_and_leave_it_upright(make_folder: MakeFolder, tmp_path: Path) -> None:
-    """A date as a rational, which Pillow's exif_transpose cannot write again, beside orientation 6; and EXIF that is none."""
+    """A rational date, which Pillow's exif_transpose cannot write again, beside orientation 6; a tag behind the end; no tag."""
     folder = make_folder(count=1)
     pixels = np.zeros((8, 8, 3), np.uint8)
     pixels[:4] = 255  # white above: turned by 90 degrees clockwise it is on the right
@@ -120,7 +108,10 @@ def test_damaged_metadata_cost_no_image_and_leave_it_upright(make_folder: MakeFo
     whole = (folder / "train/ant/0.jpg").read_bytes()
     orientation = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
     date = struct.pack(">HHII", 0x0132, 5, 1, 8 + 2 + 2 * 12 + 4) + struct.pack(">I", 0) + struct.pack(">II", 7, 2)
-    for name, tags in (("0.jpg", b"MM\0*\0\0\0\x08" + struct.pack(">H", 2) + orientation + date), ("1.jpg", b"nonsense")):
+    head = b"MM\0*\0\0\0\x08"
+    beyond = head + b"\0\x01\x01\x12\0\x05\0\0\0\x01\xff\xff"
+    contents = {"0.jpg": head + struct.pack(">H", 2) + orientation + date, "1.jpg": b"nonsense", "2.jpg": beyond}
+    for name, tags in contents.items():
         segment = b"\xff\xe1" + (len(tags) + 8).to_bytes(2, "big") + b"Exif\0\0" + tags
         (folder / "train/ant" / name).write_bytes(whole[:2] + segment + whole[2:])
     dataset = _load(folder, tmp_path)
@@ -128,6 +119,7 @@ def test_damaged_metadata_cost_no_image_and_leave_it_upright(make_folder: MakeFo
     turned, plain = (dataset.train.images[index].float().mean(0) for index in (0, 2))  # 0.png comes between
     assert turned[:, 4:].mean() > 200 > 50 > turned[:, :4].mean()
     assert plain[:4].mean() > 200 > 50 > plain[4:].mean()
+    assert not [warning for warning in recwarn if "PIL" in str(warning.filename)], "they would name no file"
 
 
 def test_damaged_and_large_text_cost_no_png() -> None:
@@ -214,7 +206,7 @@ def _remove(paths: Iterable[Path]) -> None:
         ),
     ],
 )
-def test_a_wrong_layout_is_one_line(
+def test_bad_layouts_are_one_line(
     spoil: Callable[[Path], object], message: str, make_folder: MakeFolder, tmp_path: Path
 ) -> None:
     folder = make_folder()

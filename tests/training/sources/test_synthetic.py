@@ -43,12 +43,10 @@ def test_training_shapes_face_one_way_and_test_shapes_either() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_augmentation_raises_test_accuracy(seed: int) -> None:
+def test_augmentation_raises_test_accuracy() -> None:
     dataset = load("synthetic", root=Path("nowhere"), image_size=16, max_train=600, max_test=500)
     config = TrainConfig(
-        backend="kornia", model="resnet8", width=8, epochs=9, batch_size=32, learning_rate=5e-3, image_size=16, seed=seed,
-        device="cpu",
+        backend="kornia", model="resnet8", width=8, epochs=9, batch_size=32, learning_rate=5e-3, image_size=16, device="cpu",
     )  # fmt: skip
     last = {name: train(replace(config, recipe=name), dataset).last for name in ("none", "flip", "crop_flip")}
     assert last["none"].train_accuracy > 0.95, "it has learnt its images: its test accuracy is not for want of training"
