@@ -141,7 +141,7 @@ def columns_of(draws, image, left, width, x, record: tl.constexpr, white: tl.con
     share = 1 / (total * white)
     kept = (weight_of(place, centre, slope, width) * share,)
     for n in tl.static_range(1, kept_of(record)):
-        kept = kept + (weight_of(place + n, centre, slope, width) * share,)  # noqa: RUF005  # Triton's
+        kept = kept + (weight_of(place + n, centre, slope, width) * share,)  # type: ignore[assignment]  # noqa: RUF005  # Triton's
     return first, place, centre, slope, count, share, kept
 
 
@@ -203,7 +203,7 @@ def shrink(
         next_total += next_weight
         row += 1
         is_done = row + 0.5 >= (line + 1) * scale
-        share = 1 / total
+        share = 1 / tl.maximum(total, 1e-9)  # rows outside the image have no neighbours
         finish(result, y, tl.where(is_done, end, 0), red * share, green * share, blue * share, record, to_bytes)
         red, green, blue = tl.where(is_done, next_r, red), tl.where(is_done, next_g, green), tl.where(is_done, next_b, blue)
         next_r, next_g, next_b = tl.where(is_done, 0.0, next_r), tl.where(is_done, 0.0, next_g), tl.where(is_done, 0.0, next_b)
