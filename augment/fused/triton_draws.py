@@ -154,20 +154,21 @@ def draw_uniform(source, tables, outputs, place, mask, record: tl.constexpr):
 @triton.jit
 def draw_order(source, tables, outputs, place, mask, record: tl.constexpr):
     if len(source) == 5:  # a single image: a thread an op
-        put_rank(source, outputs, place, mask, tl.arange(0, triton.next_power_of_2(count_of(record, "count"))), record)
+        turn = tl.arange(0, triton.next_power_of_2(count_of(record, "count")))
+        put_rank(source, outputs, place, mask, turn, turn < count_of(record, "count"), record)
     else:
         for turn in tl.static_range(count_of(record, "count")):
-            put_rank(source, outputs, place, mask, turn, record)
+            put_rank(source, outputs, place, mask, turn, mask, record)
 
 
 @triton.jit
-def put_rank(source, outputs, place, mask, turn, record: tl.constexpr):
-    """Store an op, or several side by side, at its rank in an image's order; equal numbers stay in place."""
-    key, rank = unit(source, mask, record, turn), place * 0 + turn * 0
+def put_rank(source, outputs, place, mask, turn, is_op, record: tl.constexpr):
+    """Store op ``turn``, or several side by side, at its rank in an image's order; equal numbers stay in place."""
+    key, rank = unit(source, is_op, record, turn), place * 0 + turn * 0
     for before in tl.static_range(count_of(record, "count")):
         rival = unit(source, mask, record, before)
         rank += tl.where((rival < key) | ((rival == key) & (before < turn)), 1, 0)
-    put(outputs, place * count_of(record, "count") + rank, mask & (turn < count_of(record, "count")), turn, record, 0)
+    put(outputs, place * count_of(record, "count") + rank, is_op, turn, record, 0)
 
 
 # ---- windows ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Draws and passes in one launch: the pixels of ``sample`` and ``apply``, numbers of Philox, generators as PyTorch's."""
 
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -191,6 +193,19 @@ def test_a_cuda_generator_is_left_behind_the_numbers_of_a_call() -> None:
     keys = [triton_random.advance(count, source, torch.device(DEVICE)) for count in (6, 4, 1)]
     assert offsets == [8, 16, 20, 24]
     assert [(key.seed, key.block) for key in keys] == [(5 - 2**63, block) for block in (2, 4, 5)]
+
+
+def test_threads_that_share_a_generator_draw_numbers_of_their_own() -> None:
+    offsets = [0]
+
+    def get_offset() -> int:
+        time.sleep(1e-3)  # another thread runs meanwhile
+        return offsets[-1]
+
+    source: Any = SimpleNamespace(initial_seed=lambda: 1, get_offset=get_offset, set_offset=offsets.append)
+    with ThreadPoolExecutor(8) as threads:
+        keys = list(threads.map(lambda count: triton_random.advance(count, source, torch.device(DEVICE)), [4] * 32))
+    assert sorted(key.block for key in keys) == list(range(32))
 
 
 @pytest.mark.parametrize("has_state", [True, False])
