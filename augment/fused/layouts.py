@@ -212,7 +212,7 @@ def _prepare_tiles(record: PassRecord, images: Tensor, out: Tensor, draws: tuple
 
 def _count_strips(record: PassRecord, batch: int, tile: int) -> int:
     """Return the programs of a resized image: columns, each in as few strips of at least ``SHORTEST`` rows as fill a GPU."""
-    columns = triton_resize.beside(record)
+    columns = triton_resize.programs_across(record)
     shortest = SHORTEST * triton_resize.groups_of(record, tile)
     return columns * max(min(-(-PROGRAMS // max(batch * columns, 1)), record.sizes.out_height // shortest), 1)
 

@@ -212,11 +212,6 @@ def blurred(frame, sigma, y, x, mask, record: tl.constexpr, axis: tl.constexpr, 
 
 
 @triton.jit
-def clamped(place, side: tl.constexpr):
-    return tl.minimum(tl.maximum(place, 0), side - 1)
-
-
-@triton.jit
 def sharpened(frame, factor, y, x, mask, white, record: tl.constexpr):
     """Sharpen as ``tensors.sharpness``; ``white`` is 1 on the images' scale."""
     red, green, blue = pixel(frame, y, x, mask, record)

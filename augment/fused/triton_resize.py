@@ -2,7 +2,14 @@
 
 A thread does a column of the result and walks down. It sums the neighbours of a source row once, and keeps sums of two rows:
 where an image grows, a row of the result lies between two source rows; where it shrinks, a source row is shared by two rows
-of the result. So each source row is read once, whatever the scale.
+of the result. So each source row is read once, whatever the scale, and nothing waits for another thread.
+
+Reckoned, not measured: ``imagenet``, 256 images of 256x320 to bfloat16, on an H200 (132 multiprocessors, 1.755 GHz, 4
+instructions a cycle each), from the code for sm_90 by Triton 3.9. 40 % of a copy's speed are 83 microseconds.
+
+    80 instructions a pixel where rows grow, 111 a source row and column where they shrink, 557 a thread before its 56 pixels
+    a mean crop: 102 a pixel, at full rate 44 us (ALU alone 28, loads and stores 21, products and sums 17, memory 26)
+    the whole image always: 141 a pixel, 61 us
 """
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
@@ -10,7 +17,7 @@ import triton
 import triton.language as tl
 
 from augment.fused.kinds import SAMPLERS
-from augment.fused.triton_geometry import along, clamped, frame_of, inner_pixel, number
+from augment.fused.triton_geometry import along, frame_of, inner_pixel, number
 from augment.fused.triton_points import get, size, step
 from augment.fused.triton_steps import do_step, store_at
 
@@ -56,7 +63,7 @@ def groups_of(record, tile: int) -> int:
 
 
 @triton.constexpr_function
-def beside(record) -> int:
+def programs_across(record) -> int:
     """Return the number of programs beside one another."""
     return -(-size(record, "out_width") // lanes_of(record))
 
@@ -64,13 +71,13 @@ def beside(record) -> int:
 @triton.jit
 def rows_of(programs, record: tl.constexpr):
     """Return the rows of a program, of all ``programs`` of an image."""
-    return tl.cdiv(size(record, "out_height"), programs // beside(record))
+    return tl.cdiv(size(record, "out_height"), programs // programs_across(record))
 
 
 @triton.jit
 def place_of(program, rows, record: tl.constexpr):
     """Return the first row and column of a program."""
-    return program // beside(record) * rows, program % beside(record) * lanes_of(record)
+    return program // programs_across(record) * rows, program % programs_across(record) * lanes_of(record)
 
 
 @triton.jit
@@ -134,7 +141,7 @@ def columns_of(draws, image, left, width, x, record: tl.constexpr, white: tl.con
     share = 1 / (total * white)
     kept = (weight_of(place, centre, slope, width) * share,)
     for n in tl.static_range(1, kept_of(record)):
-        kept = kept + (weight_of(place + n, centre, slope, width) * share,)  # noqa: RUF005  # Triton's
+        kept = kept + (weight_of(place + n, centre, slope, width) * share,)  # type: ignore[assignment]  # noqa: RUF005  # Triton's
     return first, place, centre, slope, count, share, kept
 
 
@@ -145,12 +152,12 @@ def across(source, top, row, height, width, columns, record: tl.constexpr):
     y = (top + tl.minimum(tl.maximum(row, 0.0), height - 1)).to(tl.int32)
     red, green, blue = 0.0, 0.0, 0.0
     for n in tl.static_range(len(kept)):
-        r, g, b = inner_pixel(source, y, clamped(first + n, size(record, "moved_width")), None, record)
+        r, g, b = inner_pixel(source, y, tl.minimum(first + n, size(record, "moved_width") - 1), None, record)
         red, green, blue = red + r * kept[n], green + g * kept[n], blue + b * kept[n]
     if can_narrow(record):
         for n in range(len(kept), count):
             weight = weight_of(place + n, centre, slope, width) * share
-            r, g, b = inner_pixel(source, y, clamped(first + n, size(record, "moved_width")), None, record)
+            r, g, b = inner_pixel(source, y, tl.minimum(first + n, size(record, "moved_width") - 1), None, record)
             red, green, blue = red + r * weight, green + g * weight, blue + b * weight
     return red, green, blue
 
@@ -196,7 +203,7 @@ def shrink(
         next_total += next_weight
         row += 1
         is_done = row + 0.5 >= (line + 1) * scale
-        share = 1 / total
+        share = 1 / tl.maximum(total, 1e-9)  # rows outside the image have no neighbours
         finish(result, y, tl.where(is_done, end, 0), red * share, green * share, blue * share, record, to_bytes)
         red, green, blue = tl.where(is_done, next_r, red), tl.where(is_done, next_g, green), tl.where(is_done, next_b, blue)
         next_r, next_g, next_b = tl.where(is_done, 0.0, next_r), tl.where(is_done, 0.0, next_g), tl.where(is_done, 0.0, next_b)
