@@ -17,12 +17,12 @@ AXIS = FIELDS["axis"]
 
 @triton.constexpr_function
 def is_held(chain, p: int, tile: int) -> bool:
-    """Return whether pass p takes the values of pass p - 1 from registers: all of an image is a tile.
+    """Return whether pass p takes the values of pass p - 1 from registers: that one resizes nothing, and an image is a tile.
 
     It reads neighbours of some images, which then go through memory, or resizes windows. These have no more pixels than the
     result, and a pixel two neighbours along an axis; the tile is as many rows and columns as the image.
     """
-    if not 0 < p < len(chain):
+    if not 0 < p < len(chain) or SAMPLERS[get(chain[p - 1], "steps", 0, "sampler")] in {"window", "resize"}:
         return False
     sampler, moves = SAMPLERS[get(chain[p], "steps", 0, "sampler")], get(chain[p], "moves")
     height, width = get(chain[p], "sizes", "height"), get(chain[p], "sizes", "width")
