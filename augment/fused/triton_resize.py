@@ -138,7 +138,7 @@ def columns_of(draws, image, left, width, x, record: tl.constexpr, white: tl.con
     slope, total = 1 / reach, centre * 0
     for n in range(tl.maximum(count, kept_of(record))):
         total += weight_of(place + n, centre, slope, width)
-    share = 1 / (total * white)
+    share = 1 / tl.maximum(total * white, 1e-9)  # columns outside the image have no neighbours
     kept = (weight_of(place, centre, slope, width) * share,)
     for n in tl.static_range(1, kept_of(record)):
         kept = kept + (weight_of(place + n, centre, slope, width) * share,)  # type: ignore[assignment]  # noqa: RUF005  # Triton's
