@@ -229,14 +229,15 @@ def _kernel(
 
 
 def _registers(chain: Sequence[PassRecord], tile: int) -> int:
-    """Return the most registers of a thread; a multiprocessor has 65,536.
+    """Return the most registers of a thread, as few as fit what it holds; a multiprocessor has 65,536.
 
-    With 64, all of 1,024 images of 32x32 that stay in registers are on 132 multiprocessors at once, 8 programs of 128 threads
-    each. With 80, 3 programs of 256 threads of a policy share one.
+    64 where images of two passes stay in registers: 132 multiprocessors then have all of 1,024 images of 32x32 at once, each 8
+    programs of 128 threads. 80 for policies: 3 programs of 256 threads, not 2.
     """
-    if any(is_held(chain, p, tile) and triton_resize.is_resized(record) for p, record in enumerate(chain)):
+    samplers = {SAMPLERS[record.steps[0].sampler] for record in chain}
+    if len(chain) == 2 and is_held(chain, 1, tile) and "window" in samplers:
         return 64
-    is_policy = any(SAMPLERS[record.steps[0].sampler] == "neighbours" for record in chain)
+    is_policy = "neighbours" in samplers and samplers <= {"take", "neighbours"}
     return 80 if is_policy and _most_pixels(chain) <= tile else 128
 
 
