@@ -4,171 +4,11 @@ The structs are the format: msgspec encodes them, validates them when it decodes
 a record with status ``not_run``; measuring fills it in. Fields that hold their default are not stored. No torch here.
 """
 
-import itertools
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import msgspec
-from msgspec import Meta
 
-from bench.records.words import format_number
-
-Status = Literal["ok", "unsupported", "failed", "not_run"]
-Implementation = Literal["c", "triton", "tensors", "inductor"]
-Step = Literal["graph", "compiled", "eager"]
-Lane = Literal["per_image", "per_batch", "mixed", "fixed"]
-Better = Literal["more", "less", "neither"]
-Positive = Annotated[float, Meta(gt=0)]
-Amount = Annotated[float, Meta(ge=0)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Count = Annotated[int, Meta(ge=0)]
-Size = Annotated[int, Meta(ge=1)]
-
-
-NAMED = {
-    "mode": "", "init": "", "method": "", "decoder": "", "scaling": "", "processes": "p", "recipe": "", "backend": "",
-    "augment_on": "", "without": "no-", "num_workers": "x", "model": "", "width": "w", "device": "", "batch_size": "b",
-    "image_size": "s", "fetch_threads": "t", "precision": "",
-}  # fmt: skip
-"""Fields in the name of a case, and what stands before their value."""
-FLAGS = (
-    *(("parallel", "data_parallel", "data-parallel"), ("decode", "workers", "decoding"), ("resident", True, "resident")),
-    *(("augment_stream", True, "stream"), ("channels_last", True, "channels-last"), ("compile", True, "compile")),
-)
-"""Fields whose value adds a word to the name of a case."""
-
-
-class Quantity(NamedTuple):
-    """A measured field of a record, its unit ("1": a share of one), and which way is better."""
-
-    name: str
-    unit: str
-    better: Better = "neither"
-
-
-SIGNS: Mapping[str, tuple[float, str]] = {
-    "others_cpu": (0.1, "others used {:.0%} of the CPU"),
-    "steal": (0.05, "the host took {:.0%}"),
-    "memory_pressure": (0.05, "memory was short {:.0%} of the time"),
-    "gpu_others": (0, "{} other processes on the GPU"),
-    "throttled": (0, "the GPU's clock was throttled"),
-    "busy_threads": (0, "threads that a library left used {:.1f} cores"),
-}
-"""Fields of a disturbance: the largest value at which a machine counts as quiet, and the field in words."""
-
-
-class Disturbance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Share of the machine that others took during a measurement; None: not known."""
-
-    others_cpu: Share | None = None
-    """CPU time of other processes, as a share of the CPUs that the measurement may use."""
-    steal: Share | None = None
-    """Share of the CPU that a virtual machine's host took."""
-    cpu_pressure: Share | None = None
-    """Share of the time in which some task waited for a CPU (pressure stall information)."""
-    memory_pressure: Share | None = None
-    """Share of the time in which a process waited for memory."""
-    gpu_others: Count | None = None
-    """Other processes that computed on the GPUs at the end."""
-    throttled: bool | None = None
-    """GPU clock held back by heat or power at the end."""
-    busy_threads: Amount | None = None
-    """Cores that threads which a library has left behind, in this case or before, still used after the call."""
-
-    @property
-    def is_strong(self) -> bool | None:
-        """Return whether a figure measured meanwhile is doubtful; None where others' use of the CPU is not known."""
-        if any((getattr(self, name) or 0) > limit for name, (limit, _) in SIGNS.items()):
-            return True
-        return None if self.others_cpu is None else False
-
-    @property
-    def words(self) -> str:
-        """Return the disturbance in words; empty if the machine was quiet or nothing is known."""
-        values = {name: getattr(self, name) or 0 for name in SIGNS}
-        return ", ".join(SIGNS[name][1].format(value) for name, value in values.items() if value >= 0.005)  # not "0%"
-
-
-class Record(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag=str.lower
-):
-    """Facts of every record.
-
-    ``repetition`` names the field that tells repetitions of a case apart (``round`` or ``seed``), ``identity`` the fields that
-    tell two cases apart, ``required`` those of a successful record, beside the first of ``quantities``, which is what the
-    kind is about. A case with ``needs_every_round`` fails if one of its rounds fails.
-    """
-
-    repetition: ClassVar[Literal["round", "seed"]] = "round"
-    identity: ClassVar[tuple[str, ...]]
-    required: ClassVar[tuple[str, ...]]
-    quantities: ClassVar[tuple[Quantity, ...]]
-    needs_every_round: ClassVar[bool] = False
-    compared: ClassVar[bool] = True
-    """True if ``augmark compare`` compares records of this kind."""
-
-    status: Status = "ok"
-    reason: str | None = None
-    implementation: Implementation | None = None
-    """Implementation of ``fused`` that ran; None for other backends."""
-    round: Count = 0
-    """Repetition, from 0; each round measures all cases in an order of its own."""
-    run: str | None = None
-    """Name of the run that the record is from; only where several were merged."""
-    device: str = "cpu"
-    """Device by torch's name: cpu, cuda, cuda:0, mps."""
-    backend: str | None = None
-    lane: Lane | None = None
-    batch_size: Size | None = None
-    """Images a step, over all devices and processes."""
-    image_size: Size | None = None
-    """Height of the input, pixels; its width too where ``image_width`` is not given."""
-    threads: Count | None = None
-    peak_bytes: Count | None = None
-    """Memory that a call allocates at most beyond its inputs; of training, the most that torch held on the first device."""
-    disturbance: Disturbance | None = None
-    """Disturbance by others meanwhile."""
-
-    def __post_init__(self) -> None:
-        if self.status in ("failed", "unsupported") and not self.reason:
-            raise ValueError(f"a record that is {self.status} needs a reason")
-        required = (*self.required, *(quantity.name for quantity in self.quantities[:1])) if self.status == "ok" else ()
-        missing = [name for name in required if getattr(self, name) is None]
-        if missing:
-            raise ValueError(f"a {self.kind} record that is ok needs {', '.join(missing)}")
-
-    @property
-    def kind(self) -> str:
-        """Kind of measurement, as stored."""
-        return str(self.__struct_config__.tag)
-
-    @property
-    def case_key(self) -> tuple[Any, ...]:
-        """Identity of the case, equal in all its repetitions."""
-        return (self.kind, *(getattr(self, name) for name in self.identity))
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """Identity of this repetition of the case."""
-        return (*self.case_key, getattr(self, self.repetition))
-
-    @property
-    def is_disturbed(self) -> bool | None:
-        """Return whether others disturbed the measurement; None if it is not known."""
-        return self.disturbance.is_strong if self.disturbance else None
-
-    @property
-    def subject(self) -> str | None:
-        """Op or recipe that was measured."""
-        return getattr(self, "recipe", None)
-
-    @property
-    def name(self) -> str:
-        """Readable name of the case, such as "throughput-crop_flip-kornia-device-resnet18-w64-cuda-b256-s32-bfloat16"."""
-        words = [f"{prefix}{value}" for name, prefix in NAMED.items() if (value := getattr(self, name, None))]
-        flags = [text for name, value, text in FLAGS if getattr(self, name, None) == value]
-        return "-".join([self.kind, *words, *flags])
-
+from bench.records.base import Amount, Count, Positive, Quantity, Record, Share, Size, Step, Strict
 
 # ---- the grid ---------------------------------------------------------------------------------------------------------
 
@@ -355,6 +195,7 @@ class Loop(Training, frozen=True, kw_only=True):
     """Setting of a run of ``training.loop``."""
 
     identity: ClassVar[tuple[str, ...]] = TRAINED
+    manner: ClassVar[tuple[str, ...]] = MANNER
     required: ClassVar[tuple[str, ...]] = LOOPED
 
     resident: bool = False
@@ -444,6 +285,7 @@ class Scaling(Loop, frozen=True, kw_only=True):
     """Speed of training on several processes, a device each."""
 
     identity = (*TRAINED, "processes", "scaling", "parallel")
+    manner = ("batch_size", "processes", "scaling", "parallel")
     required = (*LOOPED, "processes", "scaling", "parallel")
     quantities = SPEED
 
@@ -481,6 +323,7 @@ class Accuracy(Loop, frozen=True, kw_only=True):
     seconds_to_target: Amount | None = None
     """Seconds of training up to the end of the first epoch that reached ``target_accuracy``; None if resumed, or none did."""
     train_s: Amount | None = None
+    """Wall seconds of training; a stop of the process (Ctrl-Z) counts."""
     evaluation_s: Amount | None = None
     warm_up_s: Amount | None = None
     cells_at_once: Size | None = None
@@ -497,6 +340,7 @@ class Finetune(Training, frozen=True, kw_only=True):
     repetition = "seed"
     quantities = (*SCORE, MEMORY)
     identity = TUNED
+    manner = ("mode", "init", "init_digest", "recipe", "backend", "augment_on", "num_workers")
     required = ("mode", "model", "init", "recipe", "backend", "augment_on", "batch_size", "dataset", "fingerprint", "lane")
 
     mode: Literal["full", "frozen", "scratch"] | None = None
@@ -524,10 +368,8 @@ class Finetune(Training, frozen=True, kw_only=True):
 class Pipeline(Record, frozen=True, kw_only=True):
     """Speed of an arm, a way from JPEG files to batches on the device, or of the arm without one of its stages."""
 
-    identity = (
-        *("decoder", "backend", "augment_on", "recipe", "num_workers", "without", "fetch_threads", "model", "batch_size"),
-        *("image_size", "precision", "page_cache", "dataset", "fingerprint", "device"),
-    )
+    manner = ("decoder", "backend", "augment_on", "recipe", "num_workers", "without", "fetch_threads", "model")
+    identity = (*manner, "batch_size", "image_size", "precision", "page_cache", "dataset", "fingerprint", "device")
     required = ("decoder", "batch_size", "image_size", "dataset", "fingerprint", "wall_s", "images", "stages")
     quantities = (
         Quantity("images_per_s", "images/s", "more"),
@@ -641,88 +483,6 @@ Kind = Speed | Calibration | Throughput | Feed | Overhead | Scaling | Accuracy |
 KINDS: dict[str, type[Record]] = {kind.__name__.lower(): kind for kind in get_args(Kind)}
 
 
-# ---- where, what for, and whether backends agree ----------------------------------------------------------------------
-
-
-class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of the structs within a file."""
-
-
-class Cpu(Strict, frozen=True, kw_only=True):
-    """Processor, threads and memory of a machine."""
-
-    model: str
-    usable_cores: Size
-    threads: Size
-    cores: Count | None = None
-    logical_cores: Count | None = None
-    max_mhz: Amount | None = None
-    capability: str | None = None
-    interop_threads: Count | None = None
-    memory_bytes: Count | None = None
-    load_1min: Amount | None = None
-    """Load average over a minute, at the start."""
-
-
-class Gpu(Strict, frozen=True, kw_only=True):
-    """One GPU, as torch and NVML describe it."""
-
-    name: str
-    memory_bytes: Count | None = None
-    compute_capability: str | None = None
-    multiprocessors: Count | None = None
-    driver: str | None = None
-    sm_clock_mhz: Amount | None = None
-    max_sm_clock_mhz: Amount | None = None
-    memory_clock_mhz: Amount | None = None
-    power_limit_w: Amount | None = None
-    temperature_c: float | None = None
-
-
-class Commit(Strict, frozen=True, kw_only=True):
-    """Commit of the project's own repository."""
-
-    id: Annotated[str, Meta(pattern="^[0-9a-f]{7,64}$")]
-    dirty: bool | None = None
-    """Uncommitted changes to files; None: not known."""
-
-
-class DataSet(Strict, frozen=True, kw_only=True):
-    """Images that were used."""
-
-    name: str
-    fingerprint: str
-    source: str | None = None
-    fallback: str | None = None
-    """Reason why drawn shapes stood in for real images."""
-
-
-class Environment(Strict, frozen=True, kw_only=True):
-    """environment.json: where and with what a run was measured."""
-
-    time: Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}")]
-    """Start of the run, with its offset from UTC."""
-    machine: str
-    platform: str
-    cpu: Cpu
-    gpus: tuple[Gpu, ...] = ()
-    cuda: str | None = None
-    cudnn: Count | None = None
-    python: str
-    packages: dict[str, str]
-    """Versions."""
-    variables: dict[str, str] = {}
-    """Environment variables that change speed."""
-    commit: Commit | None = None
-    dataset: DataSet | None = None
-    copy_bytes_per_s: dict[str, Amount | None] = {}
-    """Bytes read and written a second by a copy on each device."""
-    matmul_flops_per_s: dict[str, dict[str, Positive]] = {}
-    """Operations a second of a large matrix product on each device, by precision."""
-    note: str | None = None
-    """Note for readers of this run; the report prints it first."""
-
-
 class Plan(Strict, frozen=True, kw_only=True):
     """plan.json: the cases of a run, each with status ``not_run`` or ``unsupported``, and how they are repeated."""
 
@@ -744,140 +504,3 @@ class Plan(Strict, frozen=True, kw_only=True):
     """Failures among so many first records are tried again."""
     settings: dict[str, str | int | float | bool | None] = {}
     """Settings that a job needs to resume, beyond the cases."""
-
-
-Verdict = Literal["exact", "close", "different", "unaudited", "unsupported"]
-
-
-class AuditLane(Strict, frozen=True, kw_only=True):
-    """Lane: declared, and measured on ``batch`` identical images."""
-
-    declared: Lane
-    measured: str
-    batch: Count | None = None
-    distinct: Amount | None = None
-    """Distinct results among the identical images, mean over batches."""
-    parameters: dict[str, str] = {}
-
-    @property
-    def ok(self) -> bool:
-        """Return whether the measured lane is the declared one."""
-        return self.declared == self.measured
-
-
-class AuditParity(Strict, frozen=True, array_like=True):
-    """Errors against the oracle with the same parameters, in units of 1/255; stored as a list, in this order."""
-
-    images: str
-    size: Count
-    setting: str
-    draws: Count
-    max_error: Amount
-    mean_error: Amount
-    target_error: Amount = 0.0
-
-
-class AuditTest(Strict, frozen=True, array_like=True):
-    """Test of a drawn parameter against its law; stored as a list, in this order."""
-
-    parameter: str
-    law: str
-    n: Count
-    p_value: Share
-    statistic: float | None = None
-    distance: float | None = None
-    rejected: bool = False
-
-
-class AuditCheck(Strict, frozen=True, kw_only=True):
-    """One property of determinism or safety."""
-
-    name: str
-    ok: bool = True
-    detail: str = ""
-
-
-class AuditCell(Strict, frozen=True, kw_only=True):
-    """Verdict on an op or recipe on a backend, and what it rests on."""
-
-    subject: str
-    kind: Literal["op", "recipe"]
-    backend: str
-    verdict: Verdict
-    cause: str = ""
-    lane: AuditLane | None = None
-    parity: tuple[AuditParity, ...] = ()
-    tests: tuple[AuditTest, ...] = ()
-    checks: tuple[AuditCheck, ...] = ()
-    checks_passed: Count = msgspec.field(default=0, name="passed")
-    """Checks that passed, beyond those listed: a published audit lists those that failed."""
-    notes: tuple[str, ...] = ()
-    findings: tuple[str, ...] = ()
-
-    @property
-    def max_error(self) -> float:
-        """Largest error in the settings that decide the verdict, in units of 1/255."""
-        return max((parity.max_error for parity in self._decisive), default=0.0)
-
-    @property
-    def _decisive(self) -> list[AuditParity]:
-        return [parity for parity in self.parity if parity.setting in ("as drawn", "pinned")]
-
-    @property
-    def mean_error(self) -> float:
-        """Mean error in 1/255 that decides on "close": the largest of any size and setting, all images together."""
-        groups: dict[tuple[int, str], list[AuditParity]] = {}
-        for parity in self._decisive:
-            groups.setdefault((parity.size, parity.setting), []).append(parity)
-        means = (sum(p.mean_error * p.draws for p in group) / (sum(p.draws for p in group) or 1) for group in groups.values())
-        return max(means, default=0.0)
-
-    @property
-    def error_words(self) -> str:
-        """Error that the verdict goes by, in 1/255: the largest, the mean of close cells, "draws" where only those differ."""
-        if self.verdict in ("unaudited", "unsupported"):
-            return ""
-        if self.verdict == "different" and self.max_error <= 1:
-            return "draws"
-        size = self.mean_error if self.verdict == "close" else self.max_error
-        return f"{'mean ' if self.verdict == 'close' else ''}{'< 0.01' if 0 < size < 0.01 else format_number(size, 2)}"
-
-
-class Audit(Strict, frozen=True, kw_only=True):
-    """audit.json: whether the backends do the same augmentation; ``failed`` says why there are no verdicts."""
-
-    verdicts: tuple[AuditCell, ...] = ()
-    failed: str | None = None
-    device: str | None = None
-    images: str | None = None
-    seed: int | str | None = None
-    n: int | str | None = None
-    """Draws a distribution; several values, as words, where runs were merged."""
-    alpha: float | str | None = None
-    """Chance of any false alarm."""
-    seconds: Amount | None = None
-    versions: dict[str, str] = {}
-    findings: tuple[str, ...] = ()
-    """Contradictions to the declared definitions."""
-
-    def find(self, subject: str | None, backend: str | None) -> AuditCell | None:
-        """Return the verdict on a subject on a backend, or None."""
-        return next((cell for cell in self.verdicts if (cell.subject, cell.backend) == (subject, backend)), None)
-
-    def comparable(self, subject: str, backends: Sequence[str]) -> tuple[bool, str]:
-        """Return whether a ratio of these backends' speeds means anything, and why (not): same lane, all at least ``close``."""
-        cells = []
-        for backend in backends:
-            cell = self.find(subject, backend)
-            if cell is None:
-                return False, f"{subject} was not audited on {backend}"
-            if cell.verdict not in ("exact", "close"):
-                return False, f"{backend} is {cell.verdict}" + (f": {cell.cause}" if cell.cause else "")
-            cells.append(cell)
-        for a, b in itertools.pairwise(cells):
-            lane_a, lane_b = (cell.lane.measured if cell.lane else "" for cell in (a, b))
-            if lane_a != lane_b:
-                return False, f"other lane: {a.backend} draws {lane_a}, {b.backend} {lane_b}"
-        return True, "; ".join(
-            f"{cell.backend} is close: {cell.cause}" for cell in cells if cell.verdict == "close"
-        ) or "exact on both"
