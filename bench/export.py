@@ -31,8 +31,11 @@ from bench.records import (
     Run,
     Speed,
     Status,
+    audits,
+    base,
     load_run,
     load_runs,
+    machines,
     merge,
     structs,
 )
@@ -284,7 +287,7 @@ def json_schema() -> dict[str, Any]:
 def _described() -> dict[str, dict[str, str]]:
     """Return the docstrings that stand under fields, by class and field, those of base classes among them."""
     texts: dict[str, dict[str, str]] = {}
-    for module in (structs, sys.modules[__name__]):
+    for module in (base, structs, machines, audits, sys.modules[__name__]):
         for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, ast.ClassDef):
                 bases = [texts.get(base.id, {}) for base in node.bases if isinstance(base, ast.Name)]

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -71,6 +73,19 @@ def present(value: T | None) -> T:
     """Return a value that a test cannot do without."""
     assert value is not None
     return value
+
+
+PATIENCE_S = 600
+"""Seconds after which a process hangs: where cores are shared, imports alone may take minutes."""
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    """Wait for a running process; fail if it ends before the condition holds, or hangs."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the process hangs"
+        time.sleep(0.02)
 
 
 @contextmanager

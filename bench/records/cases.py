@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-from bench.records.structs import KINDS, Accuracy, Disturbance, Lane, Record, Speed, Status
+from bench.records.base import Disturbance, Lane, Record, Status
+from bench.records.structs import KINDS, Accuracy, Speed
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -45,9 +46,7 @@ def project_sweep(records: Iterable[Record]) -> str:
     if not followed:
         return ""
     between = [record.between_s or 0.0 for record in followed]
-    whole = [
-        seconds + (record.train_s or 0) + (record.evaluation_s or 0) for seconds, record in zip(between, followed, strict=True)
-    ]
+    whole = [(record.between_s or 0) + (record.train_s or 0) + (record.evaluation_s or 0) for record in followed]
     minutes = math.prod(PROJECTED) * statistics.median(whole) / 60 / (followed[0].cells_at_once or 1)
     times = f"between two cases: median {statistics.median(between):.2g} s, at most {max(between):.2g} s (n = {len(between)})"
     return f"{times}; {PROJECTED[0]} recipes x {PROJECTED[1]} seeds would take about {minutes:,.0f} min here"

@@ -21,8 +21,11 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
+from bench.records.audits import Audit
+from bench.records.base import Record
 from bench.records.cases import Case, gather
-from bench.records.structs import Audit, Environment, Kind, Plan, Record
+from bench.records.machines import Environment
+from bench.records.structs import Kind, Plan
 from bench.records.words import one_line
 
 ENVIRONMENT, PLAN, RECORDS, AUDIT, RUNNING = "environment.json", "plan.json", "records.jsonl", "audit.json", "running.json"

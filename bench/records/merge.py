@@ -13,10 +13,12 @@ from typing import Any
 
 import msgspec
 
+from bench.records.audits import Audit, AuditCell
+from bench.records.base import Record
 from bench.records.cases import group_by
 from bench.records.folder import Run, Source, load_run, merged_folder
-from bench.records.machines import code_facts, machine_facts
-from bench.records.structs import Audit, AuditCell, Environment, Plan, Record
+from bench.records.machines import Environment, code_facts, machine_facts
+from bench.records.structs import Plan
 from bench.records.words import join, plural
 
 VERDICTS_WORST_FIRST = ("different", "unaudited", "close", "exact", "unsupported")
@@ -133,30 +135,25 @@ def _place(record: Record, place: str | None) -> Record:
 def _join(group: Sequence[Run], notes: dict[str, list[str]]) -> list[Record]:
     """Return the records of runs of the same code on the same machine; ``notes`` get by run what was left out.
 
-    Rounds are counted on from run to run, a seed that two runs trained alike counts once, and failures of a case that another
-    run measured whole are left out.
+    Rounds are counted on from run to run. Left out are failures of a case that another run measured whole, and seeds that an
+    earlier run trained: a seed trained twice is no second one.
     """
-    joined, first_run, rounds = list[Record](), dict[tuple[Any, ...], str](), 0
-    whole = {case.case_key for run in group for case in run.cases() if case.status == "ok"}
+    joined, good, rounds = list[Record](), set[tuple[Any, ...]](), 0
+    whole = {run.name: {case.case_key for case in run.cases() if case.status == "ok"} for run in group}
     for run in group:
-        broken = {case.case_key: case.name for case in run.cases() if case.status == "failed" and case.case_key in whole}
-        if broken:
-            words = f"{plural(len(broken), 'case')} failed there that another run measured: {join(broken.values(), 3)}"
-            notes[run.name].append(words)
-        repeated: list[str] = []
+        elsewhere = set().union(*whole.values()) - whole[run.name]
+        left_out: list[str] = []
         for record in run.records:
-            is_seed = record.repetition == "seed"
-            if record.case_key in broken:
+            shift = rounds if record.repetition == "round" else 0
+            placed = msgspec.structs.replace(record, run=run.name, round=record.round + shift)
+            if placed.key in good or (record.status != "ok" and record.case_key in elsewhere):
+                left_out.append(f"{record.name} ({record.status})")
                 continue
-            if is_seed and record.status == "ok" and first_run.setdefault(record.key, run.name) != run.name:
-                repeated.append(first_run[record.key])
-                continue
-            joined.append(msgspec.structs.replace(record, run=run.name, round=record.round + (0 if is_seed else rounds)))
-        for name, same in group_by(repeated, str).items():
-            words = (
-                f"{plural(len(same), 'training')} with the seeds of {name} counted once: a seed trained twice is no second one"
-            )
-            notes[run.name].append(words)
+            joined.append(placed)
+            good |= {placed.key} if record.status == "ok" else set()
+        if left_out:
+            words = f"{plural(len(left_out), 'record')} left out, as another run has the same: "
+            notes[run.name].append(words + join(dict.fromkeys(left_out), 3))
         rounds += 1 + max((record.round for record in run.records if record.repetition == "round"), default=-1)
     return joined
 

@@ -224,7 +224,7 @@ class Mark(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A named row: marks, or stacked parts by name with a thinner second bar below and a note at the end."""
+    """A named row: marks, or stacked parts by name with a thinner second bar below and a note at the end; else a heading."""
 
     label: str
     marks: Sequence[Mark] = ()
@@ -252,7 +252,9 @@ def bars(
     canvas.text(scale.end, bottom + 34, axis, "end", size=11)
     for i, row in enumerate(rows):
         middle = top + height * i + height / 2
-        canvas.text(left - 8, middle + 4, shorten(row.label, 52), "end")
+        is_heading = not (row.marks or row.parts)
+        place = (8, "start", "quiet") if is_heading else (left - 8, "end", "ink")
+        canvas.text(place[0], middle + 4, shorten(row.label, 52), *place[1:])
         end = _stack(canvas, scale, row.parts, legend, middle - (4 if row.below else 0), 14)
         canvas.text(end + 6, middle + 4, row.note, size=11)
         _stack(canvas, scale, row.below, legend, middle + 9, 6)

@@ -1,7 +1,6 @@
 """Write numbers and cases: three significant digits, spread and n beside them; a training by its backend and placement."""
 
 import re
-import statistics
 from collections.abc import Callable, Sequence
 
 from bench.records import UNKNOWN, Case, format_number, percent, plural
@@ -14,7 +13,6 @@ NOISY = 0.25
 """Half interval as a share of the median above which a number is only an order of magnitude."""
 OVERLAP = "not distinguishable: their intervals overlap"
 VERDICTS = {True: "slower beyond the spread between rounds", False: OVERLAP, None: "of one round, so not certain"}
-FLOP_UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 
 
 def spread(values: Sequence[float]) -> str:
@@ -36,14 +34,6 @@ def capitalise(text: str) -> str:
 
 def lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
-
-
-def flop(value: float | None, unit: str = "FLOP") -> str:
-    """Return "3.33 GFLOP"."""
-    if not value:
-        return UNKNOWN
-    size, prefix = next((pair for pair in FLOP_UNITS if value >= pair[0]), FLOP_UNITS[-1])
-    return f"{format_number(value / size)} {prefix}{unit}"
 
 
 def date(time: str) -> str:
@@ -87,10 +77,10 @@ def with_spread(arm: Case, name: str) -> str:
     return UNKNOWN if middle is None else f"{format_number(middle)} {spread(arm.values(name))}".strip()
 
 
-def format_rounds(values: Sequence[float], unit: str) -> str:
+def format_rate(case: Case) -> str:
     """Return "1,820 examples/s (±3.6 %, 3 rounds)"."""
-    basis = ", ".join(filter(None, (spread(values), plural(len(values), "round"))))
-    return f"{format_number(statistics.median(values))} {unit} ({basis})"
+    basis = ", ".join(filter(None, (spread(case.rates), plural(len(case.rates), "round"))))
+    return f"{format_number(case.rate)} {case.first.quantities[0].unit} ({basis})"
 
 
 def judge(best: Case, rival: Case) -> str:
@@ -122,7 +112,7 @@ def points(gap: Estimate | None) -> str:
     return f"{gap.mean:+.2f}" + ("" if gap.half is None else f" ±{gap.half:.2f}")
 
 
-def name_of(arm: Case, words: str = "") -> Text:
-    """Return an arm's label, or ``words`` that begin with its backend, with the backend as code and what ran of ``fused``."""
-    words, ran = words or label(arm), f" ({arm.implementation})" if arm.implementation else ""
+def name_of(arm: Case) -> Text:
+    """Return an arm's label with the backend as code and what ran of ``fused``."""
+    words, ran = label(arm), f" ({arm.implementation})" if arm.implementation else ""
     return words if arm.is_bare or not arm.backend else [Code(arm.backend), Quiet(ran), words.removeprefix(str(arm.backend))]

@@ -37,9 +37,7 @@ def images() -> Dataset:
     return load("synthetic", root=Path("nowhere"), max_train=20, max_test=10)
 
 
-def test_it_trains_on_the_same_images_and_leaves_a_record_a_seed(
-    images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_trains_on_the_same_images_for_every_seed(images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draws: list[int] = []
 
     def rows(images: Tensor, labels: Tensor) -> Tensor:

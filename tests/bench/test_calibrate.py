@@ -72,9 +72,7 @@ def test_standard_deviations_are_those_that_were_drawn() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("within", "between", "drift"), [(0.02, 0.0, 0.0), (0.01, 0.01, 0.1), (0.2, 0.02, 0.02)])
-def test_equal_runs_are_not_called_even_where_processes_differ(
-    method: Method, within: float, between: float, drift: float
-) -> None:
+def test_equal_runs_of_unequal_processes_are_not_called(method: Method, within: float, between: float, drift: float) -> None:
     """At most at the level, 5 % for the six cases of a comparison together: 0.8 % of a case."""
     results = [certify(method, drawn(seed, within=within, between=between, drift=drift)) for seed in range(5)]
     comparisons = sum(record.comparisons or 0 for record in results)
@@ -96,7 +94,7 @@ def test_what_drifts_cancels_in_turns_alone() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("within", "between"), [(0.3, 0.1), (0.05, 0.1)])
-def test_slowdowns_of_the_extrapolated_size_are_called(
+def test_slowdowns_as_extrapolated_are_called(
     method: Method, within: float, between: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """95 % of them, within what the spread of 12 pairs tells of itself: 22 % of a standard deviation (2 df = 22)."""

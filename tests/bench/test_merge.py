@@ -40,7 +40,7 @@ def test_a_failure_of_one_run_is_told_beside_the_others_number(tmp_path: Path) -
     b = store(tmp_path / "b", {CASE: "process died", OTHER: "out of memory"})
     run = merged(tmp_path, a, b)
     assert {case.first.backend: case.status for case in run.cases()} == {"kornia": "ok", "pil": "failed"}
-    assert run.sources[1].notes == [f"1 case failed there that another run measured: {CASE.name}"]
+    assert run.sources[1].notes == [f"1 record left out, as another run has the same: {CASE.name} (failed)"]
 
 
 def test_rounds_are_counted_on_and_a_seed_trained_twice_counts_once(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_rounds_are_counted_on_and_a_seed_trained_twice_counts_once(tmp_path: Pa
     assert [record.round for record in run.records if record.kind == "throughput"] == [0, 1, 2, 3]
     kept: list[Any] = [record for record in run.records if record.kind == "accuracy"]
     assert [(r.run, r.seed, r.test_accuracy) for r in kept] == [("a", 0, 0.5), ("a", 1, 0.5), ("b", 2, 0.6)]
-    assert run.sources[1].notes == ["1 training with the seeds of a counted once: a seed trained twice is no second one"]
+    assert run.sources[1].notes == [f"1 record left out, as another run has the same: {repeated[0].name} (ok)"]
 
 
 def test_one_run_alone_merges_to_its_own_numbers(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ CUT_OFF = """
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_nothing_is_fetched_complained_of_or_wider_than_the_page(
+def test_nothing_is_fetched_wrong_or_wider_than_the_page(
     browser: Browser, page: Path, size: tuple[int, int], dark: bool
 ) -> None:
     browser.show(page, size, dark=dark)

@@ -23,7 +23,7 @@ from bench.presets import ACCELERATOR, CPU, PartName, Preset, PresetName
 from bench.processes import wait_for
 from bench.records import RECORDS, Accuracy, Speed, Throughput, load_run
 from bench.run import GRACE_S, RunOptions, run
-from tests.conftest import present
+from tests.conftest import PATIENCE_S, present, wait_until
 from training.data import load
 from training.loop import measure_throughput
 from training.presets import PRESETS
@@ -51,7 +51,7 @@ def test_a_signal_before_the_benchmarks_is_a_line(number: signal.Signals, wait_s
     process = start(tmp_path)
     time.sleep(wait_s)
     os.killpg(process.pid, number)
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     words = "augmark: interrupted; what was measured is kept"
     assert (process.returncode, output.splitlines()[-1]) == (128 + number, words)
     assert "Traceback" not in output, output
@@ -63,15 +63,11 @@ def test_a_signal_during_the_benchmarks_keeps_what_was_measured(number: signal.S
     """The terminal's signals go to the whole group, and an impatient user sends two; SIGTERM goes to the command alone."""
     process = start(tmp_path)
     journal = tmp_path / "run" / RECORDS
-    deadline = time.monotonic() + 180  # importing takes long where cores are shared
-    while not (journal.exists() and '"samples_us"' in journal.read_text()):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "no case was measured"
-        time.sleep(0.05)
+    wait_until(lambda: journal.exists() and '"samples_us"' in journal.read_text(), process)
     for _ in range(2):
         os.kill(process.pid, number) if number == signal.SIGTERM else os.killpg(process.pid, number)
         time.sleep(0.1)
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 128 + number, output
     assert "Traceback" not in output, output
     states = {case.status for case in load_run(tmp_path / "run").cases()}

@@ -33,7 +33,7 @@ from bench.runner import (
     start,
 )
 from tests.bench.stored import CASE, ENVIRONMENT, OTHER, SAMPLES, failed, measure, speeds, store, trained
-from tests.conftest import one_line, present
+from tests.conftest import PATIENCE_S, one_line, present
 
 ROOT = Path(__file__).parents[2]
 CASES = [trained("throughput", status="not_run", backend=name) for name in ("pil", "kornia", "torchvision", "fused")]
@@ -379,7 +379,7 @@ def test_processes_that_share_a_folder_lose_and_repeat_nothing_though_one_is_kil
         time.sleep(0.01)
         assert any(process.poll() is None for process in processes)
     processes[0].kill()
-    assert [process.wait(60) for process in processes[1:]] == [0, 0]
+    assert [process.wait(PATIENCE_S) for process in processes[1:]] == [0, 0]
     # What the killed process had claimed may have been passed over; whoever resumes does it.
     again: list[Any] = []
     run_cases(folder, MANY, measure, shared=True, on_record=lambda *record: again.append(record))

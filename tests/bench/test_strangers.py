@@ -13,6 +13,7 @@ from bench import cli
 from bench.jobs.job import absolute
 from bench.records import Accuracy, Throughput, append, load_run
 from tests.bench.stored import trained
+from tests.conftest import PATIENCE_S
 from training.config import TrainConfig
 from training.terminal import expand_paths, open_console, printable
 
@@ -23,7 +24,9 @@ ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 def run(*command: str, variables: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
-    return subprocess.run([sys.executable, *command], env=environment, cwd=cwd, capture_output=True, timeout=900, check=False)
+    return subprocess.run(
+        [sys.executable, *command], env=environment, cwd=cwd, capture_output=True, timeout=PATIENCE_S, check=False
+    )
 
 
 def stored_run(folder: Path) -> Path:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from bench.records import PLAN, RECORDS, Accuracy, Plan, load_run, project_sweep
 from bench.report.sections.accuracy import accuracy_section
 from bench.report.sweep_table import print_table
 from tests.bench.stored import store, trained
-from tests.conftest import one_line, present
+from tests.conftest import one_line, present, wait_until
 from training import distributed, loop
 from training.config import TrainConfig
 from training.data import Dataset, load
@@ -152,11 +151,7 @@ def test_a_killed_sweep_resumes_without_losing_or_repeating_a_case(tmp_path: Pat
     ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
     journal = tmp_path / "run" / RECORDS
-    deadline = time.monotonic() + 120
-    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 2, process)
     os.killpg(process.pid, signal.SIGKILL)  # with its workers
     process.wait()
     kept = load_run(tmp_path / "run").of(Accuracy)

@@ -127,7 +127,7 @@ def test_the_utilisation_by_hand(changes: dict[str, Any], peak: float | None, sh
     assert (record.model_flops_utilisation, record.matmul_flops_per_s, record.matmul_precision) == (share, peak, "bfloat16")
 
 
-def test_a_run_has_one_peak_unless_the_device_cannot_multiply(
+def test_a_run_has_one_peak_of_matrix_products_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes: Dataset
 ) -> None:
     from bench.environment import environment

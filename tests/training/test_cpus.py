@@ -22,9 +22,7 @@ from training import cpus
         ({}, 4),
     ],
 )
-def test_groups_limit_cpus_and_memory(
-    files: dict[str, str], limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_limits_of_control_groups(files: dict[str, str], limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")

@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ import pytest
 import torch.distributed as dist
 
 from bench import cli
+from tests.conftest import PATIENCE_S, wait_until
 from training.checkpoint import load
 from training.distributed import Ranks
 
@@ -37,7 +37,7 @@ def _command(*arguments: str, processes: int = 0) -> list[str]:
 def _call(*arguments: str, processes: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         _command(*arguments, processes=processes), cwd=ROOT, env=ENVIRONMENT | variables, capture_output=True, text=True,
-        timeout=120, check=False,
+        timeout=PATIENCE_S, check=False,
     )  # fmt: skip
 
 
@@ -64,14 +64,6 @@ def _rows(out: Path) -> list[str]:
             return [row["epoch"] for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
-
-
-def _until_an_epoch_is_done(out: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 90
-    while not _rows(out):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def _rank(process: subprocess.Popen[str], rank: int) -> psutil.Process:
@@ -117,16 +109,14 @@ def test_a_run_prints_the_books_lines_and_keeps_its_curves(whole: Whole) -> None
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_job_and_resuming_gives_the_weights_of_a_run_that_was_not(
-    whole: Whole, tmp_path: Path
-) -> None:
+def test_a_killed_process_ends_the_job_and_resuming_gives_the_weights_of_a_whole_run(whole: Whole, tmp_path: Path) -> None:
     processes, out, _ = whole
     options = ("--epochs", "6", "--out", str(tmp_path))
     with _started(*options, processes=processes) as job:
-        _until_an_epoch_is_done(tmp_path, job)
+        wait_until(lambda: bool(_rows(tmp_path)), job)
         victim = _rank(job, 1) if processes else psutil.Process(job.pid)
         victim.kill()
-        _, errors = job.communicate(timeout=60)  # a minute at most; the survivor does not wait for an answer for ever
+        _, errors = job.communicate(timeout=PATIENCE_S)  # the survivor does not wait for an answer for ever
     assert job.returncode != 0
     if processes:
         cause = errors[errors.index("Root Cause") :]
@@ -166,8 +156,9 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_at_the_same_step(tmp_pa
     command = _command("--epochs", "3", "--out", str(tmp_path / "run"), processes=2)
     command[command.index("-m", 2) : command.index("-m", 2) + 2] = [str(script), "28"]
     done = subprocess.run(
-        command, cwd=ROOT, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False
-    )
+        command, cwd=ROOT, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=PATIENCE_S,
+        check=False,
+    )  # fmt: skip
     assert done.returncode != 0
     cause = "the first gradient that is not: head.bias, step 28"
     message = f"the loss of step 28 (number 3 of epoch 2) is not finite ({cause}): take a smaller learning_rate than 0.001"
@@ -196,7 +187,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("WORLD_SIZE", "2")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: dist.TCPStore("127.0.0.1", port, 2, True))
+        monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: dist.TCPStore("127.0.0.1", port, 2, True))  # type: ignore[attr-defined]
         with pytest.raises(SystemExit) as ended:
             cli.main(["train", *TINY, "--out", str(tmp_path)])
     assert ended.value.code == 2

@@ -61,7 +61,7 @@ def test_an_epoch_repeats_bit_for_bit_and_another_differs(
 
 
 @pytest.mark.parametrize(("augment_on", "num_workers", "world"), [("device", 0, 2), ("workers", 0, 2), ("workers", 2, 1)])
-def test_ranks_and_workers_draw_differently(
+def test_no_two_of_all_draw_alike(
     augment_on: Placement, num_workers: int, world: int, tiny: TrainConfig, shapes: Dataset
 ) -> None:
     """Four batches of equal images: two of each rank, or two of each worker in turn."""
@@ -106,9 +106,7 @@ def test_the_last_batch_is_kept_unless_it_is_one_image_or_something_is_compiled(
     assert ([len(labels) for _, labels in feed.epoch(1)], feed.drop_last) == (sizes, "compile" in change)
 
 
-def test_workers_without_shared_memory_are_one_line(
-    tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_shared_memory_is_one_line(tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Docker's default of 64 MB, of which 1 MiB is left: workers would wait for ever."""
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 20))
     config = replace(tiny, augment_on="workers", num_workers=8)
@@ -181,9 +179,7 @@ def test_resident_images_give_the_same_batches_as_a_loader(change: dict[str, Any
 
 
 @pytest.mark.parametrize("change", [{}, {"precision": "bfloat16", "channels_last": True}])
-def test_a_frozen_batch_is_prepared_once_and_fed_at_every_step(
-    change: dict[str, Any], tiny: TrainConfig, shapes: Dataset
-) -> None:
+def test_a_frozen_batch_is_prepared_once_and_always_fed(change: dict[str, Any], tiny: TrainConfig, shapes: Dataset) -> None:
     """The oracle: the first batch that is picked and normalised where nothing is augmented."""
     (bare, *_) = _epoch(replace(tiny, augment_on="none", resident=True, **change), shapes)
     feed = Feed(replace(tiny, augment_on="frozen", **change), shapes, Ranks())
@@ -229,9 +225,7 @@ def photos(make_folder: Callable[..., Path], tmp_path: Path) -> Dataset:
 
 
 @pytest.mark.parametrize(("augment_on", "num_workers"), [("device", 0), ("workers", 0), ("device", 2), ("workers", 2)])
-def test_decoding_in_workers_changes_the_place_only(
-    augment_on: Placement, num_workers: int, tiny: TrainConfig, photos: Dataset
-) -> None:
+def test_decoding_in_workers_moves_nothing(augment_on: Placement, num_workers: int, tiny: TrainConfig, photos: Dataset) -> None:
     ahead = replace(tiny, augment_on=augment_on, num_workers=num_workers, batch_size=6)
     batches = _epoch(ahead, photos)
     assert len(batches) == 4

@@ -153,9 +153,7 @@ def test_features_computed_once_give_the_whole_networks_results(config: Finetune
 # ---- the best epoch, and what is kept ---------------------------------------------------------------------------------
 
 
-def test_the_best_epochs_weights_come_back_and_are_kept(
-    config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_weights_come_back_and_stay(config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([0.5, 0.75, 0.75, 0.25])
     seen: list[dict[str, Tensor]] = []
 

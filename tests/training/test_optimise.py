@@ -159,9 +159,7 @@ def test_adam_without_decay_is_plain_adam() -> None:
     torch.testing.assert_close(list(nets[0].parameters()), list(nets[1].parameters()))
 
 
-def test_training_takes_each_step_with_its_step_size(
-    tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_step_has_its_step_size(tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """160 images in batches of 48 are 4 steps an epoch: the step sizes of both epochs, as the optimizer meets them."""
     met: list[float] = []
     original = torch.optim.SGD.step

@@ -63,9 +63,7 @@ def test_errors_of_the_user_and_the_machine_are_one_line(error: Exception, line:
 # ---- a run's folder -------------------------------------------------------------------------------------------------------
 
 
-def test_epochs_are_kept_when_a_run_is_interrupted(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_keeps_its_epochs(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt_the_third(self: entry.Display, step: int, steps: int) -> None:
         if self._epoch == 3:
             raise KeyboardInterrupt
@@ -106,7 +104,7 @@ def test_a_run_is_not_overwritten_whether_it_was_finished_or_not(
     assert [row["epoch"] for row in entry.read_curves(out)] == [1, 2]
 
 
-def test_another_runs_checkpoint_leaves_the_folder_as_it_is(config: TrainConfig, tmp_path: Path) -> None:
+def test_another_runs_checkpoint_changes_nothing(config: TrainConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
     entry.run(replace(config, epochs=1), out)
     before = _content(out)

@@ -117,9 +117,7 @@ def cut(path: Path) -> None:
         (lambda path: path.write_text("abc"), "no file of weights"),  # "c" is an instruction to pickle
     ],
 )
-def test_weights_that_do_not_fit_name_the_file_and_the_layer(
-    write: Callable[[Path], object], words: str, tmp_path: Path
-) -> None:
+def test_weights_that_do_not_fit_name_file_and_layer(write: Callable[[Path], object], words: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     write(path)
     network = ours()

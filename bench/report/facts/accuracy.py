@@ -61,21 +61,18 @@ class BackendPair:
     a: Case
     b: Case
     gap: Estimate
-    is_equal: bool | None
-    """The audit calls their augmentation equal; None if it was not audited."""
-    reason: str
+    difference: str
+    """Reason for which their augmentation is not equal by the audit; empty if it is."""
 
 
 def backend_pairs(cases: Sequence[Case], audit: Audit | None) -> list[BackendPair]:
     """Return the pairs that share a recipe and a seed."""
-    pairs = []
-    for a, b in combinations(cases, 2):
-        gap = difference(a, b)
-        if a.recipe == b.recipe and gap is not None:
-            is_audited = audit is not None and audit.find(a.recipe, a.backend) and audit.find(b.recipe, b.backend)
-            is_equal, reason = audit.comparable(a.recipe, [a.backend, b.backend]) if audit and is_audited else (None, "")
-            pairs.append(BackendPair(a=a, b=b, gap=gap, is_equal=is_equal, reason=reason))
-    return pairs
+    audit = audit or Audit()
+    return [
+        BackendPair(a=a, b=b, gap=gap, difference=audit.why_not_compared(a.recipe, (a.backend, b.backend)))
+        for a, b in combinations(cases, 2)
+        if a.recipe == b.recipe and (gap := difference(a, b)) is not None
+    ]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

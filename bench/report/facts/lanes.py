@@ -10,7 +10,7 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from bench.records import AuditCell, Case, Run, Speed, group_by
+from bench.records import COMPARABLE, AuditCell, Case, Run, Speed, group_by
 from bench.report.facts.cases import LANES, tied, usual_recipe
 from bench.statistics import median_interval
 
@@ -22,8 +22,6 @@ BASELINES: Mapping[str, Sequence[str]] = {
     "fixed": ("torchvision",),
     "mixed": (),
 }
-COMPARABLE = ("exact", "close")
-"""Verdicts of the audit that allow a ratio."""
 Differences = Mapping[tuple[str, str], str]
 """(subject, backend) -> named difference from the op's definition."""
 ROW, SIZE, CELL = (

@@ -16,9 +16,8 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from bench.records import AuditCell, Case, Run, group_by
+from bench.records import COMPARABLE, AuditCell, Case, Run, group_by
 from bench.report.facts.cases import sound_cases
-from bench.report.facts.lanes import COMPARABLE
 from bench.statistics import median_interval
 
 SETTING = ("dataset", "fingerprint", "batch_size", "image_size", "precision", "page_cache", "device")

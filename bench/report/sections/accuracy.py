@@ -267,16 +267,12 @@ def _seeds_to_see(gap: Estimate | None) -> str:
     return ", ".join(f"{n:,}" if n <= MOST_SEEDS else f">{MOST_SEEDS:,}" for n in counts)
 
 
-def _audit_words(pair: BackendPair) -> str:
-    return "not audited" if pair.is_equal is None else "equal" if pair.is_equal else f"not equal: {pair.reason}"
-
-
 def _pairs_table(pairs: Sequence[BackendPair]) -> list[Block]:
     columns = [
         words_column("recipe", lambda pair: [Code(pair.a.recipe)]),
         words_column("backends", lambda pair: f"{label(pair.a)} minus {label(pair.b)}"),
         Column("difference, points", lambda pair: points(pair.gap)),
         Column("pairs", lambda pair: str(pair.gap.n)),
-        words_column("audit", _audit_words),
+        words_column("audit", lambda pair: pair.difference or "equal"),
     ]
     return [Paragraph("Backends that train with the same recipe:"), build_table(columns, pairs)] if pairs else []

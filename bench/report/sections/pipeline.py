@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from functools import partial
 from operator import attrgetter
 
-from bench.records import Case, Run, format_number, group_by, percent, plural
+from bench.records import UNKNOWN, Case, Run, format_number, group_by, percent, plural
 from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Heading, Paragraph, Quiet, Section, Text
-from bench.report.facts.cases import tied
+from bench.report.facts.cases import LANES, tied
 from bench.report.facts.pipeline import OTHER, STEP, WAIT, Feeding, Span, feedings, ratio, verdict
 from bench.report.figures import Line, Look, Row, bars, lines, series_look
 from bench.report.sections.state import failed_section, not_measurable
@@ -140,11 +140,13 @@ def _stages(feeding: Feeding, index: int) -> list[Block]:
     if not cases:
         return []
     rows, used = list[Row](), set[str]()
-    for case in cases:
-        own, fetched = split(feeding, case)
-        used |= {*own, *fetched}
-        label = ", ".join([case.arm, plural(int(case.num_workers), "worker"), *filter(None, [case.model])])
-        rows.append(Row(label, (), own, fetched, f"{format_number(case.rate)}/s"))
+    for lane, group in group_by(cases, attrgetter("lane")).items():
+        rows.append(Row(LANES.get(lane, UNKNOWN)))
+        for case in group:
+            own, fetched = split(feeding, case)
+            used |= {*own, *fetched}
+            label = ", ".join([case.arm, plural(int(case.num_workers), "worker"), *filter(None, [case.model])])
+            rows.append(Row(label, (), own, fetched, f"{format_number(case.rate)}/s"))
     legend = {stage: look for stage, look in STAGES.items() if stage in used}
     alternative = "Milliseconds an image by stage: stacked bars of the training process; below, thin, the stages of workers."
     figure = bars(f"pipeline-{index}-stages", alternative, rows, legend, "milliseconds an image")

@@ -14,8 +14,7 @@ from bench.report.sections.state import failed_section, no_answer, not_measurabl
 from bench.report.tables import Column, build_table, number_column, words_column
 from bench.report.words import (
     capitalise,
-    flop,
-    format_rounds,
+    format_rate,
     judge,
     label,
     lower_first,
@@ -93,19 +92,14 @@ def training_section(run: Run) -> Section | None:
 # ---- answers --------------------------------------------------------------------------------------------------------------
 
 
-def speed_words(arm: Case) -> str:
-    """Return an arm's examples/s with spread and rounds."""
-    return format_rounds(arm.rates, "examples/s")
-
-
 def _where(contest: Contest) -> Answer:
     best, *rivals = contest.places
     names = [PLACES[place].format(best.device) for place in (arm.place for arm in tied(contest.places))]
     answer = names[0] if len(names) == 1 else f"Undecided: {', or '.join(map(lower_first, names))}"
-    evidence = ["There training with ", Code(contest.recipe), f" reaches {speed_words(best)} by ", Code(best.backend)]
+    evidence = ["There training with ", Code(contest.recipe), f" reaches {format_rate(best)} by ", Code(best.backend)]
     for rival in rivals[:1]:
         place = lower_first(PLACES[rival.place].format(rival.device))
-        evidence += [f"; {place}, at best {speed_words(rival)} by ", Code(rival.backend), f", {judge(best, rival)}"]
+        evidence += [f"; {place}, at best {format_rate(rival)} by ", Code(rival.backend), f", {judge(best, rival)}"]
         if best.resident is True and rival.resident is False:
             answer += ", where the images already are" if len(names) == 1 else ""
             evidence += _with_transfer(contest.with_transfer, rival)
@@ -118,7 +112,7 @@ def _with_transfer(alike: Case | None, rival: Case) -> list[str]:
         return [". Images that have to be brought there first were not measured"]
     faster = is_slower(alike.rates, rival.rates)
     words = "faster than that beyond the spread between rounds" if faster else judge(rival, alike)
-    return [f". If images have to be brought there first, {label(alike)} reaches {speed_words(alike)}, {words}"]
+    return [f". If images have to be brought there first, {label(alike)} reaches {format_rate(alike)}, {words}"]
 
 
 def _with(contest: Contest) -> Answer:
@@ -128,7 +122,7 @@ def _with(contest: Contest) -> Answer:
         reached = " and ".join(f"{arm.backend} {format_number(arm.rate)}" for arm in equal)
         text = f"In training {reached} examples/s, {judge(best, next(arm for arm in rivals if arm in equal))}. "
     elif rivals:
-        text = f"In training the next, {rivals[0].backend}, reaches {speed_words(rivals[0])}, {judge(best, rivals[0])}. "
+        text = f"In training the next, {rivals[0].backend}, reaches {format_rate(rivals[0])}, {judge(best, rivals[0])}. "
     return Answer(WITH, name_or_undecided([arm.backend for arm in equal]), [text, *alone(contest.alone)])
 
 
@@ -136,7 +130,7 @@ def alone(ranked: Sequence[Case]) -> list[str]:
     """Return which backend augments most images per second without training, and how sure that is."""
     if not ranked:
         return []
-    text = ["Without training ", Code(ranked[0].backend), f" is fastest, {format_rounds(ranked[0].rates, 'images/s')}"]
+    text = ["Without training ", Code(ranked[0].backend), f" is fastest, {format_rate(ranked[0])}"]
     for case in ranked[1:2]:
         doubt = f", {judge(ranked[0], case)}" if case in tied(ranked) else ""
         text += [", before ", Code(case.backend), f" with {format_number(case.rate)}{doubt}"]
@@ -148,7 +142,7 @@ def _costs(contest: Contest) -> Answer:
     chosen, top = contest.tied_backends[0], contest.top
     loss = cost(chosen, top)
     how = "On one prepared batch" if top.augment_on == "frozen" else "Without augmentation"
-    evidence = [f"{how} training reaches {speed_words(top)}."]
+    evidence = [f"{how} training reaches {format_rate(top)}."]
     if loss.low is not None and loss.high is not None:
         low, high = (f"{100 * share:.0f}".replace("-", "\N{MINUS SIGN}") for share in (loss.low, loss.high))
         evidence += [" With ", Code(chosen.backend), f" the loss by pairs of rounds lies between {low} and {high} %."]
@@ -162,7 +156,7 @@ def _utilisation(contest: Contest) -> list[Answer]:
     best, top = contest.busiest, contest.top
     if best is None:
         return []
-    peak = f"{flop(best.median('matmul_flops_per_s'), 'FLOP/s')} in {best.matmul_precision}"
+    peak = f"{format_number((best.median('matmul_flops_per_s') or 0.0) / 1e12)} TFLOP/s in {best.matmul_precision}"
     devices = f" on each of {len(best.devices)} devices" if len(best.devices or ()) > 1 else ""
     start = f"Of a matrix product's {peak}{devices}: {best.model} with "
     end = f", {label(best)}; the ceiling (one prepared batch over and over) {_utilisation_words(top) or UNKNOWN}."
@@ -187,7 +181,7 @@ def _split(name: str, arms: Sequence[Case]) -> list[Block]:
     alternative = f"Milliseconds a step by part and placement: stacked bars. Examples per second: {speeds}."
     rows = list[Row]()
     for lane, group in group_by(splits, lambda split: split[0].lane).items():
-        rows.append(Row(f"{LANES[lane]}:"))
+        rows.append(Row(LANES[lane]))
         for arm, parts in group:
             stack = {PARTS[part].words: parts[part] for part in used if parts.get(part)}
             rows.append(Row(label(arm), (), stack, {}, f"{format_number(arm.rate)} ex/s"))

@@ -85,9 +85,7 @@ def test_downloaded_images_are_those_of_the_archive(server: str, official: dict[
     assert half.fingerprint != dataset.fingerprint
 
 
-def test_auto_downloads_and_a_second_load_unpickles_nothing(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_downloads_once_and_unpickles_once(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load("auto", root=tmp_path / "root", download=True)
     assert (first.name, first.fallback, len(first.train)) == ("cifar10", None, 100)
     monkeypatch.setattr(pickle, "load", lambda *args, **kwargs: pytest.fail("read again"))

@@ -68,7 +68,7 @@ def test_all_kinds_of_pixels_become_rgb(make_folder: MakeFolder, tmp_path: Path)
     assert (np.abs(means - expected).max(axis=1) <= tolerance).all(), means
 
 
-def test_what_cannot_be_decoded_is_skipped_and_listed(
+def test_undecodable_files_are_skipped_and_listed(
     make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder()
@@ -206,7 +206,7 @@ def _remove(paths: Iterable[Path]) -> None:
         ),
     ],
 )
-def test_a_wrong_layout_is_one_line(
+def test_bad_layouts_are_one_line(
     spoil: Callable[[Path], object], message: str, make_folder: MakeFolder, tmp_path: Path
 ) -> None:
     folder = make_folder()
