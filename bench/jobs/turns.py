@@ -23,7 +23,8 @@ from typing import TypeVar
 import msgspec
 from rich.console import Console
 
-from bench.compare import Limits, compare
+from bench.changes import Limits
+from bench.compare import compare
 from bench.jobs.grid import Grid, plan
 from bench.jobs.job import ImageOptions, absolute, announce, check_options, data_facts, duration, once, reporting
 from bench.noise import isolate, watch

@@ -12,17 +12,15 @@ from bench.report.facts.accuracy import (
     curves,
     difference,
     is_undecided,
-    main_setting,
     mean_curve,
     num_epochs,
     pareto_front,
     score,
     soonest,
     undecided_with,
-    with_accuracy,
     with_target,
 )
-from bench.report.facts.cases import SHORT_LANES, settings
+from bench.report.facts.cases import SHORT_LANES, place_order, settings
 from bench.report.figures import Figure, Line, Look, Mark, Row, backend_look, bars, lines, series_look
 from bench.report.sections.state import failed_section, no_answer
 from bench.report.tables import Column, build_table, number_column, words_column
@@ -32,7 +30,8 @@ from bench.statistics import FEWEST_SEEDS, SEEDS_SHOWN, Estimate, estimate, sd_r
 TITLE = "Accuracy by recipe"
 RECIPE, BACKEND = "Which recipe trains best?", "Does the backend change what is reached?"
 FEW = f"too few seeds for an interval, which takes {FEWEST_SEEDS}"
-NOTE = "Accuracy: test accuracy after the last epoch, ± half the 95 % interval over seeds; differences are of the same seed."
+NOTE = """Accuracy: test accuracy after the last epoch, ± half the 95 % interval over seeds; differences are of the same seed.
+The best of several is picked after the fact, which flatters it."""
 MEANING = """Train accuracy and loss are over the last epoch's augmented images, while the weights move; a mixed image counts
 for the larger of its labels. Intervals are Student's t over seeds. Each stands for itself: of twenty recipes that change
 nothing, one excludes zero by chance. Seconds to a target end with the first epoch that reaches it, without evaluation and
@@ -60,26 +59,24 @@ def accuracy_section(run: Run) -> Section | None:
         return failed_section(run, "accuracy", TITLE, RECIPE)
     blocks: list[Block] = [Paragraph(MEANING)]
     for index, arms in enumerate(groups, start=1):
-        arms = sorted(arms, key=lambda arm: arm.recipe != "none")
+        arms = sorted(arms, key=lambda arm: (arm.recipe != "none", place_order(arm)))
         blocks.append(Paragraph(f"Setting: {setting(arms[0])}, {plural(num_epochs(arms[0]), 'epoch')}."))
         blocks += [*_figures(arms, index), *score_table(arms, baseline(arms, run))]
-        blocks += _pairs_table(backend_pairs(with_accuracy(arms), run.audit))
+        blocks += _pairs_table(backend_pairs(arms, run.audit))
         words = project_sweep(record for arm in arms for record in arm.records)
         blocks += [Paragraph(f"Time {words}.")] if words else []
-    arms = main_setting(run)
-    target = soonest([arm for group in groups for arm in group])
-    answers = [_target_answer(target)] if target else []
-    answers += _peer_answer([arm for group in groups for arm in with_accuracy(group)])
+    arms, trained = groups[0], [arm for group in groups for arm in group]
+    target = soonest(trained)
+    answers = [*([_target_answer(target)] if target else []), *_peer_answer(trained)]
     answers += [*_recipe(best_by_recipe(arms), baseline(arms, run)), *_backend(backend_pairs(arms, run.audit))]
-    note = f"{NOTE} The best of several is picked after the fact, which flatters it." if arms else ""
-    return Section(title=TITLE, blocks=blocks, answers=answers, note=note)
+    return Section(title=TITLE, blocks=blocks, answers=answers, note=NOTE)
 
 
 # ---- answers --------------------------------------------------------------------------------------------------------------
 
 
 def _recipe(best: Sequence[Case], base: Case | None) -> list[Answer]:
-    if not best or (len(best) == 1 and best[0].values("target_accuracy")):
+    if len(best) == 1 and best[0].values("target_accuracy"):
         return []  # a target has its own answer
     first = best[0]
     evidence: list[str] = [Code(first.recipe), f", {label(first)}, reaches {format_score(first)}."]
@@ -90,7 +87,7 @@ def _recipe(best: Sequence[Case], base: Case | None) -> list[Answer]:
     answer = names[0] if len(names) == 1 else f"Undecided: {join(names[:-1], 5)} or {names[-1]}"
     if base is not None and base.recipe != first.recipe:
         evidence += [" Minus the baseline ", Code(base.recipe), f": {_verdict(difference(first, base))}."]
-    elif len(best) > 1:
+    else:
         gap = difference(first, best[1])
         evidence += [" It is the baseline. Minus the next, ", Code(best[1].recipe), f": {_verdict(gap)}."]
     return [Answer(RECIPE, answer, evidence)]
@@ -156,19 +153,17 @@ def _seconds(arm: Case | None, name: str = "seconds_to_target") -> str:
 def _figures(arms: Sequence[Case], index: int) -> list[Block]:
     recipes = [str(arm.recipe) for arm in arms]
     names = recipes if len(set(recipes)) == len(recipes) else [f"{arm.recipe}, {label(arm)}" for arm in arms]
-    shown = [(name, arm) for name, arm in zip(names, arms, strict=True) if arm.values("test_accuracy")]
-    figures: list[Block] = []
-    if shown:
-        means = join(f"{name} {percent(score(arm))}" for name, arm in shown)
-        alternative = f"Test accuracy after the last epoch by recipe: a dot a seed, the mean with its interval. Means: {means}."
-        rows = [Row(name, [_mark(arm)]) for name, arm in shown]
-        figures.append(bars(f"accuracy-{index}", alternative, rows, {}, "test accuracy, % (dot: a seed; line: 95 % interval)"))
-    timed = [arm for _, arm in shown if arm.values("examples_per_s")]
-    if len(timed) > 1:
-        figures.append(_pareto(timed, index))
-    if any(curves(arm, "test_accuracy") for arm in arms):
-        figures.append(learning_figure(f"curves-{index}", arms, names, CURVES))
-    return figures
+    means = join(f"{name} {percent(score(arm))}" for name, arm in zip(names, arms, strict=True))
+    alternative = f"Test accuracy after the last epoch by recipe: a dot a seed, the mean with its interval. Means: {means}."
+    rows = [Row(name, [_mark(arm)]) for name, arm in zip(names, arms, strict=True)]
+    figure = bars(f"accuracy-{index}", alternative, rows, {}, "test accuracy, % (dot: a seed; line: 95 % interval)")
+    timed = [arm for arm in arms if arm.values("examples_per_s")]
+    is_followed = any(curves(arm, "test_accuracy") for arm in arms)
+    return [
+        figure,
+        *([_pareto(timed, index)] if len(timed) > 1 else []),
+        *([learning_figure(f"curves-{index}", arms, names, CURVES)] if is_followed else []),
+    ]
 
 
 def _mark(arm: Case) -> Mark:

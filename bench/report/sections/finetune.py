@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from bench.records import Case, Run, cut_list, plural
 from bench.report.blocks import Answer, Block, Bullets, Paragraph, Section
-from bench.report.facts.accuracy import difference, finetune_settings, undecided_with
+from bench.report.facts.accuracy import difference, score, undecided_with
+from bench.report.facts.cases import settings
 from bench.report.sections.accuracy import FEW, learning_figure, mode, score_table
 from bench.report.sections.state import failed_section
 from bench.report.words import capitalise, format_score, label, points
@@ -19,7 +20,7 @@ CURVES = {"train_loss": ("train loss", 1), "test_accuracy": ("validation accurac
 
 def finetune_section(run: Run) -> Section | None:
     """Return fine-tuning: for each setting curves, a table and the files that were skipped."""
-    groups = finetune_settings(run)
+    groups = [sorted(group, key=score, reverse=True) for group in settings(run, "finetune")]
     if not groups:
         return failed_section(run, "finetune", TUNING, TRAINED)
     blocks: list[Block] = [Paragraph(TUNING_METHOD)]

@@ -238,7 +238,7 @@ def _workers(feeding: Feeding, index: int) -> list[Block]:
 
 
 def _alone(feeding: Feeding) -> list[Case]:
-    return [case for (_, recipe, *_), case in feeding.cases.items() if recipe is None]
+    return [case for case in feeding.cases if case.recipe is None]
 
 
 def _decoders(feeding: Feeding) -> list[Block]:

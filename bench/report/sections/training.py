@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bench.records import UNKNOWN, Case, Run, format_number, group_by, join, percent, plural, worst_disturbance
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
-from bench.report.facts.cases import LANES, SHORT_LANES, is_slower, ratios, settings, sound_cases, tied
+from bench.report.facts.cases import LANES, SHORT_LANES, is_slower, place_order, ratios, settings, sound_cases, tied
 from bench.report.facts.placement import UTILISATION, Contest, LoaderWorker, ceiling, contest, cost, split_ms, workers
 from bench.report.figures import Look, Row, bars
 from bench.report.sections.state import failed_section, no_answer, not_measurable
@@ -68,7 +68,8 @@ def training_section(run: Run) -> Section | None:
         failed = failed_section(run, "throughput", TITLE, WHERE)
         return failed or (Section(title="The trainer's own step", blocks=overhead) if overhead else None)
     blocks: list[Block] = [Paragraph(METHOD)]
-    for index, arms in enumerate(groups, start=1):
+    for index, group in enumerate(groups, start=1):
+        arms = sorted(group, key=place_order)
         for recipe in dict.fromkeys(arm.recipe for arm in arms if not arm.is_bare) or ["none"]:
             shown = [arm for arm in arms if arm.is_bare or arm.recipe == recipe]
             blocks += [
