@@ -14,15 +14,13 @@ from training import checkpoint, optimise
 from training.config import FinetuneConfig, TrainConfig
 from training.distributed import Ranks, initialise, synchronise
 from training.feed import Batch, Feed, MarkPhase, ignore_phase
-from training.meters import StepClock, Totals, Watch, hits
+from training.meters import StepClock, Summary, Totals, Watch, hits, summarise
 from training.photofeed import PhotoFeed, StoredFeed
 from training.results import EpochStats
-from training.sources.dataset import Dataset, Split
+from training.sources.dataset import Dataset
 
-OnData = Callable[[Dataset], None]
 OnEpoch = Callable[[EpochStats], None]
 OnStep = Callable[[int, int], None]
-OnResume = Callable[[Sequence[EpochStats]], None]
 
 
 class TrainingDiverged(ValueError):
@@ -47,7 +45,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig | FinetuneConfig, dataset: Dataset, ranks: Ranks) -> None:
         self.config, self.dataset, self.ranks, self.device = config, dataset, ranks, ranks.device
-        self.devices, self.evaluation_batch = [str(ranks.device)], config.batch_size
+        self.devices, self.test, self.evaluation_batch = [str(ranks.device)], dataset.test, config.batch_size
         self.start_clocks()
 
     def start_clocks(self) -> None:
@@ -67,31 +65,40 @@ class Trainer:
         """Return what decides the result of a run, as plain values: a checkpoint fits runs with the same."""
         raise NotImplementedError
 
-    def set_training_mode(self) -> None:
+    def start_epoch(self, epoch: int) -> None:
         """Put the model's layers into training mode."""
         self.model.train()
+
+    def end_epoch(self, epochs: Sequence[EpochStats]) -> None:
+        """Do what is to be done when an epoch is over, before its checkpoint is written."""
 
     # ---- a step ---------------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return (mean loss, logits) of a placed batch."""
         inputs, targets = batch
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with self.autocast():
             logits = self.net(inputs)
             return optimise.loss(logits, targets, self.label_smoothing), logits
 
+    def autocast(self) -> torch.autocast:
+        """Return the block that runs the model in bfloat16 with that precision, but for its last layer (``models.Head``)."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
     def step(self, fetched: Any, totals: Totals, mark_phase: MarkPhase = ignore_phase) -> None:
         """Train on a batch of ``feed``; ``mark_phase`` is called when a phase of the step has been queued."""
-        self._train_on(self.feed.place(fetched, mark_phase), totals, mark_phase)
+        batch = self.feed.place(fetched, mark_phase)
+        totals.add(*self.train_on(batch, mark_phase), len(batch[0]))
 
-    def _train_on(self, batch: Batch, totals: Totals, mark_phase: MarkPhase) -> None:
+    def train_on(self, batch: Batch, mark_phase: MarkPhase = ignore_phase) -> Summary:
+        """Train on a placed batch."""
         loss, logits = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         mark_phase("forward_backward")
         self.optimizer.step()
         mark_phase("optimizer")
-        totals.add(loss, logits, batch[1], [p.grad for p in self._parameters if p.grad is not None])
+        return summarise(loss, logits, batch[1], [p.grad for p in self._parameters if p.grad is not None])
 
     @functools.cached_property
     def _parameters(self) -> list[nn.Parameter]:
@@ -109,21 +116,20 @@ class Trainer:
 
     def run(
         self, *, checkpoint: Path | None = None, resume: bool = False, on_epoch: OnEpoch | None = None,
-        on_step: OnStep | None = None, on_resume: OnResume | None = None,
+        on_step: OnStep | None = None,
     ) -> tuple[EpochStats, ...]:  # fmt: skip
         """Train to the config's last epoch and return all epochs; arguments as in ``training.loop.train``."""
-        main = self.ranks.is_main
         epochs = self.resume(checkpoint) if resume and checkpoint is not None else []
         self.resumed_after = len(epochs)
         self.warm_up()
-        if resume and on_resume is not None and main:
-            on_resume(epochs)
-        for epoch in range(self.resumed_after + 1, self.config.epochs + 1):
-            epochs.append(self.run_epoch(epoch, on_step if main else None))
-            if checkpoint is not None:
-                self.save(checkpoint, epochs)
-            if on_epoch is not None and main:
-                on_epoch(epochs[-1])
+        for epoch in range(1, self.config.epochs + 1):
+            if epoch > self.resumed_after:
+                epochs.append(self.run_epoch(epoch, on_step if self.ranks.is_main else None))
+                self.end_epoch(epochs)
+                if checkpoint is not None:
+                    self.save(checkpoint, epochs)
+            if on_epoch is not None and self.ranks.is_main:
+                on_epoch(epochs[epoch - 1])
         return tuple(epochs)
 
     def run_epoch(self, epoch: int, on_step: OnStep | None = None, *, evaluate: bool = True) -> EpochStats:
@@ -131,7 +137,7 @@ class Trainer:
 
         Raises TrainingDiverged a few steps after one whose loss was not finite.
         """
-        self.set_training_mode()
+        self.start_epoch(epoch)
         totals, clock = Totals(), StepClock(self.device)
         watch = Watch(totals, self.ranks)
         self.start_together()
@@ -179,26 +185,27 @@ class Trainer:
 
     # ---- evaluation -----------------------------------------------------------------------------------------------------
 
-    @property
-    def test(self) -> Split:
-        """The test images, or what is kept of them."""
-        return self.dataset.test
-
     def predict(self, inputs: Tensor) -> Tensor:
-        """Return the logits for evaluation."""
-        logits: Tensor = self.model(inputs)
-        return logits
+        """Return the logits of prepared images for evaluation, under autocast as in training."""
+        with self.autocast():
+            logits: Tensor = self.model(inputs)
+            return logits
 
+    @torch.inference_mode()
     def evaluate(self) -> float:
-        """Return the accuracy over the test images, over all ranks."""
+        """Return the accuracy over the test images, each counted once: the ranks share them without padding."""
         start = time.perf_counter()
         self.ranks.broadcast_buffers(self.model)
         self.model.eval()
-        half, batch_size = self.precision == "bfloat16", max(1, self.evaluation_batch // self.ranks.world)
-        accuracy, tested = evaluate(self.predict, self.test, self.prepare, self.ranks, batch_size=batch_size, half=half)
-        self.evaluation_s += time.perf_counter() - start
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        own = torch.arange(self.ranks.rank, len(self.test), self.ranks.world, device=self.test.images.device)
+        for indices in own.split(max(1, self.evaluation_batch // self.ranks.world)):
+            logits = self.predict(self.prepare(self.test.images[indices].to(self.device)))
+            right += hits(logits, self.test.labels[indices.to(self.test.labels.device)].to(self.device)).sum()
+        hit, tested = self.ranks.total(int(right), len(own))
         assert tested == len(self.test), f"evaluated {tested} of {len(self.test)} test images"
-        return accuracy
+        self.evaluation_s += time.perf_counter() - start
+        return hit / tested
 
     # ---- its state ------------------------------------------------------------------------------------------------------
 
@@ -228,7 +235,7 @@ class Trainer:
             self.optimizer.load_state_dict(dict(saved.optimizer))
             if self.slow is not None:
                 self.slow.load(saved.slow)
-            moments = [(p, m) for p, state in self.optimizer.state.items() for m in state.values() if isinstance(m, Tensor)]
+            moments = optimise.moments(self.optimizer)
             fits = settings == self._optimizer_settings() and all(m.shape in (p.shape, ()) for p, m in moments)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError):
             fits = False
@@ -258,23 +265,9 @@ class Trainer:
             "peak_bytes": torch.accelerator.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
         }  # fmt: skip
 
-
-@torch.inference_mode()
-def evaluate(
-    predict: Callable[[Tensor], Tensor], test: Split, prepare: Callable[[Tensor], Tensor], ranks: Ranks, *,
-    batch_size: int, half: bool = False,
-) -> tuple[float, int]:  # fmt: skip
-    """Return (accuracy, images) over the test images, each counted once: the ranks share them without padding.
-
-    With ``half`` the model runs under bfloat16 autocast as in training, but for the last layer (``training.models.Head``), so
-    that equal logits are rare.
-    """
-    right = torch.zeros((), dtype=torch.int64, device=ranks.device)
-    own = torch.arange(ranks.rank, len(test), ranks.world, device=test.images.device)
-    for indices in own.split(batch_size):
-        inputs = prepare(test.images[indices].to(ranks.device))
-        labels = test.labels[indices.to(test.labels.device)].to(ranks.device)
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=half):
-            right += hits(predict(inputs), labels).sum()
-    hit, images = ranks.total(int(right), len(own))
-    return hit / images, round(images)
+    def result_fields(self, epochs: Sequence[EpochStats]) -> dict[str, Any]:
+        """Return the fields of ``training.results.TrainResult``."""
+        return self.facts() | {
+            "epochs": tuple(epochs), "resumed_after": self.resumed_after, "warm_up_s": self.warm_up_s,
+            "evaluation_s": self.evaluation_s,
+        }  # fmt: skip

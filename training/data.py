@@ -1,12 +1,9 @@
 """Load a data set by the name that ``--data`` takes, decoded to images in memory."""
 
 from pathlib import Path
-from urllib.parse import urlsplit
-
-from torchvision.datasets import CIFAR10
 
 from training.config import TrainConfig
-from training.sources.cifar10 import download_cifar10, is_present, load_cifar10, server_answers
+from training.sources.cifar10 import download_cifar10, is_present, load_cifar10
 from training.sources.dataset import Dataset, Split, subset
 from training.sources.folders import load_folder
 from training.sources.synthetic import draw_shapes
@@ -28,8 +25,7 @@ def load(
             - ``cifar10``: the official files under ``root``, downloaded (with their MD5 checked) if ``download`` and missing;
             - ``synthetic``: drawn shapes, see ``training.sources.synthetic``;
             - ``auto``: the official files under ``root``, else an image folder ``root``/cifar10-jpeg or ``root`` itself, else
-              with ``download`` a download if the server answers within 3 s, else ``synthetic`` with the reason in
-              ``Dataset.fallback``;
+              with ``download`` a download, else ``synthetic`` with the reason in ``Dataset.fallback``;
             - anything else: the path of an image folder, see ``training.sources.folders``.
         root: Folder of the official files, of downloads and of the cache.
         image_size: Side of the square images.
@@ -68,10 +64,8 @@ def _load_auto(root: Path, image_size: int, seed: int, *, download: bool) -> Dat
     for folder in (root / JPEG_COPY, root):
         if (folder / "train").is_dir():
             return load_folder(folder, root=root, image_size=image_size)
-    reason = f"{urlsplit(CIFAR10.url).hostname} does not answer"
-    if not download:
-        reason = "nothing is downloaded unless asked (add --download)"
-    elif server_answers(CIFAR10.url):
+    reason = "nothing is downloaded unless asked (add --download)"
+    if download:
         try:
             download_cifar10(root)
             return load_cifar10(root, image_size=image_size)

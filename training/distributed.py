@@ -68,16 +68,10 @@ def resolve_device(name: str) -> torch.device:
     if accelerator is None or device.type != accelerator.type:
         here = f"the accelerator here is {accelerator.type}" if accelerator else "this machine has no accelerator"
         raise ValueError(f"no device {name!r}: {here} (as torch {torch.__version__} sees it); take --device auto or cpu")
-    return _indexed(device, torch.accelerator.device_count())
-
-
-def _indexed(device: torch.device, count: int) -> torch.device:
-    local_rank = _local_rank()
-    if _under_torchrun() and local_rank >= count:
-        raise ValueError(f"process {local_rank} has no device: {count} here; start torchrun with --nproc-per-node={count}")
-    index = local_rank if _under_torchrun() else device.index or 0
+    index, count = _local_rank() if _under_torchrun() else device.index or 0, torch.accelerator.device_count()
     if index >= count:
-        raise ValueError(f"no device '{device.type}:{index}': there are {count}, counted from 0")
+        hint = f"; start torchrun with --nproc-per-node={count}" if _under_torchrun() else ""
+        raise ValueError(f"no device '{device.type}:{index}': there are {count}, counted from 0{hint}")
     return torch.device(device.type, index)
 
 

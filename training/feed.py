@@ -18,6 +18,7 @@ from augment import BACKENDS, Pipeline, build, resolve
 from augment.ops import AlternatingFlip
 from training.config import TrainConfig
 from training.distributed import Ranks, stream_seed
+from training.graph import Captured
 from training.interrupts import shielded
 from training.meters import Phase
 from training.sources.dataset import Dataset, Split
@@ -225,7 +226,8 @@ class Feed:
         check_shared_memory(config.num_workers, per_rank * dataset.train.images[0].nbytes * (4 if in_workers else 1))
         generator = torch.Generator()  # the loader's own: it draws from it, and would shift the augmentation's draws
         self._loader = open_loader(images, self._order, config.num_workers, self.device, generator=generator)
-        self._frozen = self._prepare_first(dataset.train) if config.augment_on == "frozen" else None
+        self.frozen = self._prepare_first(dataset.train) if config.augment_on == "frozen" else None  # the batch of all steps
+        self.captured: Captured | None = None  # prepare as a CUDA graph, for full batches
 
     def __len__(self) -> int:
         """Return the number of batches an epoch."""
@@ -240,8 +242,8 @@ class Feed:
         """Yield the fetched batches of an epoch, for ``place``; starts the random streams of that epoch."""
         self._order.epoch = epoch
         torch.manual_seed(stream_seed(self.config.seed, "augment", epoch=epoch, rank=self.ranks.rank))
-        if self._frozen is not None:
-            yield from itertools.repeat(self._frozen, len(self))
+        if self.frozen is not None:
+            yield from itertools.repeat(self.frozen, len(self))
         else:
             yield from iterate(self._loader) if self._resident is None else self._pick_indices()
 
@@ -265,30 +267,26 @@ class Feed:
         indices = next(iter(self._order)).indices
         return self._finish(self._move((train.images[indices], train.labels[indices])))
 
-    def black(self) -> Batch:
-        """Return a full batch of black images of the first class, prepared and placed as all are."""
-        images, labels = torch.zeros(self._shape, dtype=torch.uint8), torch.zeros(self._shape[0], dtype=torch.int64)
-        if self._pipeline is None:
-            images, labels = self._built(images, labels)
-        return self._finish(self._move((images, labels)))
-
     def place(self, fetched: Fetched, mark_phase: MarkPhase = ignore_phase) -> Batch:
         """Bring a batch to the device, augment it there if that is the placement, and lay it out as the model wants it.
 
         ``mark_phase`` is called when the copy, and when the augmentation, has been queued on the stream that trains.
         """
         received = self.receive(fetched)
-        batch = self._pick(received[0]) if len(received) == 1 else received
+        captured = self.captured if self.captured is not None and self.captured.fits(received) else None
+        batch: Any = self._pick(received[0]) if len(received) == 1 and captured is None else received
         mark_phase("copy")
-        if self._frozen is None and not self._augments_aside:
+        if captured is not None:
+            batch = captured(*received)
+        elif self.frozen is None and not self._augments_aside:
             batch = self._finish(batch)
         mark_phase("augment")
-        return batch
+        return batch[0], batch[1]
 
     def receive(self, fetched: Fetched) -> Received:
         """Bring a batch to the device: the arguments of ``prepare``, or with ``augment_stream`` its result."""
-        if self._frozen is not None:
-            return self._frozen
+        if self.frozen is not None:
+            return self.frozen
         with self._on_side_stream():
             batch: Received = self._move(fetched) if isinstance(fetched, tuple) else (fetched,)
             if self._augments_aside:
@@ -306,17 +304,13 @@ class Feed:
         is_fused = BACKENDS[self.config.effective_backend].library == "fused"
         return is_fused and self._pipeline is not None and not self._augments_aside
 
-    @property
-    def frozen(self) -> Batch | None:
-        """The batch of all steps with augment_on=frozen."""
-        return self._frozen
-
     def example(self) -> Received:
         """Return arguments of ``prepare`` for a full batch, of black images or the first ones."""
         count = self._shape[0]
         if self._resident is not None:
             return (torch.arange(count, device=self.device),)
-        return self._move((torch.zeros(self._shape, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64)))
+        black = torch.zeros(self._shape, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64)
+        return self._move(black if self._pipeline is not None else self._built(*black))
 
     def _on_side_stream(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._side_stream is None else torch.cuda.stream(self._side_stream)

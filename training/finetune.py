@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from augment import build
 from training import checkpoint, models, transfer
-from training.base_trainer import OnEpoch, OnStep, Trainer
+from training.base_trainer import OnEpoch, Trainer
 from training.config import FinetuneConfig, validate
 from training.data import load
 from training.distributed import Ranks, stream_seed, synchronise
@@ -72,8 +72,7 @@ def finetune(
     epochs = tuner.run(checkpoint=path, resume=resume, on_epoch=on_epoch)
     tuner.model.load_state_dict(tuner.best)
     result = FinetuneResult(
-        **tuner.facts(), epochs=epochs, resumed_after=tuner.resumed_after, warm_up_s=0.0, evaluation_s=tuner.evaluation_s,
-        best_epoch=_best(epochs).epoch, total_s=tuner.total_s(), features_s=tuner.features_s,
+        **tuner.result_fields(epochs), best_epoch=_best(epochs).epoch, total_s=tuner.total_s(), features_s=tuner.features_s,
         resident_bytes=tuner.resident_bytes,
     )  # fmt: skip
     return result, tuner.model
@@ -108,7 +107,7 @@ class FineTuner(Trainer):
     def __init__(self, config: FinetuneConfig, dataset: Dataset, device: torch.device) -> None:
         super().__init__(config, dataset, Ranks(device=device))
         self._process, self.resident_bytes, self.features_s = psutil.Process(), 0, 0.0
-        self.evaluation_batch, self._best_accuracy = EVALUATION_BATCH, -1.0
+        self.evaluation_batch = EVALUATION_BATCH
         torch.manual_seed(stream_seed(config.seed, "weights"))
         self.network = transfer.create(
             config.model, width=config.width, init=config.effective_init, num_classes=len(dataset.classes)
@@ -121,7 +120,7 @@ class FineTuner(Trainer):
             self.model.requires_grad_(False)
             self.network.head.requires_grad_(True)
         self.prepare = build(evaluation_ops(config.image_size), "torchvision", device=device)
-        self.net, self._test = self.network.logits, dataset.test
+        self.net = self.network.logits
         self.feed = self._make_feed()
         self.optimizer = self._make_optimizer()
 
@@ -139,7 +138,7 @@ class FineTuner(Trainer):
         train, test = self._features(split.images), self._features(self.dataset.test.images)
         synchronise(self.device)
         self.features_s = time.perf_counter() - start
-        self.prepare, self.net, self._test = keep, self.network.head, Split(images=test, labels=self.dataset.test.labels)
+        self.prepare, self.net, self.test = keep, self.network.head, Split(images=test, labels=self.dataset.test.labels)
         return StoredFeed(train, split.labels, keep, **common)
 
     @torch.no_grad()
@@ -166,7 +165,7 @@ class FineTuner(Trainer):
         for group in self.optimizer.param_groups:
             group["lr"] = functools.reduce(operator.mul, [0.1] * decays, group["rate"])
 
-    def set_training_mode(self) -> None:
+    def start_epoch(self, epoch: int) -> None:
         """Put layers into training mode, but for batch norms that keep their statistics.
 
         A frozen network stays as evaluation sees it (its running statistics too), so that its features can be computed once.
@@ -185,18 +184,10 @@ class FineTuner(Trainer):
     def _note_memory(self) -> None:
         self.resident_bytes = max(self.resident_bytes, self._process.memory_info().rss)
 
-    def run_epoch(self, epoch: int, on_step: OnStep | None = None, *, evaluate: bool = True) -> EpochStats:
-        """Train for an epoch and keep the weights if they are the best so far."""
-        stats = super().run_epoch(epoch, on_step, evaluate=evaluate)
-        if stats.test_accuracy > self._best_accuracy:
-            self._best_accuracy = stats.test_accuracy
+    def end_epoch(self, epochs: Sequence[EpochStats]) -> None:
+        """Keep the weights if the last epoch is the best so far."""
+        if _best(epochs).epoch == len(epochs):
             self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-        return stats
-
-    @property
-    def test(self) -> Split:
-        """The test photographs, or their features."""
-        return self._test
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Return the logits of prepared photographs, or of features."""
@@ -216,9 +207,3 @@ class FineTuner(Trainer):
             payload = {"model": self.best, "classes": list(self.dataset.classes), "identity": self.identity()}
             checkpoint.save(path.with_name(BEST), payload)
         super().save(path, epochs)
-
-    def resume(self, path: Path) -> list[EpochStats]:
-        """Load the checkpoint, and the accuracy of the best epoch."""
-        epochs = super().resume(path)
-        self._best_accuracy = _best(epochs).test_accuracy if epochs else -1.0
-        return epochs

@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training import optimise
+
 WARM_UP_CALLS = 3
 """Calls before the capture, on a stream of their own: libraries and the optimizer allocate in the first ones."""
-Function = Callable[..., Tensor]
+_INVALID: list[torch.cuda.CUDAGraph] = []
+"""Graphs of captures that could not be ended, which PyTorch 2.11 goes on reading."""
 
 
 @functools.cache
@@ -22,7 +25,7 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def record(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
+def record(call: Callable[[], Any], device: torch.device) -> tuple[Callable[[], object], Any]:
     """Capture a call as a CUDA graph, after it has run a few times as PyTorch's notes on CUDA graphs demand.
 
     Nothing of an earlier forward pass may be alive: its gradients are accumulated on the stream of that pass, for which a
@@ -45,22 +48,38 @@ def record(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[
         return graph.replay, result
 
 
-def _capture(call: Callable[[], Tensor], stream: torch.cuda.Stream) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    graph = torch.cuda.CUDAGraph()
-    # Thread-local: a loader's thread that pins memory meanwhile must not spoil the capture.
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        result = call()
+def _capture(call: Callable[[], Any], stream: torch.cuda.Stream) -> tuple[torch.cuda.CUDAGraph, Any]:
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    try:
+        # Thread-local: a loader's thread that pins memory meanwhile must not spoil the capture.
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            result = call()
+    except RuntimeError:
+        _end_allocation(graph, pool)
+        raise
     return graph, result
+
+
+def _end_allocation(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+    """End the allocation to the pool of a capture that could not be ended; no-op where PyTorch has ended it.
+
+    While a capture seems to be underway, memory that a second stream has used is not freed. The allocator of pinned memory has
+    no such call: it goes on asking a filter, which reads the graph if the stream captures, so that the graph must live.
+    """
+    with contextlib.suppress(RuntimeError):
+        torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
+        _INVALID.append(graph)
 
 
 class Captured:
     """A captured function: ``captured(*arguments)`` copies the arguments into its ``buffers`` and replays.
 
-    The result is one tensor of the graph, overwritten by the next replay: clone what is to be kept. Random numbers are drawn
+    The result holds tensors of the graph, overwritten by the next replay: clone what is to be kept. Random numbers are drawn
     from the device's generator as it stands at each replay.
     """
 
-    def __init__(self, function: Function, buffers: Sequence[Tensor]) -> None:
+    def __init__(self, function: Callable[..., Any], buffers: Sequence[Tensor]) -> None:
         self.buffers = tuple(buffers)
         self._replay, self._result = record(lambda: function(*self.buffers), self.buffers[0].device)
 
@@ -71,14 +90,13 @@ class Captured:
             for a, b in zip(arguments, self.buffers, strict=True)
         )
 
-    def fill(self, arguments: Sequence[Tensor]) -> Tensor:
-        """Copy arguments into the buffers, but for those that are buffers; return the first buffer."""
+    def fill(self, arguments: Sequence[Tensor]) -> None:
+        """Copy arguments into the buffers, but for those that are buffers."""
         for buffer, argument in zip(self.buffers, arguments, strict=True):
             if argument is not buffer:
                 buffer.copy_(argument, non_blocking=True)
-        return self.buffers[0]
 
-    def __call__(self, *arguments: Tensor) -> Tensor:
+    def __call__(self, *arguments: Tensor) -> Any:
         self.fill(arguments)
         self._replay()
         return self._result
@@ -90,26 +108,19 @@ def preserve_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer, dev
 
     State that the optimizer did not have before becomes zero, with which its next step is the first one.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    before = [tensor.detach().clone() for tensor in tensors]
-    moments: dict[Any, dict[str, Tensor]] = {
-        parameter: {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
-        for parameter, state in optimizer.state.items()
-    }
-    random_state = torch.get_rng_state()
-    device_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, value in zip(tensors, before, strict=True):
-                tensor.copy_(value)
-            for parameter, state in optimizer.state.items():
-                for name, value in state.items():
-                    if isinstance(value, Tensor):
-                        saved = moments.get(parameter, {}).get(name)
-                        value.zero_() if saved is None else value.copy_(saved)
-        optimizer.zero_grad(set_to_none=True)
-        torch.set_rng_state(random_state)
-        if device_state is not None:
-            torch.cuda.set_rng_state(device_state, device)
+
+    def state() -> list[Tensor]:
+        return [*model.parameters(), *model.buffers(), *(moment for _, moment in optimise.moments(optimizer))]
+
+    before = {tensor: tensor.detach().clone() for tensor in state()}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor in state():
+                    if tensor in before:
+                        tensor.copy_(before[tensor])
+                    else:
+                        tensor.zero_()
+            optimizer.zero_grad(set_to_none=True)

@@ -13,7 +13,6 @@ from types import FrameType
 
 TERMINAL = frozenset({signal.SIGINT, signal.SIGHUP})
 """Signals that a terminal sends to a whole group."""
-ENDING = (*TERMINAL, signal.SIGTERM)
 _held: set[int] | None = None
 
 
@@ -33,9 +32,11 @@ def receive() -> None:
 
 
 def ignore() -> None:
-    """Ignore signals from now on: the command has ended, and Python's own end would print a traceback."""
-    for number in ENDING:
+    """Ignore signals of the terminal: the command has ended, and Python's own end would print a traceback."""
+    for number in TERMINAL:
         signal.signal(number, signal.SIG_IGN)
+    if signal.getsignal(signal.SIGTERM) is _interrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

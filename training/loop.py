@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.base_trainer import OnData, OnEpoch, OnResume, OnStep
+from training.base_trainer import OnEpoch, OnStep
 from training.config import TrainConfig, resolve_auto, validate
 from training.data import load_for
 from training.distributed import Ranks, join_ranks, synchronise
@@ -23,8 +23,7 @@ CHECK_EVERY = 10  # steps between two questions to rank 0 whether time is up; al
 
 def train(
     config: TrainConfig, dataset: Dataset | None = None, *, checkpoint: Path | None = None, resume: bool = False,
-    on_epoch: OnEpoch | None = None, on_step: OnStep | None = None, on_data: OnData | None = None,
-    on_resume: OnResume | None = None, cache: "TrainerCache | None" = None,
+    on_epoch: OnEpoch | None = None, on_step: OnStep | None = None, cache: "TrainerCache | None" = None,
 ) -> TrainResult:  # fmt: skip
     """Train a model and evaluate it after each epoch.
 
@@ -34,10 +33,8 @@ def train(
         checkpoint: File that the state is written to after each epoch, before ``on_epoch``.
         resume: Continue from the checkpoint, or start if there is none. On a CPU the weights and epochs at the end are bit for
             bit those of a run that never stopped.
-        on_epoch: Called on rank 0 after each epoch.
+        on_epoch: Called on rank 0 with each epoch of the checkpoint to resume, and after each new one.
         on_step: Called on rank 0 as ``on_step(step, steps)`` after each step was queued.
-        on_data: Called on rank 0 when the data is there.
-        on_resume: Called on rank 0 with the epochs that are done.
         cache: Keeps the trainer for the next run, and has it from the one before; not where a checkpoint is resumed, which is
             loaded into memory of its own.
 
@@ -52,13 +49,8 @@ def train(
     if config.augment_on == "frozen":
         raise ValueError("a frozen batch is for measuring speed (augmark throughput): take another --augment-on to train")
     with open_trainer(config, dataset, None if resume else cache) as current:
-        if on_data is not None and current.ranks.is_main:
-            on_data(current.dataset)
-        epochs = current.run(checkpoint=checkpoint, resume=resume, on_epoch=on_epoch, on_step=on_step, on_resume=on_resume)
-        return TrainResult(
-            **current.facts(), epochs=epochs, resumed_after=current.resumed_after, warm_up_s=current.warm_up_s,
-            evaluation_s=current.evaluation_s,
-        )  # fmt: skip
+        epochs = current.run(checkpoint=checkpoint, resume=resume, on_epoch=on_epoch, on_step=on_step)
+        return TrainResult(**current.result_fields(epochs))
 
 
 def measure_throughput(
@@ -87,7 +79,7 @@ def measure_throughput(
 def _measure_steps(current: ImageTrainer, seconds: float, steps: int | None) -> dict[str, Any]:
     """Return the fields of Throughput that are measured."""
     ranks, batches, totals = current.ranks, current.feed.endless(), Totals()
-    current.set_training_mode()
+    current.start_epoch(1)
     for _ in range(WARM_UP_STEPS + 2 * current.config.num_workers):
         current.step(next(batches), totals)
     totals, clock = Totals(), StepClock(current.device, split=True)
@@ -150,7 +142,7 @@ def open_trainer(
     device = validate(config)
     config = resolve_auto(config, device)
     with join_ranks(device) as ranks:
-        dataset = dataset if dataset is not None else _load_once(config, ranks)
+        dataset = dataset if dataset is not None else load_once(config, ranks)
         side = dataset.train.images.shape[-1]
         if side != config.image_size:
             raise ValueError(
@@ -160,7 +152,7 @@ def open_trainer(
         yield (cache or TrainerCache()).take(config, dataset, ranks)
 
 
-def _load_once(config: TrainConfig, ranks: Ranks) -> Dataset:
+def load_once(config: TrainConfig, ranks: Ranks) -> Dataset:
     """Load the data set; on each machine one rank downloads and decodes, and the others then find the cache."""
     if ranks.local_rank != 0:
         ranks.wait_for_all()

@@ -220,6 +220,9 @@ def count_flops(model: nn.Module, image_size: int) -> int | None:
 
 # ---- losses and gradients -----------------------------------------------------------------------------------------------
 
+Summary = tuple[Tensor, Tensor, Sequence[Tensor] | Tensor]
+"""Loss, hits [B] or their number, and L1 norm of each gradient of a step."""
+
 
 def hits(logits: Tensor, targets: Tensor) -> Tensor:
     """Return which images [B] the largest logit got right: against the label, or the largest of soft targets [B, C]."""
@@ -240,20 +243,12 @@ class Totals:
         self._sizes: list[int] = []
         self._norms: deque[Sequence[Tensor] | Tensor] = deque(maxlen=2 * LOOK_EVERY)  # a bad one spoils the next step's loss
 
-    def add(self, loss: Tensor, logits: Tensor, targets: Tensor, gradients: Sequence[Tensor] = ()) -> None:
-        """Note a step: its mean loss, logits [B, C], labels [B] or soft targets [B, C], and the gradients by parameter."""
-        self._losses.append(loss.detach())
-        self._hits.append(hits(logits.detach(), targets))
-        self._sizes.append(len(logits))
-        if gradients:
-            self._norms.append(torch._foreach_norm(list(gradients), 1))
-
-    def add_summary(self, summary: Tensor, size: int) -> None:
-        """Note a step of so many images by its ``summarise``."""
-        self._losses.append(summary[0])
-        self._hits.append(summary[1:2])
+    def add(self, loss: Tensor, right: Tensor, norms: Sequence[Tensor] | Tensor, size: int) -> None:
+        """Note a step on so many images by its Summary."""
+        self._losses.append(loss)
+        self._hits.append(right)
+        self._norms.append(norms)
         self._sizes.append(size)
-        self._norms.append(summary[2:])
 
     def read(self, ranks: Ranks) -> tuple[float, float, int]:
         """Return (mean loss, share of hits, examples) over all ranks; waits for the device."""
@@ -279,16 +274,15 @@ class Totals:
         A backward pass goes from the last parameter to the first: of one step the last is named.
         """
         for step, norms in enumerate(self._norms, start=len(self._losses) - len(self._norms) + 1):
-            bad = torch.stack(list(norms)).isfinite().logical_not().nonzero()
+            bad = torch.stack(tuple(norms)).isfinite().logical_not().nonzero()
             if len(bad):
                 return step, int(bad[-1])
         return None
 
 
-def summarise(loss: Tensor, logits: Tensor, targets: Tensor, gradients: Sequence[Tensor]) -> Tensor:
-    """Return a step's loss, number of hits and L1 norm of each gradient in one float32 tensor, as a CUDA graph leaves them."""
-    right = hits(logits.detach(), targets).sum()
-    return torch.stack([loss.detach().float(), right.float(), *torch._foreach_norm(list(gradients), 1)])
+def summarise(loss: Tensor, logits: Tensor, targets: Tensor, gradients: Sequence[Tensor]) -> Summary:
+    """Return a step's Summary from its loss, logits [B, C], labels [B] or soft targets [B, C], and gradients by parameter."""
+    return loss.detach(), hits(logits.detach(), targets), torch._foreach_norm(list(gradients), 1)
 
 
 class Watch:

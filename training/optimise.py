@@ -111,6 +111,11 @@ def keep_step_size_on(device: torch.device, optimizer: torch.optim.Optimizer) ->
         group["lr"] = torch.as_tensor(group["lr"], dtype=dtype, device=device)
 
 
+def moments(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tensor]]:
+    """Return the tensors of an optimizer's state, each behind its parameter."""
+    return [(p, value) for p, state in optimizer.state.items() for value in state.values() if isinstance(value, Tensor)]
+
+
 class SlowWeights:
     """Slow weights (lookahead, Zhang et al. 2019) that a model is averaged with in place, all of its float state.
 

@@ -1,13 +1,11 @@
 """Results of training, measuring and fine-tuning, as plain values."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.config import FinetuneConfig, TrainConfig
 from training.sources.dataset import DataFacts
-
-CURVE_FIELDS = ("epoch", "train_loss", "train_accuracy", "test_accuracy", "examples", "wall_s", "wait_s")
-"""Numbers of an epoch that every run has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +14,9 @@ class EpochStats:
 
     ``train_accuracy`` is against the largest target where targets are mixed. ``test_accuracy`` counts each test image once; NaN
     without evaluation. ``wall_s`` is the training part, from a synchronised start to a synchronised end on the slowest rank,
-    with the start of loader workers in the first epoch, without evaluation. ``wait_s`` is ``training.meters.StepClock``'s, of
-    the rank that waited longest. ``examples`` is the number of images trained on, by all ranks.
+    with the start of loader workers in the first epoch, without evaluation; a stop of the process (Ctrl-Z) counts. ``wait_s``
+    is ``training.meters.StepClock``'s, of the rank that waited longest. ``examples`` is the number of images trained on, by all
+    ranks.
     """
 
     epoch: int
@@ -185,9 +184,5 @@ def seconds_to(epochs: Sequence[EpochStats], accuracy: float) -> float | None:
 
     None if no epoch reached it. Only ends of epochs are looked at, so the moment itself lies up to an epoch earlier.
     """
-    spent = 0.0
-    for stats in epochs:
-        spent += stats.wall_s
-        if stats.test_accuracy >= accuracy:
-            return spent
-    return None
+    ends = zip(itertools.accumulate(stats.wall_s for stats in epochs), epochs, strict=True)
+    return next((end for end, stats in ends if stats.test_accuracy >= accuracy), None)

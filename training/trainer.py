@@ -15,8 +15,8 @@ from training import graph, models, optimise
 from training.base_trainer import Trainer
 from training.config import TrainConfig
 from training.distributed import Ranks, parallelise, stream_seed, synchronise, visible_devices
-from training.feed import Feed, Fetched, MarkPhase, ignore_phase
-from training.meters import Totals, flops_per_example, summarise
+from training.feed import Batch, Feed, MarkPhase, ignore_phase
+from training.meters import Summary, flops_per_example
 from training.sources.dataset import Dataset
 
 INERT_SETTINGS = ("resident", "prefetch", "augment_stream", "target_accuracy")
@@ -39,7 +39,8 @@ class ImageTrainer(Trainer):
         super().__init__(config, dataset, ranks)
         self.precision, self.label_smoothing, self._original = config.precision, config.label_smoothing, dataset
         if config.resident:
-            self.dataset = replace(dataset, train=dataset.train.to(self.device), test=dataset.test.to(self.device))
+            self.test = dataset.test.to(self.device)
+            self.dataset = replace(dataset, train=dataset.train.to(self.device), test=self.test)
         self.feed = Feed(config, self.dataset, ranks)
         dtype = getattr(torch, config.precision)
         self.prepare = build(
@@ -62,7 +63,6 @@ class ImageTrainer(Trainer):
         self.optimizer = optimise.make_optimizer(config, self.model, capturable=self._may_capture)
         self._phase, self._kind, self._is_warm = 1, 0, False  # kind: dimensions of captured steps' targets, 0 without
         self._steps = dict[tuple[int, int], graph.Captured]()  # by kind and phase
-        self._captured_prepare: graph.Captured | None = None
         self._captured_forward: graph.Captured | None = None
         self._reset_slow_weights()
 
@@ -87,23 +87,28 @@ class ImageTrainer(Trainer):
         self.config = config
         self.start_clocks()
         self.feed = Feed(config, self.dataset, self.ranks)
-        self._captured_prepare, self._kind = None, 0
+        self._kind = 0
         state = self._new_model().state_dict()
         self.model.load_state_dict({**state, **{k: v for k, v in self.model.state_dict().items() if k in models.FROM_DATA}})
-        for state in self.optimizer.state.values():
-            for value in state.values():
-                if isinstance(value, Tensor):
-                    value.zero_()
+        for _, moment in optimise.moments(self.optimizer):
+            moment.zero_()
         self.optimizer.zero_grad(set_to_none=True)
         self._reset_slow_weights()
 
     # ---- what the config means --------------------------------------------------------------------------------------------
 
+    def start_epoch(self, epoch: int) -> None:
+        """Put layers into training mode, and leave out of the backward pass what is trained no longer."""
+        super().start_epoch(epoch)
+        self._start_phase(epoch if self.ranks.world == 1 else 1)  # DDP waits for all gradients
+
+    def _start_phase(self, epoch: int) -> None:
+        self._phase = optimise.start_phase(self.optimizer, epoch)
+
     def set_step_size(self, step: int) -> None:
-        """Scale the step sizes as the schedule says, and leave out of the backward pass what is trained no longer."""
+        """Scale the step sizes as the schedule says."""
         share, epoch = optimise.step_size(self.config, step, len(self.feed)), 1 + step // len(self.feed)
         optimise.set_step_size(self.optimizer, share, epoch)
-        self._phase = optimise.start_phase(self.optimizer, epoch) if self.ranks.world == 1 else 1  # DDP waits for all gradients
 
     def identity(self) -> dict[str, Any]:
         """Return settings, data, kind of device and number of processes."""
@@ -127,46 +132,48 @@ class ImageTrainer(Trainer):
         return "graph" if self._kind else "compiled" if self.config.compile else "eager"
 
     def warm_up(self) -> None:
-        """Run one pass forward and back on black images, to load libraries and compile, and capture; no state changes."""
+        """Run one pass forward and back, to load libraries and compile, and capture; no state changes."""
         start = time.perf_counter()
         self.model.train()
         with graph.preserve_state(self.model, self.optimizer, self.device):
-            black = self.feed.black()
+            batch = self.feed.prepare(*self.feed.example())
             for epoch in optimise.phases(self.optimizer, self.config.epochs if self.ranks.world == 1 else 1):
-                self._phase = optimise.start_phase(self.optimizer, epoch)
+                self._start_phase(epoch)
                 if not self._is_warm:
-                    self.loss(black)[0].backward()  # and nothing of this pass is kept: graph.record says why
+                    self.loss(batch)[0].backward()  # and nothing of this pass is kept: graph.record says why
                 if self._may_capture:
-                    self._capture(*black)
-            self._is_warm, self._phase = True, optimise.start_phase(self.optimizer, 1)
+                    self._capture(*batch)
+            self._start_phase(1)
+            self._is_warm = True
         synchronise(self.device)
         self.warm_up_s += time.perf_counter() - start
 
-    def _capture(self, *black: Tensor) -> None:
+    def _capture(self, *batch: Tensor) -> None:
         """Capture the step, evaluation's forward pass and the feed's ``prepare``; what cannot be captured runs as without."""
         optimise.keep_step_size_on(self.device, self.optimizer)
-        kind = black[1].ndim
+        kind = batch[1].ndim
         first = self._steps.get((kind, 1))
-        buffers = (self.feed.frozen or black) if first is None else first.buffers
+        buffers = (self.feed.frozen or batch) if first is None else first.buffers
         step = self._steps.get((kind, self._phase)) or self._try_capture("the step", self._train_step, buffers)
         if step is None:  # nor is an earlier phase replayed: the record names one mode
             self._steps.clear()
-            self._kind, self._captured_prepare = 0, None
+            self._kind, self.feed.captured = 0, None
             return
         self._steps[kind, self._phase], self._kind = step, kind
-        if self.feed.is_capturable and self._captured_prepare is None:
-            self._captured_prepare = self._try_capture("augmentation", partial(self._prepare_into, step), self.feed.example())
+        if self.feed.is_capturable and self.feed.captured is None:
+            self.feed.captured = self._try_capture("augmentation", partial(self._prepare_into, step), self.feed.example())
         if self._captured_forward is None and len(self.test) >= self.evaluation_batch:
             self.model.eval()
             with torch.inference_mode():
                 inputs = self.prepare(self.test.images[: self.evaluation_batch].to(self.device))
-                self._captured_forward = self._try_capture("evaluation", self._forward, [inputs])
+                self._captured_forward = self._try_capture("evaluation", super().predict, [inputs])
             self.model.train()  # a graph keeps the mode of the layers
 
-    def _prepare_into(self, step: graph.Captured, *received: Tensor) -> Tensor:
-        return step.fill(self.feed.prepare(*received))
+    def _prepare_into(self, step: graph.Captured, *received: Tensor) -> tuple[Tensor, ...]:
+        step.fill(self.feed.prepare(*received))
+        return step.buffers
 
-    def _try_capture(self, name: str, function: Callable[..., Tensor], buffers: Sequence[Tensor]) -> graph.Captured | None:
+    def _try_capture(self, name: str, function: Callable[..., Any], buffers: Sequence[Tensor]) -> graph.Captured | None:
         """Return the captured function; None after a line with the reason if it cannot be captured."""
         try:
             return graph.Captured(function, buffers)
@@ -179,45 +186,24 @@ class ImageTrainer(Trainer):
         torch.cuda.empty_cache()  # after the error, whose frames hold tensors
         return None
 
-    def _train_step(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Train on a placed batch and return ``meters.summarise``."""
-        loss, logits = self.loss((images, targets))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return summarise(loss, logits, targets, [p.grad for p in self._parameters if p.grad is not None])
+    def _train_step(self, *batch: Tensor) -> Tensor:
+        """Train on a placed batch; return its loss, number of hits and norms of gradients in one float32 tensor."""
+        loss, right, norms = super().train_on((batch[0], batch[1]))
+        return torch.stack([loss.float(), right.sum().float(), *norms])
 
-    def step(self, fetched: Fetched, totals: Totals, mark_phase: MarkPhase = ignore_phase) -> None:
-        """Train on a batch of ``feed``, by replay where it is captured and the batch is a full one."""
-        captured, prepare = self._steps.get((self._kind, self._phase)), self._captured_prepare
-        if captured is None:
-            return super().step(fetched, totals, mark_phase)
-        if prepare is None:
-            batch = self.feed.place(fetched, mark_phase)
-        else:
-            received = self.feed.receive(fetched)
-            mark_phase("copy")
-            if prepare.fits(received):
-                prepare(*received)
-                batch = captured.buffers[0], captured.buffers[1]
-            else:
-                batch = self.feed.prepare(*received)
-            mark_phase("augment")
-        if not captured.fits(batch):
-            return self._train_on(batch, totals, mark_phase)
-        totals.add_summary(captured(*batch).clone(), len(batch[0]))
+    def train_on(self, batch: Batch, mark_phase: MarkPhase = ignore_phase) -> Summary:
+        """Train on a placed batch, by replay where the step is captured and the batch is a full one."""
+        captured = self._steps.get((self._kind, self._phase))
+        if captured is None or not captured.fits(batch):
+            return super().train_on(batch, mark_phase)
+        summary = captured(*batch).clone()
         mark_phase("forward_backward")
-        return None
-
-    def _forward(self, inputs: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            logits: Tensor = self.model(inputs)
-            return logits
+        return summary[0], summary[1:2], summary[2:]
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Return the logits for evaluation, by replay where it is captured and the batch is a full one."""
         captured = self._captured_forward
-        return captured(inputs) if captured is not None and captured.fits([inputs]) else self._forward(inputs)
+        return captured(inputs) if captured is not None and captured.fits([inputs]) else super().predict(inputs)
 
 
 def is_graph_wanted(config: TrainConfig, device: torch.device, ranks: Ranks, devices: int) -> bool:

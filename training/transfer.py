@@ -149,7 +149,7 @@ def _replace(module: nn.Module, name: str, num_classes: int) -> None:
 
 
 def load_weights(network: Network, path: Path) -> None:
-    """Copy a state dict, or the model's in a checkpoint of ``training.train``, into a network, all but the last layer.
+    """Copy a state dict, or the model's in a checkpoint of a training run, into a network, all but the last layer.
 
     The file is read by ``weights_only``: nothing in it is executed. Raises OSError for a file that cannot be read, and
     ValueError in one line for one that is damaged or holds no weights, or with the name of the first layer that differs.

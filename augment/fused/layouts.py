@@ -20,7 +20,7 @@ from augment import policies
 from augment.fused import triton_images as kernels
 from augment.fused.kinds import SAMPLERS
 from augment.fused.launches import Prepared
-from augment.fused.passes import Pass, PassRecord, encode, split_chains
+from augment.fused.passes import Pass, PassRecord, encode_stretch, split_chains
 from augment.fused.plans import Plan
 from augment.fused.sample import Program
 from augment.fused.sample import encode as encode_draws
@@ -61,26 +61,16 @@ def _most_pixels(chain: Sequence[PassRecord]) -> int:
 @functools.lru_cache(maxsize=256)
 def _layout(stretch: tuple[Pass, ...], height: int, width: int, whole: int, tile: int) -> Layout:
     """Lay out passes. Programs hold images of up to ``whole`` pixels, ``tile`` pixels of larger ones."""
-    chain = _encode_all(stretch, height, width)
+    chain = encode_stretch(stretch, height, width).passes
     if _most_pixels(chain) <= whole:
         tile = kernels.tile(_most_pixels(chain), True)
     else:
         split = [split_chains(step) if record.pixels > tile else (step,) for step, record in zip(stretch, chain, strict=True)]
-        chain = _encode_all([part for parts in split for part in parts], height, width)
+        chain = encode_stretch(tuple(part for parts in split for part in parts), height, width).passes
     chain_ops = [record.chain_op for record in chain if record.chain_op]
     room = 3 * max(_most_pixels(chain[:-1]), _most_pixels(chain_ops))
     buffers = 4 if _most_pixels(chain_ops) > tile else 2 if len(chain) > 2 and _most_pixels(chain) > tile else int(room > 0)
-    return Layout(tuple(chain), tile, buffers, room, max(r.measured for r in (*chain, *chain_ops)))
-
-
-def _encode_all(stretch: Sequence[Pass], height: int, width: int) -> list[PassRecord]:
-    chain: list[PassRecord] = []
-    first = 0
-    for step in stretch:
-        chain.append(encode(step, height, width, first))
-        height, width = step.output_size(height, width)
-        first += len(step.parameters())
-    return chain
+    return Layout(chain, tile, buffers, room, max(r.measured for r in (*chain, *chain_ops)))
 
 
 class InlineDraws(NamedTuple):

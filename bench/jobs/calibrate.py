@@ -20,13 +20,14 @@ import msgspec
 import numpy as np
 from rich.console import Console
 
-from bench.compare import Limits, compare_runs
+from bench.changes import Change, Limits, reach
+from bench.compare import compare_runs
 from bench.jobs.job import ImageOptions, Job, JobOptions, Report, check_options, data_facts, folder_to_resume, run_job
 from bench.jobs.turns import FEWEST_PAIRS, START_S, TURNS, Pair, Session, Side, Slot
 from bench.noise import watch
 from bench.records import Calibration, Disturbance, Method, Plan, Planted, Run, Speed
 from bench.runner import load_plan
-from bench.statistics import Change, process_spreads, reach
+from bench.statistics import process_spreads
 
 SUBJECTS = (
     *(("crop_flip", "fused", 2000), ("d2l", "fused", 1000), ("flip", "kornia", 1000), ("crop_flip", "kornia", 500)),

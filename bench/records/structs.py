@@ -323,6 +323,7 @@ class Accuracy(Loop, frozen=True, kw_only=True):
     seconds_to_target: Amount | None = None
     """Seconds of training up to the end of the first epoch that reached ``target_accuracy``; None if resumed, or none did."""
     train_s: Amount | None = None
+    """Wall seconds of training; a stop of the process (Ctrl-Z) counts."""
     evaluation_s: Amount | None = None
     warm_up_s: Amount | None = None
     cells_at_once: Size | None = None

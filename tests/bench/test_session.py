@@ -53,7 +53,7 @@ def test_rounds_are_whole_and_shuffled_and_compiled_cases_stay_together(monkeypa
     session.plan = Plan(suite="grid", cases=(*planned(), Overhead(status="not_run", device="cpu")), rounds=3, seed=7)
     session._runner = None
     items = [case for suite in ("training", "ops", "recipes") for case in session.items(suite)]
-    ordered = sorted(items, key=session._sort_key(items))
+    ordered = sorted(items, key=session.place)
     assert [case.status for case in ordered].count("unsupported") == 1  # shown once
     assert ordered[0].status == "unsupported"
     assert [(case.kind, case.round) for case in ordered[-3:]] == [("overhead", number) for number in range(3)]

@@ -1,16 +1,13 @@
 """Every wrong setting is one line before anything is loaded; presets are data; no torch at import."""
 
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
-import tyro
 
+from bench import cli
 from training import config as config_module
-from training import train
 from training.config import FinetuneConfig, TrainConfig, resolve_auto, validate
 from training.distributed import resolve_device
 from training.presets import PRESETS, PresetName, parse_preset
@@ -82,6 +79,10 @@ def test_a_wrong_setting_is_one_line(config: Any, change: dict[str, Any], messag
     assert message in str(caught.value)
 
 
+def test_a_recipe_that_is_not_run_need_not_be_supported() -> None:
+    validate(TrainConfig(device="cpu", recipe="augmix", backend="kornia", augment_on="none"))
+
+
 def test_fine_tuning_takes_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="start it without torchrun"):
@@ -111,7 +112,7 @@ def test_a_process_without_a_gpu_of_its_own_is_one_line(monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     assert resolve_device("cuda") == torch.device("cuda:1")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ValueError, match="process 2 has no device: 2 here; start torchrun with --nproc-per-node=2"):
+    with pytest.raises(ValueError, match="no device 'cuda:2': there are 2, counted from 0; start torchrun with"):
         resolve_device("cuda")
 
 
@@ -163,15 +164,10 @@ def test_the_preset_is_read_before_parsing(arguments: list[str], preset: str) ->
     assert parse_preset(arguments) == preset
 
 
-def test_single_options_override_the_preset_wherever_they_stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_single_options_override_the_preset_wherever_they_stand() -> None:
     """Also one that is set to its value in the book, which a comparison with defaults would take for left out."""
-    configs: list[TrainConfig] = []
-    monkeypatch.setattr(train, "run", lambda config, out, **options: configs.append(config))
-    command = partial(train.main, config=PRESETS["fast"], preset="fast")
-    arguments = ["--no-compile", "--preset", "fast", "--momentum", "0.9", "--epochs", "2", "--out", str(tmp_path)]
-    assert tyro.cli(command, args=arguments) == 0
-    (config,) = configs
+    config = cli.parse(["train", "--no-compile", "--preset", "fast", "--momentum", "0.9", "--epochs", "2"]).config
     assert (config.model, config.epochs, config.compile, config.momentum) == ("speednet", 2, False, TrainConfig().momentum)
     with pytest.raises(SystemExit) as caught:
-        tyro.cli(command, args=["--preset", "quickly"])
+        cli.parse(["train", "--preset", "quickly"])
     assert caught.value.code == 2

@@ -15,10 +15,9 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 import torch.distributed as dist
-import tyro
 
+from bench import cli
 from tests.conftest import PATIENCE_S, wait_until
-from training import train as entry
 from training.checkpoint import load
 from training.distributed import Ranks
 
@@ -32,7 +31,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 def _command(*arguments: str, processes: int = 0) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes else []
-    return [sys.executable, *launcher, "-m", "training.train", *TINY, *arguments]
+    return [sys.executable, *launcher, "-m", "bench", "train", *TINY, *arguments]
 
 
 def _call(*arguments: str, processes: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -97,8 +96,9 @@ def test_a_run_prints_the_books_lines_and_keeps_its_curves(whole: Whole) -> None
     assert (result["devices"], result["batch_per_device"]) == (["cpu"] * max(1, processes), 8 // max(1, processes))
     last = result["epochs"][-1]
     accuracies = f"train acc {last['train_accuracy']:.3f}, test acc {last['test_accuracy']:.3f}"
-    assert lines[-2] == f"loss {last['train_loss']:.3f}, {accuracies}"
-    assert re.fullmatch(rf"\d+\.\d examples/sec on {re.escape(str(result['devices']))}", lines[-1])
+    assert lines[-3] == f"loss {last['train_loss']:.3f}, {accuracies}"
+    assert re.fullmatch(rf"\d+\.\d examples/sec on {re.escape(str(result['devices']))}", lines[-2])
+    assert lines[-1] == f"curves: {out / 'curves.svg'}"
     with open(out / "curves.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["test_accuracy"]) for row in rows] == [epoch["test_accuracy"] for epoch in result["epochs"]]
@@ -126,14 +126,14 @@ def test_a_killed_process_ends_the_job_and_resuming_gives_the_weights_of_a_whole
     assert "6" not in kept
     resumed = _call(*options, "--resume", processes=processes)
     assert resumed.returncode == 0, resumed.stderr
-    assert re.search(r"^resuming after epoch [1-5] of 6$", resumed.stdout, re.MULTILINE)
+    assert re.search(r"^resumed after epoch [1-5] of 6", resumed.stdout, re.MULTILINE)
     assert (_rows(tmp_path), _weights(tmp_path)) == (["1", "2", "3", "4", "5", "6"], _weights(out))
     assert (tmp_path / "result.json").exists()
 
 
 PLANTED = """
 import itertools, math, os, sys
-import tyro
+from bench import cli
 from training import optimise, train
 
 calls, honest, bad = itertools.count(), optimise.loss, int(sys.argv[1])
@@ -144,7 +144,7 @@ def planted(*arguments):  # on rank 1 alone; call 0 warms up
 
 optimise.loss = planted
 train.Display.step = lambda self, number, steps: print("step", number, flush=True)
-sys.exit(tyro.cli(train.main, args=sys.argv[2:]))
+cli.main(sys.argv[2:])
 """
 
 
@@ -162,9 +162,9 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_at_the_same_step(tmp_pa
     assert done.returncode != 0
     cause = "the first gradient that is not: head.bias, step 28"
     message = f"the loss of step 28 (number 3 of epoch 2) is not finite ({cause}): take a smaller learning_rate than 0.001"
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("augmark")]
     assert lines, done.stderr
-    assert set(lines) <= {f"error on rank 1: {message}", f"error: {message}"}  # torchrun may end a rank before it prints
+    assert set(lines) <= {f"augmark on rank 1: {message}", f"augmark: {message}"}  # torchrun may end a rank before it prints
     steps = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("step ")]
     assert (steps, _rows(tmp_path / "run")) == ([*range(1, 26), *range(1, 11)], ["1"])
 
@@ -173,24 +173,26 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_at_the_same_step(tmp_pa
 def test_ranks_do_not_write_over_a_run(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{}")
     done = _call("--out", str(tmp_path), processes=2)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("augmark")]
     message = f"{tmp_path} already holds a run: add --resume to resume it, or take another --out"
     assert lines, done.stderr
-    assert set(lines) <= {f"error on rank 1: {message}", f"error: {message}"}
-    assert "training/train.py" not in done.stderr, "torchrun's own traceback is the only one"
+    assert set(lines) <= {f"augmark on rank 1: {message}", f"augmark: {message}"}
+    assert "bench/cli.py" not in done.stderr, "torchrun's own traceback is the only one"
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_a_port_in_use_is_one_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """By the error of PyTorch's store: ``init_process_group`` tries for 20 seconds before."""
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: dist.TCPStore("127.0.0.1", port, 2, True))  # type: ignore[attr-defined]
-        assert tyro.cli(entry.main, args=TINY) == 2
-    (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("error"))
-    assert line.startswith("error: the port is in use: start torchrun with --standalone, or with another --master-port")
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["train", *TINY, "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("augmark"))
+    assert line.startswith("augmark: the port is in use: start torchrun with --standalone, or with another --master-port")
     assert str(port) in line
 
 

@@ -198,7 +198,7 @@ def test_all_batches_have_the_models_layout_and_type(augment_on: Placement, tiny
     """Black ones, which warm up, too; mixing recipes give soft targets in either place."""
     config = replace(tiny, augment_on=augment_on, recipe="mixup", precision="bfloat16", channels_last=True)
     feed = Feed(config, shapes, Ranks())
-    black, batch = feed.black(), feed.place(next(feed.epoch(1)))
+    black, batch = feed.prepare(*feed.example()), feed.place(next(feed.epoch(1)))
     for a, b in zip(black, batch, strict=True):
         assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
     assert batch[0].dtype == torch.bfloat16

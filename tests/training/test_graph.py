@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from training import distributed, graph, trainer
+from training.base_trainer import Trainer
 from training.checkpoint import load
 from training.config import TrainConfig, validate
 from training.data import Dataset
@@ -22,15 +23,16 @@ from training.loop import TrainerCache, measure_throughput, open_trainer, train
 from training.meters import Totals
 
 
-def _rerun(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
-    """Stand in for ``graph.record``: as a capture does, call a few times before and leave the result in one tensor."""
+def _rerun(call: Callable[[], Any], device: torch.device) -> tuple[Callable[[], object], Any]:
+    """Stand in for ``graph.record``: as a capture does, call a few times before and leave the result in the same memory."""
     for _ in range(graph.WARM_UP_CALLS):
         call()
-    result = call().clone()
+    result = tree_map(torch.clone, call())
 
     def replay() -> None:
         with _disable_current_modes():  # the host sees nothing of what a graph holds
-            result.copy_(call())
+            for old, new in zip(tree_leaves(result), tree_leaves(call()), strict=True):
+                old.copy_(new)
 
     return replay, result
 
@@ -44,14 +46,14 @@ def sgd(tiny: TrainConfig) -> TrainConfig:
 def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Capture on a CPU too, unless a config says off; a graph keeps the mode of the layers that it was captured in."""
     monkeypatch.setattr(graph, "record", _rerun)
-    for name, is_training in (("_train_step", True), ("_forward", False)):
-        honest = getattr(trainer.ImageTrainer, name)
+    for owner, name, is_training in ((trainer.ImageTrainer, "_train_step", True), (Trainer, "predict", False)):
+        honest = getattr(owner, name)
 
-        def checked(self: trainer.ImageTrainer, *batch: Tensor, _call: Any = honest, _is_training: bool = is_training) -> Any:
+        def checked(self: Trainer, *batch: Tensor, _call: Any = honest, _is_training: bool = is_training) -> Any:
             assert self.model.training == _is_training
             return _call(self, *batch)
 
-        monkeypatch.setattr(trainer.ImageTrainer, name, checked)
+        monkeypatch.setattr(owner, name, checked)
     monkeypatch.setattr(trainer, "is_graph_wanted", lambda config, *devices: config.graph != "off")
 
 
@@ -188,16 +190,28 @@ def test_a_capture_that_fails_is_one_line_and_the_run_goes_on(
 
 
 class _Cuda:
-    """The streams and the generator of CUDA in PyTorch 2.11, where a capture that broke off restores neither."""
+    """Streams, generator and allocator of CUDA in PyTorch 2.11, where a capture that broke off restores none of them."""
 
     def __init__(self) -> None:
-        self.streams, self.generator_captures, self.used = ["default"], False, list[str]()
+        self.streams, self.generator_captures, self.pools, self.pools_in_use = ["default"], False, 0, list[Any]()
 
     def Stream(self, device: torch.device) -> Any:
         return type("Stream", (), {"wait_stream": lambda self, other: None})()
 
     def current_stream(self) -> Any:
         return self.streams[-1] if self.streams[-1] != "default" else self.Stream(torch.device("cpu"))
+
+    def current_device(self) -> int:
+        return 0
+
+    def graph_pool_handle(self) -> tuple[int, int]:
+        self.pools += 1
+        return (0, self.pools)
+
+    def end_allocation(self, device: int, pool: Any) -> None:
+        if pool not in self.pools_in_use:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.pools_in_use.remove(pool)
 
     def CUDAGraph(self) -> Any:
         return type("Graph", (), {"replay": "replay"})()
@@ -216,8 +230,9 @@ class _Cuda:
             del self.streams[depth:]
 
     @contextlib.contextmanager
-    def graph(self, graph: Any, *, stream: Any, capture_error_mode: str) -> Iterator[None]:
+    def graph(self, graph: Any, *, pool: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
         assert capture_error_mode == "thread_local"
+        self.pools_in_use.append(pool)
         self.streams.append(stream)
         self.generator_captures = True
         try:
@@ -225,14 +240,15 @@ class _Cuda:
         except RuntimeError:
             raise RuntimeError("it cannot be ended") from None
         self.streams.pop()
+        self.pools_in_use.remove(pool)
         self.generator_captures = False
 
 
 @pytest.mark.parametrize("fails_at", [None, 1, 4])
-def test_warm_up_and_capture_share_a_stream_and_a_failure_leaves_streams_and_generator_as_they_were(
+def test_warm_up_and_capture_share_a_stream_and_a_failure_leaves_cuda_as_it_was(
     fails_at: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuda, streams, result = _Cuda(), list[Any](), torch.zeros(1)
+    cuda, streams, released, result = _Cuda(), list[Any](), list[Any](), torch.zeros(1)
     graph.side_stream.cache_clear()
 
     def call() -> Tensor:
@@ -243,6 +259,8 @@ def test_warm_up_and_capture_share_a_stream_and_a_failure_leaves_streams_and_gen
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "cuda", cuda)
+        patch.setattr(torch._C, "_cuda_endAllocateToPool", cuda.end_allocation, raising=False)
+        patch.setattr(torch._C, "_cuda_releasePool", lambda device, pool: released.append(pool), raising=False)
         if fails_at is None:
             assert graph.record(call, torch.device("cpu"))[1] is result
             assert len(streams) == graph.WARM_UP_CALLS + 1
@@ -252,7 +270,8 @@ def test_warm_up_and_capture_share_a_stream_and_a_failure_leaves_streams_and_gen
     graph.side_stream.cache_clear()
     assert len(set(streams)) == 1
     assert streams[0] != "default"
-    assert (cuda.streams, cuda.generator_captures) == (["default"], False)
+    assert (cuda.streams, cuda.generator_captures, cuda.pools_in_use) == (["default"], False, [])
+    assert released == ([(0, 1)] if fails_at == 4 else []), "a graph that was captured releases its pool itself"
 
 
 @pytest.mark.usefixtures("_on_a_cpu")
@@ -296,13 +315,14 @@ def test_batches_of_changing_shapes_run_eagerly_between_replays(
     with open_trainer(replace(sgd, augment_on="none"), shapes) as current:
         current.warm_up()
         eager: list[int] = []
-        train_on = current._train_on
+        train_on = Trainer.train_on
 
-        def watch(batch: Any, *rest: Any) -> None:
-            eager.append(len(batch[0]))
-            train_on(batch, *rest)
+        def watch(self: Trainer, batch: Any, *marks: Any) -> Any:
+            if marks:  # a replay of the stand-in comes here too
+                eager.append(len(batch[0]))
+            return train_on(self, batch, *marks)
 
-        monkeypatch.setattr(current, "_train_on", watch)
+        monkeypatch.setattr(Trainer, "train_on", watch)
         totals = Totals()
         for batch in batches:
             current.step(batch, totals)

@@ -29,6 +29,7 @@ from training.meters import (
     Watch,
     count_flops,
     flops_per_example,
+    summarise,
 )
 
 # ---- time ---------------------------------------------------------------------------------------------------------------
@@ -290,22 +291,26 @@ def test_every_network_is_counted_and_the_uncountable_is_none() -> None:
 # ---- losses and gradients -----------------------------------------------------------------------------------------------
 
 
+def _add(totals: Totals, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, gradients: Any = None) -> None:
+    totals.add(*summarise(loss, logits, targets, gradients or [loss]), len(logits))
+
+
 def test_totals_are_exact_and_name_the_first_bad_step() -> None:
     totals = Totals()
     steps = [(0.5, 2), (2.0, 1), (math.inf, 2), (math.nan, 1)]
     for loss, size in steps[:2]:
-        totals.add(torch.tensor(loss), torch.eye(3)[:size], torch.zeros(size, dtype=torch.int64))
+        _add(totals, torch.tensor(loss), torch.eye(3)[:size], torch.zeros(size, dtype=torch.int64))
     assert totals.read(Ranks()) == ((2 * 0.5 + 1 * 2.0) / 3, 2 / 3, 3)  # of classes 0, 1 and 0, all said to be 0
     assert totals.first_not_finite(Ranks()) is None
     for loss, size in steps[2:]:
-        totals.add(torch.tensor(loss), torch.eye(3)[:size], torch.zeros(size, dtype=torch.int64))
+        _add(totals, torch.tensor(loss), torch.eye(3)[:size], torch.zeros(size, dtype=torch.int64))
     assert totals.first_not_finite(Ranks()) == 3
 
 
 def test_accuracy_with_mixed_targets_is_against_the_largest() -> None:
     totals = Totals()
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
-    totals.add(torch.tensor(1.5), logits, torch.tensor([[0.6, 0.4, 0.0], [0.0, 0.7, 0.3]]))
+    _add(totals, torch.tensor(1.5), logits, torch.tensor([[0.6, 0.4, 0.0], [0.0, 0.7, 0.3]]))
     assert totals.read(Ranks()) == (1.5, 0.5, 2)
 
 
@@ -316,14 +321,14 @@ def test_the_first_bad_gradient_of_a_step_is_the_last_parameters(bad: float) -> 
         gradients = [torch.ones(3), torch.ones(2, 2), torch.ones(1)]
         if step >= 28:
             gradients[0][1] = gradients[1][0, 1] = bad  # the way back comes to parameter 1 before parameter 0
-        totals.add(torch.tensor(1.0), torch.eye(3), torch.arange(3), gradients)
+        _add(totals, torch.tensor(1.0), torch.eye(3), torch.arange(3), gradients)
         assert totals.first_bad_gradient() == ((28, 1) if step >= 28 else None)
 
 
 def test_totals_keep_nothing_that_a_loader_worker_sent() -> None:
     totals, labels = Totals(), torch.zeros(3, dtype=torch.int64)
     sent = weakref.ref(labels)
-    totals.add(torch.tensor(1.0), torch.eye(3), labels)
+    _add(totals, torch.tensor(1.0), torch.eye(3), labels)
     del labels
     assert sent() is None  # kept, each would hold a file open, and an epoch has more batches than a process may open files
 
@@ -334,7 +339,7 @@ def _steps_until_seen(device: torch.device, bad_step: int) -> int:
     logits, labels = torch.eye(3, device=device), torch.arange(3, device=device)
     losses = [torch.full((), math.nan if step == bad_step else 1.0, device=device) for step in range(1, 100)]
     for step, loss in enumerate(losses, start=1):
-        totals.add(loss, logits, labels, [loss])
+        _add(totals, loss, logits, labels)
         if not watch.is_finite():
             return step
     raise AssertionError("not seen")

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from tests.conftest import smooth_images
 from training import models
-from training.base_trainer import evaluate
-from training.config import MODELS
+from training.base_trainer import Trainer
+from training.config import MODELS, TrainConfig
 from training.data import Dataset
 from training.distributed import Ranks
 from training.models import EPSILON, Head, ResNet, SpeedNet, create
@@ -138,7 +138,10 @@ class _Ones(nn.Module):
 
 def _accuracy(head: nn.Linear) -> float:
     ones = Split(images=torch.rand(20, 3, 16, 16), labels=torch.ones(20, dtype=torch.int64))
-    return evaluate(_Ones(head).eval(), ones, lambda images: images, Ranks(), batch_size=8, half=True)[0]
+    data = Dataset(name="ones", fingerprint="", source="", classes=("a", "b", "c"), train=ones, test=ones)
+    trainer = Trainer(TrainConfig(batch_size=8), data, Ranks())
+    trainer.model, trainer.prepare, trainer.precision = _Ones(head), lambda images: images, "bfloat16"
+    return trainer.evaluate()
 
 
 def test_a_planted_tie_goes_to_the_class_whose_logit_is_larger() -> None:

@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +14,11 @@ from torch.nn import functional as F
 from augment import build
 from tests.conftest import present
 from training import models, optimise
-from training.base_trainer import Trainer, TrainingDiverged, evaluate
+from training.base_trainer import Trainer, TrainingDiverged
 from training.checkpoint import load as load_checkpoint
 from training.config import Placement, TrainConfig
 from training.data import Dataset
-from training.distributed import Ranks, stream_seed
+from training.distributed import Ranks, stream_seed, synchronise
 from training.loop import measure_throughput, open_trainer, train
 from training.meters import StepClock, Totals
 from training.presets import PRESETS, PresetName
@@ -80,21 +81,23 @@ def test_one_epoch_is_that_of_a_plain_loop(tiny: TrainConfig, shapes: Dataset) -
     assert stats.examples == 160
 
 
-class _Alone(Ranks):
-    """A rank of many that is not connected to the others."""
+def test_evaluation_counts_every_image_once_however_it_is_shared(
+    tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_trainer(tiny, shapes) as current:
+        whole, shares = current.evaluate(), list[tuple[float, ...]]()
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        return values
+        def total(ranks: Ranks, *values: float) -> list[float]:
+            shares.append(values)
+            return [0.0, 100.0]
 
-
-def test_evaluation_counts_every_image_once_however_it_is_shared(shapes: Dataset) -> None:
-    model, prepare = models.create("resnet8", 10, 4).eval(), build("none", "torchvision", image_size=16)
-    whole = evaluate(model, shapes.test, prepare, Ranks(), batch_size=32)
-    assert whole[1] == 100
-    # Ranks alone, with their summands: shares of 34, 33 and 33.
-    shares = [evaluate(model, shapes.test, prepare, _Alone(rank=rank, world=3), batch_size=32) for rank in range(3)]
+        monkeypatch.setattr(Ranks, "total", total)
+        monkeypatch.setattr(Ranks, "broadcast_buffers", lambda ranks, model: None)
+        for rank in range(3):  # alone, with their summands: shares of 34, 33 and 33
+            current.ranks = Ranks(rank=rank, world=3)
+            current.evaluate()
     assert [count for _, count in shares] == [34, 33, 33]
-    assert sum(accuracy * count for accuracy, count in shares) == pytest.approx(whole[0] * 100)
+    assert sum(right for right, _ in shares) == pytest.approx(whole * 100)
 
 
 def test_compiled_and_channels_last_steps_compute_the_same(
@@ -195,14 +198,12 @@ def test_wrong_calls_are_one_line(tiny: TrainConfig, shapes: Dataset) -> None:
             measure_throughput(tiny, shapes, **wrong)
 
 
-def test_callbacks_hear_of_data_steps_and_epochs(tiny: TrainConfig, shapes: Dataset) -> None:
-    calls: list[Any] = []
-    train(
-        tiny, shapes, on_data=lambda d: calls.append(d.name), on_step=lambda step, steps: calls.append((step, steps)),
-        on_epoch=lambda stats: calls.append(stats.epoch),
-    )  # fmt: skip
+def test_callbacks_hear_of_steps_and_epochs(tiny: TrainConfig, shapes: Dataset) -> None:
+    heard: list[Any] = []
+    on_epoch, on_step = (lambda stats: heard.append(stats.epoch)), (lambda step, steps: heard.append((step, steps)))
+    train(tiny, shapes, on_epoch=on_epoch, on_step=on_step)
     steps = [(step, 4) for step in (1, 2, 3, 4)]
-    assert calls == [shapes.name, *steps, 1, *steps, 2]
+    assert heard == [*steps, 1, *steps, 2]
 
 
 def test_results_say_what_was_run_on_what(tiny: TrainConfig, shapes: Dataset) -> None:
@@ -229,6 +230,25 @@ def test_data_is_loaded_as_the_config_says_when_none_is_given(tiny: TrainConfig,
 
 
 _GPU: dict[str, Any] = {"device": "cuda:0", "image_size": 16}
+
+
+def test_seconds_end_when_the_device_is_idle(tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: a clock that moves where a device is waited for. The wait before a start does not count."""
+    now, waited = [0.0], list[torch.device]()
+
+    def wait(device: torch.device) -> None:
+        now[0] += 100
+
+    for module in ("base_trainer", "loop"):
+        monkeypatch.setattr(f"training.{module}.synchronise", wait)
+        monkeypatch.setattr(f"training.{module}.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    with open_trainer(tiny, shapes) as current:
+        assert current.run_epoch(1, evaluate=False).wall_s == 100
+    assert measure_throughput(tiny, shapes, steps=2).wall_s == 100
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    for name in ("cpu", "cuda:0"):
+        synchronise(torch.device(name))
+    assert waited == [torch.device("cuda:0")]
 
 
 @pytest.mark.gpu

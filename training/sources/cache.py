@@ -7,7 +7,6 @@ killed or failed decoding leaves nothing that could be taken for a set.
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,11 +54,8 @@ def load_cached(root: Path, key: str, *, image_size: int, fill: Fill) -> Decoded
 
 def _user_cache() -> list[Path]:
     """Return our folder in the user's cache; none for a user without a home."""
-    name, parts = {"win32": ("LOCALAPPDATA", ("AppData", "Local")), "darwin": ("", ("Library", "Caches"))}.get(
-        sys.platform, ("XDG_CACHE_HOME", (".cache",))
-    )
     try:
-        return [Path(os.environ.get(name) or Path.home().joinpath(*parts)) / "augmark"]
+        return [Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "augmark"]
     except RuntimeError:  # Path.home finds none
         return []
 

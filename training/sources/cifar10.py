@@ -3,8 +3,6 @@
 import http.client
 import socket
 import tarfile
-import urllib.parse
-import urllib.request
 import zlib
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,8 @@ from training.sources.cache import FORMAT, Append, load_cached
 from training.sources.dataset import Dataset, Split, digest
 from training.sources.decode import fit
 
-PROBE_TIMEOUT_S = 3.0
-STALL_TIMEOUT_S = 30.0
+TIMEOUT_S = 10.0
+"""Longest wait for a connection, or for the next bytes of one."""
 
 
 def is_present(root: Path) -> bool:
@@ -75,20 +73,6 @@ def _resize(images_BHWC: np.ndarray, size: int) -> np.ndarray:
 # ---- download ---------------------------------------------------------------------------------------------------------
 
 
-def server_answers(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
-    """Return whether a connection to the URL's host, or to the proxy in front of it, opens within the time."""
-    target = urllib.parse.urlsplit(url)
-    proxy = urllib.request.getproxies().get(target.scheme)
-    if proxy and target.hostname and not urllib.request.proxy_bypass(target.hostname):
-        target = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    port = target.port or (443 if target.scheme == "https" else 80)
-    try:
-        socket.create_connection((target.hostname or "", port), timeout=timeout_s).close()
-    except OSError:
-        return False
-    return True
-
-
 def download_cifar10(root: Path) -> None:
     """Download and unpack the official archive into ``root``, unless it is there and whole.
 
@@ -97,7 +81,7 @@ def download_cifar10(root: Path) -> None:
     """
     archive = root / CIFAR10.filename
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(STALL_TIMEOUT_S)  # torchvision sets none: a stalled connection would hang for ever
+    socket.setdefaulttimeout(TIMEOUT_S)  # torchvision sets none: a stalled connection would hang for ever
     try:
         CIFAR10(root, download=True)
     except (OSError, RuntimeError, tarfile.TarError, http.client.HTTPException, EOFError, zlib.error) as error:

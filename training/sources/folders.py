@@ -4,7 +4,7 @@ import hashlib
 import os
 import unicodedata
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -87,20 +87,6 @@ def photo_folder(data: str) -> Path:
     return Path(data).expanduser()
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """Return the names of the folders in a folder, sorted, without hidden ones and ``__MACOSX``, which archivers add."""
-    names = (e.name for e in os.scandir(folder) if not e.name.startswith(".") and e.name != "__MACOSX" and _is(e.is_dir))
-    return tuple(sorted(names))
-
-
-def _is(question: Callable[[], bool]) -> bool:
-    """Return the answer of a directory entry; False for a symbolic link that leads nowhere or to itself."""
-    try:
-        return question()
-    except OSError:
-        return False
-
-
 # ---- layout -----------------------------------------------------------------------------------------------------------
 
 
@@ -113,33 +99,35 @@ def _list(folder: Path) -> _Listing:
     if not candidates:
         raise ValueError(f"neither test/ nor val/ in {folder}: expected {LAYOUT}")
     test = next((split for split in candidates if class_folders(split)), candidates[0])  # a test/ may have no labels
-    listing = _Listing(test_folder=test, classes=_check_classes(folder, test), files=[], skipped=[])
-    for split in (folder / "train", test):
-        names = {_compose(name): name for name in class_folders(split)}
-        for label, name in enumerate(listing.classes):
-            _list_class(split / names[name], label, listing)
+    train_folders, test_folders = class_folders(folder / "train"), class_folders(test)
+    classes = _check_classes(folder, train_folders, test_folders, test.name)
+    listing = _Listing(test_folder=test, classes=classes, files=[], skipped=[])
+    for names in (train_folders, test_folders):
+        for label, name in enumerate(classes):
+            _list_class(names[name], label, listing)
     if not listing.files:
         raise ValueError(f"no images in {folder}{_reasons(listing.skipped)}: expected {LAYOUT}")
     return listing
 
 
-def _check_classes(folder: Path, test: Path) -> tuple[str, ...]:
-    classes, test_classes = (
-        tuple(sorted(_compose(name) for name in class_folders(split))) for split in (folder / "train", test)
-    )
+def class_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders in a folder by name, without hidden ones and ``__MACOSX``, which archivers add.
+
+    Names are in composed form: archives of a Mac hold the same names decomposed.
+    """
+    paths = [path for path in folder.iterdir() if path.name[0] != "." and path.name != "__MACOSX" and path.is_dir()]
+    return {unicodedata.normalize("NFC", path.name): path for path in paths}
+
+
+def _check_classes(folder: Path, train: Iterable[str], test: Iterable[str], test_name: str) -> tuple[str, ...]:
+    classes, differing = tuple(sorted(train)), sorted(set(train) ^ set(test))
     if not classes:
         raise ValueError(f"no class folders in {folder / 'train'}: expected {LAYOUT}")
-    if classes != test_classes:
-        differing = ", ".join(sorted(set(classes) ^ set(test_classes)))
-        raise ValueError(f"class folders differ between train/ and {test.name}/ of {folder}: {differing}")
+    if differing:
+        raise ValueError(f"class folders differ between train/ and {test_name}/ of {folder}: {', '.join(differing)}")
     if len(classes) == 1:
         raise ValueError(f"only one class, {classes[0]!r}, in {folder}: a classifier needs at least two")
     return classes
-
-
-def _compose(name: str) -> str:
-    """Return a name in composed form: archives of a Mac hold the same names decomposed."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _reasons(skipped: Sequence[str]) -> str:
@@ -147,19 +135,18 @@ def _reasons(skipped: Sequence[str]) -> str:
 
 
 def _list_class(folder: Path, label: int, listing: _Listing) -> None:
-    split = folder.parent
+    is_train = folder.parent != listing.test_folder
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        relative = f"{split.name}/{folder.name}/{entry.name}"
+        relative = f"{folder.parent.name}/{folder.name}/{entry.name}"
         if entry.name.startswith("."):
             continue
-        if not _is(entry.is_file):
+        if not os.path.isfile(entry):
             listing.skipped.append(f"{relative}: not a file")
         elif Path(entry.name).suffix.lower() not in PHOTO_SUFFIXES:
             listing.skipped.append(f"{relative}: not a photograph's file type")
         else:
             stat = entry.stat()
             key = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-            is_train = split != listing.test_folder
             file = _File(path=Path(entry.path), relative=relative, label=label, is_train=is_train, stat=key)
             listing.files.append(file)
 

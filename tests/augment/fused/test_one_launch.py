@@ -224,7 +224,7 @@ def test_a_captured_call_draws_from_where_a_replay_is(has_state: bool, monkeypat
 def test_a_cuda_generator_advances_as_if_pytorch_had_drawn() -> None:
     """Each image uses numbers of its own subsequence, in fours, so that no other draw of the generator meets them."""
     plan, images, source = fused.plan(SUBJECTS["d2l"]), pictures(3, 16, 18).cuda(), generator(2**63 + 5)
-    rows = sample.count_rows(plan.ops)
+    rows = sample.encode(plan.ops, 16, 18).rows
     one_launch(plan)(images, source)
     assert source.get_offset() == -(-rows // 4) * 4
     plan.sample(3, 16, 18, source, "cuda")

@@ -14,6 +14,7 @@ from augment.fused.passes import (
     PassRecord,
     Sizes,
     encode,
+    encode_stretch,
     passes,
     split_blur,
     split_chains,
@@ -75,8 +76,9 @@ def test_kernels_read_only_what_is_drawn(name: str) -> None:
     plan = fused.plan([OPS[name]()])
     (params,) = plan.sample(2, 64, 64)
     for step in passes(plan.ops):
-        sizes = step.parameter_sizes(64, 64)
-        assert [params[key].numel() for _, key in step.parameters()] == [2 * size for size in sizes]
+        record = encode_stretch((step,), 64, 64)
+        assert record.parameters == step.parameters()
+        assert [params[key].numel() for _, key in record.parameters] == [2 * number for number in record.numbers]
 
 
 def test_a_crop_between_flips() -> None:

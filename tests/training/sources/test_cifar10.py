@@ -20,7 +20,6 @@ from tests.conftest import present
 from training import data
 from training.data import load
 from training.sources import cifar10
-from training.sources.cifar10 import server_answers
 
 CLASSES = [f"class {i}" for i in range(10)]
 
@@ -121,7 +120,7 @@ def test_offline_auto_falls_back_to_shapes_and_says_why(tmp_path: Path, monkeypa
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     dataset = load("auto", root=tmp_path, download=True)
     assert dataset.name == "synthetic"
-    assert re.search(r"(?=.*127\.0\.0\.1 does not answer).*not CIFAR-10", present(dataset.fallback))
+    assert re.search(r"(?=.*could not be downloaded from http://127\.0\.0\.1).*not CIFAR-10", present(dataset.fallback))
     with pytest.raises(ValueError, match="CIFAR-10 could not be downloaded"):
         load("cifar10", root=tmp_path, download=True)
 
@@ -129,7 +128,7 @@ def test_offline_auto_falls_back_to_shapes_and_says_why(tmp_path: Path, monkeypa
 def test_auto_prefers_what_lies_there_to_the_network(
     tmp_path: Path, make_folder: Callable[..., Path], official: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "server_answers", lambda url: pytest.fail("asked the network"))
+    monkeypatch.setattr(data, "download_cifar10", lambda root: pytest.fail("asked the network"))
     folder = make_folder()
     assert "add --download" in (load("auto", root=tmp_path / "empty", image_size=8).fallback or "")
     assert load("auto", root=folder, image_size=8).name == "photos"
@@ -138,14 +137,3 @@ def test_auto_prefers_what_lies_there_to_the_network(
     with tarfile.open(tmp_path / "served" / "cifar-10-python.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     assert load("auto", root=tmp_path).name == "cifar10"
-
-
-def test_the_probe_asks_the_host_or_its_proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert server_answers(server)
-    dead = f"http://127.0.0.1:{_closed_port()}"
-    assert not server_answers(f"{dead}/file")
-    monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setenv("http_proxy", dead)
-    assert not server_answers("http://example.org/file")
-    monkeypatch.setenv("http_proxy", server)
-    assert server_answers("http://example.org/file")  # by the proxy: nothing is resolved here
