@@ -157,7 +157,8 @@ def _utilisation(contest: Contest) -> list[Answer]:
     best, top = contest.busiest, contest.top
     if best is None:
         return []
-    peak = f"{format_number((best.median('matmul_flops_per_s') or 0.0) / 1e12)} TFLOP/s in {best.matmul_precision}"
+    flops = best.median("matmul_flops_per_s")
+    peak = f"{format_number(flops / 1e12 if flops else None)} TFLOP/s in {best.matmul_precision}"
     devices = f" on each of {len(best.devices)} devices" if len(best.devices or ()) > 1 else ""
     start = f"Of a matrix product's {peak}{devices}: {best.model} with "
     end = f", {label(best)}; the ceiling (one prepared batch over and over) {_utilisation_words(top) or UNKNOWN}."
