@@ -123,7 +123,7 @@ class Case:
 
     @cached_property
     def rates(self) -> list[float]:
-        """What the kind is about, such as images/s, in each sound round; empty unless the case is ok."""
+        """Main quantity, such as images/s, of each sound round; empty unless the case is ok."""
         return self.sound.values(self.first.quantities[0].name) if self.status == "ok" else []
 
     @cached_property

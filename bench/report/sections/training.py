@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bench.records import UNKNOWN, Case, Run, format_number, group_by, join, percent, plural, worst_disturbance
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
-from bench.report.facts.cases import LANES, SHORT_LANES, is_slower, place_order, ratios, settings, sound_cases, tied
+from bench.report.facts.cases import LANES, SHORT_LANES, find_ties, is_slower, place_order, ratios, settings, sound_cases
 from bench.report.facts.placement import UTILISATION, Contest, LoaderWorker, ceiling, contest, cost, split_ms, workers
 from bench.report.figures import Look, Row, bars
 from bench.report.sections.state import failed_section, no_answer, not_measurable
@@ -95,7 +95,7 @@ def training_section(run: Run) -> Section | None:
 
 def _where(contest: Contest) -> Answer:
     best, *rivals = contest.places
-    names = [PLACES[place].format(best.device) for place in (case.place for case in tied(contest.places))]
+    names = [PLACES[case.place].format(best.device) for case in find_ties(contest.places)]
     answer = names[0] if len(names) == 1 else f"Undecided: {', or '.join(map(lower_first, names))}"
     evidence = ["There training with ", Code(contest.recipe), f" reaches {format_rate(best)} by ", Code(best.backend)]
     for rival in rivals[:1]:
@@ -133,7 +133,7 @@ def alone(ranked: Sequence[Case]) -> list[str]:
         return []
     text = ["Without training ", Code(ranked[0].backend), f" is fastest, {format_rate(ranked[0])}"]
     for case in ranked[1:2]:
-        doubt = f", {judge(ranked[0], case)}" if case in tied(ranked) else ""
+        doubt = f", {judge(ranked[0], case)}" if case in find_ties(ranked) else ""
         text += [", before ", Code(case.backend), f" with {format_number(case.rate)}{doubt}"]
     return [*text, "."]
 
