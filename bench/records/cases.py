@@ -168,10 +168,6 @@ class Case:
         values = self.values(quantity)
         return statistics.fmean(values) if values else None
 
-    def fact(self, name: str) -> Any:
-        """Return the first value of a field that is known; the first round measures what later ones do not."""
-        return next((value for record in self.records if (value := getattr(record, name, None)) is not None), None)
-
     @cached_property
     def samples_s(self) -> list[float]:
         """Seconds of every call, all rounds together."""

@@ -137,7 +137,7 @@ def _fastest_ops(races: Sequence[Sequence[Case]]) -> Answer:
 def cost_section(run: Run) -> Section | None:
     """Return time, bytes, launches, waits and compiling of a recipe's call, by backend."""
     cases = [case for case in usual_cases(run.cases("speed")) if case.suite == "recipes" and case.rate]
-    if not any(case.fact(name) is not None for case in cases for name in ("roofline_share", "device_s_median", "compile_s")):
+    if not any(case.values(name) for case in cases for name in ("roofline_share", "device_s_median", "compile_s")):
         return None
     columns = [
         words_column("recipe", lambda case: [Code(case.subject)]),

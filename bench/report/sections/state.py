@@ -221,7 +221,7 @@ def method_section(run: Run) -> Section | None:
         return None
     counts, calls = sorted({len(case.rates) for case in cases}), [len(case.samples_s) for case in cases]
     shares = sorted(share for case in cases if (share := half_interval(case.rates)) is not None)
-    threads = sorted({case.fact("threads") for case in cases} - {None})
+    threads = sorted({case.threads for case in cases} - {None})
     text = f"Rounds: {join(map(str, counts))}, each over the whole grid in a new order; "
     text += f"{min(calls):,} to {max(calls):,} calls a case."
     if shares:
