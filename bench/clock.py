@@ -126,8 +126,8 @@ def _warm_up(
     while True:
         samples += sample(function, 1, clock=clock)
         total += samples[-1]
-        enough = len(samples) >= MAX_CALLS or (len(samples) >= min_calls and total >= min_seconds)
-        if total >= MAX_WARMUP_S or (enough and (is_warm is None or is_warm())):
+        is_enough = len(samples) >= min_calls and total >= min_seconds
+        if total >= MAX_WARMUP_S or (is_enough and (is_warm is None or is_warm())):
             return samples
 
 

@@ -9,12 +9,11 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 
 from training.results import EpochStats
@@ -110,14 +109,14 @@ class Checkpoint:
     slow ones, each empty if there are none. Random streams start anew each epoch, so that none has to be kept.
     """
 
-    identity: dict[str, Any]
-    model: Any
-    optimizer: Any
+    identity: Mapping[str, Any]
+    model: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
     steps: int
     epochs: tuple[EpochStats, ...]
     spent_s: float
-    best: Any
-    slow: list[Any]
+    best: Mapping[str, Any]
+    slow: Sequence[Any]
 
     def write(self, path: Path) -> None:
         """Write the checkpoint. Raises OSError with the one before still whole."""
@@ -131,11 +130,15 @@ def read(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
     """
     payload = load(path)
     try:
-        saved = msgspec.convert(payload, Checkpoint)
+        saved = Checkpoint(
+            identity=dict(payload["identity"]), model=payload["model"], optimizer=payload["optimizer"],
+            steps=int(payload["steps"]), epochs=tuple(EpochStats(**stats) for stats in payload["epochs"]),
+            spent_s=float(payload["spent_s"]), best=payload["best"], slow=list(payload["slow"]),
+        )  # fmt: skip
         if not all(math.isfinite(value) for stats in saved.epochs for value in asdict(stats).values()):
             raise ValueError
         differences = _differences(saved.identity, identity)
-    except (msgspec.ValidationError, ValueError, RuntimeError):  # RuntimeError: of a tensor that is compared
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):  # of values that are none of ours
         raise BadCheckpoint(f"{path} is not the checkpoint of a training run, or that of another version") from None
     if differences:
         raise BadCheckpoint(f"{path} is the checkpoint of another run: {'; '.join(differences)}")

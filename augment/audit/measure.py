@@ -18,7 +18,7 @@ from augment.audit.lanes import measure_lane, recipe_lane
 from augment.audit.laws import laws, observe, pinned_draw
 from augment.audit.outputs import BATCH, compare_outputs
 from augment.audit.parity import NUM_CLASSES, ROUNDING, Draw, Replay, classify, replay, worst_mean
-from augment.audit.record import CLASSES, DrawTest, Verdict
+from augment.audit.record import CLASSES, Class, DrawTest, Parity, Verdict
 from augment.backends import BACKENDS, check_supported, find_backend, known_differences
 from augment.distributions import Choice, Normal, Window
 from augment.op import OPS, Op, UnsupportedOp
@@ -165,10 +165,8 @@ class Measurements:
             cell.cause = explain(draws)
         if _draws_window(op) and not is_compiled:
             measured = self._as_drawn(op, cell.backend, self._images("photographs", 64, 24), 12)
-            cell.parity.append(shrinking := measured.parity("photographs", 64, "shrinking"))
-            if (verdict := classify([shrinking])) != "exact":
-                cause = explain(measured.draws) or "unexplained"
-                cell.notes.append(f"{verdict} where images shrink ({cause}; mean {shrinking.mean_error:.2g}/255)")
+            shrinking = measured.parity("photographs", 64, "shrinking")
+            _add_note(cell, shrinking, measured.draws, "exact", "where images shrink")
 
     def _pinned_parity(self, cell: Verdict, setting: Op, size: int, count: int) -> list[Draw]:
         """Measure a setting whose parameters need not be read; nothing where it is random."""
@@ -190,10 +188,7 @@ class Measurements:
         """Note where images at the edges of what ops meet differ more than others."""
         measured = self._replay(self._trace([certain(op)], cell.backend), edge_images(EDGE_SIZE))
         edges = measured.parity("edges", EDGE_SIZE, "edges")
-        if CLASSES.index(verdict := classify([edges])) > CLASSES.index(classify(cell.parity)):
-            cause = explain(measured.draws) or cell.cause or "unexplained"
-            cell.notes.append(f"{verdict} on flat or two-level images of odd size ({cause}; mean {edges.mean_error:.2g}/255)")
-        cell.parity.append(edges)
+        _add_note(cell, edges, measured.draws, classify(cell.parity), "on flat or two-level images of odd size")
 
     def _recipe_parity(self, cell: Verdict, traced: Traced) -> None:
         size, errors = _size_of(cell), list[Tensor]()
@@ -289,6 +284,14 @@ class Measurements:
         ]  # fmt: skip
         for cell, check in zip(cells, check_workers([(ops_of(cell), cell.backend) for cell in cells]), strict=True):
             cell.checks.append(check)
+
+
+def _add_note(cell: Verdict, measured: Parity, draws: Sequence[Draw], usual: Class, where: str) -> None:
+    """Add errors outside the benchmarked setting to a cell, with a note if they are worse than the ``usual`` class."""
+    cell.parity.append(measured)
+    if CLASSES.index(verdict := classify([measured])) > CLASSES.index(usual):
+        cause = explain(draws) or cell.cause or "unexplained"
+        cell.notes.append(f"{verdict} {where} ({cause}; mean {measured.mean_error:.2g}/255)")
 
 
 def certain(op: Op) -> Op:

@@ -234,7 +234,7 @@ def _registers(chain: Sequence[PassRecord], tile: int) -> int:
     With 64, all of 1,024 images of 32x32 that stay in registers are on 132 multiprocessors at once, 8 programs of 128 threads
     each. With 80, 3 programs of 256 threads of a policy share one.
     """
-    if any(is_held(chain, p, tile) for p in range(len(chain))):
+    if any(is_held(chain, p, tile) and triton_resize.is_resized(record) for p, record in enumerate(chain)):
         return 64
     is_policy = any(SAMPLERS[record.steps[0].sampler] == "neighbours" for record in chain)
     return 80 if is_policy and _most_pixels(chain) <= tile else 128

@@ -102,7 +102,7 @@ def encode(recipe: tuple[Op, ...], height: int, width: int) -> Program:
             if distribution.policy:
                 tables.append((distribution.policy, height, width))
                 table += policies.TABLES[distribution.policy]
-            row += max((record.row + record.rows for record in drawn), default=0)
+            row += max([0, *(record.row + record.rows for record in drawn)])  # torch.compile of 2.11 knows no default
         height, width = size
     return Program(row, tuple(records), tuple(outputs), tuple(noises), tuple(tables))
 

@@ -17,15 +17,19 @@ AXIS = FIELDS["axis"]
 
 @triton.constexpr_function
 def is_held(chain, p: int, tile: int) -> bool:
-    """Return whether pass p resizes windows of images that pass p - 1 leaves in registers: a tile is the image and the result.
+    """Return whether pass p takes the values of pass p - 1 from registers: that one resizes nothing, and an image is a tile.
 
-    A window has no more pixels than the result then, and a pixel two neighbours along an axis.
+    It reads neighbours of some images, which then go through memory, or resizes windows. These have no more pixels than the
+    result, and a pixel two neighbours along an axis; the tile is as many rows and columns as the image.
     """
-    if not 0 < p < len(chain) or SAMPLERS[get(chain[p], "steps", 0, "sampler")] != "window":
+    if not 0 < p < len(chain) or SAMPLERS[get(chain[p - 1], "steps", 0, "sampler")] in {"window", "resize"}:
         return False
+    sampler, moves = SAMPLERS[get(chain[p], "steps", 0, "sampler")], get(chain[p], "moves")
     height, width = get(chain[p], "sizes", "height"), get(chain[p], "sizes", "width")
-    is_tile = height * width == tile and not width & (width - 1)
-    return is_tile and get(chain[p], "sizes") == (height, width) * 3 and all(move[AXIS] >= 2 for move in get(chain[p], "moves"))
+    if height * width > tile or get(chain[p], "sizes") != (height, width) * 3:
+        return False
+    is_tile = height * width == tile and not width & (width - 1) and all(move[AXIS] >= 2 for move in moves)
+    return (sampler == "window" and is_tile) or (sampler == "neighbours" and not moves)
 
 
 @triton.jit

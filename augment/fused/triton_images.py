@@ -23,7 +23,7 @@ import triton.language as tl
 
 from augment.distributions import CHAIN
 from augment.fused.kinds import SAMPLERS
-from augment.fused.triton_geometry import sample
+from augment.fused.triton_geometry import SHARPNESS, WARP, drawn_point, sample
 from augment.fused.triton_held import is_held, resized_held
 from augment.fused.triton_inline import own_draws
 from augment.fused.triton_points import first, get, pixels_of, size, step
@@ -184,12 +184,8 @@ def target_of(
     record: tl.constexpr, p: tl.constexpr, passes: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
 ):  # fmt: skip
     if p == passes - 1:
-        return out + image * strides[0], (
-            strides[0],
-            strides[1],
-            strides[2],
-            strides[3],
-        )  # 3.6 returns no constant tuple
+        # Not the constant tuple itself, which Triton 3.6 cannot return.
+        return out + image * strides[0], (strides[0], strides[1], strides[2], strides[3])
     else:
         return buffer_of(scratch, p, room, buffers), planes(image, size(record, "out_height"), size(record, "out_width"))
 
@@ -208,8 +204,10 @@ def held_pass(
     record: tl.constexpr = get(chain, p)
     index = tl.max_contiguous(tl.arange(0, tile), 1)  # neighbouring threads read neighbouring places
     mask = index < pixels_of(record)
-    if is_held(chain, p, tile):
+    if is_held(chain, p, tile) and is_resized(record):
         red, green, blue = resized_held(red, green, blue, draws, image, record)
+    elif is_held(chain, p, tile):
+        red, green, blue = read_neighbours(red, green, blue, source, strides, draws, image, partner, 0, index, mask, record)
     else:
         red, green, blue = sample(source, strides, draws, image, partner, 0, index, mask, record, white, False)
         red, green, blue = scaled(red, green, blue, record, white)
@@ -224,6 +222,20 @@ def held_pass(
         store(target, target_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
         if p < len(chain) - 1 or buffers > 1:
             tl.debug_barrier()
+    return red, green, blue
+
+
+@triton.jit
+def read_neighbours(
+    red, green, blue, scratch, strides, draws, image, partner, turn, index, mask, record: tl.constexpr
+):  # fmt: skip
+    """Warp or sharpen a held image if it drew that: only then others read its pixels, through scratch memory."""
+    point, _ = drawn_point(draws, image, turn, record, 0)
+    if (point == WARP) | (point == SHARPNESS):
+        store(scratch, strides, index, size(record, "out_width"), red, green, blue, mask, False)
+        tl.debug_barrier()
+        red, green, blue = sample(scratch, strides, draws, image, partner, turn, index, mask, record, 1, False)
+        tl.debug_barrier()
     return red, green, blue
 
 
@@ -284,10 +296,9 @@ def held_chains(red, green, blue, scratch, row, draws, image, partner, index, ma
         r, g, b = red, green, blue
         for place in range(OPS):
             turn = chain * OPS + place
-            store(scratch, strides, index, size(record, "out_width"), r, g, b, mask, False)
-            tl.debug_barrier()
-            r, g, b = sample(scratch, strides, draws, image, partner, turn, index, mask, get(record, "chain_op"), 1, False)
-            tl.debug_barrier()
+            r, g, b = read_neighbours(
+                r, g, b, scratch, strides, draws, image, partner, turn, index, mask, get(record, "chain_op")
+            )  # fmt: skip
             r, g, b = do_step(draws, image, turn, index, r, g, b, mask, row, get(record, "chain_op"), 1, True)
         weight = tl.load(weights + chain + 1)
         total_r, total_g, total_b = total_r + r * weight, total_g + g * weight, total_b + b * weight

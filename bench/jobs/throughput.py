@@ -108,14 +108,14 @@ def training_configs(base: TrainConfig, axes: Axes) -> Iterator[TrainConfig]:
     yield replace(base, augment_on="frozen")
     yield replace(base, augment_on="none", resident=True)
     for recipe in axes.recipes:
-        able = _supporting(recipe, axes, base)
-        for backend in able:
+        supporting = _supporting(recipe, axes, base)
+        for backend in supporting:
             config = replace(base, recipe=recipe, backend=backend)
             if not BACKENDS[backend].on_device:
                 yield from _with_loader(replace(config, augment_on="workers"), axes)
             elif not (BACKENDS[backend].compiled and base.device == "cpu"):
                 yield replace(config, augment_on="device", resident=True)
-        best = next((backend for backend in BEST_ON_DEVICE if backend in able), None)
+        best = next((backend for backend in BEST_ON_DEVICE if backend in supporting), None)
         if best is not None:
             config = replace(base, recipe=recipe, backend=best, augment_on="device")
             if base.device.startswith("cuda"):
@@ -146,12 +146,12 @@ def _supporting(recipe: str, axes: Axes, base: TrainConfig) -> list[str]:
     """List the chosen backends that support a recipe on the device."""
     from augment import BACKENDS, UnsupportedOp, check_supported, resolve
 
-    able = []
+    supporting = []
     for backend in axes.backends or BACKENDS:
         with contextlib.suppress(UnsupportedOp):
             check_supported(resolve(recipe, base.image_size), backend, device=base.device)
-            able.append(backend)
-    return able
+            supporting.append(backend)
+    return supporting
 
 
 # ---- measuring --------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ CHAIN = {
     "report": {"statistics", "records"},
     "gallery": {"report", "records"},
     "export": {"statistics", "records"},
-    "publish": {"export", "statistics", "records"},
+    "publish": {"export", "report", "statistics", "records"},
     "parts": {"processes", "jobs", "runner", "audit", "gallery", "environment", "presets", "records"},
     "run": {"processes", "parts", "jobs", "runner", "environment", "presets", "records"},
     "commands": {

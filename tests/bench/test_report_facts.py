@@ -20,7 +20,7 @@ from bench.report.facts.accuracy import (
     undecided_with,
     with_target,
 )
-from bench.report.facts.cases import is_slower, ratios, settings, tied
+from bench.report.facts.cases import find_ties, is_slower, ratios, settings
 from bench.report.facts.lanes import growth, lane_tables, named_differences
 from bench.report.facts.pipeline import feedings
 from bench.report.facts.placement import above_ceiling, ceiling, contest, cost, host_bound_ceilings, split_ms, workers
@@ -135,7 +135,7 @@ def test_the_fastest_place_wins_against_rounds_that_do_not_overlap() -> None:
     run = run_of(*FROZEN, *PIL, *kornia, *FUSED, *fed, *speed("kornia", 9, 9), *speed("fused", 8, 8), audit=EQUAL)
     result = present(contest(run))
     assert (result.recipe, result.lane, result.best.backend) == ("flip", "per_image", "fused")
-    assert [case.place for case in tied(result.places)] == ["device"]
+    assert [case.place for case in find_ties(result.places)] == ["device"]
     # Undecided in training: the fastest alone comes first.
     assert [arm.backend for arm in result.tied_backends] == ["kornia", "fused"]
     assert present(result.with_transfer).median("examples_per_s") == 525
@@ -144,7 +144,7 @@ def test_the_fastest_place_wins_against_rounds_that_do_not_overlap() -> None:
 
 def test_places_whose_rounds_overlap_are_tied() -> None:
     result = present(contest(run_of(*FROZEN, *FUSED, *placed([900, 1000, 950], "pil", "workers", num_workers=2))))
-    assert [case.place for case in tied(result.places)] == ["device", "workers"]
+    assert [case.place for case in find_ties(result.places)] == ["device", "workers"]
 
 
 def test_cost_is_the_share_of_the_ceiling_that_is_lost() -> None:

@@ -138,11 +138,11 @@ def test_a_run_leaves_its_plan_records_and_environment(finished: tuple[Path, sub
         assert [record.round for record in case.records] == [0, 1]
         assert len(case.records[0].samples_us) >= 3
         assert (case.first.threads, case.first.batch_size, case.first.device_s_median) == (1, 4, None)
-        assert case.fact("warmup_calls")
-        assert case.fact("peak_bytes")
+        assert case.values("warmup_calls")
+        assert case.values("peak_bytes")
         assert case.implementation == ("c" if case.first.backend == "fused" else None)
-    overhead = [(record.round, record.device, record.augment_on, record.resident) for record in run.of(Overhead)]
-    assert overhead == [(number, "cpu", "none", True) for number in (0, 1)]
+    overhead = [(r.round, r.device, r.augment_on, r.resident, bool(r.fingerprint)) for r in run.of(Overhead)]
+    assert overhead == [(number, "cpu", "none", True, True) for number in (0, 1)]
     here = present(run.environment)
     assert present(here.dataset).name.startswith("synthetic")
     assert here.copy_bytes_per_s.keys() == {"cpu"}

@@ -104,7 +104,7 @@ def test_a_run_is_not_overwritten_whether_it_was_finished_or_not(
     assert [row["epoch"] for row in entry.read_curves(out)] == [1, 2]
 
 
-def test_another_runs_checkpoint_leaves_the_folder_as_it_is(config: TrainConfig, tmp_path: Path) -> None:
+def test_another_runs_checkpoint_changes_nothing(config: TrainConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
     entry.run(replace(config, epochs=1), out)
     before = _content(out)

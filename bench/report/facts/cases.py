@@ -50,7 +50,7 @@ def is_slower(faster: Sequence[float], rival: Sequence[float]) -> bool | None:
     return upper[0] > lower[1] if upper and lower else None
 
 
-def tied(ranked: Sequence[Case]) -> list[Case]:
+def find_ties(ranked: Sequence[Case]) -> list[Case]:
     """Return the first case, and those that are not certainly slower."""
     return [case for case in ranked if case is ranked[0] or is_slower(ranked[0].rates, case.rates) is not True]
 

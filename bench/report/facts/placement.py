@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from bench.records import Case, Run
-from bench.report.facts.cases import LANES, firsts, is_slower, ratios, settings, sound_cases, tied, usual_recipe
+from bench.report.facts.cases import LANES, find_ties, firsts, is_slower, ratios, settings, sound_cases, usual_recipe
 from bench.report.facts.lanes import fastest_alone, lane_tables
 
 UTILISATION = "model_flops_utilisation"
@@ -87,7 +87,7 @@ class Contest:
     def tied_backends(self) -> list[Case]:
         """Backends that training cannot distinguish from the fastest; the fastest without training comes first."""
         order = [case.backend for case in self.alone]
-        return sorted(tied(self.backends), key=lambda c: order.index(c.backend) if c.backend in order else len(order))
+        return sorted(find_ties(self.backends), key=lambda c: order.index(c.backend) if c.backend in order else len(order))
 
     @property
     def with_transfer(self) -> Case | None:
