@@ -27,7 +27,7 @@ from augment.fused.triton_geometry import SHARPNESS, WARP, drawn_point, sample
 from augment.fused.triton_held import is_held, resized_held
 from augment.fused.triton_inline import own_draws
 from augment.fused.triton_points import first, get, pixels_of, size, step
-from augment.fused.triton_resize import is_resized, lanes_of, place_of, resize, rows_of
+from augment.fused.triton_resize import is_resized, lanes_of, resize, strip_of
 from augment.fused.triton_steps import do_step, measure, merge, scaled, store
 
 WHOLE = 4096
@@ -109,8 +109,8 @@ def image_pass(
         merge(scratch + image * chunks * count, row, drawn, own, chunks, record)
         tl.debug_barrier()
     if is_resized(record):
-        target, rows = out + image * out_strides[0], rows_of(tl.num_programs(1), record)
-        top, column = place_of(tl.program_id(1), rows, record)
+        target = out + image * out_strides[0]
+        top, column, rows = strip_of(tl.program_id(1), tl.num_programs(1), record)
         resize(images, strides, target, out_strides, drawn, own, top, column, rows, record, white, to_bytes, tile)
     else:
         index = indices(tl.program_id(1), tile, record)

@@ -39,15 +39,9 @@ def can_shrink(record) -> bool:
 
 
 @triton.constexpr_function
-def can_narrow(record) -> bool:
-    """Return whether a column may have more than two neighbours."""
-    return size(record, "moved_width") > size(record, "out_width") and step(record, 0, "antialias")
-
-
-@triton.constexpr_function
 def kept_of(record) -> int:
     """Return the neighbours of a column whose weights a thread keeps: all down to a scale of two thirds."""
-    return 3 if can_narrow(record) else 2
+    return 3 if size(record, "moved_width") > size(record, "out_width") and step(record, 0, "antialias") else 2
 
 
 @triton.constexpr_function
@@ -69,15 +63,10 @@ def programs_across(record) -> int:
 
 
 @triton.jit
-def rows_of(programs, record: tl.constexpr):
-    """Return the rows of a program, of all ``programs`` of an image."""
-    return tl.cdiv(size(record, "out_height"), programs // programs_across(record))
-
-
-@triton.jit
-def place_of(program, rows, record: tl.constexpr):
-    """Return the first row and column of a program."""
-    return program // programs_across(record) * rows, program % programs_across(record) * lanes_of(record)
+def strip_of(program, programs, record: tl.constexpr):
+    """Return the first row and column, and the rows, of one of an image's ``programs``."""
+    rows = tl.cdiv(size(record, "out_height"), programs // programs_across(record))
+    return program // programs_across(record) * rows, program % programs_across(record) * lanes_of(record), rows
 
 
 @triton.jit
@@ -94,11 +83,8 @@ def resize(
     result = (target, target_strides[1], target_strides[2], target_strides[3], draws, image, x)
     window_top, window_left, height, width = window_of(draws, image, record)
     columns = columns_of(draws, image, window_left, width, x, record, white)
-    if step(record, 0, "antialias") and can_shrink(record):
-        if height > size(record, "out_height"):
-            shrink(source, window_top, height, width, columns, result, y, end, depth, record, to_bytes)
-        else:
-            enlarge(source, window_top, height, width, columns, result, y, end, depth, record, to_bytes)
+    if step(record, 0, "antialias") and can_shrink(record) and height > size(record, "out_height"):
+        shrink(source, window_top, height, width, columns, result, y, end, depth, record, to_bytes)
     else:
         enlarge(source, window_top, height, width, columns, result, y, end, depth, record, to_bytes)
 
@@ -154,7 +140,7 @@ def across(source, top, row, height, width, columns, record: tl.constexpr):
     for n in tl.static_range(len(kept)):
         r, g, b = inner_pixel(source, y, tl.minimum(first + n, size(record, "moved_width") - 1), None, record)
         red, green, blue = red + r * kept[n], green + g * kept[n], blue + b * kept[n]
-    if can_narrow(record):
+    if kept_of(record) > 2:
         for n in range(len(kept), count):
             weight = weight_of(place + n, centre, slope, width) * share
             r, g, b = inner_pixel(source, y, tl.minimum(first + n, size(record, "moved_width") - 1), None, record)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from augment import RECIPES, build, fused, ops, resolve
-from augment.fused.passes import LEVELS, STATISTICS
+from augment.fused.passes import LEVELS, STATISTICS, encode_stretch
 from augment.op import Op
 from tests.augment.fused.cases import (
     AFTER_A_JUMP,
@@ -133,6 +133,13 @@ def test_large_images_are_cut_into_tiles(
     hold(monkeypatch, 0, 128)
     launches(resolve(recipe, 32), counted, 32)
     assert [counted[name].launches for name in ("measure_pass", "image_pass", "image_passes")] == [measuring, tiled, whole]
+
+
+def test_photographs_are_cut_until_they_fill_a_gpu() -> None:
+    """Seven programs across 224 pixels; strips of rows until there are 1,024 programs, of at least 6 rows a thread of 4."""
+    (stretch,) = cuda._cut(fused.plan(resolve("imagenet", 224)), torch.float32)
+    (record,) = encode_stretch(stretch, 256, 320).passes
+    assert [layouts._count_strips(record, batch, 1024) for batch in (256, 64, 16, 0)] == [7, 7 * 3, 7 * 9, 7 * 9]
 
 
 def test_scratch_is_at_most_a_float_copy_of_the_batch(counted: dict[str, Counted], monkeypatch: pytest.MonkeyPatch) -> None:
