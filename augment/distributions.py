@@ -1,14 +1,15 @@
-"""Distributions that ops draw their parameters from: range check, formula, and record for kernels.
+"""Distributions that ops draw their parameters from: range check, and records of formulas and their constants.
 
 A distribution is a value in an op's ``draws``. It names the parameters that it draws, the fields of the op that bound them, and
-how they follow from uniform numbers: once as tensor operations (``sample``, which runs anywhere, also compiled) and once as the
-constants of a kernel (``records``), for C and Triton. All uniform numbers of a recipe come from one ``torch.rand``
+how they follow from uniform numbers: ``records``, each a formula and its constants. ``augment.fused.formulas`` defines the
+formulas by tensor operations; C and Triton have the same. All uniform numbers of a recipe come from one ``torch.rand``
 [rows, B]; noise, numbers for each pixel, is drawn apart (``noises``). The audit states every distribution a second time,
 independently: ``augment.audit.laws``.
 
 Parameters are named as in torchvision, so that a row of them can be handed to its functionals.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -56,21 +57,22 @@ class NoiseField(NamedTuple):
 
 
 KINDS = (
-    "chance", "below", "uniform", "order", "window", "rectangle", "square", "corners", "beta", "cutmix", "weights", "policy",
-    "pair",
+    "chance", "below", "uniform", "order", "window", "rectangle", "beta", "cutmix", "weights", "policy", "pair",
 )  # fmt: skip
-"""Formulas that kernels know."""
+"""Formulas of records."""
 
 
 class DrawRecord(NamedTuple):
     """A formula and its constants. Every formula reads the fields that its distribution sets; the others are 0.
 
     ``row``, ``output`` and ``table`` are the first of each that the formula uses, counted from the op's own;
-    ``encode`` makes them positions in the recipe.
+    ``encode`` makes them positions in the recipe. ``rows``: rows of uniform numbers that the formula reads. A parameter of
+    ``size`` numbers an image gets the one at ``place``.
     """
 
     kind: int
     row: int = 0
+    rows: int = 1
     output: int = 0
     table: int = 0
     p: float = 0.0
@@ -78,8 +80,10 @@ class DrawRecord(NamedTuple):
     low: float = 0.0
     span: float = 0.0
     is_rounded: int = 0
+    is_whole: int = 0
     size: int = 1
     place: int = 0
+    behind: int = 0
     height: float = 0.0
     width: float = 0.0
     area_low: float = 0.0
@@ -88,9 +92,6 @@ class DrawRecord(NamedTuple):
     ratio_span: float = 0.0
     fallback_height: float = 0.0
     fallback_width: float = 0.0
-    side: float = 0.0
-    reach_x: float = 0.0
-    reach_y: float = 0.0
     alpha: float = 1.0
     chains: int = 0
     places: int = 0
@@ -98,9 +99,6 @@ class DrawRecord(NamedTuple):
     bins: int = 0
     first_bin: int = 0
     drawn_bins: float = 0.0
-    op_row: int = 0
-    bin_row: int = 0
-    sign_row: int = 0
     identity: int = 0
 
 
@@ -111,21 +109,13 @@ def _record(kind: str, **constants: Any) -> DrawRecord:
 # ---- random numbers ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Source:
-    """Random numbers for a batch of ``batch`` images: rows of ``uniforms`` in turn, and noise.
-
-    ``height`` x ``width`` is the size of the images that reach the current op. ``uniforms``: float32 [rows, batch] in [0, 1),
-    on a CPU whole multiples of 2**-24.
-    """
+    """Source of random numbers for a batch of ``batch`` images."""
 
     batch: int
     device: torch.device
     generator: torch.Generator | None = None
-    uniforms: Tensor | None = None
-    taken: int = 0
-    height: int = 0
-    width: int = 0
 
     @property
     def options(self) -> dict[str, Any]:
@@ -133,96 +123,26 @@ class Source:
         generator = {} if self.generator is None else {"generator": self.generator}
         return {"device": self.device, "dtype": torch.float32, **generator}
 
-    def draw(self, rows: int) -> None:
-        """Draw all uniform numbers in one call; none if ``rows`` is 0."""
-        if rows:
-            self.uniforms = torch.rand((rows, self.batch), **self.options)
+    def draw(self, rows: int) -> Tensor:
+        """Return uniform numbers in [0, 1), float32 [rows, B]; on a CPU whole multiples of 2**-24."""
+        return torch.rand((rows, self.batch), **self.options)
 
-    def unit(self, *shape: int) -> Tensor:
-        """Return the next uniform numbers in [0, 1), float32 [B, *shape], one row per number of an image."""
-        assert self.uniforms is not None
-        rows = self.uniforms[self.taken : self.taken + math.prod(shape)]
-        self.taken += math.prod(shape)
-        return rows.t().reshape((self.batch, *shape)).contiguous()
-
-    def uniform(self, bounds: Range, *shape: int) -> Tensor:
-        """Return numbers uniform between the bounds, float32 [B, *shape]."""
-        low, high = bounds
-        return self.unit(*shape) * (high - low) + low
-
-    def below(self, count: int, *shape: int) -> Tensor:
-        """Return integers uniform in 0 .. count - 1, int64 [B, *shape].
-
-        Each is floor(u * count) of 2**24 equally likely u, so its probability differs from 1 / count by a share of at most
-        count * 2**-24: 2e-5 for a side of 300 pixels.
-        """
-        return (self.unit(*shape) * count).floor_().clamp_(max=count - 1).to(torch.int64)
-
-    def below_each(self, counts: Tensor) -> Tensor:
-        """Return integers uniform below a count for each image, as float32 [B]."""
-        return torch.minimum((self.unit() * counts).floor_(), counts - 1)
-
-    def chance(self, p: float, *shape: int) -> Tensor:
-        """Return True with probability ``p``, bool [B, *shape]."""
-        return self.unit(*shape) < p
-
-    def log_gamma(self, alpha: float) -> Tensor:
-        """Return logarithms of Gamma(alpha) numbers, float32 [B], which weights of small ``alpha`` need.
-
-        Marsaglia and Tsang (2000), "A simple method for generating gamma variables", the first of ``GAMMA_TRIES`` that is
-        accepted; below alpha 1 their boost. Gamma(1) is exponential. Cosine and sine of an angle are two normal numbers.
-        """
-        if is_exponential(alpha):
-            return self.unit().clamp_(min=SMALLEST).log_().neg_().log_()
-        shift, scale = gamma_constants(alpha)
-        radius = self.unit(GAMMA_TRIES // 2).clamp_(min=SMALLEST).log_().mul_(-2).sqrt_()
-        turns = self.unit(GAMMA_TRIES // 2)
-        angles = torch.stack([turns, turns - 0.25], 2).flatten(1) * (2 * math.pi)
-        normal = radius.repeat_interleave(2, 1) * angles.cos_()
-        root = scale * normal + 1
-        cube = root * root * root
-        log_cube = cube.clamp(min=1e-30).log_()
-        bound = 0.5 * normal * normal + shift * (1 - cube + log_cube)
-        accepted = (cube > 0) & (self.unit(GAMMA_TRIES).clamp_(min=SMALLEST).log_() < bound)
-        value = _first(accepted, log_cube, 0.0) + math.log(shift)
-        return value + self.unit().clamp_(min=SMALLEST).log_() * (1 / alpha) if alpha < 1 else value
-
-    def weight(self, alpha: float) -> Tensor:
-        """Return Beta(alpha, alpha), float32 [B]."""
-        return self.unit() if is_exponential(alpha) else self.dirichlet(alpha, 2)[:, 0].contiguous()
-
-    def dirichlet(self, alpha: float, count: int) -> Tensor:
-        """Return symmetric Dirichlet weights, float32 [B, count]."""
-        return torch.stack([self.log_gamma(alpha) for _ in range(count)], 1).softmax(1)
-
-    def noise(self, sigma: float, height: int, width: int) -> Tensor:
+    def noise(self, noise: NoiseField) -> Tensor:
         """Return normal noise drawn by PyTorch: float32 [B, 3, height, width]."""
-        return torch.normal(0.0, sigma, (self.batch, 3, height, width), **self.options)
+        return torch.normal(0.0, noise.sigma, (self.batch, 3, noise.height, noise.width), **self.options)
 
 
-def is_exponential(alpha: float) -> bool:
-    """Return whether Gamma(alpha) is the exponential and Beta(alpha, alpha) the uniform distribution."""
-    return alpha == 1.0
+def _gamma_record(kind: str, alpha: float, gammas: int = 0, **constants: Any) -> DrawRecord:
+    """Return a record of a Beta(alpha, alpha) number and, ``behind`` its rows, of ``gammas`` Gamma numbers.
 
-
-def gamma_constants(alpha: float) -> Range:
-    """Return ``shift`` and ``scale`` of Marsaglia and Tsang's method, for alpha + 1 below alpha 1."""
+    ``count``: rows of a Gamma number. Gamma(1) is exponential, Beta(1, 1) uniform. ``low`` and ``span`` are constants of
+    Marsaglia and Tsang's method, for alpha + 1 below alpha 1.
+    """
+    count = 1 if alpha == 1 else 2 * GAMMA_TRIES + (alpha < 1)
+    behind = 1 if alpha == 1 else 2 * count
     shift = (alpha if alpha >= 1 else alpha + 1) - 1 / 3
-    return shift, 1 / math.sqrt(9 * shift)
-
-
-def gamma_rows(alpha: float) -> int:
-    """Return the rows of uniform numbers that a Gamma number takes."""
-    return 1 if is_exponential(alpha) else 2 * GAMMA_TRIES + (alpha < 1)
-
-
-def _weight_rows(alpha: float) -> int:
-    return 1 if is_exponential(alpha) else 2 * gamma_rows(alpha)
-
-
-def _gamma_record(kind: str, alpha: float, **constants: Any) -> DrawRecord:
-    shift, scale = gamma_constants(alpha)
-    return _record(kind, alpha=alpha, low=shift, span=scale, count=float(gamma_rows(alpha)), **constants)
+    gamma = {"low": shift, "span": 1 / math.sqrt(9 * shift), "count": float(count), "behind": behind}
+    return _record(kind, rows=behind + gammas * count, alpha=alpha, **gamma)._replace(**constants)
 
 
 # ---- type and range checks --------------------------------------------------------------------------------------------
@@ -265,16 +185,11 @@ class Distribution:
     policy: str = ""
     """Name of the policy whose tables the records read."""
     limits: Limits = {}
-    row_count: int = 1
     parameters: Mapping[str, Output] = {}
 
     def check(self, op: Any) -> None:
         """Raise ValueError if the op's fields cannot bound this distribution."""
         check_limits(op, self.limits)
-
-    def rows(self, op: Any) -> int:
-        """Return the rows of uniform numbers that ``sample`` takes, whatever the image size."""
-        return self.row_count
 
     def outputs(self, op: Any) -> Mapping[str, Output]:
         """Return the drawn parameters by name; records count them in this order."""
@@ -288,12 +203,8 @@ class Distribution:
         """Return the drawn parameters that have a number for each value of an image."""
         return []
 
-    def sample(self, op: Any, source: Source) -> Params:
-        """Draw by tensor operations: the definition."""
-        raise NotImplementedError
-
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
-        """Return the same formula for kernels, for images of that size."""
+        """Return the formulas of the parameters, for images of that size."""
         return []
 
 
@@ -303,9 +214,6 @@ class Chance(Distribution):
 
     limits = {"p": (0.0, 1.0)}
     parameters = {"applied": Output(torch.bool)}
-
-    def sample(self, op: Any, source: Source) -> Params:
-        return {"applied": source.chance(op.p)}
 
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
         return [_record("chance", p=op.p)]
@@ -332,9 +240,6 @@ class Uniform(Distribution):
     def outputs(self, op: Any) -> Mapping[str, Output]:
         return {self.name: Output()}
 
-    def sample(self, op: Any, source: Source) -> Params:
-        return {self.name: source.uniform(self.bounds(op))}
-
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
         low, high = self.bounds(op)
         return [_record("uniform", low=low, span=high - low)]
@@ -360,10 +265,6 @@ class Shift(Distribution):
     def outputs(self, op: Any) -> Mapping[str, Output]:
         return {self.name: Output()}
 
-    def sample(self, op: Any, source: Source) -> Params:
-        reach = self.reach(op, source.height, source.width)
-        return {self.name: source.uniform((-reach, reach)).round_()}
-
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
         reach = self.reach(op, height, width)
         return [_record("uniform", low=-reach, span=reach + reach, is_rounded=1)]
@@ -374,48 +275,25 @@ class Position(Distribution):
     """Corner ``top``, ``left`` int64 [B] of a window of ``op.size`` in an image padded by ``op.padding``."""
 
     limits = {"padding": (0, math.inf)}
-    row_count = 2
     parameters = {"top": Output(torch.int64), "left": Output(torch.int64)}
 
     def counts(self, op: Any, height: int, width: int) -> tuple[int, int]:
         """Return the numbers of rows and columns a window can start at."""
         return height + 2 * op.padding - op.size + 1, width + 2 * op.padding - op.size + 1
 
-    def sample(self, op: Any, source: Source) -> Params:
-        rows, columns = self.counts(op, source.height, source.width)
-        return {"top": source.below(rows), "left": source.below(columns)}
-
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
-        return [_record("below", row=i, output=i, count=float(n)) for i, n in enumerate(self.counts(op, height, width))]
+        counts = enumerate(self.counts(op, height, width))
+        return [_record("below", row=i, output=i, is_whole=1, count=float(count), span=1.0) for i, count in counts]
 
 
 _WINDOW = {name: Output() for name in ("top", "left", "height", "width")}
 
 
-def _sides(source: Source, scale: Range, ratio: Range) -> tuple[Tensor, Tensor]:
-    """Return sides [B, TRIES] of windows with a share ``scale`` of the image's area; ``ratio`` is first side over second."""
-    area = source.uniform(scale, TRIES) * (source.height * source.width)
-    aspect = source.uniform((math.log(ratio[0]), math.log(ratio[1])), TRIES).exp()
-    return (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
-
-
 def _tries(op: Any, height: int, width: int) -> dict[str, float]:
-    """Return the constants of ``_sides``."""
+    """Return the constants of windows with a share ``op.scale`` of the image's area and a ratio of sides ``op.ratio``."""
     low, high = math.log(op.ratio[0]), math.log(op.ratio[1])
     area = {"area_low": op.scale[0], "area_span": op.scale[1] - op.scale[0]}
     return {**area, "ratio_low": low, "ratio_span": high - low, "height": float(height), "width": float(width)}
-
-
-def _first(valid: Tensor, values: Tensor, fallback: float) -> Tensor:
-    """Return of each row the value at the first valid place, or ``fallback``: [B]."""
-    first = valid.to(torch.uint8).argmax(1, keepdim=True)
-    return values.gather(1, first).squeeze(1).where(valid.any(1), fallback)
-
-
-def _place(height: Tensor, width: Tensor, source: Source) -> Params:
-    """Place rectangles of that size, whole float32 numbers [B], anywhere inside the image."""
-    top, left = source.below_each(source.height + 1 - height), source.below_each(source.width + 1 - width)
-    return {"top": top, "left": left, "height": height, "width": width}
 
 
 @dataclass(frozen=True)
@@ -426,7 +304,6 @@ class Window(Distribution):
     """
 
     limits = {"scale": (0.0, 1.0), "ratio": (1e-6, math.inf)}
-    row_count = 2 * TRIES + 2
     parameters = _WINDOW
 
     def fallback(self, op: Any, height: int, width: int) -> tuple[int, int]:
@@ -437,20 +314,10 @@ class Window(Distribution):
             return height, round(height * max(op.ratio))
         return height, width
 
-    def sample(self, op: Any, source: Source) -> Params:
-        widths, heights = _sides(source, op.scale, op.ratio)
-        fits = (widths > 0) & (widths <= source.width) & (heights > 0) & (heights <= source.height)
-        fallback_height, fallback_width = self.fallback(op, source.height, source.width)
-        height, width = _first(fits, heights, fallback_height), _first(fits, widths, fallback_width)
-        any_fits = fits.any(1)
-        top = source.below_each(source.height + 1 - height).where(any_fits, (source.height - fallback_height) // 2)
-        left = source.below_each(source.width + 1 - width).where(any_fits, (source.width - fallback_width) // 2)
-        return {"top": top, "left": left, "height": height, "width": width}
-
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
         fallback_height, fallback_width = map(float, self.fallback(op, height, width))
         sizes = {"fallback_height": fallback_height, "fallback_width": fallback_width}
-        return [_record("window", **_tries(op, height, width), **sizes)]
+        return [_record("window", rows=2 * TRIES + 2, **_tries(op, height, width), **sizes)]
 
 
 @dataclass(frozen=True)
@@ -462,17 +329,10 @@ class Rectangle(Distribution):
     """
 
     limits = {"p": (0.0, 1.0), **Window.limits}
-    row_count = 2 * TRIES + 3
     parameters = _WINDOW
 
-    def sample(self, op: Any, source: Source) -> Params:
-        heights, widths = _sides(source, op.scale, op.ratio)
-        fits = (heights < source.height) & (widths < source.width)
-        height = _first(fits, heights, 0).where(source.chance(op.p), 0)
-        return _place(height, _first(fits, widths, 0), source)
-
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
-        return [_record("rectangle", p=op.p, **_tries(op, height, width))]
+        return [_record("rectangle", rows=2 * TRIES + 3, p=op.p, **_tries(op, height, width))]
 
 
 @dataclass(frozen=True)
@@ -480,7 +340,6 @@ class Square(Distribution):
     """Square ``top, left, height, width`` float32 [B] of Cutout; ``op.side`` is a share of the image's side; 0 if too large."""
 
     limits = {"side": (0.0, 0.999)}
-    row_count = 2
     parameters = _WINDOW
 
     def side(self, op: Any, height: int, width: int) -> int:
@@ -488,13 +347,11 @@ class Square(Distribution):
         side = round(op.side * math.sqrt(height * width))
         return side if side < min(height, width) else 0
 
-    def sample(self, op: Any, source: Source) -> Params:
-        side = self.side(op, source.height, source.width)
-        sides = torch.full((source.batch,), side, dtype=torch.float32, device=source.device)
-        return _place(sides, sides, source)
-
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
-        return [_record("square", height=float(height), width=float(width), side=float(self.side(op, height, width)))]
+        side = self.side(op, height, width)
+        counts = enumerate((height + 1 - side, width + 1 - side))
+        starts = [_record("below", row=i, output=i, count=float(count), span=1.0) for i, count in counts]
+        return [*starts, *(_record("uniform", output=output, low=float(side)) for output in (2, 3))]
 
 
 @dataclass(frozen=True)
@@ -502,24 +359,22 @@ class Corners(Distribution):
     """Corner targets ``corners`` int64 [B, 4, 2], clockwise from top left, inwards by up to ``op.distortion`` half sides."""
 
     limits = {"distortion": (0.0, 1.0)}
-    row_count = 8
     parameters = {"corners": Output(torch.int64, (4, 2))}
 
     def counts(self, op: Any, height: int, width: int) -> tuple[int, int]:
         """Return the numbers of integer offsets a corner is drawn from, in x and y."""
         return int(op.distortion * (width // 2)) + 1, int(op.distortion * (height // 2)) + 1
 
-    def sample(self, op: Any, source: Source) -> Params:
-        count_x, count_y = self.counts(op, source.height, source.width)
-        inwards_x, inwards_y = source.below(count_x, 4), source.below(count_y, 4)
-        right, bottom = source.width - 1, source.height - 1
-        x = torch.stack([inwards_x[:, 0], right - inwards_x[:, 1], right - inwards_x[:, 2], inwards_x[:, 3]], 1)
-        y = torch.stack([inwards_y[:, 0], inwards_y[:, 1], bottom - inwards_y[:, 2], bottom - inwards_y[:, 3]], 1)
-        return {"corners": torch.stack([x, y], 2)}
-
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
-        reach_x, reach_y = map(float, self.counts(op, height, width))
-        return [_record("corners", reach_x=reach_x, reach_y=reach_y, width=float(width - 1), height=float(height - 1))]
+        counts, ends = self.counts(op, height, width), (width - 1, height - 1)
+        far = ((0, 0), (1, 0), (1, 1), (0, 1))  # whether a corner is at the end of x and of y, from where it moves backwards
+        return [
+            _record(
+                "below", row=4 * axis + corner, size=8, place=2 * corner + axis, is_whole=1, count=float(counts[axis]),
+                low=float(ends[axis] * far[corner][axis]), span=1.0 - 2.0 * far[corner][axis],
+            )
+            for corner, axis in itertools.product(range(4), range(2))
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -533,18 +388,11 @@ class Jitter(Distribution):
         """Names of the factors, in the numbering of ``order``."""
         return tuple(self.limits)
 
-    def rows(self, op: Any) -> int:
-        return 2 * len(self.fields)
-
     def names(self, op: Any) -> tuple[str, ...]:
         return ("order", *self.fields)
 
     def outputs(self, op: Any) -> Mapping[str, Output]:
         return {"order": Output(torch.int64, (len(self.fields),)), "factors": Output(shape=(len(self.fields),))}
-
-    def sample(self, op: Any, source: Source) -> Params:
-        factors = torch.stack([source.uniform(getattr(op, name)) for name in self.fields], 1)
-        return {"order": source.unit(len(self.fields)).argsort(dim=1, stable=True), "factors": factors}
 
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
         bounds = [getattr(op, name) for name in self.fields]
@@ -552,7 +400,7 @@ class Jitter(Distribution):
             _record("uniform", row=i, output=1, size=len(bounds), place=i, low=low, span=high - low)
             for i, (low, high) in enumerate(bounds)
         ]
-        return [*factors, _record("order", row=len(bounds), count=float(len(bounds)))]
+        return [*factors, _record("order", row=len(bounds), rows=len(bounds), count=float(len(bounds)))]
 
 
 @dataclass(frozen=True)
@@ -560,13 +408,9 @@ class Normal(Distribution):
     """Noise ``noise`` [B, 3, H, W], normal of standard deviation ``op.sigma``."""
 
     limits = {"sigma": (0.0, math.inf)}
-    row_count = 0
 
     def noises(self, op: Any, height: int, width: int) -> list[NoiseField]:
         return [NoiseField("noise", op.sigma, height, width)]
-
-    def sample(self, op: Any, source: Source) -> Params:
-        return {"noise": source.noise(op.sigma, source.height, source.width)}
 
 
 # ---- mixtures of images -----------------------------------------------------------------------------------------------
@@ -579,12 +423,6 @@ class Beta(Distribution):
     limits = {"alpha": (1e-6, math.inf)}
     parameters = {"lam": Output()}
 
-    def rows(self, op: Any) -> int:
-        return _weight_rows(op.alpha)
-
-    def sample(self, op: Any, source: Source) -> Params:
-        return {"lam": source.weight(op.alpha)}
-
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
         return [_gamma_record("beta", op.alpha)]
 
@@ -595,35 +433,15 @@ class Box(Beta):
 
     parameters = {**_WINDOW, "lam": Output()}
 
-    def rows(self, op: Any) -> int:
-        return 2 + _weight_rows(op.alpha)
-
     def names(self, op: Any) -> tuple[str, ...]:
         return tuple(_WINDOW)
 
-    def sample(self, op: Any, source: Source) -> Params:
-        half = (1 - source.weight(op.alpha)).sqrt() * 0.5
-        edges = []
-        for side in (source.height, source.width):
-            centre, reach = source.below(side), (half * side).floor_()
-            edges.append(((centre - reach).clamp_(min=0), (centre + reach).clamp_(max=side)))
-        (top, bottom), (left, right) = edges
-        height, width = bottom - top, right - left
-        lam = 1 - height * width / (source.height * source.width)
-        return {"top": top, "left": left, "height": height, "width": width, "lam": lam}
-
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
-        rows = _weight_rows(op.alpha)
-        return [_gamma_record("cutmix", op.alpha, height=float(height), width=float(width), place=rows)]
+        record = _gamma_record("cutmix", op.alpha, height=float(height), width=float(width))
+        return [record._replace(rows=record.behind + 2)]
 
 
 # ---- policies ---------------------------------------------------------------------------------------------------------
-
-
-def _look_up(space: policies.Space, source: Source, params: Params) -> Params:
-    """Add to ``op``, ``bin`` and ``negative`` the ``kernel`` and its ``arguments`` that they stand for."""
-    kernel, arguments = space.lookup(params["op"], params["bin"], params["negative"], source.height, source.width)
-    return {**params, "kernel": kernel, "arguments": arguments}
 
 
 def _policy_outputs(*shape: int) -> dict[str, Output]:
@@ -652,23 +470,14 @@ class Choice(Distribution):
     def _places(self, op: Any) -> int:
         return int(getattr(op, self.places)) if self.places else 1
 
-    def rows(self, op: Any) -> int:
-        return self._places(op) * (2 if self.bin else 3)
-
     def outputs(self, op: Any) -> Mapping[str, Output]:
         return _policy_outputs(self._places(op))
-
-    def sample(self, op: Any, source: Source) -> Params:
-        space, places = self.space, self._places(op)
-        chosen = source.below(len(space.names), places)
-        bin = torch.full_like(chosen, getattr(op, self.bin)) if self.bin else source.below(space.bins, places)
-        return _look_up(space, source, {"op": chosen, "bin": bin, "negative": source.chance(0.5, places)})
 
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
         space, places = self.space, self._places(op)
         bins = {"first_bin": getattr(op, self.bin)} if self.bin else {"drawn_bins": float(space.bins)}
-        rows = {"bin_row": places, "sign_row": places if self.bin else 2 * places}
-        return [_record("policy", places=places, count=float(len(space.names)), bins=space.bins, **bins, **rows)]
+        rows, count = places * (2 if self.bin else 3), float(len(space.names))
+        return [_record("policy", rows=rows, places=places, count=count, bins=space.bins, **bins)]
 
 
 @dataclass(frozen=True)
@@ -676,21 +485,12 @@ class Pair(Distribution):
     """Sub-policy of AutoAugment: ``pair`` int64 [B] and its ops as Choice's, [B, 2]; one that is not applied is Identity."""
 
     policy: str = "AutoAugment"
-    row_count = 1 + 2 + 2
     parameters = {**_policy_outputs(2), "pair": Output(torch.int64)}
-
-    def sample(self, op: Any, source: Source) -> Params:
-        space = policies.SPACES[self.policy]
-        pair = source.below(len(policies.CIFAR10_PAIRS))
-        names, probability, magnitude = policies.pair_tables(source.device)
-        chosen = names[pair].where(source.unit(2) < probability[pair], space.names.index("Identity"))
-        params = {"op": chosen, "bin": magnitude[pair], "negative": source.chance(0.5, 2)}
-        return {"pair": pair, **_look_up(space, source, params)}
 
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
         space = policies.SPACES[self.policy]
         count = float(len(policies.CIFAR10_PAIRS))
-        return [_record("pair", count=count, identity=space.names.index("Identity"), bins=space.bins)]
+        return [_record("pair", rows=1 + 2 + 2, count=count, identity=space.names.index("Identity"), bins=space.bins)]
 
 
 @dataclass(frozen=True)
@@ -699,44 +499,21 @@ class Chains(Distribution):
 
     policy: str = "AugMix"
 
-    def rows(self, op: Any) -> int:
-        return int(op.width * (1 + 3 * CHAIN))
-
     def outputs(self, op: Any) -> Mapping[str, Output]:
         return _policy_outputs(op.width, CHAIN)
 
-    def sample(self, op: Any, source: Source) -> Params:
-        space, shape = policies.SPACES[self.policy], (op.width, CHAIN)
-        identity = len(space.names) - 1  # the last name, which is never drawn
-        depth = source.below(CHAIN, op.width, 1) + 1
-        inside = torch.arange(CHAIN, device=source.device) < depth
-        params = {
-            "op": source.below(identity, *shape).where(inside, identity),
-            "bin": source.below(op.severity, *shape),
-            "negative": source.chance(0.5, *shape),
-        }
-        return _look_up(space, source, params)
-
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
         space, places = policies.SPACES[self.policy], CHAIN * op.width
-        rows = {"op_row": op.width, "bin_row": op.width + places, "sign_row": op.width + 2 * places}
         count = {"count": float(len(space.names) - 1), "drawn_bins": float(op.severity), "bins": space.bins}
-        return [_record("policy", places=places, chain=CHAIN, **count, **rows)]
+        return [_record("policy", rows=op.width + 3 * places, places=places, chain=CHAIN, **count)]
 
 
 @dataclass(frozen=True)
 class MixtureWeights(Distribution):
     """Weights [B, 1 + op.width] of AugMix: of the image itself (Beta), then of the chains (Dirichlet), both of ``op.alpha``."""
 
-    def rows(self, op: Any) -> int:
-        return int(_weight_rows(op.alpha) + op.width * gamma_rows(op.alpha))
-
     def outputs(self, op: Any) -> Mapping[str, Output]:
         return {"weights": Output(shape=(1 + op.width,))}
 
-    def sample(self, op: Any, source: Source) -> Params:
-        image_weight = source.weight(op.alpha)[:, None]
-        return {"weights": torch.cat([image_weight, (1 - image_weight) * source.dirichlet(op.alpha, op.width)], 1)}
-
     def records(self, op: Any, height: int, width: int) -> list[DrawRecord]:
-        return [_gamma_record("weights", op.alpha, chains=op.width, place=_weight_rows(op.alpha))]
+        return [_gamma_record("weights", op.alpha, op.width, chains=op.width)]

@@ -1,14 +1,15 @@
 """Spaces that AutoAugment, RandAugment, TrivialAugmentWide and AugMix choose from, as tables for a whole batch.
 
 A policy draws an op, a bin of its magnitudes and a sign. They stand for one of a dozen kernels with a few numbers, so a whole
-batch is looked up at once: ``Space.lookup`` gives each image the kernel's index and its arguments.
+batch is looked up at once in ``tables``: the kernel's index and its arguments.
 Sources: torchvision/transforms/v2/_auto_augment.py.
 """
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ KERNELS = (
     "identity", "warp", "brightness", "contrast", "saturation", "sharpness", "posterize", "solarize", "autocontrast",
     "equalize", "invert",
 )  # fmt: skip
-"""Kernels that policies use; ``Space.lookup`` gives indices into this list."""
+"""Kernels that policies use; tables hold indices into this list."""
 
 ARGUMENTS = 6
 """Numbers that a kernel takes for an image: a matrix for ``warp``, else the strength and zeros."""
@@ -58,44 +59,6 @@ class Space:
     def names(self) -> tuple[str, ...]:
         """Names of the ops; a drawn ``op`` is an index into them."""
         return tuple(self.magnitudes)
-
-    def lookup(self, op: Tensor, bin: Tensor, negative: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Look up op and bin (int64) and sign (bool), all [...]: kernels int64 [...], arguments float32 [..., ARGUMENTS]."""
-        if torch.compiler.is_compiling():  # tables are made by Python's arithmetic on numbers, which cannot be traced
-            return _lookup(op, bin, negative, self.policy, height, width)
-        return self._lookup(op, bin, negative, height, width)
-
-    def _lookup(self, op: Tensor, bin: Tensor, negative: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        kernels, arguments = _tables(self, height, width, op.device)
-        row = (op * self.bins + bin) * 2 + negative
-        return kernels[op], arguments[row]
-
-
-@torch.library.custom_op("augment::policy_lookup", mutates_args=())
-def _lookup(op: Tensor, bin: Tensor, negative: Tensor, policy: str, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Call ``Space.lookup`` of a policy, for ``torch.compile``."""
-    return SPACES[policy]._lookup(op, bin, negative, height, width)
-
-
-@_lookup.register_fake
-def _(op: Tensor, bin: Tensor, negative: Tensor, policy: str, height: int, width: int) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(op), op.new_empty((*op.shape, ARGUMENTS), dtype=torch.float32)
-
-
-@functools.lru_cache(maxsize=64)
-def _tables(space: Space, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the kernel of each op, and arguments of each op, bin and sign (in this order, flattened): rows [..., ARGUMENTS].
-
-    Made once per image size and kept on the device, so that a later batch asks the host for nothing.
-    """
-    rows = []
-    with torch.device("cpu"):
-        bins = {name: magnitudes(space.bins, height, width).tolist() for name, magnitudes in space.magnitudes.items()}
-    for name, magnitude in ((name, magnitude) for name, magnitudes in bins.items() for magnitude in magnitudes):
-        for sign in (1.0, 1.0 if name in UNSIGNED else -1.0):
-            rows.append(_arguments(name, sign * magnitude, height, width))
-    kernels = [KERNELS.index(KERNEL_OF[name]) for name in space.names]
-    return torch.tensor(kernels, device=device), torch.tensor(rows, dtype=torch.float32, device=device)
 
 
 def _arguments(name: str, magnitude: float, height: int, width: int) -> list[float]:
@@ -198,31 +161,44 @@ CIFAR10_PAIRS: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...]
 
 TABLES = {**dict.fromkeys(SPACES, 2), AUTOAUGMENT.policy: 5}
 """Number of ``tables`` of a policy."""
+TYPES = (torch.int64, torch.float32, torch.int64, torch.float32, torch.int64)
+"""Types of the tables."""
 
 
-def tables(policy: str, height: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Return the tables in which a policy's draws are looked up, contiguous, on the device, for images of that size.
+def tables(policy: str, height: int, width: int, device: torch.device) -> Sequence[Tensor]:
+    """Return the tables in which a policy's draws are looked up, for images of that size: contiguous, on the device.
 
-    Kernel of each op, int64 [ops]; arguments of each op, bin and sign, float32 [ops * bins * 2, ARGUMENTS]; and for
-    AutoAugment its ``pair_tables``.
+    Kernel of each op, int64 [ops]; arguments of each op, bin and sign, float32 [ops * bins * 2, ARGUMENTS]; for AutoAugment
+    also ops (int64), probabilities (float32) and bins (int64) of ``CIFAR10_PAIRS``, each [25, 2]. They are made once and kept,
+    so that a later batch asks the host for nothing.
     """
-    pairs = pair_tables(device) if policy == AUTOAUGMENT.policy else ()
-    return (*_tables(SPACES[policy], height, width, device), *pairs)
+    return (_copy_tables if torch.compiler.is_compiling() else _tables)(policy, height, width, device)
 
 
-def pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ops (int64), probabilities (float32) and bins (int64) of ``CIFAR10_PAIRS``, each [25, 2], on the device."""
-    return _pair_tables.__wrapped__(device) if torch.compiler.is_compiling() else _pair_tables(device)
+@functools.lru_cache(maxsize=64)
+def _tables(policy: str, height: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
+    space, rows = SPACES[policy], []
+    with torch.device("cpu"):
+        bins = {name: magnitudes(space.bins, height, width).tolist() for name, magnitudes in space.magnitudes.items()}
+    for name, magnitude in ((name, magnitude) for name, magnitudes in bins.items() for magnitude in magnitudes):
+        for sign in (1.0, 1.0 if name in UNSIGNED else -1.0):
+            rows.append(_arguments(name, sign * magnitude, height, width))
+    columns: list[list[Any]] = [[KERNELS.index(KERNEL_OF[name]) for name in space.names], rows]
+    if policy == AUTOAUGMENT.policy:
+        entries = [[(space.names.index(name), p, bin) for name, p, bin in pair] for pair in CIFAR10_PAIRS]
+        columns += [[[entry[field] for entry in pair] for pair in entries] for field in range(3)]
+    return tuple(torch.tensor(column, dtype=dtype, device=device) for column, dtype in zip(columns, TYPES, strict=False))
 
 
-@functools.lru_cache(maxsize=8)
-def _pair_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    names = AUTOAUGMENT.names
-    chosen = [[names.index(name) for name, _, _ in pair] for pair in CIFAR10_PAIRS]
-    probability = [[p for _, p, _ in pair] for pair in CIFAR10_PAIRS]
-    bins = [[magnitude for _, _, magnitude in pair] for pair in CIFAR10_PAIRS]
-    return (
-        torch.tensor(chosen, device=device),
-        torch.tensor(probability, dtype=torch.float32, device=device),
-        torch.tensor(bins, device=device),
-    )
+@torch.library.custom_op("augment::policy_tables", mutates_args=())
+def _copy_tables(policy: str, height: int, width: int, device: torch.device) -> list[Tensor]:
+    """Copy tables for ``torch.compile``, which cannot trace the arithmetic on numbers that makes them."""
+    return [table.clone() for table in _tables(policy, height, width, device)]
+
+
+@_copy_tables.register_fake
+def _(policy: str, height: int, width: int, device: torch.device) -> list[Tensor]:
+    space, pairs = SPACES[policy], (len(CIFAR10_PAIRS), 2)
+    arguments = (len(space.names) * space.bins * 2, ARGUMENTS)
+    shapes = ((len(space.names),), arguments, pairs, pairs, pairs)[: TABLES[policy]]
+    return [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in zip(shapes, TYPES, strict=False)]

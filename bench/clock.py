@@ -7,7 +7,9 @@
 - Beside the wall time there is the device's own (``device_seconds``), and the memory of a call (``peak_bytes``).
 """
 
+import functools
 import gc
+import itertools
 import math
 import statistics
 import time
@@ -107,7 +109,7 @@ def measure(
     # call is left out where there are others, as it may have built tables, loaded kernels or compiled.
     typical = statistics.fmean(warmup[1:] or warmup)
     calls = min(MAX_CALLS, max(min_calls, math.ceil(seconds / max(typical, 1e-9))))
-    samples = (sampler or (lambda f, n: sample(f, n, clock=clock)))(function, calls)
+    samples = (sampler or functools.partial(sample, clock=clock))(function, calls)
     return Timing(
         samples_s=tuple(samples),
         warmup_calls=len(warmup),
@@ -124,8 +126,8 @@ def _warm_up(
     while True:
         samples += sample(function, 1, clock=clock)
         total += samples[-1]
-        enough = len(samples) >= MAX_CALLS or (len(samples) >= min_calls and total >= min_seconds)
-        if total >= MAX_WARMUP_S or (enough and (is_warm is None or is_warm())):
+        is_enough = len(samples) >= min_calls and total >= min_seconds
+        if total >= MAX_WARMUP_S or (is_enough and (is_warm is None or is_warm())):
             return samples
 
 
@@ -221,11 +223,7 @@ def _cpu_peak_bytes(function: Function, calls: int) -> int | None:
     if results is None:
         return None
     changes = sorted((event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]")
-    held = peak = 0
-    for _, change in changes:
-        held += change
-        peak = max(peak, held)
-    return peak
+    return max(itertools.accumulate(change for _, change in changes), default=0)
 
 
 class CompilerWatch:
@@ -239,33 +237,23 @@ class CompilerWatch:
         from torch._dynamo import utils
 
         torch._dynamo.reset()
-        self._counters().clear()
+        utils.counters.clear()
+        utils.clear_compilation_metrics()
+        self._utils: Any = utils
         self._frames = 0
-        if hasattr(utils, "clear_compilation_metrics"):
-            utils.clear_compilation_metrics()
-
-    @staticmethod
-    def _counters() -> Any:
-        from torch._dynamo.utils import counters
-
-        return counters
 
     def is_idle(self) -> bool:
         """Return True if nothing was compiled since the last call."""
-        before, self._frames = self._frames, int(self._counters()["frames"]["total"])
+        before, self._frames = self._frames, int(self._utils.counters["frames"]["total"])
         return before == self._frames
 
     @property
     def graph_breaks(self) -> int:
         """Number of graph breaks, those met again in a recompilation included."""
         # Releases differ in the counter to which they add a break; none adds it to both.
-        return sum(sum(self._counters()[kind].values()) for kind in ("graph_break", "unimplemented"))
+        return sum(sum(self._utils.counters[kind].values()) for kind in ("graph_break", "unimplemented"))
 
     @property
-    def recompiles(self) -> int | None:
-        """Number of frames compiled anew because a guard failed; None if this torch does not report it."""
-        from torch._dynamo import utils
-
-        if not hasattr(utils, "get_compilation_metrics"):
-            return None
-        return sum(bool(getattr(metrics, "recompile_reason", None)) for metrics in utils.get_compilation_metrics())
+    def recompiles(self) -> int:
+        """Number of frames compiled anew because a guard failed."""
+        return sum(bool(metrics.recompile_reason) for metrics in self._utils.get_compilation_metrics())

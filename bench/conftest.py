@@ -1,10 +1,7 @@
 """Benchmarks as pytest items: one for each round of each planned case, timed by a clock that synchronises."""
 
-from typing import Any
-
 import pytest
 
-from bench.records import Record
 from bench.session import SESSION
 
 
@@ -20,9 +17,3 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = session.items(metafunc.function.__name__.removeprefix("test_"))
     params = [pytest.param(case, id=f"{case.name}-round{case.round + 1}", marks=session.marks(case)) for case in cases]
     metafunc.parametrize("case", params)
-
-
-@pytest.fixture
-def measure(case: Record, benchmark: Any, pytestconfig: pytest.Config) -> Any:
-    """Return a function that measures this item's round and keeps its record."""
-    return lambda: pytestconfig.stash[SESSION].measure(case, benchmark)

@@ -103,19 +103,16 @@ def _cpu_model() -> str:
 def _gpus() -> list[dict[str, Any]]:
     if not torch.cuda.is_available():
         return []
-    gpus = []
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        gpus.append(
-            {
-                "name": properties.name,
-                "memory_bytes": properties.total_memory,
-                "compute_capability": f"{properties.major}.{properties.minor}",
-                "multiprocessors": properties.multi_processor_count,
-                **_driver_facts(torch.device("cuda", index)),
-            }
-        )
-    return gpus
+    return [
+        {
+            "name": properties.name,
+            "memory_bytes": properties.total_memory,
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            **_driver_facts(torch.device("cuda", index)),
+        }
+        for index, properties in enumerate(map(torch.cuda.get_device_properties, range(torch.cuda.device_count())))
+    ]
 
 
 def _driver_facts(device: torch.device) -> dict[str, Any]:

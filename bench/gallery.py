@@ -32,7 +32,7 @@ from training.sources.decode import DECODE_ERRORS, channels_first, upright
 from training.sources.folders import training_files
 
 RESULTS = 8
-SMALLEST, USUAL, LARGEST = 16, 32, 128
+SMALLEST, DEFAULT_SIDE, LARGEST = 16, 32, 128
 """Sides in pixels: smaller images are refused, larger ones reduced, so that each pixel shows (noise, blur)."""
 STRIP_SIDE, GAP = 64, 2
 """Pixels: all strips of a run together stay below a few megabytes."""
@@ -67,10 +67,10 @@ def load_photograph(path: Path) -> Tensor:
 
 def _load_images(data: str, root: Path, download: bool) -> Tensor:
     """Return images of a data set; those of a folder at the size of its first readable one."""
-    side = USUAL
+    side = DEFAULT_SIDE
     for path in () if data in DATA_SETS else training_files(Path(data)):
         with contextlib.suppress(ValueError):  # damaged, as some of a folder may be
-            side = min(LARGEST, max(USUAL, min(load_photograph(path).shape[-2:])))
+            side = min(LARGEST, max(DEFAULT_SIDE, min(load_photograph(path).shape[-2:])))
             break
     return spread_out(load(data, root=root, image_size=side, download=download).train.images)
 
@@ -211,13 +211,9 @@ def draw_page(
     The image is a photograph or one of a data set. Names default to all ops and recipes, and all backends but compiled ones.
 
     Raises:
-        ValueError: in one line, for what cannot be read and for unknown names.
+        ValueError: in one line, for what cannot be read.
         OSError: nothing can be written.
     """
-    for kind, names, members in (("backend", backends, BACKENDS), ("op", ops, OPS), ("recipe", recipes, RECIPES)):
-        for name in names or ():  # checked before a data set is decoded
-            if name not in members:
-                raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(members)}")
     if ops is not None or recipes is not None:  # a choice asks for nothing else
         ops, recipes = ops or (), recipes or ()
     images = load_photograph(image) if image else _load_images(data, data_root, download)

@@ -46,16 +46,11 @@ class Sample:
 
     wall_s: float
     cpus: int
-    busy_s: float | None
+    others_s: float | None
+    """CPU seconds that were not this measurement's."""
     steal_s: float | None
-    own_s: float | None
     cpu_pressure_s: float | None
     memory_pressure_s: float | None
-
-    @property
-    def others_s(self) -> float | None:
-        """CPU seconds that were not this measurement's."""
-        return None if self.busy_s is None or self.own_s is None else self.busy_s - self.own_s
 
 
 class Watch:
@@ -136,14 +131,12 @@ def watch() -> Iterator[Watch]:
 def take_sample() -> Sample:
     """Read the counters of now."""
     cpus = usable_cpus()
-    lines = _read(PROC / "stat")
-    times = None if lines is None else read_cpu_times(lines, cpus)
+    times, own_s = read_cpu_times(_read(PROC / "stat") or "", cpus), own_cpu_s()
     return Sample(
         wall_s=time.monotonic(),
         cpus=len(cpus),
-        busy_s=None if times is None else sum(times[name] for name in BUSY),
-        steal_s=None if times is None else times["steal"],
-        own_s=own_cpu_s(),
+        others_s=None if times is None or own_s is None else sum(times[name] for name in BUSY) - own_s,
+        steal_s=times["steal"] if times else None,
         cpu_pressure_s=read_pressure(_read(PROC / "pressure" / "cpu")),
         memory_pressure_s=read_pressure(_read(PROC / "pressure" / "memory")),
     )
@@ -183,10 +176,8 @@ def read_cpu_times(stat: str, cpus: frozenset[int]) -> dict[str, float] | None:
 
 def read_pressure(text: str | None) -> float | None:
     """Return the seconds in which some task stood still for want of a resource, by pressure stall information."""
-    for line in (text or "").splitlines():
-        if line.startswith("some "):
-            return float(line.rpartition("total=")[2]) / 1e6
-    return None
+    totals = (float(line.rpartition("total=")[2]) / 1e6 for line in (text or "").splitlines() if line.startswith("some "))
+    return next(totals, None)
 
 
 def own_cpu_s() -> float | None:

@@ -265,24 +265,12 @@ def throughput_jobs(work: Work) -> list[Job]:
 
     Where batch sizes share a limited time, jobs of what the others are held against come before: the ceiling and fused.
     """
-    from bench.jobs.throughput import Axes, default_decode, throughput_job, worker_counts
+    from bench.jobs.throughput import ThroughputOptions, plan_throughput
 
-    preset = work.preset
-    base = preset.config(work.device, resident=False)
-    counts = preset.throughput_workers
-    axes = Axes(
-        recipes=work.options.recipes or preset.throughput_recipes,
-        backends=work.options.backends or preset.throughput_backends,
-        workers=worker_counts() if counts is None else tuple(sorted({min(count, usable_cpus()) for count in counts})),
-        decode=default_decode(work.dataset),
-    )
-    jobs = [
-        throughput_job(
-            replace(base, batch_size=batch_size), axes, work.dataset, seconds=preset.throughput_seconds,
-            rounds=preset.throughput_rounds, suite=work.options.preset,
-        )
-        for batch_size in preset.throughput_batch_sizes or (base.batch_size,)
-    ]  # fmt: skip
+    preset, run = work.preset, work.options
+    sizes = preset.throughput_batch_sizes or (preset.settings.batch_size,)
+    options = ThroughputOptions(data=run.data, data_root=run.data_root, recipes=run.recipes, backends=run.backends)
+    jobs = [plan_throughput(replace(options, batch_size=size), preset, work.dataset, work.device, run.preset) for size in sizes]
     first = [replace(job, cases=tuple(case for case in job.cases if _is_essential(case))) for job in jobs]
     return [*first, *jobs] if preset.throughput_batch_sizes else jobs
 

@@ -30,6 +30,7 @@ from bench.records import (
     plural,
     write,
 )
+from bench.report.facts.state import disturbed_cases, image_sets
 from bench.statistics import FEWEST_ROUNDS, half_interval
 
 INDEX = "README.md"
@@ -56,19 +57,15 @@ def objections(run: Run) -> list[str]:
     if run.environment is None:
         return [*run.problems, "the environment is not known: measure again"]
     commit, cpu, speeds, middle = run.environment.commit, run.environment.cpu, run.cases("speed"), _middle_spread(run)
-    images = [run.environment.dataset] if run.environment.dataset else []
-    names = [*(dataset.name for dataset in images), *(str(getattr(record, "dataset", "")) for record in run.records)]
-    fallback = next((text for part in (*images, *run.records) if (text := getattr(part, "fallback", None))), None)
-    waiting = len(run.missing)
+    drawn = [images.fallback or "drawn shapes" for images in image_sets(run) if images.is_synthetic]
+    waiting, disturbed = len(run.missing), len(disturbed_cases(run))
     few = sum(case.status == "ok" and len(case.records) < FEWEST_ROUNDS for case in speeds)
     tensors = sum(case.backend == "fused" and "tensors" in (case.implementation or "") for case in run.cases())
-    disturbed = sum(case.is_disturbed for case in run.cases())
-    is_drawn = fallback is not None or any("synthetic" in name.lower() for name in names)
     load = cpu.load_1min or 0.0
     rules = (
         (commit is None, "the commit is not known: measure from a git checkout"),
         (commit is None or commit.dirty is not False, "files differed from the commit: commit first, then measure"),
-        (is_drawn, f"the images are not real ({fallback or 'drawn shapes'}): give real ones with --data"),
+        (bool(drawn), f"the images are not real ({', '.join(drawn)}): give real ones with --data"),
         (not (run.audit and run.audit.verdicts), f"it was not audited: augmark audit --out {run.path} adds that"),
         (load > QUIET * cpu.usable_cores, f"the machine was busy: load {load:.1f} on {cpu.usable_cores} cores at the start"),
         (middle > STEADY, f"rounds differ by ±{percent(middle, 0)} in the middle case: measure longer, or where it is quiet"),

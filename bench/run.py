@@ -16,7 +16,17 @@ import msgspec
 import psutil
 from rich.console import Console
 
-from bench.jobs.job import Report, absolute, check_options, duration, folder_to_resume, keep_options, reporting
+from bench.jobs.job import (
+    Report,
+    absolute,
+    announce,
+    check_options,
+    data_facts,
+    duration,
+    folder_to_resume,
+    keep_options,
+    reporting,
+)
 from bench.parts import ROOT, Work, plan_training_parts, run_part
 from bench.parts import RunOptions as RunOptions
 from bench.presets import preset
@@ -77,10 +87,7 @@ def _prepare(options: RunOptions, console: Console) -> Work:
         folder = run_folder(options.results, options.preset, importlib.metadata.version("augmark"), device)
     if options.part is None:
         keep_options(folder, options)
-        console.print(f"augmark {options.preset} run on {device}, images: {dataset.name}")
-        if dataset.fallback:
-            console.print(f"Not a real data set: {dataset.fallback}", style="bold red")
-        console.print(f"results go to {folder}")
+        announce(console, f"augmark {options.preset} run on {device}", data_facts(dataset), f"results go to {folder}")
     return Work(options=options, preset=chosen, device=device, dataset=dataset, folder=folder, console=console)
 
 

@@ -293,11 +293,12 @@ def measure_case(case: Record, measure: Measure) -> Record:
         unsupported = augment is not None and isinstance(error, augment.UnsupportedOp)
         reason = one_line(error) if unsupported else f"{type(error).__name__}: {one_line(error)}"
         error.__traceback__ = None  # its frames hold the tensors that the next case needs the room of
-    _free_memory()
+    free_memory()
     return msgspec.structs.replace(case, status="unsupported" if unsupported else "failed", reason=reason)
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Give the memory of what is no longer used back to the device."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

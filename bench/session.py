@@ -13,7 +13,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,9 +89,9 @@ def _stored_plan(config: pytest.Config) -> Plan:
     folder = config.getoption("results")
     if folder is None:
         raise ValueError("--resume needs --results DIR, the folder of the run to resume")
-    extra = [name for name in PLAN_OPTIONS if config.getoption(name) is not None]
-    if extra:
-        raise ValueError(f"--resume takes the plan in {folder}: leave out --{extra[0].replace('_', '-')}")
+    for name in PLAN_OPTIONS:
+        if config.getoption(name) is not None:
+            raise ValueError(f"--resume takes the plan in {folder}: leave out --{name.replace('_', '-')}")
     return load_plan(folder)
 
 
@@ -120,8 +120,7 @@ class BenchSession:
         self._progress = Progress(config)
         self._seen: Counter[tuple[Any, ...]] = Counter()
         self._begun = time.monotonic()
-        limit_s = config.getoption("time_limit")
-        self._deadline = math.inf if limit_s is None else time.monotonic() + limit_s
+        self._deadline = time.monotonic() + (config.getoption("time_limit") or math.inf)
         self._budget_end = time.monotonic() + (stored.budget_s or math.inf)
 
     # ---- the items and their order
@@ -141,28 +140,20 @@ class BenchSession:
 
         return pytest.mark.benchmark(timer=Clock("cpu" if case.status == "unsupported" else case.device), disable_gc=True)
 
-    def _sort_key(self, selected: list[Record]) -> Callable[[Record], tuple[Any, ...]]:
+    def place(self, case: Record) -> tuple[Any, ...]:
+        """Return the sort key of a round: unsupported cases, then round by round, each in an order of its own."""
         from augment import BACKENDS
 
-        shuffled, keys = random.Random(self.plan.seed), list(dict.fromkeys(case.case_key for case in selected))
-        places = [
-            {key: place for place, key in enumerate(shuffled.sample(keys, len(keys)))} for _ in range(self.plan.rounds)
-        ]  # fmt: skip
-
-        def key(case: Record) -> tuple[Any, ...]:
-            number = 0 if isinstance(case, Speed) and BACKENDS[str(case.backend)].compiled else case.round
-            # The trainer's overhead comes last: a step of a model would disturb the cases.
-            is_overhead = isinstance(case, Overhead)
-            return is_overhead, case.status != "unsupported", number, places[number][case.case_key], case.round
-
-        return key
+        number = 0 if isinstance(case, Speed) and BACKENDS[str(case.backend)].compiled else case.round
+        shuffled = random.Random(f"{self.plan.seed} {number} {case.case_key}").random()
+        # The trainer's overhead comes last: a step of a model would disturb the cases.
+        return isinstance(case, Overhead), case.status != "unsupported", number, shuffled, case.round
 
     @pytest.hookimpl(trylast=True)  # after -k has taken its choice
     def pytest_collection_modifyitems(self, items: list[pytest.Function]) -> None:
         # pytest makes an item that skips itself for a suite without cases: it has no record.
         cases = {item: case for item in items if (case := case_of(item)) is not None}
-        key = self._sort_key(list(cases.values()))
-        items[:] = sorted(cases, key=lambda item: key(cases[item]))
+        items[:] = sorted(cases, key=lambda item: self.place(cases[item]))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         if self.config.getoption("collectonly") or not session.items:
@@ -175,8 +166,8 @@ class BenchSession:
             self._open(self._selected)
         except (ValueError, OSError) as error:
             raise pytest.UsageError(one_line(error, limit=2000)) from None
-        timed = [case for case in selected if case.status == "not_run"]
         self._begun = time.monotonic()
+        timed = [case for case in selected if case.status == "not_run"]
         self._progress.begin(timed, self.plan, self.folder, self._left_s)
 
     def _open(self, selected: set[tuple[Any, ...]]) -> None:
@@ -191,7 +182,8 @@ class BenchSession:
             self._progress.print_line(f"NOTE: images are {inputs.dataset['name']}: {inputs.dataset['fallback']}", yellow=True)
         self._bench = Bench(inputs, self.plan.case_seconds or CASE_SECONDS)
         if default_devices() == ("cpu",):  # a GPU's own ``host_s`` says more
-            self._bench.time_host(case for case in self.plan.cases if isinstance(case, Speed))
+            chosen = (case for case in self.plan.cases if isinstance(case, Speed) and case.case_key in selected)
+            self._bench.time_host(chosen)
         if self.resumes:
             assert self.folder is not None
             self.plan = resume(self.folder, self.plan, environment(inputs.dataset))
@@ -200,8 +192,7 @@ class BenchSession:
             self.plan = msgspec.structs.replace(self.plan, cases=cases)
             device = next((case.device for case in cases if case.device != "cpu"), "cpu")
             speeds = {name: self._bench.copy_bandwidth(name) for name in dict.fromkeys(case.device for case in cases)}
-            here = environment(inputs.dataset, copy_bytes_per_s=speeds)
-            self.folder = start(self.config.getoption("results"), self.plan, here, device)
+            self.folder = start(option("results"), self.plan, environment(inputs.dataset, copy_bytes_per_s=speeds), device)
         self._runner = Runner(self.folder)
 
     def _with_data(self, case: Record) -> Record:
@@ -227,17 +218,14 @@ class BenchSession:
     def _left_s(self) -> float | None:
         """Return the seconds that rounds of unsettled cases would take, as long as rounds so far, within the budget."""
         assert self._runner is not None
-        cases = [case for case in self.plan.cases if suite_of(case) and case.status == "not_run"]
-        waiting = [case for case in cases if case.case_key in self._selected and not self._runner.is_settled(case)]
-        done, now = self._seen.total(), time.monotonic()
-        most = [self.plan.rounds - self._seen[case.case_key] for case in waiting]
-        fewest = [min(FEWEST_PASSES, self.plan.rounds) - self._seen[case.case_key] for case in waiting]
+        cases = [case for case in self.plan.cases if case.case_key in self._selected and case.status == "not_run"]
+        counts = [self._seen[case.case_key] for case in cases if not self._runner.is_settled(case)]
+        done, now, rounds = self._seen.total(), time.monotonic(), self.plan.rounds
         mean_s = (now - self._begun) / max(1, done)
-        within = min(mean_s * sum(max(0, n) for n in most), self._budget_end - now)
-        return min(max(mean_s * sum(max(0, n) for n in fewest), within), self._deadline - now) if done else None
-
-    def _seconds(self, case: Record) -> float:
-        return (self.plan.case_seconds or CASE_SECONDS) * (OVERHEAD_LENGTH if isinstance(case, Overhead) else 1)
+        least_s, most_s = (
+            mean_s * sum(max(0, limit - count) for count in counts) for limit in (min(FEWEST_PASSES, rounds), rounds)
+        )
+        return min(max(least_s, min(most_s, self._budget_end - now)), self._deadline - now) if done else None
 
     def measure(self, case: Record, benchmark: Any) -> None:
         """Measure a round of a case and keep its record; the item fails with one line if the case does."""
@@ -290,8 +278,8 @@ class BenchSession:
 
             assert isinstance(case, Overhead)
             dataset = load_images(self.config.getoption("data"), self.config.getoption("data_root"))
-            config, seconds = overhead_config(case.device), self._seconds(case)
-            record = measure_overhead(case, config, dataset, seconds=seconds, sampler=sampler)
+            seconds = OVERHEAD_LENGTH * (self.plan.case_seconds or CASE_SECONDS)
+            record = measure_overhead(case, overhead_config(case.device), dataset, seconds=seconds, sampler=sampler)
         self.records.append(record)  # kept even if it cannot be written
         return record
 
@@ -313,8 +301,8 @@ class BenchSession:
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
         from bench.environment import environment
 
-        here = msgspec.to_builtins(environment())
-        machine_info.update({name: here.get(name) for name in ("gpus", "cuda", "packages")})
+        facts = msgspec.to_builtins(environment())
+        machine_info.update({name: facts.get(name) for name in ("gpus", "cuda", "packages")})
 
     def cases(self) -> list[Case]:
         """Return the cases of the grid with what was measured so far."""

@@ -1,4 +1,4 @@
-"""Certainty of numbers: accuracies over seeds, speeds over rounds, and many of them at once. No torch here.
+"""Certainty of numbers: accuracies over seeds, speeds over rounds. No torch here.
 
 **Interval of an accuracy.** Student's t over seeds, 95 %, of a mean or of the mean of paired differences (of one seed).
 
@@ -7,30 +7,17 @@ differences of a seed are normal with the standard deviation that was measured: 
 seeds the normal approximation n = (1.960 + 0.842)^2 (sd / difference)^2 asks for too few. (With two unpaired arms of sd 0.2,
 thus differences of sd 0.283, the approximation gives the often quoted 3, 16 and 63 seeds for 0.5, 0.2 and 0.1 points; this
 gives 5, 18 and 65. Runs that are paired well differ less than that.)
-
-**Noise of a speed.** Three rounds tell little of their own spread: a percentile bootstrap over them is far too narrow. So the
-variance of a case's log rates is shrunk towards that of all cases on the same device in the same run, as strongly as the cases
-agree about it (Smyth 2004, "moderated t"; from ten cases on). It is never taken to be smaller than the case's own rounds show,
-so that one disturbed round makes no verdict, nor than the calls within its rounds allow.
-
-**Interval of a ratio.** At each end the wider of Welch's t interval with that variance and a percentile bootstrap over rounds.
 """
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from scipy.special import bdtr, betaincinv, chdtri, digamma, nctdtr, ndtri, polygamma, stdtr, stdtrit
+from scipy.special import bdtr, betaincinv, chdtri, nctdtr, ndtri, stdtrit
 
-from bench.records import Case, Plan, Record, Speed, sound
-
-Floats = npt.NDArray[np.float64]
-Verdict = Literal["slower", "worse", "faster", "better", "same", "unclear"]
+from bench.records import Case, Plan, Record, sound
 
 FEWEST_SEEDS = 3
 """Fewest seeds with an interval: of two, it would be 13 standard errors wide and pretend to know them."""
@@ -43,11 +30,6 @@ LEVEL = 0.05
 POWER = 0.8
 SEEDS_SHOWN = (0.5, 0.2, 0.1)
 """Differences in points whose cost in seeds is shown."""
-RESAMPLES = 2000
-MANY_CASES = 10
-"""Fewest cases whose variances are shared: the spread of fewer is itself too uncertain."""
-MOST_PRIOR_DF = 30.0
-"""The agreement of cases is never believed beyond this: they share the rounds' disturbances."""
 
 
 def median_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
@@ -181,185 +163,3 @@ def power(n: int, sd: float, difference: float) -> float:
         return 1.0
     shift, critical = difference / sd * math.sqrt(n), float(stdtrit(n - 1, 1 - LEVEL / 2))
     return float(1 - nctdtr(n - 1, shift, critical) + nctdtr(n - 1, shift, -critical))
-
-
-# ---- two runs ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """One case in two runs, and how sure its change is.
-
-    ``effect`` with its interval is the log ratio of rates (B over A), or, where ``paired``, the mean difference of accuracies
-    over shared seeds (B minus A): below 0, B is worse. ``n`` are rounds in A and B, or shared seeds. ``error`` is the standard
-    error of the effect, NaN where too few rounds tell none.
-    """
-
-    name: str
-    a: float
-    b: float
-    n: tuple[int, int]
-    effect: float
-    paired: bool = False
-    low: float = -math.inf
-    high: float = math.inf
-    p: float = 1.0
-    error: float = math.nan
-    df: float = 0.0
-    verdict: Verdict = "unclear"
-
-    @property
-    def ratio(self) -> float:
-        """Rate of B over that of A."""
-        return math.exp(self.effect)
-
-    def judge(self, p: float, limit: float, level: float) -> "Change":
-        """Return the change with its verdict at the corrected ``p``; ``same``: its interval is within ``limit`` either way."""
-        verdict: Verdict = "unclear"
-        if p < level:
-            worse, better = ("worse", "better") if self.paired else ("slower", "faster")
-            verdict = worse if self.effect < 0 else better  # type: ignore[assignment]
-        elif -limit < self.low and self.high < limit:
-            verdict = "same"
-        return replace(self, p=min(1.0, p), verdict=verdict)
-
-
-class Noise(NamedTuple):
-    """A variance of log rates from round to round and the degrees of freedom that it is known with."""
-
-    variance: float
-    df: float
-
-
-CERTAIN = Noise(0.0, 1.0)
-"""No noise at all."""
-
-
-class Rates(NamedTuple):
-    """A case in one run: its log rate in each round, and the least variance that its calls allow the mean of a round."""
-
-    logs: Floats
-    floor: float
-
-
-def read_rates(case: Case) -> Rates | None:
-    """Return what a case says of its main quantity, None without a positive value.
-
-    Of a quantity that should be small the inverse is taken, so that less always means worse.
-    """
-    quantity = case.first.quantities[0]
-    rates = [value for value in case.values(quantity.name) if value > 0]
-    calls = [np.array(r.samples_us) for r in case.records if isinstance(r, Speed) and len(r.samples_us) > 1]
-    floors = [times.var(ddof=1) / len(times) / times.mean() ** 2 for times in calls]
-    logs = np.log(np.array(rates, dtype=float)) * (-1 if quantity.better == "less" else 1)
-    return Rates(logs, float(np.mean(floors)) if floors else 0.0) if rates else None
-
-
-def typical_noise(cases: Sequence[Rates]) -> Noise:
-    """Return what all cases say of one case's noise (moments of the log variances, Smyth 2004); df 0 if they say nothing."""
-    pairs = [(v, len(logs) - 1) for logs, _ in cases if len(logs) > 1 and (v := float(logs.var(ddof=1))) > 1e-18]
-    if len(pairs) < MANY_CASES:
-        return Noise(0.0, 0.0)
-    variances, df = np.array(pairs).T
-    logs = np.log(variances) - digamma(df / 2) + np.log(df / 2)
-    excess = logs.var(ddof=1) - polygamma(1, df / 2).mean()
-    grid = np.geomspace(0.01, MOST_PRIOR_DF, 4000)
-    prior_df = float(np.interp(-excess, -polygamma(1, grid / 2), grid))  # inverse of the falling trigamma function
-    return Noise(float(np.exp(logs.mean() + digamma(prior_df / 2) - np.log(prior_df / 2))), prior_df)
-
-
-def moderate(rates: Rates, typical: Noise) -> Noise:
-    """Return a case's own variance shrunk towards the typical one, never below its own nor below what its calls allow."""
-    own, df = float(rates.logs.var(ddof=1)), len(rates.logs) - 1
-    shrunk = (typical.df * typical.variance + df * own) / (typical.df + df)
-    return Noise(max(own, shrunk, rates.floor), typical.df + df)
-
-
-def change_of_rate(
-    name: str, a: Rates, b: Rates, noises: tuple[Noise, Noise] | None, level: float, processes: Noise = CERTAIN
-) -> Change:
-    """Return the ratio of two rates with its interval and uncorrected p; without noises, which take three rounds, the ratio.
-
-    ``processes`` is the variance from process to process, of which each run is one.
-    """
-    mean_a, mean_b = float(a.logs.mean()), float(b.logs.mean())
-    effect, n = mean_b - mean_a, (len(a.logs), len(b.logs))
-    change = Change(name=name, a=math.exp(mean_a), b=math.exp(mean_b), n=n, effect=effect)
-    if noises is None:
-        return change
-    share_a, share_b = (noise.variance / count for noise, count in zip(noises, n, strict=True))
-    # Not zero even where all rounds are alike to the last digit: the test then still has a denominator.
-    variance = share_a + share_b + 2 * processes.variance
-    error = max(math.sqrt(variance), 1e-9)
-    parts = share_a**2 / noises[0].df + share_b**2 / noises[1].df + (2 * processes.variance) ** 2 / processes.df
-    df = variance**2 / parts if parts > 0 else noises[0].df + noises[1].df
-    half = float(stdtrit(df, 1 - level / 2)) * error
-    resampled = _weights(n[1], 0) @ b.logs - _weights(n[0], 1) @ a.logs
-    low, high = np.quantile(resampled, [level / 2, 1 - level / 2])
-    p = 2 * float(stdtr(df, -abs(effect) / error))
-    return replace(change, low=min(effect - half, float(low)), high=max(effect + half, float(high)), p=p, error=error, df=df)
-
-
-def change_in_turns(name: str, a: Case, b: Case, level: float) -> Change:
-    """Return the ratio of rates whose rounds were measured in turns, with its interval and uncorrected p.
-
-    A pair of processes is one observation: the median over its rounds of the log ratio, which a few disturbed rounds do not
-    move. Student's t over pairs.
-    """
-    quiet = [[record for record in case.quiet.records if isinstance(record, Speed)] for case in (a, b)]
-    rates = [{(record.pair or 0, record.round): rate_of(record) for record in side} for side in quiet]
-    ratios: dict[int, list[float]] = {}
-    for pair, number in sorted(rates[0].keys() & rates[1].keys()):
-        ratios.setdefault(pair, []).append(math.log(rates[1][pair, number] / rates[0][pair, number]))
-    effects = [statistics.median(group) for group in ratios.values()]
-    n = len(effects)
-    middles = [statistics.median(side.values()) for side in rates]
-    change = Change(name=name, a=middles[0], b=middles[1], n=(n, n), effect=statistics.fmean(effects) if effects else 0.0)
-    if n < FEWEST_PASSES:
-        return change
-    error = max(statistics.stdev(effects), 1e-9) / math.sqrt(n)
-    half = float(stdtrit(n - 1, 1 - level / 2)) * error
-    p = 2 * float(stdtr(n - 1, -abs(change.effect) / error))
-    return replace(change, low=change.effect - half, high=change.effect + half, p=p, error=error, df=n - 1)
-
-
-def reach(error: float, df: float, level: float, sure: float) -> float:
-    """Return the log ratio that a t test at ``level`` calls with the chance ``sure``, given its standard error."""
-    return float(stdtrit(df, 1 - level / 2) + stdtrit(df, sure)) * error
-
-
-@lru_cache(maxsize=64)
-def _weights(count: int, stream: int) -> Floats:
-    """Return bootstrap weights [RESAMPLES, count], rows sum to 1: the same each time, so that a comparison repeats exactly."""
-    generator = np.random.default_rng([count, stream])
-    return generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count
-
-
-def change_of_score(
-    name: str, a: Mapping[int, float], b: Mapping[int, float], images: float = math.inf, level: float = LEVEL
-) -> Change:
-    """Return the paired difference of accuracies over at least one shared seed, with its interval and uncorrected p.
-
-    A seed fixes weights, order and draws. The spread is never taken to be smaller than one of ``images`` test images, or seeds
-    that agree to the image, as they often do, would make any difference certain.
-    """
-    seeds = sorted(set(a) & set(b))
-    differences = [b[seed] - a[seed] for seed in seeds]
-    n, effect = len(seeds), statistics.fmean(differences)
-    means = [statistics.fmean(by_seed[seed] for seed in seeds) for by_seed in (a, b)]
-    change = Change(name=name, a=means[0], b=means[1], n=(n, n), effect=effect, paired=True)
-    if n < FEWEST_SEEDS:
-        return change
-    error = max(statistics.stdev(differences), 1 / images, 1e-9) / math.sqrt(n)
-    half = float(stdtrit(n - 1, 1 - level / 2)) * error
-    p = 2 * float(stdtr(n - 1, -abs(effect) / error))
-    return replace(change, low=effect - half, high=effect + half, p=p, error=error, df=n - 1)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's step-down adjusted p-values, in the order given."""
-    adjusted, worst = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = worst
-    return adjusted

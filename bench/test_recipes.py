@@ -1,11 +1,13 @@
 """Images per second of whole recipes, by backend. Collected with ``--benchmark-only``."""
 
-from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from bench.records import Record
+from bench.session import SESSION
 
 
-def test_recipes(case: Record, benchmark: Any, measure: Callable[[], None]) -> None:
+def test_recipes(case: Record, benchmark: Any, pytestconfig: pytest.Config) -> None:
     """Measure one round: a uint8 batch on the device into a normalised batch of its own memory."""
-    measure()
+    pytestconfig.stash[SESSION].measure(case, benchmark)

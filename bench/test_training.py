@@ -1,11 +1,13 @@
 """Overhead of the trainer's step over a bare loop of the same model. Collected with ``--benchmark-only``."""
 
-from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from bench.records import Record
+from bench.session import SESSION
 
 
-def test_training(case: Record, benchmark: Any, measure: Callable[[], None]) -> None:
+def test_training(case: Record, benchmark: Any, pytestconfig: pytest.Config) -> None:
     """Measure one round: training steps without augmentation, each beside a step of the bare loop."""
-    measure()
+    pytestconfig.stash[SESSION].measure(case, benchmark)

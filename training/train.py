@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -212,3 +213,7 @@ def lost_contact(error: BaseException) -> bool:
     """Return whether an error says that another process of the run is gone."""
     is_dist_error = any(kind.__name__ == "DistError" for kind in type(error).__mro__)  # by name: torch is not imported here
     return is_dist_error or (isinstance(error, RuntimeError) and any(word in str(error).lower() for word in LOST))
+
+
+if __name__ == "__main__":  # the older name of the command, which scripts for torchrun hold
+    os.execv(sys.executable, [sys.executable, "-m", "bench", "train", *sys.argv[1:]])

@@ -32,7 +32,7 @@ def _call(pipeline: Pipeline, images: Tensor) -> Tensor:
     return pipeline(images, torch.arange(len(images), device=images.device) % NUM_CLASSES)[0]
 
 
-def _seeded(pipeline: Pipeline, seed: int) -> Pipeline:
+def _seed(pipeline: Pipeline, seed: int) -> Pipeline:
     """Seed PyTorch's generator and return the pipeline, built again if its backend takes a seed only then."""
     torch.manual_seed(seed)
     return pipeline if find_backend(pipeline.backend).reseeds else copy.copy(pipeline)
@@ -51,9 +51,9 @@ def check_determinism(pipeline: Pipeline, device: torch.device, image_size: int,
     images = synthetic_images(8, image_size, seed).to(device)
 
     def differ(*seeds: int) -> bool:
-        return any(len({_digest(_seeded(pipeline, s), images, calls) for s in seeds}) == 2 for calls in (1, 6, MOST_CALLS))
+        return any(len({_digest(_seed(pipeline, s), images, calls) for s in seeds}) == 2 for calls in (1, 6, MOST_CALLS))
 
-    first, second = (_digest(_seeded(pipeline, seed), images, 2) for _ in range(2))
+    first, second = (_digest(_seed(pipeline, seed), images, 2) for _ in range(2))
     detail = "" if find_backend(pipeline.backend).reseeds else "built again for each seed"
     yield Check(name="same seed, same batch", ok=first == second, detail=detail)
     if pipeline.lane != "fixed":
@@ -146,9 +146,9 @@ def _check_layouts(pipeline: Pipeline, floats: Tensor, seed: int) -> Iterator[Ch
         "channels_last input": floats.contiguous(memory_format=torch.channels_last),
     }
     is_noisy = any(isinstance(distribution, Normal) for op in pipeline.ops for distribution in op.draws)
-    expected = _call(_seeded(pipeline, seed), floats)
+    expected = _call(_seed(pipeline, seed), floats)
     for name, batch in layouts.items():
-        result = _try(_seeded(pipeline, seed), batch)
+        result = _try(_seed(pipeline, seed), batch)
         is_same = _is_sound(result, expected.shape)
         # another layout may add up in another order, which stays far below a grey step; noise is drawn in memory order
         if isinstance(result, Tensor) and is_same and not is_noisy:

@@ -20,14 +20,14 @@ def _on_bytes(op: Op, image: Tensor, drawn: Mapping[str, Any]) -> Tensor:
     return op.oracle(image.mul(255).round_().to(torch.uint8), drawn) / 255
 
 
-def explain(op: Op, draws: Sequence[Draw]) -> str:
-    """Return the name of the other way that the backend's pixels agree with, by measurement; "" if none does.
+def explain(draws: Sequence[Draw]) -> str:
+    """Return the name of the other way to do an op that its pixels agree with, by measurement; "" if none does.
 
     Each draw knows the setting of the op that made it.
     """
     if any("ops" in draw.drawn for draw in draws):
         return _explain_policy(draws)
-    if op.mixes_labels or not draws:
+    if not draws or (op := draws[0].op).mixes_labels:
         return ""
     on_bytes = {} if "torchvision" in op.needs_float else {EIGHT_BITS: _on_bytes}
     for name, function in {**op.alternatives, **on_bytes}.items():

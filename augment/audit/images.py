@@ -31,10 +31,8 @@ def at_size(images: Sequence[Tensor], size: int) -> Tensor:
         side = min(image.shape[-2:])
         top, left = (image.shape[-2] - side) // 2, (image.shape[-1] - side) // 2
         square = to_float(image[None, :, top : top + side, left : left + side])
-        if side != size:
-            square = torch.nn.functional.interpolate(square, (size, size), mode="bilinear", antialias=True)
-        squares.append(square.mul(255).round().clamp(0, 255).to(torch.uint8))
-    return torch.cat(squares)
+        squares.append(torch.nn.functional.interpolate(square, (size, size), mode="bilinear", antialias=True))
+    return torch.cat(squares).mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
 def edge_images(size: int) -> Tensor:

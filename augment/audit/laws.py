@@ -86,7 +86,7 @@ def pinned_draw(op: Op, shape: Shape) -> dict[str, float] | None:
     return values if len(values) == len(stated) else None
 
 
-def _named(op: Any, low: str, high: str) -> Law:
+def _uniform_between(op: Any, low: str, high: str) -> Law:
     return uniform(getattr(op, low), getattr(op, high)) if high else uniform(*getattr(op, low))
 
 
@@ -123,12 +123,12 @@ def sample_windows(shape: Shape, scale: Range, ratio: Range, *, erase: bool, see
     windows = {"top": top, "left": left, "height": h, "width": w}
     if erase:
         return {name: values[any_fits] for name, values in windows.items()}
-    last_h, last_w = _largest_centred(shape, ratio)
+    last_h, last_w = _largest_centre(shape, ratio)
     last = {"top": (height - last_h) // 2, "left": (width - last_w) // 2, "height": last_h, "width": last_w}
     return {name: np.where(any_fits, values, last[name]) for name, values in windows.items()}
 
 
-def _largest_centred(shape: Shape, ratio: Range) -> tuple[int, int]:
+def _largest_centre(shape: Shape, ratio: Range) -> tuple[int, int]:
     height, width = shape
     if width / height < ratio[0]:
         return round(width / ratio[0]), width
@@ -218,7 +218,7 @@ def _choice(distribution: Choice, op: Any, shape: Shape) -> Laws:
     }
 
 
-def _chosen(distribution: Choice, op: Any, drawn: Columns, shape: Shape) -> Columns:
+def _choice_quantities(distribution: Choice, op: Any, drawn: Columns, shape: Shape) -> Columns:
     names = [[name for name, _ in ops] for ops in drawn["ops"]]
     places = getattr(op, distribution.places) if distribution.places else 1
     return {
@@ -254,7 +254,7 @@ def _depths(distribution: Chains, op: Any, drawn: Columns, shape: Shape) -> Colu
 
 LAWS: dict[type[Distribution], Callable[[Any, Any, Shape], Laws]] = {
     Chance: lambda _, op, shape: {"applied": rate(op.p)},
-    Uniform: lambda drawn, op, shape: {drawn.name: _named(op, drawn.low, drawn.high)},
+    Uniform: lambda drawn, op, shape: {drawn.name: _uniform_between(op, drawn.low, drawn.high)},
     Shift: lambda drawn, op, shape: {drawn.name: rounded_uniform(getattr(op, drawn.share)[drawn.axis] * shape[1 - drawn.axis])},
     Position: lambda _, op, shape: {
         name: integers(0, side + 2 * op.padding - op.size) for name, side in zip(("top", "left"), shape, strict=True)
@@ -280,7 +280,7 @@ QUANTITIES: dict[type[Distribution], Callable[[Any, Any, Columns, Shape], Column
     Corners: _corner_shifts,
     Box: _box_area,
     MixtureWeights: _shares,
-    Choice: _chosen,
+    Choice: _choice_quantities,
     Pair: _applied_ops,
     Chains: _depths,
 }

@@ -18,7 +18,7 @@ from augment.audit.lanes import measure_lane, recipe_lane
 from augment.audit.laws import laws, observe, pinned_draw
 from augment.audit.outputs import BATCH, compare_outputs
 from augment.audit.parity import NUM_CLASSES, ROUNDING, Draw, Replay, classify, replay, worst_mean
-from augment.audit.record import CLASSES, DrawTest, Verdict
+from augment.audit.record import CLASSES, Class, DrawTest, Parity, Verdict
 from augment.backends import BACKENDS, check_supported, find_backend, known_differences
 from augment.distributions import Choice, Normal, Window
 from augment.op import OPS, Op, UnsupportedOp
@@ -58,8 +58,7 @@ class Results(NamedTuple):
     sources: dict[tuple[Op, str], Source]
     """Key of what draws for an op on a backend; backends that share a builder share it."""
     tests: dict[Source, list[DrawTest]]
-    outputs: dict[tuple[str, str], list[DrawTest]]
-    """Tests of the outputs of cells whose draws cannot be read."""
+    """Tests by what draws; those of outputs, where draws cannot be read, by subject and backend."""
 
     def merge(self, results: "Results") -> None:
         """Add results that are new."""
@@ -79,7 +78,7 @@ class Measurements:
     seed: int
     images: Sequence[Tensor]
     devices: Mapping[str, torch.device]
-    results: Results = field(default_factory=lambda: Results({}, {}, {}, {}, {}))
+    results: Results = field(default_factory=lambda: Results({}, {}, {}, {}))
 
     def __post_init__(self) -> None:
         self._photographs = {size: at_size(self.images, size) for size in (*SIZES, 64, PHOTOGRAPH_SIZE)}
@@ -157,42 +156,39 @@ class Measurements:
                 draws += measured.draws
             pinned = OPS[op.name].pinned(size)
             if pinned is not None and not is_compiled:
-                images = self._images("photographs", size, 4)
-                draw = pinned_draw(pinned, (size, size))
-                measured = self._replay(self._trace([pinned], cell.backend), images, draw=draw)
-                cell.parity.append(measured.parity("photographs", size, "pinned"))
+                self._pinned_parity(cell, pinned, size, 4)
         if classify(cell.parity) != "exact":
             places = [choice.places for choice in op.draws if isinstance(choice, Choice) and choice.places]
             if places and getattr(op, places[0]) > 1:  # an op of the policy at a time tells which of them differ
                 single = dataclasses.replace(op, **{places[0]: 1})  # type: ignore[type-var]
                 draws += self._as_drawn(single, cell.backend, self._images("photographs", SIZES[0], 96), 48).draws
-            cell.cause = explain(op, draws)
+            cell.cause = explain(draws)
         if _draws_window(op) and not is_compiled:
             measured = self._as_drawn(op, cell.backend, self._images("photographs", 64, 24), 12)
-            cell.parity.append(shrinking := measured.parity("photographs", 64, "shrinking"))
-            if (verdict := classify([shrinking])) != "exact":
-                cause = explain(op, measured.draws) or "unexplained"
-                cell.notes.append(f"{verdict} where images shrink ({cause}; mean {shrinking.mean_error:.2g}/255)")
+            shrinking = measured.parity("photographs", 64, "shrinking")
+            _add_note(cell, shrinking, measured.draws, "exact", "where images shrink")
+
+    def _pinned_parity(self, cell: Verdict, setting: Op, size: int, count: int) -> list[Draw]:
+        """Measure a setting whose parameters need not be read; nothing where it is random."""
+        if (draw := pinned_draw(setting, (size, size))) is None:
+            return []
+        measured = self._replay(self._trace([setting], cell.backend), self._images("photographs", size, count), draw=draw)
+        cell.parity.append(measured.parity("photographs", size, "pinned"))
+        return measured.draws
 
     def _as_drawn(self, op: Op, backend: str, images: Tensor, calls: int) -> Replay:
         """Replay an op as it draws; where it happens at random, half of the calls have p = 1, a path of its own in Kornia."""
         measured = Replay()
-        settings = [op]
-        if 0 < getattr(op, "p", 1.0) < 1:
-            settings.append(dataclasses.replace(op, p=1.0))  # type: ignore[type-var]
+        settings = [op, certain(op)] if 0 < getattr(op, "p", 1.0) < 1 else [op]
         for setting, part in zip(settings, images.chunk(len(settings)), strict=True):
             self._replay(self._trace([setting], backend), part, calls=max(calls // len(settings), 1), into=measured)
         return measured
 
     def _edge_parity(self, cell: Verdict, op: Op) -> None:
         """Note where images at the edges of what ops meet differ more than others."""
-        setting = dataclasses.replace(op, p=1.0) if hasattr(op, "p") else op  # type: ignore[type-var]
-        measured = self._replay(self._trace([setting], cell.backend), edge_images(EDGE_SIZE))
+        measured = self._replay(self._trace([certain(op)], cell.backend), edge_images(EDGE_SIZE))
         edges = measured.parity("edges", EDGE_SIZE, "edges")
-        if CLASSES.index(verdict := classify([edges])) > CLASSES.index(classify(cell.parity)):
-            cause = explain(setting, measured.draws) or cell.cause or "unexplained"
-            cell.notes.append(f"{verdict} on flat or two-level images of odd size ({cause}; mean {edges.mean_error:.2g}/255)")
-        cell.parity.append(edges)
+        _add_note(cell, edges, measured.draws, classify(cell.parity), "on flat or two-level images of odd size")
 
     def _recipe_parity(self, cell: Verdict, traced: Traced) -> None:
         size, errors = _size_of(cell), list[Tensor]()
@@ -222,7 +218,7 @@ class Measurements:
             elif not op.mixes_labels:
                 measured = self._as_drawn(op, cell.backend, self._images("photographs", size, count), calls)
                 if classify([measured.parity("photographs", size, "as drawn")]) != "exact":
-                    yield f"{op.name}: {explain(op, measured.draws) or 'unexplained'}"
+                    yield f"{op.name}: {explain(measured.draws) or 'unexplained'}"
 
     # ---- distributions -------------------------------------------------------------------------------------------------
 
@@ -255,29 +251,26 @@ class Measurements:
             raise NoRoute(reason)
         cell.cause = f"known by its outputs, {reason}"
         if cell.kind == "op":
-            setting = OPS[cell.subject].pinned(size) or ops[0]
-            setting = dataclasses.replace(setting, p=1.0) if hasattr(setting, "p") else setting  # type: ignore[type-var]
-            if draw := pinned_draw(setting, (size, size)):
-                measured = self._replay(self._trace([setting], cell.backend), self._images("photographs", size, 24), draw=draw)
-                cell.parity.append(measured.parity("photographs", size, "pinned"))
-                cell.cause = explain(setting, measured.draws) if classify(cell.parity) != "exact" else ""
-                cell.notes.append(f"known by its outputs, {reason}")
+            draws = self._pinned_parity(cell, certain(OPS[cell.subject].pinned(size) or ops[0]), size, 24)
+            if cell.parity:
+                cell.notes.append(cell.cause)
+                cell.cause = explain(draws) if classify(cell.parity) != "exact" else ""
         if any(op.draws for op in ops):
             torch.manual_seed(self.seed)
             batch = BATCH if cell.lane and cell.lane.measured == "per_image" else 1
             image = plain_image(size).to(self.devices[cell.backend])
             tests = compare_outputs(traced.pipeline, build(ops, REFERENCE), image, self.n, batch=batch)
-            self.results.outputs[cell.subject, cell.backend] = tests
+            self.results.tests[cell.subject, cell.backend] = tests
         elif not cell.parity:
             raise NoRoute(reason)
 
     def tests_of(self, cell: Verdict) -> list[tuple[str, str, list[DrawTest]]]:
         """Return what draws, the declared difference and the tests: of each op of a cell, or of its outputs."""
-        tests, library = self.results.tests, find_backend(cell.backend).library
-        if outputs := self.results.outputs.get((cell.subject, cell.backend)):
+        tests, sources, library = self.results.tests, self.results.sources, find_backend(cell.backend).library
+        if outputs := tests.get((cell.subject, cell.backend)):
             return [(cell.subject, known_differences(ops_of(cell), cell.backend) or "", outputs)]
-        sources = [(op, self.results.sources.get((op, cell.backend))) for op in ops_of(cell)]
-        return [(op.name, op.differs.get(library, ""), tests[source] if source else []) for op, source in sources]
+        keys = [(op, sources.get((op, cell.backend), ())) for op in ops_of(cell)]
+        return [(op.name, op.differs.get(library, ""), tests.get(key, [])) for op, key in keys]
 
     def compare_workers(self) -> None:
         """Compare what two loader workers draw, in one pair for everything that draws and can run there."""
@@ -293,15 +286,24 @@ class Measurements:
             cell.checks.append(check)
 
 
+def _add_note(cell: Verdict, measured: Parity, draws: Sequence[Draw], usual: Class, where: str) -> None:
+    """Add errors outside the benchmarked setting to a cell, with a note if they are worse than the ``usual`` class."""
+    cell.parity.append(measured)
+    if CLASSES.index(verdict := classify([measured])) > CLASSES.index(usual):
+        cause = explain(draws) or cell.cause or "unexplained"
+        cell.notes.append(f"{verdict} {where} ({cause}; mean {measured.mean_error:.2g}/255)")
+
+
+def certain(op: Op) -> Op:
+    """Return an op as it is where it happens for certain."""
+    return dataclasses.replace(op, p=1.0) if hasattr(op, "p") else op  # type: ignore[type-var]
+
+
 def measure_draws(op: Op, recorder: Recorder, n: int, shape: tuple[int, int], where: str = "") -> list[DrawTest]:
     """Test ``n`` draws for images of ``shape`` against the laws. ``where`` names a shape that is not a benchmarked one."""
     draws_noise = any(isinstance(distribution, Normal) for distribution in op.draws)  # for every pixel
     drawn = observe(op, recorder.sample(-(-n // (3 * math.prod(shape))) if draws_noise else n, shape), shape)
-    tests = []
-    for name, law in laws(op, shape).items():
-        values = drawn.get(name, np.empty(0))
-        tests.append(DrawTest(name + where, str(law), len(values), **law.test(values)._asdict()))
-    return tests
+    return [law.test(drawn.get(name, np.empty(0)), name + where) for name, law in laws(op, shape).items()]
 
 
 def _draws_window(op: Op) -> bool:

@@ -28,11 +28,8 @@ def compare_outputs(pipeline: Pipeline, reference: Pipeline, image: Tensor, n: i
     values = _sample(pipeline, image, n, batch)
     expected = _sample(reference, image.cpu(), n, BATCH)
     names = ["output mean", *(f"output projection {i + 1}" for i in range(PROJECTIONS))]
-    tests = []
-    for name, column, sample in zip(names, values.T.numpy(), expected.T.numpy(), strict=True):
-        law = Reference(sample)
-        tests.append(DrawTest(name, str(law), len(column), **law.test(column)._asdict()))
-    return tests
+    columns = zip(names, values.T.numpy(), expected.T.numpy(), strict=True)
+    return [Reference(sample).test(column, name) for name, column, sample in columns]
 
 
 def _sample(pipeline: Pipeline, image: Tensor, n: int, batch: int) -> Tensor:

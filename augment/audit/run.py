@@ -28,7 +28,7 @@ from augment.recipes import RECIPES
 
 KINDS: dict[Kind, Mapping[str, object]] = {"op": OPS, "recipe": RECIPES}
 PACKAGES = ("torch", "torchvision", "kornia", "pillow", "triton-augment", "albumentations", "albumentationsx")
-BY_CUDA = ("nvidia-dali-cuda", "cvcuda-cu")
+CUDA_PREFIXES = ("nvidia-dali-cuda", "cvcuda-cu")
 """Beginnings of the names of packages that are named after a CUDA release."""
 Names = Sequence[str]
 Progress = Callable[[int, int, str], object]
@@ -96,14 +96,13 @@ def _measure(
     total, done = sum(map(len, names.values())) + int(workers), 0
     spawn = multiprocessing.get_context("spawn")  # a process that has used CUDA must not be forked
     pooled = ProcessPoolExecutor(processes, spawn, _start_process) if processes > 1 else nullcontext()
-    with pooled as pool, _ending_processes():
+    with pooled as pool, _end_processes_on_error():
         for kind in KINDS:  # recipes after all ops
             # The pool pickles in a thread of its own: what it is given must not grow meanwhile.
             source = copy.deepcopy(measurements) if pool else measurements
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})  # this process ends the others
             measure = partial(source.measure_subject, kind)
-            futures = [pool.submit(measure, name) for name in names[kind]] if pool else []
-            results = (future.result() for future in futures) if pool else map(measure, names[kind])
+            results = pool.map(measure, names[kind]) if pool else map(measure, names[kind])
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for name in names[kind]:
                 on_progress(done, total, name)
@@ -116,7 +115,7 @@ def _measure(
 
 
 @contextmanager
-def _ending_processes() -> Iterator[None]:
+def _end_processes_on_error() -> Iterator[None]:
     """End this process's processes after an error, which would wait for all of their work."""
     try:
         yield
@@ -133,8 +132,7 @@ def _start_process() -> None:
 
 def _judge_all(measurements: Measurements, names: Mapping[Kind, Names], alpha: float) -> tuple[Verdict, ...]:
     """Return the verdicts: ops before recipes, backend by backend."""
-    results = measurements.results
-    reject([*results.tests.values(), *results.outputs.values()], alpha)
+    reject(measurements.results.tests.values(), alpha)
     cells = [measurements.results.cells[name, b] for kind in KINDS for b in measurements.devices for name in names[kind]]
     for cell in cells:
         judge(cell, ops_of(cell), measurements.tests_of(cell), audited=names["op"] if cell.kind == "recipe" else ())
@@ -144,7 +142,7 @@ def _judge_all(measurements: Measurements, names: Mapping[Kind, Names], alpha: f
 def _versions() -> dict[str, str]:
     """Return the version of Python and of every library here that a cell may run."""
     installed = {(package.metadata["Name"] or "").lower(): package.version for package in distributions()}
-    versions = {name: version for name, version in installed.items() if name in PACKAGES or name.startswith(BY_CUDA)}
+    versions = {name: version for name, version in installed.items() if name in PACKAGES or name.startswith(CUDA_PREFIXES)}
     return {"python": platform.python_version(), **dict(sorted(versions.items()))}
 
 

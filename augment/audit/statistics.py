@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from augment.audit.record import DrawTest
+
 PINNED_TOLERANCE = 1e-4
 QUANTILES = (np.arange(512) + 0.5) / 512
 
@@ -29,9 +31,10 @@ class Result(NamedTuple):
 class Law:
     """Distribution of a drawn quantity; ``str`` names it in a few words."""
 
-    def test(self, values: np.ndarray) -> Result:
-        """Test draws against the law; a quantity that is never drawn is rejected."""
-        return self._test(values) if len(values) else Result(0.0, 0.0, 1.0)
+    def test(self, values: np.ndarray, parameter: str = "") -> DrawTest:
+        """Test draws of a parameter against the law; a quantity that is never drawn is rejected."""
+        result = self._test(values) if len(values) else Result(0.0, 0.0, 1.0)
+        return DrawTest(parameter, str(self), len(values), **result._asdict())
 
     def _test(self, values: np.ndarray) -> Result:
         raise NotImplementedError
@@ -198,9 +201,7 @@ def rounded_uniform(reach: float) -> Law:
 
 def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
     """Return which hypotheses Holm's procedure rejects, keeping the chance of any false rejection below ``alpha``."""
-    rejected = [False] * len(p_values)
-    for rank, index in enumerate(np.argsort(p_values)):
-        if p_values[index] > alpha / (len(p_values) - rank):
-            break
-        rejected[index] = True
-    return rejected
+    order, rejected = np.argsort(p_values), np.empty(len(p_values), dtype=bool)
+    steps = np.take(p_values, order) <= alpha / np.arange(len(p_values), 0, -1)
+    rejected[order] = np.logical_and.accumulate(steps)  # none after the first that is kept
+    return list(map(bool, rejected))

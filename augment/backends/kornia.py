@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from augment.backends import StepBackend
 from augment.distributions import Jitter
-from augment.op import Builder, Cell, Op, Read
+from augment.op import Builder, Cell, Op, Read, box_reads
 from augment.pipeline import Runner, Step, run_batched, run_compiled
 from augment.replay import Columns, NoRoute, Recorder
 
@@ -27,12 +27,12 @@ def kornia(build: Builder, refuses: Callable[[Any], str | None] = lambda op: Non
 
 def window_reads(corners: Callable[[Mapping[str, Any]], Tensor]) -> dict[str, Read]:
     """Return the reads of a window from its corners [B, 4, 2], (x, y) of its outermost pixels clockwise from top left."""
-    return {
-        "left": lambda params: corners(params)[:, 0, 0],
-        "top": lambda params: corners(params)[:, 0, 1],
-        "width": lambda params: corners(params)[:, 2, 0] - corners(params)[:, 0, 0] + 1,
-        "height": lambda params: corners(params)[:, 2, 1] - corners(params)[:, 0, 1] + 1,
-    }
+
+    def box(params: Mapping[str, Any]) -> Sequence[Tensor]:
+        first, _, last, _ = corners(params).unbind(1)
+        return *first.unbind(1), *(last + 1).unbind(1)
+
+    return box_reads(box)
 
 
 class Clamp(nn.Module):

@@ -18,9 +18,10 @@ import typing
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from augment import policies
-from augment.distributions import CHAIN, GAMMA_TRIES, KINDS, SMALLEST, TRIES, DrawRecord
+from augment import distributions, policies
+from augment.distributions import KINDS, DrawRecord
 from augment.fused.kinds import CHANGES, JITTER, MOVES, POINTS, SAMPLERS
 from augment.fused.passes import MoveRecord, Sizes, StepRecord
 from augment.fused.tensors import LUMA, POINT_OPS
@@ -30,7 +31,9 @@ SOURCES = tuple(
 )
 
 # No fused multiply-add where tensor operations round twice; no errno and traps, which would keep loops scalar.
-FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+FLAGS = (
+    "-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fPIC", "-shared",
+)  # fmt: skip
 TUNINGS = (("-march=native",), ())
 """Flags to try in this order: not every compiler knows its own processor."""
 
@@ -51,18 +54,47 @@ class CannotBuild(Exception):
 # ---- records for C ----------------------------------------------------------------------------------------------------
 
 
-Numbers = type[ctypes.c_int64] | type[ctypes.c_double] | type[ctypes.Array[ctypes.c_double]]
-
-
-def _fields(record: type) -> list[tuple[str, Numbers]]:
-    types: dict[object, Numbers] = {int: ctypes.c_int64, float: ctypes.c_double}
-    return [(name, types.get(hint, ctypes.c_double * 3)) for name, hint in typing.get_type_hints(record).items()]
+C_TYPES: dict[Any, str] = {
+    ctypes.c_int64: "int64_t", ctypes.c_int32: "int32_t", ctypes.c_double: "double", ctypes.c_void_p: "const void *",
+}  # fmt: skip
 
 
 @functools.cache
 def structure(record: type) -> type[ctypes.Structure]:
     """Return the C struct of a NamedTuple of int, float and three floats."""
-    return type(record.__name__, (ctypes.Structure,), {"_fields_": _fields(record)})
+    types: dict[object, type] = {int: ctypes.c_int64, float: ctypes.c_double}
+    fields = [(name, types.get(hint, ctypes.c_double * 3)) for name, hint in typing.get_type_hints(record).items()]
+    return type(record.__name__, (ctypes.Structure,), {"_fields_": fields})
+
+
+class Drawn(ctypes.Structure):
+    """Drawn numbers of a batch."""
+
+    _fields_ = (("values", ctypes.c_void_p), ("type", ctypes.c_int32))
+
+
+class Batch(ctypes.Structure):
+    """Images in memory."""
+
+    _fields_ = (("values", ctypes.c_void_p), ("type", ctypes.c_int32), ("is_interleaved", ctypes.c_int32))
+
+
+class Pass(ctypes.Structure):
+    """A pass for images of one size."""
+
+    _fields_ = (
+        ("sizes", structure(Sizes)), ("move_count", ctypes.c_int64), ("step_count", ctypes.c_int64),
+        ("moves", ctypes.POINTER(structure(MoveRecord))), ("steps", ctypes.POINTER(structure(StepRecord))),
+    )  # fmt: skip
+
+
+def _declare(name: str, kind: Any) -> str:
+    """Return the declaration of a struct's field in C."""
+    if issubclass(kind, ctypes.Array):
+        return f"{C_TYPES[kind._type_]} {name}[{kind._length_}]"
+    if issubclass(kind, ctypes._Pointer):
+        return f"const {kind._type_.__name__} *{name}"
+    return f"{C_TYPES.get(kind, kind.__name__)} {name}"
 
 
 def header() -> str:
@@ -71,26 +103,20 @@ def header() -> str:
         "POINT": POINTS, "SAMPLER": SAMPLERS, "CHANGE": CHANGES, "MOVE": MOVES, "TYPE": TYPES, "PIXEL": PIXELS, "DRAW": KINDS,
     }  # fmt: skip
     functions = {"POINT": [name for name in POINTS if name in POINT_OPS and not POINT_OPS[name].is_local], "DRAW": KINDS}
-    lines = ["#include <stdint.h>"]
+    lines: list[str] = []
     for table, names in tables.items():
         lines += [f"#define {table}_{name.upper()} {number}" for number, name in enumerate(names)]
     for table, names in functions.items():
         lines.append(f"#define EACH_{table}(X) " + " ".join(f"X({table}_{name.upper()}, {name})" for name in names))
     lines += [f"#define LUMA_{name} {weight!r}f" for name, weight in zip(("RED", "GREEN", "BLUE"), LUMA, strict=True)]
-    numbers = {
-        "TRIES": TRIES,
-        "ARGUMENTS": policies.ARGUMENTS,
-        "CHAIN": CHAIN,
-        "GAMMA_TRIES": GAMMA_TRIES,
-        "SMALLEST": SMALLEST,
-    }
-    numbers |= {"POINT_COUNT": len(POINTS), "JITTER_COUNT": len(JITTER)}
+    numbers = {name: getattr(distributions, name) for name in ("TRIES", "CHAIN", "GAMMA_TRIES", "SMALLEST")}
+    numbers |= {"ARGUMENTS": policies.ARGUMENTS, "POINT_COUNT": len(POINTS), "JITTER_COUNT": len(JITTER)}
     lines += [f"#define {name} {number}" for name, number in numbers.items()]
     lines.append(f"static const int JITTER[] = {{{', '.join(f'POINT_{name.upper()}' for name in JITTER)}}};")
-    declarations = {ctypes.c_int64: "int64_t {}", ctypes.c_double: "double {}"}
-    for record in (DrawRecord, Sizes, MoveRecord, StepRecord):
-        fields = [declarations.get(kind, "double {}[3]").format(name) for name, kind in _fields(record)]
-        lines.append(f"typedef struct {{ {'; '.join(fields)}; }} {record.__name__};")
+    structs: list[Any] = [*map(structure, (DrawRecord, Sizes, MoveRecord, StepRecord)), Drawn, Batch, Pass]
+    for struct in structs:
+        fields = "; ".join(_declare(*field) for field in struct._fields_)
+        lines.append(f"typedef struct {{ {fields}; }} {struct.__name__};")
     return "\n".join(lines) + "\n"
 
 

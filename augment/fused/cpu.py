@@ -16,8 +16,8 @@ from torch import Tensor
 
 from augment.distributions import Params
 from augment.fused import build
-from augment.fused.passes import MoveRecord, Pass, Sizes, StepRecord, check_sizes, encode
-from augment.fused.sample import Program, Sampler, draw_matrix
+from augment.fused.passes import MoveRecord, Pass, Sizes, StepRecord, StretchRecord, check_sizes, encode_stretch
+from augment.fused.sample import Program, Sampler, draw_matrix, fill
 
 VALUES_A_THREAD = 96 * 1024
 """Values of a batch for which another thread pays: with fewer, handing them over takes as long as the work (60 us measured)."""
@@ -29,21 +29,6 @@ TYPES = {getattr(torch, name): number for number, name in enumerate(build.TYPES)
 
 PIXELS = {getattr(torch, name): number for number, name in enumerate(build.PIXELS)}
 """Types of images that the library reads and writes."""
-
-
-class _Drawn(ctypes.Structure):
-    _fields_ = (("values", ctypes.c_void_p), ("type", ctypes.c_int32))
-
-
-class _Batch(ctypes.Structure):
-    _fields_ = (("values", ctypes.c_void_p), ("type", ctypes.c_int32), ("is_interleaved", ctypes.c_int32))
-
-
-class _Pass(ctypes.Structure):
-    _fields_ = (
-        ("sizes", build.structure(Sizes)), ("first_drawn", ctypes.c_int64), ("move_count", ctypes.c_int64),
-        ("step_count", ctypes.c_int64), ("moves", ctypes.c_void_p), ("steps", ctypes.c_void_p),
-    )  # fmt: skip
 
 
 def accepts(images: Tensor, params: Sequence[Params]) -> bool:
@@ -73,21 +58,21 @@ class Stretch:
         parameters that do not fit the images.
         """
         batch, _, height, width = images.shape
-        program = _program(self, height, width)
-        drawn = [params[index][name] for index, name in program.parameters]
-        check_sizes(images, drawn, program.parameter_sizes)
+        record, passes = _encode(self, height, width)
+        drawn = [params[index][name] for index, name in record.parameters]
+        check_sizes(images, drawn, record.numbers)
         drawn = [
             (value if value.dtype in TYPES and name != "noise" else value.to(torch.float32)).contiguous()
-            for value, (_, name) in zip(drawn, program.parameters, strict=True)
+            for value, (_, name) in zip(drawn, record.parameters, strict=True)
         ]
         if not (images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last)):
             images = images.contiguous()
         if dtype not in PIXELS:
             dtype = torch.uint8 if self.keeps_uint8 and images.dtype == torch.uint8 else torch.float32
-        result = images.new_empty((batch, 3, *program.result_size), dtype=dtype)
+        result = images.new_empty((batch, 3, *record.passes[-1].sizes[4:]), dtype=dtype)
         values = max(images.numel(), result.numel())
         parts = values // (LIGHT_VALUES_A_THREAD if self.is_light else VALUES_A_THREAD)
-        _call(program, images, drawn, result, min(parts, torch.get_num_threads()))
+        _call(passes, images, drawn, result, min(parts, torch.get_num_threads()))
         return result
 
 
@@ -101,36 +86,16 @@ def stretch(passes: tuple[Pass, ...]) -> Stretch:
 # ---- calls into the library -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Passes:
-    """Passes for images of one size as the library reads them, and the drawn tensors that it needs, in its order."""
-
-    passes: ctypes.Array[_Pass]
-    parameters: tuple[tuple[int, str], ...]
-    parameter_sizes: tuple[int, ...]
-    result_size: tuple[int, int]
-    alive: tuple[object, ...]
-    """Memory that ``passes`` points to."""
-
-
 @functools.lru_cache(maxsize=256)
-def _program(stretch: Stretch, height: int, width: int) -> _Passes:
-    structures: list[_Pass] = []
-    parameters: list[tuple[int, str]] = []
-    sizes: list[int] = []
-    alive: list[object] = []
-    for step in stretch.passes:
-        record = encode(step, height, width)
-        moves, steps = _array(MoveRecord, record.moves), _array(StepRecord, record.steps)
-        counts = (len(parameters), len(record.moves), len(record.steps))
-        structures.append(
-            _Pass(build.structure(Sizes)(*record.sizes), *counts, ctypes.addressof(moves), ctypes.addressof(steps))
-        )
-        alive += [moves, steps]
-        parameters += step.parameters()
-        sizes += step.parameter_sizes(height, width)
-        height, width = step.output_size(height, width)
-    return _Passes((_Pass * len(structures))(*structures), tuple(parameters), tuple(sizes), (height, width), tuple(alive))
+def _encode(stretch: Stretch, height: int, width: int) -> tuple[StretchRecord, "ctypes.Array[build.Pass]"]:
+    """Return passes for images of one size, and the same as the library reads them."""
+    record = encode_stretch(stretch.passes, height, width)
+    passes = (build.Pass * len(record.passes))()
+    for place, step in zip(passes, record.passes, strict=True):
+        place.sizes = build.structure(Sizes)(*step.sizes)
+        place.move_count, place.step_count = len(step.moves), len(step.steps)
+        place.moves, place.steps = _array(MoveRecord, step.moves), _array(StepRecord, step.steps)
+    return record, passes
 
 
 def _array(record: type, records: Sequence[tuple[object, ...]]) -> "ctypes.Array[ctypes.Structure]":
@@ -138,17 +103,15 @@ def _array(record: type, records: Sequence[tuple[object, ...]]) -> "ctypes.Array
     return (structure * max(len(records), 1))(*[structure(*values) for values in records])
 
 
-def _call(program: _Passes, images: Tensor, drawn: Sequence[Tensor], result: Tensor, parts: int) -> None:
+def _call(passes: "ctypes.Array[build.Pass]", images: Tensor, drawn: Sequence[Tensor], result: Tensor, parts: int) -> None:
     library = build.library()
     assert library is not None
-    numbers = (_Drawn * max(len(drawn), 1))(*[_Drawn(value.data_ptr(), TYPES[value.dtype]) for value in drawn])
-    batch, count, pixels, target = len(images), len(program.passes), PIXELS[result.dtype], result.data_ptr()
-    source = _Batch(images.data_ptr(), PIXELS[images.dtype], not images.is_contiguous())
+    numbers = (build.Drawn * max(len(drawn), 1))(*[build.Drawn(value.data_ptr(), TYPES[value.dtype]) for value in drawn])
+    batch, count, pixels, target = len(images), len(passes), PIXELS[result.dtype], result.data_ptr()
+    source = build.Batch(images.data_ptr(), PIXELS[images.dtype], not images.is_contiguous())
 
     def work(part: range) -> None:  # without Python's lock, as ctypes calls
-        if library.augment_images(
-            program.passes, count, numbers, ctypes.byref(source), batch, part.start, part.stop, pixels, target
-        ):
+        if library.augment_images(passes, count, numbers, ctypes.byref(source), batch, part.start, part.stop, pixels, target):
             raise MemoryError("no memory for the work on one image")
 
     share(work, batch, parts)
@@ -177,9 +140,11 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 
 
 def draw(program: Program, uniforms: Tensor, tables: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-    """Compute parameters from uniform numbers in one call."""
+    """Compute parameters from uniform numbers in one call; stand-ins without memory by tensor operations."""
     library = build.library()
-    assert library is not None
+    if library is None or type(uniforms) is not Tensor:
+        fill(program, uniforms, tables, outputs)
+        return
     pointers = [tensor.data_ptr() for tensors in (tables, outputs) for tensor in tensors]
     addresses = (ctypes.c_void_p * len(pointers))(*pointers)
     records = _records(program, len(tables))

@@ -21,7 +21,7 @@ from augment.distributions import Params
 from augment.fused import triton_images as kernels
 from augment.fused.launches import keep, signature
 from augment.fused.layouts import InlineDraws, Launch, inline_draws, prepare
-from augment.fused.passes import Pass, check_sizes, passes, split_blur, stretches
+from augment.fused.passes import Pass, check_sizes, encode_stretch, passes, split_sampling, stretches
 from augment.fused.plans import Plan
 from augment.fused.triton_random import Key, no_keys, take_key
 
@@ -62,7 +62,7 @@ def apply_plan(
 
 def _cut(plan: Plan, dtype: torch.dtype) -> list[tuple[Pass, ...]]:
     """Return a plan's passes in stretches, one for each launch."""
-    steps = [part for step in passes(plan.ops, is_rounded=dtype == torch.uint8) for part in split_blur(step)]
+    steps = [part for step in passes(plan.ops, is_rounded=dtype == torch.uint8) for part in split_sampling(step)]
     return stretches(steps)
 
 
@@ -86,7 +86,7 @@ def _stretch_apply(stretch: tuple[Pass, ...]) -> StretchApply:
 def image_passes(images: Tensor, params: Sequence[Tensor], name: str, dtype: torch.dtype, channels_last: bool) -> Tensor:
     """Apply passes to [B, 3, H, W] images: a new tensor of ``dtype``. ``name`` is the ``repr`` of passes in ``_NAMED``."""
     out = _empty(images, name, dtype, channels_last)
-    check_sizes(images, params, _sizes(name, *images.shape[2:]))
+    check_sizes(images, params, _numbers(name, *images.shape[2:]))
     if _is_wide(images):
         images = images.contiguous()
     if len(images):
@@ -109,12 +109,8 @@ def _(images: Tensor, params: Sequence[Tensor], name: str, dtype: torch.dtype, c
 
 
 @functools.lru_cache(maxsize=256)
-def _sizes(name: str, height: int, width: int) -> tuple[int, ...]:
-    sizes: list[int] = []
-    for step in _NAMED[name]:
-        sizes += step.parameter_sizes(height, width)
-        height, width = step.output_size(height, width)
-    return tuple(sizes)
+def _numbers(name: str, height: int, width: int) -> tuple[int, ...]:
+    return encode_stretch(_NAMED[name], height, width).numbers
 
 
 def _empty(images: Tensor, name: str, dtype: torch.dtype, channels_last: bool) -> Tensor:

@@ -1,12 +1,9 @@
-/* Parameters of each image from uniform numbers: the records of augment/fused/sample.py, whose formulas augment/distributions.py
+/* Parameters of each image from uniform numbers: the records of augment/fused/sample.py, whose formulas augment/fused/formulas.py
  * defines.
  *
  * Uniform numbers lie in rows, ``batch`` floats each, so that loops over images read and write what lies side by side. All
  * arithmetic is in floats, rounded after each step, as tensors do it; only the last bit of expf may differ.
  */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
 
 typedef struct {
     const DrawRecord *record;
@@ -27,20 +24,26 @@ static void draw_chance(const Draws *draws) {
     for (int64_t i = 0; i < draws->batch; i++) applied[i] = draws->rows[i] < p;
 }
 
+/* A parameter's number at the record's place. */
+static void put_number(const Draws *draws, int64_t image, float value) {
+    int64_t at = image * draws->record->size + draws->record->place;
+    if (draws->record->is_whole)
+        ((int64_t *)draws->outputs[0])[at] = (int64_t)value;
+    else
+        ((float *)draws->outputs[0])[at] = value;
+}
+
 static void draw_below(const Draws *draws) {
-    int64_t *drawn = draws->outputs[0];
-    float count = (float)draws->record->count;
-    for (int64_t i = 0; i < draws->batch; i++) drawn[i] = (int64_t)below(draws->rows[i], count);
+    float count = (float)draws->record->count, span = (float)draws->record->span, low = (float)draws->record->low;
+    for (int64_t i = 0; i < draws->batch; i++) put_number(draws, i, below(draws->rows[i], count) * span + low);
 }
 
 static void draw_uniform(const Draws *draws) {
-    int64_t size = draws->record->size;
-    float *drawn = (float *)draws->outputs[0] + draws->record->place;
     float span = (float)draws->record->span, low = (float)draws->record->low;
     int is_rounded = (int)draws->record->is_rounded;
     for (int64_t i = 0; i < draws->batch; i++) {
         float value = draws->rows[i] * span + low;
-        drawn[i * size] = is_rounded ? rintf(value) : value;
+        put_number(draws, i, is_rounded ? rintf(value) : value);
     }
 }
 
@@ -111,26 +114,6 @@ static void draw_rectangle(const Draws *draws) {
     }
 }
 
-static void draw_square(const Draws *draws) {
-    float side = (float)draws->record->side;
-    float rows = (float)draws->record->height + 1.0f - side, columns = (float)draws->record->width + 1.0f - side;
-    for (int64_t i = 0; i < draws->batch; i++)
-        put_rectangle(draws, i, below(row_of(draws, 0, i), rows), below(row_of(draws, 1, i), columns), side, side);
-}
-
-/* Where the corners of a perspective go, from top left on clockwise: x and y of each. */
-static void draw_corners(const Draws *draws) {
-    int64_t *corners = draws->outputs[0], right = (int64_t)draws->record->width, bottom = (int64_t)draws->record->height;
-    float reach_x = (float)draws->record->reach_x, reach_y = (float)draws->record->reach_y;
-    for (int64_t i = 0; i < draws->batch; i++)
-        for (int corner = 0; corner < 4; corner++) {
-            int64_t x = (int64_t)below(row_of(draws, corner, i), reach_x);
-            int64_t y = (int64_t)below(row_of(draws, 4 + corner, i), reach_y);
-            corners[i * 8 + corner * 2] = corner == 1 || corner == 2 ? right - x : x;
-            corners[i * 8 + corner * 2 + 1] = corner >= 2 ? bottom - y : y;
-        }
-}
-
 /* The logarithm of a normal positive number, within two last bits: the polynomial of Cephes, which compilers vectorise. */
 static inline float log_of(float value) {
     union { float number; int32_t bits; } x = {value};
@@ -166,7 +149,7 @@ static inline int try_gamma(const Draws *draws, int64_t first, int64_t try, int6
     return (cube > 0.0f) & (log_unit(row_of(draws, first + GAMMA_TRIES + try, image)) < bound);
 }
 
-/* Logarithms of Gamma numbers of ``count`` images, from row ``first`` on: Source.log_gamma. */
+/* Logarithms of Gamma numbers of ``count`` images, from row ``first`` on: formulas.log_gamma. */
 static void log_gamma(const Draws *draws, int64_t first, int64_t image, int64_t count, float *values) {
     double alpha = draws->record->alpha;
     int accepted[BLOCK];
@@ -220,7 +203,7 @@ static void draw_beta(const Draws *draws) {
 }
 
 static void draw_cutmix(const Draws *draws) {
-    int64_t first = draws->record->place;
+    int64_t first = draws->record->behind;
     float sides[2] = {(float)draws->record->height, (float)draws->record->width};
     float *lam = draws->outputs[4], weights[2 * BLOCK];
     for (int64_t i = 0; i < draws->batch; i++) {
@@ -243,7 +226,7 @@ static void draw_weights(const Draws *draws) {
     float *drawn = draws->outputs[0], own[2 * BLOCK], weights[chains * BLOCK];
     for (int64_t image = 0; image < draws->batch; image += BLOCK) {
         int64_t count = draw_block(draws, image, own);
-        dirichlet(draws, draws->record->place, image, count, chains, weights);
+        dirichlet(draws, draws->record->behind, image, count, chains, weights);
         for (int64_t i = 0; i < count; i++) {
             *drawn++ = own[i];
             for (int64_t n = 0; n < chains; n++) *drawn++ = weights[n * BLOCK + i] * (1.0f - own[i]);
@@ -264,15 +247,16 @@ static void put_op(const Draws *draws, int64_t place, int64_t op, int64_t bin, i
 /* A policy: for each of its places an op, a bin and a sign. */
 static void draw_policy(const Draws *draws) {
     const DrawRecord *record = draws->record;
-    int64_t places = record->places, chain = record->chain;
+    int64_t places = record->places, chain = record->chain; /* rows: ends of chains, ops, bins if they are drawn, signs */
+    int64_t first = chain ? places / chain : 0, signs = first + (record->drawn_bins > 0 ? 2 : 1) * places;
     float choices = (float)record->count, drawn_bins = (float)record->drawn_bins;
     for (int64_t i = 0; i < draws->batch; i++)
         for (int64_t place = 0; place < places; place++) {
-            int64_t op = (int64_t)below(row_of(draws, record->op_row + place, i), choices), bin = record->first_bin;
+            int64_t op = (int64_t)below(row_of(draws, first + place, i), choices), bin = record->first_bin;
             if (chain && (float)(place % chain) > below(row_of(draws, place / chain, i), (float)chain))
                 op = (int64_t)choices; /* behind its end: the name after those that are drawn is Identity */
-            if (drawn_bins > 0.0f) bin += (int64_t)below(row_of(draws, record->bin_row + place, i), drawn_bins);
-            put_op(draws, i * places + place, op, bin, row_of(draws, record->sign_row + place, i) < 0.5f, record->bins);
+            if (drawn_bins > 0.0f) bin += (int64_t)below(row_of(draws, first + places + place, i), drawn_bins);
+            put_op(draws, i * places + place, op, bin, row_of(draws, signs + place, i) < 0.5f, record->bins);
         }
 }
 

@@ -1,7 +1,4 @@
 /* Geometry of an image: augment/fused/geometry.py. Images are planar: three planes of height x width values. */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
 
 /* Pixel p of a row or column of the result is pixel origin + direction * p of what it was made from, mirrored or black beyond. */
 typedef struct {
@@ -365,25 +362,6 @@ static void blend_row(Scratch *s, int width, float *row, int64_t count) {
     separate(s->line, width, row, row + count, row + 2 * count);
 }
 
-/* Bilinear sampling of scratch->moved by a matrix about the centre; black comes from outside. */
-static void warp(Scratch *s, int height, int width, const float matrix[6], Axis rows, Axis columns, float *to) {
-    if (matrix[0] == 1.0f && matrix[3] == 0.0f && matrix[4] == 1.0f && matrix[5] == floorf(matrix[5]) &&
-        columns.direction > 0) {
-        shift_rows(s, height, width, matrix, rows, to);
-        return;
-    }
-    add_edge(s, height, width);
-    float centre_x = (float)(width - 1) / 2.0f, centre_y = (float)(height - 1) / 2.0f;
-    float u = (float)columns.origin - centre_x, direction = (float)columns.direction;
-    for (int y = 0; y < height; y++) {
-        float v = (float)(rows.origin + rows.direction * y) - centre_y;
-        places_of(height, width, matrix[0] * u + matrix[1] * v + matrix[2] + centre_x,
-                  matrix[0] * direction, matrix[3] * u + matrix[4] * v + matrix[5] + centre_y, matrix[3] * direction,
-                  s->starts[0], s->weights[0], s->weights[1]);
-        blend_row(s, width, to + (int64_t)y * width, (int64_t)height * width);
-    }
-}
-
 /* The projective map that takes corners (x, y, clockwise from top left) to those of the image: geometry._quad_to_rectangle. */
 static void map_of(const double corners[8], int height, int width, float map[9]) {
     double x0 = corners[0], y0 = corners[1], x1 = corners[2], y1 = corners[3];
@@ -412,6 +390,25 @@ static void places_through(int height, int width, const float map[9], Axis colum
         float x = origin + direction * (float)i, below = map[6] * x + away;
         float px = (map[0] * x + right) / below - 0.5f, py = (map[3] * x + down) / below - 0.5f;
         put_place(px, py, height, width, at + i, share_x + i, share_y + i);
+    }
+}
+
+/* Bilinear sampling of scratch->moved by a matrix about the centre; black comes from outside. */
+static void warp(Scratch *s, int height, int width, const float matrix[6], Axis rows, Axis columns, float *to) {
+    if (matrix[0] == 1.0f && matrix[3] == 0.0f && matrix[4] == 1.0f && matrix[5] == floorf(matrix[5]) &&
+        columns.direction > 0) {
+        shift_rows(s, height, width, matrix, rows, to);
+        return;
+    }
+    add_edge(s, height, width);
+    float centre_x = (float)(width - 1) / 2.0f, centre_y = (float)(height - 1) / 2.0f;
+    float u = (float)columns.origin - centre_x, direction = (float)columns.direction;
+    for (int y = 0; y < height; y++) {
+        float v = (float)(rows.origin + rows.direction * y) - centre_y;
+        places_of(height, width, matrix[0] * u + matrix[1] * v + matrix[2] + centre_x,
+                  matrix[0] * direction, matrix[3] * u + matrix[4] * v + matrix[5] + centre_y, matrix[3] * direction,
+                  s->starts[0], s->weights[0], s->weights[1]);
+        blend_row(s, width, to + (int64_t)y * width, (int64_t)height * width);
     }
 }
 

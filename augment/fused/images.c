@@ -4,6 +4,7 @@
  * of augment/fused define what is done here, and it is tested against them. Images are planar: three planes of height x width
  * values. Drawn numbers are not trusted: windows are cut at the image's border, and unknown point ops do nothing.
  */
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,40 +44,44 @@ static void normalize(const StepRecord *step, float *planes, int64_t count) {
     }
 }
 
-static void resized_window(const Task *task, Image from, Axis rows, Axis columns, float *to, const float *normal) {
-    const Pass *pass = task->pass;
-    const StepRecord *step = pass->steps;
-    int height = (int)pass->sizes.moved_height, width = (int)pass->sizes.moved_width;
-    float unit = from.is_bytes ? 1.0f / 255.0f : 1.0f, plain[6] = {unit, 0.0f, unit, 0.0f, unit, 0.0f};
-    Window window = {0, 0, height, width};
+/* The image behind the moves of the pass. */
+static void read_moved(const Task *task, float *to, const float *normal) {
+    int64_t count = (int64_t)task->height * task->width;
+    read_image(task->from, task->rows, task->columns, task->height, task->width, to, count, task->width, normal);
+}
+
+static void resized_window(const Task *task, float *to, const float *normal) {
+    const Sizes *sizes = &task->pass->sizes;
+    const StepRecord *step = task->step;
+    float unit = task->from.is_bytes ? 1.0f / 255.0f : 1.0f, plain[6] = {unit, 0.0f, unit, 0.0f, unit, 0.0f};
+    Window window = {0, 0, task->height, task->width};
     if (step->sampler == SAMPLER_WINDOW) {
-        window = window_of(task, step->first, height, width);
-        if (window.height < 1 || window.width < 1) window = (Window){0, 0, height, width};
+        window = window_of(task, step->first, task->height, task->width);
+        if (window.height < 1 || window.width < 1) window = (Window){0, 0, task->height, task->width};
     }
-    resize(task->scratch, from, from_place(rows, window.top), from_place(columns, window.left), window.height, window.width,
-           (int)pass->sizes.out_height, (int)pass->sizes.out_width, (int)step->antialias, moved(task, FORWARDS, 2),
+    resize(task->scratch, task->from, from_place(task->rows, window.top), from_place(task->columns, window.left), window.height,
+           window.width, (int)sizes->out_height, (int)sizes->out_width, (int)step->antialias, moved(task, FORWARDS, 2),
            moved(task, FORWARDS, 3), normal ? normal : plain, to);
 }
 
-/* Add the partner of an image, number ``other``, with the partner's own flips and crops. */
-static void mix(const Task *task, Image partner, int64_t other, float *to) {
-    const Pass *pass = task->pass;
-    const StepRecord *step = pass->steps;
-    int height = (int)pass->sizes.out_height, width = (int)pass->sizes.out_width;
-    int64_t count = (int64_t)height * width;
-    Task partners = *task;
-    partners.image = other;
-    Axis rows = moved(&partners, moved(&partners, FORWARDS, 0), 2);
-    Axis columns = moved(&partners, moved(&partners, FORWARDS, 1), 3);
+/* Add the partner of an image, with the partner's own flips and crops. */
+static void mix(const Task *task, float *to) {
+    const StepRecord *step = task->step;
+    int64_t count = (int64_t)task->height * task->width;
+    Task partner = *task;
+    partner.image = task->partner;
+    partner.from = task->from_partner;
+    partner.rows = moved(&partner, moved(&partner, FORWARDS, 0), 2);
+    partner.columns = moved(&partner, moved(&partner, FORWARDS, 1), 3);
     if (step->sampler == SAMPLER_CUTMIX) {
-        Window pasted = window_of(task, step->first, height, width);
-        read_image(partner, from_place(rows, pasted.top), from_place(columns, pasted.left), pasted.height, pasted.width,
-                   to + (int64_t)pasted.top * width + pasted.left, count, width, NULL);
+        Window pasted = window_of(task, step->first, task->height, task->width);
+        read_image(partner.from, from_place(partner.rows, pasted.top), from_place(partner.columns, pasted.left), pasted.height,
+                   pasted.width, to + (int64_t)pasted.top * task->width + pasted.left, count, task->width, NULL);
         return;
     }
     float *restrict moved = task->scratch->moved, *restrict result = to;
     float share = (float)number(task, step->first, task->image);
-    read_image(partner, rows, columns, height, width, moved, count, width, NULL);
+    read_moved(&partner, moved, NULL);
     for (int64_t i = 0; i < 3 * count; i++) result[i] = result[i] * share + moved[i] * (1.0f - share);
 }
 
@@ -86,8 +91,7 @@ static void change_moved(Scratch *s, int height, int width, int point, const flo
     if (point == POINT_WARP) {
         warp(s, height, width, arguments, FORWARDS, FORWARDS, s->spare);
     } else if (point == POINT_SHARPNESS && height > 2 && width > 2) {
-        for (int c = 0; c < 3; c++)
-            sharpen(s->moved + c * count, height, width, arguments[0], s->line, s->spare + c * count);
+        sharpen(s, height, width, arguments[0], s->spare);
     } else {
         change(s->moved, count, point, arguments[0], (uint8_t *)s->pixels);
         return;
@@ -98,20 +102,19 @@ static void change_moved(Scratch *s, int height, int width, int point, const flo
 }
 
 /* AugMix: chains of ops, each on the image itself, summed with their weights. */
-static void mix_chains(const Task *task, Image from, Axis rows, Axis columns, float *to) {
-    const StepRecord *step = task->pass->steps;
-    int height = (int)task->pass->sizes.moved_height, width = (int)task->pass->sizes.moved_width, chains = (int)step->chains;
-    int64_t first = step->first, count = (int64_t)height * width, place = task->image * (1 + chains);
+static void mix_chains(const Task *task, float *to) {
+    int chains = (int)task->step->chains;
+    int64_t first = task->step->first, count = (int64_t)task->height * task->width, place = task->image * (1 + chains);
     float *restrict result = to, share = (float)number(task, first + 2, place);
-    read_image(from, rows, columns, height, width, to, count, width, NULL);
+    read_moved(task, to, NULL);
     for (int64_t i = 0; i < 3 * count; i++) result[i] *= share;
     for (int chain = 0; chain < chains; chain++) {
-        read_image(from, rows, columns, height, width, task->scratch->moved, count, width, NULL);
+        read_moved(task, task->scratch->moved, NULL);
         for (int n = 0; n < CHAIN; n++) {
             int64_t at = (task->image * chains + chain) * CHAIN + n;
             float arguments[6];
             for (int i = 0; i < 6; i++) arguments[i] = (float)number(task, first + 1, at * ARGUMENTS + i);
-            change_moved(task->scratch, height, width, within(number(task, first, at), 0, POINT_COUNT), arguments);
+            change_moved(task->scratch, task->height, task->width, within(number(task, first, at), 0, POINT_COUNT), arguments);
         }
         const float *restrict changed = task->scratch->moved;
         share = (float)number(task, first + 2, place + 1 + chain);
@@ -119,65 +122,37 @@ static void mix_chains(const Task *task, Image from, Axis rows, Axis columns, fl
     }
 }
 
-/* Samplers that read neighbours: returns whether this is one, and writes its result. */
-static int sample_neighbours(const Task *task, Image from, Axis rows, Axis columns, float *to) {
-    const StepRecord *step = task->pass->steps;
-    int height = (int)task->pass->sizes.moved_height, width = (int)task->pass->sizes.moved_width;
-    int64_t count = (int64_t)height * width;
-    float *moved = task->scratch->moved, strength;
-    if (step->sampler == SAMPLER_NEIGHBOURS && height > 2 && width > 2 &&
-        drawn_point(task, step, &strength) == POINT_SHARPNESS) {
-        read_image(from, rows, columns, height, width, moved, count, width, NULL);
-        for (int c = 0; c < 3; c++) sharpen(moved + c * count, height, width, strength, task->scratch->line, to + c * count);
-        return 1;
-    }
-    if (step->sampler == SAMPLER_BLUR) {
-        float *weights = task->scratch->weights[0];
-        int taps = (int)step->kernel_size;
-        gaussian((float)number(task, step->first, task->image), taps, weights);
-        read_image(from, rows, columns, height, width, moved, count, width, NULL);
-        for (int c = 0; c < 3; c++)
-            blur(moved + c * count, height, width, weights, taps, task->scratch->line, task->scratch->starts[0], to + c * count);
-        return 1;
-    }
-    return 0;
-}
-
 /* Pixels before any change of values. */
-static void sample(const Task *task, Image from, Image partner, int64_t other, float *to, const float *normal) {
-    const StepRecord *step = task->pass->steps;
-    int sampler = (int)step->sampler;
-    int height = (int)task->pass->sizes.moved_height, width = (int)task->pass->sizes.moved_width;
-    int64_t count = (int64_t)height * width;
-    Axis rows = moved(task, FORWARDS, 0), columns = moved(task, FORWARDS, 1);
-    float matrix[6];
+static void sample(Task *task, float *to, const float *normal) {
+    const StepRecord *step = task->step;
+    int sampler = (int)step->sampler, height = task->height, width = task->width;
+    float map[9], strength;
     if (sampler == SAMPLER_WINDOW || sampler == SAMPLER_RESIZE) {
-        resized_window(task, from, rows, columns, to, normal);
-        return;
-    }
-    if (warped(task, matrix)) {
-        read_image(from, rows, columns, height, width, task->scratch->moved, count, width, NULL);
-        warp(task->scratch, height, width, matrix, moved(task, FORWARDS, 2), moved(task, FORWARDS, 3), to);
+        resized_window(task, to, normal);
         return;
     }
     if (sampler == SAMPLER_AUGMIX) {
-        mix_chains(task, from, rows, columns, to);
+        mix_chains(task, to);
         return;
     }
-    if (sampler == SAMPLER_PERSPECTIVE && number(task, step->applied, task->image) != 0.0) {
-        double corners[8];
-        float map[9];
-        for (int i = 0; i < 8; i++) corners[i] = number(task, step->first + 1, task->image * 8 + i);
-        map_of(corners, height, width, map);
-        read_image(from, rows, columns, height, width, task->scratch->moved, count, width, NULL);
-        project(task->scratch, height, width, map, moved(task, FORWARDS, 2), moved(task, FORWARDS, 3), to);
+    int kind = warped(task, map);
+    if (kind) {
+        read_moved(task, task->scratch->moved, NULL);
+        (kind == 2 ? project : warp)(task->scratch, height, width, map, moved(task, FORWARDS, 2), moved(task, FORWARDS, 3), to);
         return;
     }
-    rows = moved(task, rows, 2);
-    columns = moved(task, columns, 3);
-    if (sample_neighbours(task, from, rows, columns, to)) return;
-    read_image(from, rows, columns, height, width, to, count, width, normal);
-    if (sampler == SAMPLER_MIXUP || sampler == SAMPLER_CUTMIX) mix(task, partner, other, to);
+    task->rows = moved(task, task->rows, 2);
+    task->columns = moved(task, task->columns, 3);
+    if (sampler == SAMPLER_NEIGHBOURS && height > 2 && width > 2 && drawn_point(task, step, &strength) == POINT_SHARPNESS) {
+        read_moved(task, task->scratch->moved, NULL);
+        sharpen(task->scratch, height, width, strength, to);
+    } else if (sampler == SAMPLER_BLUR) {
+        read_moved(task, task->scratch->moved, NULL);
+        blur(task->scratch, height, width, (float)number(task, step->first, task->image), (int)step->kernel_size, to);
+    } else {
+        read_moved(task, to, normal);
+        if (sampler == SAMPLER_MIXUP || sampler == SAMPLER_CUTMIX) mix(task, to);
+    }
 }
 
 /* Whether an image only moves or is resized, is erased and then normalised: gain and bias of each channel for that. */
@@ -195,13 +170,13 @@ static int is_simple(const Pass *pass, Image from, float normal[6]) {
     return 1;
 }
 
-static void run_pass(const Task *task, Image from, Image partner, int64_t other, float *to) {
+static void run_pass(Task *task, float *to) {
     const Pass *pass = task->pass;
     int64_t count = pass->sizes.out_height * pass->sizes.out_width;
     float normal[6], value[3], strength;
-    int simple = is_simple(pass, from, normal);
+    int simple = is_simple(pass, task->from, normal);
     const StepRecord *last = pass->steps + pass->step_count - 1;
-    sample(task, from, partner, other, to, simple ? normal : NULL);
+    sample(task, to, simple ? normal : NULL);
     for (const StepRecord *step = pass->steps + 1; step < pass->steps + pass->step_count; step++) {
         switch (step->change) {
         case CHANGE_ERASE:
@@ -214,7 +189,7 @@ static void run_pass(const Task *task, Image from, Image partner, int64_t other,
             break;
         case CHANGE_JITTER: jitter(task, step, to, count); break;
         case CHANGE_NOISE: {
-            const float *noise = task->drawn[pass->first_drawn + step->first].values;
+            const float *noise = task->drawn[step->first].values;
             add_noise(to, noise + task->image * 3 * count, 3 * count);
             break;
         }
@@ -268,8 +243,11 @@ int augment_images(const Pass *passes, int32_t pass_count, const Drawn *drawn, c
             const Pass *pass = passes + n;
             int is_there = pass == last && type == PIXEL_FLOAT32;
             float *result = is_there ? place_in(to, type, image * count) : between[n % 2];
-            Task task = {pass, drawn, image, &scratch};
-            run_pass(&task, from, partner, other, result);
+            Task task = {pass, pass->steps, drawn, image, other, &scratch, from, partner, (int)pass->sizes.moved_height,
+                         (int)pass->sizes.moved_width, FORWARDS, FORWARDS};
+            task.rows = moved(&task, FORWARDS, 0);
+            task.columns = moved(&task, FORWARDS, 1);
+            run_pass(&task, result);
             from = (Image){result, 0, (int32_t)pass->sizes.out_height, (int32_t)pass->sizes.out_width};
         }
         if (type != PIXEL_FLOAT32) store(from.values, count, type, place_in(to, type, image * count));

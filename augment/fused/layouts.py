@@ -18,12 +18,14 @@ from triton import next_power_of_2
 
 from augment import policies
 from augment.fused import triton_images as kernels
+from augment.fused import triton_resize
 from augment.fused.kinds import SAMPLERS
 from augment.fused.launches import Prepared
-from augment.fused.passes import Pass, PassRecord, encode, split_chains
+from augment.fused.passes import Pass, PassRecord, encode_stretch, split_chains
 from augment.fused.plans import Plan
 from augment.fused.sample import Program
 from augment.fused.sample import encode as encode_draws
+from augment.fused.triton_held import is_held
 from augment.fused.triton_inline import Inline
 from augment.fused.triton_random import Key
 
@@ -61,26 +63,17 @@ def _most_pixels(chain: Sequence[PassRecord]) -> int:
 @functools.lru_cache(maxsize=256)
 def _layout(stretch: tuple[Pass, ...], height: int, width: int, whole: int, tile: int) -> Layout:
     """Lay out passes. Programs hold images of up to ``whole`` pixels, ``tile`` pixels of larger ones."""
-    chain = _encode_all(stretch, height, width)
+    chain = encode_stretch(stretch, height, width).passes
     if _most_pixels(chain) <= whole:
         tile = kernels.tile(_most_pixels(chain), True)
     else:
         split = [split_chains(step) if record.pixels > tile else (step,) for step, record in zip(stretch, chain, strict=True)]
-        chain = _encode_all([part for parts in split for part in parts], height, width)
+        chain = encode_stretch(tuple(part for parts in split for part in parts), height, width).passes
     chain_ops = [record.chain_op for record in chain if record.chain_op]
     room = 3 * max(_most_pixels(chain[:-1]), _most_pixels(chain_ops))
-    buffers = 4 if _most_pixels(chain_ops) > tile else 2 if len(chain) > 2 and _most_pixels(chain) > tile else int(room > 0)
-    return Layout(tuple(chain), tile, buffers, room, max(r.measured for r in (*chain, *chain_ops)))
-
-
-def _encode_all(stretch: Sequence[Pass], height: int, width: int) -> list[PassRecord]:
-    chain: list[PassRecord] = []
-    first = 0
-    for step in stretch:
-        chain.append(encode(step, height, width, first))
-        height, width = step.output_size(height, width)
-        first += len(step.parameters())
-    return chain
+    is_apart = _most_pixels(chain) > tile or any(triton_resize.is_resized(record) for record in chain[1:-1])
+    buffers = 4 if _most_pixels(chain_ops) > tile else 2 if len(chain) > 2 and is_apart else int(room > 0)
+    return Layout(chain, tile, buffers, room, max(r.measured for r in (*chain, *chain_ops)))
 
 
 class InlineDraws(NamedTuple):
@@ -194,13 +187,15 @@ def _prepare_whole(layout: Layout, images: Tensor, out: Tensor, inline: InlineDr
 
 PROGRAMS = 1024
 """Programs that keep the 132 multiprocessors of a large GPU busy."""
+SHORTEST = 6
+"""Rows of a thread that resizes: it reads a row or two more than those of the source that they need."""
 
 
 def _prepare_tiles(record: PassRecord, images: Tensor, out: Tensor, draws: tuple[Any, ...], numbers: int) -> PassLaunch:
     """Prepare a program a tile, and a launch that measures first if an image is several."""
     batch = len(images)
     tile = kernels.tile(record.pixels, record.measured > 0 and record.pixels <= kernels.WHOLE)
-    tiles = kernels.tiles(record, tile)
+    tiles = _count_strips(record, batch, tile) if triton_resize.is_resized(record) else -(-record.pixels // tile)
     count = record.measured if tiles > 1 else 0
     chunks = min(max(PROGRAMS // max(batch, 1), 1), tiles, 16) if count else 1
     constants = {
@@ -215,6 +210,13 @@ def _prepare_tiles(record: PassRecord, images: Tensor, out: Tensor, draws: tuple
     return PassLaunch(launch, scratch, tuple(out.shape), (batch, chunks), measure)
 
 
+def _count_strips(record: PassRecord, batch: int, tile: int) -> int:
+    """Return the programs of a resized image: columns, each in as few strips of at least ``SHORTEST`` rows as fill a GPU."""
+    columns = triton_resize.programs_across(record)
+    shortest = SHORTEST * triton_resize.groups_of(record, tile)
+    return columns * max(min(-(-PROGRAMS // max(batch * columns, 1)), record.sizes.out_height // shortest), 1)
+
+
 def _white(images: Tensor) -> int:
     return 255 if images.dtype == torch.uint8 else 1
 
@@ -222,9 +224,20 @@ def _white(images: Tensor) -> int:
 def _kernel(
     kernel: Any, grid: tuple[int, int, int], constants: dict[str, Any], chain: Sequence[PassRecord], tile: int, is_exact: bool
 ) -> Prepared:
-    # With 128 registers two programs of 256 threads share a multiprocessor; policies would take more.
     warps = min(max(tile // (32 * _pixels_a_thread(chain)), 1), 16)
-    return Prepared(kernel, grid, constants, num_warps=warps, maxnreg=128, enable_fp_fusion=not is_exact)
+    return Prepared(kernel, grid, constants, num_warps=warps, maxnreg=_registers(chain, tile), enable_fp_fusion=not is_exact)
+
+
+def _registers(chain: Sequence[PassRecord], tile: int) -> int:
+    """Return the most registers of a thread; a multiprocessor has 65,536.
+
+    With 64, all of 1,024 images of 32x32 that stay in registers are on 132 multiprocessors at once, 8 programs of 128 threads
+    each. With 80, 3 programs of 256 threads of a policy share one.
+    """
+    if any(is_held(chain, p, tile) and triton_resize.is_resized(record) for p, record in enumerate(chain)):
+        return 64
+    is_policy = any(SAMPLERS[record.steps[0].sampler] == "neighbours" for record in chain)
+    return 80 if is_policy and _most_pixels(chain) <= tile else 128
 
 
 def _pixels_a_thread(chain: Sequence[PassRecord]) -> int:

@@ -80,11 +80,6 @@ class Pass:
         """Return the drawn tensors that are read, as (index of the op, name), in the order in which ``encode`` counts."""
         return tuple((part.index, name) for part in self.parts for name in part.kind.parameters(part.op))
 
-    def parameter_sizes(self, height: int, width: int) -> list[int]:
-        """Return how many numbers each of ``parameters`` has for an image of that size."""
-        size = self.output_size(height, width)
-        return [drawn_sizes(part.op, *size)[name] for part in self.parts for name in part.kind.parameters(part.op)]
-
 
 # ---- recipes in passes ------------------------------------------------------------------------------------------------
 
@@ -146,12 +141,15 @@ def stretches(steps: Sequence[Pass]) -> list[tuple[Pass, ...]]:
     return groups
 
 
-def split_blur(step: Pass) -> tuple[Pass, ...]:
-    """Return the pass, or two if it blurs: along columns, then along rows with the changes that follow."""
-    if step.sampler is None or step.sampling != "blur":
-        return (step,)
-    down = Pass(moves=step.moves, sampler=step.sampler, is_exact=step.is_exact)
-    return down, replace(step, moves=(), sampler=replace(step.sampler, place=1))
+def split_sampling(step: Pass) -> tuple[Pass, ...]:
+    """Return the pass, or two: of a blur along columns, then along rows; of a resizing, then what measures its result."""
+    if step.sampling == "blur":
+        assert step.sampler is not None
+        down = Pass(moves=step.moves, sampler=step.sampler, is_exact=step.is_exact)
+        return down, replace(step, moves=(), sampler=replace(step.sampler, place=1))
+    if step.sampling in ("window", "resize") and any(map(_measures, step.changes)):
+        return replace(step, changes=()), Pass(changes=step.changes, is_exact=step.is_exact)
+    return (step,)
 
 
 def split_chains(step: Pass) -> tuple[Pass, ...]:
@@ -252,6 +250,33 @@ def encode(step: Pass, height: int, width: int, start: int = 0) -> PassRecord:
         is_exact=step.is_exact,
     )
     return _with_chain_op(record, step.sampler) if step.sampler and step.sampling == "augmix" else record
+
+
+class StretchRecord(NamedTuple):
+    """Passes of one call for images of one size.
+
+    ``parameters``: drawn tensors that they read, as (index of the op, name); ``numbers``: how many each has for an image.
+    """
+
+    passes: tuple[PassRecord, ...]
+    parameters: tuple[tuple[int, str], ...]
+    numbers: tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def encode_stretch(stretch: tuple[Pass, ...], height: int, width: int) -> StretchRecord:
+    """Return passes, one after the other, for images of that size."""
+    records: list[PassRecord] = []
+    parameters: list[tuple[int, str]] = []
+    numbers: list[int] = []
+    for step in stretch:
+        records.append(encode(step, height, width, len(parameters)))
+        height, width = step.output_size(height, width)
+        for part in step.parts:
+            names = part.kind.parameters(part.op)
+            parameters += [(part.index, name) for name in names]
+            numbers += [drawn_sizes(part.op, height, width)[name] for name in names]
+    return StretchRecord(tuple(records), tuple(parameters), tuple(numbers))
 
 
 def _measured(names: set[str]) -> int:

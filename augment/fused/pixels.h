@@ -1,12 +1,4 @@
 /* How batches lie in memory: types of their values, planes or interleaved channels. Between, images are planes of floats. */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-typedef struct {
-    const void *values; /* [batch, 3, height, width] */
-    int32_t type, is_interleaved;
-} Batch;
 
 typedef struct {
     const void *values;
@@ -65,7 +57,7 @@ UNPACK(unpack_floats, float, float, AS_IT_IS)
 UNPACK(unpack_bfloat16, uint16_t, float, wide_bfloat16)
 UNPACK(unpack_float16, uint16_t, float, wide_float16)
 
-/* An image of a batch as planes of bytes or floats: where it lies, or in ``room`` where it lies otherwise. */
+/* An image of a batch [batch, 3, height, width] as planes of bytes or floats: where it lies, or in ``room`` where it lies otherwise. */
 static Image image_of(const Batch *batch, int64_t image, int height, int width, void *room) {
     int64_t count = (int64_t)height * width, first = 3 * count * image;
     int is_bytes = batch->type == PIXEL_UINT8, is_float = batch->type == PIXEL_FLOAT32;

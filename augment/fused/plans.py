@@ -110,19 +110,19 @@ def plan(recipe: Sequence[Op]) -> Plan:
     return Plan(tuple(recipe), parameters, tuple(map(cpu.stretch, stretches(passes(recipe)))))
 
 
-def sampling_kernel(device: torch.device) -> sample.Sampler | None:
-    """Return the sampling kernel for ``device``, or None if tensor operations are used, as under ``torch.compile``."""
+def sampling_kernel(device: torch.device) -> sample.Sampler:
+    """Return what computes parameters on ``device``: a kernel, or tensor operations, as under ``torch.compile``."""
     if torch.compiler.is_compiling():
-        return None
+        return sample.TENSORS
     if device.type == "cpu":
-        return None if build.library() is None else cpu.SAMPLER
-    return _triton_draw(device) if device.type == "cuda" else None
+        return cpu.SAMPLER if build.library() else sample.TENSORS
+    return _triton_draw(device) if device.type == "cuda" else sample.TENSORS
 
 
 @functools.cache
-def _triton_draw(device: torch.device) -> sample.Sampler | None:
+def _triton_draw(device: torch.device) -> sample.Sampler:
     if without_triton(device):
-        return None  # without a warning: ``runner.prepare_run`` gives it
+        return sample.TENSORS  # without a warning: ``runner.prepare_run`` gives it
     from augment.fused import triton_draws
 
     return triton_draws.SAMPLER

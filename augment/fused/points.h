@@ -2,11 +2,8 @@
  *
  * A point op is one function, POINT_OP(name); its number and its place in POINT_OPS come from the generated records.h. ``room``
  * has a byte for each value of a plane. */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
 
-#define LANES 64 /* sums and ranges are kept that many times, so that the compiler can use wide registers */
+#define LANES 64 /* sums are kept that many times, so that the compiler can use wide registers */
 
 static inline float unit(float x) {
     x = x > 0.0f ? x : 0.0f;
@@ -28,24 +25,14 @@ static float mean_of(const float *restrict plane, int64_t count) {
 }
 
 static void range_of(const float *restrict plane, int64_t count, float *lowest, float *highest) {
-    float low[LANES], high[LANES];
-    int64_t whole = count / LANES * LANES;
-    for (int lane = 0; lane < LANES; lane++) low[lane] = high[lane] = plane[0];
-    for (int64_t start = 0; start < whole; start += LANES)
-        for (int lane = 0; lane < LANES; lane++) {
-            float x = plane[start + lane];
-            low[lane] = x < low[lane] ? x : low[lane];
-            high[lane] = x > high[lane] ? x : high[lane];
-        }
-    *lowest = *highest = plane[0];
-    for (int lane = 0; lane < LANES; lane++) {
-        *lowest = low[lane] < *lowest ? low[lane] : *lowest;
-        *highest = high[lane] > *highest ? high[lane] : *highest;
+    float low = plane[0], high = plane[0];
+#pragma omp simd reduction(min : low) reduction(max : high)
+    for (int64_t i = 0; i < count; i++) {
+        low = plane[i] < low ? plane[i] : low;
+        high = plane[i] > high ? plane[i] : high;
     }
-    for (int64_t i = whole; i < count; i++) {
-        *lowest = plane[i] < *lowest ? plane[i] : *lowest;
-        *highest = plane[i] > *highest ? plane[i] : *highest;
-    }
+    *lowest = low;
+    *highest = high;
 }
 
 static inline float grey(float red, float green, float blue) { return red * LUMA_RED + green * LUMA_GREEN + blue * LUMA_BLUE; }
@@ -177,8 +164,8 @@ static void change(float *planes, int64_t count, int point, float strength, uint
 
 /* ---- neighbours ------------------------------------------------------------------------------------------------------ */
 
-/* The outermost pixels stay. ``line`` is room for a row and a value at either end. */
-static void sharpen(const float *restrict from, int height, int width, float factor, float *restrict line, float *restrict to) {
+static void sharpen_plane(const float *restrict from, int height, int width, float factor, float *restrict line,
+                          float *restrict to) {
     float rest = 1.0f - factor;
     line[0] = line[width + 1] = 0.0f;
     for (int y = 0; y < height; y++) {
@@ -195,6 +182,14 @@ static void sharpen(const float *restrict from, int height, int width, float fac
         }
         result[0] = unit(row[0]);
         result[width - 1] = unit(row[width - 1]);
+    }
+}
+
+/* Sharpen the pixels in scratch->moved; the outermost stay. */
+static void sharpen(const Scratch *s, int height, int width, float factor, float *to) {
+    for (int c = 0; c < 3; c++) {
+        int64_t plane = (int64_t)c * height * width;
+        sharpen_plane(s->moved + plane, height, width, factor, s->line, to + plane);
     }
 }
 
@@ -232,8 +227,8 @@ static void weigh_stretches(const float *restrict from, const int32_t *restrict 
 
 /* Weighted down the columns, then along the rows; borders are reflected. ``line`` is room for a row and ``taps`` values,
  * ``offsets`` for as many twice. */
-static void blur(const float *restrict from, int height, int width, const float *restrict weights, int taps,
-                 float *restrict line, int32_t *restrict offsets, float *restrict to) {
+static void blur_plane(const float *restrict from, int height, int width, const float *restrict weights, int taps,
+                       float *restrict line, int32_t *restrict offsets, float *restrict to) {
     int half = taps / 2;
     float *middle = line + half;
     for (int k = 0; k < taps; k++) offsets[taps + k] = k;
@@ -245,6 +240,15 @@ static void blur(const float *restrict from, int height, int width, const float 
             middle[width - 1 + x] = middle[reflected(width - 1 + x, width)];
         }
         weigh_stretches(line, offsets + taps, weights, taps, width, to + (int64_t)y * width);
+    }
+}
+
+/* Blur the pixels in scratch->moved. */
+static void blur(const Scratch *s, int height, int width, float sigma, int taps, float *to) {
+    gaussian(sigma, taps, s->weights[0]);
+    for (int c = 0; c < 3; c++) {
+        int64_t plane = (int64_t)c * height * width;
+        blur_plane(s->moved + plane, height, width, s->weights[0], taps, s->line, s->starts[0], to + plane);
     }
 }
 

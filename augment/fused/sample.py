@@ -1,9 +1,9 @@
 """Draws of a recipe: for each op what torchvision draws for one image, drawn for a whole batch at once.
 
 ``sample(ops, ...)`` returns a dict of tensors for each op, the batch first in every tensor. All uniform numbers come from one
-``torch.rand`` [rows, B]. Parameters follow from them by the tensor operations of ``augment.distributions``, which run on any
-device and under ``torch.compile``, or by one kernel, C on a CPU and Triton on CUDA, from the records that ``encode`` makes. The
-device is not asked for a value.
+``torch.rand`` [rows, B]. Parameters follow from them and from the records that ``encode`` makes: by one kernel, C on a CPU and
+Triton on CUDA, or by the tensor operations of ``augment.fused.formulas`` on any device and under ``torch.compile``. The device
+is not asked for a value.
 """
 
 import functools
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from augment import policies
 from augment.distributions import DrawRecord, NoiseField, Params, Source
+from augment.fused.formulas import FORMULAS
 from augment.op import Op
 
 __all__ = ["Params", "Program", "Sampler", "encode", "sample"]
@@ -63,18 +64,24 @@ class Sampler(NamedTuple):
 
     numbers: Callable[[Source, Program], Any]
     fill: Callable[[Program, Any, Sequence[Tensor], Sequence[Tensor]], None]
-    noise: Callable[[Source, Any, NoiseField, int], Tensor] = lambda source, numbers, noise, block: source.noise(*noise[1:])
+    noise: Callable[[Source, Any, NoiseField, int], Tensor] = lambda source, numbers, noise, block: source.noise(noise)
 
 
 def draw_matrix(source: Source, program: Program) -> Tensor | None:
-    """Draw all uniform numbers by PyTorch; None for stand-ins without memory."""
-    source.draw(program.rows)
-    return source.uniforms if type(source.uniforms) is Tensor else None
+    """Draw all uniform numbers by PyTorch; None if there are none."""
+    return source.draw(program.rows) if program.rows else None
 
 
-def count_rows(recipe: Sequence[Op]) -> int:
-    """Return the rows of uniform numbers that a recipe needs, whatever the size of images."""
-    return sum(d.rows(op) for op in recipe for d in op.draws)
+def fill(program: Program, uniforms: Tensor, tables: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+    """Compute parameters from uniform numbers, float32 [rows, B], by tensor operations."""
+    for record in program.records:
+        values = FORMULAS[record.kind](record, uniforms[record.row :], tables[record.table :])
+        for output, value in zip(outputs[record.output :], values, strict=False):
+            output.view(len(output), record.size, -1)[:, record.place] = value.reshape(len(output), -1)
+
+
+TENSORS = Sampler(draw_matrix, fill)
+"""The formulas by tensor operations."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -88,64 +95,37 @@ def encode(recipe: tuple[Op, ...], height: int, width: int) -> Program:
     for index, op in enumerate(recipe):
         size = op.output_size(height, width)  # first: it says what is wrong with sizes that cannot be
         for distribution in op.draws:
-            records += [
-                record._replace(
-                    row=row + record.row, output=len(outputs) + record.output, table=table + record.table
-                )
-                for record in distribution.records(op, height, width)
-            ]  # fmt: skip
+            drawn = distribution.records(op, height, width)
+            records += [r._replace(row=row + r.row, output=len(outputs) + r.output, table=table + r.table) for r in drawn]
             outputs += [Drawn(index, name, *output) for name, output in distribution.outputs(op).items()]
             noises += [(index, noise) for noise in distribution.noises(op, height, width)]
             if distribution.policy:
                 tables.append((distribution.policy, height, width))
                 table += policies.TABLES[distribution.policy]
-            row += distribution.rows(op)
+            row += max([0, *(record.row + record.rows for record in drawn)])  # torch.compile of 2.11 knows no default
         height, width = size
     return Program(row, tuple(records), tuple(outputs), tuple(noises), tuple(tables))
 
 
 def sample(
     recipe: Sequence[Op], batch: int, height: int, width: int, generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu", kernel: Sampler | None = None,
+    device: torch.device | str = "cpu", kernel: Sampler = TENSORS,
 ) -> tuple[Params, ...]:  # fmt: skip
     """Draw the parameters of a sequence of ops for ``batch`` images of ``height`` x ``width``, a dict for each op.
 
-    ``kernel`` computes them from the uniform numbers; None: tensor operations do. Without a generator the device's global one
-    is used; with one it is never touched. Raises ValueError if an op cannot be done on images of that size.
+    ``kernel`` computes them from the uniform numbers. Without a generator the device's global one is used; with one it is never
+    touched. Raises ValueError if an op cannot be done on images of that size.
     """
-    source = Source(batch=batch, device=torch.device(device), generator=generator, height=height, width=width)
-    if kernel is None:
-        source.draw(count_rows(recipe))
-        return _by_tensors(recipe, source)
-    program = encode(tuple(recipe), height, width)
+    source = Source(batch, torch.device(device), generator)
+    program = (encode.__wrapped__ if torch.compiler.is_compiling() else encode)(tuple(recipe), height, width)
     numbers = kernel.numbers(source, program)
-    if numbers is None:
-        return _by_tensors(recipe, source)
-    return _by_kernel(program, numbers, len(recipe), source, kernel)
-
-
-def _by_tensors(recipe: Sequence[Op], source: Source) -> tuple[Params, ...]:
-    params = []
-    for op in recipe:
-        size = op.output_size(source.height, source.width)  # first: it says what is wrong with sizes that cannot be
-        drawn: Params = {}
-        for distribution in op.draws:
-            drawn |= distribution.sample(op, source)
-        params.append(drawn)
-        source.height, source.width = size
-    return tuple(params)
-
-
-def _by_kernel(program: Program, numbers: Any, length: int, source: Source, kernel: Sampler) -> tuple[Params, ...]:
-    params: tuple[Params, ...] = tuple([{} for _ in range(length)])
-    for (index, noise), block in zip(program.noises, program.noise_blocks, strict=False):
-        params[index][noise.name] = kernel.noise(source, numbers, noise, block)
-    outputs = []
-    for output in program.outputs:
-        tensor = torch.empty((source.batch, *output.shape), dtype=output.dtype, device=source.device)
-        outputs.append(tensor)
-        params[output.index][output.name] = tensor
-    if source.batch and outputs:
+    outputs = [torch.empty((batch, *o.shape), dtype=o.dtype, device=source.device) for o in program.outputs]
+    if batch and outputs:
         tables = [table for policy in program.tables for table in policies.tables(*policy, source.device)]
         kernel.fill(program, numbers, tables, outputs)
+    params: tuple[Params, ...] = tuple([{} for _ in recipe])
+    for output, tensor in zip(program.outputs, outputs, strict=True):
+        params[output.index][output.name] = tensor
+    for (index, noise), block in zip(program.noises, program.noise_blocks, strict=False):
+        params[index][noise.name] = kernel.noise(source, numbers, noise, block)
     return params

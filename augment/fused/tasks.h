@@ -1,31 +1,20 @@
 /* A pass over an image: its records, as augment/fused/passes.py encodes them, and the drawn numbers that they name. */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
 
 #define RADIANS 0.017453292519943295
 
 typedef struct {
-    const void *values;
-    int32_t type;
-} Drawn;
-
-typedef struct {
-    Sizes sizes;
-    int64_t first_drawn, move_count, step_count;
-    const MoveRecord *moves;
-    const StepRecord *steps;
-} Pass;
-
-typedef struct {
     const Pass *pass;
+    const StepRecord *step; /* its resampling */
     const Drawn *drawn;
-    int64_t image;
+    int64_t image, partner;
     Scratch *scratch;
+    Image from, from_partner;
+    int height, width; /* behind its moves */
+    Axis rows, columns;
 } Task;
 
 static double number(const Task *task, int64_t which, int64_t place) {
-    const Drawn *drawn = task->drawn + task->pass->first_drawn + which;
+    const Drawn *drawn = task->drawn + which;
     switch (drawn->type) {
     case TYPE_BOOL: return ((const uint8_t *)drawn->values)[place];
     case TYPE_INT64: return (double)((const int64_t *)drawn->values)[place];
@@ -83,34 +72,36 @@ static Window window_of(const Task *task, int64_t first, int height, int width) 
     return (Window){y, x, bottom - y, right - x};
 }
 
-static void affine_of(const Task *task, int64_t first, float matrix[6]) {
-    double angle = number(task, first, task->image) * RADIANS, tangent = tan(number(task, first + 4, task->image) * RADIANS);
-    double x = number(task, first + 1, task->image), y = number(task, first + 2, task->image);
-    double scale = number(task, first + 3, task->image);
+/* The matrix of degrees (clockwise), a shift in pixels, a factor and degrees along x: geometry.affine. */
+static void affine_of(double degrees, double x, double y, double scale, double shear, float *matrix) {
+    double angle = degrees * RADIANS, tangent = tan(shear * RADIANS);
     double a = (cos(angle) - sin(angle) * tangent) / scale, b = (cos(angle) * tangent + sin(angle)) / scale;
     double c = -sin(angle) / scale, d = cos(angle) / scale;
     double all[6] = {a, b, -(a * x + b * y), c, d, -(c * x + d * y)};
     for (int i = 0; i < 6; i++) matrix[i] = (float)all[i];
 }
 
-/* Whether an image is warped in this pass, and by which matrix. */
-static int warped(const Task *task, float matrix[6]) {
-    const StepRecord *step = task->pass->steps;
+/* Whether an image is warped in this pass: 0 not, 1 by a matrix, 2 by a projective map. */
+static int warped(const Task *task, float map[9]) {
+    const StepRecord *step = task->step;
+    int64_t first = step->first, place = task->image * step->places + step->place;
+    float strength;
+    double corners[8];
     switch (step->sampler) {
-    case SAMPLER_AFFINE: affine_of(task, step->first, matrix); return 1;
-    case SAMPLER_ROTATE: {
-        double angle = number(task, step->first, task->image) * RADIANS;
-        float turn[6] = {(float)cos(angle), (float)-sin(angle), 0.0f, (float)sin(angle), (float)cos(angle), 0.0f};
-        memcpy(matrix, turn, sizeof(turn));
+    case SAMPLER_AFFINE:
+        affine_of(number(task, first, task->image), number(task, first + 1, task->image), number(task, first + 2, task->image),
+                  number(task, first + 3, task->image), number(task, first + 4, task->image), map);
         return 1;
-    }
-    case SAMPLER_NEIGHBOURS: {
-        float strength;
+    case SAMPLER_ROTATE: affine_of(-number(task, first, task->image), 0.0, 0.0, 1.0, 0.0, map); return 1;
+    case SAMPLER_NEIGHBOURS:
         if (drawn_point(task, step, &strength) != POINT_WARP) return 0;
-        int64_t place = task->image * step->places + step->place;
-        for (int i = 0; i < 6; i++) matrix[i] = (float)number(task, step->first + 1, place * ARGUMENTS + i);
+        for (int i = 0; i < 6; i++) map[i] = (float)number(task, first + 1, place * ARGUMENTS + i);
         return 1;
-    }
+    case SAMPLER_PERSPECTIVE:
+        if (number(task, step->applied, task->image) == 0.0) return 0;
+        for (int i = 0; i < 8; i++) corners[i] = number(task, first + 1, task->image * 8 + i);
+        map_of(corners, task->height, task->width, map);
+        return 2;
     }
     return 0;
 }

@@ -5,8 +5,7 @@ Each is torchvision's functional of the same name (``transforms.v2.functional``,
 image. ``POINT_OPS`` defines what the C function ``point_NAME`` and the Triton function of that name do to one image.
 """
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -243,19 +242,11 @@ def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     """Return (image - mean) / std for each channel, float32; images are uint8 (0..255) or float32."""
     scale = 1.0 if images.is_floating_point() else 255.0
     # One multiplication and one addition, on the images as they are.
-    gain = _per_channel(tuple(1 / (s * scale) for s in std), images.device)
-    bias = _per_channel(tuple(-m / s for m, s in zip(mean, std, strict=True)), images.device)
+    gain = _per_channel([1 / (s * scale) for s in std], images)
+    bias = _per_channel([-m / s for m, s in zip(mean, std, strict=True)], images)
     return (images.to(torch.float32) * gain).add_(bias)
 
 
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    # A copy to an accelerator makes the host wait, so there is one for each set of values, not one a batch.
-    if torch.compiler.is_compiling():
-        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
-    return _constants(values, device)
-
-
-@functools.lru_cache(maxsize=64)
-def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # kept for later calls, which may want gradients
-        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+def _per_channel(values: Sequence[float], images: Tensor) -> Tensor:
+    """Return numbers [3, 1, 1] on the images' device; fills, unlike a copy to an accelerator, do not make the host wait."""
+    return torch.cat([images.new_full((1, 1, 1), value, dtype=torch.float32) for value in values])

@@ -2,7 +2,7 @@
 
 A program does a block of images. Records are constants that the kernel is compiled for, once a recipe and image size; nothing
 depends on the size of the batch, nothing waits for the device, and all memory is PyTorch's: a launch can be captured in a graph
-once a first one has compiled the kernel. ``augment.distributions`` defines the formulas. Values are float32; nothing is
+once a first one has compiled the kernel. ``augment.fused.formulas`` defines the formulas. Values are float32; nothing is
 contracted to fused operations, square roots and quotients are rounded as IEEE says, so that only exp differs in its last bits.
 
 Each kind of record is one function, ``draw_KIND``; all take the same arguments.
@@ -139,8 +139,8 @@ def draw_chance(source, tables, outputs, place, mask, record: tl.constexpr):
 
 @triton.jit
 def draw_below(source, tables, outputs, place, mask, record: tl.constexpr):
-    number = below(unit(source, mask, record, 0), get(record, "count"))
-    put(outputs, place, mask, number.to(tl.int64), record, 0)
+    number = below(unit(source, mask, record, 0), get(record, "count")) * get(record, "span") + get(record, "low")
+    put(outputs, place * get(record, "size") + get(record, "place"), mask, number, record, 0)
 
 
 @triton.jit
@@ -153,16 +153,22 @@ def draw_uniform(source, tables, outputs, place, mask, record: tl.constexpr):
 
 @triton.jit
 def draw_order(source, tables, outputs, place, mask, record: tl.constexpr):
-    for a in tl.static_range(count_of(record, "count")):
-        key = unit(source, mask, record, a)
-        rank = place * 0
-        for b in tl.static_range(count_of(record, "count")):
-            rival = unit(source, mask, record, b)
-            if b < a:  # equal ones stay in place
-                rank += tl.where(rival <= key, 1, 0)
-            else:
-                rank += tl.where(rival < key, 1, 0)
-        put(outputs, place * count_of(record, "count") + rank, mask, a, record, 0)
+    if len(source) == 5:  # a single image: a thread an op
+        turn = tl.arange(0, triton.next_power_of_2(count_of(record, "count")))
+        put_rank(source, outputs, place, mask, turn, turn < count_of(record, "count"), record)
+    else:
+        for turn in tl.static_range(count_of(record, "count")):
+            put_rank(source, outputs, place, mask, turn, mask, record)
+
+
+@triton.jit
+def put_rank(source, outputs, place, mask, turn, is_op, record: tl.constexpr):
+    """Store op ``turn``, or several side by side, at its rank in an image's order; equal numbers stay in place."""
+    key, rank = unit(source, is_op, record, turn), place * 0 + turn * 0
+    for before in tl.static_range(count_of(record, "count")):
+        rival = unit(source, mask, record, before)
+        rank += tl.where((rival < key) | ((rival == key) & (before < turn)), 1, 0)
+    put(outputs, place * count_of(record, "count") + rank, is_op, turn, record, 0)
 
 
 # ---- windows ----------------------------------------------------------------------------------------------------------
@@ -235,28 +241,6 @@ def draw_rectangle(source, tables, outputs, place, mask, record: tl.constexpr):
     put_rectangle(outputs, place, mask, (top, left, height, width), record)
 
 
-@triton.jit
-def draw_square(source, tables, outputs, place, mask, record: tl.constexpr):
-    side = place.to(tl.float32) * 0 + get(record, "side")
-    top = below(unit(source, mask, record, 0), get(record, "height") + 1.0 - side)
-    left = below(unit(source, mask, record, 1), get(record, "width") + 1.0 - side)
-    put_rectangle(outputs, place, mask, (top, left, side, side), record)
-
-
-@triton.jit
-def draw_corners(source, tables, outputs, place, mask, record: tl.constexpr):
-    """Store the targets of corners, clockwise from top left: x and y of each."""
-    for corner in tl.static_range(4):
-        x = below(unit(source, mask, record, corner), get(record, "reach_x"))
-        y = below(unit(source, mask, record, 4 + corner), get(record, "reach_y"))
-        if corner == 1 or corner == 2:
-            x = get(record, "width") - x
-        if corner >= 2:
-            y = get(record, "height") - y
-        put(outputs, place * 8 + corner * 2, mask, x.to(tl.int64), record, 0)
-        put(outputs, place * 8 + corner * 2 + 1, mask, y.to(tl.int64), record, 0)
-
-
 # ---- mixtures ---------------------------------------------------------------------------------------------------------
 
 
@@ -268,7 +252,7 @@ def log_shift(record) -> float:
 
 @triton.jit
 def try_gamma(source, mask, first, turn, record: tl.constexpr):
-    """Return the logarithm of a Gamma number over ``shift``, and whether it is accepted: ``Source.log_gamma``."""
+    """Return the logarithm of a Gamma number over ``shift``, and whether it is accepted: ``formulas.log_gamma``."""
     radius = tl.sqrt_rn(-2 * log_unit(unit(source, mask, record, first + turn // 2)))
     turns = unit(source, mask, record, first + GAMMA_TRIES // 2 + turn // 2) - turn % 2 * 0.25
     normal = radius * tl.cos(turns * TURN)
@@ -347,8 +331,8 @@ def pasted(source, mask, half, side, record: tl.constexpr, row: tl.constexpr):
 @triton.jit
 def draw_cutmix(source, tables, outputs, place, mask, record: tl.constexpr):
     half = tl.sqrt_rn(1.0 - weight(source, place, mask, record)) * 0.5
-    top, height = pasted(source, mask, half, get(record, "height"), record, count_of(record, "place"))
-    left, width = pasted(source, mask, half, get(record, "width"), record, count_of(record, "place") + 1)
+    top, height = pasted(source, mask, half, get(record, "height"), record, count_of(record, "behind"))
+    left, width = pasted(source, mask, half, get(record, "width"), record, count_of(record, "behind") + 1)
     put_rectangle(outputs, place, mask, (top, left, height, width), record)
     area = place.to(tl.float32) * 0 + get(record, "height") * get(record, "width")
     put(outputs, place, mask, 1.0 - tl.div_rn(height * width, area), record, 4)
@@ -360,7 +344,7 @@ def draw_weights(source, tables, outputs, place, mask, record: tl.constexpr):
     own = weight(source, place, mask, record)
     chains: tl.constexpr = count_of(record, "chains")
     put(outputs, place * (chains + 1), mask, own, record, 0)
-    first: tl.constexpr = count_of(record, "place")
+    first: tl.constexpr = count_of(record, "behind")
     greatest, total = weigh(source, place, mask, first, chains, record)
     for chain in tl.static_range(chains):
         drawn = share(source, place, mask, first + chain * count_of(record, "count"), greatest, total, record)
@@ -383,19 +367,27 @@ def put_op(tables, outputs, place, mask, op, bin, negative, record: tl.constexpr
         put(outputs, place * ARGUMENTS + n, mask, tl.load(arguments + n, mask=mask, other=0.0), record, 4)
 
 
+@triton.constexpr_function
+def row_of(record, name: str) -> int:
+    """Return the first row of a policy's numbers: ends of chains, then its ops, bins if they are drawn, and signs."""
+    places, chain, bins = (record[FIELDS[field]] for field in ("places", "chain", "drawn_bins"))
+    first = places // chain if chain else 0
+    return first + places * {"op": 0, "bin": 1, "sign": 2 if bins else 1}[name]
+
+
 @triton.jit
 def draw_policy(source, tables, outputs, place, mask, record: tl.constexpr):
     """Store an op, a bin and a sign for each place of a policy."""
     for turn in tl.static_range(get(record, "places")):
-        op = below(unit(source, mask, record, get(record, "op_row") + turn), get(record, "count"))
+        op = below(unit(source, mask, record, row_of(record, "op") + turn), get(record, "count"))
         if get(record, "chain") > 0:  # behind a chain's end: the name after those that are drawn is Identity
             number = unit(source, mask, record, turn // get(record, "chain"))
             op = tl.where(turn % get(record, "chain") > below(number, get(record, "chain")), get(record, "count"), op)
         bin = place * 0 + get(record, "first_bin")
         if get(record, "drawn_bins") > 0:
-            number = unit(source, mask, record, get(record, "bin_row") + turn)
+            number = unit(source, mask, record, row_of(record, "bin") + turn)
             bin += below(number, get(record, "drawn_bins")).to(tl.int64)
-        negative = unit(source, mask, record, get(record, "sign_row") + turn) < 0.5
+        negative = unit(source, mask, record, row_of(record, "sign") + turn) < 0.5
         put_op(tables, outputs, place * get(record, "places") + turn, mask, op.to(tl.int64), bin, negative, record)
 
 

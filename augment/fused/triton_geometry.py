@@ -17,9 +17,8 @@ from augment.policies import ARGUMENTS
 
 FLIP, SHIFT = (tl.constexpr(MOVES.index(name)) for name in ("flip", "shift"))
 REFLECT = MOVES.index("reflect")
-WINDOW, RESIZE, ROTATE, AFFINE, PERSPECTIVE, BLUR, MIXUP, CUTMIX = (
-    tl.constexpr(SAMPLERS.index(name))
-    for name in ("window", "resize", "rotate", "affine", "perspective", "blur", "mixup", "cutmix")
+ROTATE, AFFINE, PERSPECTIVE, BLUR, MIXUP, CUTMIX = (
+    tl.constexpr(SAMPLERS.index(name)) for name in ("rotate", "affine", "perspective", "blur", "mixup", "cutmix")
 )
 NEIGHBOURS = SAMPLERS.index("neighbours")
 MEASURING = sum(1 << POINTS.index(name) for name in MEASURES)
@@ -143,7 +142,8 @@ def between(frame, source_y, source_x, mask, record: tl.constexpr):
         weight_x = tl.where(right == 1, source_x - left, 1 - (source_x - left))
         weight_y = tl.where(below == 1, source_y - top, 1 - (source_y - top))
         r, g, b = pixel(frame, top.to(tl.int32) + below, left.to(tl.int32) + right, mask, record)
-        red, green, blue = red + r * weight_x * weight_y, green + g * weight_x * weight_y, blue + b * weight_x * weight_y
+        weight = weight_x * weight_y
+        red, green, blue = red + r * weight, green + g * weight, blue + b * weight
     return red, green, blue
 
 
@@ -209,59 +209,6 @@ def blurred(frame, sigma, y, x, mask, record: tl.constexpr, axis: tl.constexpr, 
             r, g, b = pixel(frame, y, reflected(x + away, size(record, "moved_width")), mask, record)
         red, green, blue, total = red + r * weight, green + g * weight, blue + b * weight, total + weight
     return red / total, green / total, blue / total
-
-
-@triton.jit
-def neighbours(length, place, size: tl.constexpr, antialias: tl.constexpr):
-    """Return of ``length`` pixels resized to ``size`` each place's first neighbour, and the neighbours' number.
-
-    Between them, in units of the reach: the first one's distance from the centre, and that from neighbour to neighbour.
-    """
-    step = length / size
-    reach = tl.maximum(step, 1.0) if antialias else step * 0 + 1.0
-    centre = (place + 0.5) * step
-    first = tl.floor(centre - reach + 0.5)
-    return first.to(tl.int32), (first + 0.5 - centre) / reach, 1 / reach, tl.ceil(2 * reach).to(tl.int32)
-
-
-@triton.jit
-def near_weight(place, distance, length):
-    """Return the weight of a neighbour along one axis, 0 outside the window."""
-    return tl.where(place.to(tl.uint32) < length.to(tl.uint32), tl.maximum(1 - tl.abs(distance), 0.0), 0.0)
-
-
-@triton.jit
-def total_weight(first, distance, step, count, length):
-    total = distance * 0
-    for n in range(count):
-        total += near_weight(first + n, distance + n * step, length)
-    return total
-
-
-@triton.jit
-def clamped(place, side: tl.constexpr):
-    return tl.minimum(tl.maximum(place, 0), side - 1)
-
-
-@triton.jit
-def resized(frame, top, left, height, width, y, x, mask, record: tl.constexpr, antialias: tl.constexpr):
-    """Resize a window of the moved image as ``geometry.resized_crop``, with as many neighbours as each window needs."""
-    first_y, from_y, step_y, count_y = neighbours(height, y, size(record, "out_height"), antialias)
-    first_x, from_x, step_x, count_x = neighbours(width, x, size(record, "out_width"), antialias)
-    top, left, height, width = top.to(tl.int32), left.to(tl.int32), height.to(tl.int32), width.to(tl.int32)
-    # Not summed beside the pixels: each neighbour's weight would change hands between threads, behind two barriers.
-    total = total_weight(first_y, from_y, step_y, count_y, height) * total_weight(first_x, from_x, step_x, count_x, width)
-    red, green, blue = from_x * 0, from_x * 0, from_x * 0
-    for i in range(count_y):
-        weight_y = near_weight(first_y + i, from_y + i * step_y, height)
-        near_y = clamped(first_y + i + top, size(record, "moved_height"))
-        for j in range(count_x):
-            weight = near_weight(first_x + j, from_x + j * step_x, width) * weight_y
-            near_x = clamped(first_x + j + left, size(record, "moved_width"))  # cheaper than a mask: weights are 0 outside
-            r, g, b = inner_pixel(frame, near_y, near_x, None, record)
-            red, green, blue = red + r * weight, green + g * weight, blue + b * weight
-    share = 1 / tl.where(mask, total, 1.0)  # one division, not three
-    return red * share, green * share, blue * share
 
 
 @triton.jit
@@ -361,30 +308,13 @@ def sample(
     images, strides, draws, image, partner, turn, index, mask,
     record: tl.constexpr, white: tl.constexpr, measuring: tl.constexpr,
 ):  # fmt: skip
-    """Return pixels ``index`` of the result before any change of values, on the scale of the images' dtype."""
+    """Return pixels ``index`` of the result before any change of values, on the scale of the images' dtype; none is resized."""
     y, x = index // size(record, "out_width"), index % size(record, "out_width")
-    return sample_at(images, strides, draws, image, partner, turn, y, x, mask, record, white, measuring)
-
-
-@triton.jit
-def sample_at(
-    images, strides, draws, image, partner, turn, y, x, mask,
-    record: tl.constexpr, white: tl.constexpr, measuring: tl.constexpr,
-):  # fmt: skip
-    """Return ``sample`` of the pixels of rows ``y`` and columns ``x``."""
     origin_y, direction_y = along(draws, image, 2, record)
     origin_x, direction_x = along(draws, image, 3, record)
     y, x = origin_y + direction_y * y, origin_x + direction_x * x
     frame = frame_of(images, strides, draws, image, record)
-    if step(record, 0, "sampler") == WINDOW:
-        top, left = number(draws, image, record, 0), number(draws, image, record, 1)
-        height, width = number(draws, image, record, 2), number(draws, image, record, 3)
-        return resized(frame, top, left, height, width, y, x, mask, record, step(record, 0, "antialias"))
-    elif step(record, 0, "sampler") == RESIZE:
-        zero = (image * 0).to(tl.float32)
-        height, width = zero + size(record, "moved_height"), zero + size(record, "moved_width")
-        return resized(frame, zero, zero, height, width, y, x, mask, record, step(record, 0, "antialias"))
-    elif step(record, 0, "sampler") == ROTATE:
+    if step(record, 0, "sampler") == ROTATE:
         angle = number(draws, image, record, 0) * RADIANS
         cos, sin = tl.cos(angle), tl.sin(angle)
         return bilinear(frame, cos, -sin, cos * 0, sin, cos, cos * 0, y, x, mask, record)

@@ -23,10 +23,12 @@ import triton.language as tl
 
 from augment.distributions import CHAIN
 from augment.fused.kinds import SAMPLERS
-from augment.fused.triton_geometry import sample, sample_at
+from augment.fused.triton_geometry import SHARPNESS, WARP, drawn_point, sample
+from augment.fused.triton_held import is_held, resized_held
 from augment.fused.triton_inline import own_draws
-from augment.fused.triton_points import first, get, pixels_of, size, step, unit
-from augment.fused.triton_steps import do_step, measure, merge, scaled
+from augment.fused.triton_points import first, get, pixels_of, size, step
+from augment.fused.triton_resize import is_resized, lanes_of, place_of, resize, rows_of
+from augment.fused.triton_steps import do_step, measure, merge, scaled, store
 
 WHOLE = 4096
 """Pixels of an image that one program can hold: the whole image is then measured without reading it twice."""
@@ -40,11 +42,8 @@ def tile(pixels: int, whole: bool) -> int:
     return triton.next_power_of_2(pixels if whole else min(pixels, max(TILE, pixels // 2**15)))
 
 
-ROUND = tl.constexpr(1.5 * 2**23)
 AUGMIX = tl.constexpr(SAMPLERS.index("augmix"))
 OPS = tl.constexpr(CHAIN)
-LANES = 32
-"""Threads of a warp."""
 
 
 @triton.constexpr_function
@@ -53,47 +52,14 @@ def is_moved(record) -> bool:
     return SAMPLERS[get(record, "steps", 0, "sampler")] in {"take", "mixup", "cutmix"} and not get(record, "measured")
 
 
-@triton.constexpr_function
-def columns_of(record) -> int:
-    """Return the columns of a tile: ``LANES`` of an image that is resized, 0 if a tile's pixels follow one another."""
-    is_resized = SAMPLERS[get(record, "steps", 0, "sampler")] in {"window", "resize"} and not get(record, "measured")
-    return LANES if is_resized and size(record, "out_width") >= LANES else 0
-
-
-@triton.constexpr_function
-def tiles(record, tile: int) -> int:
-    """Return the number of tiles of an image."""
-    columns = columns_of(record)
-    if columns:
-        return across(record, columns) * -(-size(record, "out_height") * columns // tile)
-    return -(-pixels_of(record) // tile)
-
-
-@triton.constexpr_function
-def across(record, columns: int) -> int:
-    """Return the number of tiles beside one another."""
-    return -(-size(record, "out_width") // columns)
-
-
 @triton.jit
-def places(number, tile: tl.constexpr, record: tl.constexpr):
-    """Return rows and columns of a tile's pixels, and which are in the image.
+def indices(number, tile: tl.constexpr, record: tl.constexpr):
+    """Return a tile's pixels. A thread's lie side by side only if a pass just moves pixels.
 
-    A thread's pixels lie side by side only if a pass just moves pixels. Else neighbouring threads do neighbouring pixels, and
-    read nearly the same places; of an image that is resized a thread's lie in a column, whose weights serve all of them.
+    Else neighbouring threads do neighbouring pixels, and read nearly the same places.
     """
-    index = tl.arange(0, tile)
-    if columns_of(record) > 0:
-        beside: tl.constexpr = across(record, columns_of(record))
-        x = tl.max_contiguous(number % beside * columns_of(record) + index % columns_of(record), 1)
-        y = number // beside * (tile // columns_of(record)) + index // columns_of(record)
-        mask = (x < size(record, "out_width")) & (y < size(record, "out_height"))
-    else:
-        index += number * tile
-        if not is_moved(record):
-            index = tl.max_contiguous(index, 1)
-        y, x, mask = index // size(record, "out_width"), index % size(record, "out_width"), index < pixels_of(record)
-    return y, x, mask
+    index = number * tile + tl.arange(0, tile)
+    return index if is_moved(record) else tl.max_contiguous(index, 1)
 
 
 @triton.jit
@@ -101,24 +67,6 @@ def planes(image, height: tl.constexpr, width: tl.constexpr):
     """Return strides of scratch memory: of images, of which it holds one, channels, rows and columns."""
     zero = (image * 0).to(tl.int32)
     return zero, zero + height * width, zero + width, zero + 1
-
-
-@triton.jit
-def store(target, strides, index, width: tl.constexpr, red, green, blue, mask, to_bytes: tl.constexpr):
-    store_at(target, strides, index // width, index % width, red, green, blue, mask, to_bytes)
-
-
-@triton.jit
-def store_at(target, strides, y, x, red, green, blue, mask, to_bytes: tl.constexpr):
-    if to_bytes:
-        # Adding 1.5 * 2**23 leaves no bits for a fraction: rounds half to even, as torch.round does.
-        red = (unit(red) * 255 + ROUND) - ROUND
-        green = (unit(green) * 255 + ROUND) - ROUND
-        blue = (unit(blue) * 255 + ROUND) - ROUND
-    place = target + y * strides[2] + x * strides[3]
-    tl.store(place, red.to(target.dtype.element_ty), mask=mask)
-    tl.store(place + strides[1], green.to(target.dtype.element_ty), mask=mask)
-    tl.store(place + 2 * strides[1], blue.to(target.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["batch", "chunks", "seed", "block"])
@@ -160,13 +108,18 @@ def image_pass(
     if count > 0:
         merge(scratch + image * chunks * count, row, drawn, own, chunks, record)
         tl.debug_barrier()
-    y, x, mask = places(tl.program_id(1), tile, record)
-    red, green, blue = sample_at(images, strides, drawn, own, partner, 0, y, x, mask, record, white, False)
-    red, green, blue = scaled(red, green, blue, record, white)
-    index = y * size(record, "out_width") + x
-    for n in tl.static_range(1, len(get(record, "steps"))):
-        red, green, blue = do_step(drawn, own, 0, index, red, green, blue, mask, row, record, n, count == 0)
-    store_at(out + image * out_strides[0], out_strides, y, x, red, green, blue, mask, to_bytes)
+    if is_resized(record):
+        target, rows = out + image * out_strides[0], rows_of(tl.num_programs(1), record)
+        top, column = place_of(tl.program_id(1), rows, record)
+        resize(images, strides, target, out_strides, drawn, own, top, column, rows, record, white, to_bytes, tile)
+    else:
+        index = indices(tl.program_id(1), tile, record)
+        mask = index < pixels_of(record)
+        red, green, blue = sample(images, strides, drawn, own, partner, 0, index, mask, record, white, False)
+        red, green, blue = scaled(red, green, blue, record, white)
+        for n in tl.static_range(1, len(get(record, "steps"))):
+            red, green, blue = do_step(drawn, own, 0, index, red, green, blue, mask, row, record, n, count == 0)
+        store(out + image * out_strides[0], out_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
 
 
 # ---- an image from the first pass to the last -------------------------------------------------------------------------
@@ -187,18 +140,26 @@ def image_passes(
     program = tl.program_id(0).to(tl.int64)
     scratch += program * (buffers * room + count + numbers)
     measured = scratch + buffers * room
-    for number in range(program, batch, tl.num_programs(0)):
-        image = program * 0 + number  # the interpreter counts in plain numbers, without a type
+    turns = tl.cdiv(batch - tl.program_id(0), tl.num_programs(0)) if buffers > 1 else 1
+    for turn in range(turns):
+        image = program + turn * tl.num_programs(0)
         first, first_strides, own, partner, drawn = own_draws(
             images, strides, measured + count, draws, keys, tables, image, batch, seed, block, inline
         )
+        red, green, blue = 0, 0, 0
         for p in tl.static_range(len(chain)):
             source, source_strides = source_of(first, first_strides, scratch, own, get(chain, p), p, room, buffers)
             target, target_strides = target_of(out, out_strides, scratch, image, get(chain, p), p, len(chain), room, buffers)
-            do_pass(
-                source, source_strides, target, target_strides, scratch, measured, drawn, own, partner, get(chain, p), p,
-                white if p == 0 else 1, room, buffers, to_bytes and p == len(chain) - 1, tile,
-            )  # fmt: skip
+            if pixels_of(get(chain, p)) <= tile and (is_held(chain, p, tile) or not is_resized(get(chain, p))):
+                red, green, blue = held_pass(
+                    red, green, blue, source, source_strides, target, target_strides, scratch, measured, drawn, own, partner,
+                    chain, p, white if p == 0 else 1, room, buffers, to_bytes and p == len(chain) - 1, tile,
+                )  # fmt: skip
+            else:
+                do_pass(
+                    source, source_strides, target, target_strides, scratch, measured, drawn, own, partner, get(chain, p), p,
+                    white if p == 0 else 1, room, buffers, to_bytes and p == len(chain) - 1, tile,
+                )  # fmt: skip
 
 
 @triton.jit
@@ -223,9 +184,59 @@ def target_of(
     record: tl.constexpr, p: tl.constexpr, passes: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
 ):  # fmt: skip
     if p == passes - 1:
-        return out + image * strides[0], strides
+        # Not the constant tuple itself, which Triton 3.6 cannot return.
+        return out + image * strides[0], (strides[0], strides[1], strides[2], strides[3])
     else:
         return buffer_of(scratch, p, room, buffers), planes(image, size(record, "out_height"), size(record, "out_width"))
+
+
+@triton.jit
+def held_pass(
+    red, green, blue, source, strides, target, target_strides, scratch, row, draws, image, partner,
+    chain: tl.constexpr, p: tl.constexpr, white: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
+    to_bytes: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """Do one pass over an image that the program holds, and return its values; they are stored unless the next pass takes them.
+
+    Barriers: between the reading and the writing of scratch memory, if the pass does both, and between its writing and the next
+    pass or image.
+    """
+    record: tl.constexpr = get(chain, p)
+    index = tl.max_contiguous(tl.arange(0, tile), 1)  # neighbouring threads read neighbouring places
+    mask = index < pixels_of(record)
+    if is_held(chain, p, tile) and is_resized(record):
+        red, green, blue = resized_held(red, green, blue, draws, image, record)
+    elif is_held(chain, p, tile):
+        red, green, blue = read_neighbours(red, green, blue, source, strides, draws, image, partner, 0, index, mask, record)
+    else:
+        red, green, blue = sample(source, strides, draws, image, partner, 0, index, mask, record, white, False)
+        red, green, blue = scaled(red, green, blue, record, white)
+        if p > 0 and (p < len(chain) - 1 or step(record, 0, "sampler") == AUGMIX):
+            tl.debug_barrier()  # all is read: it may be overwritten
+    if step(record, 0, "sampler") == AUGMIX:
+        buffer = buffer_of(scratch, p, room, buffers)
+        red, green, blue = held_chains(red, green, blue, buffer, row, draws, image, partner, index, mask, record)
+    for n in tl.static_range(1, len(get(record, "steps"))):
+        red, green, blue = do_step(draws, image, 0, index, red, green, blue, mask, row, record, n, True)
+    if not is_held(chain, p + 1, tile):
+        store(target, target_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
+        if p < len(chain) - 1 or buffers > 1:
+            tl.debug_barrier()
+    return red, green, blue
+
+
+@triton.jit
+def read_neighbours(
+    red, green, blue, scratch, strides, draws, image, partner, turn, index, mask, record: tl.constexpr
+):  # fmt: skip
+    """Warp or sharpen a held image if it drew that: only then others read its pixels, through scratch memory."""
+    point, _ = drawn_point(draws, image, turn, record, 0)
+    if (point == WARP) | (point == SHARPNESS):
+        store(scratch, strides, index, size(record, "out_width"), red, green, blue, mask, False)
+        tl.debug_barrier()
+        red, green, blue = sample(scratch, strides, draws, image, partner, turn, index, mask, record, 1, False)
+        tl.debug_barrier()
+    return red, green, blue
 
 
 @triton.jit
@@ -234,19 +245,16 @@ def do_pass(
     record: tl.constexpr, p: tl.constexpr, white: tl.constexpr, room: tl.constexpr, buffers: tl.constexpr,
     to_bytes: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
-    """Do all of one pass over an image. Its last barrier makes the result, and the row, free to be read and written again."""
-    if pixels_of(record) <= tile:
-        index = tl.arange(0, tile)
-        mask = index < pixels_of(record)
-        red, green, blue = sample(source, strides, draws, image, partner, 0, index, mask, record, white, False)
-        red, green, blue = scaled(red, green, blue, record, white)
-        tl.debug_barrier()  # all is read: it may be overwritten
-        if step(record, 0, "sampler") == AUGMIX:
-            buffer = buffer_of(scratch, p, room, buffers)
-            red, green, blue = held_chains(red, green, blue, buffer, row, draws, image, partner, index, mask, record)
-        for n in tl.static_range(1, len(get(record, "steps"))):
-            red, green, blue = do_step(draws, image, 0, index, red, green, blue, mask, row, record, n, True)
-        store(target, target_strides, index, size(record, "out_width"), red, green, blue, mask, to_bytes)
+    """Do all of one pass over an image that is resized through memory or is larger than a tile.
+
+    Its last barrier makes the result, and the row, free to be read and written.
+    """
+    if is_resized(record):
+        for column in range(0, size(record, "out_width"), lanes_of(record)):
+            resize(
+                source, strides, target, target_strides, draws, image, 0, column, size(record, "out_height"),
+                record, white, to_bytes, tile,
+            )  # fmt: skip
     elif step(record, 0, "sampler") == AUGMIX:
         tiled_chains(source, strides, scratch, row, draws, image, partner, record, p, white, room, buffers, tile)
     else:
@@ -288,10 +296,9 @@ def held_chains(red, green, blue, scratch, row, draws, image, partner, index, ma
         r, g, b = red, green, blue
         for place in range(OPS):
             turn = chain * OPS + place
-            store(scratch, strides, index, size(record, "out_width"), r, g, b, mask, False)
-            tl.debug_barrier()
-            r, g, b = sample(scratch, strides, draws, image, partner, turn, index, mask, get(record, "chain_op"), 1, False)
-            tl.debug_barrier()
+            r, g, b = read_neighbours(
+                r, g, b, scratch, strides, draws, image, partner, turn, index, mask, get(record, "chain_op")
+            )  # fmt: skip
             r, g, b = do_step(draws, image, turn, index, r, g, b, mask, row, get(record, "chain_op"), 1, True)
         weight = tl.load(weights + chain + 1)
         total_r, total_g, total_b = total_r + r * weight, total_g + g * weight, total_b + b * weight

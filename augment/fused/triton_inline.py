@@ -67,7 +67,7 @@ def own_draws(
     """
     partner = tl.where(image == 0, batch.to(tl.int64), image) - 1
     if len(inline) == 0:
-        return images, strides, image, partner, draws
+        return images, (strides[0], strides[1], strides[2], strides[3]), image, partner, draws  # constant tuples: not in 3.6
     else:
         seed, block = key_of(keys, seed, block)
         rows: tl.constexpr = of_inline(inline, "rows")

@@ -121,29 +121,38 @@ def blend(red, green, blue, background, factor):
 
 
 @triton.jit
-def hue_share(sixths, chroma, value, offset):
-    turns = (sixths + offset) * (1 / 6)
-    place = (turns - tl.floor(turns)) * 6
-    return value - unit(2 - tl.abs(place - 2)) * chroma
-
-
-@triton.jit
 def hue(red, green, blue, strength):
-    value = tl.maximum(tl.maximum(red, green), blue)
-    chroma = value - tl.minimum(tl.minimum(red, green), blue)
-    sixths = tl.where(green == value, blue - red + 2 * chroma, red - green + 4 * chroma)
-    sixths = tl.where(red == value, green - blue, sixths) / tl.maximum(chroma, 1e-30) + strength * 6
+    """Turn the hue; ``place`` on the wheel lies between -3 and 3 sixths, 0 is red, and each channel is a clamped distance."""
+    low, high = tl.minimum(tl.minimum(red, green), blue), tl.maximum(tl.maximum(red, green), blue)
+    chroma = high - low
+    from_green = green == high
+    difference = tl.where(from_green, blue - red, red - green)
+    turns = tl.where(from_green, strength + 5 / 6, strength + 7 / 6)  # half a turn more, which floor takes away
+    difference, turns = tl.where(red == high, green - blue, difference), tl.where(red == high, strength + 0.5, turns)
+    turns += difference / (6 * chroma + 1e-30)
+    place = (turns - tl.floor(turns)) * 6 - 3
     return (
-        hue_share(sixths, chroma, value, 17.0),
-        hue_share(sixths, chroma, value, 15.0),
-        hue_share(sixths, chroma, value, 13.0),
+        unit(2 - tl.abs(place)) * chroma + low,
+        unit(tl.abs(place + 1) - 1) * chroma + low,
+        unit(tl.abs(place - 1) - 1) * chroma + low,
     )
 
 
 @triton.jit
-def widen(low, high, value, mask):
-    """Widen a range to a tile's values."""
-    return tl.minimum(low, tl.min(tl.where(mask, value, 2.0), 0)), tl.maximum(high, tl.max(tl.where(mask, value, -1.0), 0))
+def ranges(red, green, blue, mask):
+    """Return least and greatest values of a tile's channels: two reductions, each behind barriers, not six."""
+    values, mask = tl.join(tl.join(red, green), tl.join(blue, blue)), mask[:, None, None]
+    low, high = tl.min(tl.where(mask, values, 2.0), 0), tl.max(tl.where(mask, values, -1.0), 0)
+    return split_channels(low), split_channels(high)
+
+
+@triton.jit
+def split_channels(numbers):
+    """Return the numbers of ``ranges`` apart."""
+    first, blues = tl.split(numbers)
+    red, green = tl.split(first)
+    blue, _ = tl.split(blues)
+    return red, green, blue
 
 
 @triton.jit
@@ -228,13 +237,12 @@ def invert(red, green, blue, strength):
 @triton.jit
 def autocontrast(red, green, blue, strength, mask, measured, record: tl.constexpr, whole: tl.constexpr):
     if whole:
-        low_r, high_r = widen(2.0, -1.0, red, mask)
-        low_g, high_g = widen(2.0, -1.0, green, mask)
-        low_b, high_b = widen(2.0, -1.0, blue, mask)
+        low, high = ranges(red, green, blue, mask)
     else:
-        low_r, low_g, low_b = tl.load(measured + 1), tl.load(measured + 2), tl.load(measured + 3)
-        high_r, high_g, high_b = tl.load(measured + 4), tl.load(measured + 5), tl.load(measured + 6)
-    return stretch_channel(red, low_r, high_r), stretch_channel(green, low_g, high_g), stretch_channel(blue, low_b, high_b)
+        low = tl.load(measured + 1), tl.load(measured + 2), tl.load(measured + 3)
+        high = tl.load(measured + 4), tl.load(measured + 5), tl.load(measured + 6)
+    red, green = stretch_channel(red, low[0], high[0]), stretch_channel(green, low[1], high[1])
+    return red, green, stretch_channel(blue, low[2], high[2])
 
 
 @triton.jit

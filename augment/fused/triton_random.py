@@ -7,6 +7,7 @@ generators and checkpoints mean what users expect.
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 import functools
 import math
+import threading
 from typing import Any, NamedTuple
 
 import torch
@@ -63,10 +64,15 @@ def take_key(count: int, generator: torch.Generator | None, device: torch.device
     return Key((torch.randint(2**63 - 1, (1,), device=device, generator=generator), no_keys(device)[1]), 0, -1)
 
 
+_ADVANCING = threading.Lock()
+"""Held while a generator moves: threads that share it draw numbers of their own."""
+
+
 def advance(count: int, generator: torch.Generator, device: torch.device) -> Key:
     """Return the state of a CUDA generator and move it past ``count`` numbers, in fours as PyTorch counts."""
-    seed, offset = generator.initial_seed(), generator.get_offset()
-    generator.set_offset(offset + -(-count // 4) * 4)
+    with _ADVANCING:
+        seed, offset = generator.initial_seed(), generator.get_offset()
+        generator.set_offset(offset + -(-count // 4) * 4)
     return Key(no_keys(device), seed if seed < 2**63 else seed - 2**64, offset // 4)
 
 

@@ -20,16 +20,17 @@ from augment.fused.triton_points import (
     grey,
     levels_of,
     pixels_of,
+    ranges,
     size,
     step,
     unit,
-    widen,
 )
 from augment.fused.triton_random import normals
 
 PLAIN = sum(1 << index for index, name in enumerate(POINTS) if name not in MEASURES)
 JITTER, ERASE, NORMALIZE, NOISE = (tl.constexpr(CHANGES.index(name)) for name in ("jitter", "erase", "normalize", "noise"))
 CONTRAST, AUTOCONTRAST, EQUALIZE = (tl.constexpr(POINTS.index(name)) for name in ("contrast", "autocontrast", "equalize"))
+ROUND = tl.constexpr(1.5 * 2**23)
 
 
 @triton.constexpr_function
@@ -40,13 +41,20 @@ def plain(points: int) -> int:
 
 @triton.jit
 def scaled(red, green, blue, record: tl.constexpr, white: tl.constexpr):
-    """Scale to white 1; by the division that PyTorch does if the last bit matters."""
+    """Scale to white 1."""
     if white == 1:
         return red, green, blue
-    elif get(record, "is_exact"):
-        return tl.div_rn(red, white * 1.0), tl.div_rn(green, white * 1.0), tl.div_rn(blue, white * 1.0)
     else:
-        return red * (1 / white), green * (1 / white), blue * (1 / white)
+        return scaled_byte(red, record), scaled_byte(green, record), scaled_byte(blue, record)
+
+
+@triton.jit
+def scaled_byte(value, record: tl.constexpr):
+    """Return value / 255, rounded as PyTorch's quotient of whole numbers if the last bit matters: 257 * value is exact."""
+    if get(record, "is_exact"):
+        return value * (257 / 65536) + value * (1 / (255 * 65536))
+    else:
+        return value * (1 / 255)
 
 
 @triton.jit
@@ -93,6 +101,24 @@ def noise_of(source, image, index, mask, record: tl.constexpr, n: tl.constexpr):
         )
     else:
         return normals(source[0], source[1], source[2], index, step(record, n, "value"))
+
+
+@triton.jit
+def store(target, strides, index, width: tl.constexpr, red, green, blue, mask, to_bytes: tl.constexpr):
+    store_at(target, strides, index // width, index % width, red, green, blue, mask, to_bytes)
+
+
+@triton.jit
+def store_at(target, strides, y, x, red, green, blue, mask, to_bytes: tl.constexpr):
+    if to_bytes:
+        # Adding 1.5 * 2**23 leaves no bits for a fraction: rounds half to even, as torch.round does.
+        red = (unit(red) * 255 + ROUND) - ROUND
+        green = (unit(green) * 255 + ROUND) - ROUND
+        blue = (unit(blue) * 255 + ROUND) - ROUND
+    place = target + y * strides[2] + x * strides[3]
+    tl.store(place, red.to(target.dtype.element_ty), mask=mask)
+    tl.store(place + strides[1], green.to(target.dtype.element_ty), mask=mask)
+    tl.store(place + 2 * strides[1], blue.to(target.dtype.element_ty), mask=mask)
 
 
 # ---- statistics of a whole image --------------------------------------------------------------------------------------
@@ -147,9 +173,9 @@ def measure(
         if point == CONTRAST:
             total += tl.sum(tl.where(mask, grey(red, green, blue), 0.0), 0)
         if point == AUTOCONTRAST:
-            low_r, high_r = widen(low_r, high_r, red, mask)
-            low_g, high_g = widen(low_g, high_g, green, mask)
-            low_b, high_b = widen(low_b, high_b, blue, mask)
+            low, high = ranges(red, green, blue, mask)
+            low_r, low_g, low_b = tl.minimum(low_r, low[0]), tl.minimum(low_g, low[1]), tl.minimum(low_b, low[2])
+            high_r, high_g, high_b = tl.maximum(high_r, high[0]), tl.maximum(high_g, high[1]), tl.maximum(high_b, high[2])
         if get(record, "measured") > FIRST_LEVEL:
             if point == EQUALIZE:
                 counts_r += tl.histogram(bins_of(red), 256, mask)

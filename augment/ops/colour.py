@@ -1,8 +1,9 @@
 """Values changed in place, from brightness to normalisation."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import kornia.augmentation as K
@@ -21,7 +22,7 @@ from augment.backends.triton_augment import triton_augment
 from augment.distributions import Jitter, Normal, Uniform
 from augment.fused import kinds
 from augment.fused.kinds import JITTER
-from augment.op import Builder, Cell, ChanceOp, Drawn, Op, Range, op
+from augment.op import Builder, Cell, ChanceOp, Drawn, Op, Oracle, Range, op
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
@@ -171,25 +172,19 @@ def _factor_read(name: str) -> Any:
     return lambda params: JITTER[name] if params[f"{name}_factor"] is None else params[f"{name}_factor"]
 
 
-def _jitter(op: Any, image: Any, drawn: Drawn) -> Any:
-    adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+ADJUST = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+"""The four of a jitter, in the numbering of its order."""
+
+
+def _jitter(op: Any, image: Any, drawn: Drawn, changed: Mapping[str, Oracle] | None = None) -> Any:
+    """Apply the four in the drawn order; ``changed``: another way to do some of them."""
     for index in map(int, drawn["order"]):
         name = tuple(JITTER)[index]
-        if name in op.changing:
-            image = adjust[index](image, float(drawn[name]))
+        if changed and name in changed:
+            image = changed[name](op, image, {"factor": drawn[name]})
+        elif name in op.changing:
+            image = ADJUST[index](image, float(drawn[name]))
     return image
-
-
-def _vary_jitter(name: str, adjust: Callable[[Op, Tensor, Drawn], Tensor]) -> Callable[[Op, Tensor, Drawn], Tensor]:
-    """Return the jitter with another way to do one of the four."""
-
-    def apply(op: Op, image: Tensor, drawn: Drawn) -> Tensor:
-        for index in map(int, drawn["order"]):
-            is_replaced = tuple(JITTER)[index] == name
-            image = adjust(op, image, {"factor": drawn[name]}) if is_replaced else op.oracle(image, {**drawn, "order": [index]})
-        return image
-
-    return apply
 
 
 def _jitter_on_pil(op: Any, image: Tensor, drawn: Drawn) -> Tensor:
@@ -241,8 +236,8 @@ class ColorJitter(Op):
     oracle = _jitter
     alternatives = {
         PIL_COLOUR: _jitter_on_pil,
-        ABOUT_GREY: _vary_jitter("contrast", scale_about_grey),
-        YIQ_HUE: _vary_jitter("hue", _hue_in_yiq),
+        ABOUT_GREY: partial(_jitter, changed={"contrast": scale_about_grey}),
+        YIQ_HUE: partial(_jitter, changed={"hue": _hue_in_yiq}),
         "8-bit arithmetic, of PIL": _on_pil,
     }
 

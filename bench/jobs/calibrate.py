@@ -20,13 +20,14 @@ import msgspec
 import numpy as np
 from rich.console import Console
 
-from bench.compare import Limits, compare_runs
+from bench.changes import Change, Limits, reach
+from bench.compare import compare_runs
 from bench.jobs.job import ImageOptions, Job, JobOptions, Report, check_options, data_facts, folder_to_resume, run_job
 from bench.jobs.turns import FEWEST_PAIRS, START_S, TURNS, Pair, Session, Side, Slot
 from bench.noise import watch
 from bench.records import Calibration, Disturbance, Method, Plan, Planted, Run, Speed
 from bench.runner import load_plan
-from bench.statistics import Change, process_spreads, reach
+from bench.statistics import process_spreads
 
 SUBJECTS = (
     *(("crop_flip", "fused", 2000), ("d2l", "fused", 1000), ("flip", "kornia", 1000), ("crop_flip", "kornia", 500)),
@@ -92,7 +93,7 @@ def summarise(case: Calibration, pairs: Sequence[Pair]) -> Calibration:
     """Return the certificate of the records of all pairs; it fails where no size is called in 95 %."""
     comparisons = list(_comparisons(case, pairs))
     equal, *slower = (
-        [change for a, b, known in comparisons for change in compare_slots(_join(a, 0), _join(b, slot), known)]
+        [change for a, b, certificate in comparisons for change in compare_slots(_join(a, 0), _join(b, slot), certificate)]
         for slot in range(1, len(SLOTS))
     )
     planted = tuple(
@@ -124,9 +125,9 @@ def _comparisons(case: Calibration, pairs: Sequence[Pair]) -> Iterator[tuple[Seq
             yield group, group, case
     else:
         for index in range(len(pairs)):
-            following = (index + 1) % len(pairs)
-            rest = [pair for number, pair in enumerate(pairs) if number not in (index, following)]
-            yield [pairs[index]], [pairs[following]], _with_spread(case, rest)
+            judged = (index, (index + 1) % len(pairs))
+            a, b = ([pairs[number]] for number in judged)
+            yield a, b, _with_spread(case, [pair for number, pair in enumerate(pairs) if number not in judged])
 
 
 def _with_spread(case: Calibration, pairs: Sequence[Pair]) -> Calibration:

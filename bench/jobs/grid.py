@@ -99,9 +99,9 @@ def _backends(grid: Grid, device: str, subject: str, batch_size: int) -> list[st
     if grid.backends is not None:
         # A loop over images on the CPU has no cell on an accelerator, unless there is no CPU column to put it in.
         return [name for name in grid.backends if BACKENDS[name].on_device or device == "cpu" or "cpu" not in grid.devices]
-    able = [backend for backend in BACKENDS.values() if backend.why_not(torch.device(device)) is None]
+    runnable = [backend for backend in BACKENDS.values() if backend.why_not(torch.device(device)) is None]
     compiled = device != "cpu" and (grid.extent != "gpu" or (subject in GROWN and batch_size not in GROWN_BATCH_SIZES))
-    return [b.name for b in able if (compiled or not b.compiled) and (b.on_device or device == "cpu")]
+    return [b.name for b in runnable if (compiled or not b.compiled) and (b.on_device or device == "cpu")]
 
 
 def _shapes(grid: Grid, subject: str) -> list[tuple[int, int]]:

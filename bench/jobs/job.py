@@ -265,10 +265,15 @@ def open_folder(job: Job, options: JobOptions, console: Console, *, retry_failed
     else:
         folder = start(options.results, plan, environment(job.dataset), job.device)
     keep_options(folder, options)
-    console.print(f"augmark {job.name} on {job.device}, images: {job.dataset['name']}; results go to {folder}")
-    if job.dataset["fallback"]:
-        console.print(f"Not a real data set: {job.dataset['fallback']}", style="bold red")
+    announce(console, f"augmark {job.name} on {job.device}", job.dataset, f"results go to {folder}")
     return folder
+
+
+def announce(console: Console, command: str, dataset: Mapping[str, Any], words: str) -> None:
+    """Print what starts, on which images, and whether those are real."""
+    console.print(f"{command}, images: {dataset['name']}; {words}")
+    if dataset["fallback"]:
+        console.print(f"Not a real data set: {dataset['fallback']}", style="bold red")
 
 
 def folder_to_resume(options: JobOptions) -> Path | None:

@@ -170,9 +170,9 @@ def run_pass(
     workers = process.children(recursive=True)
     cpu_s, wait_s, done, most_bytes, begin = _cpu_s([process, *workers]), 0.0, 0, 0, time.perf_counter()
     while done < len(batches) and (done < fewest or time.perf_counter() - begin < seconds):
-        asked = time.perf_counter()
+        wait_begin = time.perf_counter()
         batch = next(stream)
-        wait_s += (time.perf_counter() - asked) * (num_workers > 0)
+        wait_s += (time.perf_counter() - wait_begin) * (num_workers > 0)
         _take(batch, chain.own)
         done, most_bytes = done + 1, max(most_bytes, process.memory_info().rss)
     synchronise(device)

@@ -50,7 +50,6 @@ class Task(msgspec.Struct):
     case: Scaling
     config: TrainConfig
     seconds: float
-    threads: int | None
 
 
 def plan_cases(base: TrainConfig, dataset: "Dataset", processes: tuple[int, ...], *, gpus: int, cores: int) -> list[Scaling]:
@@ -77,17 +76,12 @@ def plan_cases(base: TrainConfig, dataset: "Dataset", processes: tuple[int, ...]
 
 
 def run_processes(case: Scaling, base: TrainConfig, *, seconds: float) -> Scaling:
-    """Measure a case in processes of its own and return its record; a failed one has the reason.
-
-    On a CPU the processes share the cores: each gets cores // processes threads, one at least.
-    """
-    assert case.processes is not None
-    threads = max(1, (case.cores or 1) // case.processes) if base.device == "cpu" else None
+    """Measure a case in processes of its own and return its record; a failed one has the reason."""
     with tempfile.TemporaryDirectory(prefix="augmark-scaling-") as folder:
         task, result = Path(folder) / "task.json", Path(folder) / "result.json"
-        work = Task(case=case, config=config_of(case, base), seconds=seconds, threads=threads)
+        work = Task(case=case, config=config_of(case, base), seconds=seconds)
         task.write_bytes(msgspec.json.encode(work, enc_hook=str))
-        status, output = read_output(_command(case, task, result), START_S + 10 * seconds, env=_variables(case, threads))
+        status, output = read_output(_command(case, task, result), START_S + 10 * seconds, env=_variables(case, base.device))
         if status == 0 and result.exists():
             return msgspec.json.decode(result.read_bytes(), type=Scaling)
     return msgspec.structs.replace(case, status="failed", reason=_find_reason(output, status))
@@ -99,12 +93,13 @@ def _command(case: Scaling, task: Path, result: Path) -> list[str]:
     return [sys.executable, *launcher, "-m", "bench.jobs.scaling_rank", str(task), str(result)]
 
 
-def _variables(case: Scaling, threads: int | None) -> dict[str, str]:
+def _variables(case: Scaling, device: str) -> dict[str, str]:
+    """Return the environment of a case's processes. On a CPU each gets cores // processes threads, one at least."""
     variables = {**os.environ, "PYTHONSAFEPATH": "1"}  # a folder called bench here is not ours
-    if threads is not None:
-        variables["OMP_NUM_THREADS"] = str(threads)
+    count = case.processes or 1
+    if device == "cpu":
+        variables["OMP_NUM_THREADS"] = str(max(1, (case.cores or 1) // count))
     if case.parallel == "data_parallel":
-        count = case.processes or 1
         visible = [name for name in variables.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         variables["CUDA_VISIBLE_DEVICES"] = ",".join((visible or [str(i) for i in range(count)])[:count])
     return variables

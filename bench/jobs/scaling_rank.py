@@ -19,6 +19,7 @@ import torch
 from bench.jobs.job import fill
 from bench.jobs.overhead import bare_steps
 from bench.jobs.scaling import Task
+from bench.processes import end_with
 from bench.records import Scaling
 from training.config import TrainConfig, resolve_auto, validate
 from training.data import Dataset, load
@@ -107,9 +108,8 @@ def measure(task: Task) -> Scaling:
 
 def main(task_file: Path, result_file: Path) -> int:
     """Measure a task; rank 0 writes the record."""
+    end_with(os.getppid())
     task = msgspec.json.decode(task_file.read_bytes(), type=Task, dec_hook=lambda path, text: path(text))
-    if task.threads is not None:
-        torch.set_num_threads(task.threads)
     try:
         record = measure(task)
     except Exception as error:

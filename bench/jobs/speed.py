@@ -4,7 +4,6 @@ import functools
 import gc
 import statistics
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from bench.limits import (
     roofline_share,
 )
 from bench.records import Speed
+from bench.runner import free_memory
 
 WARM_UP_S = 0.03
 KEPT_PIPELINES = 4
@@ -49,7 +49,7 @@ class Bench:
         self._seconds = seconds
         self.copy_bandwidth = functools.cache(copy_bandwidth)
         self._host_s: dict[str, float] = {}
-        self._built: OrderedDict[tuple[Any, ...], _Built] = OrderedDict()
+        self._build_once = functools.lru_cache(KEPT_PIPELINES)(self._build)
         self._modules = 0
 
     def time_host(self, cases: Iterable[Speed]) -> None:
@@ -59,7 +59,7 @@ class Bench:
 
     def measure(self, case: Speed, sampler: Sampler) -> Speed:
         """Measure one round of a case. Raises what the pipeline raises."""
-        built = self._build(case)
+        built = self._build_once(replace(case, round=0))
         skips_batches = case.lane in ("per_batch", "mixed")
         self._collect()
         timing = measure(
@@ -116,20 +116,14 @@ class Bench:
         }
 
     def _build(self, case: Speed) -> _Built:
-        key = case.case_key
-        if key not in self._built:
-            is_compiled = BACKENDS[str(case.backend)].compiled
-            if is_compiled:
-                self._built.clear()  # CompilerWatch forgets what was compiled before
-            watch = CompilerWatch() if is_compiled else None
-            images, labels = self._inputs.batch(case)
-            pipeline = build_case(case)
-            call = (lambda: pipeline(images, labels)) if pipeline.mixes else (lambda: pipeline(images))
-            self._built[key] = _Built(call=call, bytes_in=images.nbytes, pipeline=pipeline, watch=watch)
-            while len(self._built) > KEPT_PIPELINES:
-                self._built.popitem(last=False)
-        self._built.move_to_end(key)
-        return self._built[key]
+        watch = None
+        if BACKENDS[str(case.backend)].compiled:
+            self._build_once.cache_clear()  # CompilerWatch forgets what was compiled before
+            watch = CompilerWatch()
+        images, labels = self._inputs.batch(case)
+        pipeline = build_case(case)
+        call = (lambda: pipeline(images, labels)) if pipeline.mixes else (lambda: pipeline(images))
+        return _Built(call=call, bytes_in=images.nbytes, pipeline=pipeline, watch=watch)
 
     def close(self) -> None:
         """Free everything: frozen objects are not collected at exit, and extensions then report leaks."""
@@ -138,11 +132,9 @@ class Bench:
 
     def free(self) -> None:
         """Free pipelines and batches after a failed case, so that the next one does not run out of memory."""
-        self._built.clear()
+        self._build_once.cache_clear()
         self._inputs.clear()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
 
 def _image_bytes(result: object) -> int:

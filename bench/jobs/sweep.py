@@ -118,11 +118,11 @@ def sweep(options: SweepOptions, console: Console, report: Report) -> Path | Non
     workers = options.workers or (1 if local.device == base.device else torch.accelerator.device_count())
     cases = plan_cases(options, base, dataset, device, at_once=workers)
     job = sweep_job(cases, base, dataset, device, baseline=baseline, at_once=1)
-    own, at_once = dataclasses.replace(base, device=local.device), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local_base, at_once = dataclasses.replace(base, device=local.device), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if plan is not None:
         folder = options.results or Path()
         check_settings(folder, plan, Plan(suite=job.suite, settings=dict(job.settings)))
-        train_share(Share(base=own, cases=cases, folder=folder, index=index, at_once=at_once), dataset, console)
+        train_share(Share(base=local_base, cases=cases, folder=folder, index=index, at_once=at_once), dataset, console)
         return None
     folder = open_folder(job, options, console, retry_failed=options.retry_failed)
     with reporting(folder, lambda folder: report(folder) if load_run(folder).records else None):
@@ -130,7 +130,7 @@ def sweep(options: SweepOptions, console: Console, report: Report) -> Path | Non
             at_once = max(1, min(workers, len(find_missing(folder, cases))))
         share = Share(base=base, cases=cases, folder=folder, index=index, at_once=at_once)
         if rank is not None or at_once == 1:
-            train_share(dataclasses.replace(share, base=own), dataset, console)
+            train_share(dataclasses.replace(share, base=local_base), dataset, console)
             await_owners(folder, cases)
         else:
             train_in_processes(share)
@@ -146,7 +146,7 @@ def sweep(options: SweepOptions, console: Console, report: Report) -> Path | Non
 
 def _check(options: SweepOptions, *, launched: bool) -> str:
     """Raise ValueError for contradictory options. Returns the baseline's name."""
-    from augment import BACKENDS, RECIPES
+    from augment import BACKENDS
     from training.presets import PRESETS
 
     preset = PRESETS[options.preset]
@@ -156,7 +156,6 @@ def _check(options: SweepOptions, *, launched: bool) -> str:
         raise ValueError("a sweep without augmentation compares nothing: take --recipes none ... and --augment-on device")
     if options.seeds < 1 or not 1 <= (1 if options.workers is None else options.workers) <= MOST_WORKERS:
         raise ValueError(f"--seeds and --workers must be at least 1, --workers at most {MOST_WORKERS:,}")
-    check_names("recipe", options.recipes, RECIPES)
     check_names("backend", options.backends, BACKENDS)
     if options.retry_failed and not options.resume:
         raise ValueError("--retry-failed goes with --resume")
@@ -175,8 +174,9 @@ def _check_config(options: SweepOptions, local: TrainConfig) -> tuple[TrainConfi
     """Return the settings that all cases share, and the type of device. ValueError for what no case can be."""
     from augment import UnsupportedOp
     from training.config import resolve_auto, validate
+    from training.distributed import resolve_device
 
-    device = validate(dataclasses.replace(local, recipe="none", backend="torchvision", augment_on="device"))
+    device = resolve_device(local.device)
     base = resolve_auto(options.config, device)
     for recipe in options.recipes:
         for backend in options.backends:

@@ -9,7 +9,7 @@ alone, without training: from it the report computes how many workers would keep
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,11 +101,6 @@ def worker_counts() -> tuple[int, ...]:
     return tuple(sorted({0, *(2**i for i in range(10) if 2**i <= cores), cores}))
 
 
-def default_decode(dataset: "Dataset") -> tuple[Decode, ...]:
-    """Default decode placement: loader workers for image files, ahead of time otherwise."""
-    return ("ahead",) if dataset.train.files is None else ("workers",)
-
-
 def training_configs(base: TrainConfig, axes: Axes) -> Iterator[TrainConfig]:
     """Yield every way to train that is compared, the ceiling first; ``base`` has the model and the device."""
     from augment import BACKENDS
@@ -113,14 +108,14 @@ def training_configs(base: TrainConfig, axes: Axes) -> Iterator[TrainConfig]:
     yield replace(base, augment_on="frozen")
     yield replace(base, augment_on="none", resident=True)
     for recipe in axes.recipes:
-        able = _supporting(recipe, axes, base)
-        for backend in able:
+        supporting = _supporting(recipe, axes, base)
+        for backend in supporting:
             config = replace(base, recipe=recipe, backend=backend)
             if not BACKENDS[backend].on_device:
                 yield from _with_loader(replace(config, augment_on="workers"), axes)
             elif not (BACKENDS[backend].compiled and base.device == "cpu"):
                 yield replace(config, augment_on="device", resident=True)
-        best = next((backend for backend in BEST_ON_DEVICE if backend in able), None)
+        best = next((backend for backend in BEST_ON_DEVICE if backend in supporting), None)
         if best is not None:
             config = replace(base, recipe=recipe, backend=best, augment_on="device")
             if base.device.startswith("cuda"):
@@ -151,12 +146,12 @@ def _supporting(recipe: str, axes: Axes, base: TrainConfig) -> list[str]:
     """List the chosen backends that support a recipe on the device."""
     from augment import BACKENDS, UnsupportedOp, check_supported, resolve
 
-    able = []
+    supporting = []
     for backend in axes.backends or BACKENDS:
         with contextlib.suppress(UnsupportedOp):
             check_supported(resolve(recipe, base.image_size), backend, device=base.device)
-            able.append(backend)
-    return able
+            supporting.append(backend)
+    return supporting
 
 
 # ---- measuring --------------------------------------------------------------------------------------------------------
@@ -175,15 +170,14 @@ def throughput_job(base: TrainConfig, axes: Axes, dataset: "Dataset", *, seconds
         from augment import BACKENDS
         from bench.jobs.overhead import trainer_busy
 
-        measure_peak = matmul_peak(folder, base.device, base.precision)
-
         def measure(case: Feed | Throughput) -> Record:
             config = config_of(case, base)
             if BACKENDS[config.backend].compiled:
                 torch.compiler.reset()  # dynamo compiles a piece of code eight times, then silently runs it eagerly
             if isinstance(case, Feed):
                 return measure_feed(case, config, dataset, seconds=seconds)
-            record = with_utilisation(fill(case, measure_throughput(config, dataset, seconds=seconds)), *measure_peak())
+            record = fill(case, measure_throughput(config, dataset, seconds=seconds))
+            record = with_utilisation(record, *matmul_peak(folder, base.device, base.precision))
             if config.augment_on != "frozen" or case.round > 0:
                 return record
             return msgspec.structs.replace(record, gpu_busy=trainer_busy(config, dataset))
@@ -221,30 +215,26 @@ def measure_feed(case: Feed, config: TrainConfig, dataset: "Dataset", *, seconds
     )  # fmt: skip
 
 
-def matmul_peak(folder: Path, device: str, precision: str) -> Callable[[], tuple[float | None, str]]:
-    """Return a function that gives the FLOPs/s of a large matrix product, and in what precision it ran.
+def matmul_peak(folder: Path, device: str, precision: str) -> tuple[float | None, str]:
+    """Return the FLOPs/s of a large matrix product, and in what precision it ran.
 
     A run has one peak per device and precision: it is read from environment.json, or measured at the first call and added
     there. The FLOPs/s are None if the device has no room for the matrices, or cannot multiply in that precision.
     """
+    from bench.limits import matmul_flops, matmul_precision
 
-    def peak() -> tuple[float | None, str]:
-        from bench.limits import matmul_flops, matmul_precision
-
-        file, computed = folder / "environment.json", matmul_precision(device, precision)
-        environment = read(file, Environment)
-        assert environment is not None
-        peaks = environment.matmul_flops_per_s.get(device, {})
-        if computed not in peaks:
-            try:
-                peaks = {**peaks, computed: matmul_flops(device, precision)}
-            except RuntimeError:  # out of memory or unsupported: the measurement of training is worth having without it
-                return None, computed
-            measured = {**environment.matmul_flops_per_s, device: peaks}
-            write(file, msgspec.structs.replace(environment, matmul_flops_per_s=measured))
-        return peaks[computed], computed
-
-    return peak
+    file, computed = folder / "environment.json", matmul_precision(device, precision)
+    environment = read(file, Environment)
+    assert environment is not None
+    peaks = environment.matmul_flops_per_s.get(device, {})
+    if computed not in peaks:
+        try:
+            peaks = {**peaks, computed: matmul_flops(device, precision)}
+        except RuntimeError:  # out of memory or unsupported: the measurement of training is worth having without it
+            return None, computed
+        measured = {**environment.matmul_flops_per_s, device: peaks}
+        write(file, msgspec.structs.replace(environment, matmul_flops_per_s=measured))
+    return peaks[computed], computed
 
 
 def with_utilisation(record: Throughput, flops_per_s: float | None, precision: str) -> Throughput:
@@ -281,17 +271,25 @@ def throughput(options: ThroughputOptions, console: Console, report: Report) -> 
     if "workers" in (options.decode or ()) and dataset.train.files is None:
         raise ValueError(f"{dataset.name} has no files to decode in workers: take --data FOLDER, or leave out --decode workers")
     check_batches(base, dataset)
+    return run_job(plan_throughput(options, chosen, dataset, str(device)), options, console, report)
+
+
+def plan_throughput(
+    options: ThroughputOptions, chosen: Preset, dataset: "Dataset", device: str, suite: str = "throughput"
+) -> Job:  # fmt: skip
+    """Return the job that the options ask for; what they leave out is the preset's."""
+    backends = take(options.backends, chosen.throughput_backends)
+    counts = chosen.throughput_workers
+    usual_counts = worker_counts() if counts is None else sorted(min(count, usable_cpus()) for count in counts)
     axes = Axes(
         recipes=once(take(options.recipes, chosen.throughput_recipes)),
-        backends=None if options.backends is None else once(options.backends),
-        workers=once(take(options.workers, worker_counts())),
-        decode=once(take(options.decode, default_decode(dataset))),
+        backends=None if backends is None else once(backends),
+        workers=once(take(options.workers, usual_counts)),
+        decode=once(take(options.decode, ("ahead",) if dataset.train.files is None else ("workers",))),
     )
-    job = throughput_job(
-        base, axes, dataset, seconds=take(options.seconds, chosen.throughput_seconds),
-        rounds=take(options.rounds, chosen.throughput_rounds), suite="throughput",
-    )  # fmt: skip
-    return run_job(job, options, console, report)
+    base = base_config(options, chosen, device, resident=False)
+    seconds, rounds = take(options.seconds, chosen.throughput_seconds), take(options.rounds, chosen.throughput_rounds)
+    return throughput_job(base, axes, dataset, seconds=seconds, rounds=rounds, suite=suite)
 
 
 def base_config(options: StepOptions, chosen: Preset, device: str, **settings: Any) -> TrainConfig:

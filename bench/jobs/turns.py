@@ -23,9 +23,10 @@ from typing import TypeVar
 import msgspec
 from rich.console import Console
 
-from bench.compare import Limits, compare
+from bench.changes import Limits
+from bench.compare import compare
 from bench.jobs.grid import Grid, plan
-from bench.jobs.job import ImageOptions, absolute, check_options, duration, once, reporting
+from bench.jobs.job import ImageOptions, absolute, announce, check_options, data_facts, duration, once, reporting
 from bench.noise import isolate, watch
 from bench.processes import spawn
 from bench.records import PLAN, Environment, Plan, Speed, append, holds_run, one_line, write
@@ -222,17 +223,14 @@ def turns(a: Path, b: Path, options: TurnsOptions, console: Console) -> int:
     for name in ("a", "b"):
         if holds_run(parent / name):
             raise ValueError(f"{parent / name} already holds a run: choose another --out")
-    dataset = options.load(image_size=32)
-    parent.mkdir(parents=True, exist_ok=True)
     pairs = max(FEWEST_PAIRS, round(60 * options.minutes / (START_S + CASE_S * len(cases))))
     seconds = max(1.0, 60 * options.minutes / pairs - START_S)
     about = f"{pairs} pairs of processes, about {duration(pairs * (START_S + seconds))}; results go to {parent}"
-    console.print(f"augmark turns on {options.device}, images: {dataset.name}, {about}")
-    if dataset.fallback:
-        console.print(f"Not a real data set: {dataset.fallback}", style="bold red")
+    announce(console, f"augmark turns on {options.device}", data_facts(options.load(image_size=32)), about)
+    parent.mkdir(parents=True, exist_ok=True)
     slots = (Slot(side=0), Slot(side=1))
     session = Session(sides=sides, slots=slots, cases=cases, device=options.device, pairs=pairs, seconds=seconds)
-    stored = Plan(suite=TURNS, cases=tuple(planned), settings={TURNS: uuid.uuid4().hex})
+    shared_plan = Plan(suite=TURNS, cases=tuple(planned), settings={TURNS: uuid.uuid4().hex})
     results: list[int] = []
 
     def report(folder: Path) -> None:
@@ -243,10 +241,10 @@ def turns(a: Path, b: Path, options: TurnsOptions, console: Console) -> int:
             for name, environment, records in zip(("a", "b"), pair.environments, pair.slots, strict=True):
                 folder = parent / name
                 if not holds_run(folder):
-                    start(folder, stored, environment, options.device)
+                    start(folder, shared_plan, environment, options.device)
                 for record in records:
                     append(folder, record)
-                write(folder / PLAN, msgspec.structs.replace(stored, rounds=records[-1].round))
+                write(folder / PLAN, msgspec.structs.replace(shared_plan, rounds=records[-1].round))
     return results[0]
 
 

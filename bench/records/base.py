@@ -88,12 +88,14 @@ class Record(
     """Facts of every record.
 
     ``repetition`` names the field that tells repetitions of a case apart (``round`` or ``seed``), ``identity`` the fields that
-    tell two cases apart, ``required`` those of a successful record, beside the first of ``quantities``, which is what the
-    kind is about. A case with ``needs_every_round`` fails if one of its rounds fails.
+    tell two cases apart, ``manner`` those of them in which the cases of one setting differ. ``required`` are the fields of a
+    successful record, beside the first of ``quantities``, which is what the kind is about. A case with ``needs_every_round``
+    fails if one of its rounds fails.
     """
 
     repetition: ClassVar[Literal["round", "seed"]] = "round"
     identity: ClassVar[tuple[str, ...]]
+    manner: ClassVar[tuple[str, ...]] = ()
     required: ClassVar[tuple[str, ...]]
     quantities: ClassVar[tuple[Quantity, ...]]
     needs_every_round: ClassVar[bool] = False
@@ -139,6 +141,11 @@ class Record(
     def case_key(self) -> tuple[Any, ...]:
         """Identity of the case, equal in all its repetitions."""
         return (self.kind, *(getattr(self, name) for name in self.identity))
+
+    @property
+    def setting(self) -> tuple[Any, ...]:
+        """Identity but for the manner: cases that agree in it stand in one table."""
+        return tuple(getattr(self, name) for name in self.identity if name not in self.manner)
 
     @property
     def key(self) -> tuple[Any, ...]:

@@ -123,7 +123,7 @@ class Case:
 
     @cached_property
     def rates(self) -> list[float]:
-        """What the kind is about, such as images/s, in each sound round; empty unless the case is ok."""
+        """Main quantity, such as images/s, of each sound round; empty unless the case is ok."""
         return self.sound.values(self.first.quantities[0].name) if self.status == "ok" else []
 
     @cached_property
@@ -167,10 +167,6 @@ class Case:
         """Return the mean over repetitions, or None."""
         values = self.values(quantity)
         return statistics.fmean(values) if values else None
-
-    def fact(self, name: str) -> Any:
-        """Return the first value of a field that is known; the first round measures what later ones do not."""
-        return next((value for record in self.records if (value := getattr(record, name, None)) is not None), None)
 
     @cached_property
     def samples_s(self) -> list[float]:

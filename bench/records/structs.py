@@ -195,6 +195,7 @@ class Loop(Training, frozen=True, kw_only=True):
     """Setting of a run of ``training.loop``."""
 
     identity: ClassVar[tuple[str, ...]] = TRAINED
+    manner: ClassVar[tuple[str, ...]] = MANNER
     required: ClassVar[tuple[str, ...]] = LOOPED
 
     resident: bool = False
@@ -284,6 +285,7 @@ class Scaling(Loop, frozen=True, kw_only=True):
     """Speed of training on several processes, a device each."""
 
     identity = (*TRAINED, "processes", "scaling", "parallel")
+    manner = ("batch_size", "processes", "scaling", "parallel")
     required = (*LOOPED, "processes", "scaling", "parallel")
     quantities = SPEED
 
@@ -338,6 +340,7 @@ class Finetune(Training, frozen=True, kw_only=True):
     repetition = "seed"
     quantities = (*SCORE, MEMORY)
     identity = TUNED
+    manner = ("mode", "init", "init_digest", "recipe", "backend", "augment_on", "num_workers")
     required = ("mode", "model", "init", "recipe", "backend", "augment_on", "batch_size", "dataset", "fingerprint", "lane")
 
     mode: Literal["full", "frozen", "scratch"] | None = None
@@ -365,10 +368,8 @@ class Finetune(Training, frozen=True, kw_only=True):
 class Pipeline(Record, frozen=True, kw_only=True):
     """Speed of an arm, a way from JPEG files to batches on the device, or of the arm without one of its stages."""
 
-    identity = (
-        *("decoder", "backend", "augment_on", "recipe", "num_workers", "without", "fetch_threads", "model", "batch_size"),
-        *("image_size", "precision", "page_cache", "dataset", "fingerprint", "device"),
-    )
+    manner = ("decoder", "backend", "augment_on", "recipe", "num_workers", "without", "fetch_threads", "model")
+    identity = (*manner, "batch_size", "image_size", "precision", "page_cache", "dataset", "fingerprint", "device")
     required = ("decoder", "batch_size", "image_size", "dataset", "fingerprint", "wall_s", "images", "stages")
     quantities = (
         Quantity("images_per_s", "images/s", "more"),

@@ -113,4 +113,4 @@ class Document(NamedTuple):
     warnings: Sequence[Warning] = ()
     answers: Sequence[Answer] = ()
     basis: Sequence[Block] = ()
-    """What the answers rest on: notes, machine, versions, images."""
+    """Basis of the answers: notes, machine, versions, images."""

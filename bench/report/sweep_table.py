@@ -17,10 +17,10 @@ LEGEND = "±: half the 95 % interval; minus baseline: over the same seeds; seeds
 
 def print_table(run: Run, console: Console) -> None:
     """Print a table per setting (accuracy, paired difference from the baseline, seeds needed), and the failures."""
-    for arms in settings(run, "accuracy"):
-        base = baseline(arms, run) or arms[0]
-        columns = [column for column in score_columns(arms, base) if column.header in COLUMNS]
-        scores = build_table(columns, sorted(arms, key=score, reverse=True))
+    for cases in settings(run, "accuracy"):
+        base = baseline(cases, run) or cases[0]
+        columns = [column for column in score_columns(cases, base) if column.header in COLUMNS]
+        scores = build_table(columns, sorted(cases, key=score, reverse=True))
         title = f"test accuracy after the last epoch, baseline {base.recipe}@{base.backend}"
         table = Table(title=title, box=None, title_justify="left")
         for index, header in enumerate(scores.header):  # no digit is lost in a narrow terminal
@@ -28,7 +28,7 @@ def print_table(run: Run, console: Console) -> None:
         for row in scores.rows:
             table.add_row(*map(plain, row))
         console.print(table)
-        if words := project_sweep(record for arm in arms for record in arm.records):
+        if words := project_sweep(record for case in cases for record in case.records):
             console.print(words)
         console.print(LEGEND)
     failed = unresolved_failures(run.records)

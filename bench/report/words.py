@@ -41,40 +41,47 @@ def date(time: str) -> str:
     return re.sub(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:\+00:00|Z)", r"\1 \2 UTC", time)
 
 
-# ---- arms -----------------------------------------------------------------------------------------------------------------
+# ---- cases ----------------------------------------------------------------------------------------------------------------
 
 
-def label(arm: Case) -> str:
+def label(case: Case) -> str:
     """Return "kornia on the device", "pil in 2 workers, decoding too", "no augmentation" or "one prepared batch"."""
-    count = int(arm.num_workers or 0)
+    count = int(case.num_workers or 0)
     fetcher = plural(count, "worker") if count else "the training process"
-    if arm.augment_on == FROZEN:
+    if case.augment_on == FROZEN:
         return "one prepared batch"
-    if arm.augment_on == "workers":
-        return f"{arm.backend} in {fetcher}" + (", decoding too" if arm.decode == "workers" else "")
-    place = " on the device" + (" on a second stream" if arm.augment_stream else "") if arm.augment_on == "device" else ""
-    fetched = f", {'decoded' if arm.decode == 'workers' else 'fetched'} in {fetcher}"
-    is_fed = arm.kind == "throughput" and arm.resident is False
-    ahead = ", features computed once" if arm.mode == "frozen" and arm.is_bare else ""
-    return ("no augmentation" if arm.is_bare else f"{arm.backend}{place}") + (fetched if is_fed else ahead)
+    if case.augment_on == "workers":
+        return f"{case.backend} in {fetcher}" + (", decoding too" if case.decode == "workers" else "")
+    place = " on the device" + (" on a second stream" if case.augment_stream else "") if case.augment_on == "device" else ""
+    fetched = f", {'decoded' if case.decode == 'workers' else 'fetched'} in {fetcher}"
+    is_fed = case.kind == "throughput" and case.resident is False
+    ahead = ", features computed once" if case.mode == "frozen" and case.is_bare else ""
+    return ("no augmentation" if case.is_bare else f"{case.backend}{place}") + (fetched if is_fed else ahead)
 
 
-def setting(arm: Case) -> str:
-    """Return what all arms of a setting share."""
-    regime = [arm.schedule] if arm.schedule not in (None, "constant") else []
+def setting(case: Case) -> str:
+    """Return what all cases of a setting share."""
+    regime = [case.schedule] if case.schedule not in (None, "constant") else []
     names = {"weight_decay": "weight decay", "label_smoothing": "label smoothing", "warm_up_epochs": "warm-up epochs"}
-    extras = [f"{words} {getattr(arm, name)}" for name, words in names.items() if getattr(arm, name)]
-    flags = [name.replace("_", " ") for name in ("channels_last", "compile") if getattr(arm, name)]
-    where = ", ".join(arm.devices or ()) or arm.device
-    optimizer = " ".join([f"{arm.optimizer} {arm.learning_rate}", *regime, *([f"({', '.join(extras)})"] if extras else [])])
-    parts = [f"{arm.model} of width {arm.width}", f"batch {arm.batch_size}", optimizer, arm.precision, *flags, f"on {where}"]
-    return ", ".join([*parts, f"data {arm.dataset}"])
+    extras = [f"{words} {getattr(case, name)}" for name, words in names.items() if getattr(case, name)]
+    flags = [name.replace("_", " ") for name in ("channels_last", "compile") if getattr(case, name)]
+    where = ", ".join(case.devices or ()) or case.device
+    optimizer = " ".join([f"{case.optimizer} {case.learning_rate}", *regime, *([f"({', '.join(extras)})"] if extras else [])])
+    parts = [
+        f"{case.model} of width {case.width}",
+        f"batch {case.batch_size}",
+        optimizer,
+        case.precision,
+        *flags,
+        f"on {where}",
+    ]
+    return ", ".join([*parts, f"data {case.dataset}"])
 
 
-def with_spread(arm: Case, name: str) -> str:
+def with_spread(case: Case, name: str) -> str:
     """Return the median of a field with its spread, such as "300 ±5.0 %"."""
-    middle = arm.median(name)
-    return UNKNOWN if middle is None else f"{format_number(middle)} {spread(arm.values(name))}".strip()
+    middle = case.median(name)
+    return UNKNOWN if middle is None else f"{format_number(middle)} {spread(case.values(name))}".strip()
 
 
 def format_rate(case: Case) -> str:
@@ -93,16 +100,16 @@ def name_or_undecided(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"Undecided: {' or '.join(names)}"
 
 
-def mean_score(arm: Case, name: str = "test_accuracy") -> str:
+def mean_score(case: Case, name: str = "test_accuracy") -> str:
     """Return the mean of an accuracy, such as "50.8 % ±2.1 points"; without the interval for too few seeds."""
-    values = arm.values(name)
+    values = case.values(name)
     half = estimate(values).half if values else None
-    return percent(arm.mean(name)) + ("" if half is None else f" ±{100 * half:.1f} points")
+    return percent(case.mean(name)) + ("" if half is None else f" ±{100 * half:.1f} points")
 
 
-def format_score(arm: Case) -> str:
+def format_score(case: Case) -> str:
     """Return "50.8 % ±2.1 points (3 seeds)"."""
-    return f"{mean_score(arm)} ({plural(len(arm.values('test_accuracy')), 'seed')})"
+    return f"{mean_score(case)} ({plural(len(case.values('test_accuracy')), 'seed')})"
 
 
 def points(gap: Estimate | None) -> str:
@@ -112,7 +119,9 @@ def points(gap: Estimate | None) -> str:
     return f"{gap.mean:+.2f}" + ("" if gap.half is None else f" ±{gap.half:.2f}")
 
 
-def name_of(arm: Case) -> Text:
-    """Return an arm's label with the backend as code and what ran of ``fused``."""
-    words, ran = label(arm), f" ({arm.implementation})" if arm.implementation else ""
-    return words if arm.is_bare or not arm.backend else [Code(arm.backend), Quiet(ran), words.removeprefix(str(arm.backend))]
+def name_of(case: Case) -> Text:
+    """Return an case's label with the backend as code and what ran of ``fused``."""
+    words, ran = label(case), f" ({case.implementation})" if case.implementation else ""
+    return (
+        words if case.is_bare or not case.backend else [Code(case.backend), Quiet(ran), words.removeprefix(str(case.backend))]
+    )

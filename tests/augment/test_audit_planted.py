@@ -238,14 +238,21 @@ def _subclasses(base: type[Any]) -> list[type[Any]]:
 
 @pytest.mark.parametrize("cls", _subclasses(distributions.Distribution))
 def test_an_error_in_the_formula_of_a_distribution_is_found(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def draw(plan: Any, batch: int, height: int, width: int, generator: Any = None, device: Any = "cpu") -> Any:
-        return sample(plan.ops, batch, height, width, generator, device)  # by tensor operations, which kernels are held to
-
     op = next(op for op in OPS.values() if any(type(distribution) is cls for distribution in op.draws))
-    monkeypatch.setattr(type(fused.plan([op.at(32)])), "sample", draw)
+    setting = op.at(32)
+    distribution = next(distribution for distribution in setting.draws if type(distribution) is cls)
+    names = (*distribution.outputs(setting), *(noise.name for noise in distribution.noises(setting, 1, 1)))
+    errors: list[Error] = []
+
+    def draw(plan: Any, batch: int, height: int, width: int, generator: Any = None, device: Any = "cpu") -> Any:
+        (params,) = sample(plan.ops, batch, height, width, generator, device)  # by tensor operations, which kernels are held to
+        for error in errors:
+            params |= error({name: params[name] for name in names})
+        return (params,)
+
+    monkeypatch.setattr(type(fused.plan([setting])), "sample", draw)
     assert not any(test.rejected for test in _verdict(op.__name__, "fused", n=3000).tests)
-    formula = cls.sample
-    monkeypatch.setattr(cls, "sample", lambda self, op, source: PLANTED[cls](formula(self, op, source)))
+    errors.append(PLANTED[cls])
     verdict = _verdict(op.__name__, "fused", n=3000)
     assert verdict.verdict == "different"
     assert any(test.rejected for test in verdict.tests)

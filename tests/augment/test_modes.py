@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as F
 
 from augment import OPS, fused, ops, policies, resolve
 from augment.distributions import Params
-from augment.fused import cpu, tensors
+from augment.fused import cpu
 from augment.op import Op
 from tests.conftest import present
 
@@ -30,17 +30,12 @@ def implementations(plan: fused.Plan) -> tuple[Apply, Apply]:
     return plan.apply, lambda images, params: plan._by_tensors(images, params, None)
 
 
-def clear_tables() -> None:
-    for cached in (policies._tables, policies._pair_tables, tensors._constants):
-        cached.cache_clear()
-
-
 @pytest.fixture
 def fresh_tables() -> Iterator[None]:
     """No table is kept from other tests, nor for them."""
-    clear_tables()
+    policies._tables.cache_clear()
     yield
-    clear_tables()
+    policies._tables.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh_tables")
@@ -50,7 +45,7 @@ def test_defaults_of_pytorch_do_not_matter(recipe: str, default: torch.dtype | s
     images, plan = images_of(6, 34, 37), fused.plan(resolve(recipe, 32))
     expected_params = plan.sample(6, 34, 37, torch.Generator().manual_seed(0))
     expected = [apply(images, expected_params) for apply in implementations(plan)]
-    clear_tables()
+    policies._tables.cache_clear()
     dtype = torch.get_default_dtype()
     try:
         if isinstance(default, str):

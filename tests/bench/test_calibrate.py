@@ -144,6 +144,9 @@ def test_the_report_says_what_is_called(tmp_path: Path) -> None:
     assert "| measured at different times | 5 % | 19 of 20 | 95.0 % | 75.1 % to 99.9 % |" in text
     assert "| flip | 3.7 % |" in text
     assert "extrapolated" not in text
+    both = [certificate, msgspec.structs.replace(certificate, device="cuda")]
+    text = (write_report(load_run(store(tmp_path / "both", {}, records=both))).parent / "report.md").read_text()
+    assert [f"measured at different times on {device} | 5 %" in text for device in ("cpu", "cuda")] == [True, True]
     beyond = msgspec.structs.replace(certificate, planted=tuple(planted(0, 0, 2)), called_from=0.4)
     text = (write_report(load_run(store(tmp_path / "far", {}, records=[beyond]))).parent / "report.md").read_text()
     assert "extrapolated from the spread: of slowdowns of 10 % 2 of 20 were called." in text

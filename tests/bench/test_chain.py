@@ -19,6 +19,7 @@ OUTER = {
 CHAIN = {
     "records": set(),
     "statistics": {"records"},
+    "changes": {"statistics", "records"},
     "noise": {"records"},
     "runner": {"noise", "statistics", "records"},
     "processes": set(),
@@ -26,8 +27,11 @@ CHAIN = {
     "limits": {"processes", "clock"},
     "environment": {"records"},
     "presets": set(),
-    "compare": {"statistics", "records"},
-    "jobs": {"compare", "runner", "noise", "statistics", "processes", "clock", "limits", "environment", "presets", "records"},
+    "compare": {"changes", "statistics", "records"},
+    "jobs": {
+        *("compare", "changes", "runner", "noise", "statistics", "processes"),
+        *("clock", "limits", "environment", "presets", "records"),
+    },
     "display": {"jobs", "statistics", "records"},
     "session": {"display", "jobs", "runner", "clock", "environment", "statistics", "records"},
     "plugin": {"session"},
@@ -36,13 +40,17 @@ CHAIN = {
     "report": {"statistics", "records"},
     "gallery": {"report", "records"},
     "export": {"statistics", "records"},
-    "publish": {"export", "statistics", "records"},
+    "publish": {"export", "report", "statistics", "records"},
     "parts": {"processes", "jobs", "runner", "audit", "gallery", "environment", "presets", "records"},
     "run": {"processes", "parts", "jobs", "runner", "environment", "presets", "records"},
-    "cli": {"run", "catalog", "jobs", "runner", "audit", "gallery", "report", "compare", "export", "publish", "records"},
+    "commands": {
+        *("run", "catalog", "jobs", "runner", "audit", "gallery"),
+        *("report", "compare", "changes", "export", "publish", "records"),
+    },
+    "cli": {"commands", "jobs"},
 }
 """What each room of bench may import of the others: each only of those above it."""
-READERS = ("records", "statistics", "report", "compare", "export", "publish")
+READERS = ("records", "statistics", "changes", "report", "compare", "export", "publish")
 """Rooms that read and judge records; they import neither torch nor the other packages, not even late."""
 TORCH = {"torch", "torchvision", "kornia", "augment"}
 LIBRARY_ROOMS = ("augment/ops/", "augment/backends/")

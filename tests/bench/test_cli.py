@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench import cli
+from bench import cli, commands
 from bench.jobs.job import absolute, keep_options, reporting
 from bench.records import Disturbance, load_run
 from tests.bench.conftest import Refuse
@@ -33,7 +33,8 @@ EARLY: list[tuple[list[str], str]] = [
     (["audit", "--device", "nosuch"], "nosuch"),
     (["audit", "--device", "cuda:7"], "cuda:7"),
     (["audit", "--draws", "0"], "draws must be at least 100, got 0"),
-    (["gallery", "--backends", "nosuch", "--data", "synthetic"], "nosuch"),
+    (["gallery", "--backends", "nosuch", "--data", "synthetic"], "unknown backend 'nosuch'"),
+    (["gallery", "--recipes", "flop", "--data", "synthetic"], "unknown recipe 'flop'"),
     (["train", "--recipe", "flop"], "flop"),
     (["train", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
     (["train", "--resume"], "--resume needs --results"),
@@ -226,12 +227,12 @@ def test_the_path_of_the_report_comes_last_and_disturbances_are_told(
     busy = Disturbance(others_cpu=0.46)
     folder = store(tmp_path / "run", {}, records=[trained("throughput", round=n, disturbance=busy) for n in range(3)])
 
-    def end(command: cli.Calibrate, console: Any) -> None:
-        with reporting(folder, cli.reporter(console)):
+    def end(command: commands.Calibrate, console: Any) -> None:
+        with reporting(folder, commands.reporter(console)):
             if is_interrupted:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.Calibrate, "execute", end)
+    monkeypatch.setattr(commands.Calibrate, "execute", end)
     if is_interrupted:
         with pytest.raises(SystemExit) as stopped:
             cli.main(["calibrate"])

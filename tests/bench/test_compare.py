@@ -14,7 +14,8 @@ from msgspec.structs import replace as change
 from rich.console import Console
 from scipy import stats
 
-from bench.compare import Comparison, Limits, compare, compare_runs, print_comparison, summary
+from bench.changes import Limits
+from bench.compare import Comparison, compare, compare_runs, print_comparison, summary
 from bench.records import Commit, DataSet, Disturbance, Gpu, Plan, Run, Speed, load_run
 from tests.bench.stored import ENVIRONMENT, failed, speeds, store, trained
 
@@ -126,7 +127,7 @@ def test_a_slowdown_of_all_cases_shows_even_where_noise_hides_each() -> None:
     result = compare_runs(sampled(noisy(rng, 60, 3, between=0.06)), sampled(1.1 * noisy(rng, 60, 3, between=0.06), "B"))
     assert called(result)["all"] == "slower"
     assert len(called(result)) < 7, "one in ten of the cases; those are slower indeed"
-    assert result.regressed
+    assert result.has_regression
 
 
 # ---- how often it is wrong, and what it sees ---------------------------------------------------------------------------
@@ -219,7 +220,7 @@ def test_a_planted_loss_of_a_point_is_called_as_seeds_are_paired() -> None:
     result = compare_runs(a, b)
     assert called(result) == {"accuracy-flip-kornia-device": "worse"}
     assert "beyond 5.0 % or 0.5 points or failed: accuracy-flip" in text_of(result)
-    assert not compare_runs(a, b, limits=Limits(accuracy_threshold=0.02)).regressed, "called, yet within what may be lost"
+    assert not compare_runs(a, b, limits=Limits(accuracy_threshold=0.02)).has_regression, "called, yet within what may be lost"
     assert called(compare_runs(b, a)) == {"accuracy-flip-kornia-device": "better"}
     calm = [run(seeds(np.random.default_rng(seed), spread=0.0), str(seed)) for seed in (7, 8)]
     assert {row.verdict for row in compare_runs(*calm).scores} == {"same"}
@@ -285,7 +286,7 @@ def test_cases_that_failed_or_are_in_one_run_only() -> None:
     result = compare_runs(a, b)
     assert [row.name for row in result.speeds] == [case(0).name]
     assert result.newly_failed == [(case(1).name, reason)]
-    assert result.regressed, "a case that no longer runs is no slower one, but no CI job should pass over it"
+    assert result.has_regression, "a case that no longer runs is no slower one, but no CI job should pass over it"
     assert {cause: [name.split("-")[1] for name in names] for cause, names in result.left_out.items()} == {
         "failed in A, measured in B": ["Op2"],
         "failed in both": ["Op3"],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import cli
+from bench import commands
 from bench.jobs import finetune
 from bench.jobs.finetune import FinetuneOptions
 from bench.records import RECORDS, Finetune, Record, append, load_run
@@ -102,8 +102,8 @@ def test_runs_that_fail_are_records_and_tried_again_when_resumed(
     config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, out = training.finetune, tmp_path / "out"
-    command = cli.Finetune(config=config, compare=True, seeds=(0,), results=out)
-    monkeypatch.setattr(cli, "reporter", lambda console: no_report)
+    command = commands.Finetune(config=config, compare=True, seeds=(0,), results=out)
+    monkeypatch.setattr(commands, "reporter", lambda console: no_report)
 
     def broken(job: FinetuneConfig, *args: Any, **options: Any) -> Any:
         if job.mode == "scratch":

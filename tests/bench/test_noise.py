@@ -11,14 +11,12 @@ import msgspec
 import pytest
 
 from bench import noise
-from bench.noise import TICKS_PER_S, Sample, compare, read_cpu_times, read_pressure, take_sample
+from bench.noise import TICKS_PER_S, Sample, compare, own_cpu_s, read_cpu_times, read_pressure, take_sample
 from bench.records import Accuracy, Disturbance, Speed
 from bench.runner import measure_undisturbed
 from tests.conftest import present
 
-START = Sample(
-    wall_s=100.0, cpus=2, busy_s=50.0, steal_s=1.0, own_s=20.0, cpu_pressure_s=3.0, memory_pressure_s=0.0
-)  # fmt: skip
+START = Sample(wall_s=100.0, cpus=2, others_s=30.0, steal_s=1.0, cpu_pressure_s=3.0, memory_pressure_s=0.0)
 
 
 BLOCKS = """
@@ -45,8 +43,8 @@ def test_memory_that_a_call_frees_serves_the_next() -> None:
 
 
 def test_shares_by_hand() -> None:
-    """In 10 s on two CPUs all were busy for 12 s, 7 s of them by us; the host took 1 s of 20, pressure stood for 4 s."""
-    end = Sample(wall_s=110.0, cpus=2, busy_s=62.0, steal_s=2.0, own_s=27.0, cpu_pressure_s=7.0, memory_pressure_s=0.0)
+    """In 10 s on two CPUs others were busy for 5 s; the host took 1 s of 20, pressure stood for 4 s."""
+    end = Sample(wall_s=110.0, cpus=2, others_s=35.0, steal_s=2.0, cpu_pressure_s=7.0, memory_pressure_s=0.0)
     shares = compare(START, end, (3, False))
     assert shares == Disturbance(
         others_cpu=0.25, steal=0.05, cpu_pressure=0.4, memory_pressure=0.0, gpu_others=3, throttled=False
@@ -54,17 +52,17 @@ def test_shares_by_hand() -> None:
     assert shares.words == "others used 25% of the CPU, the host took 5%, 3 other processes on the GPU"
 
 
-@pytest.mark.parametrize("name", ["busy_s", "own_s", "steal_s", "cpu_pressure_s", "memory_pressure_s"])
+@pytest.mark.parametrize("name", ["others_cpu", "steal", "cpu_pressure", "memory_pressure"])
 def test_what_cannot_be_read_is_unknown_and_not_quiet(name: str) -> None:
     end = replace(START, wall_s=110.0)
-    disturbance = compare(replace(START, **{name: None}), replace(end, **{name: None}))  # type: ignore[arg-type]
-    field = {"busy_s": "others_cpu", "own_s": "others_cpu"}.get(name, name.removesuffix("_s"))
-    assert getattr(disturbance, field) is None
+    counter = {"others_cpu": "others_s"}.get(name, f"{name}_s")
+    disturbance = compare(replace(START, **{counter: None}), replace(end, **{counter: None}))  # type: ignore[arg-type]
+    assert getattr(disturbance, name) is None
     assert (disturbance.gpu_others, disturbance.throttled) == (None, None)
 
 
 def test_times_too_short_for_the_counters_are_unknown() -> None:
-    disturbance = compare(START, replace(START, wall_s=100.01, busy_s=50.01))
+    disturbance = compare(START, replace(START, wall_s=100.01, others_s=30.01))
     assert (disturbance.others_cpu, disturbance.steal) == (None, None)
 
 
@@ -83,28 +81,29 @@ def test_pressure_is_the_total_of_some_tasks() -> None:
     assert read_pressure("") is None
 
 
-@pytest.mark.skipif(take_sample().busy_s is None, reason="needs /proc/stat")
+@pytest.mark.skipif(take_sample().others_s is None, reason="needs /proc/stat")
 def test_a_busy_process_of_others_is_seen_and_a_child_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same child: ours as long as this process leads, another's once a process without children does."""
     child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     idle = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         monkeypatch.setenv(noise.ROOT_VARIABLE, str(os.getpid()))  # a command of another test may have set it
-        samples = [take_sample()]
+        samples, spent = [take_sample()], [present(own_cpu_s())]
         monkeypatch.setenv(noise.ROOT_VARIABLE, str(idle.pid))
         stranger = [take_sample()]
         time.sleep(1.0)
         stranger.append(take_sample())
         monkeypatch.setenv(noise.ROOT_VARIABLE, str(os.getpid()))
         samples.append(take_sample())
+        spent.append(present(own_cpu_s()))
     finally:
         child.kill()
         idle.kill()
     own, foreign = (present(compare(pair[0], pair[1]).others_cpu) for pair in (samples, stranger))
     # The child gets what it can of the CPUs; other tests may run beside, and take from both alike.
-    spent = (samples[1].own_s or 0.0) - (samples[0].own_s or 0.0)
-    assert foreign - own == pytest.approx(spent / (samples[1].wall_s - samples[0].wall_s) / samples[0].cpus, abs=0.15)
-    assert spent > 0.1
+    own_s = spent[1] - spent[0]
+    assert foreign - own == pytest.approx(own_s / (samples[1].wall_s - samples[0].wall_s) / samples[0].cpus, abs=0.15)
+    assert own_s > 0.1
 
 
 def quiet(others_cpu: float | None) -> Disturbance:

@@ -13,15 +13,14 @@ from bench.report.facts.accuracy import (
     baseline,
     best_by_recipe,
     difference,
-    finetune_settings,
     is_undecided,
-    main_setting,
     pareto_front,
+    score,
     soonest,
     undecided_with,
     with_target,
 )
-from bench.report.facts.cases import is_slower, ratios, settings, tied
+from bench.report.facts.cases import find_ties, is_slower, ratios, settings
 from bench.report.facts.lanes import growth, lane_tables, named_differences
 from bench.report.facts.pipeline import feedings
 from bench.report.facts.placement import above_ceiling, ceiling, contest, cost, host_bound_ceilings, split_ms, workers
@@ -136,7 +135,7 @@ def test_the_fastest_place_wins_against_rounds_that_do_not_overlap() -> None:
     run = run_of(*FROZEN, *PIL, *kornia, *FUSED, *fed, *speed("kornia", 9, 9), *speed("fused", 8, 8), audit=EQUAL)
     result = present(contest(run))
     assert (result.recipe, result.lane, result.best.backend) == ("flip", "per_image", "fused")
-    assert [case.place for case in tied(result.places)] == ["device"]
+    assert [case.place for case in find_ties(result.places)] == ["device"]
     # Undecided in training: the fastest alone comes first.
     assert [arm.backend for arm in result.tied_backends] == ["kornia", "fused"]
     assert present(result.with_transfer).median("examples_per_s") == 525
@@ -145,7 +144,7 @@ def test_the_fastest_place_wins_against_rounds_that_do_not_overlap() -> None:
 
 def test_places_whose_rounds_overlap_are_tied() -> None:
     result = present(contest(run_of(*FROZEN, *FUSED, *placed([900, 1000, 950], "pil", "workers", num_workers=2))))
-    assert [case.place for case in tied(result.places)] == ["device", "workers"]
+    assert [case.place for case in find_ties(result.places)] == ["device", "workers"]
 
 
 def test_cost_is_the_share_of_the_ceiling_that_is_lost() -> None:
@@ -209,7 +208,7 @@ def scores(recipe: str, *accuracies: float, backend: str = "fused", **fields: An
 def test_differences_are_paired_by_seed() -> None:
     """2, 3 and 4 points: mean 3, sd 1, half the interval t(0.975, 2) / sqrt(3) = 4.3027 / 1.7321 = 2.484."""
     run = run_of(*scores("flip", 0.52, 0.63, 0.44), *scores("none", 0.5, 0.6, 0.4))
-    arms = main_setting(run)
+    arms = settings(run, "accuracy")[0]
     flip, none = best_by_recipe(arms)
     gap = present(difference(flip, none))
     assert (gap.mean, gap.sd, gap.half, gap.n) == pytest.approx((3, 1, 2.484, 3), abs=1e-3)
@@ -224,14 +223,14 @@ def scores_arm(*args: Any) -> Any:
 
 def test_the_baseline_is_the_sweeps() -> None:
     run = run_of(*scores("flip", 0.5), *scores("none", 0.5), plan=Plan(suite="sweep", baseline="flip@fused"))
-    assert present(baseline(main_setting(run), run)).recipe == "flip"
+    assert present(baseline(settings(run, "accuracy")[0], run)).recipe == "flip"
 
 
 def test_backends_of_a_recipe_are_paired_with_the_audits_verdict() -> None:
     records = [*scores("flip", 0.5, 0.5), *scores("flip", 0.4, 0.4, backend="kornia"), *scores("none", 0.1)]
-    (pair,) = backend_pairs(main_setting(run_of(*records)), EQUAL)
+    (pair,) = backend_pairs(settings(run_of(*records), "accuracy")[0], EQUAL)
     assert (pair.a.recipe, round(pair.gap.mean, 9), pair.difference) == ("flip", 10, "")
-    (pair,) = backend_pairs(main_setting(run_of(*records)), None)
+    (pair,) = backend_pairs(settings(run_of(*records), "accuracy")[0], None)
     assert pair.difference == "not audited"
 
 
@@ -244,11 +243,11 @@ def test_targets_count_the_seeds_that_reached_them_without_resumed_runs() -> Non
     quick = [trained("accuracy", seed=i, seconds_to_target=s, **shared) for i, s in enumerate((10.0, 20.0))]
     missed = trained("accuracy", seed=2, **shared)
     resumed = trained("accuracy", seed=3, seconds_to_target=1.0, resumed_after=1, **shared)
-    (arm,) = main_setting(run_of(*quick, missed, resumed))
+    (arm,) = settings(run_of(*quick, missed, resumed), "accuracy")[0]
     target = present(with_target(arm))
     assert (target.values("seconds_to_target"), len(target.records)) == ([10, 20], 3)
     late = [trained("accuracy", seed=i, backend="pil", seconds_to_target=s, **shared) for i, s in enumerate((30.0, 40.0))]
-    assert present(soonest(main_setting(run_of(*quick, missed, *late)))).backend == "pil"  # both seeds reached it
+    assert present(soonest(settings(run_of(*quick, missed, *late), "accuracy")[0])).backend == "pil"  # both seeds reached it
 
 
 # ---- scaling, photographs ---------------------------------------------------------------------------------------------------
@@ -283,7 +282,8 @@ def test_ranks_that_drew_alike_are_named() -> None:
 def test_fine_tuning_is_ranked_and_undecided_within_intervals() -> None:
     modes = {"scratch": (0.5, 0.51, 0.52), "full": (0.9, 0.91, 0.92), "frozen": (0.89, 0.92, 0.9)}
     runs = [trained("finetune", seed=i, mode=mode, test_accuracy=a) for mode, row in modes.items() for i, a in enumerate(row)]
-    (arms,) = finetune_settings(run_of(*runs))
+    (cases,) = settings(run_of(*runs), "finetune")
+    arms = sorted(cases, key=score, reverse=True)
     assert [arm.mode for arm in arms] == ["full", "frozen", "scratch"]
     assert [arm.mode for arm in undecided_with(arms)] == ["frozen"]
 

@@ -53,7 +53,7 @@ def test_rounds_are_whole_and_shuffled_and_compiled_cases_stay_together(monkeypa
     session.plan = Plan(suite="grid", cases=(*planned(), Overhead(status="not_run", device="cpu")), rounds=3, seed=7)
     session._runner = None
     items = [case for suite in ("training", "ops", "recipes") for case in session.items(suite)]
-    ordered = sorted(items, key=session._sort_key(items))
+    ordered = sorted(items, key=session.place)
     assert [case.status for case in ordered].count("unsupported") == 1  # shown once
     assert ordered[0].status == "unsupported"
     assert [(case.kind, case.round) for case in ordered[-3:]] == [("overhead", number) for number in range(3)]
@@ -138,11 +138,11 @@ def test_a_run_leaves_its_plan_records_and_environment(finished: tuple[Path, sub
         assert [record.round for record in case.records] == [0, 1]
         assert len(case.records[0].samples_us) >= 3
         assert (case.first.threads, case.first.batch_size, case.first.device_s_median) == (1, 4, None)
-        assert case.fact("warmup_calls")
-        assert case.fact("peak_bytes")
+        assert case.values("warmup_calls")
+        assert case.values("peak_bytes")
         assert case.implementation == ("c" if case.first.backend == "fused" else None)
-    overhead = [(record.round, record.device, record.augment_on, record.resident) for record in run.of(Overhead)]
-    assert overhead == [(number, "cpu", "none", True) for number in (0, 1)]
+    overhead = [(r.round, r.device, r.augment_on, r.resident, bool(r.fingerprint)) for r in run.of(Overhead)]
+    assert overhead == [(number, "cpu", "none", True, True) for number in (0, 1)]
     here = present(run.environment)
     assert present(here.dataset).name.startswith("synthetic")
     assert here.copy_bytes_per_s.keys() == {"cpu"}

@@ -8,25 +8,18 @@ import pytest
 from msgspec.structs import replace
 from scipy import stats
 
+from bench.changes import Noise, Rates, change_of_rate, change_of_score, holm, moderate, read_rates, typical_noise
 from bench.records import Plan, gather
 from bench.statistics import (
     Estimate,
-    Noise,
-    Rates,
-    change_of_rate,
-    change_of_score,
     estimate,
     half_interval,
-    holm,
     is_settled,
     median_interval,
-    moderate,
     power,
     reached_target,
-    read_rates,
     sd_range,
     seeds_needed,
-    typical_noise,
 )
 from tests.bench.stored import CASE, SAMPLES, speeds, trained
 from tests.conftest import present
@@ -146,7 +139,7 @@ def test_the_interval_of_a_median_is_that_of_the_sign_test() -> None:
 
 
 def test_a_case_alone_is_welchs_t_test() -> None:
-    """Nothing to borrow from: p and interval are scipy's on log rates (to rounding), where the bootstrap is no wider."""
+    """Nothing to borrow from: p and interval are scipy's on log rates (to rounding)."""
     rng = np.random.default_rng(23)
     a, b = (Rates(rng.normal(5, sd, size=4), 0.0) for sd in (0.02, 0.05))
     change = change_of_rate("x", a, b, (moderate(a, NONE), moderate(b, NONE)), 0.05)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import cli
+from bench import cli, commands
 from bench.jobs.job import absolute
 from bench.records import Accuracy, Throughput, append, load_run
 from tests.bench.stored import trained
@@ -82,13 +82,13 @@ def test_help_and_report_in_any_locale(variables: dict[str, str], tmp_path: Path
 
 def test_a_home_means_the_same_in_every_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    compare = expand_paths(cli.Compare(a=Path("~/a"), b=Path("b~")))
+    compare = expand_paths(commands.Compare(a=Path("~/a"), b=Path("b~")))
     assert (compare.a, compare.b) == (tmp_path / "a", Path("b~"))
-    train = expand_paths(cli.Train(config=TrainConfig(data="~/photos", data_root=Path("~/d")), results=Path("~/o")))
+    train = expand_paths(commands.Train(config=TrainConfig(data="~/photos", data_root=Path("~/d")), results=Path("~/o")))
     assert (train.config.data, train.config.data_root, train.results) == (f"{tmp_path}/photos", tmp_path / "d", tmp_path / "o")
-    assert expand_paths(cli.Report(runs=(Path("~/a"), Path("x")))).runs == (tmp_path / "a", Path("x"))
+    assert expand_paths(commands.Report(runs=(Path("~/a"), Path("x")))).runs == (tmp_path / "a", Path("x"))
     with pytest.raises(ValueError, match="cannot resolve ~nobody-here/x"):
-        expand_paths(cli.Gallery(out=Path("~nobody-here/x")))
+        expand_paths(commands.Gallery(out=Path("~nobody-here/x")))
 
 
 def test_names_of_data_sets_come_before_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,9 +135,9 @@ def test_a_run_has_one_peak_of_matrix_products_or_none(
     write(tmp_path / ENVIRONMENT, environment({"name": "shapes", "fingerprint": "abc"}))
     rates = iter([5e10, 7e10])
     monkeypatch.setattr(limits, "matmul_flops", lambda device, precision: next(rates))
-    assert matmul_peak(tmp_path, "cpu", "float32")() == (5e10, "float32")
-    assert matmul_peak(tmp_path, "cpu", "float32")() == (5e10, "float32")  # as it stands in the folder
-    assert matmul_peak(tmp_path, "cpu", "bfloat16")() == (7e10, "bfloat16")
+    assert matmul_peak(tmp_path, "cpu", "float32") == (5e10, "float32")
+    assert matmul_peak(tmp_path, "cpu", "float32") == (5e10, "float32")  # as it stands in the folder
+    assert matmul_peak(tmp_path, "cpu", "bfloat16") == (7e10, "bfloat16")
     kept = present(read(tmp_path / ENVIRONMENT, Environment))
     assert kept.matmul_flops_per_s == {"cpu": {"float32": 5e10, "bfloat16": 7e10}}
 
@@ -146,7 +146,7 @@ def test_a_run_has_one_peak_of_matrix_products_or_none(
 
     monkeypatch.setattr(limits, "matmul_flops", full)
     write(tmp_path / ENVIRONMENT, msgspec.structs.replace(kept, matmul_flops_per_s={}))
-    assert matmul_peak(tmp_path, "cpu", "float32")() == (None, "float32")
+    assert matmul_peak(tmp_path, "cpu", "float32") == (None, "float32")
 
 
 @pytest.mark.gpu

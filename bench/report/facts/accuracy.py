@@ -3,21 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from operator import attrgetter
 
 from bench.records import Audit, Case, Run, group_by
-from bench.report.facts.cases import firsts, settings, sound_cases
+from bench.report.facts.cases import firsts
 from bench.statistics import Estimate, estimate
-
-
-def with_accuracy(cases: Sequence[Case]) -> list[Case]:
-    """Return the cases with a test accuracy."""
-    return [case for case in cases if case.values("test_accuracy")]
-
-
-def main_setting(run: Run) -> list[Case]:
-    """Return the cases of the setting that has the most with a test accuracy."""
-    return max(map(with_accuracy, settings(run, "accuracy")), key=len, default=[])
 
 
 def score(case: Case) -> float:
@@ -117,18 +106,3 @@ def soonest(cases: Sequence[Case]) -> Case | None:
         return -len(seconds) / len(case.records), case.mean("seconds_to_target") or 0.0
 
     return min(filter(None, map(with_target, cases)), key=order, default=None)
-
-
-# ---- fine-tuning ----------------------------------------------------------------------------------------------------------
-
-TUNING_SETTING = (
-    "model", "width", "image_size", "batch_size", "num_epochs", "learning_rate", "head_rate", "momentum", "decay_every",
-    "keep_statistics", "dataset", "fingerprint", "train_images", "test_images", "device",
-)  # fmt: skip
-
-
-def finetune_settings(run: Run) -> list[list[Case]]:
-    """Return the cases with an accuracy by setting, the best first; the setting with the most runs first."""
-    groups = group_by(with_accuracy(sound_cases(run, "finetune")), attrgetter(*TUNING_SETTING)).values()
-    ordered = sorted(groups, key=lambda group: -sum(len(case.records) for case in group))
-    return [sorted(group, key=score, reverse=True) for group in ordered]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from bench.records import SETTING, Case, Run, group_by
+from bench.records import Case, Run, group_by
 from bench.statistics import median_interval
 
 T = TypeVar("T")
@@ -23,19 +23,14 @@ def sound_cases(run: Run, kind: str) -> list[Case]:
 
 
 def settings(run: Run, kind: str) -> list[list[Case]]:
-    """Return cases by setting: within one, only recipe, backend and placement differ.
+    """Return cases by setting, the one with the most records first: within one, only the kind's manner differs."""
+    groups = group_by(sound_cases(run, kind), attrgetter("setting")).values()
+    return sorted(groups, key=lambda group: -sum(len(case.records) for case in group))
 
-    Bare cases first, then by lane, the fastest first.
-    """
-    order = list(LANES)
-    groups = group_by(sound_cases(run, kind), attrgetter(*SETTING, "num_epochs", "max_train"))
-    return [
-        sorted(
-            group,
-            key=lambda case: (not case.is_bare, order.index(case.lane), -(case.median("examples_per_s") or 0.0)),
-        )
-        for group in groups.values()
-    ]
+
+def place_order(case: Case) -> tuple[Any, ...]:
+    """Return the key by which placements are sorted: bare ones, then by lane, the fastest first."""
+    return not case.is_bare, list(LANES).index(case.lane), -(case.median("examples_per_s") or 0.0)
 
 
 def firsts(items: Iterable[T], name: str) -> list[T]:
@@ -55,7 +50,7 @@ def is_slower(faster: Sequence[float], rival: Sequence[float]) -> bool | None:
     return upper[0] > lower[1] if upper and lower else None
 
 
-def tied(ranked: Sequence[Case]) -> list[Case]:
+def find_ties(ranked: Sequence[Case]) -> list[Case]:
     """Return the first case, and those that are not certainly slower."""
     return [case for case in ranked if case is ranked[0] or is_slower(ranked[0].rates, case.rates) is not True]
 

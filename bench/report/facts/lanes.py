@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from bench.records import COMPARABLE, AuditCell, Case, Run, Speed, group_by
-from bench.report.facts.cases import LANES, tied, usual_recipe
+from bench.report.facts.cases import LANES, find_ties, usual_recipe
 from bench.statistics import median_interval
 
 # Ratios are taken against the first of these that was measured: the usual way of those who have no benchmark to read, which
@@ -89,7 +89,7 @@ class LaneTable:
     def winner(self, subject: str) -> str | None:
         """Return the backend whose interval lies above those of all comparable others; None if there is none."""
         row = self.comparable(subject)
-        is_won = len(row) > 1 and len(tied(row)) == 1 and not any(case.is_disturbed for case in row)
+        is_won = len(row) > 1 and len(find_ties(row)) == 1 and not any(case.is_disturbed for case in row)
         return row[0].backend if is_won else None
 
     def ratio(self, subject: str, backend: str) -> list[float]:

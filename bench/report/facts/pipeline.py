@@ -16,11 +16,10 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from bench.records import COMPARABLE, AuditCell, Case, Run, group_by
-from bench.report.facts.cases import sound_cases
+from bench.records import COMPARABLE, AuditCell, Case, Pipeline, Run, group_by
+from bench.report.facts.cases import settings
 from bench.statistics import median_interval
 
-SETTING = ("dataset", "fingerprint", "batch_size", "image_size", "precision", "page_cache", "device")
 BASELINE = "torchvision_loop-workers"
 CROP = "RandomResizedCrop"
 STEP, WAIT, OTHER = "step", "wait", "other"
@@ -44,34 +43,28 @@ class Span(NamedTuple):
 class Feeding:
     """All cases of a setting."""
 
-    cases: Mapping[tuple[str, str | None, int, str | None, str | None, int | None], Case]
-    """Cases by arm, recipe, workers, stage left out, network and threads without workers."""
+    cases: Sequence[Case]
 
-    @cached_property
+    @property
     def first(self) -> Case:
         """A case, for what all share."""
-        return next(iter(self.cases.values()))
+        return self.cases[0]
 
     @cached_property
     def recipe(self) -> str | None:
         """The recipe whose stages were attributed: the first with a stage left out, else the first."""
-        recipes = [recipe for _, recipe, _, without, *_ in self.cases if recipe and without]
-        return next(iter(recipes or [recipe for _, recipe, *_ in self.cases if recipe]), None)
+        cases = sorted((case for case in self.cases if case.recipe), key=lambda case: case.without is None)
+        return cases[0].recipe if cases else None
 
-    def find(
-        self, arm: str, recipe: str | None, workers: int = 0, without: str | None = None, model: str | None = None,
-        threads: int | None = None,
-    ) -> Case | None:  # fmt: skip
-        """Return a case that was measured, or None."""
-        return self.cases.get((arm, recipe, workers, without, model, threads))
+    def find(self, like: Case, **changes: Any) -> Case | None:
+        """Return the case that has the changes and is else like another; None if it was not measured."""
+        wanted = {name: getattr(like, name) for name in Pipeline.manner} | changes
+        return next((case for case in self.cases if all(getattr(case, n) == value for n, value in wanted.items())), None)
 
     def whole(self, recipe: str | None = None, *, trained: bool = False) -> list[Case]:
         """Return the cases with all stages, of a recipe if one is named; photographs decoded alone have none."""
-        return [
-            case
-            for (_, name, _, without, model, _), case in self.cases.items()
-            if without is None and (model is not None) == trained and name is not None and recipe in (None, name)
-        ]
+        cases = [case for case in self.cases if case.recipe and case.without is None and bool(case.model) == trained]
+        return [case for case in cases if recipe in (None, case.recipe)]
 
     def best(self, cases: Sequence[Case]) -> list[Case]:
         """Return the fastest number of workers of each arm and recipe, the fastest first."""
@@ -89,7 +82,8 @@ class Feeding:
     def _without(self, case: Case) -> list[Case]:
         """Return the case without each stage, fetched in one thread if it has workers; empty unless all were measured."""
         threads = 1 if case.num_workers else None
-        arms = [self.find(case.arm, case.recipe, without=stage, threads=threads) for stage in case.stages or ()]
+        alone = {"num_workers": 0, "model": None, "fetch_threads": threads}
+        arms = [self.find(case, without=stage, **alone) for stage in case.stages or ()]
         complete = [arm for arm in arms if arm and None not in {record.whole_s for record in arm.records}]
         return complete if len(complete) == len(arms) else []
 
@@ -100,7 +94,8 @@ class Feeding:
 
     def _step(self, case: Case, seconds: Callable[[Any], float] = lambda record: 1 / record.images_per_s) -> Span | None:
         """Return seconds an image that the network's step takes, without workers and paired by round."""
-        whole, trained = self.find(case.arm, case.recipe), self.find(case.arm, case.recipe, 0, None, case.model)
+        alone = {"num_workers": 0, "fetch_threads": None}
+        whole, trained = self.find(case, model=None, **alone), self.find(case, **alone)
         if not (case.model and whole and trained):
             return None
         fed = {record.round: seconds(record) for record in whole.records}
@@ -148,10 +143,7 @@ class Prediction(NamedTuple):
 
 def feedings(run: Run) -> list[Feeding]:
     """Return the settings, the one with the most records first."""
-    groups = group_by(sound_cases(run, "pipeline"), attrgetter(*SETTING)).values()
-    key = attrgetter("arm", "recipe", "num_workers", "without", "model", "fetch_threads")
-    ordered = sorted(groups, key=lambda group: -sum(len(case.records) for case in group))
-    return [Feeding(cases={key(case): case for case in group}) for group in ordered]
+    return [Feeding(cases=group) for group in settings(run, "pipeline")]
 
 
 def verdict(run: Run, case: Case) -> tuple[bool, str]:

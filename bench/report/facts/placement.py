@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from bench.records import SETTING, Case, Run
-from bench.report.facts.cases import LANES, firsts, is_slower, ratios, settings, sound_cases, tied, usual_recipe
+from bench.records import Case, Run
+from bench.report.facts.cases import LANES, find_ties, firsts, is_slower, ratios, settings, sound_cases, usual_recipe
 from bench.report.facts.lanes import fastest_alone, lane_tables
 
 UTILISATION = "model_flops_utilisation"
@@ -87,7 +87,7 @@ class Contest:
     def tied_backends(self) -> list[Case]:
         """Backends that training cannot distinguish from the fastest; the fastest without training comes first."""
         order = [case.backend for case in self.alone]
-        return sorted(tied(self.backends), key=lambda c: order.index(c.backend) if c.backend in order else len(order))
+        return sorted(find_ties(self.backends), key=lambda c: order.index(c.backend) if c.backend in order else len(order))
 
     @property
     def with_transfer(self) -> Case | None:
@@ -103,7 +103,7 @@ class Contest:
 
 def contest(run: Run) -> Contest | None:
     """Return the usual recipe's placements in the setting with the most cases, in the first lane that was measured."""
-    for cases in sorted(settings(run, "throughput"), key=len, reverse=True):
+    for cases in settings(run, "throughput"):
         top, augmented = ceiling(cases), [case for case in cases if not case.is_bare]
         recipe = usual_recipe(case.recipe for case in augmented)
         rivals = [case for case in augmented if case.recipe == recipe]
@@ -127,11 +127,7 @@ def workers(run: Run, top: Case | None, recipe: str) -> list[LoaderWorker]:
     """Return the loader workers that were measured alone in the setting of the ceiling."""
     if top is None:
         return []
-    alike = [
-        case
-        for case in sound_cases(run, "feed")
-        if case.recipe in (recipe, "none") and all(getattr(case, name) == getattr(top, name) for name in SETTING)
-    ]
+    alike = [case for case in sound_cases(run, "feed") if case.recipe in (recipe, "none") and case.setting == top.setting]
     return [LoaderWorker(case, ratios(top, case)) for case in alike]
 
 

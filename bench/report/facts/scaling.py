@@ -3,13 +3,9 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
-from bench.records import MANNER, SETTING, Case, Run, Scaling, group_by
-from bench.report.facts.cases import ratios, sound_cases
-
-SHARED = tuple(name for name in (*SETTING, *MANNER) if name != "batch_size")
-"""Fields that the jobs of one table have in common; scaling changes the batch."""
+from bench.records import Case, Run, Scaling, group_by
+from bench.report.facts.cases import ratios, settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +55,7 @@ class Job:
 
 def tables(run: Run) -> list[list[Job]]:
     """Return the jobs of each setting, by processes and sort; the setting with the most records first."""
-    groups = group_by(sound_cases(run, "scaling"), attrgetter(*SHARED)).values()
-    return [_jobs(group) for group in sorted(groups, key=lambda group: -sum(len(case.records) for case in group))]
+    return [_jobs(group) for group in settings(run, "scaling")]
 
 
 def _jobs(cases: Sequence[Case]) -> list[Job]:

@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from bench.records import UNKNOWN, Case, Run, format_number, group_by, percent, plural
 from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Heading, Paragraph, Quiet, Section, Text
-from bench.report.facts.cases import LANES, tied
+from bench.report.facts.cases import LANES, find_ties
 from bench.report.facts.pipeline import OTHER, STEP, WAIT, Feeding, Span, feedings, ratio, verdict
 from bench.report.figures import Line, Look, Row, bars, lines, series_look
 from bench.report.sections.state import failed_section, not_measurable
@@ -81,7 +81,7 @@ def _answer(run: Run, feeding: Feeding) -> list[Answer]:
     evidence += f"{with_spread(best, 'images_per_s')} images/s, {rounds}"
     for case in cases[1:2]:
         evidence += f"; next {name(case)}, {with_spread(case, 'images_per_s')}, {judge(best, case)}"
-    answer = capitalise(name_or_undecided([name(case) for case in tied(cases)[:3]]))
+    answer = capitalise(name_or_undecided([name(case) for case in find_ties(cases)[:3]]))
     return [Answer(QUESTION, answer, f"{evidence}. {limit(feeding, best)}".strip())]
 
 
@@ -238,7 +238,7 @@ def _workers(feeding: Feeding, index: int) -> list[Block]:
 
 
 def _alone(feeding: Feeding) -> list[Case]:
-    return [case for (_, recipe, *_), case in feeding.cases.items() if recipe is None]
+    return [case for case in feeding.cases if case.recipe is None]
 
 
 def _decoders(feeding: Feeding) -> list[Block]:

@@ -7,7 +7,7 @@ from functools import partial
 
 from bench.records import Case, Run, format_number, join, percent, plural
 from bench.report.blocks import BREAK, Answer, Block, Code, Heading, Paragraph, Quiet, Section, Strong, Text
-from bench.report.facts.cases import LANES, firsts, is_slower, tied, usual_recipe
+from bench.report.facts.cases import LANES, find_ties, firsts, is_slower, usual_recipe
 from bench.report.facts.lanes import (
     CELL,
     Axis,
@@ -108,7 +108,7 @@ def _fastest(run: Run) -> list[Answer]:
     planned = [case for case in run.cases("speed") if case.lane is not None]
     ranked = fastest_alone(lane_tables(run, "recipes"))
     if ranked:
-        first, names = ranked[0], [case.backend for case in tied(ranked)]
+        first, names = ranked[0], [case.backend for case in find_ties(ranked)]
         where = f", {LANES[first.lane or 'mixed']}, batch {_size(first)} pixels on {first.device}. "
         return [Answer(WITH, name_or_undecided(names), [Code(first.subject), where, *alone(ranked)])]
     races = [row for table in lane_tables(run, "ops") for s in table.subjects if len(row := table.comparable(s)) > 1]
@@ -122,7 +122,7 @@ def _fastest(run: Run) -> list[Answer]:
 
 def _fastest_ops(races: Sequence[Sequence[Case]]) -> Answer:
     """Return in how many ops each backend is ahead of all others."""
-    wins = Counter(row[0].backend for row in races if len(tied(row[:2])) == 1)
+    wins = Counter(row[0].backend for row in races if len(find_ties(row[:2])) == 1)
     undecided = len(races) - wins.total()
     counts = join(f"{name} in {n}" for name, n in wins.most_common()) or "none"
     evidence = f"Fastest beyond the spread between rounds in {plural(len(races), 'op and lane', 'ops and lanes')}: {counts}; "
@@ -137,7 +137,7 @@ def _fastest_ops(races: Sequence[Sequence[Case]]) -> Answer:
 def cost_section(run: Run) -> Section | None:
     """Return time, bytes, launches, waits and compiling of a recipe's call, by backend."""
     cases = [case for case in usual_cases(run.cases("speed")) if case.suite == "recipes" and case.rate]
-    if not any(case.fact(name) is not None for case in cases for name in ("roofline_share", "device_s_median", "compile_s")):
+    if not any(case.values(name) for case in cases for name in ("roofline_share", "device_s_median", "compile_s")):
         return None
     columns = [
         words_column("recipe", lambda case: [Code(case.subject)]),

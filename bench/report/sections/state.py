@@ -93,8 +93,8 @@ def warnings(run: Run) -> list[Warning]:
         measured = sum(case.status == "ok" for case in run.cases())
         words = f"{worst.words if worst else ''} while {len(disturbed)} of {plural(measured, 'case')} were measured."
         pairs.append(("Not measurable here:", f"{words} Those figures are marked, and no answer rests on them."))
-    for arm, top in above_ceiling(run):
-        speeds = f"{label(arm)} reaches {format_number(arm.rate)} examples/s, {label(top)} {format_number(top.rate)}."
+    for case, top in above_ceiling(run):
+        speeds = f"{label(case)} reaches {format_number(case.rate)} examples/s, {label(top)} {format_number(top.rate)}."
         pairs.append(("A placement lies above the ceiling:", f"{speeds} {ABOVE}"))
     for top in host_bound_ceilings(run):
         busy = f"its kernels run {percent(top.median('gpu_busy'), 0)} of the time (model FLOPs utilisation "
@@ -221,7 +221,7 @@ def method_section(run: Run) -> Section | None:
         return None
     counts, calls = sorted({len(case.rates) for case in cases}), [len(case.samples_s) for case in cases]
     shares = sorted(share for case in cases if (share := half_interval(case.rates)) is not None)
-    threads = sorted({case.fact("threads") for case in cases} - {None})
+    threads = sorted({case.threads for case in cases} - {None})
     text = f"Rounds: {join(map(str, counts))}, each over the whole grid in a new order; "
     text += f"{min(calls):,} to {max(calls):,} calls a case."
     if shares:

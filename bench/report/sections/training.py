@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bench.records import UNKNOWN, Case, Run, format_number, group_by, join, percent, plural, worst_disturbance
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
-from bench.report.facts.cases import LANES, SHORT_LANES, is_slower, ratios, settings, sound_cases, tied
+from bench.report.facts.cases import LANES, SHORT_LANES, find_ties, is_slower, place_order, ratios, settings, sound_cases
 from bench.report.facts.placement import UTILISATION, Contest, LoaderWorker, ceiling, contest, cost, split_ms, workers
 from bench.report.figures import Look, Row, bars
 from bench.report.sections.state import failed_section, no_answer, not_measurable
@@ -68,9 +68,10 @@ def training_section(run: Run) -> Section | None:
         failed = failed_section(run, "throughput", TITLE, WHERE)
         return failed or (Section(title="The trainer's own step", blocks=overhead) if overhead else None)
     blocks: list[Block] = [Paragraph(METHOD)]
-    for index, arms in enumerate(groups, start=1):
-        for recipe in dict.fromkeys(arm.recipe for arm in arms if not arm.is_bare) or ["none"]:
-            shown = [arm for arm in arms if arm.is_bare or arm.recipe == recipe]
+    for index, group in enumerate(groups, start=1):
+        cases = sorted(group, key=place_order)
+        for recipe in dict.fromkeys(case.recipe for case in cases if not case.is_bare) or ["none"]:
+            shown = [case for case in cases if case.is_bare or case.recipe == recipe]
             blocks += [
                 Heading(["Recipe ", Code(recipe), RECIPE_WORDS.get(recipe, "")]),
                 Paragraph(f"Setting: {setting(shown[0])}."),
@@ -82,7 +83,7 @@ def training_section(run: Run) -> Section | None:
         answer = no_answer(WHERE, "training was not measured with and without augmentation in one setting.")
         return Section(title=TITLE, blocks=[*blocks, *overhead], answers=[answer])
     answers = [_where(current), _with(current), _costs(current), *_utilisation(current)]
-    worst = worst_disturbance(record for arm in current.decisive if arm.disturbance for record in arm.records)
+    worst = worst_disturbance(record for case in current.decisive if case.disturbance for record in case.records)
     answers = answers if worst is None else [not_measurable(answer.question, worst) for answer in answers]
     note = f"Training speed: medians of the rounds, {SPREAD}; recipe {current.recipe}, "
     note += f"{LANES[current.lane]}; {setting(current.best)}."
@@ -94,7 +95,7 @@ def training_section(run: Run) -> Section | None:
 
 def _where(contest: Contest) -> Answer:
     best, *rivals = contest.places
-    names = [PLACES[place].format(best.device) for place in (arm.place for arm in tied(contest.places))]
+    names = [PLACES[case.place].format(best.device) for case in find_ties(contest.places)]
     answer = names[0] if len(names) == 1 else f"Undecided: {', or '.join(map(lower_first, names))}"
     evidence = ["There training with ", Code(contest.recipe), f" reaches {format_rate(best)} by ", Code(best.backend)]
     for rival in rivals[:1]:
@@ -119,11 +120,11 @@ def _with(contest: Contest) -> Answer:
     equal, (best, *rivals) = contest.tied_backends, contest.backends
     text = "No other backend was measured there. "
     if len(equal) > 1:
-        reached = " and ".join(f"{arm.backend} {format_number(arm.rate)}" for arm in equal)
-        text = f"In training {reached} examples/s, {judge(best, next(arm for arm in rivals if arm in equal))}. "
+        reached = " and ".join(f"{case.backend} {format_number(case.rate)}" for case in equal)
+        text = f"In training {reached} examples/s, {judge(best, next(case for case in rivals if case in equal))}. "
     elif rivals:
         text = f"In training the next, {rivals[0].backend}, reaches {format_rate(rivals[0])}, {judge(best, rivals[0])}. "
-    return Answer(WITH, name_or_undecided([arm.backend for arm in equal]), [text, *alone(contest.alone)])
+    return Answer(WITH, name_or_undecided([case.backend for case in equal]), [text, *alone(contest.alone)])
 
 
 def alone(ranked: Sequence[Case]) -> list[str]:
@@ -132,7 +133,7 @@ def alone(ranked: Sequence[Case]) -> list[str]:
         return []
     text = ["Without training ", Code(ranked[0].backend), f" is fastest, {format_rate(ranked[0])}"]
     for case in ranked[1:2]:
-        doubt = f", {judge(ranked[0], case)}" if case in tied(ranked) else ""
+        doubt = f", {judge(ranked[0], case)}" if case in find_ties(ranked) else ""
         text += [", before ", Code(case.backend), f" with {format_number(case.rate)}{doubt}"]
     return [*text, "."]
 
@@ -156,35 +157,36 @@ def _utilisation(contest: Contest) -> list[Answer]:
     best, top = contest.busiest, contest.top
     if best is None:
         return []
-    peak = f"{format_number((best.median('matmul_flops_per_s') or 0.0) / 1e12)} TFLOP/s in {best.matmul_precision}"
+    flops = best.median("matmul_flops_per_s")
+    peak = f"{format_number(flops / 1e12 if flops else None)} TFLOP/s in {best.matmul_precision}"
     devices = f" on each of {len(best.devices)} devices" if len(best.devices or ()) > 1 else ""
     start = f"Of a matrix product's {peak}{devices}: {best.model} with "
     end = f", {label(best)}; the ceiling (one prepared batch over and over) {_utilisation_words(top) or UNKNOWN}."
     return [Answer(USE, _utilisation_words(best), [start, Code(best.recipe), end])]
 
 
-def _utilisation_words(arm: Case) -> str:
-    values = arm.values(UTILISATION)
+def _utilisation_words(case: Case) -> str:
+    values = case.values(UTILISATION)
     return percent(statistics.median(values)) + span(values, percent) if values else ""
 
 
 # ---- figures and tables ---------------------------------------------------------------------------------------------------
 
 
-def _split(name: str, arms: Sequence[Case]) -> list[Block]:
+def _split(name: str, cases: Sequence[Case]) -> list[Block]:
     """Return stacked bars of a step's parts, lane by lane, and a folded table of them; nothing if no step was taken apart."""
-    splits = [(arm, parts) for arm in arms if (parts := split_ms(arm))]
+    splits = [(case, parts) for case in cases if (parts := split_ms(case))]
     used = [part for part in PARTS if any(parts.get(part) for _, parts in splits)]
     if not used:
         return []
-    speeds = join((f"{label(arm)} {format_number(arm.rate)}" for arm, _ in splits), 10)
+    speeds = join((f"{label(case)} {format_number(case.rate)}" for case, _ in splits), 10)
     alternative = f"Milliseconds a step by part and placement: stacked bars. Examples per second: {speeds}."
     rows = list[Row]()
     for lane, group in group_by(splits, lambda split: split[0].lane).items():
         rows.append(Row(LANES[lane]))
-        for arm, parts in group:
+        for case, parts in group:
             stack = {PARTS[part].words: parts[part] for part in used if parts.get(part)}
-            rows.append(Row(label(arm), (), stack, {}, f"{format_number(arm.rate)} ex/s"))
+            rows.append(Row(label(case), (), stack, {}, f"{format_number(case.rate)} ex/s"))
     columns = [
         words_column("placement", lambda split: name_of(split[0])),
         *(Column(PARTS[part].words, partial(_milliseconds, part)) for part in used),
@@ -199,38 +201,38 @@ def _milliseconds(part: str, split: tuple[Case, dict[str, float]]) -> str:
     return format_number(value) if value > 0.0005 * sum(split[1].values()) else "0"
 
 
-def _table(arms: Sequence[Case]) -> Block:
-    top = ceiling(arms)
+def _table(cases: Sequence[Case]) -> Block:
+    top = ceiling(cases)
     columns = [
         words_column("placement", name_of),
-        words_column("drawn", lambda arm: SHORT_LANES[arm.lane]),
-        Column("examples/s", lambda arm: with_spread(arm, "examples_per_s") + (", disturbed" if arm.disturbance else "")),
-        Column("share of the ceiling", lambda arm: "the ceiling" if arm is top else _share(arm, top)),
-        Column("waiting", lambda arm: percent(arm.median("wait_share"), 0)),
+        words_column("drawn", lambda case: SHORT_LANES[case.lane]),
+        Column("examples/s", lambda case: with_spread(case, "examples_per_s") + (", disturbed" if case.disturbance else "")),
+        Column("share of the ceiling", lambda case: "the ceiling" if case is top else _share(case, top)),
+        Column("waiting", lambda case: percent(case.median("wait_share"), 0)),
         Column("arithmetic", _utilisation_words),
-        words_column("step", lambda arm: arm.step or ""),
+        words_column("step", lambda case: case.step or ""),
         number_column("GPU busy, %", "gpu_busy", 100),
         number_column("driver's utilisation, %", "gpu_utilisation", 100),
         number_column("power, W", "power_w"),
         number_column("J per 1,000 examples", "energy_j_per_1000_examples"),
         number_column("peak memory, MiB", "peak_bytes", 2.0**-20),
-        Column("rounds", lambda arm: str(len(arm.rates))),
+        Column("rounds", lambda case: str(len(case.rates))),
     ]
-    return build_table(columns, arms)
+    return build_table(columns, cases)
 
 
-def _share(arm: Case, top: Case | None) -> str:
+def _share(case: Case, top: Case | None) -> str:
     if top is None:
         return UNKNOWN
-    if is_slower(arm.rates, top.rates):
+    if is_slower(case.rates, top.rates):
         return "contradiction: above it"
-    share = arm.rate / top.rate
+    share = case.rate / top.rate
     places = 1 if share >= 0.9 else 0  # near the ceiling a decimal matters
-    return percent(share, places) + span(ratios(arm, top), lambda value: percent(value, places))
+    return percent(share, places) + span(ratios(case, top), lambda value: percent(value, places))
 
 
-def _workers(run: Run, arms: Sequence[Case], recipe: str) -> list[Block]:
-    rows = workers(run, ceiling(arms), recipe)
+def _workers(run: Run, cases: Sequence[Case], recipe: str) -> list[Block]:
+    rows = workers(run, ceiling(cases), recipe)
     columns = [
         words_column("what a worker does", _work),
         Column("examples/s of one worker", lambda row: with_spread(row.case, "examples_per_s")),
@@ -248,18 +250,18 @@ def _workers_needed(ratios: Sequence[float]) -> str:
 
 
 def _work(row: LoaderWorker) -> Text:
-    arm, decodes = row.case, row.case.decode == "workers"
-    if arm.augment_on != "workers":
+    case, decodes = row.case, row.case.decode == "workers"
+    if case.augment_on != "workers":
         return "decode only" if decodes else "fetch only (decoded ahead)"
-    return ["decode, and augment with " if decodes else "augment with ", Code(arm.backend)]
+    return ["decode, and augment with " if decodes else "augment with ", Code(case.backend)]
 
 
 def _overhead(run: Run) -> list[Block]:
     """Return what the trainer's own step costs over a bare loop."""
     blocks: list[Block] = []
-    for arm in sound_cases(run, "overhead"):
-        values = arm.values("step_over_bare")
+    for case in sound_cases(run, "overhead"):
+        values = case.values("step_over_bare")
         text = f"The trainer's step takes {statistics.median(values):.3f} times as long as that of a bare loop over the same"
-        ends = f" batches ({min(values):.3f} to {max(values):.3f}, {plural(len(values), 'round')}; {setting(arm)})."
+        ends = f" batches ({min(values):.3f} to {max(values):.3f}, {plural(len(values), 'round')}; {setting(case)})."
         blocks.append(Paragraph(text + ends))
     return blocks

@@ -1,5 +1,6 @@
 """A kernel's draws are those of the tensor operations: same generator, same parameters; in C, and by Triton."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from augment import OPS, RECIPES, fused, ops, policies, resolve
 from augment.distributions import TRIES, Params, Source
-from augment.fused import build, cpu, plans, sample
+from augment.fused import build, cpu, formulas, plans, sample
 from augment.op import Op
 from tests.augment.fused.cases import DEVICE, NEEDS_TRITON, SUPPORTED, Operations
 from tests.conftest import present
@@ -74,8 +75,8 @@ def at_an_edge(op: Op, height: int, width: int, numbers: Tensor) -> Tensor | Non
 
 def gamma_share(alpha: float, numbers: Tensor) -> Tensor:
     """Return Beta(alpha, alpha) by the formula of the tensor operations, in float64."""
-    source = Source(batch=numbers.shape[1], device=torch.device("cpu"), uniforms=numbers)
-    return source.weight(alpha)
+    (record,) = sample.encode((ops.MixUp(alpha=alpha),), 8, 8).records
+    return formulas.weight(record, numbers)
 
 
 def assert_same(result: Params, expected: Params, excused: Tensor | None = None) -> None:
@@ -93,11 +94,12 @@ def assert_same(result: Params, expected: Params, excused: Tensor | None = None)
 def check(recipe: Sequence[Op], kernel: sample.Sampler, batch: int, height: int, width: int, unit: float | None = None) -> None:
     """Compare with the tensor operations; ``unit``: the value of all uniform numbers."""
     seeded = lambda: torch.Generator().manual_seed(3)  # noqa: E731
-    drawn = [sample.sample(recipe, batch, height, width, seeded(), "cpu", k) for k in (None, kernel)]
-    numbers = torch.rand((sample.count_rows(recipe), batch), generator=seeded())
+    drawn = [sample.sample(recipe, batch, height, width, seeded(), "cpu", k) for k in (sample.TENSORS, kernel)]
+    numbers = torch.rand((sample.encode(tuple(recipe), height, width).rows, batch), generator=seeded())
     numbers = numbers if unit is None else torch.full_like(numbers, unit)
     for op, expected, result in zip(recipe, *drawn, strict=True):
-        rows, numbers = numbers.split((sample.count_rows([op]), len(numbers) - sample.count_rows([op])))
+        count = sample.encode((op,), height, width).rows
+        rows, numbers = numbers[:count], numbers[count:]
         assert_same(result, expected, at_an_edge(op, height, width, rows))
         height, width = op.output_size(height, width)
 
@@ -118,10 +120,7 @@ def test_few_sides_are_at_an_edge() -> None:
 @pytest.mark.parametrize("unit", EDGES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_ends_of_the_unit_interval(kernel: sample.Sampler, unit: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fill(self: Source, rows: int) -> None:
-        self.uniforms = torch.full((rows, self.batch), unit) if rows else None
-
-    monkeypatch.setattr(Source, "draw", fill)
+    monkeypatch.setattr(Source, "draw", lambda source, rows: torch.full((rows, source.batch), unit))
     for recipe in SUBJECTS.values():
         check(recipe, kernel, 3, 33, 48, unit)
     for recipe in ([ops.RandomCrop(size=30, padding=2)], [ops.RandomResizedCrop(size=4)], [ops.RandomErasing(p=1.0)]):
@@ -133,14 +132,16 @@ def test_the_ends_of_the_unit_interval(kernel: sample.Sampler, unit: float, monk
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
-def test_formulas_and_records_use_every_row_once(name: str) -> None:
-    op = OPS[name]()
-    source = Source(batch=2, device=torch.device("cpu"), height=40, width=50)
-    source.draw(sample.count_rows([op]))
-    drawn = {name for distribution in op.draws for name in distribution.sample(op, source)}
-    program = sample.encode((op,), 40, 50)
-    assert source.taken == sample.count_rows([op]) == program.rows
-    assert drawn == {output.name for output in program.outputs} | {noise.name for _, noise in program.noises}
+def test_a_formula_reads_the_rows_of_its_record_alone(name: str) -> None:
+    program = sample.encode((OPS[name](),), 40, 50)
+    tables = [table for policy in program.tables for table in policies.tables(*policy, torch.device("cpu"))]
+    rows = torch.rand(program.rows, 200)
+    for record in program.records:
+        own = torch.full_like(rows, math.nan)
+        own[record.row : record.row + record.rows] = rows[record.row : record.row + record.rows]
+        results = [formulas.FORMULAS[record.kind](record, r[record.row :], tables) for r in (rows, own)]
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert max((record.row + record.rows for record in program.records), default=0) == program.rows
 
 
 # ---- how a plan draws -------------------------------------------------------------------------------------------------
@@ -218,9 +219,9 @@ def test_where_the_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     from augment.fused import triton_draws
 
     monkeypatch.setattr(build, "library", lambda: None)
-    assert plans.sampling_kernel(torch.device("cpu")) is None
-    assert plans.sampling_kernel(torch.device("mps")) is None
-    for reason, expected in (("", triton_draws.SAMPLER), ("no compiler", None)):
+    assert plans.sampling_kernel(torch.device("cpu")) is sample.TENSORS
+    assert plans.sampling_kernel(torch.device("mps")) is sample.TENSORS
+    for reason, expected in (("", triton_draws.SAMPLER), ("no compiler", sample.TENSORS)):
         plans._triton_draw.cache_clear()
         monkeypatch.setattr(plans, "without_triton", lambda device, reason=reason: reason)
         assert plans.sampling_kernel(torch.device("cuda")) is expected

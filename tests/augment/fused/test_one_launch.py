@@ -1,6 +1,8 @@
 """Draws and passes in one launch: the pixels of ``sample`` and ``apply``, numbers of Philox, generators as PyTorch's."""
 
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,7 +56,7 @@ def test_one_launch_is_sample_and_apply(subject: str, tile: int | None, monkeypa
     if tile:
         monkeypatch.setattr(triton_images, "WHOLE", 0)
         monkeypatch.setattr(triton_images, "TILE", tile)
-    plan, images = fused.plan(SUBJECTS[subject]), pictures(2, 8, 9).to(DEVICE)
+    plan, images = fused.plan(SUBJECTS[subject]), pictures(2, 8, 8 if subject == "d2l" else 9).to(DEVICE)
     for dtype in (torch.float32, torch.uint8) if subject == "warps" else (torch.float32,):
         run = one_launch(plan, dtype)
         first, again, changed = (run(images, generator(seed)) for seed in (1, 1, 2))
@@ -193,6 +195,19 @@ def test_a_cuda_generator_is_left_behind_the_numbers_of_a_call() -> None:
     assert [(key.seed, key.block) for key in keys] == [(5 - 2**63, block) for block in (2, 4, 5)]
 
 
+def test_threads_that_share_a_generator_draw_numbers_of_their_own() -> None:
+    offsets = [0]
+
+    def get_offset() -> int:
+        time.sleep(1e-3)  # another thread runs meanwhile
+        return offsets[-1]
+
+    source: Any = SimpleNamespace(initial_seed=lambda: 1, get_offset=get_offset, set_offset=offsets.append)
+    with ThreadPoolExecutor(8) as threads:
+        keys = list(threads.map(lambda count: triton_random.advance(count, source, torch.device(DEVICE)), [4] * 32))
+    assert sorted(key.block for key in keys) == list(range(32))
+
+
 @pytest.mark.parametrize("has_state", [True, False])
 def test_a_captured_call_draws_from_where_a_replay_is(has_state: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As ``torch.rand`` does: memory holds the seed and the offset, the graph its own draws before; in PyTorch 2.11 a seed."""
@@ -224,7 +239,7 @@ def test_a_captured_call_draws_from_where_a_replay_is(has_state: bool, monkeypat
 def test_a_cuda_generator_advances_as_if_pytorch_had_drawn() -> None:
     """Each image uses numbers of its own subsequence, in fours, so that no other draw of the generator meets them."""
     plan, images, source = fused.plan(SUBJECTS["d2l"]), pictures(3, 16, 18).cuda(), generator(2**63 + 5)
-    rows = sample.count_rows(plan.ops)
+    rows = sample.encode(plan.ops, 16, 18).rows
     one_launch(plan)(images, source)
     assert source.get_offset() == -(-rows // 4) * 4
     plan.sample(3, 16, 18, source, "cuda")

@@ -14,9 +14,10 @@ from augment.fused.passes import (
     PassRecord,
     Sizes,
     encode,
+    encode_stretch,
     passes,
-    split_blur,
     split_chains,
+    split_sampling,
     stretches,
 )
 from augment.op import Op
@@ -75,8 +76,9 @@ def test_kernels_read_only_what_is_drawn(name: str) -> None:
     plan = fused.plan([OPS[name]()])
     (params,) = plan.sample(2, 64, 64)
     for step in passes(plan.ops):
-        sizes = step.parameter_sizes(64, 64)
-        assert [params[key].numel() for _, key in step.parameters()] == [2 * size for size in sizes]
+        record = encode_stretch((step,), 64, 64)
+        assert record.parameters == step.parameters()
+        assert [params[key].numel() for _, key in record.parameters] == [2 * number for number in record.numbers]
 
 
 def test_a_crop_between_flips() -> None:
@@ -119,7 +121,7 @@ def test_what_is_measured_and_what_must_be_exact() -> None:
 
 def test_a_blur_by_axes() -> None:
     (step,) = passes([FLIPPED, ops.GaussianBlur(kernel_size=3), ops.VerticalFlip(), ops.Contrast()])
-    down, across = split_blur(step)
+    down, across = split_sampling(step)
     assert (len(down.moves), len(down.mirrors), len(down.changes)) == (1, 0, 0)
     assert (len(across.moves), len(across.mirrors), len(across.changes)) == (0, 1, 1)
     assert down.parameters() == ((0, "applied"), (1, "sigma"))
@@ -129,7 +131,7 @@ def test_a_blur_by_axes() -> None:
     record = encode(across, 9, 7, start=2)  # behind the two of the first
     assert (record.steps[0].first, record.steps[0].place, record.steps[1].strengths) == (2, 1, 4)
     assert (record.moves, record.at) == ((MoveRecord(2, FLIP, 3, 8),), 1)
-    assert split_blur(Pass()) == (Pass(),)
+    assert split_sampling(Pass()) == (Pass(),)
 
 
 def test_chains_and_what_follows() -> None:

@@ -126,7 +126,8 @@ def test_every_op_of_a_policy_is_its_tensor_operations(policy: str, implementati
     space = policies.SPACES[policy]
     bins = range(space.bins) if implementation == "c" else [space.bins // 2]
     chosen = torch.tensor(list(itertools.product(range(len(space.names)), bins, (0, 1))))
-    kernel, arguments = space.lookup(chosen[:, :1], chosen[:, 1:2], chosen[:, 2:].bool(), 14, 18)
+    kernels, table, *_ = policies.tables(policy, 14, 18, torch.device("cpu"))
+    kernel, arguments = kernels[chosen[:, :1]], table[(chosen[:, :1] * space.bins + chosen[:, 1:2]) * 2 + chosen[:, 2:]]
     op = ops.AutoAugment() if "invert" in {policies.KERNEL_OF[name] for name in space.names} else ops.TrivialAugmentWide()
     params: list[Params] = [{"kernel": kernel, "arguments": arguments}]
     if isinstance(op, ops.AutoAugment):
