@@ -79,8 +79,8 @@ def test_a_wrong_setting_is_one_line(config: Any, change: dict[str, Any], messag
     assert message in str(caught.value)
 
 
-def test_a_recipe_that_is_not_run_need_not_be_supported() -> None:
-    validate(TrainConfig(device="cpu", recipe="augmix", backend="kornia", augment_on="none"))
+def test_a_backend_that_is_not_run_need_not_be_there() -> None:
+    validate(TrainConfig(device="cpu", recipe="augmix", backend="cvcuda", augment_on="none"))
 
 
 def test_fine_tuning_takes_one_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,6 +232,14 @@ def test_data_is_loaded_as_the_config_says_when_none_is_given(tiny: TrainConfig,
 _GPU: dict[str, Any] = {"device": "cuda:0", "image_size": 16}
 
 
+def test_a_bias_that_is_trained_no_longer_costs_no_backward_pass(tiny: TrainConfig, shapes: Dataset) -> None:
+    config = replace(tiny, model="speednet", optimizer="sgd", whiten_bias_epochs=1, epochs=2, augment_on="none")
+    with open_trainer(config, shapes) as current:
+        needs: list[bool] = []
+        current.run(on_step=lambda step, steps: needs.append(current.model.get_parameter("first.bias").requires_grad))
+    assert needs == [True] * 4 + [False] * 4
+
+
 def test_seconds_end_when_the_device_is_idle(tiny: TrainConfig, shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU: a clock that moves where a device is waited for. The wait before a start does not count."""
     now, waited = [0.0], list[torch.device]()
