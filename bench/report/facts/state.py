@@ -125,7 +125,8 @@ def list_remarks(audit: Audit, backends: Collection[str], *, brief: bool = False
         if any(backend == cell.backend and line in cause for backend, line in own):
             cause = ""
         texts = [f": {ASIDES.sub('', cause) if brief else cause}"] if cause else []
-        for text in [*texts, *(f", but {note}" for note in cell.notes)]:
+        link = "and" if cell.verdict == "different" else "but"
+        for text in [*texts, *(f", {link} {note}" for note in cell.notes)]:
             lines.setdefault(" ".join(f"{name_verdict(cell.verdict)}{text}".split()), []).append(cell)
     return lines
 

@@ -47,11 +47,12 @@ def suite_section(run: Run, suite: str) -> Section | None:
         return None
     tables = lane_tables(run, suite)
     no_ratios = " Neither audit nor plan says which cells differ from the definition, so there are no ratios."
-    blocks: list[Block] = [Paragraph(METHOD + (no_ratios if tables and tables[0].differences is None else ""))]
+    is_first = suite == "recipes" or not any(case.suite == "recipes" for case in cases)
+    method = METHOD if is_first else "Cells are written as in the tables of recipes."
+    blocks: list[Block] = [Paragraph(method + (no_ratios if tables and tables[0].differences is None else ""))]
     for table in tables:
         blocks.append(Heading(f"{suite.capitalize()} on {table.device}, {table.dtype}: {LANES[table.lane]}"))
         blocks += [*([_rates_figure(table)] if any(map(table.ranked, table.subjects)) else []), _rates_table(run, table)]
-    is_first = suite == "recipes" or not any(case.suite == "recipes" for case in cases)
     answers = _fastest(run) if is_first and contest(run) is None else []
     return Section(title=TITLES[suite], blocks=blocks, answers=answers, note=NOTE)
 

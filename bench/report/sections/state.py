@@ -1,7 +1,6 @@
 """Head and tail of the report: warnings, what was measured on, the merged runs, method, and what is missing."""
 
 from collections.abc import Sequence
-from functools import partial
 
 from bench.records import (
     UNKNOWN,
@@ -16,7 +15,7 @@ from bench.records import (
     plural,
     worst_disturbance,
 )
-from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Text, Warning
+from bench.report.blocks import Answer, Block, Bullets, Code, Paragraph, Section, Strong, Table, Text, Warning
 from bench.report.facts.placement import UTILISATION, above_ceiling, host_bound_ceilings
 from bench.report.facts.state import (
     Missing,
@@ -30,7 +29,7 @@ from bench.report.facts.state import (
     status_counts,
     verdict_counts,
 )
-from bench.report.tables import Column, build_table, words_column
+from bench.report.tables import build_table, words_column
 from bench.report.words import NOISY, capitalise, date, label
 from bench.statistics import half_interval, reached_target
 
@@ -119,7 +118,7 @@ def facts(run: Run) -> list[tuple[Text, Text]]:
     rows: list[tuple[Text, Text]] = [("Audit", audit_words(run)), ("Images", images), ("Implementation", ran or UNKNOWN)]
     if has_groups(run):  # no processor, version or commit holds for all
         return rows
-    return [*rows, *(_machine(run.environment) if run.environment else []), ("Run", [Code(run.name)])]
+    return [*rows, *(_machine(run.environment).items() if run.environment else []), ("Run", [Code(run.name)])]
 
 
 def has_groups(run: Run) -> bool:
@@ -127,7 +126,7 @@ def has_groups(run: Run) -> bool:
     return len({source.place for source in run.sources}) > 1
 
 
-def _machine(environment: Environment) -> list[tuple[Text, Text]]:
+def _machine(environment: Environment) -> dict[str, Text]:
     packages = [f"{name} {environment.packages[name]}" for name in PACKAGES if name in environment.packages]
     versions = [*packages, *([f"CUDA {environment.cuda}"] if environment.cuda else []), f"Python {environment.python}"]
     variables = ", ".join(f"{name}={content}" for name, content in environment.variables.items())
@@ -136,15 +135,15 @@ def _machine(environment: Environment) -> list[tuple[Text, Text]]:
     cores, threads = ("{} logical", cpu.logical_cores), ("{} torch threads", cpu.threads)
     load, memory = ("load {:.1f} at the start", cpu.load_1min), ("{:.0f} GiB", _gib(cpu.memory_bytes))
     processor = [cpu.model, f"{cpu.usable_cores} usable cores", *_write_present(cores, threads, load, memory)]
-    return [
-        ("Machine", f"{environment.machine}, {environment.platform}"),
-        ("CPU", ", ".join(processor)),
-        ("GPU", "; ".join(map(_gpu, environment.gpus)) or "none"),
-        ("Versions", ", ".join(versions)),
-        ("Variables", variables or "none that change speed"),
-        ("Commit", [Code(commit.id[:12]), ", ", states[commit.dirty]] if commit else UNKNOWN),
-        ("Date", date(environment.time)),
-    ]
+    return {
+        "Machine": f"{environment.machine}, {environment.platform}",
+        "CPU": ", ".join(processor),
+        "GPU": "; ".join(map(_gpu, environment.gpus)) or "none",
+        "Versions": ", ".join(versions),
+        "Variables": variables or "none that change speed",
+        "Commit": [Code(commit.id[:12]), ", ", states[commit.dirty]] if commit else UNKNOWN,
+        "Date": date(environment.time),
+    }
 
 
 def _gpu(gpu: Gpu) -> str:
@@ -188,27 +187,30 @@ def _without_record(run: Run) -> str:
 
 
 def runs_section(run: Run) -> Section | None:
-    """Return a row for each merged run, and how the groups differ."""
+    """Return a column for each merged run, and what the groups are."""
     if not run.sources:
         return None
-    columns = [
-        words_column("run", lambda source: [Code(source.run.name)]),
-        words_column("its devices below", lambda source: f"of {source.place}" if source.place else "as they are"),
-        Column("group", lambda source: str(source.group + 1)),
-        *(words_column(name, partial(_fact, name)) for name in ("Machine", "CPU", "GPU", "Versions", "Commit", "Date")),
-        Column("cases measured", lambda source: f"{status_counts(source.run)['ok']:,} of {len(source.run.cases()):,}"),
-        Column("records", lambda source: f"{len(source.run.records):,}"),
-        words_column("audited", lambda source: "yes" if source.run.audit and source.run.audit.verdicts else [Strong("no")]),
-    ]
+    described = [_describe(source) for source in run.sources]
+    names = dict.fromkeys(name for facts in described for name in facts)
+    rows = [[name, *(facts.get(name, UNKNOWN) for facts in described)] for name in names]
+    table = Table(header=["", *([Code(source.run.name)] for source in run.sources)], rows=rows)
     text = "Runs of one group are of the same code on the same machine, and their rounds are joined; other groups stand apart."
     notes: list[Text] = [[Code(source.run.name), f": {note}"] for source in run.sources for note in source.notes]
-    blocks: list[Block] = [Paragraph(text), build_table(columns, run.sources), *([Bullets(notes)] if notes else [])]
+    blocks: list[Block] = [Paragraph(text), table, *([Bullets(notes)] if notes else [])]
     return Section(title=f"The {plural(len(run.sources), 'run')} in this report", blocks=blocks)
 
 
-def _fact(name: str, source: Source) -> Text:
-    place = source.run.environment
-    return dict(_machine(place)).get(name, UNKNOWN) if place else UNKNOWN
+def _describe(source: Source) -> dict[str, Text]:
+    """Return where and with what a run was measured, and how much of it there is."""
+    run, place = source.run, source.run.environment
+    return {
+        "Devices below": f"of {source.place}" if source.place else "as they are",
+        "Group": str(source.group + 1),
+        **(_machine(place) if place else {}),
+        "Cases measured": f"{status_counts(run)['ok']:,} of {len(run.cases()):,}",
+        "Records": f"{len(run.records):,}",
+        "Audited": "yes" if run.audit and run.audit.verdicts else [Strong("no")],
+    }
 
 
 # ---- tail -----------------------------------------------------------------------------------------------------------------

@@ -69,11 +69,11 @@ def training_section(run: Run) -> Section | None:
         return failed or (Section(title="The trainer's own step", blocks=overhead) if overhead else None)
     blocks: list[Block] = [Paragraph(METHOD)]
     for index, group in enumerate(groups, start=1):
-        cases = sorted(group, key=place_order)
+        cases, number = sorted(group, key=place_order), f", setting {index}" if len(groups) > 1 else ""
         for recipe in dict.fromkeys(case.recipe for case in cases if not case.is_bare) or ["none"]:
             shown = [case for case in cases if case.is_bare or case.recipe == recipe]
             blocks += [
-                Heading(["Recipe ", Code(recipe), RECIPE_WORDS.get(recipe, "")]),
+                Heading(["Recipe ", Code(recipe), f" on {shown[0].device}{number}", RECIPE_WORDS.get(recipe, "")]),
                 Paragraph(f"Setting: {setting(shown[0])}."),
             ]
             drawn = _split(f"throughput-{index}-{recipe}", shown)
@@ -113,7 +113,7 @@ def _with_transfer(alike: Case | None, rival: Case) -> list[str]:
         return [". Images that have to be brought there first were not measured"]
     faster = is_slower(alike.rates, rival.rates)
     words = "faster than that beyond the spread between rounds" if faster else judge(rival, alike)
-    return [f". If images have to be brought there first, {label(alike)} reaches {format_rate(alike)}, {words}"]
+    return [f". If images have to be brought there first, training reaches {format_rate(alike)} by {label(alike)}: {words}"]
 
 
 def _with(contest: Contest) -> Answer:
