@@ -78,8 +78,10 @@ def _rates_figure(table: LaneTable) -> Figure:
 def _rates_table(run: Run, table: LaneTable) -> Block:
     sizes = {subject: _size(case) for (subject, _), case in table.cells.items()}
     verdicts = {(c.subject, c.backend): VERDICTS.get(c.verdict, c.verdict) for c in run.audit.verdicts} if run.audit else {}
-    columns = [words_column(table.suite.removesuffix("s"), lambda subject: [Code(subject)])]
-    columns.append(Column("batch, pixels", lambda subject: sizes[subject]))
+    kind, is_alike = table.suite.removesuffix("s"), len(set(sizes.values())) == 1
+    header = f"{kind}, batch {next(iter(sizes.values()))}" if is_alike else kind
+    columns = [words_column(header, lambda subject: [Code(subject)])]
+    columns += [] if is_alike else [Column("batch, pixels", lambda subject: sizes[subject])]
     wins = Counter(table.winner(subject) for subject in table.subjects)
     for backend in sorted(table.backends, key=lambda name: -wins[name]):  # what is cut off on a narrow screen wins least
         header = [Code(backend), *([" (baseline)"] if backend == table.baseline else [])]
