@@ -26,7 +26,7 @@ from bench.report.facts.pipeline import feedings
 from bench.report.facts.placement import above_ceiling, ceiling, contest, cost, host_bound_ceilings, split_ms, workers
 from bench.report.facts.scaling import alike_draws, largest, tables
 from bench.report.facts.state import fallbacks, image_sets, list_remarks, missing, status_counts, verdict_counts
-from tests.bench.stored import CASE, ENVIRONMENT, audited, failed, speeds, store, trained
+from tests.bench.stored import CASE, ENVIRONMENT, SAMPLES, audited, failed, speeds, store, trained
 from tests.conftest import present
 
 
@@ -366,5 +366,9 @@ def test_disturbed_figures_are_marked_and_no_answer_rests_on_them(tmp_path: Path
     assert "**A placement lies above the ceiling:**" in first_screen
     assert "186 ±0.5 %, disturbed" in text
     assert "contradiction: above it" in text
+    speed = [replace(record, disturbance=busy) for record in speeds(replace(CASE, backend="fused"), SAMPLES)]
+    write_report(load_run(store(tmp_path / "speed", {}, records=speed)))
+    text = (tmp_path / "speed" / "report" / "report.md").read_text()
+    assert "With which backend? **Not measurable here.** Others used 46% of the CPU" in text
     (arm,) = settings(run_of(*fused, late), "throughput")[0]
     assert (arm.rate, arm.disturbance) == (1181.0, None)

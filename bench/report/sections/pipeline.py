@@ -10,7 +10,7 @@ from bench.report.blocks import BREAK, Answer, Block, Bullets, Code, Heading, Pa
 from bench.report.facts.cases import LANES, find_ties
 from bench.report.facts.pipeline import OTHER, STEP, WAIT, Feeding, Span, feedings, ratio, verdict
 from bench.report.figures import Line, Look, Row, bars, lines, series_look
-from bench.report.sections.state import failed_section, not_measurable
+from bench.report.sections.state import failed_section, require_quiet
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import capitalise, judge, name_or_undecided, with_spread
 
@@ -74,15 +74,13 @@ def _answer(run: Run, feeding: Feeding) -> list[Answer]:
     cases = [case for case in ranked if verdict(run, case)[0]] or ranked
     if not cases:
         return []
-    if worst := next((case.disturbance for case in cases[:2] if case.disturbance), None):
-        return [not_measurable(QUESTION, worst)]
     best, rounds = cases[0], plural(len(cases[0].records), "round")
     evidence = f"{feeding.recipe} ({verdict(run, best)[1]}) at {best.image_size} pixels: "
     evidence += f"{with_spread(best, 'images_per_s')} images/s, {rounds}"
     for case in cases[1:2]:
         evidence += f"; next {name(case)}, {with_spread(case, 'images_per_s')}, {judge(best, case)}"
     answer = capitalise(name_or_undecided([name(case) for case in find_ties(cases)[:3]]))
-    return [Answer(QUESTION, answer, f"{evidence}. {limit(feeding, best)}".strip())]
+    return [require_quiet(Answer(QUESTION, answer, f"{evidence}. {limit(feeding, best)}".strip()), cases[:2])]
 
 
 def limit(feeding: Feeding, case: Case) -> str:

@@ -6,7 +6,7 @@ from bench.records import UNKNOWN, Run, format_number, join, percent, plural
 from bench.report.blocks import Answer, Block, Code, Paragraph, Section, Warning
 from bench.report.facts.scaling import Job, alike_draws, largest, tables
 from bench.report.figures import Figure, Line, Look, lines, series_look
-from bench.report.sections.state import failed_section
+from bench.report.sections.state import failed_section, require_quiet
 from bench.report.tables import Column, build_table, words_column
 from bench.report.words import setting, span, with_spread
 from bench.statistics import SPREAD
@@ -51,7 +51,7 @@ def _gain(jobs: Sequence[Job]) -> Answer:
         answers.append(f"{job.processes} processes, {_name(job)}: {times}")
         pairs = f"{plural(len(job.speedups), 'pair')} of rounds{span(job.speedups)}"
         sentences.append(f"{_name(job)} {with_spread(job.case, 'examples_per_s')} examples/s, {pairs}")
-    return Answer(GAIN, "; ".join(answers), f"{'; '.join(sentences)}.")
+    return require_quiet(Answer(GAIN, "; ".join(answers), f"{'; '.join(sentences)}."), [job.case for job in jobs])
 
 
 def _slowest(job: Job) -> str:

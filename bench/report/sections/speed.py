@@ -4,6 +4,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 
 from bench.records import Case, Run, format_number, join, percent, plural
 from bench.report.blocks import BREAK, Answer, Block, Code, Heading, Paragraph, Quiet, Section, Strong, Text
@@ -21,7 +22,7 @@ from bench.report.facts.lanes import (
 )  # fmt: skip
 from bench.report.facts.placement import contest
 from bench.report.figures import Figure, Line, Mark, Row, backend_look, bars, lines
-from bench.report.sections.state import no_answer
+from bench.report.sections.state import no_answer, require_quiet
 from bench.report.sections.training import WITH, alone
 from bench.report.tables import Column, build_table, number_column, words_column
 from bench.report.words import name_or_undecided, span, spread
@@ -79,8 +80,8 @@ def _rates_table(run: Run, table: LaneTable) -> Block:
     sizes = {subject: _size(case) for (subject, _), case in table.cells.items()}
     verdicts = {(c.subject, c.backend): VERDICTS.get(c.verdict, c.verdict) for c in run.audit.verdicts} if run.audit else {}
     kind, is_alike = table.suite.removesuffix("s"), len(set(sizes.values())) == 1
-    header = f"{kind}, batch {next(iter(sizes.values()))}" if is_alike else kind
-    columns = [words_column(header, lambda subject: [Code(subject)])]
+    title = f"{kind}, batch {next(iter(sizes.values()))}" if is_alike else kind
+    columns = [words_column(title, lambda subject: [Code(subject)])]
     columns += [] if is_alike else [Column("batch, pixels", lambda subject: sizes[subject])]
     wins = Counter(table.winner(subject) for subject in table.subjects)
     for backend in sorted(table.backends, key=lambda name: -wins[name]):  # what is cut off on a narrow screen wins least
@@ -113,10 +114,12 @@ def _fastest(run: Run) -> list[Answer]:
     if ranked:
         first, names = ranked[0], [case.backend for case in find_ties(ranked)]
         where = f", {LANES[first.lane or 'mixed']}, batch {_size(first)} pixels on {first.device}. "
-        return [Answer(WITH, name_or_undecided(names), [Code(first.subject), where, *alone(ranked)])]
+        answer = Answer(WITH, name_or_undecided(names), [Code(first.subject), where, *alone(ranked)])
+        return [require_quiet(answer, ranked[:2])]
     races = [row for table in lane_tables(run, "ops") for s in table.subjects if len(row := table.comparable(s)) > 1]
     if races:
-        return [_fastest_ops(races)]
+        quiet = [row for row in races if not any(case.is_disturbed for case in row)]
+        return [require_quiet(_fastest_ops(quiet or races), chain.from_iterable(() if quiet else races))]
     reasons = join(dict.fromkeys(case.reason for case in planned if case.reason), 2)
     measured = sum(1 for case in planned if case.rate)
     evidence = f"{measured} of {plural(len(planned), 'case')} measured, none comparable{f': {reasons}' if reasons else ''}."
@@ -206,6 +209,7 @@ def _growth_figure(name: str, alternative: str, subjects: Growth, along: str) ->
 def _growth_answer(run: Run, grown: Mapping[Axis, Growth]) -> Answer:
     """Return how the usual recipe's speed changes along batch and image size, on the backend that is fastest at the end."""
     differences, answers, evidence = named_differences(run) or {}, list[str](), list[str]()
+    ends = list[Case]()
     order = sorted(grown, key=lambda axis: (axis.suite != "recipes", list(LANES).index(axis.lane)))
     for axis in firsts(order, "along"):
         subject = usual_recipe(grown[axis]) or ""
@@ -213,8 +217,9 @@ def _growth_answer(run: Run, grown: Mapping[Axis, Growth]) -> Answer:
         defined = [cases for cases in series if CELL(cases[0]) not in differences] or series
         fastest = max(defined, key=lambda cases: cases[-1].rate)
         answers.append(f"{fastest[0].backend}: {_change(fastest[0], fastest[-1], axis.along)}")
+        ends += [fastest[0], fastest[-1]]
         evidence = [Code(subject), f", {LANES[axis.lane]}; the fastest backend at the last size is named."]
-    return Answer(GROWTH, "; ".join(answers), evidence)
+    return require_quiet(Answer(GROWTH, "; ".join(answers), evidence), ends)
 
 
 def _change(first: Case, last: Case, along: str) -> str:

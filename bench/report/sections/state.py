@@ -1,10 +1,10 @@
 """Head and tail of the report: warnings, what was measured on, the merged runs, method, and what is missing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bench.records import (
     UNKNOWN,
-    Disturbance,
+    Case,
     Environment,
     Gpu,
     Run,
@@ -53,10 +53,13 @@ def no_answer(question: str, evidence: str) -> Answer:
     return Answer(question, "Not known from this run", evidence)
 
 
-def not_measurable(question: str, worst: Disturbance) -> Answer:
-    """Return that others disturbed what an answer rests on."""
+def require_quiet(answer: Answer, cases: Iterable[Case]) -> Answer:
+    """Return an answer that rests on ``cases``, or that it is not measurable if others disturbed some of them."""
+    worst = worst_disturbance(record for case in cases if case.is_disturbed for record in case.records)
+    if worst is None:
+        return answer
     evidence = f"{capitalise(worst.words)}: measure again where it is quiet. The table below has what was measured."
-    return Answer(question, "Not measurable here", evidence)
+    return Answer(answer.question, "Not measurable here", evidence)
 
 
 def failed_section(run: Run, kind: str, title: str, question: str) -> Section | None:

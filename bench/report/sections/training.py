@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from bench.records import UNKNOWN, Case, Run, format_number, group_by, join, percent, plural, worst_disturbance
+from bench.records import UNKNOWN, Case, Run, format_number, group_by, join, percent, plural
 from bench.report.blocks import Answer, Block, Code, Details, Heading, Paragraph, Section, Text
 from bench.report.facts.cases import LANES, SHORT_LANES, find_ties, is_slower, place_order, ratios, settings, sound_cases
 from bench.report.facts.placement import UTILISATION, Contest, LoaderWorker, ceiling, contest, cost, split_ms, workers
 from bench.report.figures import Look, Row, bars
-from bench.report.sections.state import failed_section, no_answer, not_measurable
+from bench.report.sections.state import failed_section, no_answer, require_quiet
 from bench.report.tables import Column, build_table, number_column, words_column
 from bench.report.words import (
     capitalise,
@@ -83,8 +83,7 @@ def training_section(run: Run) -> Section | None:
         answer = no_answer(WHERE, "training was not measured with and without augmentation in one setting.")
         return Section(title=TITLE, blocks=[*blocks, *overhead], answers=[answer])
     answers = [_where(current), _with(current), _costs(current), *_utilisation(current)]
-    worst = worst_disturbance(record for case in current.decisive if case.disturbance for record in case.records)
-    answers = answers if worst is None else [not_measurable(answer.question, worst) for answer in answers]
+    answers = [require_quiet(answer, current.decisive) for answer in answers]
     note = f"Training speed: medians of the rounds, {SPREAD}; recipe {current.recipe}, "
     note += f"{LANES[current.lane]}; {setting(current.best)}."
     return Section(title=TITLE, blocks=[*blocks, *overhead], answers=answers, note=note)
@@ -128,8 +127,8 @@ def _with(contest: Contest) -> Answer:
 
 
 def alone(ranked: Sequence[Case]) -> list[str]:
-    """Return which backend augments most images per second without training, and how sure that is."""
-    if not ranked:
+    """Return which backend augments most images per second without training, and how sure that is; nothing if disturbed."""
+    if not ranked or any(case.is_disturbed for case in ranked[:2]):
         return []
     text = ["Without training ", Code(ranked[0].backend), f" is fastest, {format_rate(ranked[0])}"]
     for case in ranked[1:2]:
