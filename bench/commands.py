@@ -223,11 +223,14 @@ class Report:
 
     def execute(self, console: Console) -> None:
         """Write the report."""
-        from bench.records import load_run, read_merged
+        from bench.records import load_run, merged_folder, read_merged
         from bench.report import write_report
 
-        is_single = len(self.runs) == 1 and self.out is None
-        console.print(f"report: {write_report(load_run(self.runs[0]) if is_single else read_merged(self.runs, self.out))}")
+        if len(self.runs) == 1:
+            page = write_report(load_run(self.runs[0]), merged_folder(self.out) if self.out else None)
+        else:
+            page = write_report(read_merged(self.runs, self.out))
+        console.print(f"report: {page}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,8 +50,12 @@ def build_document(run: Run, folder: Path) -> Document:
     )
 
 
-def write_report(run: Run) -> Path:
-    """Write ``report/index.html``, ``report/report.md`` and ``report/figures/*.svg`` into the run's folder.
+def write_report(run: Run, out: Path | None = None) -> Path:
+    """Write ``report/index.html``, ``report/report.md`` and ``report/figures/*.svg``.
+
+    Args:
+        run: what was measured.
+        out: folder that gets the report (None: the run's).
 
     Returns:
         The path of the page.
@@ -59,7 +63,7 @@ def write_report(run: Run) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
-    folder = run.path / "report"
+    folder = (out or run.path) / "report"
     document = build_document(run, folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for stale in (folder / "figures").glob("*.svg"):

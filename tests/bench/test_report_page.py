@@ -214,6 +214,8 @@ def test_a_report_is_one_page_its_twin_and_its_figures(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
     assert "d&lt;l&gt; &amp; [x]" in html
     assert html.count("data:image/png;base64,") == 1
+    elsewhere = write_report(load_run(folder), tmp_path / "elsewhere").read_text()
+    assert elsewhere.count("data:image/png;base64,") == 1, "pictures of a run are found from any folder"
 
 
 def test_several_runs_become_one_report(tmp_path: Path) -> None:
