@@ -242,7 +242,8 @@ def score_table(cases: Sequence[Case], base: Case | None) -> list[Block]:
     if base is None or len(cases) == 1:
         return [table]
     names = ", ".join(filter(None, (mode(base), label(base))))
-    return [Paragraph(["Against the baseline ", Code(base.recipe), f", {names}. {SEEDS}"]), table]
+    seeds = f" {SEEDS}" if SEEDS_TO_SEE in table.header else ""
+    return [Paragraph(["Against the baseline ", Code(base.recipe), f", {names}.{seeds}"]), table]
 
 
 def _each_seed(case: Case) -> str:

@@ -4,7 +4,6 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain
 
 from bench.records import Case, Run, format_number, join, percent, plural
 from bench.report.blocks import BREAK, Answer, Block, Code, Heading, Paragraph, Quiet, Section, Strong, Text
@@ -116,14 +115,14 @@ def _fastest(run: Run) -> list[Answer]:
         where = f", {LANES[first.lane or 'mixed']}, batch {_size(first)} pixels on {first.device}. "
         answer = Answer(WITH, name_or_undecided(names), [Code(first.subject), where, *alone(ranked)])
         return [require_quiet(answer, ranked[:2])]
-    races = [row for table in lane_tables(run, "ops") for s in table.subjects if len(row := table.comparable(s)) > 1]
+    rows = [table.comparable(subject) for table in lane_tables(run, "ops") for subject in table.subjects]
+    races = [row for row in rows if len(row) > 1 and not any(case.is_disturbed for case in row)]
     if races:
-        quiet = [row for row in races if not any(case.is_disturbed for case in row)]
-        return [require_quiet(_fastest_ops(quiet or races), chain.from_iterable(() if quiet else races))]
+        return [_fastest_ops(races)]
     reasons = join(dict.fromkeys(case.reason for case in planned if case.reason), 2)
     measured = sum(1 for case in planned if case.rate)
     evidence = f"{measured} of {plural(len(planned), 'case')} measured, none comparable{f': {reasons}' if reasons else ''}."
-    return [no_answer(WITH, evidence)] if planned else []
+    return [require_quiet(no_answer(WITH, evidence), planned)] if planned else []
 
 
 def _fastest_ops(races: Sequence[Sequence[Case]]) -> Answer:
