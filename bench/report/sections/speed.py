@@ -24,7 +24,7 @@ from bench.report.figures import Figure, Line, Mark, Row, backend_look, bars, li
 from bench.report.sections.state import no_answer, require_quiet
 from bench.report.sections.training import WITH, alone
 from bench.report.tables import Column, build_table, number_column, words_column
-from bench.report.words import name_or_undecided, span, spread
+from bench.report.words import format_rate, name_or_undecided, span, spread
 from bench.statistics import SPREAD
 
 TITLES = {"recipes": "Recipes: images per second", "ops": "Single ops: images per second"}
@@ -79,7 +79,7 @@ def _rates_table(run: Run, table: LaneTable) -> Block:
     sizes = {subject: _size(case) for (subject, _), case in table.cells.items()}
     verdicts = {(c.subject, c.backend): VERDICTS.get(c.verdict, c.verdict) for c in run.audit.verdicts} if run.audit else {}
     kind, is_alike = table.suite.removesuffix("s"), len(set(sizes.values())) == 1
-    title = f"{kind}, batch {next(iter(sizes.values()))}" if is_alike else kind
+    title = [kind, BREAK, f"batch {next(iter(sizes.values()))}"] if is_alike else kind
     columns = [words_column(title, lambda subject: [Code(subject)])]
     columns += [] if is_alike else [Column("batch, pixels", lambda subject: sizes[subject])]
     wins = Counter(table.winner(subject) for subject in table.subjects)
@@ -208,7 +208,7 @@ def _growth_figure(name: str, alternative: str, subjects: Growth, along: str) ->
 def _growth_answer(run: Run, grown: Mapping[Axis, Growth]) -> Answer:
     """Return how the usual recipe's speed changes along batch and image size, on the backend that is fastest at the end."""
     differences, answers, evidence = named_differences(run) or {}, list[str](), list[str]()
-    ends = list[Case]()
+    ends, rates = list[Case](), list[str]()
     order = sorted(grown, key=lambda axis: (axis.suite != "recipes", list(LANES).index(axis.lane)))
     for axis in firsts(order, "along"):
         subject = usual_recipe(grown[axis]) or ""
@@ -217,7 +217,8 @@ def _growth_answer(run: Run, grown: Mapping[Axis, Growth]) -> Answer:
         fastest = max(defined, key=lambda cases: cases[-1].rate)
         answers.append(f"{fastest[0].backend}: {_change(fastest[0], fastest[-1], axis.along)}")
         ends += [fastest[0], fastest[-1]]
-        evidence = [Code(subject), f", {LANES[axis.lane]}; the fastest backend at the last size is named."]
+        rates.append(f"{format_rate(fastest[0])} to {format_rate(fastest[-1])}")
+        evidence = [Code(subject), f", {LANES[axis.lane]}, from {'; '.join(rates)}. The fastest at the last size is named."]
     return require_quiet(Answer(GROWTH, "; ".join(answers), evidence), ends)
 
 
