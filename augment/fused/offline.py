@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia import driver as nvidia
 from triton.runtime import driver
 
-from augment import RECIPES, build, fused, resolve
+from augment import OPS, RECIPES, build, fused, resolve
 from augment.fused import cuda, launches, runner, triton_draws
 from augment.fused.sample import sample
 from augment.fused.triton_random import advance
@@ -150,15 +150,16 @@ def pretend(gpu: AbsentGPU) -> None:
     triton_draws._LAUNCHES.clear()
 
 
-def make_call(recipe: str) -> Callable[[], object]:
+def make_call(recipe: str, draws_apart: bool) -> Callable[[], object]:
     """Return a call of the pipeline of ``recipe`` or ``recipe@side``, in one launch where that is possible.
 
-    Images have 32 pixels a side, photographs 256.
+    ``recipe`` may be an op's name. Images have 32 pixels a side, photographs 256. ``draws_apart``: a launch draws before.
     """
     recipe, _, named_side = recipe.partition("@")
     side = int(named_side or (256 if "imagenet" in recipe else 32))
-    plan, images = fused.plan(resolve(recipe, side)), torch.zeros(4, 3, side, side, dtype=torch.uint8)
-    if cuda.OneLaunch.takes(plan, torch.bfloat16):
+    steps = (OPS[recipe](),) if recipe in OPS else resolve(recipe, side)
+    plan, images = fused.plan(steps), torch.zeros(4, 3, side, side, dtype=torch.uint8)
+    if not draws_apart and cuda.OneLaunch.takes(plan, torch.bfloat16):
         pipeline = build(recipe, "fused", dtype=torch.bfloat16, image_size=side)
         run: Any = pipeline._run
         run._one_launch = cuda.OneLaunch(plan, torch.bfloat16, torch.contiguous_format, 10)
@@ -183,6 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Resources of the CUDA kernels, compiled without a GPU, and the host's time.")
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100])
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
+    parser.add_argument("--draws-apart", action="store_true", help="draw in a launch of its own")
     parser.add_argument("--host", action="store_true", help="leave the resources out")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -192,7 +194,7 @@ def main() -> None:
         for architecture, recipe in itertools.product(options.arch, options.recipes):
             gpu = AbsentGPU(architecture)
             pretend(gpu)
-            call = make_call(recipe)
+            call = make_call(recipe, options.draws_apart)
             call()
             call()
             for row in [()] if options.host else [read_resources(*kernel) for kernel in gpu.kernels]:

@@ -76,9 +76,10 @@ def resize(
 ):  # fmt: skip
     """Resize to ``rows`` rows and ``lanes_of`` columns from ``top`` and ``column`` on, change values and store them."""
     depth = tl.cdiv(rows, groups_of(record, tile))
-    y = top + tl.arange(0, groups_of(record, tile))[:, None] * depth
+    # Along one axis: of two, Triton 3.6 puts the wrong one first, and threads exchange columns through shared memory.
+    thread = tl.arange(0, groups_of(record, tile) * lanes_of(record))
+    y, x = top + thread // lanes_of(record) * depth, column + thread % lanes_of(record)
     end = tl.minimum(tl.minimum(y + depth, top + rows), size(record, "out_height"))
-    x = tl.max_contiguous(column + tl.arange(0, lanes_of(record)), 1)[None, :]
     source = frame_of(images, strides, draws, image, record)
     result = (target, target_strides[1], target_strides[2], target_strides[3], draws, image, x)
     window_top, window_left, height, width = window_of(draws, image, record)
