@@ -62,6 +62,7 @@ class Look(NamedTuple):
     color: str
     marker: str = "circle"
     dashes: str = ""
+    is_hollow: bool = False
 
 
 def backend_look(backend: str) -> Look:
@@ -155,16 +156,9 @@ class Canvas:
 
     def marker(self, x: float, y: float, look: Look, size: float = 5.0, opacity: float = 1.0) -> None:
         """Draw a marker around a point."""
+        fill, stroke, width = ("paper", look.color, "0.3") if look.is_hollow else (look.color, "paper", "0.14")
         place = f"translate({x:.1f} {y:.1f}) scale({size:g})"
-        self.add(
-            "path",
-            d=MARKERS[look.marker],
-            transform=place,
-            fill=look.color,
-            stroke="paper",
-            stroke_width="0.14",
-            opacity=opacity,
-        )
+        self.add("path", d=MARKERS[look.marker], transform=place, fill=fill, stroke=stroke, stroke_width=width, opacity=opacity)
 
     def legend(self, entries: Mapping[str, Look], *, filled: bool = False, line: bool = False) -> int:
         """Draw entries in rows at the top; return the y below them."""

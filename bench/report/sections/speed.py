@@ -20,7 +20,7 @@ from bench.report.facts.lanes import (
     usual_cases,
 )  # fmt: skip
 from bench.report.facts.placement import contest
-from bench.report.figures import Figure, Line, Mark, Row, backend_look, bars, lines
+from bench.report.figures import Figure, Line, Look, Mark, Row, backend_look, bars, lines
 from bench.report.sections.state import no_answer, require_quiet
 from bench.report.sections.training import WITH, alone
 from bench.report.tables import Column, build_table, number_column, words_column
@@ -63,14 +63,22 @@ def _size(case: Case) -> str:
 
 def _rates_figure(table: LaneTable) -> Figure:
     ranked = {subject: row for subject in table.subjects if (row := table.ranked(subject))}
-    fastest = join((f"{subject}: {row[0].backend} {format_number(row[0].rate)}" for subject, row in ranked.items()), 8)
-    alternative = f"Images per second on {table.device} by backend, {LANES[table.lane]}: log scale. Fastest: {fastest}."
-    rows = [
-        Row(subject, [Mark.of_rounds(backend_look(case.backend), case.rates) for case in row])
-        for subject, row in ranked.items()
+    fastest = [
+        f"{subject}: {row[0].backend} {format_number(row[0].rate)}"
+        for subject in table.subjects
+        if (row := table.comparable(subject))
     ]
-    measured = {case.backend for row in ranked.values() for case in row}
-    legend = {name: backend_look(name) for name in table.backends if name in measured}
+    words = join(fastest, 8) or "not compared"
+    alternative = f"Images per second on {table.device} by backend, {LANES[table.lane]}: log scale. Fastest: {words}."
+
+    def look(case: Case) -> Look:
+        return backend_look(case.backend)._replace(is_hollow=CELL(case) in (table.differences or {}))
+
+    rows = [Row(subject, [Mark.of_rounds(look(case), case.rates) for case in row]) for subject, row in ranked.items()]
+    measured = [case for row in ranked.values() for case in row]
+    legend = {name: backend_look(name) for name in table.backends if name in {case.backend for case in measured}}
+    if any(look(case).is_hollow for case in measured):
+        legend["another augmentation"] = Look("quiet", is_hollow=True)
     name = f"{table.suite}-{table.device}-{table.dtype}-{table.lane}"
     return bars(name, alternative, rows, legend, "images/s (log scale)", log=True)
 
