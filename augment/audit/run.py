@@ -1,7 +1,7 @@
 """The audit of every op and recipe on every backend."""
 
-import copy
 import multiprocessing
+import pickle
 import platform
 import random
 import signal
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from augment.audit.images import synthetic_images
 from augment.audit.judge import judge, reject
-from augment.audit.measure import Kind, Measurements, ops_of
+from augment.audit.measure import Kind, Measurements, Results, ops_of
 from augment.audit.record import AuditReport, Verdict
 from augment.backends import eager_backends, fallback_device, find_backend
 from augment.op import OPS
@@ -98,10 +98,11 @@ def _measure(
     pooled = ProcessPoolExecutor(processes, spawn, _start_process) if processes > 1 else nullcontext()
     with pooled as pool, _end_processes_on_error():
         for kind in KINDS:  # recipes after all ops
-            # The pool pickles in a thread of its own: what it is given must not grow meanwhile.
-            source = copy.deepcopy(measurements) if pool else measurements
+            # Pickled here: by the pool it would grow meanwhile, and its tensors' handles need a thread that complains when a
+            # process is ended.
+            source = pickle.dumps(measurements) if pool else b""
+            measure = partial(_measure_subject, source, kind) if pool else partial(measurements.measure_subject, kind)
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})  # this process ends the others
-            measure = partial(source.measure_subject, kind)
             results = pool.map(measure, names[kind]) if pool else map(measure, names[kind])
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for name in names[kind]:
@@ -123,6 +124,12 @@ def _end_processes_on_error() -> Iterator[None]:
         for process in multiprocessing.active_children():
             process.terminate()
         raise
+
+
+def _measure_subject(measurements: bytes, kind: Kind, name: str) -> Results:
+    """Measure a subject in a process of the pool."""
+    results: Results = pickle.loads(measurements).measure_subject(kind, name)
+    return results
 
 
 def _start_process() -> None:
