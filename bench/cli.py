@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -88,6 +88,8 @@ def check_lists(command: Any) -> None:
     """Raise ValueError for an option that names nothing where that is neither its default nor a choice."""
     for field in () if isinstance(command, SubjectOptions) else fields(command):
         if getattr(command, field.name) == () != field.default:
+            if field.default is MISSING:  # a positional argument
+                raise ValueError(f"no {field.name} are named: give at least one")
             option = field.name.replace("_", "-")
             raise ValueError(f"--{option} names nothing: give at least one, or leave it out")
 

@@ -283,7 +283,7 @@ def folder_to_resume(options: JobOptions) -> Path | None:
     if options.results is None:
         raise ValueError("--resume needs --results DIR, the folder of the run to resume")
     if not holds_run(options.results):
-        raise ValueError(f"cannot resume {options.results} (it holds no run): choose another --results")
+        raise ValueError(f"cannot resume {options.results} (it holds no run): leave out --resume, or choose another --results")
     return options.results
 
 

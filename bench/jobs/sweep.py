@@ -137,7 +137,8 @@ def sweep(options: SweepOptions, console: Console, report: Report) -> Path | Non
     if missing := find_missing(folder, cases):
         first = f"{missing[0].recipe}@{missing[0].backend}, seed {missing[0].seed}"
         raise OSError(f"{len(missing)} of {len(cases)} cases have not run, the first {first}: add --resume --results {folder}")
-    shutil.rmtree(folder / CLAIMS, ignore_errors=True)
+    if rank is None:  # processes of torchrun may still look for work there
+        shutil.rmtree(folder / CLAIMS, ignore_errors=True)
     return folder
 
 

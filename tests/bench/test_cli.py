@@ -42,6 +42,7 @@ EARLY: list[tuple[list[str], str]] = [
     (["train", "--augment-on", "frozen"], "invalid choice 'frozen' for argument '--augment-on'"),
     (["train", "--data", "~nobody-here/photos"], "cannot resolve ~nobody-here/photos"),
     (["report", "/nowhere/at/all"], "/nowhere/at/all"),
+    (["report"], "no runs are named: give at least one"),
     (["compare", "/nowhere/at/all", "/nowhere/at/all"], "/nowhere/at/all"),
     (["compare", "x", "y", "--level", "2"], "--level"),
     (["compare", "x", "y", "--threshold", "nan"], "--threshold is a share"),
