@@ -474,7 +474,8 @@ def test_kernels_compile_for_gpus(tmp_path: Path) -> None:
             assert (registers <= 72, spills, shared) == (True, 0, 0), "28 warps on a multiprocessor, and none waits for another"
             assert instructions <= 1560
         if recipe in ("autoaugment", "randaugment", "trivialaugment"):
-            assert (registers <= 80, spills) == (True, 0), "three programs on a multiprocessor"
+            assert registers <= 80, "three programs on a multiprocessor"
+            assert spills <= (0 if architecture == "sm_90" else 16), "that costs other GPUs four registers"
     texts = [path.read_text() for path in tmp_path.rglob("*_pass*.ptx")]
     assert len(texts) >= len({*RECIPES, *LARGE}) + 2 * 4
     for text in texts:
