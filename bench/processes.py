@@ -18,7 +18,7 @@ import psutil
 from training import interrupts
 
 END_S = 30
-"""Seconds in which a process that is told to end may store what it has."""
+"""Seconds that a process has after SIGTERM to store what it measured."""
 SIGNAL_OF_PARENTS_DEATH = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
 C_LIBRARY = ctypes.CDLL(None)

@@ -159,7 +159,7 @@ class BenchSession:
         if self.config.getoption("collectonly") or not session.items:
             return
         self._pytest = session
-        signal.signal(signal.SIGTERM, lambda *_: self._stop("told to end"))  # at a round's end, as `augmark run` does
+        signal.signal(signal.SIGTERM, lambda *_: self._stop("ended by SIGTERM"))  # at a round's end, as `augmark run` does
         selected = [case for item in session.items if (case := case_of(item)) is not None]
         self._selected = {case.case_key for case in selected}
         try:

@@ -135,6 +135,8 @@ def run(config: TrainConfig, out: Path, *, resume: bool = False) -> None:
         dataset = load_once(config, ranks)
         if ranks.is_main:
             display.begin(dataset)
+            if resume and not folder.checkpoint.exists():
+                display.line("no checkpoint yet: from the start")
 
         def on_epoch(stats: EpochStats) -> None:
             display.epoch(stats)

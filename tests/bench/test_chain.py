@@ -15,7 +15,7 @@ OUTER = {
     "training": {"bench", "tests", "pytest", "pytest_benchmark", "pandas", "matplotlib", "msgspec"},
     "bench": {"tests", "matplotlib"},
 }
-"""What a package must not import, not even late."""
+"""Modules that a package must not import, not even late."""
 CHAIN = {
     "records": set(),
     "statistics": {"records"},
@@ -49,7 +49,7 @@ CHAIN = {
     },
     "cli": {"commands", "jobs"},
 }
-"""What each room of bench may import of the others: each only of those above it."""
+"""Rooms of bench that a room may import: those above it."""
 READERS = ("records", "statistics", "changes", "report", "compare", "export", "publish")
 """Rooms that read and judge records; they import neither torch nor the other packages, not even late."""
 TORCH = {"torch", "torchvision", "kornia", "augment"}

@@ -1,4 +1,4 @@
-"""What others take of a machine, against counters that are made up, and against a process that keeps a core busy."""
+"""Use of a machine by other processes, against counters that are made up, and against a process that keeps a core busy."""
 
 import os
 import platform
@@ -122,7 +122,7 @@ def quiet(others_cpu: float | None) -> Disturbance:
 def test_a_disturbed_round_is_measured_again_and_the_quieter_is_kept(
     disturbances: list[float | None], rates: list[float], kept: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What only the first measurement of a case knows stays."""
+    """Facts that only the first measurement of a case knows stay."""
     case = Speed(status="not_run", subject="Invert", backend="fused", batch_size=8, image_size=32)
     shares, speeds = iter(disturbances), iter(rates)
     monkeypatch.setattr(noise.Watch, "disturbance", lambda watch: watch.share)

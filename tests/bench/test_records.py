@@ -97,7 +97,7 @@ def test_numbers_are_rounded_and_defaults_left_out() -> None:
 
 
 def test_an_audit_reads_back_from_plain_dataclasses(tmp_path: Path) -> None:
-    """As ``augment.audit`` gives them: attributes, tuples, and values of numpy."""
+    """Attributes, tuples and numpy values, as ``augment.audit`` gives them."""
     test = AuditTest(parameter="top", law="uniform", n=5, p_value=0.5, statistic=float(np.float64(1.25)), distance=None)
     audit = audited(replace(VERDICT, tests=(test,)), findings=("one",))
     write(tmp_path / "audit.json", audit)

@@ -174,7 +174,7 @@ def test_rounds_that_overlap_are_undecided(tmp_path: Path) -> None:
 
 
 def test_the_first_screen_warns(tmp_path: Path) -> None:
-    """Of a note, of fused on tensors, of a ceiling that the host bounds, of drawn shapes, of what could not be read."""
+    """A note, fused on tensors, a ceiling that the host bounds, drawn shapes, and what could not be read."""
     records = [trained("throughput", backend="fused", implementation="tensors", fallback="no network")]
     records.append(trained("throughput", augment_on="frozen", recipe="none", gpu_busy=0.3, model_flops_utilisation=0.1))
     folder = store(tmp_path / "run", {}, records=records, note="its ceiling is bound by the host")

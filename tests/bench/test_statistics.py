@@ -87,7 +87,7 @@ def test_without_deviation_two_seeds_do() -> None:
 @pytest.mark.parametrize("sd", [0.005, 0.02, 0.05, 0.2])
 @pytest.mark.parametrize("most", [12, 30])
 def test_the_median_is_covered_though_measuring_stops_when_its_interval_is_narrow(sd: float, most: int) -> None:
-    """Of 1,000 cases of lognormal rounds, stopped at 5 % or at the last round: at least 93 %, less 3 standard errors."""
+    """Cover the median in 1,000 cases that end at 5 % or at the last round: at least 93 %, less 3 standard errors."""
     rng, covered, rounds = np.random.default_rng(3), 0, []
     for _ in range(1000):
         values = np.exp(rng.normal(0, sd, most)).tolist()
@@ -139,7 +139,7 @@ def test_the_interval_of_a_median_is_that_of_the_sign_test() -> None:
 
 
 def test_a_case_alone_is_welchs_t_test() -> None:
-    """Nothing to borrow from: p and interval are scipy's on log rates (to rounding)."""
+    """Without a spread to borrow, p and interval are scipy's on log rates (to rounding)."""
     rng = np.random.default_rng(23)
     a, b = (Rates(rng.normal(5, sd, size=4), 0.0) for sd in (0.02, 0.05))
     change = change_of_rate("x", a, b, (moderate(a, NONE), moderate(b, NONE)), 0.05)

@@ -211,7 +211,7 @@ def test_a_workers_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
 def test_processes_at_once_share_the_cores(
     at_once: int, threads: int | None, shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of eight cores; a lone process keeps the threads that it has."""
+    """Eight cores are shared out; a lone process keeps the threads that it has."""
     counts: list[int] = []
     monkeypatch.setattr(module, "usable_cpus", lambda: 8)
     monkeypatch.setattr(torch, "set_num_threads", counts.append)

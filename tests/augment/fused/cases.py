@@ -1,4 +1,4 @@
-"""What the tests of ``augment.fused`` share: images, settings of ops, chains of ops, and the implementations of a plan."""
+"""Material of the tests of ``augment.fused``: images, settings of ops, chains of ops, and the implementations of a plan."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from tests.conftest import smooth_images
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 TOLERANCE = 4e-5
-"""Of values in [0, 1]: float32 sums in another order; places of pixels in float32, whose last bit is 1e-6 of a side."""
+"""For values in [0, 1]: float32 sums in another order; places of pixels in float32, whose last bit is 1e-6 of a side."""
 AFTER_A_JUMP = 4e-3
 """Share of values that may differ in chains: behind a warp or a blend a last bit decides at a threshold, a level or a bin, and
 makes a whole step. Single ops have no such excuse."""

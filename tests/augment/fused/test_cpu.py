@@ -108,7 +108,7 @@ def test_sources_are_all_that_the_compiler_reads() -> None:
 
 @pytest.fixture
 def many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if another thread paid for any batch."""
+    """Lower the threshold, so that a second thread takes part in any batch."""
     monkeypatch.setattr(cpu, "VALUES_A_THREAD", 1)
     monkeypatch.setattr(cpu, "LIGHT_VALUES_A_THREAD", 1)
 

@@ -79,14 +79,14 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Counted]:
 
 
 def hold(monkeypatch: pytest.MonkeyPatch, whole: int, tile: int) -> None:
-    """As if programs could hold images of ``whole`` pixels, and ``tile`` pixels of larger ones."""
+    """Let programs hold images of ``whole`` pixels, and ``tile`` pixels of larger ones."""
     monkeypatch.setattr(triton_images, "WHOLE", whole)
     monkeypatch.setattr(triton_images, "TILE", tile)
 
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if no program could hold an image."""
+    """Let no program hold an image."""
     hold(monkeypatch, 0, 128)
 
 
@@ -252,7 +252,7 @@ def test_resized_images(layout: str, size: int, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(("height", "width", "size"), [(1, 2, 5), (90, 3, 4), (2, 80, 5), (16, 16, 16)])
 def test_resized_images_of_extreme_shapes(height: int, width: int, size: int) -> None:
-    """As few pixels as a thread keeps, dozens of neighbours a pixel, one that nothing moves, and a measure behind."""
+    """Try sizes from a thread's pixels to dozens of neighbours a pixel, one that nothing moves, and a measure behind."""
     check([ops.Resize(size=size), ops.VerticalFlip(), ops.Contrast(), ops.Normalize()], pictures(2, height, width))
 
 
@@ -286,7 +286,7 @@ MANY: list[Op] = [
     ops.HorizontalFlip(), ops.RandAugment(num_ops=2), ops.GaussianNoise(), ops.Perspective(), ops.HorizontalFlip(),
     ops.RandomResizedCrop(size=9), ops.Sharpness(), ops.Equalize(), ops.Normalize(),
 ]  # fmt: skip
-"""Of every kind, growing and shrinking."""
+"""Passes of every kind, growing and shrinking."""
 
 
 @pytest.mark.parametrize("tile", [None, pytest.param(32, marks=pytest.mark.slow)])
@@ -328,7 +328,7 @@ def test_results_are_written_in_the_asked_type_and_layout(recipe: str, dtype: to
 
 
 class Watch:
-    """What the programs of an interpreted kernel read and wrote; ``races`` are places where they should have waited.
+    """Reads and writes of the programs of an interpreted kernel; ``races`` are places where they should have waited.
 
     Threads of a program run as they like between two barriers: what one of them writes there no other may read or write, and
     what one reads no other may write, unless the number written was made from the one read, as in a sum (same place of a tile).

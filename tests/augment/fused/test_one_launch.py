@@ -210,7 +210,7 @@ def test_threads_that_share_a_generator_draw_numbers_of_their_own() -> None:
 
 @pytest.mark.parametrize("has_state", [True, False])
 def test_a_captured_call_draws_from_where_a_replay_is(has_state: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As ``torch.rand`` does: memory holds the seed and the offset, the graph its own draws before; in PyTorch 2.11 a seed."""
+    """Memory holds the seed and the offset, the graph its own draws before, as of ``torch.rand``; in PyTorch 2.11 a seed."""
     seed, offset, zero = (torch.tensor([number], device=DEVICE) for number in (5, 2**62 + 8, 0))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr(torch, "randint", lambda *size, **options: seed)

@@ -171,7 +171,7 @@ def test_a_jitter_leaves_out_what_its_ranges_rule_out(implementation: str, pinne
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.uint8])
 def test_results_are_rounded_as_pytorch_rounds(dtype: torch.dtype) -> None:
-    """Of many sizes, subnormal ones, ties and halves too large for the type among them."""
+    """Values of many sizes: subnormal ones, ties, and halves too large for the type."""
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(1, 3, 64, 64, generator=generator) * torch.logspace(-9, 5, 64)
     ties = torch.arange(3 * 64 * 64).view(1, 3, 64, 64) / 510 + 1  # 8 and 11 bits are not enough for all of these
