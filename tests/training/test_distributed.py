@@ -185,6 +185,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """By the error of PyTorch's store: ``init_process_group`` tries for 20 seconds before."""
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(cli, "LEAVE_AFTER_S", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: dist.TCPStore("127.0.0.1", port, 2, True))  # type: ignore[attr-defined]
