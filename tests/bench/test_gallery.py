@@ -170,9 +170,9 @@ def strips(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Gallery, np.
 def test_strips_are_drawn_with_the_seed(strips: tuple[Path, Gallery, np.ndarray]) -> None:
     images = torch.cat([noise(), noise()[:, :1].expand(-1, 3, -1, -1)])
     shown = cells(strips[0], strips[1], "ColorJitter")[0][1 + BACKENDS.index("kornia")][..., :3]
-    same, other = (draw_single(images, "ColorJitter", "kornia", seed).image for seed in (5, 0))
-    assert np.array_equal(shown, present(same))
-    assert not np.array_equal(shown, present(other))
+    alike, differing = (draw_single(images, "ColorJitter", "kornia", seed).image for seed in (5, 0))
+    assert np.array_equal(shown, present(alike))
+    assert not np.array_equal(shown, present(differing))
 
 
 def test_pictures_show_what_the_op_does(strips: tuple[Path, Gallery, np.ndarray]) -> None:

@@ -150,10 +150,10 @@ def growth(run: Run) -> dict[Axis, Growth]:
     cases = run.cases("speed")
     usual = {row: first for row, (first, *_) in group_by(cases, ROW).items()}
     grown: dict[Axis, Any] = {}
-    for along, other in (("batch_size", "image_size"), ("image_size", "batch_size")):
-        rows = [c for c in cases if c.rate and c.lane and getattr(c, other) == getattr(usual[ROW(c)], other)]
+    for axis, fixed in (("batch_size", "image_size"), ("image_size", "batch_size")):
+        rows = [c for c in cases if c.rate and c.lane and getattr(c, fixed) == getattr(usual[ROW(c)], fixed)]
         for key, group in group_by(rows, attrgetter("suite", "device", "dtype", "lane", "subject", "backend")).items():
             if len(group) > 1:
-                subjects = grown.setdefault(Axis._make((*key[:4], along)), {})
-                subjects.setdefault(key[4], {})[key[5]] = sorted(group, key=attrgetter(along))
+                subjects = grown.setdefault(Axis._make((*key[:4], axis)), {})
+                subjects.setdefault(key[4], {})[key[5]] = sorted(group, key=attrgetter(axis))
     return grown

@@ -58,8 +58,8 @@ class Feeding:
 
     def find(self, like: Case, **changes: Any) -> Case | None:
         """Return the case that has the changes and is else like another; None if it was not measured."""
-        wanted = {name: getattr(like, name) for name in Pipeline.manner} | changes
-        return next((case for case in self.cases if all(getattr(case, n) == value for n, value in wanted.items())), None)
+        manner = {name: getattr(like, name) for name in Pipeline.manner} | changes
+        return next((case for case in self.cases if all(getattr(case, n) == value for n, value in manner.items())), None)
 
     def whole(self, recipe: str | None = None, *, trained: bool = False) -> list[Case]:
         """Return the cases with all stages, of a recipe if one is named; photographs decoded alone have none."""
