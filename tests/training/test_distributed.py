@@ -31,7 +31,8 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 def _command(*arguments: str, processes: int = 0) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes else []
-    return [sys.executable, *launcher, "-m", "bench", "train", *TINY, *arguments]
+    names = ["bench", "train"] if processes else ["training.train"]  # the second is the older name of the first
+    return [sys.executable, *launcher, "-m", *names, *TINY, *arguments]
 
 
 def _call(*arguments: str, processes: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
